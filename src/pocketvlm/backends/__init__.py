@@ -1,0 +1,1 @@
+"""Backends: one folder each, implementing the operations of `ops.py`."""

@@ -1,0 +1,218 @@
+"""The contract of a backend: the operations of which the whole network is made, and the values they share.
+
+A backend is one folder whose `create(threads)` returns an object with these methods. Arrays are float32 and belong to
+the backend (NumPy for `native`, torch.Tensor for `torch`); integer index arrays are NumPy int32 everywhere. Rows are
+tokens of several sequences (or patches of several views) laid end to end. No operation keeps a reference to its arguments,
+and none reads memory that its arguments do not name: outputs and scratch may hold any bits before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = Any
+Weight = Any
+Activation = Literal["gelu_tanh", "gelu_erf", "silu"]
+Role = Literal["matrix", "vector"]
+StoredDtype = Literal["f32", "f16", "bf16"]
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredTensor:
+    """A tensor as a file holds it.
+
+    data: the values in C order, possibly memory-mapped and read-only: float32 for "f32", float16 for "f16", and the raw
+    bits as uint16 for "bf16".
+    """
+
+    name: str
+    dtype: StoredDtype
+    data: NDArray[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape as stored."""
+        return tuple(self.data.shape)
+
+    def float32(self) -> NDArray[np.float32]:
+        """The values as float32, exactly."""
+        if self.dtype == "bf16":
+            return (self.data.astype(np.uint32) << 16).view(np.float32)
+        return np.ascontiguousarray(self.data, dtype=np.float32)
+
+    def reshape(self, *shape: int) -> StoredTensor:
+        """The same values under another shape."""
+        return StoredTensor(self.name, self.dtype, self.data.reshape(shape))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Which rows of a ragged batch belong to which sequence, and where those sequences keep their state.
+
+    offsets: int32 [sequences + 1], rows offsets[s]..offsets[s+1] belong to sequence s, in order, at least one each.
+    positions: int32 [rows], place of each row in its sequence: context[s], context[s] + 1, ...
+    context: int32 [sequences], tokens of the sequence that earlier steps have already put into the state. Where it is 0
+        the slot's old content is stale and counts as zero.
+    pages: int32 [sequences, n], page table: token t of sequence s lives in page pages[s, t // page_size] at row
+        t % page_size; unused entries are -1.
+    slots: int32 [sequences], index of the recurrent and the convolution state.
+    """
+
+    offsets: Ints
+    positions: Ints
+    context: Ints
+    pages: Ints
+    slots: Ints
+    page_size: int
+
+    @property
+    def sequences(self) -> int:
+        """Number of sequences."""
+        return len(self.slots)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self.offsets[-1])
+
+
+class Ops(Protocol):
+    """What a backend does. Shapes in brackets; T rows, H hidden size, everything float32 unless said otherwise."""
+
+    name: str
+
+    def describe(self) -> dict[str, str]:
+        """What was chosen and why (instruction set, threads, weight type), for `pocketvlm info`."""
+
+    def prepare(self, stored: StoredTensor, role: Role) -> Weight:
+        """Turn a stored tensor into this backend's handle.
+
+        "matrix" [out, in] serves `linear` and `embed` and keeps bf16 where stored so; "vector" (any shape) becomes a
+        plain float32 array of that shape.
+        """
+
+    def zeros(self, *shape: int) -> Array:
+        """A zeroed float32 array, for states."""
+
+    def from_numpy(self, array: NDArray[np.float32]) -> Array:
+        """A float32 NumPy array as this backend's array (may share memory)."""
+
+    def to_numpy(self, array: Array) -> NDArray[np.float32]:
+        """This backend's array as a float32 NumPy array (may share memory)."""
+
+    def embed(self, table: Weight, ids: Ints) -> Array:
+        """Rows `ids` [T] of a matrix [rows, H] -> [T, H]."""
+
+    def take(self, x: Array, rows: Ints) -> Array:
+        """Rows `rows` [n] of x [T, H] -> [n, H]."""
+
+    def put(self, x: Array, rows: Ints, values: Array) -> None:
+        """Write values [n, H] over rows `rows` [n] of x [T, H] in place (facts 3.9)."""
+
+    def linear(
+        self,
+        x: Array,
+        weight: Weight,
+        bias: Array | None = None,
+        residual: Array | None = None,
+        activation: Activation | None = None,
+    ) -> Array:
+        """activation(x [T, in] @ weight[out, in]^T + bias [out]) + residual [T, out] -> [T, out], fp32 accumulation."""
+
+    def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
+        """x * rsqrt(mean(x^2) + eps) * (1 + weight): the zero-centred norm of the text model (facts 3.1). [T, H]."""
+
+    def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
+        """(x - mean) * rsqrt(var + eps) * weight + bias over the last axis [T, H] (facts 3.1)."""
+
+    def swiglu(self, gate: Array, up: Array) -> Array:
+        """silu(gate) * up, elementwise [T, n] (facts 3.2)."""
+
+    def attention_inputs(
+        self,
+        query_gate: Array,
+        key: Array,
+        value: Array,
+        q_norm: Array,
+        k_norm: Array,
+        keys: Array,
+        values: Array,
+        batch: Batch,
+        rotary_dim: int,
+        rope_theta: float,
+        eps: float,
+    ) -> tuple[Array, Array]:
+        """Split, normalise, rotate, and write the KV cache (facts 3.3).
+
+        query_gate [T, heads * 2 * head_dim]: per head first the query, then the gate. key, value
+        [T, kv_heads * head_dim]. q_norm, k_norm [head_dim], zero-centred. keys, values
+        [pages, page_size, kv_heads, head_dim] are written in place at each row's position. Rotation: first `rotary_dim`
+        dims of each head, pairs (i, i + rotary_dim / 2), inv_freq_i = theta^(-2i / rotary_dim), angles of positions.
+        Returns query [T, heads, head_dim] and gate [T, heads * head_dim].
+        """
+
+    def attention(self, query: Array, keys: Array, values: Array, batch: Batch) -> Array:
+        """Causal attention over the pages; query [T, heads, head_dim] -> [T, heads * head_dim].
+
+        The row at position p attends to positions 0..p of its sequence; query head h uses kv head h // (heads /
+        kv_heads); scale head_dim^-0.5 (facts 3.3).
+        """
+
+    def sigmoid_gate(self, x: Array, gate: Array) -> Array:
+        """x * sigmoid(gate), elementwise [T, n] (facts 3.3)."""
+
+    def attention_views(self, query: Array, key: Array, value: Array, lengths: Ints, heads: int) -> Array:
+        """Bidirectional attention inside each view: q, k, v [T, heads * head_dim]; lengths int32 [views] sum to T.
+
+        Scale head_dim^-0.5; no row sees another view (facts 3.6). Returns [T, heads * head_dim].
+        """
+
+    def conv_silu(self, x: Array, weight: Array, state: Array, batch: Batch) -> Array:
+        """Depthwise causal convolution then SiLU (facts 3.5.2): x [T, C], weight [C, width] -> [T, C].
+
+        weight[:, width-1] multiplies the current row. state [slots, width - 1, C] holds the last inputs (oldest first)
+        before convolution and is updated in place; for a sequence with context 0 it counts as zero.
+        """
+
+    def gated_delta_rule(
+        self,
+        mixed: Array,
+        b: Array,
+        a: Array,
+        a_log: Array,
+        dt_bias: Array,
+        state: Array,
+        batch: Batch,
+        key_heads: int,
+        value_heads: int,
+        key_dim: int,
+        value_dim: int,
+    ) -> Array:
+        """The gated delta rule (facts 3.5.3-3.5.5), fp32 throughout; chunked or recurrent, same numbers.
+
+        mixed [T, 2 * key_heads * key_dim + value_heads * value_dim] = q | k | v after conv_silu; q and k are
+        L2-normalised (eps 1e-6 inside the root) and q scaled by key_dim^-0.5 here. b, a [T, value_heads];
+        a_log, dt_bias [value_heads]. Value head h uses key head h // (value_heads / key_heads). state
+        [slots, value_heads, key_dim, value_dim], updated in place; counts as zero for a sequence with context 0.
+        Returns [T, value_heads * value_dim].
+        """
+
+    def gated_rms_norm(self, x: Array, z: Array, weight: Array, eps: float) -> Array:
+        """Per head: weight * (x * rsqrt(mean(x^2) + eps)) * silu(z); weight [d] is not offset (facts 3.1).
+
+        x, z [T, heads * d]; the norm runs over each d.
+        """
+
+    def regroup_2x2(self, x: Array, sizes: Ints) -> Array:
+        """Each view's row-major grid into 2x2 windows (facts 3.7): x [T, C], sizes int32 [views, 2] -> [T / 4, 4 * C].
+
+        Windows row-major, inside a window (0,0), (0,1), (1,0), (1,1). Both sides of every view are even.
+        """
+
+    def window_mean(self, x: Array) -> Array:
+        """Mean of the four tokens of each window: [n, 4 * C] -> [n, C] (facts 3.7)."""

@@ -1,0 +1,68 @@
+"""The exception tree: every failure a caller can foresee has a class here.
+
+PocketVLMError
+├── OptionError            an argument, flag or request field with a value we do not do
+├── CheckpointError        files that are missing, corrupt or not what they claim
+│   ├── DownloadError      the hub could not be reached or refused
+│   ├── ConfigError        a configuration value that the model code does not support
+│   └── TensorError        missing, unexpected or mis-shaped tensors
+├── InputError             messages or media that cannot be used
+│   ├── ImageError         an image that cannot be fetched, decoded or accepted
+│   └── PromptError        messages, template or length
+└── BackendError           a backend that cannot run here
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendError",
+    "CheckpointError",
+    "ConfigError",
+    "DownloadError",
+    "ImageError",
+    "InputError",
+    "OptionError",
+    "PocketVLMError",
+    "PromptError",
+    "TensorError",
+]
+
+
+class PocketVLMError(Exception):
+    """Base of all errors raised on purpose; its text names the thing, the value and the way out."""
+
+
+class OptionError(PocketVLMError, ValueError):
+    """An argument or flag has a value that is not supported."""
+
+
+class CheckpointError(PocketVLMError):
+    """A checkpoint cannot be loaded."""
+
+
+class DownloadError(CheckpointError):
+    """The hub could not deliver a checkpoint."""
+
+
+class ConfigError(CheckpointError):
+    """A configuration file says something that this package does not implement."""
+
+
+class TensorError(CheckpointError):
+    """The tensors of a checkpoint do not fit its configuration."""
+
+
+class InputError(PocketVLMError, ValueError):
+    """Messages or media cannot be used."""
+
+
+class ImageError(InputError):
+    """An image cannot be fetched, decoded or accepted."""
+
+
+class PromptError(InputError):
+    """Messages cannot be turned into a prompt."""
+
+
+class BackendError(PocketVLMError, RuntimeError):
+    """A backend cannot run on this machine or in this installation."""

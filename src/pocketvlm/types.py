@@ -1,0 +1,173 @@
+"""Frozen values that are handed between the floors: views, prompts, parameters, results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from pocketvlm.errors import OptionError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+DownsampleMode = Literal["16x", "4x"]
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """One overview or slice of an image, ready for the vision tower.
+
+    patches: float32 [rows * cols, channels * patch_size * patch_size], normalised to about [-1, 1]; patches row-major,
+        inside a patch (channel, row, column) as in facts 3.6.
+    rows, cols: the view's grid in patches.
+    downsample_mode: "16x" (the in-tower merger runs) or "4x".
+    start: index in Prompt.ids of the first placeholder of this view; its placeholders are consecutive.
+    tokens: number of placeholders, rows * cols / 16 or / 4.
+    digest: hex SHA-256 over size, pixels and downsample_mode; equal digests mean equal features.
+    """
+
+    patches: NDArray[np.float32]
+    rows: int
+    cols: int
+    downsample_mode: DownsampleMode
+    start: int
+    tokens: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What became of one image: sizes in pixels (width, height), grid (rows, cols) or None, token counts."""
+
+    width: int
+    height: int
+    downsample_mode: DownsampleMode
+    grid: tuple[int, int] | None
+    overview_size: tuple[int, int]
+    slice_size: tuple[int, int] | None
+    vision_tokens: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """A rendered, tokenized request.
+
+    ids: int32 [tokens]; each image placeholder is one id. text: the rendered template before image expansion.
+    views: in reading order. images: one entry per image, in reading order.
+    decode_seconds / preprocess_seconds: time spent on fetching + decoding media, and on everything after it.
+    """
+
+    ids: NDArray[np.int32]
+    views: tuple[View, ...]
+    images: tuple[ImageInfo, ...]
+    text: str
+    decode_seconds: float = 0.0
+    preprocess_seconds: float = 0.0
+
+    @property
+    def image_tokens(self) -> int:
+        """Number of ids that stand for image features."""
+        return sum(view.tokens for view in self.views)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen and when generation ends (names as in vLLM and OpenAI).
+
+    temperature 0 is greedy. top_k 0 and top_p 1 are off. Penalties follow the usual definitions: repetition over prompt
+    and output, presence and frequency over the output. stop strings end the text before the match.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    max_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range, naming field and value."""
+        checks: tuple[tuple[str, bool, str], ...] = (
+            ("temperature", 0.0 <= self.temperature <= 100.0, "a number from 0 (greedy) to 100"),
+            ("top_p", 0.0 < self.top_p <= 1.0, "a number above 0 and at most 1"),
+            ("top_k", self.top_k >= 0, "0 (off) or a positive whole number"),
+            ("min_p", 0.0 <= self.min_p <= 1.0, "a number from 0 to 1"),
+            ("repetition_penalty", 0.0 < self.repetition_penalty < 100.0, "a number above 0, 1 is off"),
+            ("presence_penalty", -2.0 <= self.presence_penalty <= 2.0, "a number from -2 to 2"),
+            ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "a number from -2 to 2"),
+            ("min_tokens", 0 <= self.min_tokens <= self.max_tokens, "0 to max_tokens"),
+            ("max_tokens", self.max_tokens >= 1, "at least 1"),
+            ("seed", self.seed is None or self.seed >= 0, "a whole number from 0, or none"),
+            ("stop", all(isinstance(text, str) and text for text in self.stop), "non-empty strings"),
+        )
+        for name, good, wanted in checks:
+            if not good:
+                raise OptionError(f"{name}={getattr(self, name)!r} is out of range: give {wanted}")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one answer. image_tokens are part of prompt_tokens."""
+
+    prompt_tokens: int
+    image_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds spent in each stage of one answer; `ttft` counts from the call to the first token."""
+
+    load: float = 0.0
+    decode_media: float = 0.0
+    preprocess: float = 0.0
+    vision: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+    ttft: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a streamed answer. The last chunk carries finish_reason, usage and timings."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    timings: Timings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A whole answer: the fold of its chunks."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    images: tuple[ImageInfo, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary: text, finish_reason, usage, timings (seconds)."""
+        from dataclasses import asdict
+
+        usage = {**asdict(self.usage), "total_tokens": self.usage.total_tokens}
+        timings = {name: round(value, 6) for name, value in asdict(self.timings).items()}
+        return {"text": self.text, "finish_reason": self.finish_reason, "usage": usage, "timings": timings}
