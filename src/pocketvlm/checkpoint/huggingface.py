@@ -1,0 +1,199 @@
+"""Reads a checkpoint directory in Hugging Face's layout into one frozen `Checkpoint`; its tensors on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from pocketvlm.backends.ops import StoredTensor
+from pocketvlm.checkpoint.jsonfile import read_json
+from pocketvlm.checkpoint.names import EMBEDDING, HEAD, canonical_entries, match
+from pocketvlm.checkpoint.safetensors import TensorEntry, find_files, map_tensors, read_entries
+from pocketvlm.config import GenerationConfig, ModelConfig, ProcessorConfig
+from pocketvlm.errors import CheckpointError, ConfigError, TensorError
+
+_COMPARE_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """Everything a checkpoint directory says, except the values of its tensors.
+
+    path: the directory. model, processor, generation: its configurations. eos_token_ids: where generation ends, see
+    `read_checkpoint`. tokenizer_file: tokenizer.json. tokenizer_config: tokenizer_config.json as it is. chat_template:
+    Jinja source. tensor_files: the weight files. entries: the tensors by the hub's names, without those never used.
+    """
+
+    path: Path
+    model: ModelConfig
+    processor: ProcessorConfig
+    generation: GenerationConfig
+    eos_token_ids: tuple[int, ...]
+    tokenizer_file: Path
+    tokenizer_config: Mapping[str, Any]
+    chat_template: str
+    tensor_files: tuple[Path, ...]
+    entries: Mapping[str, TensorEntry]
+
+    @property
+    def parameters(self) -> int:
+        """Number of stored values; a tied head counts once."""
+        return sum(entry.parameters for entry in self.entries.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors as stored."""
+        return sum(entry.nbytes for entry in self.entries.values())
+
+    @property
+    def dtypes(self) -> dict[str, int]:
+        """Number of values by the dtype they are stored in ("BF16", "F32", ...), most first."""
+        counts: dict[str, int] = {}
+        for entry in self.entries.values():
+            counts[entry.dtype] = counts.get(entry.dtype, 0) + entry.parameters
+        return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+    def tensors(self, expected: Mapping[str, tuple[int, ...]]) -> dict[str, StoredTensor]:
+        """The tensors a model expects, by name, as read-only memory-mapped views in the order of `expected`.
+
+        expected: name -> shape of every tensor, names as on the hub. Raises TensorError that lists all missing,
+        unexpected and mis-shaped tensors, and CheckpointError if a file changed since.
+        """
+        wanted = match(self.entries, expected, str(self.path))
+        stored = map_tensors(wanted.values())
+        return {
+            name: StoredTensor(name, tensor.dtype, tensor.data) for name, tensor in zip(wanted, stored, strict=True)
+        }
+
+
+def read_checkpoint(directory: Path) -> Checkpoint:
+    """Read the configurations and the tensor headers of a directory.
+
+    The ids that end generation are those of generation_config.json if it names any; otherwise those of config.json and
+    the tokenizer's own eos token. Raises ConfigError for another architecture, an unsupported value or a quantized
+    checkpoint, and CheckpointError for a missing or damaged file; every message names the file and the way out.
+    """
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: is not a directory: give the directory that holds config.json")
+    config = read_json(directory / "config.json")
+    model = ModelConfig.from_dict(config, str(directory / "config.json"))
+    _refuse_quantized(directory, config)
+    generation_file = directory / "generation_config.json"
+    generation = (
+        GenerationConfig.from_dict(read_json(generation_file), str(generation_file))
+        if generation_file.exists()
+        else GenerationConfig()
+    )
+    tokenizer_file = directory / "tokenizer.json"
+    if not tokenizer_file.is_file():
+        raise CheckpointError(
+            f"{tokenizer_file}: the file is missing: download or copy all files of the checkpoint; no other tokenizer "
+            f"format is read"
+        )
+    tokenizer_config = read_json(directory / "tokenizer_config.json")
+    entries = _settle_head(canonical_entries(read_entries(directory), str(directory)), model, directory)
+    return Checkpoint(
+        path=directory,
+        model=model,
+        processor=_processor(directory),
+        generation=generation,
+        eos_token_ids=generation.eos_token_ids
+        or tuple(dict.fromkeys((*model.eos_token_ids, *_tokenizer_eos(tokenizer_file, tokenizer_config)))),
+        tokenizer_file=tokenizer_file,
+        tokenizer_config=MappingProxyType(tokenizer_config),
+        chat_template=_chat_template(directory, tokenizer_config),
+        tensor_files=find_files(directory),
+        entries=MappingProxyType(entries),
+    )
+
+
+def _refuse_quantized(directory: Path, config: Mapping[str, Any]) -> None:
+    """Quantized checkpoints announce themselves in config.json under one of two keys."""
+    text = config.get("text_config")
+    for place in (config, text if isinstance(text, Mapping) else {}):
+        for key in ("quantization_config", "quantization"):
+            value = place.get(key)
+            if value is not None:
+                method = value.get("quant_method", "unnamed") if isinstance(value, Mapping) else value
+                raise ConfigError(
+                    f"{directory / 'config.json'}: {key} (method {method!r}): pocketvlm does not load quantized "
+                    f"checkpoints yet: use the 16-bit one, e.g. openbmb/MiniCPM-V-4.6"
+                )
+
+
+def _processor(directory: Path) -> ProcessorConfig:
+    """Image settings: the section in processor_config.json as newer tools save it, else preprocessor_config.json."""
+    combined = directory / "processor_config.json"
+    if combined.exists():
+        section = read_json(combined).get("image_processor")
+        if isinstance(section, Mapping):
+            return ProcessorConfig.from_dict(section, f"{combined}: image_processor")
+    plain = directory / "preprocessor_config.json"
+    return ProcessorConfig.from_dict(read_json(plain), str(plain))
+
+
+def _chat_template(directory: Path, tokenizer_config: Mapping[str, Any]) -> str:
+    """The default template: chat_template.jinja, chat_template.json or tokenizer_config.json, in this order."""
+    jinja = directory / "chat_template.jinja"
+    if jinja.exists():
+        try:
+            return jinja.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{jinja}: cannot be read: {error}: download or copy it again") from None
+    source = directory / "tokenizer_config.json"
+    template = tokenizer_config.get("chat_template")
+    if (directory / "chat_template.json").exists():
+        source = directory / "chat_template.json"
+        template = read_json(source).get("chat_template")
+    if isinstance(template, list):
+        named = {item.get("name"): item.get("template") for item in template if isinstance(item, Mapping)}
+        template = named.get("default")
+    if not isinstance(template, str):
+        raise CheckpointError(
+            f"{directory}: no chat template: neither chat_template.jinja nor a text under chat_template in "
+            f"{source.name}: copy chat_template.jinja from the original checkpoint"
+        )
+    return template
+
+
+def _tokenizer_eos(tokenizer_file: Path, tokenizer_config: Mapping[str, Any]) -> tuple[int, ...]:
+    """The id of tokenizer_config's eos_token, looked up by name in tokenizer.json; nothing if it has none."""
+    token = tokenizer_config.get("eos_token")
+    text = token.get("content") if isinstance(token, Mapping) else token
+    if text is None:
+        return ()
+    added = read_json(tokenizer_file).get("added_tokens")
+    for item in added if isinstance(added, list) else ():
+        if isinstance(item, Mapping) and item.get("content") == text and isinstance(item.get("id"), int):
+            return (item["id"],)
+    raise CheckpointError(
+        f"{tokenizer_file}: eos_token {text!r} of tokenizer_config.json is not among its added_tokens: the two files "
+        f"do not belong together"
+    )
+
+
+def _settle_head(entries: dict[str, TensorEntry], model: ModelConfig, directory: Path) -> dict[str, TensorEntry]:
+    """With a tied head keep one of the two tensors; refuse two that differ, which the reference would not tie."""
+    if not model.text.tie_word_embeddings or HEAD not in entries:
+        return entries
+    head = entries.pop(HEAD)
+    embedding = entries.setdefault(EMBEDDING, head)
+    same_form = (head.dtype, head.shape) == (embedding.dtype, embedding.shape)
+    if head is not embedding and not (same_form and all(a == b for a, b in _pieces(head, embedding))):
+        raise TensorError(
+            f"{directory}: {head.name!r} differs from {embedding.name!r} although config.json ties them: set "
+            f"tie_word_embeddings to false in config.json and its text_config, or delete {head.name!r}"
+        )
+    return entries
+
+
+def _pieces(*entries: TensorEntry) -> Iterator[tuple[bytes, ...]]:
+    """The bytes of tensors of equal size side by side, piece by piece, whatever their dtype."""
+    maps = [np.memmap(entry.file, np.uint8, "r", entry.start, (entry.nbytes,)) for entry in entries if entry.nbytes]
+    for start in range(0, entries[0].nbytes, _COMPARE_CHUNK):
+        yield tuple(data[start : start + _COMPARE_CHUNK].tobytes() for data in maps)

@@ -1,0 +1,259 @@
+"""Reads safetensors files: headers without touching the data, tensors as memory-mapped NumPy views.
+
+The `safetensors` library cannot hand out bfloat16 without PyTorch, and copies; the format is eight bytes of length, a
+JSON header and the data, so it is read here. Its own validation rules are kept: contiguous data, exact sizes.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvlm.backends.ops import StoredDtype, StoredTensor
+from pocketvlm.checkpoint.jsonfile import parse_object, read_json
+from pocketvlm.errors import CheckpointError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+MAX_HEADER = 100_000_000
+_MAX_DIMENSION = 2**48
+_LENGTH_BYTES = 8
+
+_BITS = {
+    **dict.fromkeys(("F4",), 4),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+}
+_STORED: dict[str, StoredDtype] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+_NUMPY: dict[StoredDtype, str] = {"f32": "<f4", "f16": "<f2", "bf16": "<u2"}
+SUPPORTED = frozenset(_STORED)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """Where one tensor lies: its name and dtype as the file writes them, shape, and bytes [start, start + nbytes)."""
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """The tensors of one file by name, in file order; reads only the header.
+
+    Raises CheckpointError, naming file and tensor, for anything but a well-formed safetensors file whose tensors cover
+    its data without gap or overlap.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(_LENGTH_BYTES)
+            length = int.from_bytes(head, "little")
+            if head == b"version ":
+                raise CheckpointError(
+                    f"{path}: is a Git LFS pointer, not the weights: run `git lfs pull` there, or `pocketvlm pull`"
+                )
+            if len(head) < _LENGTH_BYTES or length < 2:
+                raise CheckpointError(f"{path}: {size} bytes are not a safetensors file: download or copy it again")
+            if length > min(MAX_HEADER, size - _LENGTH_BYTES):
+                raise CheckpointError(
+                    f"{path}: a header of {length} bytes does not fit a file of {size} bytes: the file was cut off or "
+                    f"is not a safetensors file: download or copy it again"
+                )
+            header = file.read(length)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        text = header.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            f"{path}: header byte {error.start} is not UTF-8: the file is damaged: download or copy it again"
+        ) from None
+    if not text.startswith("{"):
+        raise CheckpointError(f"{path}: the header is not a JSON object: download or copy the file again")
+    data = parse_object(text, f"{path}: header")
+    metadata = data.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(f"{path}: header: __metadata__ is not an object of strings")
+    base = _LENGTH_BYTES + length
+    entries = [_entry(path, name, item, base) for name, item in data.items()]
+    entries.sort(key=lambda entry: (entry.start, entry.nbytes))
+    _check_cover(path, entries, base, size)
+    return {entry.name: entry for entry in entries}
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _entry(path: Path, name: str, item: Any, base: int) -> TensorEntry:
+    """One header item, checked by itself."""
+
+    def fail(what: str) -> CheckpointError:
+        return CheckpointError(f"{path}: tensor {name!r}: {what}: the file is damaged: download or copy it again")
+
+    if not isinstance(item, dict) or set(item) != {"dtype", "shape", "data_offsets"}:
+        raise fail("the header item needs exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _BITS:
+        raise fail(f"unknown dtype {dtype!r}")
+    if not isinstance(shape, list) or not all(_is_size(side) and side < _MAX_DIMENSION for side in shape):
+        raise fail(f"shape {shape!r} is not a list of sizes")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
+        raise fail(f"data_offsets {offsets!r} are not two offsets")
+    start, stop = offsets
+    bits = math.prod(shape) * _BITS[dtype]
+    if stop < start or bits != 8 * (stop - start):
+        raise fail(f"{dtype} of shape {shape} needs {bits / 8:.10g} bytes, data_offsets {offsets} give {stop - start}")
+    return TensorEntry(name, path, dtype, tuple(shape), base + start, stop - start)
+
+
+def _check_cover(path: Path, entries: list[TensorEntry], base: int, size: int) -> None:
+    """Refuse gaps and overlaps, and a file longer or shorter than its tensors."""
+    place = base
+    for entry in entries:
+        if entry.start != place:
+            what = "overlaps the tensor before it" if entry.start < place else "leaves a gap before it"
+            raise CheckpointError(
+                f"{path}: tensor {entry.name!r} {what} (byte {entry.start - base} of the data, expected "
+                f"{place - base}): the file is damaged: download or copy it again"
+            )
+        place += entry.nbytes
+        if place > size:
+            raise CheckpointError(
+                f"{path}: tensor {entry.name!r} ends at byte {place} of a file of {size} bytes: the file was cut off: "
+                f"download or copy it again"
+            )
+    if place != size:
+        raise CheckpointError(
+            f"{path}: {size - place} bytes follow the last tensor: the file is damaged: download or copy it again"
+        )
+
+
+def find_files(directory: Path) -> tuple[Path, ...]:
+    """The weight files of a checkpoint directory: model.safetensors, else the shards that the index lists.
+
+    Raises CheckpointError if there are none, if a shard is missing, or if the index names files outside the directory.
+    """
+    single = directory / SINGLE_FILE
+    if single.is_file():
+        return (single,)
+    index = directory / INDEX_FILE
+    if index.is_file():
+        names = sorted(set(_weight_map(index).values()))
+        missing = [name for name in names if not (directory / name).is_file()]
+        if missing:
+            shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            raise CheckpointError(
+                f"{index}: {len(missing)} of {len(names)} shards are missing ({shown}): the download is incomplete, "
+                f"run it again"
+            )
+        return tuple(directory / name for name in names)
+    others = sorted(
+        path.name for path in directory.iterdir() if path.suffix in {".safetensors", ".bin", ".gguf", ".pt"}
+    )
+    found = f", only {', '.join(others[:5])}, which pocketvlm does not load" if others else ""
+    raise CheckpointError(
+        f"{directory}: no {SINGLE_FILE} and no {INDEX_FILE}{found}: use a checkpoint in Hugging Face's safetensors "
+        f"format"
+    )
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensor name -> shard name of an index file, with shard names that stay inside the directory."""
+    weights = read_json(index).get("weight_map")
+    if not isinstance(weights, dict) or not weights:
+        raise CheckpointError(f"{index}: weight_map is missing or empty: download or copy the file again")
+    for name, shard in weights.items():
+        if (
+            not isinstance(shard, str)
+            or not shard.endswith(".safetensors")
+            or shard.startswith(".")
+            or any(mark in shard for mark in ("/", "\\", "\0", ":"))
+        ):
+            raise CheckpointError(
+                f"{index}: weight_map[{name!r}]={shard!r} is refused: shards are .safetensors files beside the index"
+            )
+    return weights
+
+
+def read_entries(directory: Path) -> dict[str, TensorEntry]:
+    """All tensors of a checkpoint directory by their name in the files.
+
+    Raises CheckpointError if a file is damaged, if two shards hold the same tensor, or if a shard lacks a tensor that
+    the index promises.
+    """
+    files = find_files(directory)
+    entries: dict[str, TensorEntry] = {}
+    for file in files:
+        for name, entry in read_header(file).items():
+            if name in entries:
+                raise CheckpointError(
+                    f"{directory}: tensor {name!r} is in {entries[name].file.name} and in {file.name}: keep one of them"
+                )
+            entries[name] = entry
+    if files[0].name != SINGLE_FILE:
+        index = directory / INDEX_FILE
+        for name, shard in _weight_map(index).items():
+            if name not in entries or entries[name].file.name != shard:
+                place = f"it is in {entries[name].file.name}" if name in entries else "no shard has it"
+                raise CheckpointError(
+                    f"{index}: tensor {name!r} is not in {shard} as listed ({place}): the files do not belong "
+                    f"together, download them again"
+                )
+    return entries
+
+
+def map_tensors(entries: Iterable[TensorEntry]) -> list[StoredTensor]:
+    """Read-only views of the tensors, in the order given; float32, float16, or bfloat16 as uint16 bits.
+
+    The files are memory-mapped and stay mapped while a view lives. Only a tensor that its file puts at an odd address
+    is copied. The entries' dtypes must be in SUPPORTED.
+    """
+    maps: dict[Path, mmap.mmap] = {}
+    return [_view(entry, _map(entry.file, maps)) for entry in entries]
+
+
+def _map(path: Path, maps: dict[Path, mmap.mmap]) -> mmap.mmap:
+    if path not in maps:
+        try:
+            with path.open("rb") as file:
+                maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: cannot be mapped into memory: {error}") from None
+    return maps[path]
+
+
+def _view(entry: TensorEntry, data: mmap.mmap) -> StoredTensor:
+    stored = _STORED[entry.dtype]
+    dtype = np.dtype(_NUMPY[stored])
+    if entry.start + entry.nbytes > len(data):
+        raise CheckpointError(f"{entry.file}: the file became shorter while it was read: load it again")
+    array: NDArray[Any] = (
+        np.frombuffer(data, np.uint8, entry.nbytes, entry.start) if entry.nbytes else np.empty(0, "u1")
+    )
+    if entry.start % dtype.itemsize:
+        array = array.copy()
+    array = array.view(dtype).reshape(entry.shape)
+    array.setflags(write=False)
+    return StoredTensor(entry.name, stored, array)
