@@ -1,0 +1,22 @@
+"""The plain reference backend: every operation in a few lines of PyTorch, on the CPU or a CUDA device."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from pocketvlm.backends.ops import Ops
+from pocketvlm.errors import BackendError
+
+__all__ = ["create"]
+
+
+def create(threads: int | None = None, device: str | None = None) -> Ops:
+    """Make the torch backend; `device` is "cpu", "cuda" or None for CUDA where present. Raises BackendError."""
+    if importlib.util.find_spec("torch") is None:
+        raise BackendError(
+            'backend="torch" needs PyTorch, which is not installed: pip install "pocketvlm[torch]", '
+            'or use backend="native"'
+        )
+    from pocketvlm.backends.torch.ops import TorchOps
+
+    return TorchOps(threads, device)

@@ -1,0 +1,78 @@
+"""The vision tower, its in-tower 2x2 merger and the final merger, over all views of a request (facts 3.6-3.8)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pocketvlm.backends.ops import Array, Ints, Ops
+from pocketvlm.config import VisionConfig
+from pocketvlm.model.weights import Attention, Linear, MergerMLP, VisionLayer, Weights, WindowMerger
+from pocketvlm.types import DownsampleMode
+
+MERGER_EPS = 1e-6
+
+
+def linear(ops: Ops, w: Linear, x: Array) -> Array:
+    """x W^T + b."""
+    return ops.linear(x, w.weight, w.bias)
+
+
+def attention(ops: Ops, w: Attention, x: Array, residual: Array, lengths: Ints, heads: int) -> Array:
+    """residual + out(attention(x)), inside each run of `lengths`: [T, hidden] -> [T, hidden]."""
+    mixed = ops.attention_views(
+        linear(ops, w.q_proj, x), linear(ops, w.k_proj, x), linear(ops, w.v_proj, x), lengths, heads
+    )
+    return ops.linear(mixed, w.out_proj.weight, w.out_proj.bias, residual=residual)
+
+
+def encoder_layer(ops: Ops, w: VisionLayer, c: VisionConfig, x: Array, lengths: Ints) -> Array:
+    """Pre-norm transformer layer: [T, hidden] -> [T, hidden]."""
+    normed = ops.layer_norm(x, w.layer_norm1.weight, w.layer_norm1.bias, c.layer_norm_eps)
+    x = attention(ops, w.attention, normed, x, lengths, c.num_attention_heads)
+    normed = ops.layer_norm(x, w.layer_norm2.weight, w.layer_norm2.bias, c.layer_norm_eps)
+    inner = ops.linear(normed, w.fc1.weight, w.fc1.bias, activation="gelu_tanh")
+    return ops.linear(inner, w.fc2.weight, w.fc2.bias, residual=x)
+
+
+def window_merger(ops: Ops, w: WindowMerger, c: VisionConfig, x: Array, sizes: Ints) -> Array:
+    """Attention among the four tokens of each 2x2 window, then an MLP to one: [T, hidden] -> [T / 4, hidden]."""
+    windows = ops.regroup_2x2(x, sizes).reshape(-1, c.hidden_size)
+    normed = ops.layer_norm(windows, w.layer_norm1.weight, w.layer_norm1.bias, c.layer_norm_eps)
+    lengths = np.full(len(windows) // 4, 4, dtype=np.int32)
+    mixed = attention(ops, w.attention, normed, windows, lengths, c.num_attention_heads)
+    flat = mixed.reshape(-1, 4 * c.hidden_size)
+    normed = ops.layer_norm(flat, w.pre_norm.weight, w.pre_norm.bias, c.layer_norm_eps)
+    inner = ops.linear(normed, w.linear_1.weight, w.linear_1.bias, activation="gelu_tanh")
+    return ops.linear(inner, w.linear_2.weight, w.linear_2.bias, residual=ops.window_mean(flat))
+
+
+def final_merger(ops: Ops, rounds: tuple[MergerMLP, ...], x: Array, sizes: Ints) -> Array:
+    """Each round: 2x2 windows through an MLP with exact GELU: [T, hidden] -> [T / 4 ** rounds, text hidden]."""
+    for w in rounds:
+        flat = ops.regroup_2x2(x, sizes)
+        normed = ops.layer_norm(flat, w.pre_norm.weight, w.pre_norm.bias, MERGER_EPS)
+        inner = ops.linear(normed, w.linear_1.weight, w.linear_1.bias, activation="gelu_erf")
+        x = linear(ops, w.linear_2, inner)
+        sizes = sizes // 2
+    return x
+
+
+def position_ids(rows: int, cols: int, side: int) -> Ints:
+    """Row of the position table for each patch of a rows x cols view, row-major (facts 3.6.2)."""
+    row = np.arange(rows, dtype=np.int64) * side // rows
+    col = np.arange(cols, dtype=np.int64) * side // cols
+    return (row[:, None] * side + col[None, :]).astype(np.int32).ravel()
+
+
+def encode_views(ops: Ops, w: Weights, c: VisionConfig, patches: Array, sizes: Ints, mode: DownsampleMode) -> Array:
+    """Features of views of one mode: patches [T, patch_dim], sizes int32 [views, 2] -> [tokens, text hidden]."""
+    ids = np.concatenate([position_ids(int(h), int(w_), c.position_side) for h, w_ in sizes])
+    positions = ops.embed(w.position_embedding, ids)
+    x = ops.linear(patches, w.patch_embedding.weight, w.patch_embedding.bias, residual=positions)
+    for index, layer in enumerate(w.vision_layers):
+        x = encoder_layer(ops, layer, c, x, sizes.prod(axis=1, dtype=np.int32))
+        if mode == "16x" and index == c.insert_layer_id:
+            x = window_merger(ops, w.vit_merger, c, x, sizes)
+            sizes = sizes // 2
+    x = ops.layer_norm(x, w.post_layernorm.weight, w.post_layernorm.bias, c.layer_norm_eps)
+    return final_merger(ops, w.merger, x, sizes)

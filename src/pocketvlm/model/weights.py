@@ -1,0 +1,267 @@
+"""Weights of the network as named records of backend handles, and the tensor names a checkpoint must hold (facts 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pocketvlm.backends.ops import Array, Ops, Role, StoredTensor, Weight
+from pocketvlm.config import ModelConfig
+
+Shape = tuple[int, ...]
+Find = Callable[[str, Shape, Role], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """weight [out, in] and, where the layer has one, bias [out]."""
+
+    weight: Weight
+    bias: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """weight and bias of a LayerNorm."""
+
+    weight: Array
+    bias: Array
+
+
+@dataclass(frozen=True, slots=True)
+class FullAttention:
+    """Gated softmax attention (facts 3.3)."""
+
+    q_proj: Weight
+    k_proj: Weight
+    v_proj: Weight
+    o_proj: Weight
+    q_norm: Array
+    k_norm: Array
+
+
+@dataclass(frozen=True, slots=True)
+class LinearAttention:
+    """Gated DeltaNet (facts 3.5)."""
+
+    in_proj_qkv: Weight
+    in_proj_z: Weight
+    in_proj_b: Weight
+    in_proj_a: Weight
+    conv1d: Array
+    a_log: Array
+    dt_bias: Array
+    norm: Array
+    out_proj: Weight
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayer:
+    """One layer of the language model (facts 3.2)."""
+
+    input_layernorm: Array
+    mixer: FullAttention | LinearAttention
+    post_attention_layernorm: Array
+    gate_proj: Weight
+    up_proj: Weight
+    down_proj: Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Vision attention: four linears with bias."""
+
+    q_proj: Linear
+    k_proj: Linear
+    v_proj: Linear
+    out_proj: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class VisionLayer:
+    """One encoder layer of the vision tower (facts 3.6)."""
+
+    layer_norm1: Norm
+    attention: Attention
+    layer_norm2: Norm
+    fc1: Linear
+    fc2: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class WindowMerger:
+    """The in-tower merger of 2x2 windows (facts 3.7)."""
+
+    layer_norm1: Norm
+    attention: Attention
+    pre_norm: Norm
+    linear_1: Linear
+    linear_2: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class MergerMLP:
+    """One round of the final merger (facts 3.8)."""
+
+    pre_norm: Norm
+    linear_1: Linear
+    linear_2: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The whole network."""
+
+    embed_tokens: Weight
+    layers: tuple[DecoderLayer, ...]
+    norm: Array
+    lm_head: Weight
+    patch_embedding: Linear
+    position_embedding: Weight
+    vision_layers: tuple[VisionLayer, ...]
+    post_layernorm: Norm
+    vit_merger: WindowMerger
+    merger: tuple[MergerMLP, ...]
+
+
+class _Builder:
+    """Walks the network once; `find` either collects names and shapes or returns prepared handles."""
+
+    def __init__(self, config: ModelConfig, find: Find) -> None:
+        self.config = config
+        self.find = find
+
+    def matrix(self, name: str, out: int, width: int) -> Weight:
+        return self.find(name, (out, width), "matrix")
+
+    def vector(self, name: str, *shape: int) -> Array:
+        return self.find(name, shape, "vector")
+
+    def linear(self, name: str, out: int, width: int) -> Linear:
+        return Linear(self.matrix(f"{name}.weight", out, width), self.vector(f"{name}.bias", out))
+
+    def norm(self, name: str, width: int) -> Norm:
+        return Norm(self.vector(f"{name}.weight", width), self.vector(f"{name}.bias", width))
+
+    def decoder_layer(self, index: int) -> DecoderLayer:
+        c, name = self.config.text, f"model.language_model.layers.{index}"
+        full = c.layer_types[index] == "full_attention"
+        return DecoderLayer(
+            input_layernorm=self.vector(f"{name}.input_layernorm.weight", c.hidden_size),
+            mixer=self.full_attention(f"{name}.self_attn") if full else self.linear_attention(f"{name}.linear_attn"),
+            post_attention_layernorm=self.vector(f"{name}.post_attention_layernorm.weight", c.hidden_size),
+            gate_proj=self.matrix(f"{name}.mlp.gate_proj.weight", c.intermediate_size, c.hidden_size),
+            up_proj=self.matrix(f"{name}.mlp.up_proj.weight", c.intermediate_size, c.hidden_size),
+            down_proj=self.matrix(f"{name}.mlp.down_proj.weight", c.hidden_size, c.intermediate_size),
+        )
+
+    def full_attention(self, name: str) -> FullAttention:
+        c = self.config.text
+        heads, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+        return FullAttention(
+            q_proj=self.matrix(f"{name}.q_proj.weight", 2 * heads, c.hidden_size),
+            k_proj=self.matrix(f"{name}.k_proj.weight", kv, c.hidden_size),
+            v_proj=self.matrix(f"{name}.v_proj.weight", kv, c.hidden_size),
+            o_proj=self.matrix(f"{name}.o_proj.weight", c.hidden_size, heads),
+            q_norm=self.vector(f"{name}.q_norm.weight", c.head_dim),
+            k_norm=self.vector(f"{name}.k_norm.weight", c.head_dim),
+        )
+
+    def linear_attention(self, name: str) -> LinearAttention:
+        c = self.config.text
+        heads = c.linear_num_value_heads
+        return LinearAttention(
+            in_proj_qkv=self.matrix(f"{name}.in_proj_qkv.weight", c.conv_dim, c.hidden_size),
+            in_proj_z=self.matrix(f"{name}.in_proj_z.weight", c.value_dim, c.hidden_size),
+            in_proj_b=self.matrix(f"{name}.in_proj_b.weight", heads, c.hidden_size),
+            in_proj_a=self.matrix(f"{name}.in_proj_a.weight", heads, c.hidden_size),
+            conv1d=self.vector(f"{name}.conv1d.weight", c.conv_dim, 1, c.linear_conv_kernel_dim),
+            a_log=self.vector(f"{name}.A_log", heads),
+            dt_bias=self.vector(f"{name}.dt_bias", heads),
+            norm=self.vector(f"{name}.norm.weight", c.linear_value_head_dim),
+            out_proj=self.matrix(f"{name}.out_proj.weight", c.hidden_size, c.value_dim),
+        )
+
+    def attention(self, name: str) -> Attention:
+        width = self.config.vision.hidden_size
+        return Attention(*(self.linear(f"{name}.{part}_proj", width, width) for part in ("q", "k", "v", "out")))
+
+    def vision_layer(self, index: int) -> VisionLayer:
+        c, name = self.config.vision, f"model.vision_tower.encoder.layers.{index}"
+        return VisionLayer(
+            layer_norm1=self.norm(f"{name}.layer_norm1", c.hidden_size),
+            attention=self.attention(f"{name}.self_attn"),
+            layer_norm2=self.norm(f"{name}.layer_norm2", c.hidden_size),
+            fc1=self.linear(f"{name}.mlp.fc1", c.intermediate_size, c.hidden_size),
+            fc2=self.linear(f"{name}.mlp.fc2", c.hidden_size, c.intermediate_size),
+        )
+
+    def window_merger(self) -> WindowMerger:
+        c, name = self.config.vision, "model.vision_tower.vit_merger"
+        return WindowMerger(
+            layer_norm1=self.norm(f"{name}.layer_norm1", c.hidden_size),
+            attention=self.attention(f"{name}.self_attn"),
+            pre_norm=self.norm(f"{name}.pre_norm", 4 * c.hidden_size),
+            linear_1=self.linear(f"{name}.linear_1", 4 * c.intermediate_size, 4 * c.hidden_size),
+            linear_2=self.linear(f"{name}.linear_2", c.hidden_size, 4 * c.intermediate_size),
+        )
+
+    def merger_mlp(self, index: int) -> MergerMLP:
+        width, name = self.config.vision.hidden_size, f"model.merger.mlp.{index}"
+        last = index == self.config.merger_times - 1
+        return MergerMLP(
+            pre_norm=self.norm(f"{name}.pre_norm", 4 * width),
+            linear_1=self.linear(f"{name}.linear_1", 4 * width, 4 * width),
+            linear_2=self.linear(f"{name}.linear_2", self.config.text.hidden_size if last else width, 4 * width),
+        )
+
+    def build(self) -> Weights:
+        text, vision = self.config.text, self.config.vision
+        tower = "model.vision_tower"
+        embed = self.matrix("model.language_model.embed_tokens.weight", text.vocab_size, text.hidden_size)
+        patch = (vision.hidden_size, vision.num_channels, vision.patch_size, vision.patch_size)
+        return Weights(
+            embed_tokens=embed,
+            layers=tuple(self.decoder_layer(i) for i in range(len(text.layer_types))),
+            norm=self.vector("model.language_model.norm.weight", text.hidden_size),
+            lm_head=embed
+            if text.tie_word_embeddings
+            else self.matrix("lm_head.weight", text.vocab_size, text.hidden_size),
+            patch_embedding=Linear(
+                self.find(f"{tower}.embeddings.patch_embedding.weight", patch, "matrix"),
+                self.vector(f"{tower}.embeddings.patch_embedding.bias", vision.hidden_size),
+            ),
+            position_embedding=self.matrix(
+                f"{tower}.embeddings.position_embedding.weight", vision.position_side**2, vision.hidden_size
+            ),
+            vision_layers=tuple(self.vision_layer(i) for i in range(vision.num_hidden_layers)),
+            post_layernorm=self.norm(f"{tower}.post_layernorm", vision.hidden_size),
+            vit_merger=self.window_merger(),
+            merger=tuple(self.merger_mlp(i) for i in range(self.config.merger_times)),
+        )
+
+
+def expected_tensors(config: ModelConfig) -> dict[str, Shape]:
+    """Every tensor name and shape that a checkpoint of this configuration must hold, hub names."""
+    names: dict[str, Shape] = {}
+
+    def collect(name: str, shape: Shape, role: Role) -> None:
+        names[name] = shape
+
+    _Builder(config, collect).build()
+    return names
+
+
+def build_weights(config: ModelConfig, ops: Ops, tensors: Mapping[str, StoredTensor]) -> Weights:
+    """Prepare every tensor for `ops`. Convolutions are flattened to the matrices that they are."""
+
+    def prepare(name: str, shape: Shape, role: Role) -> Any:
+        stored = tensors[name]
+        if stored.shape != shape:
+            raise ValueError(f"{name}: shape {stored.shape}, expected {shape}")
+        if name.endswith(("conv1d.weight", "patch_embedding.weight")):
+            stored = stored.reshape(shape[0], -1)
+        return ops.prepare(stored, role)
+
+    return _Builder(config, prepare).build()

@@ -1,0 +1,23 @@
+"""Fixtures for all tests: each backend that this machine can run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with an argument `ops` runs on every backend."""
+    if "ops" in metafunc.fixturenames:
+        metafunc.parametrize("ops", ["torch", "native"], indirect=True)
+
+
+@pytest.fixture
+def ops(request: pytest.FixtureRequest) -> object:
+    import importlib
+
+    return importlib.import_module(f"pocketvlm.backends.{request.param}").create(threads=2)

@@ -1,0 +1,113 @@
+"""Logits and image features of tiny random checkpoints against transformers, on every backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from oracle import Oracle, config_dict, make_oracle, make_prompt, reference_features, reference_logits
+
+from pocketvlm.backends.ops import Ops
+from pocketvlm.engine import Engine
+from pocketvlm.model import MiniCPMV, expected_tensors
+
+ROPE = {"rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "odd": config_dict(),
+    "untied, merged after the last layer": config_dict(
+        text={"tie_word_embeddings": False}, tie_word_embeddings=False, insert_layer_id=2
+    ),
+    "two merger rounds": config_dict(merger_times=2),
+    "registers' own sizes": config_dict(
+        text={
+            "rope_parameters": ROPE,
+            "hidden_size": 64,
+            "head_dim": 32,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+        },
+        vision={"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96},
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def oracle(request: pytest.FixtureRequest) -> Oracle:
+    return make_oracle(VARIANTS[request.param], seed=3, dtype=torch.bfloat16)
+
+
+def engine_for(oracle: Oracle, ops: Ops, chunk: int = 512) -> Engine:
+    return Engine(MiniCPMV(oracle.config, ops, oracle.tensors), prefill_chunk=chunk)
+
+
+def sizes_for(oracle: Oracle, mode: str) -> list[tuple[int, int]]:
+    unit = (4 if mode == "16x" else 2) * 2 ** (oracle.config.merger_times - 1)
+    return [(unit, unit), (2 * unit, 3 * unit), (5 * unit, unit)]
+
+
+def assert_close(ours: np.ndarray, reference: np.ndarray, tolerance: float) -> None:
+    """Within tolerance, and the same best token wherever the reference's lead is larger than that."""
+    assert ours.dtype == np.float32
+    assert ours.shape == reference.shape
+    assert 0.3 < reference.std() < 30
+    assert np.abs(ours - reference).max() <= tolerance
+    best = np.sort(reference, axis=-1)
+    clear = best[:, -1] - best[:, -2] > tolerance
+    assert clear.any()
+    assert (ours.argmax(-1) == reference.argmax(-1))[clear].all()
+
+
+def test_tensor_names_are_those_of_the_reference(oracle: Oracle) -> None:
+    expected = expected_tensors(oracle.config)
+    assert {name: tensor.shape for name, tensor in oracle.tensors.items()} == expected
+
+
+def test_text_logits(oracle: Oracle, ops: Ops) -> None:
+    prompt = make_prompt(oracle.config, [], text=150)
+    assert_close(engine_for(oracle, ops).prompt_logits(prompt), reference_logits(oracle, prompt), 2e-4)
+
+
+@pytest.mark.parametrize("mode", ["16x", "4x"])
+def test_image_features_and_logits(oracle: Oracle, ops: Ops, mode: str) -> None:
+    if oracle.config.merger_times > 1:
+        pytest.skip("the placeholder count of several merger rounds is not defined by the reference's processor")
+    prompt = make_prompt(oracle.config, sizes_for(oracle, mode), mode, text=30)
+    engine = engine_for(oracle, ops)
+    features = np.concatenate([ops.to_numpy(f) for f in engine.runner.encode(prompt.views)])
+    reference = reference_features(oracle, prompt)
+    assert np.linalg.norm(features - reference) <= 1e-4 * np.linalg.norm(reference)
+    assert_close(engine.prompt_logits(prompt), reference_logits(oracle, prompt), 2e-4)
+
+
+def test_rounds_of_the_merger(ops: Ops) -> None:
+    oracle = make_oracle(VARIANTS["two merger rounds"], seed=4)
+    prompt = make_prompt(oracle.config, [(8, 8), (16, 24)], "16x")
+    with_tokens = [v.rows * v.cols // 64 for v in prompt.views]
+    model = MiniCPMV(oracle.config, ops, oracle.tensors)
+    patches = ops.from_numpy(np.concatenate([v.patches for v in prompt.views]))
+    from pocketvlm.model.vision import encode_views
+
+    sizes = np.array([(v.rows, v.cols) for v in prompt.views], dtype=np.int32)
+    ours = ops.to_numpy(encode_views(ops, model.weights, oracle.config.vision, patches, sizes, "16x"))
+    reference = reference_features(oracle, prompt)
+    assert len(ours) == sum(with_tokens)
+    assert np.linalg.norm(ours - reference) <= 1e-4 * np.linalg.norm(reference)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 65, 100])
+def test_chunked_prefill_equals_whole(oracle: Oracle, ops: Ops, chunk: int) -> None:
+    if oracle.config.merger_times > 1:
+        pytest.skip("one round covers it")
+    prompt = make_prompt(oracle.config, sizes_for(oracle, "16x"), text=40)
+    engine = engine_for(oracle, ops)
+    whole = engine.prompt_logits(prompt, chunk=10_000)
+    assert np.abs(engine.prompt_logits(prompt, chunk=chunk) - whole).max() <= 5e-5
+
+
+def test_f32_and_f16_weights(ops: Ops) -> None:
+    for dtype in (torch.float32, torch.float16):
+        oracle = make_oracle(config_dict(), seed=5, dtype=dtype)
+        prompt = make_prompt(oracle.config, [(4, 4)])
+        assert_close(engine_for(oracle, ops).prompt_logits(prompt), reference_logits(oracle, prompt), 2e-4)
