@@ -1,0 +1,65 @@
+"""pocketvlm: MiniCPM-V 4.6 in one package. `pocketvlm.load("nano").ask("What is this?", images=["cat.png"])`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pocketvlm.api import Model as Model
+    from pocketvlm.api import load as load
+    from pocketvlm.errors import BackendError as BackendError
+    from pocketvlm.errors import CheckpointError as CheckpointError
+    from pocketvlm.errors import ConfigError as ConfigError
+    from pocketvlm.errors import DownloadError as DownloadError
+    from pocketvlm.errors import ImageError as ImageError
+    from pocketvlm.errors import InputError as InputError
+    from pocketvlm.errors import OptionError as OptionError
+    from pocketvlm.errors import PocketVLMError as PocketVLMError
+    from pocketvlm.errors import PromptError as PromptError
+    from pocketvlm.errors import TensorError as TensorError
+    from pocketvlm.processor.newlines import NewlineNormalizer as NewlineNormalizer
+    from pocketvlm.processor.newlines import normalize_newlines as normalize_newlines
+    from pocketvlm.types import Chunk as Chunk
+    from pocketvlm.types import ImageInfo as ImageInfo
+    from pocketvlm.types import Prompt as Prompt
+    from pocketvlm.types import Result as Result
+    from pocketvlm.types import SamplingParams as SamplingParams
+    from pocketvlm.types import Timings as Timings
+    from pocketvlm.types import Usage as Usage
+    from pocketvlm.types import View as View
+
+# Where each public name lives; modules are imported on first use so that `import pocketvlm` stays cheap.
+_HOMES = {
+    "pocketvlm.api": ("Model", "load"),
+    "pocketvlm.errors": (
+        "BackendError",
+        "CheckpointError",
+        "ConfigError",
+        "DownloadError",
+        "ImageError",
+        "InputError",
+        "OptionError",
+        "PocketVLMError",
+        "PromptError",
+        "TensorError",
+    ),
+    "pocketvlm.processor.newlines": ("NewlineNormalizer", "normalize_newlines"),
+    "pocketvlm.types": ("Chunk", "ImageInfo", "Prompt", "Result", "SamplingParams", "Timings", "Usage", "View"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [*sorted(_HOME), "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pocketvlm' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

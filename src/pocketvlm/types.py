@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pocketvlm.errors import OptionError
@@ -162,12 +162,9 @@ class Result:
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
-    images: tuple[ImageInfo, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary: text, finish_reason, usage, timings (seconds)."""
-        from dataclasses import asdict
-
         usage = {**asdict(self.usage), "total_tokens": self.usage.total_tokens}
         timings = {name: round(value, 6) for name, value in asdict(self.timings).items()}
         return {"text": self.text, "finish_reason": self.finish_reason, "usage": usage, "timings": timings}

@@ -38,11 +38,10 @@ class Engine:
         self.sequences: dict[int, Sequence] = {}
         self._numbers = itertools.count()
 
-    def add(self, request: Request) -> int:
-        """Queue a request and return its id; raises PromptError where it can never run."""
+    def check(self, request: Request) -> int:
+        """Tokens that the request may make, at most max_tokens; raises PromptError where it can never run."""
         params, prompt = request.params, request.prompt
-        room = self._check(prompt)
-        max_tokens = min(params.max_tokens, room)
+        max_tokens = min(params.max_tokens, self._room(prompt))
         need = self.memory.bytes_for(len(prompt.ids) + max_tokens)
         if need > self.memory.limit:
             raise PromptError(
@@ -50,6 +49,11 @@ class Engine:
                 f"{need / 2**20:.0f} MiB, the limit is {self.memory.limit / 2**20:.0f} MiB; lower max_tokens, use "
                 "fewer or smaller images, or raise the memory limit"
             )
+        return max_tokens
+
+    def add(self, request: Request) -> int:
+        """Queue a request and return its id; raises PromptError where it can never run."""
+        max_tokens, params = self.check(request), request.params
         number = next(self._numbers)
         sequence = Sequence(number, request, max_tokens, np.random.default_rng(params.seed))
         self.sequences[number] = sequence
@@ -73,7 +77,7 @@ class Engine:
 
     def prompt_logits(self, prompt: Prompt, chunk: int | None = None) -> NDArray[np.float32]:
         """Logits float32 [tokens, vocab] of every prompt position, in chunks of `chunk` tokens (None: the default)."""
-        self._check(prompt, spare=0)
+        self._room(prompt, spare=0)
         chunk = chunk or self.scheduler.prefill_chunk
         total = len(prompt.ids)
         request = Request(prompt, SamplingParams(max_tokens=1))
@@ -91,7 +95,7 @@ class Engine:
         finally:
             self.memory.release(sequence.reservation)
 
-    def _check(self, prompt: Prompt, spare: int = 1) -> int:
+    def _room(self, prompt: Prompt, spare: int = 1) -> int:
         """Tokens of answer that the context has room for; PromptError where the prompt is empty or too long."""
         config = self.model.config.text
         total, limit = len(prompt.ids), config.max_position_embeddings

@@ -9,7 +9,7 @@ import numpy as np
 from pocketvlm.backends.ops import Array, Batch, Ints, Ops, StoredTensor
 from pocketvlm.config import ModelConfig
 from pocketvlm.model import text, vision
-from pocketvlm.model.weights import build_weights, expected_tensors
+from pocketvlm.model.weights import Progress, build_weights, expected_tensors
 from pocketvlm.types import View
 
 __all__ = ["MiniCPMV", "expected_tensors"]
@@ -18,10 +18,12 @@ __all__ = ["MiniCPMV", "expected_tensors"]
 class MiniCPMV:
     """The network on one backend. Stateless: all sequence state comes in with each call."""
 
-    def __init__(self, config: ModelConfig, ops: Ops, tensors: Mapping[str, StoredTensor]) -> None:
+    def __init__(
+        self, config: ModelConfig, ops: Ops, tensors: Mapping[str, StoredTensor], progress: Progress | None = None
+    ) -> None:
         self.config = config
         self.ops = ops
-        self.weights = build_weights(config, ops, tensors)
+        self.weights = build_weights(config, ops, tensors, progress)
 
     def new_states(self, pages: int, page_size: int, slots: int) -> tuple[text.LayerState, ...]:
         """Zeroed state of every layer."""

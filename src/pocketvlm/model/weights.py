@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from pocketvlm.config import ModelConfig
 
 Shape = tuple[int, ...]
 Find = Callable[[str, Shape, Role], Any]
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,8 +255,14 @@ def expected_tensors(config: ModelConfig) -> dict[str, Shape]:
     return names
 
 
-def build_weights(config: ModelConfig, ops: Ops, tensors: Mapping[str, StoredTensor]) -> Weights:
-    """Prepare every tensor for `ops`. Convolutions are flattened to the matrices that they are."""
+def build_weights(
+    config: ModelConfig, ops: Ops, tensors: Mapping[str, StoredTensor], progress: Progress | None = None
+) -> Weights:
+    """Prepare every tensor for `ops`. Convolutions are flattened to the matrices that they are.
+
+    progress(done, total) is called after each tensor.
+    """
+    done = itertools.count(1)
 
     def prepare(name: str, shape: Shape, role: Role) -> Any:
         stored = tensors[name]
@@ -262,6 +270,9 @@ def build_weights(config: ModelConfig, ops: Ops, tensors: Mapping[str, StoredTen
             raise ValueError(f"{name}: shape {stored.shape}, expected {shape}")
         if name.endswith(("conv1d.weight", "patch_embedding.weight")):
             stored = stored.reshape(shape[0], -1)
-        return ops.prepare(stored, role)
+        handle = ops.prepare(stored, role)
+        if progress is not None:
+            progress(next(done), len(tensors))
+        return handle
 
     return _Builder(config, prepare).build()

@@ -1,0 +1,322 @@
+"""The one place that wires things together: load() gives a Model that asks, chats, streams and shows its parts."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvlm.backends.ops import Ops
+from pocketvlm.checkpoint.hub import resolve
+from pocketvlm.checkpoint.huggingface import Checkpoint, read_checkpoint
+from pocketvlm.engine import Engine, Request, TokenEvent
+from pocketvlm.errors import InputError, OptionError
+from pocketvlm.model import MiniCPMV, expected_tensors
+from pocketvlm.processor.newlines import NewlineNormalizer
+from pocketvlm.processor.processor import Processor
+from pocketvlm.processor.stops import StopStrings
+from pocketvlm.processor.tokenizer import Detokenizer
+from pocketvlm.types import Chunk, FinishReason, Prompt, Result, SamplingParams, Timings, Usage
+
+Backend = Literal["native", "torch"]
+Precision = Literal["exact", "fast"]
+Progress = Callable[[str, int, int], None]
+Messages = Sequence[Mapping[str, Any]]
+
+SAMPLING_OPTIONS = tuple(field.name for field in fields(SamplingParams))
+PROCESSOR_OPTIONS = (
+    "downsample_mode",
+    "max_slice_nums",
+    "slice_mode",
+    "use_image_id",
+    "scale_resolution",
+    "tools",
+    "enable_thinking",
+    "template_kwargs",
+)
+
+
+def load(
+    model: str | Path = "nano",
+    *,
+    revision: str | None = None,
+    backend: Backend = "native",
+    precision: Precision = "exact",
+    threads: int | None = None,
+    device: str | None = None,
+    memory_limit: int | None = None,
+    prefill_chunk: int | None = None,
+    progress: Progress | None = None,
+) -> Model:
+    """Load a checkpoint: "nano" (embedded), a directory, or a hub id such as "openbmb/MiniCPM-V-4.6".
+
+    backend: "native" (C++, CPU) or "torch" (the reference; `device` "cpu" or "cuda"). precision: "exact" is float32
+    arithmetic on the weights as stored; "fast" equals "exact" in this version. threads: CPU threads (None: physical
+    cores). memory_limit: bytes for the state of running sequences (None: half of the machine's). prefill_chunk: tokens
+    of a prompt that one step takes. progress(stage, done, total) is called while tensors load. Raises CheckpointError,
+    OptionError or BackendError.
+    """
+    _choose("backend", backend, ("native", "torch"))
+    _choose("precision", precision, ("exact", "fast"))
+    if threads is not None and threads < 1:
+        raise OptionError(f"threads={threads} is out of range: give at least 1, or leave it out for all physical cores")
+    if device is not None and backend != "torch":
+        raise OptionError(f"device={device!r} needs backend='torch': the native backend runs on the CPU")
+    began = time.perf_counter()
+    checkpoint = read_checkpoint(resolve(model, revision))
+    ops = _backend(backend, threads, device)
+    tensors = checkpoint.tensors(expected_tensors(checkpoint.model))
+    notify = None if progress is None else lambda done, total: progress("load", done, total)
+    network = MiniCPMV(checkpoint.model, ops, tensors, notify)
+    options = {} if prefill_chunk is None else {"prefill_chunk": prefill_chunk}
+    engine = Engine(network, memory_limit, **options)
+    processor = Processor.from_checkpoint_files(
+        checkpoint.processor, checkpoint.tokenizer_file, checkpoint.tokenizer_config, checkpoint.chat_template
+    )
+    return Model(str(model), checkpoint, processor, engine, precision, time.perf_counter() - began)
+
+
+def _backend(name: Backend, threads: int | None, device: str | None) -> Ops:
+    if name == "torch":
+        from pocketvlm.backends import torch as torch_backend
+
+        return torch_backend.create(threads, device)
+    from pocketvlm.backends import native
+
+    return native.create(threads)
+
+
+def _choose(name: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise OptionError(f"{name}={value!r} is not known: choose one of {', '.join(allowed)}")
+
+
+@dataclass(slots=True)
+class _Call:
+    """One running request: its events not yet read, and when its prompt arrived."""
+
+    number: int
+    prompt: Prompt
+    began: float
+    events: deque[TokenEvent]
+
+
+class Model:
+    """A loaded checkpoint. Safe to call from several threads: their requests share the steps of one engine."""
+
+    def __init__(
+        self,
+        name: str,
+        checkpoint: Checkpoint,
+        processor: Processor,
+        engine: Engine,
+        precision: Precision,
+        load_seconds: float,
+    ) -> None:
+        self.name = name
+        self.checkpoint = checkpoint
+        self.processor = processor
+        self.precision = precision
+        self.load_seconds = load_seconds
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._calls: dict[int, _Call] = {}
+
+    @property
+    def ops(self) -> Ops:
+        """The backend's operations."""
+        return self._engine.model.ops
+
+    @property
+    def sampling_defaults(self) -> SamplingParams:
+        """Sampling as the checkpoint's generation_config says; greedy where it does not sample."""
+        generation = self.checkpoint.generation
+        return SamplingParams(
+            temperature=generation.temperature if generation.do_sample else 0.0,
+            top_p=generation.top_p if generation.do_sample else 1.0,
+            top_k=generation.top_k if generation.do_sample else 0,
+            min_p=generation.min_p if generation.do_sample else 0.0,
+            repetition_penalty=generation.repetition_penalty,
+        )
+
+    def ask(self, text: str, images: Sequence[Any] = (), *, system: str | None = None, **params: Any) -> Result:
+        """One question, with images (path, URL, data URI, bytes, PIL image or NumPy array) before the text.
+
+        params: fields of SamplingParams, options of the processor, `normalize_newlines`. Raises InputError and
+        OptionError.
+        """
+        return fold(self.stream(text, images, system=system, **params))
+
+    def chat(self, messages: Messages, **params: Any) -> Result:
+        """The answer to OpenAI-style messages; parts in both spellings, `image` and `image_url`."""
+        return fold(self.stream(messages, **params))
+
+    def generate(self, prompt: Prompt, **params: Any) -> Result:
+        """The answer to a prompt that `processor` made."""
+        return fold(self.stream(prompt, **params))
+
+    def stream(
+        self, request: str | Messages | Prompt, images: Sequence[Any] = (), *, system: str | None = None, **params: Any
+    ) -> Iterator[Chunk]:
+        """The answer in chunks as they come: to a text with images, to messages, or to a Prompt.
+
+        Arguments are checked at once; the work runs as the iterator is read. Closing it ends the request. The last
+        chunk has finish_reason, usage and timings.
+        """
+        began = time.perf_counter()
+        sampling, options, normalize = self._split(params)
+        if isinstance(request, Prompt):
+            if images or system or options:
+                raise OptionError("a Prompt is already processed: give images, system and processor options to it")
+            prompt = request
+        elif isinstance(request, str):
+            prompt = self.processor(as_messages(request, images, system), **options)
+        else:
+            if images or system:
+                raise OptionError("with messages, put images and the system prompt into the messages")
+            prompt = self.processor(request, **options)
+        prepared = Request(prompt, sampling, self.checkpoint.eos_token_ids)
+        self._engine.check(prepared)
+        return self._chunks(prepared, normalize, began)
+
+    def logits(self, prompt: Prompt) -> NDArray[np.float32]:
+        """Logits float32 [tokens, vocab] at every position of a prompt."""
+        with self._lock:
+            return self._engine.prompt_logits(prompt)
+
+    def encode_images(self, prompt: Prompt) -> list[NDArray[np.float32]]:
+        """Features float32 [tokens, hidden] of each image: overview first, then its slices row by row."""
+        with self._lock:
+            features = [self.ops.to_numpy(rows) for rows in self._engine.runner.encode(prompt.views)]
+        grouped = []
+        for image in prompt.images:
+            count = 1 + (image.grid[0] * image.grid[1] if image.grid else 0)
+            grouped.append(np.concatenate(features[:count]))
+            features = features[count:]
+        return grouped
+
+    def info(self) -> dict[str, Any]:
+        """What is loaded and how it runs: sizes, types, kernels and the reasons for them."""
+        config, checkpoint = self.checkpoint.model, self.checkpoint
+        return {
+            "model": self.name,
+            "path": str(checkpoint.path),
+            "parameters": checkpoint.parameters,
+            "bytes": checkpoint.nbytes,
+            "stored_as": checkpoint.dtypes,
+            "vocabulary": config.text.vocab_size,
+            "context": config.text.max_position_embeddings,
+            "text_layers": len(config.text.layer_types),
+            "vision_layers": config.vision.num_hidden_layers,
+            "eos_token_ids": list(checkpoint.eos_token_ids),
+            "precision": "exact" if self.precision == "exact" else "fast (equals exact in this version)",
+            "kv_cache_bytes_per_token": self._engine.memory.page_bytes // self._engine.memory.page_size,
+            "state_bytes_per_sequence": self._engine.memory.slot_bytes,
+            "backend": self.ops.describe(),
+        }
+
+    def _split(self, params: dict[str, Any]) -> tuple[SamplingParams, dict[str, Any], bool]:
+        known = (*SAMPLING_OPTIONS, *PROCESSOR_OPTIONS, "normalize_newlines")
+        for name in params:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+                raise OptionError(f"unknown option {name!r}: {hint}")
+        given = {name: value for name, value in params.items() if value is not None}
+        defaults = self.sampling_defaults
+        chosen = {name: given.get(name, getattr(defaults, name)) for name in SAMPLING_OPTIONS}
+        chosen["stop"] = (chosen["stop"],) if isinstance(chosen["stop"], str) else tuple(chosen["stop"])
+        chosen["stop_token_ids"] = tuple(chosen["stop_token_ids"])
+        options = {name: given[name] for name in PROCESSOR_OPTIONS if name in given}
+        return SamplingParams(**chosen), options, bool(given.get("normalize_newlines", False))
+
+    def _chunks(self, request: Request, normalize: bool, began: float) -> Iterator[Chunk]:
+        with self._lock:
+            number = self._engine.add(request)
+            call = self._calls[number] = _Call(number, request.prompt, began, deque())
+        detokenizer, stops = Detokenizer(self.processor.tokenizer), StopStrings(request.params.stop)
+        normalizer = NewlineNormalizer() if normalize else None
+        made, ttft = 0, 0.0
+        reason: FinishReason = "abort"
+        try:
+            while reason == "abort":
+                event = self._next(call)
+                made += 1
+                ttft = ttft or time.perf_counter() - call.began
+                ends = event.token_id in request.stop_ids and event.finish_reason is not None
+                text = stops.feed("" if ends else detokenizer.add(event.token_id))
+                if event.finish_reason is not None:
+                    text += stops.feed(detokenizer.flush()) + stops.finish()
+                    reason = event.finish_reason
+                if stops.matched is not None:
+                    reason = "stop"
+                if normalizer is not None:
+                    text = normalizer.feed(text) + ("" if reason == "abort" else normalizer.finish())
+                if reason == "abort":
+                    yield Chunk(text, (event.token_id,))
+                else:
+                    last = Chunk(text, (event.token_id,), reason, *self._account(call, made, ttft))
+        finally:
+            if reason == "abort":
+                self._release(call)
+        yield last
+
+    def _next(self, call: _Call) -> TokenEvent:
+        """The next event of a call; steps the engine, for everybody, while there is none."""
+        while True:
+            with self._lock:
+                if call.events:
+                    return call.events.popleft()
+                for event in self._engine.step():
+                    if event.request_id in self._calls:
+                        self._calls[event.request_id].events.append(event)
+
+    def _release(self, call: _Call) -> Any:
+        with self._lock:
+            self._calls.pop(call.number, None)
+            return self._engine.release(call.number)
+
+    def _account(self, call: _Call, made: int, ttft: float) -> tuple[Usage, Timings]:
+        seconds = self._release(call)
+        usage = Usage(len(call.prompt.ids), call.prompt.image_tokens, made)
+        timings = Timings(
+            load=self.load_seconds,
+            decode_media=call.prompt.decode_seconds,
+            preprocess=call.prompt.preprocess_seconds,
+            vision=seconds.vision,
+            prefill=seconds.prefill,
+            decode=seconds.decode,
+            ttft=ttft,
+        )
+        return usage, timings
+
+
+def as_messages(text: str, images: Sequence[Any] = (), system: str | None = None) -> list[dict[str, Any]]:
+    """OpenAI-style messages of one question with its images before the text."""
+    if isinstance(images, str | bytes | Path | Mapping) or not isinstance(images, Sequence):
+        raise InputError(f"images must be a list, not {type(images).__name__}: write images=[...]")
+    content: Any = text
+    if images:
+        content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
+    system_part = [] if system is None else [{"role": "system", "content": system}]
+    return [*system_part, {"role": "user", "content": content}]
+
+
+def fold(chunks: Iterator[Chunk]) -> Result:
+    """A whole answer out of its chunks."""
+    text, ids = [], []
+    for chunk in chunks:
+        text.append(chunk.text)
+        ids.extend(chunk.token_ids)
+    assert chunk.finish_reason is not None
+    assert chunk.usage is not None
+    assert chunk.timings is not None
+    return Result("".join(text), tuple(ids), chunk.finish_reason, chunk.usage, chunk.timings)
