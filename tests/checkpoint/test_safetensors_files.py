@@ -42,6 +42,15 @@ def item(dtype: object = "F32", shape: object = (1,), offsets: object = (0, 4)) 
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
+def library_accepts(path: Path) -> bool:
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            file.keys()
+            return True
+    except Exception:
+        return False
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_values_equal_the_real_library(tmp_path: Path, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(3)
@@ -61,7 +70,7 @@ def test_values_equal_the_real_library(tmp_path: Path, dtype: torch.dtype) -> No
         assert stored[name].shape == tuple(want.shape)
         bits = want.view(torch.int32 if dtype == torch.float32 else torch.int16).numpy()
         assert np.array_equal(stored[name].data.view(bits.dtype), bits)
-        assert np.array_equal(stored[name].float32(), want.float().numpy(), equal_nan=True)
+        assert np.array_equal(stored[name].float32().reshape(want.shape), want.float().numpy(), equal_nan=True)
 
 
 def test_views_are_mapped_and_read_only(tmp_path: Path) -> None:
@@ -101,8 +110,8 @@ def test_data_order_may_differ_from_header_order(tmp_path: Path) -> None:
         (b'{"\xff":1}', b"", "byte 2 is not UTF-8"),
         (b'{"a":' + b"[" * 90000, b"", "not"),
         ({"__metadata__": {"a": 1}}, b"", "__metadata__"),
-        ({"a": 5}, b"", "tensor 'a'.*exactly dtype"),
-        ({"a": {**item(), "more": 1}}, b"0" * 4, "tensor 'a'.*exactly dtype"),
+        ({"a": 5}, b"", "tensor 'a'.*lacks dtype"),
+        ({"a": {"dtype": "F32", "shape": [1]}}, b"0" * 4, "tensor 'a'.*lacks dtype"),
         ({"a": item("F31")}, b"0" * 4, "tensor 'a': unknown dtype 'F31'"),
         ({"a": item(["F32"])}, b"0" * 4, "unknown dtype"),
         ({"a": item(shape=[-1])}, b"0" * 4, r"shape \[-1\]"),
@@ -125,8 +134,7 @@ def test_a_damaged_header_is_named(tmp_path: Path, header: object, data: bytes, 
     with pytest.raises(CheckpointError, match=message) as error:
         read_header(path)
     assert str(path) in str(error.value)
-    with pytest.raises(Exception):  # noqa: B017, PT011: the library refuses it as well, in its own words
-        safetensors.safe_open(path, "np").__enter__()
+    assert not library_accepts(path)
 
 
 @pytest.mark.parametrize(
@@ -166,14 +174,6 @@ def test_a_file_that_shrinks_after_its_header_was_read(tmp_path: Path) -> None:
     write(tmp_path, b"")
     with pytest.raises(CheckpointError, match="cannot be mapped"):
         map_tensors(entries.values())
-
-
-def library_accepts(path: Path) -> bool:
-    try:
-        with safetensors.safe_open(path, "np") as file:
-            return bool(list(file.keys())) or True
-    except Exception:
-        return False
 
 
 def test_flipped_header_bits_never_crash_and_never_widen_what_the_library_accepts(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Turns what the user calls a model into a directory on this machine, downloading it from the hub where needed.
 
 The only module of this floor that touches the network. The download client is imported when a hub id is really
-resolved; it honours HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE, caches, and resumes broken downloads.
+resolved; it honours HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE, and resumes broken downloads.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def resolve(model: str | Path, revision: str | None = None, progress: Progress |
             raise CheckpointError(f"{directory}: the embedded checkpoint is missing: install pocketvlm again")
         return _without_revision(directory, text, revision)
     path = Path(text).expanduser()
-    if text and path.is_dir():
+    if not text:
+        raise _unknown(text, False)
+    if path.is_dir():
         return _without_revision(path, text, revision)
     if path.exists():
         raise CheckpointError(f"model {text!r} is a file: give the directory that holds it and its config.json")

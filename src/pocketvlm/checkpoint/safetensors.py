@@ -112,8 +112,8 @@ def _entry(path: Path, name: str, item: Any, base: int) -> TensorEntry:
     def fail(what: str) -> CheckpointError:
         return CheckpointError(f"{path}: tensor {name!r}: {what}: the file is damaged: download or copy it again")
 
-    if not isinstance(item, dict) or set(item) != {"dtype", "shape", "data_offsets"}:
-        raise fail("the header item needs exactly dtype, shape and data_offsets")
+    if not isinstance(item, dict) or not {"dtype", "shape", "data_offsets"} <= set(item):
+        raise fail("its header item lacks dtype, shape or data_offsets")
     dtype, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _BITS:
         raise fail(f"unknown dtype {dtype!r}")
