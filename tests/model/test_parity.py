@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle import Oracle, config_dict, make_oracle, make_prompt, reference_features, reference_logits
+from oracle import Oracle, assert_close, config_dict, make_oracle, make_prompt, reference_features, reference_logits
 
 from pocketvlm.backends.ops import Ops
 from pocketvlm.engine import Engine
@@ -45,18 +45,6 @@ def engine_for(oracle: Oracle, ops: Ops, chunk: int = 512) -> Engine:
 def sizes_for(mode: str) -> list[tuple[int, int]]:
     unit = 4 if mode == "16x" else 2
     return [(unit, unit), (2 * unit, 3 * unit), (5 * unit, unit)]
-
-
-def assert_close(ours: np.ndarray, reference: np.ndarray, tolerance: float) -> None:
-    """Within tolerance, and the same best token wherever the reference's lead is larger than that."""
-    assert ours.dtype == np.float32
-    assert ours.shape == reference.shape
-    assert 0.3 < reference.std() < 30
-    assert np.abs(ours - reference).max() <= tolerance
-    best = np.sort(reference, axis=-1)
-    clear = best[:, -1] - best[:, -2] > tolerance
-    assert clear.any()
-    assert (ours.argmax(-1) == reference.argmax(-1))[clear].all()
 
 
 def test_tensor_names_are_those_of_the_reference(oracle: Oracle) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 class StopStrings:
     """Feed pieces of text; get back what is safe to show. The same result at any split.
 
-    The answer ends before the earliest match; where two match at one place they end at the same place.
+    The match that is complete first ends the answer (the longer one, where two end at the same place).
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -21,9 +21,9 @@ class StopStrings:
         if self.matched is not None:
             return ""
         self._held += text
-        found = [(place, stop) for stop in self.stops if (place := self._held.find(stop)) >= 0]
+        found = [(place + len(stop), place, stop) for stop in self.stops if (place := self._held.find(stop)) >= 0]
         if found:
-            place, self.matched = min(found)
+            _, place, self.matched = min(found)
             shown, self._held = self._held[:place], ""
             return shown
         keep = max((self._overlap(stop) for stop in self.stops), default=0)

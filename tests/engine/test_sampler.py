@@ -1,0 +1,128 @@
+"""Sampling against transformers' logits processors and against plain counting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from pocketvlm.engine.request import Request, Sequence
+from pocketvlm.engine.sampler import candidates, penalise, sample
+from pocketvlm.errors import OptionError
+from pocketvlm.types import Prompt, SamplingParams
+
+VOCAB = 40
+
+
+def row(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 3, VOCAB).astype(np.float32)
+
+
+def sequence(output: list[int] | None = None, eos: tuple[int, ...] = (), **params: Any) -> Sequence:
+    prompt = Prompt(np.array([1, 2, 3], dtype=np.int32), (), (), "")
+    chosen = SamplingParams(**params)
+    state = Sequence(0, Request(prompt, chosen, eos), chosen.max_tokens, np.random.default_rng(chosen.seed))
+    state.output = output or []
+    return state
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    temperature=st.floats(0.2, 3),
+    top_k=st.integers(0, VOCAB + 5),
+    top_p=st.floats(0.05, 1),
+    min_p=st.floats(0, 0.5),
+)
+def test_candidates_equal_transformers(seed: int, temperature: float, top_k: int, top_p: float, min_p: float) -> None:
+    logits = row(seed)
+    chain = [TemperatureLogitsWarper(temperature)]
+    chain += [TopKLogitsWarper(top_k)] if top_k else []
+    chain += [TopPLogitsWarper(top_p)] if top_p < 1 else []
+    chain += [MinPLogitsWarper(min_p)] if min_p else []
+    scores = LogitsProcessorList(chain)(
+        torch.zeros(1, 1, dtype=torch.long), torch.from_numpy(logits.astype(float))[None]
+    )
+    reference = scores.softmax(-1)[0].numpy()
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    ids, weights = candidates(logits, params)
+    ours = np.zeros(VOCAB)
+    ours[ids] = weights
+    assert np.abs(ours - reference).max() < 1e-9
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.3])
+def test_repetition_penalty_equals_transformers(penalty: float) -> None:
+    logits = row(1)
+    seen = torch.tensor([[1, 2, 3, 9, 9, 30]])
+    reference = RepetitionPenaltyLogitsProcessor(penalty)(seen, torch.from_numpy(logits.copy())[None])[0].numpy()
+    params = SamplingParams(repetition_penalty=penalty)
+    ours = penalise(logits, np.array([1, 2, 3], dtype=np.int32), [9, 9, 30], params)
+    assert np.allclose(ours, reference, atol=1e-6)
+
+
+def test_presence_and_frequency_count_the_output_only() -> None:
+    logits = np.zeros(VOCAB, dtype=np.float32)
+    params = SamplingParams(presence_penalty=0.5, frequency_penalty=0.25)
+    ours = penalise(logits, np.array([1, 2], dtype=np.int32), [5, 5, 6], params)
+    assert ours[5] == -1.0
+    assert ours[6] == -0.75
+    assert ours[1] == 0.0
+    assert not logits.any()
+
+
+def test_draws_follow_the_distribution_and_the_seed() -> None:
+    logits = row(2)
+    state = sequence(temperature=1.0, seed=4)
+    drawn = [sample(logits, state) for _ in range(20_000)]
+    share = np.bincount(drawn, minlength=VOCAB) / len(drawn)
+    expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    assert np.abs(share - expected).max() < 0.015
+    again = sequence(temperature=1.0, seed=4)
+    assert [sample(logits, again) for _ in range(50)] == drawn[:50]
+    other = sequence(temperature=1.0, seed=5)
+    assert [sample(logits, other) for _ in range(50)] != drawn[:50]
+
+
+def test_greedy_and_min_tokens() -> None:
+    logits = row(3)
+    best = int(logits.argmax())
+    assert sample(logits, sequence(temperature=0)) == best
+    early = sequence(eos=(best,), temperature=0, min_tokens=2)
+    assert sample(logits, early) != best
+    late = sequence(output=[1], eos=(best,), temperature=0, min_tokens=2)
+    assert sample(logits, late) == best
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("top_k", -1),
+        ("min_p", 2),
+        ("repetition_penalty", 0),
+        ("presence_penalty", 3),
+        ("max_tokens", 0),
+        ("min_tokens", 5000),
+        ("seed", -1),
+        ("stop", ("",)),
+    ],
+)
+def test_values_out_of_range_are_named(name: str, value: Any) -> None:
+    with pytest.raises(OptionError, match=name):
+        SamplingParams(**{name: value})
