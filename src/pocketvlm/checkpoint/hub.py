@@ -162,7 +162,7 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> str | None
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             return f"{name}: cannot write to {cache}: allow it, or set HF_HOME to a directory of yours"
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        return f"{name}: the download failed ({reason}): run it again, it goes on where it stopped"
+        return f"{name}: the download failed ({reason}): run it again, finished files are kept"
     return None
 
 
