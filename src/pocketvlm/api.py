@@ -20,10 +20,11 @@ from pocketvlm.checkpoint.huggingface import Checkpoint, read_checkpoint
 from pocketvlm.engine import Engine, Request, TokenEvent
 from pocketvlm.errors import InputError, OptionError
 from pocketvlm.model import MiniCPMV, expected_tensors
+from pocketvlm.processor.chat import ChatTemplate
 from pocketvlm.processor.newlines import NewlineNormalizer
 from pocketvlm.processor.processor import Processor
 from pocketvlm.processor.stops import StopStrings
-from pocketvlm.processor.tokenizer import Detokenizer
+from pocketvlm.processor.tokenizer import Detokenizer, Tokenizer
 from pocketvlm.types import Chunk, FinishReason, Prompt, Result, SamplingParams, Timings, Usage
 
 Backend = Literal["native", "torch"]
@@ -78,10 +79,17 @@ def load(
     network = MiniCPMV(checkpoint.model, ops, tensors, notify)
     options = {} if prefill_chunk is None else {"prefill_chunk": prefill_chunk}
     engine = Engine(network, memory_limit, **options)
-    processor = Processor.from_checkpoint_files(
-        checkpoint.processor, checkpoint.tokenizer_file, checkpoint.tokenizer_config, checkpoint.chat_template
+    return Model(str(model), checkpoint, processor_for(checkpoint), engine, precision, time.perf_counter() - began)
+
+
+def processor_for(checkpoint: Checkpoint) -> Processor:
+    """The processor of a checkpoint; reads its tokenizer but none of its tensors."""
+    return Processor(
+        checkpoint.processor,
+        Tokenizer.from_files(checkpoint.tokenizer_file, checkpoint.tokenizer_config),
+        ChatTemplate.load(checkpoint.chat_template, checkpoint.tokenizer_config),
+        checkpoint.model.image_token_id,
     )
-    return Model(str(model), checkpoint, processor, engine, precision, time.perf_counter() - began)
 
 
 def _backend(name: Backend, threads: int | None, device: str | None) -> Ops:
@@ -312,7 +320,8 @@ def as_messages(text: str, images: Sequence[Any] = (), system: str | None = None
 
 def fold(chunks: Iterator[Chunk]) -> Result:
     """A whole answer out of its chunks."""
-    text, ids = [], []
+    text: list[str] = []
+    ids: list[int] = []
     for chunk in chunks:
         text.append(chunk.text)
         ids.extend(chunk.token_ids)
