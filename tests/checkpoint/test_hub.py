@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hub_server import StandInHub
+from huggingface_hub import errors
 from tiny_checkpoint import SHAPES, encode, random_bits, write_checkpoint
 
 from pocketvlm.checkpoint.hub import embedded_directory, pull, resolve
@@ -280,3 +282,36 @@ def test_the_download_client_is_imported_only_when_needed(tmp_path: Path) -> Non
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     command = [sys.executable, "-c", code, str(tmp_path)]
     assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full at .*: make room, or set HF_HOME"),
+        (OSError(errno.EACCES, "Permission denied"), "cannot write to .*: allow it, or set HF_HOME"),
+        (
+            OSError("Consistency check failed: 5 of 6\nmore"),
+            r"the download failed \(Consistency check failed: 5 of 6\): run",
+        ),
+        (type("ReadTimeout", (Exception,), {"__module__": "httpx"})(), "cannot be reached .*: check the network"),
+        (errors.HFValidationError("bad"), "'org/name' is not a valid hub id: give org/name"),
+    ],
+)
+def test_other_failures_are_one_line(monkeypatch: pytest.MonkeyPatch, failure: Exception, message: str) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise failure
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(DownloadError, match=message) as error:
+        resolve("org/name")
+    assert "\n" not in str(error.value)
+    assert error.value.__cause__ is failure
+
+
+def test_a_bug_in_the_client_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise KeyError("bug")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(KeyError):
+        resolve("org/name")
