@@ -1,0 +1,56 @@
+"""From messages and pictures to token ids and patches: everything that happens before the model runs.
+
+`Processor` turns a conversation into a `Prompt`; the other names are its parts, usable alone. Names load on first use,
+so that importing this package loads neither Pillow nor tokenizers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pocketvlm.processor.chat import ChatTemplate
+    from pocketvlm.processor.image import ImageOptions, pack_pixel_values, plan_image, prepare_image
+    from pocketvlm.processor.media import MediaLimits, load_image
+    from pocketvlm.processor.newlines import NewlineNormalizer, normalize_newlines
+    from pocketvlm.processor.processor import Processor
+    from pocketvlm.processor.tokenizer import Detokenizer, Tokenizer
+
+__all__ = [
+    "ChatTemplate",
+    "Detokenizer",
+    "ImageOptions",
+    "MediaLimits",
+    "NewlineNormalizer",
+    "Processor",
+    "Tokenizer",
+    "load_image",
+    "normalize_newlines",
+    "pack_pixel_values",
+    "plan_image",
+    "prepare_image",
+]
+
+_HOME = {
+    "ChatTemplate": "chat",
+    "Detokenizer": "tokenizer",
+    "ImageOptions": "image",
+    "MediaLimits": "media",
+    "NewlineNormalizer": "newlines",
+    "Processor": "processor",
+    "Tokenizer": "tokenizer",
+    "load_image": "media",
+    "normalize_newlines": "newlines",
+    "pack_pixel_values": "image",
+    "plan_image": "image",
+    "prepare_image": "image",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,126 @@
+"""Fetching a picture over http(s) with the standard library, bounded in time, size and redirects."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import time
+import urllib.error
+import urllib.request
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from pocketvlm.errors import ImageError
+
+if TYPE_CHECKING:
+    from pocketvlm.processor.media import MediaLimits
+
+AGENT = "pocketvlm"
+_CHUNK = 1 << 16
+
+
+class _TooManyRedirectsError(Exception):
+    pass
+
+
+class _BadRedirectError(Exception):
+    pass
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows at most `limit` redirects, and only to http and https."""
+
+    def __init__(self, limit: int) -> None:
+        self.left = limit
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if urlsplit(newurl).scheme.lower() not in ("http", "https"):
+            raise _BadRedirectError(newurl)
+        if self.left <= 0:
+            raise _TooManyRedirectsError
+        self.left -= 1
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener(limits: MediaLimits) -> urllib.request.OpenerDirector:
+    # Not build_opener: it would add handlers for file:, ftp: and data:.
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(context=ssl.create_default_context()),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        _Redirects(limits.max_redirects),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    opener.addheaders = [("User-Agent", AGENT), ("Accept", "image/*")]
+    return opener
+
+
+def _ascii_url(url: str, name: str) -> str:
+    """The URL with non-ASCII host and path encoded, as browsers do. Raises ImageError for what cannot be fetched."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        port = parts.port
+        if parts.username or parts.password:
+            raise ImageError(f"{name}: a URL with a user name or password is not supported")
+        if not host:
+            raise ImageError(f"{name}: the URL has no host")
+        shown = f"[{host}]" if ":" in host else host.encode("idna").decode("ascii")
+    except (ValueError, UnicodeError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{name}: not a valid URL: {error}") from None
+    netloc = shown if port is None else f"{shown}:{port}"
+    safe = "/:?#[]@!$&'()*+,;=%~-._"
+    return urlunsplit((parts.scheme, netloc, quote(parts.path, safe), quote(parts.query, safe), ""))
+
+
+def fetch(url: str, name: str, limits: MediaLimits) -> tuple[bytes, str]:
+    """Body and content type of a URL. `name` stands for the URL in messages. Raises ImageError."""
+    deadline = time.monotonic() + limits.timeout
+    slow = f"{name}: no complete answer within {limits.timeout:g} s: try again or raise timeout"
+    request = urllib.request.Request(_ascii_url(url, name))
+    try:
+        with _opener(limits).open(request, timeout=limits.timeout) as response:
+            body = _body(response, name, limits, deadline, slow)
+            return body, response.headers.get("Content-Type", "")
+    except _TooManyRedirectsError:
+        raise ImageError(f"{name}: more than {limits.max_redirects} redirects") from None
+    except _BadRedirectError as error:
+        raise ImageError(f"{name}: redirected to {str(error)[:60]!r}, which is not http or https") from None
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise ImageError(f"{name}: the server answered {error.code} {error.reason}") from None
+    except TimeoutError:
+        raise ImageError(slow) from None
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, TimeoutError):
+            raise ImageError(slow) from None
+        raise ImageError(f"{name}: cannot be fetched: {reason}") from error
+
+
+def _body(response: Any, name: str, limits: MediaLimits, deadline: float, slow: str) -> bytes:
+    stated = response.headers.get("Content-Length", "")
+    length = int(stated) if stated.isdigit() else None
+    over = f"are more than the limit of {limits.max_bytes}: send a smaller file or raise max_bytes"
+    if length is not None and length > limits.max_bytes:
+        raise ImageError(f"{name}: {length} bytes {over}")
+    chunks, total = [], 0
+    # read1 returns what one receive brings, so that a dripping server cannot hold us past the deadline.
+    while chunk := response.read1(_CHUNK):
+        chunks.append(chunk)
+        total += len(chunk)
+        if total > limits.max_bytes:
+            raise ImageError(f"{name}: {total} bytes and more {over}")
+        if time.monotonic() > deadline:
+            raise ImageError(slow)
+    if length is not None and total < length:
+        raise ImageError(f"{name}: the connection closed after {total} of {length} bytes")
+    return b"".join(chunks)

@@ -1,0 +1,301 @@
+"""Pictures from paths, URLs, data URIs, bytes, Pillow and NumPy: fetched, decoded and made RGB (facts 4.1).
+
+What becomes of transparency and orientation follows the route that transformers takes for the same input:
+
+| input | orientation tag | transparency |
+|---|---|---|
+| path, file: and http(s): URL, data URI, base64, bytes, file object | applied | dropped: the colours below it show |
+| Pillow image | not applied | composed over white |
+| NumPy array [height, width, 4] | - | composed over white |
+
+One deliberate difference: transformers clips 16-bit grey levels at 255, which turns nearly every such image white. Here
+they keep their high byte, as Pillow does for 16-bit colour.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
+
+from pocketvlm.errors import ImageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+
+
+@dataclass(frozen=True, slots=True)
+class MediaLimits:
+    """What a picture may cost and where it may come from; every failure names the limit that stopped it.
+
+    max_bytes: encoded size. max_pixels: width x height after decoding. max_ratio: longer side over shorter side.
+    timeout: seconds for one fetch. max_redirects: per fetch. local_files, remote: whether paths and file: URLs, and
+    http(s) URLs, are opened at all. max_images: per conversation.
+    """
+
+    max_bytes: int = 64 << 20
+    max_pixels: int = 178_956_970
+    max_ratio: float = 1000.0
+    timeout: float = 20.0
+    max_redirects: int = 5
+    local_files: bool = True
+    remote: bool = True
+    max_images: int = 1000
+
+
+def shorten(text: str, length: int = 80) -> str:
+    """A source's name for messages: data URIs and long names are cut, credentials left out."""
+    if text[:5].lower() == "data:":
+        return f"{text[:30]}... ({len(text)} characters)" if len(text) > 40 else text
+    if "://" in text and "@" in text.split("://", 1)[1].split("/", 1)[0]:
+        scheme, rest = text.split("://", 1)
+        text = f"{scheme}://...@{rest.split('@', 1)[1]}"
+    return text if len(text) <= length else f"{text[: length - 20]}...{text[-17:]}"
+
+
+def load_image(source: Any, limits: MediaLimits | None = None, *, is_base64: bool = False) -> Image:
+    """An RGB Pillow image from any accepted source; see the module's table. The caller's objects are not changed.
+
+    source: str (path, ~ path, file:, http:, https: or data: URI; or base64 text with is_base64), os.PathLike, bytes,
+    a binary file object, a Pillow image, or a uint8 NumPy array [height, width] or [height, width, 1 | 3 | 4].
+    Of animations and multi-page files the first picture counts. Raises ImageError.
+    """
+    limits = limits or MediaLimits()
+    if isinstance(source, str) and is_base64:
+        return _decode(_from_base64(source, "base64 text", limits), "base64 text", limits)
+    if isinstance(source, str | os.PathLike):
+        return _from_name(os.fspath(source), limits)
+    if isinstance(source, bytes | bytearray | memoryview):
+        name = f"{len(source)} bytes"
+        _check_bytes(len(source), name, limits)
+        return _decode(bytes(source), name, limits)
+    # Pillow first: its images also have a `read`-like surface in some subclasses.
+    import PIL.Image
+
+    if isinstance(source, PIL.Image.Image):
+        return _from_pillow(source, limits)
+    if hasattr(source, "__array_interface__") and hasattr(source, "dtype"):
+        return _from_array(source, limits)
+    if hasattr(source, "read"):
+        return _from_file(source, limits)
+    raise ImageError(
+        f"an image cannot be a {type(source).__name__}: give a path, a URL, a data URI, bytes, a Pillow image or a "
+        "NumPy array"
+    )
+
+
+def _check_bytes(count: int, name: str, limits: MediaLimits) -> None:
+    if count > limits.max_bytes:
+        raise ImageError(
+            f"{name}: {count} bytes are more than the limit of {limits.max_bytes}: "
+            "send a smaller file or raise max_bytes"
+        )
+
+
+def _check_size(width: int, height: int, name: str, limits: MediaLimits) -> None:
+    if width < 1 or height < 1:
+        raise ImageError(f"{name}: an image of {width}x{height} pixels has nothing to see")
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            f"{name}: {width}x{height} = {width * height} pixels are more than the limit of {limits.max_pixels}: "
+            "send a smaller image or raise max_pixels"
+        )
+    if max(width, height) > limits.max_ratio * min(width, height):
+        raise ImageError(
+            f"{name}: {width}x{height} pixels is longer than {limits.max_ratio:g}:1: crop it or raise max_ratio"
+        )
+
+
+def _from_name(source: str | bytes, limits: MediaLimits) -> Image:
+    text = os.fsdecode(source)
+    name = shorten(text)
+    scheme = text.split(":", 1)[0].lower() if ":" in text else ""
+    if scheme == "data":
+        return _decode(_from_data_uri(text, name, limits), name, limits)
+    if scheme in ("http", "https"):
+        if not limits.remote:
+            raise ImageError(f"{name}: fetching from the network is switched off here: send the image itself")
+        from pocketvlm.processor.fetch import fetch
+
+        data, content_type = fetch(text, name, limits)
+        return _decode(data, name, limits, content_type)
+    if scheme == "file":
+        text = _file_path(text, name)
+    elif "://" in text:
+        raise ImageError(f"{name}: {scheme}: is not supported: use http, https, data or file, or a path")
+    if not limits.local_files:
+        raise ImageError(f"{name}: reading local files is switched off here: send the image as a data URI")
+    return _from_path(text, name, limits)
+
+
+def _file_path(text: str, name: str) -> str:
+    parts = urlsplit(text)
+    if parts.netloc not in ("", "localhost"):
+        raise ImageError(f"{name}: a file: URI on another host ({parts.netloc}) cannot be opened")
+    return unquote(parts.path)
+
+
+def _from_path(text: str, name: str, limits: MediaLimits) -> Image:
+    try:
+        path = Path(text).expanduser()
+        if not path.exists():
+            raise ImageError(f"{name}: no such file")
+        if not path.is_file():
+            raise ImageError(f"{name}: not a regular file")
+        _check_bytes(path.stat().st_size, name, limits)
+        with path.open("rb") as stream:
+            return _decode(_read(stream, name, limits), name, limits)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~ without a home, ValueError: a NUL inside
+        if isinstance(error, ImageError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ImageError(f"{name}: cannot be read: {reason}") from error
+
+
+def _read(stream: Any, name: str, limits: MediaLimits) -> bytes:
+    data = stream.read(limits.max_bytes + 1)
+    if not isinstance(data, bytes):
+        raise ImageError(f"{name}: must be opened in binary mode ('rb')")
+    if len(data) > limits.max_bytes:
+        raise ImageError(f"{name}: more than the limit of {limits.max_bytes} bytes: send less or raise max_bytes")
+    return data
+
+
+def _from_file(stream: Any, limits: MediaLimits) -> Image:
+    name = shorten(str(getattr(stream, "name", "") or "file object"))
+    try:
+        data = _read(stream, name, limits)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{name}: cannot be read: {error}") from error
+    return _decode(data, name, limits)
+
+
+def _from_data_uri(text: str, name: str, limits: MediaLimits) -> bytes:
+    head, comma, body = text[5:].partition(",")
+    if not comma:
+        raise ImageError(f"{name}: a data URI needs a comma before its data")
+    if head.replace(" ", "").lower().endswith(";base64"):
+        return _from_base64(unquote(body) if "%" in body else body, name, limits)
+    data = unquote_to_bytes(body)
+    _check_bytes(len(data), name, limits)
+    return data
+
+
+def _from_base64(text: str, name: str, limits: MediaLimits) -> bytes:
+    compact = "".join(text.split()).rstrip("=")
+    _check_bytes(len(compact) * 3 // 4, name, limits)
+    try:
+        return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ImageError(f"{name}: not valid base64: {error}") from None
+
+
+def _decode(data: bytes, name: str, limits: MediaLimits, content_type: str = "") -> Image:
+    """Decode an encoded picture by transformers' rule for files: upright, then RGB with transparency dropped."""
+    if not data:
+        raise ImageError(f"{name}: empty, no image data")
+    import PIL.Image
+    import PIL.TiffImagePlugin  # registers its format without loading every plugin
+    import PIL.WebPImagePlugin
+    from PIL import ImageFile, ImageOps, UnidentifiedImageError
+
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ImageError(
+            f"{name}: PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, so broken files would pass: switch it off"
+        )
+    try:
+        with warnings.catch_warnings():
+            # The size is checked right below, against our own limit.
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            image: Image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(image.width, image.height, name, limits)
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        return _to_rgb(image, name)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        told = f", sent as {content_type}" if content_type else ""
+        raise ImageError(
+            f"{name}: not a picture in a format we read ({', '.join(FORMATS)}); it starts with {data[:12]!r}{told}"
+        ) from None
+    except PIL.Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: {error}: send a smaller image or raise PIL.Image.MAX_IMAGE_PIXELS") from None
+    except Exception as error:  # decoders of broken files raise OSError, SyntaxError, ValueError, struct.error, ...
+        raise ImageError(f"{name}: damaged or incomplete image file: {error}") from error
+
+
+def _to_rgb(image: Image, name: str) -> Image:
+    """RGB without looking at transparency."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return _high_byte(image)
+    if image.mode in ("I", "F"):
+        raise ImageError(
+            f"{name}: {image.mode!r} pixels (32-bit) have no fixed range: scale them to 8 bits per channel first"
+        )
+    return image.convert("RGB")
+
+
+def _high_byte(image: Image) -> Image:
+    import numpy as np
+    import PIL.Image
+
+    levels = np.asarray(image).astype(np.int64) >> 8
+    return PIL.Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _from_pillow(image: Image, limits: MediaLimits) -> Image:
+    import PIL.Image
+
+    name = f"Pillow image ({image.mode})"
+    _check_size(image.width, image.height, name, limits)
+    try:
+        if "A" in image.getbands() or image.info.get("transparency") is not None:
+            front = image.convert("RGBA")
+            white = PIL.Image.new("RGBA", front.size, (255, 255, 255, 255))
+            return PIL.Image.alpha_composite(white, front).convert("RGB")
+        return _to_rgb(image, name)
+    except (OSError, ValueError, SyntaxError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{name}: cannot be converted to RGB: {error}") from error
+
+
+def _from_array(source: Any, limits: MediaLimits) -> Image:
+    import numpy as np
+    import PIL.Image
+
+    array: NDArray[np.uint8] = np.asarray(source)
+    name = f"array {array.dtype}{list(array.shape)}"
+    if array.dtype != np.uint8:
+        raise ImageError(
+            f"{name}: only uint8 arrays are images; for floats in 0..1: (array * 255).round().astype('uint8')"
+        )
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        turned = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        hint = ": transpose(1, 2, 0) puts the channels last" if turned else ""
+        raise ImageError(f"{name}: give [height, width] or [height, width, 1, 3 or 4]{hint}")
+    _check_size(array.shape[1], array.shape[0], name, limits)
+    if array.shape[2] == 1:
+        array = np.repeat(array, 3, axis=2)
+    elif array.shape[2] == 4:
+        # The reference's formula for arrays: float64, halves to even. It is not Pillow's integer arithmetic.
+        alpha = array[..., 3:4] / 255
+        array = np.round(alpha * array[..., :3] + (1 - alpha) * 255).astype(np.uint8)
+    return PIL.Image.fromarray(np.ascontiguousarray(array))

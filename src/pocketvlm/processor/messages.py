@@ -1,0 +1,223 @@
+"""OpenAI-style messages: checked, brought into the form that chat templates read, images taken out in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pocketvlm.errors import OptionError, PromptError
+
+ROLES = ("system", "user", "assistant", "tool")
+IMAGE_OPTIONS = ("downsample_mode", "max_slice_nums", "scale_resolution", "slice_mode", "use_image_id")
+_SOURCE_KEYS = ("image", "url", "path", "base64")
+_DETAIL: dict[str, str | None] = {"low": "16x", "high": "4x", "auto": None}
+# The first is the name that templates read; the others are what other servers and libraries call it.
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """One image of a conversation: what to load, its own options, and where it stands (for error messages)."""
+
+    source: Any
+    options: Mapping[str, Any]
+    where: str
+    base64: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages ready for a template, and the images in reading order.
+
+    messages: plain dictionaries; every image part has become {"type": "image"}.
+    """
+
+    messages: list[dict[str, Any]]
+    images: list[ImagePart] = field(default_factory=list)
+
+
+def read_messages(messages: Any) -> Conversation:
+    """Check messages and take their images out. Raises PromptError or OptionError naming message, part and key.
+
+    Accepted content: a string, None, or a list of parts {"type": "text", "text": ...},
+    {"type": "image", "image" | "url" | "path" | "base64": ..., + image options} and
+    {"type": "image_url", "image_url": {"url": ..., "detail": "low" | "high" | "auto"} or a string, + image options}.
+    Keys whose value is None count as absent.
+    """
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        raise PromptError(f"messages must be a list of {{'role', 'content'}} objects, not {type(messages).__name__}")
+    if not messages:
+        raise PromptError("messages is empty: give at least one user message")
+    images: list[ImagePart] = []
+    read = [_message(message, f"messages[{index}]", images) for index, message in enumerate(messages)]
+    return Conversation(read, images)
+
+
+def _message(message: Any, where: str, images: list[ImagePart]) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise PromptError(f"{where} must be an object with 'role' and 'content', not {type(message).__name__}")
+    given = {key: value for key, value in message.items() if value is not None}
+    role = given.pop("role", None)
+    if role not in ROLES:
+        raise PromptError(f"{where}: role={role!r} is not supported: give one of {', '.join(ROLES)}")
+    result: dict[str, Any] = {"role": str(role)}
+    content = given.pop("content", None)
+    calls = given.pop("tool_calls", None)
+    if content is None and role in ("system", "user"):
+        raise PromptError(f"{where}: a {role} message needs 'content': a string or a list of parts")
+    if content is not None:
+        result["content"] = _content(content, f"{where}.content", images)
+    if calls:
+        result["tool_calls"] = _tool_calls(calls, f"{where}.tool_calls")
+    reasoning = next((given[name] for name in _REASONING if name in given), None)
+    if reasoning is not None:
+        if not isinstance(reasoning, str):
+            raise PromptError(f"{where}: reasoning_content must be a string, not {type(reasoning).__name__}")
+        result["reasoning_content"] = reasoning
+    for key, value in given.items():
+        if key not in result:
+            result[str(key)] = plain_data(value, f"{where}.{key}")
+    return result
+
+
+def _content(content: Any, where: str, images: list[ImagePart]) -> str | list[dict[str, Any]]:
+    if isinstance(content, str):
+        return str(content)
+    if not isinstance(content, Sequence) or isinstance(content, bytes):
+        raise PromptError(f"{where} must be a string or a list of parts, not {type(content).__name__}")
+    return [_part(part, f"{where}[{index}]", images) for index, part in enumerate(content)]
+
+
+def _part(part: Any, where: str, images: list[ImagePart]) -> dict[str, Any]:
+    if not isinstance(part, Mapping):
+        hint = " (text is {'type': 'text', 'text': ...}, an image {'type': 'image', 'image': ...})"
+        raise PromptError(f"{where} must be an object with a 'type', not {type(part).__name__}{hint}")
+    given = {key: value for key, value in part.items() if value is not None}
+    kind = given.pop("type", None)
+    if kind == "text":
+        text = given.pop("text", None)
+        if not isinstance(text, str):
+            raise PromptError(f"{where}: 'text' must be a string, not {type(text).__name__}")
+        _nothing_left(given, where, ())
+        return {"type": "text", "text": str(text)}
+    if kind == "image":
+        images.append(_image(given, where))
+        return {"type": "image"}
+    if kind == "image_url":
+        images.append(_image_url(given, where))
+        return {"type": "image"}
+    if kind in ("video", "video_url"):
+        raise PromptError(f"{where}: video comes later; give single frames as images")
+    raise PromptError(f"{where}: type={kind!r} is not supported: give 'text', 'image' or 'image_url'")
+
+
+def _image(given: dict[str, Any], where: str) -> ImagePart:
+    sources = [key for key in _SOURCE_KEYS if key in given]
+    if len(sources) != 1:
+        found = " and ".join(map(repr, sources)) or "none"
+        raise PromptError(f"{where}: an image part needs exactly one of {', '.join(_SOURCE_KEYS)}; found {found}")
+    key = sources[0]
+    source = given.pop(key)
+    if key in ("url", "base64") and not isinstance(source, str):
+        raise PromptError(f"{where}: {key!r} must be a string, not {type(source).__name__}")
+    return ImagePart(source, _image_options(given, where), where, base64=key == "base64")
+
+
+def _image_url(given: dict[str, Any], where: str) -> ImagePart:
+    value = given.pop("image_url", None)
+    detail = given.pop("detail", None)
+    if isinstance(value, Mapping):
+        inner = {key: item for key, item in value.items() if item is not None}
+        value, detail = inner.pop("url", None), inner.pop("detail", detail)
+        _nothing_left(inner, f"{where}.image_url", ("url", "detail"))
+    if not isinstance(value, str):
+        raise PromptError(f"{where}: 'image_url' must be a string or an object with a 'url' string")
+    options = _image_options(given, where)
+    if detail is not None:
+        if detail not in _DETAIL:
+            raise OptionError(f"{where}: detail={detail!r} is not supported: give 'low', 'high' or 'auto'")
+        mode = _DETAIL[detail]
+        if mode is not None and options.setdefault("downsample_mode", mode) != mode:
+            raise OptionError(
+                f"{where}: detail={detail!r} means downsample_mode={mode!r}, but the part says "
+                f"downsample_mode={options['downsample_mode']!r}: give only one of them"
+            )
+    return ImagePart(value, options, where)
+
+
+def _image_options(given: dict[str, Any], where: str) -> dict[str, Any]:
+    for key in given:
+        if key not in IMAGE_OPTIONS:
+            raise OptionError(f"{where}: {key!r} is not an image option: give one of {', '.join(IMAGE_OPTIONS)}")
+    return dict(given)
+
+
+def _nothing_left(given: Mapping[Any, Any], where: str, allowed: Sequence[str]) -> None:
+    for key in given:
+        also = f": give {', '.join(map(repr, allowed))}" if allowed else ""
+        raise PromptError(f"{where}: unknown key {key!r}{also}")
+
+
+def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
+    if not isinstance(calls, Sequence) or isinstance(calls, str | bytes):
+        raise PromptError(f"{where} must be a list, not {type(calls).__name__}")
+    result = []
+    for index, call in enumerate(calls):
+        place = f"{where}[{index}]"
+        if not isinstance(call, Mapping):
+            raise PromptError(f"{place} must be an object, not {type(call).__name__}")
+        function = call.get("function", call)
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise PromptError(f"{place}: 'function' must be an object with a 'name' string")
+        arguments = _arguments(function.get("arguments"), f"{place}.function.arguments")
+        entry = {"type": "function", "function": {"name": str(function["name"]), "arguments": arguments}}
+        if isinstance(call.get("id"), str):
+            entry["id"] = str(call["id"])
+        result.append(entry)
+    return result
+
+
+def _arguments(value: Any, where: str) -> dict[str, Any]:
+    """Arguments as a mapping: OpenAI sends JSON text, templates want an object; absent or blank means none."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return {}
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise PromptError(f"{where} is not JSON: {error}") from None
+    if not isinstance(value, Mapping):
+        raise PromptError(f"{where} must be an object or its JSON text, not {type(value).__name__}")
+    result: dict[str, Any] = plain_data(value, where)
+    return result
+
+
+def read_tools(tools: Any) -> list[dict[str, Any]] | None:
+    """Tool definitions (JSON objects) as plain data; None and an empty list mean no tools. Raises PromptError."""
+    if tools is None:
+        return None
+    if not isinstance(tools, Sequence) or isinstance(tools, str | bytes):
+        raise PromptError(f"tools must be a list of objects, not {type(tools).__name__}")
+    for index, tool in enumerate(tools):
+        if not isinstance(tool, Mapping):
+            raise PromptError(f"tools[{index}] must be a JSON object, not {type(tool).__name__}")
+    return [plain_data(tool, f"tools[{index}]") for index, tool in enumerate(tools)] or None
+
+
+def plain_data(value: Any, where: str) -> Any:
+    """A copy made of dict, list, str, int, float, bool and None only, which is all that a template may see.
+
+    Raises PromptError naming the place for anything else.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain_data(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return [plain_data(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    raise PromptError(f"{where} must be JSON data, not {type(value).__name__}")
