@@ -20,11 +20,10 @@ from pocketvlm.checkpoint.huggingface import Checkpoint, read_checkpoint
 from pocketvlm.engine import Engine, Request, TokenEvent
 from pocketvlm.errors import InputError, OptionError
 from pocketvlm.model import MiniCPMV, expected_tensors
-from pocketvlm.processor.chat import ChatTemplate
 from pocketvlm.processor.newlines import NewlineNormalizer
 from pocketvlm.processor.processor import Processor
 from pocketvlm.processor.stops import StopStrings
-from pocketvlm.processor.tokenizer import Detokenizer, Tokenizer
+from pocketvlm.processor.tokenizer import Detokenizer
 from pocketvlm.types import Chunk, FinishReason, Prompt, Result, SamplingParams, Timings, Usage
 
 Backend = Literal["native", "torch"]
@@ -84,10 +83,11 @@ def load(
 
 def processor_for(checkpoint: Checkpoint) -> Processor:
     """The processor of a checkpoint; reads its tokenizer but none of its tensors."""
-    return Processor(
+    return Processor.from_checkpoint_files(
         checkpoint.processor,
-        Tokenizer.from_files(checkpoint.tokenizer_file, checkpoint.tokenizer_config),
-        ChatTemplate.load(checkpoint.chat_template, checkpoint.tokenizer_config),
+        checkpoint.tokenizer_file,
+        checkpoint.tokenizer_config,
+        checkpoint.chat_template,
         checkpoint.model.image_token_id,
     )
 
