@@ -1,0 +1,10 @@
+"""`python -m pocketvlm` is the command `pocketvlm`."""
+
+from __future__ import annotations
+
+import sys
+
+from pocketvlm.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,12 @@
+"""The command line: `pocketvlm run`, `info`, `tokens` and `pull`. One file per command, nothing heavy at import."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line with these arguments (None: those of the process) and return its exit code."""
+    from pocketvlm.cli.app import start
+
+    return start(argv)

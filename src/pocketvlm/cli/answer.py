@@ -1,0 +1,60 @@
+"""Writes an answer: as text while it comes, or as one JSON object; and the status line below it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+
+from pocketvlm.cli.terminal import Activity, dim, is_terminal, printable
+from pocketvlm.types import Chunk, FinishReason, Result, Timings, Usage
+
+
+def show(chunks: Iterator[Chunk], model: str, output: str, quiet: bool, activity: Activity) -> None:
+    """Consume an answer; stdout gets the answer alone, stderr one status line unless `quiet`."""
+    text, ids, last = _consume(chunks, output == "text", activity)
+    assert last.finish_reason is not None
+    assert last.usage is not None
+    assert last.timings is not None
+    result = Result(text, ids, last.finish_reason, last.usage, last.timings)
+    if output == "json":
+        print(json.dumps({"model": model, **result.to_dict()}, ensure_ascii=False), flush=True)
+    if not quiet:
+        line = status(result.usage, result.timings, result.finish_reason)
+        print(dim(line, sys.stderr), file=sys.stderr, flush=True)
+
+
+def _consume(chunks: Iterator[Chunk], stream: bool, activity: Activity) -> tuple[str, tuple[int, ...], Chunk]:
+    """Read all chunks, writing their text at once if `stream`; the text then ends with a new line."""
+    texts: list[str] = []
+    ids: list[int] = []
+    clean = printable if is_terminal(sys.stdout) else str
+    try:
+        for chunk in chunks:
+            activity.close()
+            texts.append(chunk.text)
+            ids.extend(chunk.token_ids)
+            if stream and chunk.text:
+                sys.stdout.write(clean(chunk.text))
+                sys.stdout.flush()
+    finally:
+        activity.close()
+        if stream and "".join(texts[-1:])[-1:] != "\n" and sys.exc_info()[0] in (None, KeyboardInterrupt):
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+    return "".join(texts), tuple(ids), chunk
+
+
+def status(usage: Usage, timings: Timings, reason: FinishReason) -> str:
+    """One line of figures, e.g. `ttft 0.21 s · vision 0.10 s · 85.2 tok/s · 88 prompt (64 image) + 12 tokens`."""
+    parts = [f"ttft {timings.ttft:.2f} s"]
+    if usage.image_tokens:
+        parts.append(f"vision {timings.vision:.2f} s")
+    # The first token comes with the prompt; decoding makes the others.
+    if usage.completion_tokens > 1 and timings.decode > 0:
+        parts.append(f"{(usage.completion_tokens - 1) / timings.decode:.1f} tok/s")
+    image = f" ({usage.image_tokens} image)" if usage.image_tokens else ""
+    parts.append(f"{usage.prompt_tokens} prompt{image} + {usage.completion_tokens} tokens")
+    if reason == "length":
+        parts.append("cut off by --max-tokens")
+    return " · ".join(parts)

@@ -1,0 +1,98 @@
+"""The application: its commands, `--version`, and the one place where anything that went wrong becomes one line.
+
+Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted, 141 the reader of stdout went away.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from pocketvlm import __version__
+from pocketvlm.cli.failure import report
+from pocketvlm.cli.info import info
+from pocketvlm.cli.pull import pull
+from pocketvlm.cli.run import run
+from pocketvlm.cli.tokens import tokens
+
+NAME = "pocketvlm"
+
+_EPILOG = """
+Examples:
+
+  pocketvlm run nano -i cat.jpg "What is this?"
+  pocketvlm run nano -i page.png "Read the text." --downsample-mode 4x
+  pocketvlm tokens -i page.png
+  pocketvlm info openbmb/MiniCPM-V-4.6
+
+MODEL is "nano" (built in, the default), a directory, or a hub id such as openbmb/MiniCPM-V-4.6.
+"""
+
+
+class _Group(TyperGroup):
+    """Reports what a command raises, and turns it into an exit code."""
+
+    def invoke(self, ctx: typer.Context) -> None:  # type: ignore[override]
+        try:
+            super().invoke(ctx)
+            sys.stdout.flush()
+        except typer.Exit:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            raise typer.Exit(report(error, debug=bool(ctx.meta.get("debug")))) from None
+
+
+app = typer.Typer(
+    name=NAME,
+    cls=_Group,
+    epilog=_EPILOG,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"{NAME} {__version__}")
+        raise typer.Exit()
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """MiniCPM-V 4.6 on this machine: images in, text out."""
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+for _function in (run, info, tokens, pull):
+    _name = _function.__name__
+    app.command(
+        _name,
+        epilog=sys.modules[_function.__module__].EPILOG,
+        context_settings={"auto_envvar_prefix": f"POCKETVLM_{_name.upper()}"},
+    )(_function)
+
+
+def start(argv: Sequence[str] | None = None) -> int:
+    """Run the application and return its exit code."""
+    if sys.stdout is None or sys.stderr is None:
+        return 1
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        code = typer.main.get_command(app).main(argv, NAME, standalone_mode=False)
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        return report(error, debug=False)
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,74 @@
+"""One line on stderr and an exit code for everything that can go wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+
+import typer
+
+from pocketvlm.cli.terminal import printable
+from pocketvlm.errors import OptionError, PocketVLMError
+
+FAILED, USAGE, INTERRUPTED, READER_GONE = 1, 2, 130, 141
+
+
+def report(error: BaseException, debug: bool) -> int:
+    """Say on stderr what happened, with a traceback if `debug`, and return the exit code."""
+    if isinstance(error, BrokenPipeError):
+        _drop_stdout()
+        return READER_GONE
+    if debug and not isinstance(error, typer.TyperException):
+        traceback.print_exception(error)
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        _say("interrupted")
+        return INTERRUPTED
+    message, code = _explain(error)
+    _say(f"error: {message}")
+    if isinstance(error, OSError):
+        _drop_stdout()
+    return code
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, typer.TyperException):
+        return _usage(error), error.exit_code
+    if isinstance(error, PocketVLMError):
+        return str(error), USAGE if isinstance(error, OptionError) else FAILED
+    if isinstance(error, MemoryError):
+        return f"not enough memory{f': {error}' if str(error) else ''}: close other programs, or ask for less", FAILED
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}{f': {error.filename}' if error.filename else ''}", FAILED
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"unexpected {text} (run again with --debug for the traceback)", FAILED
+
+
+def _usage(error: typer.TyperException) -> str:
+    """The parser's complaint in one line, with the nearest spelling where there is one."""
+    message = error.format_message()
+    message = message.replace("Value error, ", "").rstrip(".")
+    near = getattr(error, "possibilities", None)
+    if near:
+        message = f"{error.message}: did you mean {' or '.join(near)}?"
+    elif "extra argument" in message:
+        message += ": put the prompt in quotes, and -i before each image"
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "pocketvlm"
+    return f"{message} (see {path} --help)"
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):
+        print(printable(" ".join(line.split())), file=sys.stderr, flush=True)
+
+
+def _drop_stdout() -> None:
+    """Send what is still buffered nowhere, so that the interpreter's last flush cannot fail again."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

@@ -1,0 +1,57 @@
+"""Images and prompts as they were typed or piped in, checked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pocketvlm.errors import ImageError, InputError, OptionError
+
+STDIN = "-"
+
+
+def read_images(names: Sequence[str]) -> list[str | bytes]:
+    """Images as the processor takes them: `-` becomes the bytes on stdin; a path that is not there is refused now."""
+    if list(names).count(STDIN) > 1:
+        raise OptionError("-i - is given twice: stdin holds one image")
+    return [_read_stdin_image() if name == STDIN else _checked(name) for name in names]
+
+
+def _read_stdin_image() -> bytes:
+    if sys.stdin.isatty():
+        raise OptionError("-i - reads an image from stdin, but stdin is the terminal: pipe a file in, or give its path")
+    data = sys.stdin.buffer.read()
+    if not data:
+        raise ImageError("-i -: no image came on stdin: it was empty")
+    return data
+
+
+def _checked(name: str) -> str:
+    is_path = "://" not in name and not name.lower().startswith(("data:", "file:", "http:", "https:"))
+    try:
+        missing = is_path and not Path(name).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        missing = False  # the processor says why such a path cannot be read
+    if missing:
+        raise ImageError(f"image {name!r}: there is no such file")
+    return name
+
+
+def read_prompt(text: str | None, images: Sequence[str], piped: bool) -> str:
+    """The prompt; `-` reads it from stdin, and so does None if `piped` and stdin is neither the terminal nor an image.
+
+    One new line at the end of stdin is not part of it.
+    """
+    if text == STDIN and STDIN in images:
+        raise OptionError("-i - and -p - both read stdin: give one of them another way")
+    if text == STDIN or (text is None and piped and STDIN not in images and not sys.stdin.isatty()):
+        try:
+            text = sys.stdin.buffer.read().decode("utf-8").removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise InputError(f"the prompt on stdin is not UTF-8 text ({error}): for an image use -i -") from None
+    try:
+        (text or "").encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError("the prompt is not UTF-8 text: check the terminal's encoding") from None
+    return text or ""

@@ -1,0 +1,36 @@
+"""`pocketvlm pull`: download a model and say where it is."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from pocketvlm.cli import options
+
+EPILOG = """
+Examples:
+
+  pocketvlm pull openbmb/MiniCPM-V-4.6
+  cd "$(pocketvlm pull openbmb/MiniCPM-V-4.6)"
+
+The path goes to stdout, the size to stderr. A broken download goes on where it stopped. HF_HOME, HF_ENDPOINT, \
+HF_TOKEN and HF_HUB_OFFLINE are honoured.
+"""
+
+
+def pull(
+    model: Annotated[str, options.model_argument("PULL")],
+    revision: options.Revision = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Download a model from the hub, or find it where it is already."""
+    from pocketvlm.checkpoint import hub
+    from pocketvlm.cli.terminal import Activity, size
+
+    with Activity(quiet) as activity:
+        activity.say(f"looking for {model}")
+        pulled = hub.pull(model, revision, lambda done, total: activity.say(f"downloading {model}", done, total))
+    print(pulled.path, flush=True)
+    if not quiet:
+        print(f"{pulled.files} files, {size(pulled.nbytes)}", file=sys.stderr)

@@ -1,0 +1,193 @@
+"""`pocketvlm run`: one question about any number of images; the answer, and nothing else, goes to stdout."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from pocketvlm.cli import options
+from pocketvlm.cli.inputs import read_images, read_prompt
+from pocketvlm.cli.options import OUTPUT, SAMPLING, option
+from pocketvlm.errors import OptionError
+
+EPILOG = """
+Examples:
+
+  pocketvlm run -i cat.jpg -p "What is this?"
+  pocketvlm run nano -i a.jpg -i https://example.com/b.png "What differs?"
+  cat page.png | pocketvlm run openbmb/MiniCPM-V-4.6 -i - -p "Read the text." --downsample-mode 4x
+  echo "Hello" | pocketvlm run --output json
+
+A single argument that cannot be the name of a model, because it has a space in it for instance, is the prompt. \
+Without a prompt, stdin is read unless it is the terminal.
+
+Each option can be set as POCKETVLM_RUN_<OPTION>, e.g. POCKETVLM_RUN_MAX_TOKENS=64.
+"""
+
+# What names of models are made of: directories and hub ids. Anything else, in the only argument, is a prompt.
+_MODEL_NAME = re.compile(r"[A-Za-z0-9_./~@\\:-]+")
+
+
+def run(
+    model: Annotated[str | None, options.model_argument("RUN")] = None,
+    prompt_argument: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="The question; or use --prompt, or stdin.")
+    ] = None,
+    image: options.Image = None,
+    prompt: options.Prompt = None,
+    system: options.System = None,
+    thinking: options.Thinking = None,
+    max_tokens: Annotated[
+        int | None, option("--max-tokens", panel=SAMPLING, help="Most tokens to generate. Default: 1024.")
+    ] = None,
+    min_tokens: Annotated[
+        int | None, option("--min-tokens", panel=SAMPLING, help="No end before this many tokens.")
+    ] = None,
+    temperature: Annotated[
+        float | None, option("--temperature", panel=SAMPLING, help="0 is greedy. Defaults are the checkpoint's own.")
+    ] = None,
+    top_p: Annotated[float | None, option("--top-p", panel=SAMPLING, help="Nucleus sampling; 1 is off.")] = None,
+    top_k: Annotated[int | None, option("--top-k", panel=SAMPLING, help="Most candidates; 0 is off.")] = None,
+    min_p: Annotated[
+        float | None, option("--min-p", panel=SAMPLING, help="Least probability, relative to the best; 0 is off.")
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, option("--repetition-penalty", panel=SAMPLING, help="Over prompt and answer; 1 is off.")
+    ] = None,
+    presence_penalty: Annotated[
+        float | None, option("--presence-penalty", panel=SAMPLING, help="Over the answer, from -2 to 2; 0 is off.")
+    ] = None,
+    frequency_penalty: Annotated[
+        float | None, option("--frequency-penalty", panel=SAMPLING, help="Over the answer, from -2 to 2; 0 is off.")
+    ] = None,
+    seed: Annotated[int | None, option("--seed", panel=SAMPLING, help="Makes sampling repeatable.")] = None,
+    stop: Annotated[
+        list[str] | None, option("--stop", panel=SAMPLING, help="End the answer before this text. Repeatable.")
+    ] = None,
+    stop_token_id: Annotated[
+        list[int] | None, option("--stop-token-id", panel=SAMPLING, help="End at this token id. Repeatable.")
+    ] = None,
+    ignore_eos: Annotated[
+        bool, option("--ignore-eos", panel=SAMPLING, help="Go on after the end token, to --max-tokens.")
+    ] = False,
+    downsample_mode: options.DownsampleMode = None,
+    max_slice_nums: options.MaxSliceNums = None,
+    slice_mode: options.SliceMode = None,
+    use_image_id: options.UseImageId = None,
+    scale_resolution: options.ScaleResolution = None,
+    processor_kwargs: options.ProcessorKwargs = None,
+    revision: options.Revision = None,
+    backend: options.Backend = "native",
+    precision: options.Precision = "exact",
+    threads: options.Threads = None,
+    device: options.Device = None,
+    output: Annotated[
+        Literal["text", "json"],
+        option("--output", "-o", panel=OUTPUT, help="text streams; json is one object with usage and timings."),
+    ] = "text",
+    normalize_newlines: Annotated[
+        bool,
+        option(
+            "--normalize-newlines",
+            panel=OUTPUT,
+            help=r"Turn a literal \n in the answer into a new line, outside code and formulas.",
+        ),
+    ] = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Ask one question about images, or about none.
+
+    The answer streams to stdout; one line of figures goes to stderr.
+    """
+    name, text = _model_and_prompt(model, prompt_argument, prompt)
+    sampling = {
+        "max_tokens": max_tokens,
+        "min_tokens": min_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
+        "seed": seed,
+        "stop": tuple(stop) if stop else None,
+        "stop_token_ids": tuple(stop_token_id) if stop_token_id else None,
+        "ignore_eos": ignore_eos or None,
+    }
+    picked = {
+        "downsample_mode": downsample_mode,
+        "max_slice_nums": max_slice_nums,
+        "slice_mode": slice_mode,
+        "use_image_id": use_image_id,
+        "scale_resolution": scale_resolution,
+        "enable_thinking": thinking,
+    }
+    given = {option: value for option, value in sampling.items() if value is not None}
+    _check(given, threads, device, backend)
+    question = read_prompt(text, image or [], piped=True)
+    if not question.strip() and not image:
+        raise OptionError(
+            'there is nothing to answer: give a prompt and images, as in pocketvlm run -i cat.jpg "What is this?"'
+        )
+    images = read_images(image or [])
+
+    # Heavy from here on: everything above has answered typing mistakes at once.
+    from pocketvlm import api
+    from pocketvlm.checkpoint.hub import resolve
+    from pocketvlm.cli.answer import show
+    from pocketvlm.cli.terminal import Activity
+
+    params = {**given, **options.processor_options(processor_kwargs, api.PROCESSOR_OPTIONS, picked)}
+    with Activity(quiet) as activity:
+        activity.say(f"loading {name}")
+        path = resolve(name, revision, lambda done, total: activity.say(f"downloading {name}", done, total))
+        loaded = api.load(
+            path,
+            backend=backend,
+            precision=precision,
+            threads=threads,
+            device=device,
+            progress=lambda stage, done, total: activity.say(f"{stage} {name}", done, total),
+        )
+        activity.say(f"reading the prompt{_count(images)}")
+        chunks = loaded.stream(question, images, system=system, normalize_newlines=normalize_newlines, **params)
+        show(chunks, name, output, quiet, activity)
+
+
+def _count(images: Sequence[object]) -> str:
+    return f" and {len(images)} image{'s' if len(images) > 1 else ''}" if images else ""
+
+
+def _model_and_prompt(model: str | None, argument: str | None, prompt: str | None) -> tuple[str, str | None]:
+    """Model and prompt out of at most two arguments and --prompt."""
+    default = os.environ.get("POCKETVLM_RUN_MODEL") or options.DEFAULT_MODEL
+    if model is not None and argument is None and prompt is None and not _can_be_model(model):
+        return default, model
+    if argument is not None and prompt is not None:
+        raise OptionError(f"the prompt is given twice, as {argument!r} and with --prompt: give it once")
+    return model or default, argument if prompt is None else prompt
+
+
+def _can_be_model(text: str) -> bool:
+    try:
+        return (bool(_MODEL_NAME.fullmatch(text)) and text != "-") or Path(text).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def _check(sampling: Mapping[str, Any], threads: int | None, device: str | None, backend: str) -> None:
+    """Refuse bad values before anything is loaded; `load` and the engine check again."""
+    from pocketvlm.types import SamplingParams
+
+    SamplingParams(**sampling)
+    if threads is not None and threads < 1:
+        raise OptionError(f"--threads {threads} is out of range: give at least 1")
+    if device is not None and backend != "torch":
+        raise OptionError(f"--device {device} needs --backend torch: the native backend runs on the CPU")

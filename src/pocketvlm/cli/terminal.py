@@ -1,0 +1,106 @@
+"""What goes to the terminal: safe text, dim status lines, and a line of progress while something takes long."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+# Control characters drive terminals; text from models, files and servers must not. Tab and newline stay.
+_CONTROLS = {
+    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"},
+    0x7F: 0x2421,
+    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
+}
+
+DELAY = 0.5
+
+
+def printable(text: str) -> str:
+    """Text with control characters replaced by their pictures."""
+    return text.translate(_CONTROLS)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person reads this stream."""
+    return stream.isatty()
+
+
+def dim(text: str, stream: TextIO) -> str:
+    """Text for a status line: less bright where the stream shows colours."""
+    plain = not is_terminal(stream) or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    return text if plain else f"\x1b[2m{text}\x1b[0m"
+
+
+class Activity:
+    """One line on stderr about what is going on, shown once it has lasted DELAY seconds, gone when it ends.
+
+    Quiet where stderr is no terminal. Reports may come from any thread.
+    """
+
+    def __init__(self, quiet: bool) -> None:
+        self._lock = threading.Lock()
+        self._open = not quiet and is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb"
+        self._label, self._done, self._total = "", 0, 0
+        self._timer: threading.Timer | None = None
+        self._shown: tuple[Progress, TaskID] | None = None
+
+    def __enter__(self) -> Activity:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def say(self, label: str, done: int = 0, total: int = 0) -> None:
+        """What is going on, and how far it is if that is known."""
+        with self._lock:
+            if not self._open:
+                return
+            self._label, self._done, self._total = label, done, total
+            if self._shown is not None:
+                self._refresh()
+            elif self._timer is None:
+                self._timer = threading.Timer(DELAY, self._show)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def close(self) -> None:
+        """Take the line away; later reports show nothing."""
+        with self._lock:
+            self._open = False
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._shown is not None:
+                self._shown[0].stop()
+                self._shown = None
+
+    def _show(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+
+        with self._lock:
+            if not self._open:
+                return
+            label = TextColumn("{task.description}", markup=False)
+            columns = (SpinnerColumn(), label, BarColumn(), TaskProgressColumn())
+            progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._shown = progress, progress.add_task(self._label, total=None)
+            self._refresh()
+            progress.start()
+
+    def _refresh(self) -> None:
+        if self._shown is not None:
+            progress, task = self._shown
+            progress.update(task, description=self._label, completed=self._done, total=self._total or None)
+
+
+def size(nbytes: int) -> str:
+    """A number of bytes as people write it."""
+    value, units = float(nbytes), ["B", "kB", "MB", "GB"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"

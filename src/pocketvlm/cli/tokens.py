@@ -1,0 +1,168 @@
+"""`pocketvlm tokens`: what images and a prompt will cost, before any weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pocketvlm.cli import options
+from pocketvlm.cli.inputs import read_images, read_prompt
+from pocketvlm.errors import OptionError
+from pocketvlm.types import DownsampleMode
+
+if TYPE_CHECKING:
+    from pocketvlm.processor.processor import Processor
+    from pocketvlm.types import ImageInfo, Prompt
+
+EPILOG = """
+Examples:
+
+  pocketvlm tokens -i page.png
+  pocketvlm tokens nano -i a.jpg -i b.png -p "What differs?" --max-slice-nums 4 --json
+
+Each option can be set as POCKETVLM_TOKENS_<OPTION>.
+"""
+
+MODES: tuple[DownsampleMode, ...] = ("16x", "4x")
+
+
+def tokens(
+    model: Annotated[str, options.model_argument("TOKENS")] = options.DEFAULT_MODEL,
+    image: options.Image = None,
+    prompt: options.Prompt = None,
+    system: options.System = None,
+    thinking: options.Thinking = None,
+    downsample_mode: options.DownsampleMode = None,
+    max_slice_nums: options.MaxSliceNums = None,
+    slice_mode: options.SliceMode = None,
+    use_image_id: options.UseImageId = None,
+    scale_resolution: options.ScaleResolution = None,
+    processor_kwargs: options.ProcessorKwargs = None,
+    revision: options.Revision = None,
+    as_json: Annotated[bool, options.json_option("TOKENS")] = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Count the tokens of images and a prompt, in 16x and in 4x, without running the model."""
+    if not image and not prompt:
+        raise OptionError("there is nothing to count: give images or a prompt, as in pocketvlm tokens -i page.png")
+    images = read_images(image or [])
+    picked = {
+        "downsample_mode": downsample_mode,
+        "max_slice_nums": max_slice_nums,
+        "slice_mode": slice_mode,
+        "use_image_id": use_image_id,
+        "scale_resolution": scale_resolution,
+        "enable_thinking": thinking,
+    }
+    text = read_prompt(prompt, image or [], piped=False)
+
+    from pocketvlm import api
+    from pocketvlm.checkpoint.hub import resolve
+    from pocketvlm.checkpoint.huggingface import read_checkpoint
+    from pocketvlm.cli.terminal import Activity
+
+    chosen = options.processor_options(processor_kwargs, api.PROCESSOR_OPTIONS, picked)
+    with Activity(quiet) as activity:
+        activity.say(f"reading {model}")
+        path = resolve(model, revision, lambda done, total: activity.say(f"downloading {model}", done, total))
+        checkpoint = read_checkpoint(path)
+        processor = api.processor_for(checkpoint)
+        activity.say(f"reading {len(images)} images")
+        processed = processor(api.as_messages(text, images, system), **chosen)
+    report = count(model, image or [], processed, processor, chosen)
+    report["context"] = checkpoint.model.text.max_position_embeddings
+    if as_json:
+        import json
+
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        print(_table(report))
+
+
+def count(
+    model: str, names: Sequence[str], prompt: Prompt, processor: Processor, chosen: dict[str, Any]
+) -> dict[str, Any]:
+    """Tokens of each image and of the whole prompt, in both modes; the mode not chosen is computed from sizes alone."""
+    from dataclasses import replace
+
+    from pocketvlm.processor.messages import IMAGE_OPTIONS
+    from pocketvlm.processor.sizes import ImageOptions, plan_image
+
+    image_options = {name: value for name, value in chosen.items() if name in IMAGE_OPTIONS}
+    resolved = ImageOptions.resolve(processor.config, image_options)
+    plans = {
+        mode: [
+            plan_image(image.width, image.height, replace(resolved, downsample_mode=mode), index)
+            for index, image in enumerate(prompt.images)
+        ]
+        for mode in MODES
+    }
+    text_tokens = len(prompt.ids) - sum(image.tokens for image in prompt.images)
+    return {
+        "model": model,
+        "downsample_mode": resolved.downsample_mode,
+        "images": [
+            _image(name, image, {mode: plans[mode][index] for mode in MODES})
+            for index, (name, image) in enumerate(zip(names, prompt.images, strict=True))
+        ],
+        "text_tokens": text_tokens,
+        "prompt_tokens": {mode: text_tokens + sum(plan.tokens for plan in plans[mode]) for mode in MODES},
+    }
+
+
+def _image(name: str, image: ImageInfo, plans: dict[str, ImageInfo]) -> dict[str, Any]:
+    return {
+        "image": name,
+        "width": image.width,
+        "height": image.height,
+        "grid": image.grid,
+        **{
+            mode: {
+                "overview_size": plan.overview_size,
+                "slice_size": plan.slice_size,
+                "vision_tokens": plan.vision_tokens,
+                "tokens": plan.tokens,
+            }
+            for mode, plan in plans.items()
+        },
+    }
+
+
+def _table(report: dict[str, Any]) -> str:
+    """Columns for people: sizes as width x height in the chosen mode, the grid as rows x columns."""
+    from pocketvlm.cli.terminal import printable
+
+    mode = report["downsample_mode"]
+    lines = []
+    if report["images"]:
+        head = ["image", "size", "grid", "overview", "slice", *MODES]
+        rows = [
+            [
+                printable(_short(image["image"])),
+                _by((image["width"], image["height"])),
+                _by(image["grid"]),
+                _by(image[mode]["overview_size"]),
+                _by(image[mode]["slice_size"]),
+                *(str(image[each]["tokens"]) for each in MODES),
+            ]
+            for image in report["images"]
+        ]
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        for row in (head, *rows):
+            numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            lines.append("  ".join([row[0].ljust(widths[0]), *numbers]))
+        lines.append("")
+    totals = " · ".join(f"{report['prompt_tokens'][each]} tokens in {each}" for each in MODES)
+    lines.append(f"prompt: {totals} ({report['text_tokens']} of them text), context {report['context']}")
+    return "\n".join(lines)
+
+
+def _by(pair: tuple[int, int] | None) -> str:
+    return "-" if pair is None else f"{pair[0]}x{pair[1]}"
+
+
+def _short(name: str, length: int = 32) -> str:
+    """A path's last part, or the beginning of a URL or data URI."""
+    last = name if "://" in name or name.startswith("data:") else name.rstrip("/").rsplit("/", 1)[-1]
+    return last if len(last) <= length else f"{last[: length - 1]}…"
