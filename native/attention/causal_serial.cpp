@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA serial
+#include "attention/causal_kernel.h"

@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA serial
+#include "attention/views_kernel.h"

@@ -1,0 +1,172 @@
+// Bindings of the operations that work row by row. Outputs are allocated by the caller.
+#include "bindings/arrays.h"
+#include "bindings/runtime.h"
+#include "rows/rows.h"
+
+#include <optional>
+
+namespace pocketvlm {
+namespace {
+
+// A weight matrix: float32, or bfloat16 as its bits.
+struct Matrix {
+    Matrix(nb::handle object, bool bf16) {
+        if (bf16) {
+            half.emplace(object, "weight");
+            half->shaped(-1, -1);
+        } else {
+            single.emplace(object, "weight");
+            single->shaped(-1, -1);
+        }
+    }
+    const void* data() const { return half ? static_cast<const void*>(half->data()) : single->data(); }
+    long dim(int i) const { return half ? half->dim(i) : single->dim(i); }
+
+    std::optional<Array<const uint16_t>> half;
+    std::optional<Floats> single;
+};
+
+void linear(Runtime& runtime, nb::handle x, nb::handle weight, bool bf16, nb::handle bias, nb::handle residual, int activation,
+            nb::handle out) {
+    const Matrix w(weight, bf16);
+    const long outputs = w.dim(0), inputs = w.dim(1);
+    const Floats in(x, "x");
+    in.shaped(-1, inputs);
+    const long rows = in.dim(0);
+    std::optional<Floats> b, r;
+    if (!bias.is_none()) b.emplace(bias, "bias").shaped(outputs);
+    if (!residual.is_none()) r.emplace(residual, "residual").shaped(rows, outputs);
+    const Output y(out, "out");
+    y.shaped(rows, outputs);
+    const Linear args{in.data(), w.data(), bf16, b ? b->data() : nullptr, r ? r->data() : nullptr, static_cast<Activation>(activation),
+                      y.data(), rows, inputs, outputs};
+    runtime.run([&](Pool& pool, const Kernels& kernels) { kernels.linear(pool, args); });
+}
+
+void embed_rows(Runtime& runtime, nb::handle table, bool bf16, nb::handle ids, nb::handle out) {
+    const Matrix t(table, bf16);
+    const Ints rows(ids, "ids");
+    rows.shaped(-1);
+    check_indices(rows, "ids", t.dim(0));
+    const Output y(out, "out");
+    y.shaped(rows.size(), t.dim(1));
+    runtime.run([&](Pool& pool, const Kernels&) { embed(pool, t.data(), bf16, rows.data(), rows.size(), t.dim(1), y.data()); });
+}
+
+void take(Runtime& runtime, nb::handle x, nb::handle rows, nb::handle out) {
+    const Floats in(x, "x");
+    in.shaped(-1, -1);
+    const Ints chosen(rows, "rows");
+    chosen.shaped(-1);
+    check_indices(chosen, "rows", in.dim(0));
+    const Output y(out, "out");
+    y.shaped(chosen.size(), in.dim(1));
+    runtime.run([&](Pool& pool, const Kernels&) { take_rows(pool, in.data(), chosen.data(), chosen.size(), in.dim(1), y.data()); });
+}
+
+void put(Runtime& runtime, nb::handle x, nb::handle rows, nb::handle values) {
+    const Output into(x, "x");
+    into.shaped(-1, -1);
+    const Ints chosen(rows, "rows");
+    chosen.shaped(-1);
+    check_indices(chosen, "rows", into.dim(0));
+    const Floats v(values, "values");
+    v.shaped(chosen.size(), into.dim(1));
+    runtime.run([&](Pool&, const Kernels&) { put_rows(into.data(), chosen.data(), chosen.size(), into.dim(1), v.data()); });
+}
+
+void rms_norm(Runtime& runtime, nb::handle x, nb::handle weight, float eps, nb::handle out) {
+    const Floats in(x, "x"), w(weight, "weight");
+    in.shaped(-1, -1);
+    w.shaped(in.dim(1));
+    const Output y(out, "out");
+    y.shaped(in.dim(0), in.dim(1));
+    const RmsNorm args{in.data(), w.data(), y.data(), in.dim(0), in.dim(1), eps};
+    runtime.run([&](Pool& pool, const Kernels& kernels) { kernels.rms_norm(pool, args); });
+}
+
+void layer_norm(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle bias, float eps, nb::handle out) {
+    const Floats in(x, "x"), w(weight, "weight"), b(bias, "bias");
+    in.shaped(-1, -1);
+    w.shaped(in.dim(1));
+    b.shaped(in.dim(1));
+    const Output y(out, "out");
+    y.shaped(in.dim(0), in.dim(1));
+    const LayerNorm args{in.data(), w.data(), b.data(), y.data(), in.dim(0), in.dim(1), eps};
+    runtime.run([&](Pool& pool, const Kernels& kernels) { kernels.layer_norm(pool, args); });
+}
+
+void gated_rms_norm(Runtime& runtime, nb::handle x, nb::handle z, nb::handle weight, float eps, nb::handle out) {
+    const Floats in(x, "x"), gate(z, "z"), w(weight, "weight");
+    in.shaped(-1, -1);
+    gate.shaped(in.dim(0), in.dim(1));
+    w.shaped(-1);
+    if (w.dim(0) == 0 || in.dim(1) % w.dim(0) != 0)
+        refuse("x has " + std::to_string(in.dim(1)) + " columns, no multiple of the " + std::to_string(w.dim(0)) + " of weight");
+    const Output y(out, "out");
+    y.shaped(in.dim(0), in.dim(1));
+    const GatedRmsNorm args{in.data(), gate.data(), w.data(), y.data(), in.size() / w.dim(0), w.dim(0), eps};
+    runtime.run([&](Pool& pool, const Kernels& kernels) { kernels.gated_rms_norm(pool, args); });
+}
+
+template <auto kernel>
+void pointwise(Runtime& runtime, nb::handle gate, nb::handle x, nb::handle out) {
+    const Floats g(gate, "gate"), in(x, "x");
+    in.shaped(-1, -1);
+    g.shaped(in.dim(0), in.dim(1));
+    const Output y(out, "out");
+    y.shaped(in.dim(0), in.dim(1));
+    const Pointwise args{g.data(), in.data(), y.data(), in.size()};
+    runtime.run([&](Pool& pool, const Kernels& kernels) { (kernels.*kernel)(pool, args); });
+}
+
+void regroup(Runtime& runtime, nb::handle x, nb::handle sizes, nb::handle offsets, nb::handle out) {
+    const Floats in(x, "x");
+    in.shaped(-1, -1);
+    const Ints s(sizes, "sizes"), o(offsets, "offsets");
+    s.shaped(-1, 2);
+    const long views = s.dim(0), channels = in.dim(1);
+    o.shaped(views + 1);
+    long rows = 0;
+    for (long v = 0; v < views; ++v) {
+        const long height = s.data()[2 * v], width = s.data()[2 * v + 1];
+        if (height < 2 || width < 2 || height % 2 || width % 2)
+            refuse("sizes[" + std::to_string(v) + "] is " + std::to_string(height) + " x " + std::to_string(width) +
+                   ": both sides must be even and positive");
+        if (o.data()[v] != rows) refuse("offsets do not fit sizes");
+        rows += height * width;
+    }
+    if (rows != in.dim(0)) refuse("sizes cover " + std::to_string(rows) + " rows, x has " + std::to_string(in.dim(0)));
+    const Output y(out, "out");
+    y.shaped(rows / 4, 4 * channels);
+    runtime.run([&](Pool& pool, const Kernels&) { regroup_2x2(pool, in.data(), s.data(), o.data(), views, channels, y.data()); });
+}
+
+void mean(Runtime& runtime, nb::handle x, nb::handle out) {
+    const Floats in(x, "x");
+    in.shaped(-1, -1);
+    if (in.dim(1) % 4) refuse("x has " + std::to_string(in.dim(1)) + " columns, no multiple of 4");
+    const Output y(out, "out");
+    y.shaped(in.dim(0), in.dim(1) / 4);
+    runtime.run([&](Pool& pool, const Kernels&) { window_mean(pool, in.data(), in.dim(0), in.dim(1) / 4, y.data()); });
+}
+
+}  // namespace
+
+void bind_dense(nb::class_<Runtime>& runtime) {
+    runtime
+        .def("linear", &linear, nb::arg("x"), nb::arg("weight"), nb::arg("bf16"), nb::arg("bias").none(), nb::arg("residual").none(),
+             nb::arg("activation"), nb::arg("out"))
+        .def("embed", &embed_rows)
+        .def("take", &take)
+        .def("put", &put)
+        .def("rms_norm", &rms_norm)
+        .def("layer_norm", &layer_norm)
+        .def("gated_rms_norm", &gated_rms_norm)
+        .def("swiglu", &pointwise<&Kernels::swiglu>)
+        .def("sigmoid_gate", &pointwise<&Kernels::sigmoid_gate>)
+        .def("regroup_2x2", &regroup)
+        .def("window_mean", &mean);
+}
+
+}  // namespace pocketvlm

@@ -1,0 +1,45 @@
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "bindings/arrays.h"
+#include "bindings/runtime.h"
+
+namespace pocketvlm {
+namespace {
+
+Isa usable_isa(const std::string& name) {
+    std::string usable;
+    for (const Isa isa : usable_isas()) {
+        if (isa_name(isa) == name) return isa;
+        usable += (usable.empty() ? "" : ", ") + isa_name(isa);
+    }
+    refuse("isa '" + name + "' cannot run here; usable: " + usable);
+}
+
+int checked_threads(int threads) {
+    if (threads < 1 || threads > 1024) refuse("threads must be between 1 and 1024, not " + std::to_string(threads));
+    return threads;
+}
+
+}  // namespace
+
+Runtime::Runtime(int threads, const std::string& isa) : pool_(checked_threads(threads)), kernels_(kernels_of(usable_isa(isa))) {}
+
+}  // namespace pocketvlm
+
+NB_MODULE(_native, m) {
+    using namespace pocketvlm;
+    nb::set_leak_warnings(false);
+    m.def("usable_isas", [] {
+        std::vector<std::string> names;
+        for (const Isa isa : usable_isas()) names.push_back(isa_name(isa));
+        return names;
+    });
+    nb::class_<Runtime> runtime(m, "Runtime");
+    runtime.def(nb::init<int, const std::string&>(), nb::arg("threads"), nb::arg("isa"))
+        .def_prop_ro("threads", &Runtime::threads)
+        .def("poison", &Runtime::poison, nb::arg("on"), "For tests: scratch memory starts as NaN in every operation.");
+    bind_dense(runtime);
+    bind_sequence(runtime);
+}

@@ -1,0 +1,36 @@
+// What a backend object holds on the native side: its threads and the kernels that were chosen.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <string>
+
+#include "runtime/kernels.h"
+#include "runtime/pool.h"
+
+namespace pocketvlm {
+
+class Runtime {
+  public:
+    Runtime(int threads, const std::string& isa);
+
+    // Run work(pool, kernels) alone on the pool, without the interpreter lock.
+    template <class Work>
+    void run(const Work& work) {
+        nanobind::gil_scoped_release unlocked;
+        const auto turn = pool_.acquire();
+        work(pool_, kernels_);
+    }
+
+    int threads() const { return pool_.threads(); }
+    void poison(bool on) { pool_.poison(on); }
+
+  private:
+    Pool pool_;
+    const Kernels& kernels_;
+};
+
+void bind_dense(nanobind::class_<Runtime>& runtime);
+void bind_sequence(nanobind::class_<Runtime>& runtime);
+
+}  // namespace pocketvlm

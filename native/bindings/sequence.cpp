@@ -1,0 +1,197 @@
+// Bindings of the operations that know sequences. Everything a Batch says is checked before a kernel follows it.
+#include "bindings/arrays.h"
+#include "bindings/runtime.h"
+
+#include <vector>
+
+namespace pocketvlm {
+namespace {
+
+std::string at(const char* name, long i) { return std::string(name) + "[" + std::to_string(i) + "]"; }
+
+// offsets [n + 1] from 0 to rows with at least one row between neighbours.
+void check_offsets(const Ints& offsets, long rows) {
+    const int32_t* p = offsets.data();
+    const long n = offsets.size();
+    if (n < 1 || p[0] != 0) refuse("offsets must begin with 0");
+    for (long i = 1; i < n; ++i)
+        if (p[i] <= p[i - 1]) refuse(at("offsets", i) + " must be greater than " + at("offsets", i - 1));
+    if (p[n - 1] != rows)
+        refuse("offsets end at " + std::to_string(p[n - 1]) + ", but there are " + std::to_string(rows) + " rows");
+}
+
+// The parts of a Batch that recurrent operations use.
+struct Slots {
+    Slots(nb::handle offsets_, nb::handle context_, nb::handle slots_, long rows, long limit)
+        : offsets(offsets_, "batch.offsets"), context(context_, "batch.context"), slots(slots_, "batch.slots") {
+        offsets.shaped(-1);
+        check_offsets(offsets, rows);
+        sequences = offsets.size() - 1;
+        context.shaped(sequences);
+        slots.shaped(sequences);
+        for (long s = 0; s < sequences; ++s) {
+            if (context.data()[s] < 0) refuse(at("batch.context", s) + " is negative");
+            if (slots.data()[s] < 0 || slots.data()[s] >= limit)
+                refuse(at("batch.slots", s) + " is " + std::to_string(slots.data()[s]) + ", but the state has " + std::to_string(limit) +
+                       " slots");
+            for (long t = 0; t < s; ++t)
+                if (slots.data()[t] == slots.data()[s]) refuse(at("batch.slots", s) + " is the slot of another sequence of the batch too");
+        }
+    }
+    Ints offsets, context, slots;
+    long sequences;
+};
+
+// The parts of a Batch that attention uses: every row's place lies in a page of the table that exists.
+struct Pages {
+    Pages(nb::handle offsets_, nb::handle context_, nb::handle pages_, long rows, long limit, long page_size)
+        : offsets(offsets_, "batch.offsets"), context(context_, "batch.context"), pages(pages_, "batch.pages") {
+        offsets.shaped(-1);
+        check_offsets(offsets, rows);
+        sequences = offsets.size() - 1;
+        context.shaped(sequences);
+        pages.shaped(sequences, -1);
+        table_width = pages.dim(1);
+        if (page_size < 1) refuse("batch.page_size must be positive");
+        for (long s = 0; s < sequences; ++s) {
+            if (context.data()[s] < 0) refuse(at("batch.context", s) + " is negative");
+            const long length = static_cast<long>(context.data()[s]) + offsets.data()[s + 1] - offsets.data()[s];
+            const long used = (length + page_size - 1) / page_size;
+            if (used > table_width)
+                refuse("sequence " + std::to_string(s) + " has " + std::to_string(length) + " tokens, but its page table holds " +
+                       std::to_string(table_width * page_size));
+            for (long i = 0; i < used; ++i) {
+                const int32_t page = pages.data()[s * table_width + i];
+                if (page < 0 || page >= limit)
+                    refuse("batch.pages[" + std::to_string(s) + ", " + std::to_string(i) + "] is " + std::to_string(page) +
+                           ", but there are " + std::to_string(limit) + " pages");
+            }
+        }
+    }
+    Ints offsets, context, pages;
+    long sequences, table_width;
+};
+
+void attention_inputs(Runtime& runtime, nb::handle query_gate, nb::handle key, nb::handle value, nb::handle q_norm, nb::handle k_norm,
+                      nb::handle frequencies, nb::handle keys, nb::handle values, nb::handle offsets, nb::handle positions,
+                      nb::handle context, nb::handle pages, long page_size, float eps, nb::handle query, nb::handle gate) {
+    const Output k_cache(keys, "keys"), v_cache(values, "values");
+    k_cache.shaped(-1, page_size, -1, -1);
+    const long limit = k_cache.dim(0), kv_heads = k_cache.dim(2), d = k_cache.dim(3);
+    v_cache.shaped(limit, page_size, kv_heads, d);
+    const Floats qg(query_gate, "query_gate"), k(key, "key"), v(value, "value"), qn(q_norm, "q_norm"), kn(k_norm, "k_norm");
+    const Floats freq(frequencies, "frequencies");
+    qg.shaped(-1, -1);
+    const long rows = qg.dim(0);
+    if (d == 0 || qg.dim(1) % (2 * d)) refuse("query_gate has " + std::to_string(qg.dim(1)) + " columns, no multiple of 2 * head_dim");
+    const long heads = qg.dim(1) / (2 * d);
+    k.shaped(rows, kv_heads * d);
+    v.shaped(rows, kv_heads * d);
+    qn.shaped(d);
+    kn.shaped(d);
+    freq.shaped(-1);
+    if (2 * freq.size() > d) refuse("rotary_dim is greater than head_dim");
+    const Ints places(positions, "batch.positions");
+    places.shaped(rows);
+    const Pages batch(offsets, context, pages, rows, limit, page_size);
+    std::vector<int32_t> cache_rows(static_cast<std::size_t>(rows));
+    for (long s = 0; s < batch.sequences; ++s)
+        for (long r = batch.offsets.data()[s], t = batch.context.data()[s]; r < batch.offsets.data()[s + 1]; ++r, ++t) {
+            if (places.data()[r] != t)
+                refuse(at("batch.positions", r) + " is " + std::to_string(places.data()[r]) + ", but context and offsets say " + std::to_string(t));
+            cache_rows[static_cast<std::size_t>(r)] = static_cast<int32_t>(
+                batch.pages.data()[s * batch.table_width + t / page_size] * page_size + t % page_size);
+        }
+    const Output q_out(query, "query"), g_out(gate, "gate");
+    q_out.shaped(rows, heads, d);
+    g_out.shaped(rows, heads * d);
+    const AttentionInputs args{qg.data(), k.data(), v.data(), qn.data(), kn.data(), freq.data(), k_cache.data(), v_cache.data(),
+                               places.data(), cache_rows.data(), q_out.data(), g_out.data(), rows, heads, kv_heads, d,
+                               2 * freq.size(), eps};
+    runtime.run([&](Pool& pool, const Kernels& kernels) { kernels.attention_inputs(pool, args); });
+}
+
+void attention(Runtime& runtime, nb::handle query, nb::handle keys, nb::handle values, nb::handle offsets, nb::handle context,
+               nb::handle pages, long page_size, nb::handle out) {
+    const Floats q(query, "query"), k(keys, "keys"), v(values, "values");
+    q.shaped(-1, -1, -1);
+    const long rows = q.dim(0), heads = q.dim(1), d = q.dim(2);
+    k.shaped(-1, page_size, -1, d);
+    const long kv_heads = k.dim(2);
+    v.shaped(k.dim(0), page_size, kv_heads, d);
+    if (kv_heads == 0 || heads % kv_heads) refuse(std::to_string(heads) + " heads are no multiple of " + std::to_string(kv_heads) + " kv heads");
+    const Pages batch(offsets, context, pages, rows, k.dim(0), page_size);
+    const Output y(out, "out");
+    y.shaped(rows, heads * d);
+    const CausalAttention args{q.data(), k.data(), v.data(), batch.offsets.data(), batch.context.data(), batch.pages.data(), y.data(),
+                               batch.sequences, batch.table_width, page_size, heads, kv_heads, d};
+    runtime.run([&](Pool& pool, const Kernels& kernels) { kernels.attention(pool, args); });
+}
+
+void attention_views(Runtime& runtime, nb::handle query, nb::handle key, nb::handle value, nb::handle offsets, long heads, nb::handle out) {
+    const Floats q(query, "query"), k(key, "key"), v(value, "value");
+    q.shaped(-1, -1);
+    const long rows = q.dim(0), width = q.dim(1);
+    if (heads < 1 || width % heads) refuse("query has " + std::to_string(width) + " columns, no multiple of " + std::to_string(heads) + " heads");
+    k.shaped(rows, width);
+    v.shaped(rows, width);
+    const Ints bounds(offsets, "lengths");
+    bounds.shaped(-1);
+    check_offsets(bounds, rows);
+    const Output y(out, "out");
+    y.shaped(rows, width);
+    const ViewAttention args{q.data(), k.data(), v.data(), bounds.data(), y.data(), bounds.size() - 1, heads, width / heads};
+    runtime.run([&](Pool& pool, const Kernels& kernels) { kernels.attention_views(pool, args); });
+}
+
+void conv_silu(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle state, nb::handle offsets, nb::handle context,
+               nb::handle slots, nb::handle out) {
+    const Floats in(x, "x"), w(weight, "weight");
+    in.shaped(-1, -1);
+    const long rows = in.dim(0), channels = in.dim(1);
+    w.shaped(channels, -1);
+    const long taps = w.dim(1);
+    if (taps < 1 || taps > most_taps) refuse("weight must have 1 to " + std::to_string(most_taps) + " taps, not " + std::to_string(taps));
+    const Output window(state, "state");
+    window.shaped(-1, taps - 1, channels);
+    const Slots batch(offsets, context, slots, rows, window.dim(0));
+    const Output y(out, "out");
+    y.shaped(rows, channels);
+    const ConvSilu args{in.data(), w.data(), window.data(), batch.offsets.data(), batch.context.data(), batch.slots.data(), y.data(),
+                        batch.sequences, channels, taps};
+    runtime.run([&](Pool& pool, const Kernels& kernels) { kernels.conv_silu(pool, args); });
+}
+
+void gated_delta_rule(Runtime& runtime, nb::handle mixed, nb::handle b, nb::handle a, nb::handle a_log, nb::handle dt_bias,
+                      nb::handle state, nb::handle offsets, nb::handle context, nb::handle slots, long key_heads, long value_heads,
+                      long key_dim, long value_dim, nb::handle out) {
+    if (key_heads < 1 || value_heads < 1 || key_dim < 1 || value_dim < 1 || value_heads % key_heads)
+        refuse("value_heads must be a multiple of key_heads, and all sizes positive");
+    const Floats in(mixed, "mixed"), gate_b(b, "b"), gate_a(a, "a"), log(a_log, "a_log"), bias(dt_bias, "dt_bias");
+    in.shaped(-1, 2 * key_heads * key_dim + value_heads * value_dim);
+    const long rows = in.dim(0);
+    gate_b.shaped(rows, value_heads);
+    gate_a.shaped(rows, value_heads);
+    log.shaped(value_heads);
+    bias.shaped(value_heads);
+    const Output memory(state, "state");
+    memory.shaped(-1, value_heads, key_dim, value_dim);
+    const Slots batch(offsets, context, slots, rows, memory.dim(0));
+    const Output y(out, "out");
+    y.shaped(rows, value_heads * value_dim);
+    const DeltaRule args{in.data(), gate_b.data(), gate_a.data(), log.data(), bias.data(), memory.data(), batch.offsets.data(),
+                         batch.context.data(), batch.slots.data(), y.data(), batch.sequences, key_heads, value_heads, key_dim, value_dim};
+    runtime.run([&](Pool& pool, const Kernels& kernels) { kernels.gated_delta_rule(pool, args); });
+}
+
+}  // namespace
+
+void bind_sequence(nb::class_<Runtime>& runtime) {
+    runtime.def("attention_inputs", &attention_inputs)
+        .def("attention", &attention)
+        .def("attention_views", &attention_views)
+        .def("conv_silu", &conv_silu)
+        .def("gated_delta_rule", &gated_delta_rule);
+}
+
+}  // namespace pocketvlm

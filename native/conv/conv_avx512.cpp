@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA avx512
+#include "conv/conv_kernel.h"

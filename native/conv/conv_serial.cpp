@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA serial
+#include "conv/conv_kernel.h"

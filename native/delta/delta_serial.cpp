@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA serial
+#include "delta/delta_kernel.h"

@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA serial
+#include "linear/linear_kernel.h"

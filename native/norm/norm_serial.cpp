@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA serial
+#include "norm/norm_kernel.h"

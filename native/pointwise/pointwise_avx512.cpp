@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA avx512
+#include "pointwise/pointwise_kernel.h"

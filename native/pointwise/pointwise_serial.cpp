@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA serial
+#include "pointwise/pointwise_kernel.h"

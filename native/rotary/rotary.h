@@ -1,0 +1,30 @@
+// What full attention does to its inputs: split query and gate, normalise, rotate, write the cache.
+#pragma once
+
+#include <cstdint>
+
+#include "runtime/isa.h"
+#include "runtime/pool.h"
+
+namespace pocketvlm {
+
+struct AttentionInputs {
+    const float *query_gate, *key, *value;  // [rows, heads * 2 * head_dim], [rows, kv_heads * head_dim]
+    const float *q_norm, *k_norm;           // [head_dim]
+    const float* frequencies;               // [rotary_dim / 2]
+    float *keys, *values;                   // [pages, page_size, kv_heads, head_dim]
+    const int32_t* positions;               // [rows]
+    const int32_t* cache_rows;              // [rows], page * page_size + place in the page
+    float *query, *gate;                    // [rows, heads * head_dim]
+    long rows, heads, kv_heads, head_dim, rotary_dim;
+    float eps;
+};
+
+#define POCKETVLM_DECLARE(isa) \
+    namespace isa { \
+    void attention_inputs(Pool& pool, const AttentionInputs& args); \
+    }
+POCKETVLM_FOR_EACH_ISA(POCKETVLM_DECLARE)
+#undef POCKETVLM_DECLARE
+
+}  // namespace pocketvlm

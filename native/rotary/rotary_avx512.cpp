@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA avx512
+#include "rotary/rotary_kernel.h"

@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA serial
+#include "rotary/rotary_kernel.h"

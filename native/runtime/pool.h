@@ -1,0 +1,42 @@
+// A few threads that share loops, and the scratch memory of the loops.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <mutex>
+
+namespace pocketvlm {
+
+class Pool {
+  public:
+    explicit Pool(int threads);
+    ~Pool();
+    Pool(const Pool&) = delete;
+    Pool& operator=(const Pool&) = delete;
+
+    int threads() const { return threads_; }
+
+    // Operations of one pool run one after the other; hold this for a whole operation.
+    std::unique_lock<std::mutex> acquire();
+
+    // call(context, task, worker) for each task in [0, tasks), in any order, on up to threads() workers; returns when all
+    // are done. Calls must not throw. Memory asked for beforehand: scratch(worker) is private to a worker, shared() common
+    // to all; both keep their place until the next request of more.
+    void run(long tasks, void (*call)(void*, long, int), void* context);
+    void reserve(std::size_t bytes_per_worker);
+    float* scratch(int worker) const;
+    float* shared(std::size_t bytes);
+
+    // For tests: fill scratch memory with NaN at each request.
+    void poison(bool on) { poison_ = on; }
+
+  private:
+    struct State;
+    State& state();
+
+    int threads_;
+    bool poison_ = false;
+    State* state_;
+};
+
+}  // namespace pocketvlm

@@ -1,0 +1,25 @@
+// Loops over a pool with the body as a lambda.
+#pragma once
+
+#include "runtime/pool.h"
+#include "simd/simd.h"
+
+namespace pocketvlm::POCKETVLM_ISA {
+namespace {
+
+// body(task, worker) for each task in [0, tasks).
+template <class Body>
+inline void parallel(Pool& pool, long tasks, const Body& body) {
+    const auto call = [](void* context, long task, int worker) { (*static_cast<const Body*>(context))(task, worker); };
+    pool.run(tasks, call, const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+// body(first, last) over [0, count) in pieces of at least `least`, a few for each thread.
+template <class Body>
+inline void parallel_ranges(Pool& pool, long count, long least, const Body& body) {
+    const long piece = larger(larger(least, 1), divide_up(count, 4L * pool.threads()));
+    parallel(pool, divide_up(count, piece), [&](long t, int) { body(t * piece, smaller(count, (t + 1) * piece)); });
+}
+
+}  // namespace
+}  // namespace pocketvlm::POCKETVLM_ISA

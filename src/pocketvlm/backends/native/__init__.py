@@ -1,0 +1,43 @@
+"""The backend of the base install: C++ kernels on NumPy arrays, fp32 arithmetic, weights as stored."""
+
+from __future__ import annotations
+
+import os
+
+from pocketvlm.backends.native.cpu import default_threads
+from pocketvlm.backends.native.operations import NativeOps
+from pocketvlm.errors import BackendError, OptionError
+
+__all__ = ["NativeOps", "create"]
+
+
+def create(threads: int | None = None, isa: str | None = None) -> NativeOps:
+    """A backend with its own threads.
+
+    threads: default is the physical cores that this process may use. isa: "serial", "avx2" or "avx512"; default is the
+    environment variable POCKETVLM_ISA, then the best that the processor runs.
+    """
+    try:
+        from pocketvlm import _native
+    except ImportError as error:
+        raise BackendError(f"the extension module of pocketvlm is missing or broken ({error}): reinstall pocketvlm") from error
+    usable = _native.usable_isas()
+    reason = f"the best of {', '.join(usable)}"
+    if isa is not None:
+        reason = "asked for by argument"
+    elif isa := os.environ.get("POCKETVLM_ISA"):
+        reason = "set by POCKETVLM_ISA"
+    else:
+        isa = usable[-1]
+    if isa not in usable:
+        raise OptionError(f"isa {isa!r} ({reason}) cannot run here: use one of {', '.join(usable)}")
+    if threads is None:
+        threads, source = default_threads()
+    else:
+        source = "asked for by argument"
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
+        raise OptionError(f"threads must be a whole number from 1 to 1024, not {threads!r}")
+    return NativeOps(
+        _native.Runtime(threads, isa),
+        {"isa": f"{isa} ({reason})", "threads": f"{threads} ({source})", "weights": "as stored (bf16 or fp32), fp32 arithmetic"},
+    )

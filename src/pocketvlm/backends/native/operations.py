@@ -1,0 +1,197 @@
+"""The operations of `pocketvlm.backends.ops`: each allocates its output and calls the kernel, which checks the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvlm.backends.ops import Activation, Batch, Ints, Role, StoredTensor
+
+if TYPE_CHECKING:
+    from pocketvlm._native import Runtime
+
+Floats = NDArray[np.float32]
+
+_ACTIVATIONS: dict[str | None, int] = {None: 0, "gelu_tanh": 1, "gelu_erf": 2, "silu": 3}
+_F32 = np.dtype(np.float32)
+_empty = np.empty
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matrix:
+    """A prepared matrix [out, in]: float32, or the bits of bfloat16 as uint16 (perhaps in a mapped file)."""
+
+    data: NDArray[Any]
+    bf16: bool
+    outputs: int
+
+
+@lru_cache(maxsize=8)
+def _frequencies(rotary_dim: int, theta: float) -> Floats:
+    """1 / theta^(2i / rotary_dim), each step in float32 as the reference rounds it."""
+    exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
+    return (np.float32(1.0) / np.power(np.float32(theta), exponents)).astype(np.float32)
+
+
+class NativeOps:
+    """The contract on NumPy arrays. Safe to call from several threads; operations of one object run one at a time."""
+
+    name = "native"
+
+    def __init__(self, runtime: Runtime, description: dict[str, str]) -> None:
+        self._native = runtime
+        self._description = description
+
+    def describe(self) -> dict[str, str]:
+        return {"backend": self.name, **self._description}
+
+    def prepare(self, stored: StoredTensor, role: Role) -> Matrix | Floats:
+        if role == "vector":
+            return np.ascontiguousarray(stored.float32())
+        if len(stored.shape) != 2:
+            raise ValueError(f"{stored.name} has shape {list(stored.shape)}: a matrix has two dimensions")
+        if stored.dtype == "bf16":
+            bits = np.require(stored.data, dtype=np.uint16, requirements=["C", "A"])
+            return Matrix(bits, True, bits.shape[0])
+        values = np.require(stored.float32(), dtype=_F32, requirements=["C", "A"])
+        return Matrix(values, False, values.shape[0])
+
+    def zeros(self, *shape: int) -> Floats:
+        return np.zeros(shape, _F32)
+
+    def from_numpy(self, array: NDArray[np.float32]) -> Floats:
+        return np.ascontiguousarray(array, _F32)
+
+    def to_numpy(self, array: Floats) -> NDArray[np.float32]:
+        return array
+
+    def embed(self, table: Matrix, ids: Ints) -> Floats:
+        out = _empty((len(ids), table.data.shape[1]), _F32)
+        self._native.embed(table.data, table.bf16, ids, out)
+        return out
+
+    def take(self, x: Floats, rows: Ints) -> Floats:
+        out = _empty((len(rows), x.shape[-1]), _F32)
+        self._native.take(x, rows, out)
+        return out
+
+    def put(self, x: Floats, rows: Ints, values: Floats) -> None:
+        self._native.put(x, rows, values)
+
+    def linear(
+        self,
+        x: Floats,
+        weight: Matrix,
+        bias: Floats | None = None,
+        residual: Floats | None = None,
+        activation: Activation | None = None,
+    ) -> Floats:
+        out = _empty((len(x), weight.outputs), _F32)
+        self._native.linear(x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], out)
+        return out
+
+    def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
+        out = _empty(x.shape, _F32)
+        self._native.rms_norm(x, weight, eps, out)
+        return out
+
+    def layer_norm(self, x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
+        out = _empty(x.shape, _F32)
+        self._native.layer_norm(x, weight, bias, eps, out)
+        return out
+
+    def swiglu(self, gate: Floats, up: Floats) -> Floats:
+        out = _empty(up.shape, _F32)
+        self._native.swiglu(gate, up, out)
+        return out
+
+    def attention_inputs(
+        self,
+        query_gate: Floats,
+        key: Floats,
+        value: Floats,
+        q_norm: Floats,
+        k_norm: Floats,
+        keys: Floats,
+        values: Floats,
+        batch: Batch,
+        rotary_dim: int,
+        rope_theta: float,
+        eps: float,
+    ) -> tuple[Floats, Floats]:
+        head_dim = keys.shape[-1]
+        rows, width = query_gate.shape
+        query = _empty((rows, width // (2 * head_dim), head_dim), _F32)
+        gate = _empty((rows, width // 2), _F32)
+        self._native.attention_inputs(
+            query_gate, key, value, q_norm, k_norm, _frequencies(rotary_dim, rope_theta), keys, values,
+            batch.offsets, batch.positions, batch.context, batch.pages, batch.page_size, eps, query, gate,
+        )  # fmt: skip
+        return query, gate
+
+    def attention(self, query: Floats, keys: Floats, values: Floats, batch: Batch) -> Floats:
+        rows, heads, head_dim = query.shape
+        out = _empty((rows, heads * head_dim), _F32)
+        self._native.attention(query, keys, values, batch.offsets, batch.context, batch.pages, batch.page_size, out)
+        return out
+
+    def sigmoid_gate(self, x: Floats, gate: Floats) -> Floats:
+        out = _empty(x.shape, _F32)
+        self._native.sigmoid_gate(gate, x, out)
+        return out
+
+    def attention_views(self, query: Floats, key: Floats, value: Floats, lengths: Ints, heads: int) -> Floats:
+        offsets = np.zeros(len(lengths) + 1, np.int32)
+        np.cumsum(lengths, out=offsets[1:])
+        out = _empty(query.shape, _F32)
+        self._native.attention_views(query, key, value, offsets, heads, out)
+        return out
+
+    def conv_silu(self, x: Floats, weight: Floats, state: Floats, batch: Batch) -> Floats:
+        out = _empty(x.shape, _F32)
+        self._native.conv_silu(x, weight, state, batch.offsets, batch.context, batch.slots, out)
+        return out
+
+    def gated_delta_rule(
+        self,
+        mixed: Floats,
+        b: Floats,
+        a: Floats,
+        a_log: Floats,
+        dt_bias: Floats,
+        state: Floats,
+        batch: Batch,
+        key_heads: int,
+        value_heads: int,
+        key_dim: int,
+        value_dim: int,
+    ) -> Floats:
+        out = _empty((len(mixed), value_heads * value_dim), _F32)
+        self._native.gated_delta_rule(
+            mixed, b, a, a_log, dt_bias, state, batch.offsets, batch.context, batch.slots,
+            key_heads, value_heads, key_dim, value_dim, out,
+        )  # fmt: skip
+        return out
+
+    def gated_rms_norm(self, x: Floats, z: Floats, weight: Floats, eps: float) -> Floats:
+        out = _empty(x.shape, _F32)
+        self._native.gated_rms_norm(x, z, weight, eps, out)
+        return out
+
+    def regroup_2x2(self, x: Floats, sizes: Ints) -> Floats:
+        offsets = np.zeros(len(sizes) + 1, np.int32)
+        np.cumsum(sizes[:, 0] * sizes[:, 1], out=offsets[1:])
+        rows, channels = x.shape
+        out = _empty((rows // 4, 4 * channels), _F32)
+        self._native.regroup_2x2(x, sizes, offsets, out)
+        return out
+
+    def window_mean(self, x: Floats) -> Floats:
+        rows, width = x.shape
+        out = _empty((rows, width // 4), _F32)
+        self._native.window_mean(x, out)
+        return out
