@@ -1,0 +1,98 @@
+"""Rewrites the file map in docs/architecture.md from the first sentence of each file: `python docs/filemap.py`."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from itertools import groupby
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "architecture.md"
+FOLDERS = ("src/pocketvlm", "native", "recipes", "benchmarks", "docs")
+SUFFIXES = {".py", ".h", ".cpp"}
+MOST = 120
+BEGIN = "<!-- file map: begin (python docs/filemap.py) -->"
+END = "<!-- file map: end -->"
+
+
+def summary(path: Path) -> str:
+    """What a file says it is; empty if it does not say.
+
+    Python: the first line of the docstring. C++: the first sentences of the comment at the head, or, without one, the
+    header of the same name that it implements.
+    """
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+    comment: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("// "):
+            comment.append(line.removeprefix("// ").strip())
+        elif comment or line.strip() not in {"", "#pragma once"}:
+            break
+    if comment:
+        said, *more = re.split(r"(?<=\.)\s", " ".join(comment))
+        for sentence in more:
+            if len(said) + len(sentence) > MOST:
+                break
+            said += " " + sentence
+        return said
+    header = path.stem.removesuffix("_kernel") + ".h"
+    return f"The code behind `{header}`." if f'#include "{path.parent.name}/{header}"' in text else ""
+
+
+def instruction_set(path: Path) -> str:
+    """The instruction set, for a file that only builds a kernel for it."""
+    found = re.fullmatch(r"#define POCKETVLM_ISA (\w+)\n#include \"[\w/.]+\"\s*", path.read_text(encoding="utf-8"))
+    return found[1] if found else ""
+
+
+def sources() -> list[Path]:
+    """The files that the map lists, in its order."""
+    found = [
+        (number, path)
+        for number, folder in enumerate(FOLDERS)
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in SUFFIXES and "build" not in path.relative_to(ROOT).parts
+    ]
+    found.sort(key=lambda item: (item[0], item[1].parent.parts, item[1].name != "__init__.py", item[1].name))
+    return [path for _, path in found]
+
+
+def rows(paths: list[Path]) -> list[str]:
+    """The table rows of one folder; builds of one kernel for several instruction sets share a row."""
+    builds: dict[str, list[str]] = {}
+    lines = []
+    for path in paths:
+        if path.suffix == ".cpp" and (name := instruction_set(path)):
+            builds.setdefault(path.stem.removesuffix(f"_{name}"), []).append(name)
+        else:
+            lines.append(f"| `{path.name}` | {summary(path).replace('|', chr(92) + '|')} |")
+    for stem, names in builds.items():
+        kernel = f"{stem}_kernel.h"
+        lines.append(f"| `{stem}_{{{','.join(sorted(names))}}}.cpp` | `{kernel}` built for each instruction set. |")
+    return lines
+
+
+def render() -> str:
+    """The map as Markdown: one table for each folder."""
+    lines: list[str] = []
+    for folder, paths in groupby(sources(), key=lambda path: path.parent):
+        title = folder.relative_to(ROOT).as_posix()
+        lines += ["", f"**{title}/**", "", "| file | what it is |", "|---|---|", *rows(list(paths))]
+    return "\n".join([*lines, ""])
+
+
+def fresh_page() -> str:
+    """docs/architecture.md with a new map between its markers."""
+    before, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"{PAGE}: the markers {BEGIN} and {END} are missing")
+    return f"{before}{BEGIN}\n{render()}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(fresh_page(), encoding="utf-8")

@@ -1,0 +1,66 @@
+"""What is loaded when: `import pocketvlm` and `pocketvlm --help` stay light, and PyTorch is never needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from source_tree import SOURCE
+
+REPORT = "import json, sys; sys.stderr.write('\\n' + json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+
+HEAVY = {
+    "PIL",
+    "av",
+    "httpx",
+    "httpx2",
+    "huggingface_hub",
+    "jinja2",
+    "numpy",
+    "requests",
+    "rich",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "tqdm",
+    "transformers",
+    "typer",
+}
+
+
+def loaded(code: str) -> set[str]:
+    """Top-level modules in memory after a fresh interpreter ran some code."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-c", f"{code}\n{REPORT}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert not loaded("import pocketvlm") & HEAVY
+
+
+def test_importing_the_errors_and_types_loads_nothing_heavy() -> None:
+    assert not loaded("from pocketvlm import OptionError, SamplingParams; SamplingParams()") & HEAVY
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"]])
+def test_the_command_line_answers_without_heavy_libraries(arguments: list[str]) -> None:
+    code = f"""
+from pocketvlm.cli import main
+try:
+    status = main({arguments!r})
+except SystemExit as stop:
+    status = stop.code
+assert not status, status
+"""
+    light = {"rich", "typer"}
+    assert not loaded(code) & (HEAVY - light)
+
+
+def test_naming_a_model_on_disk_does_not_load_the_download_client() -> None:
+    assert not loaded("from pocketvlm.checkpoint.hub import resolve; resolve('nano')") & (HEAVY - {"numpy"})
