@@ -7,8 +7,8 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from pocketvlm.errors import ImageError
 
@@ -17,35 +17,11 @@ if TYPE_CHECKING:
 
 AGENT = "pocketvlm"
 _CHUNK = 1 << 16
+_REDIRECTS = (301, 302, 303, 307, 308)
 
 
-class _TooManyRedirectsError(Exception):
-    pass
-
-
-class _BadRedirectError(Exception):
-    pass
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows at most `limit` redirects, and only to http and https."""
-
-    def __init__(self, limit: int) -> None:
-        self.left = limit
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        if urlsplit(newurl).scheme.lower() not in ("http", "https"):
-            raise _BadRedirectError(newurl)
-        if self.left <= 0:
-            raise _TooManyRedirectsError
-        self.left -= 1
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener(limits: MediaLimits) -> urllib.request.OpenerDirector:
-    # Not build_opener: it would add handlers for file:, ftp: and data:.
+def _opener() -> urllib.request.OpenerDirector:
+    # Not build_opener: it would add handlers for file:, ftp: and data:, and follow redirects by its own rules.
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -53,8 +29,6 @@ def _opener(limits: MediaLimits) -> urllib.request.OpenerDirector:
         urllib.request.HTTPSHandler(context=ssl.create_default_context()),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
-        _Redirects(limits.max_redirects),
-        urllib.request.UnknownHandler(),
     ):
         opener.add_handler(handler)
     opener.addheaders = [("User-Agent", AGENT), ("Accept", "image/*")]
@@ -85,25 +59,34 @@ def fetch(url: str, name: str, limits: MediaLimits) -> tuple[bytes, str]:
     """Body and content type of a URL. `name` stands for the URL in messages. Raises ImageError."""
     deadline = time.monotonic() + limits.timeout
     slow = f"{name}: no complete answer within {limits.timeout:g} s: try again or raise timeout"
-    request = urllib.request.Request(_ascii_url(url, name))
+    opener = _opener()
     try:
-        with _opener(limits).open(request, timeout=limits.timeout) as response:
-            body = _body(response, name, limits, deadline, slow)
-            return body, response.headers.get("Content-Type", "")
-    except _TooManyRedirectsError:
-        raise ImageError(f"{name}: more than {limits.max_redirects} redirects") from None
-    except _BadRedirectError as error:
-        raise ImageError(f"{name}: redirected to {str(error)[:60]!r}, which is not http or https") from None
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise ImageError(f"{name}: the server answered {error.code} {error.reason}") from None
+        for _ in range(limits.max_redirects + 1):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise ImageError(slow)
+            try:
+                with opener.open(urllib.request.Request(_ascii_url(url, name)), timeout=left) as response:
+                    body = _body(response, name, limits, deadline, slow)
+                    return body, response.headers.get("Content-Type", "")
+            except urllib.error.HTTPError as error:
+                error.close()
+                target = error.headers.get("Location")
+                if error.code not in _REDIRECTS or not target:
+                    raise ImageError(f"{name}: the server answered {error.code} {error.reason}") from None
+                url = urljoin(url, target)
+                if urlsplit(url).scheme.lower() not in ("http", "https"):
+                    raise ImageError(f"{name}: redirected to {url[:60]!r}, which is not http or https") from None
     except TimeoutError:
         raise ImageError(slow) from None
-    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+    except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
+        if isinstance(error, ImageError):
+            raise
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):
             raise ImageError(slow) from None
         raise ImageError(f"{name}: cannot be fetched: {reason}") from error
+    raise ImageError(f"{name}: more than {limits.max_redirects} redirects")
 
 
 def _body(response: Any, name: str, limits: MediaLimits, deadline: float, slow: str) -> bytes:

@@ -18,7 +18,6 @@ import base64
 import binascii
 import io
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,6 +117,8 @@ def _check_size(width: int, height: int, name: str, limits: MediaLimits) -> None
 
 def _from_name(source: str | bytes, limits: MediaLimits) -> Image:
     text = os.fsdecode(source)
+    if not text:
+        raise ImageError("an empty string names no image: give a path, a URL or a data URI")
     name = shorten(text)
     scheme = text.split(":", 1)[0].lower() if ":" in text else ""
     if scheme == "data":
@@ -216,14 +217,12 @@ def _decode(data: bytes, name: str, limits: MediaLimits, content_type: str = "")
             f"{name}: PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, so broken files would pass: switch it off"
         )
     try:
-        with warnings.catch_warnings():
-            # The size is checked right below, against our own limit.
-            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-            image: Image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
+        image: Image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(image.width, image.height, name, limits)
         image.load()
-        image = ImageOps.exif_transpose(image)
-        return _to_rgb(image, name)
+        # Turning the picture upright makes a new image that no longer knows its format.
+        from_png = image.format == "PNG"
+        return _to_rgb(ImageOps.exif_transpose(image), name, from_png)
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -231,17 +230,17 @@ def _decode(data: bytes, name: str, limits: MediaLimits, content_type: str = "")
         raise ImageError(
             f"{name}: not a picture in a format we read ({', '.join(FORMATS)}); it starts with {data[:12]!r}{told}"
         ) from None
-    except PIL.Image.DecompressionBombError as error:
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: {error}: send a smaller image or raise PIL.Image.MAX_IMAGE_PIXELS") from None
     except Exception as error:  # decoders of broken files raise OSError, SyntaxError, ValueError, struct.error, ...
         raise ImageError(f"{name}: damaged or incomplete image file: {error}") from error
 
 
-def _to_rgb(image: Image, name: str) -> Image:
-    """RGB without looking at transparency."""
+def _to_rgb(image: Image, name: str, from_png: bool = False) -> Image:
+    """RGB without looking at transparency. Older Pillow gives 16-bit grey PNG files the mode I."""
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and from_png):
         return _high_byte(image)
     if image.mode in ("I", "F"):
         raise ImageError(
@@ -264,6 +263,7 @@ def _from_pillow(image: Image, limits: MediaLimits) -> Image:
     name = f"Pillow image ({image.mode})"
     _check_size(image.width, image.height, name, limits)
     try:
+        image.load()
         if "A" in image.getbands() or image.info.get("transparency") is not None:
             front = image.convert("RGBA")
             white = PIL.Image.new("RGBA", front.size, (255, 255, 255, 255))

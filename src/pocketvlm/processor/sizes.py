@@ -53,7 +53,7 @@ class ImageOptions:
     @property
     def unit(self) -> int:
         """Both sides of every view are multiples of this many pixels: 56 in 16x, 28 in 4x (patch size 14)."""
-        if self.downsample_mode not in MERGE:
+        if not isinstance(self.downsample_mode, str) or self.downsample_mode not in MERGE:
             raise OptionError(f"downsample_mode={self.downsample_mode!r} is not supported: give '16x' or '4x'")
         return self.patch_size * MERGE[self.downsample_mode]
 
