@@ -25,24 +25,28 @@ def show(chunks: Iterator[Chunk], model: str, output: str, quiet: bool, activity
 
 
 def _consume(chunks: Iterator[Chunk], stream: bool, activity: Activity) -> tuple[str, tuple[int, ...], Chunk]:
-    """Read all chunks, writing their text at once if `stream`; the text then ends with a new line."""
+    """Read all chunks, writing their text at once if `stream`; what was written then ends with a new line."""
     texts: list[str] = []
     ids: list[int] = []
     clean = printable if is_terminal(sys.stdout) else str
+    chunk = None
     try:
         for chunk in chunks:
             activity.close()
-            texts.append(chunk.text)
             ids.extend(chunk.token_ids)
+            texts.append(chunk.text)
             if stream and chunk.text:
                 sys.stdout.write(clean(chunk.text))
                 sys.stdout.flush()
     finally:
         activity.close()
-        if stream and "".join(texts[-1:])[-1:] != "\n" and sys.exc_info()[0] in (None, KeyboardInterrupt):
+        text = "".join(texts)
+        finished = chunk is not None and chunk.finish_reason is not None
+        if stream and (text or finished) and not text.endswith("\n"):
             sys.stdout.write("\n")
             sys.stdout.flush()
-    return "".join(texts), tuple(ids), chunk
+    assert chunk is not None
+    return text, tuple(ids), chunk
 
 
 def status(usage: Usage, timings: Timings, reason: FinishReason) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import traceback
+from difflib import get_close_matches
 
 import typer
 
@@ -47,16 +49,26 @@ def _explain(error: BaseException) -> tuple[str, int]:
 
 def _usage(error: typer.TyperException) -> str:
     """The parser's complaint in one line, with the nearest spelling where there is one."""
-    message = error.format_message()
-    message = message.replace("Value error, ", "").rstrip(".")
+    message = error.format_message().replace("Value error, ", "").rstrip(".")
     near = getattr(error, "possibilities", None)
+    value, choices = _given(error), re.findall(r"'([^']+)'", message.partition(" is not one of ")[2])
     if near:
         message = f"{error.message}: did you mean {' or '.join(near)}?"
+    elif choices and (near := get_close_matches(str(value), choices, 1)):
+        message += f": did you mean {near[0]!r}?"
+    elif value is not None and not choices:
+        message += f", not {value!r}"
     elif "extra argument" in message:
         message += ": put the prompt in quotes, and -i before each image"
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "pocketvlm"
     return f"{message} (see {path} --help)"
+
+
+def _given(error: typer.TyperException) -> object:
+    """The value that the parser's validator refused, if it was that."""
+    details = getattr(error.__cause__, "errors", None)
+    return details()[0].get("input") if callable(details) else None
 
 
 def _say(line: str) -> None:

@@ -11,13 +11,15 @@ from pocketvlm.errors import OptionError
 
 INPUT, SAMPLING, IMAGES, ENGINE, OUTPUT = "Input", "Sampling", "Image processing", "Engine", "Output"
 DEFAULT_MODEL = "nano"
+FLAG = ""
 
 MODEL_HELP = 'Model: "nano" (built in), a directory, or a hub id such as openbmb/MiniCPM-V-4.6.'
 
 
-def option(*names: str, panel: str, help: str, **more: Any) -> Any:
-    """An option of a help panel; the environment variable of each stands in the command's last paragraph."""
-    return typer.Option(*names, rich_help_panel=panel, help=help, show_envvar=False, **more)
+def option(*names_and_metavar: str, panel: str, help: str, **more: Any) -> Any:
+    """An option: its spellings, then what stands for its value (FLAG for none); its panel in --help, and its text."""
+    *names, metavar = names_and_metavar
+    return typer.Option(*names, metavar=metavar, rich_help_panel=panel, help=help, show_envvar=False, **more)
 
 
 def _debug(context: typer.Context, value: bool) -> bool:
@@ -30,64 +32,70 @@ Image = Annotated[
     option(
         "--image",
         "-i",
+        "PATH|URL|-",
         panel=INPUT,
-        metavar="PATH|URL|-",
         help="Image: path, URL, data URI, or - for bytes on stdin. Repeatable.",
     ),
 ]
-Prompt = Annotated[str | None, option("--prompt", "-p", panel=INPUT, help="The question; - reads it from stdin.")]
-System = Annotated[str | None, option("--system", panel=INPUT, help="System prompt.")]
+Prompt = Annotated[str | None, option("--prompt", "-p", "TEXT", panel=INPUT, help="The question; - reads stdin.")]
+System = Annotated[str | None, option("--system", "TEXT", panel=INPUT, help="System prompt.")]
 Thinking = Annotated[
     bool | None,
-    option("--thinking/--no-thinking", panel=INPUT, help="Let the model think first. Default: the chat template's."),
+    option("--thinking/--no-thinking", FLAG, panel=INPUT, help="Let the model think first."),
 ]
 DownsampleMode = Annotated[
     Literal["16x", "4x"] | None,
-    option("--downsample-mode", panel=IMAGES, help="16x: few tokens, fast. 4x: four times as many, fine detail."),
+    option("--downsample-mode", "16x|4x", panel=IMAGES, help="16x: few tokens, fast. 4x: four times as many."),
 ]
 MaxSliceNums = Annotated[
-    int | None, option("--max-slice-nums", panel=IMAGES, help="Most slices an image is cut into; 1 never cuts.")
+    int | None, option("--max-slice-nums", "N", panel=IMAGES, help="Most slices an image is cut into; 1 never cuts.")
 ]
 SliceMode = Annotated[
-    bool | None, option("--slice-mode/--no-slice-mode", panel=IMAGES, help="Cut large images into slices, or never.")
+    bool | None,
+    option("--slice-mode/--no-slice-mode", FLAG, panel=IMAGES, help="Cut large images into slices."),
 ]
 UseImageId = Annotated[
-    bool | None, option("--use-image-id/--no-use-image-id", panel=IMAGES, help="Number the images in the prompt.")
+    bool | None, option("--use-image-id/--no-use-image-id", FLAG, panel=IMAGES, help="Number the images in the prompt.")
 ]
 ScaleResolution = Annotated[
-    int | None, option("--scale-resolution", panel=IMAGES, help="Side in pixels of the square one view aims at.")
+    int | None, option("--scale-resolution", "N", panel=IMAGES, help="Side in pixels of the square one view aims at.")
 ]
 ProcessorKwargs = Annotated[
     str | None,
     option(
         "--processor-kwargs",
+        "JSON",
         panel=IMAGES,
-        metavar="JSON",
         help="""The same as one JSON object, e.g. '{"downsample_mode": "4x"}'; single options win over it.""",
     ),
 ]
 Revision = Annotated[
-    str | None, option("--revision", panel=ENGINE, help="Branch, tag or commit of a model on the hub.")
+    str | None, option("--revision", "NAME", panel=ENGINE, help="Branch, tag or commit of a model on the hub.")
 ]
 Backend = Annotated[
     Literal["native", "torch"],
-    option("--backend", panel=ENGINE, help="native: C++ on the CPU. torch: the PyTorch reference, CPU or GPU."),
+    option(
+        "--backend",
+        "native|torch",
+        panel=ENGINE,
+        help="native: C++, CPU. torch: the reference, CPU or GPU.",
+    ),
 ]
 Precision = Annotated[
     Literal["exact", "fast"],
-    option("--precision", panel=ENGINE, help="exact: float32 arithmetic. fast equals exact in this version."),
+    option("--precision", "exact|fast", panel=ENGINE, help="exact: float32. fast equals exact in this version."),
 ]
-Threads = Annotated[int | None, option("--threads", panel=ENGINE, help="CPU threads. Default: all physical cores.")]
-Device = Annotated[str | None, option("--device", panel=ENGINE, help="cpu or cuda; with --backend torch only.")]
+Threads = Annotated[int | None, option("--threads", "N", panel=ENGINE, help="CPU threads. Default: physical cores.")]
+Device = Annotated[str | None, option("--device", "NAME", panel=ENGINE, help="cpu or cuda; with --backend torch only.")]
 Debug = Annotated[
-    bool, option("--debug", panel=OUTPUT, help="Show the traceback of an error.", callback=_debug, is_eager=True)
+    bool, option("--debug", FLAG, panel=OUTPUT, help="Show the traceback of an error.", callback=_debug, is_eager=True)
 ]
-Quiet = Annotated[bool, option("--quiet", "-q", panel=OUTPUT, help="Nothing on stderr but errors.")]
+Quiet = Annotated[bool, option("--quiet", "-q", FLAG, panel=OUTPUT, help="Nothing on stderr but errors.")]
 
 
 def json_option(command: str) -> Any:
     """The --json option of a command."""
-    return option("--json", panel=OUTPUT, help="One JSON object on stdout.", envvar=f"POCKETVLM_{command}_JSON")
+    return option("--json", FLAG, panel=OUTPUT, help="One JSON object on stdout.", envvar=f"POCKETVLM_{command}_JSON")
 
 
 def model_argument(command: str) -> Any:

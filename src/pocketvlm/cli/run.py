@@ -12,7 +12,7 @@ import typer
 
 from pocketvlm.cli import options
 from pocketvlm.cli.inputs import read_images, read_prompt
-from pocketvlm.cli.options import OUTPUT, SAMPLING, option
+from pocketvlm.cli.options import FLAG, OUTPUT, SAMPLING, option
 from pocketvlm.errors import OptionError
 
 EPILOG = """
@@ -43,37 +43,39 @@ def run(
     system: options.System = None,
     thinking: options.Thinking = None,
     max_tokens: Annotated[
-        int | None, option("--max-tokens", panel=SAMPLING, help="Most tokens to generate. Default: 1024.")
+        int | None, option("--max-tokens", "N", panel=SAMPLING, help="Most tokens to generate. Default: 1024.")
     ] = None,
     min_tokens: Annotated[
-        int | None, option("--min-tokens", panel=SAMPLING, help="No end before this many tokens.")
+        int | None, option("--min-tokens", "N", panel=SAMPLING, help="No end before this many tokens.")
     ] = None,
     temperature: Annotated[
-        float | None, option("--temperature", panel=SAMPLING, help="0 is greedy. Defaults are the checkpoint's own.")
+        float | None,
+        option("--temperature", "X", panel=SAMPLING, help="0 is greedy. Default: the checkpoint's."),
     ] = None,
-    top_p: Annotated[float | None, option("--top-p", panel=SAMPLING, help="Nucleus sampling; 1 is off.")] = None,
-    top_k: Annotated[int | None, option("--top-k", panel=SAMPLING, help="Most candidates; 0 is off.")] = None,
+    top_p: Annotated[float | None, option("--top-p", "X", panel=SAMPLING, help="Nucleus sampling; 1 is off.")] = None,
+    top_k: Annotated[int | None, option("--top-k", "N", panel=SAMPLING, help="Most candidates; 0 is off.")] = None,
     min_p: Annotated[
-        float | None, option("--min-p", panel=SAMPLING, help="Least probability, relative to the best; 0 is off.")
+        float | None, option("--min-p", "X", panel=SAMPLING, help="Least probability, relative to the best; 0 is off.")
     ] = None,
     repetition_penalty: Annotated[
-        float | None, option("--repetition-penalty", panel=SAMPLING, help="Over prompt and answer; 1 is off.")
+        float | None, option("--repetition-penalty", "X", panel=SAMPLING, help="Over prompt and answer; 1 is off.")
     ] = None,
     presence_penalty: Annotated[
-        float | None, option("--presence-penalty", panel=SAMPLING, help="Over the answer, from -2 to 2; 0 is off.")
+        float | None, option("--presence-penalty", "X", panel=SAMPLING, help="Over the answer, -2 to 2; 0 is off.")
     ] = None,
     frequency_penalty: Annotated[
-        float | None, option("--frequency-penalty", panel=SAMPLING, help="Over the answer, from -2 to 2; 0 is off.")
+        float | None,
+        option("--frequency-penalty", "X", panel=SAMPLING, help="Over the answer, -2 to 2; 0 is off."),
     ] = None,
-    seed: Annotated[int | None, option("--seed", panel=SAMPLING, help="Makes sampling repeatable.")] = None,
+    seed: Annotated[int | None, option("--seed", "N", panel=SAMPLING, help="Makes sampling repeatable.")] = None,
     stop: Annotated[
-        list[str] | None, option("--stop", panel=SAMPLING, help="End the answer before this text. Repeatable.")
+        list[str] | None, option("--stop", "TEXT", panel=SAMPLING, help="End the answer before this text. Repeatable.")
     ] = None,
     stop_token_id: Annotated[
-        list[int] | None, option("--stop-token-id", panel=SAMPLING, help="End at this token id. Repeatable.")
+        list[int] | None, option("--stop-token-id", "ID", panel=SAMPLING, help="End at this token id. Repeatable.")
     ] = None,
     ignore_eos: Annotated[
-        bool, option("--ignore-eos", panel=SAMPLING, help="Go on after the end token, to --max-tokens.")
+        bool, option("--ignore-eos", FLAG, panel=SAMPLING, help="Go on after the end token, to --max-tokens.")
     ] = False,
     downsample_mode: options.DownsampleMode = None,
     max_slice_nums: options.MaxSliceNums = None,
@@ -88,12 +90,13 @@ def run(
     device: options.Device = None,
     output: Annotated[
         Literal["text", "json"],
-        option("--output", "-o", panel=OUTPUT, help="text streams; json is one object with usage and timings."),
+        option("--output", "-o", "text|json", panel=OUTPUT, help="text streams; json is one object with figures."),
     ] = "text",
     normalize_newlines: Annotated[
         bool,
         option(
             "--normalize-newlines",
+            FLAG,
             panel=OUTPUT,
             help=r"Turn a literal \n in the answer into a new line, outside code and formulas.",
         ),
