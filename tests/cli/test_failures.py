@@ -42,8 +42,8 @@ def one_line(outcome, code, *parts):
         ("run nano hi --processor-kwargs {", ("--processor-kwargs", "not valid JSON")),
         ("run nano hi --processor-kwargs []", ("--processor-kwargs", "object", "[]")),
         (
-            'run nano hi --processor-kwargs {"downsample_mod":1}',
-            ("'downsample_mod'", "did you mean 'downsample_mode'?"),
+            'run nano hi --processor-kwargs {"slice_mod":1}',
+            ("'slice_mod'", "did you mean 'slice_mode'?"),
         ),
         ('run nano hi --processor-kwargs {"zzz":1}', ("'zzz'", "known are", "max_slice_nums")),
         ("tokens", ("nothing to count",)),

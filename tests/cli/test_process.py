@@ -1,0 +1,176 @@
+"""The command as a process with the embedded model: pipes, signals, terminals, and what a start costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import pocketvlm
+from pocketvlm import api
+
+COMMAND = [sys.executable, "-m", "pocketvlm"]
+LONG = ["run", "nano", "Hello there", "--ignore-eos", "--max-tokens", "1900"]
+STATUS = re.compile(
+    r"ttft \d+\.\d\d s · (vision \d+\.\d\d s · )?(\d+\.\d tok/s · )?\d+ prompt( \(\d+ image\))? \+ \d+ tokens"
+)
+
+
+@pytest.fixture(autouse=True)
+def _sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(pocketvlm.__file__).parents[1]))
+
+
+def call(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    options = {"stdin": subprocess.DEVNULL, "timeout": 50, **options}
+    if options.get("input") is not None:
+        options.pop("stdin")
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, encoding="utf-8", check=False, **options)
+
+
+def in_terminal(*arguments: str, width: int = 80, **environment: str) -> tuple[int, str]:
+    """Run with all three streams on a terminal; gives the exit code and everything that the terminal got."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update({"TERM": "xterm-256color", "COLUMNS": str(width), **environment})
+        os.execv(COMMAND[0], [*COMMAND, *arguments])
+    seen = b""
+    deadline = time.monotonic() + 50
+    while time.monotonic() < deadline:
+        if not select.select([terminal], [], [], 1)[0]:
+            continue
+        try:
+            data = os.read(terminal, 65536)
+        except OSError:  # Linux says EIO when the other end is closed
+            break
+        if not data:
+            break
+        seen += data
+    _, state = os.waitpid(pid, 0)
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(state), seen.decode("utf-8").replace("\r\n", "\n")
+
+
+def test_the_answer_is_that_of_the_python_api(picture):
+    done = call("run", "nano", "-i", str(picture), "What is this?", "--max-tokens", "12")
+    assert done.returncode == 0, done.stderr
+    result = api.load("nano").ask("What is this?", images=[picture], max_tokens=12)
+    assert done.stdout.rstrip("\n") == result.text.rstrip("\n")
+    assert STATUS.match(done.stderr)
+    assert done.stderr.count("\n") == 1
+
+
+def test_json_with_an_image_on_stdin(picture):
+    with picture.open("rb") as image:
+        done = call("run", "-i", "-", "-p", "What is this?", "--output", "json", "--max-tokens", "4", stdin=image)
+    answer = json.loads(done.stdout)
+    assert answer["model"] == "nano"
+    assert answer["usage"]["image_tokens"] > 0
+    assert answer["timings"]["ttft"] > 0
+
+
+def test_a_prompt_on_stdin_and_another_backend():
+    native, torch = (
+        call("run", "--max-tokens", "8", "--backend", backend, input="Hello\n") for backend in ("native", "torch")
+    )
+    assert native.returncode == 0, native.stderr
+    assert native.stdout == torch.stdout
+
+
+def test_text_comes_while_it_is_made():
+    with subprocess.Popen([*COMMAND, *LONG], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        first = os.read(process.stdout.fileno(), 1 << 20)
+        assert process.poll() is None
+        rest = process.stdout.read()
+    assert first
+    assert len(rest) > len(first)
+
+
+def test_control_c_stops_cleanly_with_130():
+    with subprocess.Popen([*COMMAND, *LONG], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        os.read(process.stdout.fileno(), 1)
+        process.send_signal(signal.SIGINT)
+        text, error = process.stdout.read(), process.stderr.read()
+    assert process.returncode == 130
+    assert error == b"interrupted\n"
+    assert text.endswith(b"\n")
+
+
+def test_a_reader_that_leaves_is_no_traceback():
+    with subprocess.Popen([*COMMAND, *LONG], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        os.read(process.stdout.fileno(), 1)
+        process.stdout.close()
+        error = process.stderr.read()
+    assert process.returncode == 141
+    assert error == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_one_line():
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [*COMMAND, "info", "nano"], stdout=full, stderr=subprocess.PIPE, encoding="utf-8", check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: No space left on device\n"
+
+
+def test_a_stdout_that_cannot_spell_the_answer_is_no_error():
+    done = call("tokens", "-p", "hi", env={**os.environ, "PYTHONIOENCODING": "ascii:strict"})
+    assert done.returncode == 0
+    assert "?" in done.stdout
+
+
+def test_a_terminal_gets_the_answer_and_a_dim_status_line(picture):
+    code, seen = in_terminal("run", "nano", "-i", str(picture), "What is this?", "--max-tokens", "4")
+    assert code == 0
+    assert STATUS.search(seen)
+    assert "\x1b[2mttft" in seen
+
+
+def test_no_color_and_a_narrow_terminal_get_plain_text(picture):
+    code, seen = in_terminal("tokens", "-i", str(picture), width=30, NO_COLOR="1")
+    assert code == 0
+    assert "\x1b" not in seen
+    code, seen = in_terminal("run", "nano", "hi", "--max-tokens", "4", width=30, NO_COLOR="1")
+    assert code == 0
+    assert "\x1b[2m" not in seen
+
+
+def test_a_terminal_without_a_question_gets_a_hint_at_once():
+    code, seen = in_terminal("run", "nano")
+    assert code == 2
+    assert "nothing to answer" in seen
+
+
+def test_help_loads_nothing_heavy():
+    script = (
+        "import sys; from pocketvlm.cli import main; main(['run', '--help']); "
+        "heavy = {'torch', 'PIL', 'numpy', 'tokenizers', 'jinja2', 'huggingface_hub', 'av', 'safetensors'}; "
+        "print(sorted(heavy & sys.modules.keys()), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True)
+    assert done.stderr == "[]\n"
+
+
+def test_help_is_quick():
+    """Processor time, the best of three: the wall clock belongs to whatever else runs."""
+    script = "import time; from pocketvlm.cli import main; main(['--help']); print(time.process_time())"
+    runs = [
+        subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True) for _ in "123"
+    ]
+    assert min(float(run.stdout.splitlines()[-1]) for run in runs) < 0.3
