@@ -1,7 +1,8 @@
 """Turns what the user calls a model into a directory on this machine, downloading it from the hub where needed.
 
 The only module of this floor that touches the network. The download client is imported when a hub id is really
-resolved; it honours HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE, and resumes broken downloads.
+resolved; it honours HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE. It goes on after a dropped
+connection, and keeps finished files when the process ends; the file that was under way then starts again.
 """
 
 from __future__ import annotations
