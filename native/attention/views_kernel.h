@@ -12,16 +12,18 @@ struct Scratch {
     Softmax softmax;
 };
 
+inline long key_floats(long keys, long head_dim) { return round_up(round_up(keys, key_tile) * head_dim + W, 16); }
+
 inline long scratch_floats(long keys, long head_dim) {
     const long width = padded(head_dim);
-    return round_up(keys * head_dim + W, 16) + keys * width + head_dim * lanes + key_block * lanes + lanes * (width + 2);
+    return key_floats(keys, head_dim) + keys * width + head_dim * lanes + key_block * lanes + lanes * (width + 2);
 }
 
 inline Scratch lay_out(float* memory, long keys, long head_dim) {
     Scratch s;
     const long width = padded(head_dim);
     s.keys = memory;
-    s.values = s.keys + round_up(keys * head_dim + W, 16);
+    s.values = s.keys + key_floats(keys, head_dim);
     s.query = s.values + keys * width;
     s.scores = s.query + head_dim * lanes;
     s.softmax.sums = s.scores + key_block * lanes;

@@ -46,7 +46,7 @@ inline Vec gelu_erf(Vec x) {
     q = fma(q, t, splat(0.13986434042453766f));
     q = fma(q, t, splat(0.13962125778198242f));
     const Vec tail = exp(a * a * splat(-0.5f)) * t * q;
-    return where_less(x, zero(), x * tail, fma(zero() - x, tail, x));
+    return x * where_less(x, zero(), tail, splat(1.0f) - tail);
 }
 
 }  // namespace

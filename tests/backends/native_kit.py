@@ -1,0 +1,85 @@
+"""Random inputs for backend tests, and native backends whose memory starts as NaN."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pocketvlm import _native
+from pocketvlm.backends.native import NativeOps, create
+from pocketvlm.backends.native import operations
+from pocketvlm.backends.ops import Batch, StoredTensor
+
+
+def usable() -> list[str]:
+    return _native.usable_isas()
+
+
+@lru_cache(maxsize=None)
+def backend(threads: int, isa: str) -> NativeOps:
+    ops = create(threads, isa)
+    ops._native.poison(True)
+    return ops
+
+
+def poisoned_backend(threads: int, isa: str, monkeypatch: pytest.MonkeyPatch) -> NativeOps:
+    monkeypatch.setattr(operations, "_empty", lambda shape, dtype: np.full(shape, np.nan, dtype))
+    return backend(threads, isa)
+
+
+class Inputs:
+    """Random arrays; each float array begins 4 bytes behind an aligned address."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.random = np.random.default_rng(seed)
+
+    def __call__(self, *shape: int, scale: float = 1.0) -> NDArray[np.float32]:
+        count = int(np.prod(shape))
+        memory = np.full(count + 2, np.nan, np.float32)
+        array = memory[1 : count + 1].reshape(shape)
+        array[...] = self.random.standard_normal(shape) * scale
+        return array
+
+    def matrix(self, out: int, inputs: int, dtype: str) -> StoredTensor:
+        values = (self.random.standard_normal((out, inputs)) / np.sqrt(inputs)).astype(np.float32)
+        if dtype == "bf16":
+            memory = np.zeros(out * inputs + 1, np.uint16)
+            bits = memory[1:].reshape(out, inputs)
+            bits[...] = (values.view(np.uint32) >> 16).astype(np.uint16)
+            bits.flags.writeable = False
+            return StoredTensor("weight", "bf16", bits)
+        return StoredTensor("weight", dtype, values.astype(np.float16 if dtype == "f16" else np.float32))
+
+    def batch(self, lengths: list[int], context: list[int] | None = None, page_size: int = 16, spare: int = 3) -> Batch:
+        """Sequences in shuffled pages and slots of a state with `spare` slots too many."""
+        context = context or [0] * len(lengths)
+        used = [-(-(a + b) // page_size) for a, b in zip(lengths, context, strict=True)]
+        order = self.random.permutation(sum(used) + spare)
+        pages = np.full((len(lengths), max(used) + 1), -1, np.int32)
+        for s, count in enumerate(used):
+            pages[s, :count] = order[sum(used[:s]) :][:count]
+        return Batch(
+            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
+            positions=np.concatenate([c + np.arange(n) for n, c in zip(lengths, context, strict=True)]).astype(np.int32),
+            context=np.array(context, np.int32),
+            pages=pages,
+            slots=self.random.permutation(len(lengths) + spare)[: len(lengths)].astype(np.int32),
+            page_size=page_size,
+        )
+
+
+def pages_of(batch: Batch) -> int:
+    """Pages that a cache for `batch` needs."""
+    return int(batch.pages.max()) + 1
+
+
+def close(actual: NDArray[np.float32], expected: NDArray[np.float64], tolerance: float = 2e-6) -> None:
+    """Largest difference against the largest expected value."""
+    assert actual.dtype == np.float32
+    assert actual.shape == expected.shape
+    scale = max(1e-30, float(np.abs(expected).max(initial=0.0)))
+    difference = float(np.abs(actual - expected).max(initial=0.0)) / scale
+    assert difference <= tolerance, f"relative difference {difference:.3g}"
