@@ -79,9 +79,8 @@ class NewlineNormalizer:
                 position = step(text, position, final, out)
         except _Undecided as pause:
             position = pause.args[0]
-        ready = "".join(out)[self._shown :] if position else ""
-        if position:
-            self._shown = 0
+        ready = "".join(out)[self._shown :]
+        self._shown = max(0, self._shown - position)
         self._held = text[position:]
         slash = self._held.find("\\")
         safe = len(self._held) if slash < 0 else slash
