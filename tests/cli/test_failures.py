@@ -62,10 +62,11 @@ def test_nothing_to_ask_is_refused_with_an_example(invoke, model):
     one_line(invoke("run", terminal=True), 2, "nothing to answer", 'pocketvlm run -i cat.jpg "What is this?"')
     one_line(invoke("run", stdin=b" \n"), 2, "nothing to answer")
     one_line(invoke("run", "nano", "  "), 2, "nothing to answer")
+    one_line(invoke("run", "hello", terminal=True), 2, "no prompt for the model 'hello'", "-p")
 
 
 def test_an_image_from_a_terminal_is_refused(invoke, model):
-    one_line(invoke("run", "-i", "-", "-p", "hi", terminal=True), 2, "stdin is the terminal")
+    one_line(invoke("run", "-i", "-", "-p", "hi", terminal=True), 2, "nothing is piped in")
 
 
 def test_files_that_are_missing_are_reported_before_the_model_loads(invoke, model):

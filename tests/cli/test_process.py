@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,14 @@ def call(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], capture_output=True, encoding="utf-8", check=False, **options)
 
 
-def in_terminal(*arguments: str, width: int = 80, **environment: str) -> tuple[int, str]:
+def in_terminal(
+    *arguments: str, command: Sequence[str] = COMMAND, width: int = 80, **environment: str
+) -> tuple[int, str]:
     """Run with all three streams on a terminal; gives the exit code and everything that the terminal got."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ.update({"TERM": "xterm-256color", "COLUMNS": str(width), **environment})
-        os.execv(COMMAND[0], [*COMMAND, *arguments])
+        os.execv(command[0], [*command, *arguments])
     seen = b""
     deadline = time.monotonic() + 50
     while time.monotonic() < deadline:
@@ -119,6 +122,23 @@ def test_a_reader_that_leaves_is_no_traceback():
     assert error == b""
 
 
+@pytest.mark.parametrize(
+    ("closed", "code", "out", "err"),
+    [
+        ("<&-", 2, "", "error: there is no prompt for the model 'nano'"),
+        (">&-", 1, "", "error: stdout is closed\n"),
+        ("2>&-", 2, "", ""),
+    ],
+)
+def test_closed_streams_are_no_traceback(closed, code, out, err):
+    line = ["sh", "-c", f'exec "$@" {closed}', "sh", *COMMAND, "run", "nano"]
+    done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == code
+    assert done.stdout == out
+    assert done.stderr.startswith(err)
+    assert done.stderr.count("\n") == bool(err)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_one_line():
     with Path("/dev/full").open("w", encoding="utf-8") as full:
@@ -154,7 +174,31 @@ def test_no_color_and_a_narrow_terminal_get_plain_text(picture):
 def test_a_terminal_without_a_question_gets_a_hint_at_once():
     code, seen = in_terminal("run", "nano")
     assert code == 2
-    assert "nothing to answer" in seen
+    assert "no prompt" in seen
+
+
+PROGRESS = """
+import sys, time
+from pocketvlm.cli.terminal import Activity
+with Activity(quiet=bool(sys.argv[2:])) as activity:
+    for step in range(4):
+        activity.downloading("nano")(step * 1000, 4000)
+        time.sleep(float(sys.argv[1]))
+    activity.say("reading [1/2]")
+    time.sleep(float(sys.argv[1]))
+"""
+
+
+def test_progress_is_shown_when_it_takes_long_and_taken_away():
+    command = [sys.executable, "-c", PROGRESS]
+    code, seen = in_terminal("0.3", command=command)
+    assert code == 0
+    assert "downloading nano 2.0 kB of 4.0 kB" in seen
+    assert "reading [1/2]" in seen
+    assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l"), "the cursor stays hidden"
+    assert in_terminal("0.05", command=command) == (0, "")
+    assert in_terminal("0.3", "quiet", command=command) == (0, "")
+    assert in_terminal("0.3", command=command, TERM="dumb") == (0, "")
 
 
 def test_help_loads_nothing_heavy():

@@ -59,6 +59,13 @@ def test_json_keeps_other_scripts_readable(invoke, model):
     assert "红色方块" in invoke("run", "nano", "hi", "-o", "json").out
 
 
+def test_control_characters_do_not_reach_a_terminal_but_reach_a_file(invoke, model, monkeypatch):
+    model.chunks = ("a\x1b]0;title\x07\tb", "\n\x9bc")
+    assert invoke("run", "nano", "hi").out == "a\x1b]0;title\x07\tb\n\x9bc\n"
+    monkeypatch.setattr("pocketvlm.cli.answer.is_terminal", lambda stream: True)
+    assert invoke("run", "nano", "hi").out == "a␛]0;title␇\tb\n\ufffdc\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "loaded", "text"),
     [

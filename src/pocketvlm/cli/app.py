@@ -6,15 +6,17 @@ Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted, 141 the reader of
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
 
 from pocketvlm import __version__
-from pocketvlm.cli.failure import report
+from pocketvlm.cli.failure import FAILED, report
 from pocketvlm.cli.info import info
 from pocketvlm.cli.pull import pull
 from pocketvlm.cli.run import run
@@ -86,8 +88,11 @@ for _function in (run, info, tokens, pull):
 
 def start(argv: Sequence[str] | None = None) -> int:
     """Run the application and return its exit code."""
-    if sys.stdout is None or sys.stderr is None:
-        return 1
+    if sys.stderr is None:  # closed by the shell; print() would then write to stdout
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        print("error: stdout is closed", file=sys.stderr)
+        return FAILED
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:

@@ -38,7 +38,7 @@ def info(
 
     with Activity(quiet) as activity:
         activity.say(f"reading {model}")
-        path = resolve(model, revision, lambda done, total: activity.say(f"downloading {model}", done, total))
+        path = resolve(model, revision, activity.downloading(model))
         facts = describe(model, read_checkpoint(path), _operations(backend, threads, device))
     if as_json:
         import json

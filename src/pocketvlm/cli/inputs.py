@@ -18,9 +18,14 @@ def read_images(names: Sequence[str]) -> list[str | bytes]:
     return [_read_stdin_image() if name == STDIN else _checked(name) for name in names]
 
 
+def _is_piped() -> bool:
+    """Whether stdin is open and no terminal."""
+    return sys.stdin is not None and not sys.stdin.isatty()
+
+
 def _read_stdin_image() -> bytes:
-    if sys.stdin.isatty():
-        raise OptionError("-i - reads an image from stdin, but stdin is the terminal: pipe a file in, or give its path")
+    if not _is_piped():
+        raise OptionError("-i - reads an image from stdin, but nothing is piped in: pipe a file in, or give its path")
     data = sys.stdin.buffer.read()
     if not data:
         raise ImageError("-i -: no image came on stdin: it was empty")
@@ -45,7 +50,9 @@ def read_prompt(text: str | None, images: Sequence[str], piped: bool) -> str:
     """
     if text == STDIN and STDIN in images:
         raise OptionError("-i - and -p - both read stdin: give one of them another way")
-    if text == STDIN or (text is None and piped and STDIN not in images and not sys.stdin.isatty()):
+    if text == STDIN or (text is None and piped and STDIN not in images and _is_piped()):
+        if sys.stdin is None:
+            raise OptionError("-p - reads the prompt from stdin, but stdin is closed")
         try:
             text = sys.stdin.buffer.read().decode("utf-8").removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:

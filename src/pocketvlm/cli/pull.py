@@ -30,7 +30,7 @@ def pull(
 
     with Activity(quiet) as activity:
         activity.say(f"looking for {model}")
-        pulled = hub.pull(model, revision, lambda done, total: activity.say(f"downloading {model}", done, total))
+        pulled = hub.pull(model, revision, activity.downloading(model))
     print(pulled.path, flush=True)
     if not quiet:
         print(f"{pulled.files} files, {size(pulled.nbytes)}", file=sys.stderr)

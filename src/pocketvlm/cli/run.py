@@ -136,9 +136,7 @@ def run(
     _check(given, threads, device, backend)
     question = read_prompt(text, image or [], piped=True)
     if not question.strip() and not image:
-        raise OptionError(
-            'there is nothing to answer: give a prompt and images, as in pocketvlm run -i cat.jpg "What is this?"'
-        )
+        raise OptionError(_nothing_to_answer(model, prompt_argument, prompt))
     images = read_images(image or [])
 
     # Heavy from here on: everything above has answered typing mistakes at once.
@@ -150,14 +148,14 @@ def run(
     params = {**given, **options.processor_options(processor_kwargs, api.PROCESSOR_OPTIONS, picked)}
     with Activity(quiet) as activity:
         activity.say(f"loading {name}")
-        path = resolve(name, revision, lambda done, total: activity.say(f"downloading {name}", done, total))
+        path = resolve(name, revision, activity.downloading(name))
         loaded = api.load(
             path,
             backend=backend,
             precision=precision,
             threads=threads,
             device=device,
-            progress=lambda stage, done, total: activity.say(f"{stage} {name}", done, total),
+            progress=lambda stage, done, total: activity.say(f"loading {name}", done, total),
         )
         activity.say(f"reading the prompt{_count(images)}")
         chunks = loaded.stream(question, images, system=system, normalize_newlines=normalize_newlines, **params)
@@ -176,6 +174,12 @@ def _model_and_prompt(model: str | None, argument: str | None, prompt: str | Non
     if argument is not None and prompt is not None:
         raise OptionError(f"the prompt is given twice, as {argument!r} and with --prompt: give it once")
     return model or default, argument if prompt is None else prompt
+
+
+def _nothing_to_answer(model: str | None, argument: str | None, prompt: str | None) -> str:
+    if model is not None and argument is None and prompt is None:
+        return f"there is no prompt for the model {model!r}: add one in quotes; a single word as prompt needs -p"
+    return 'there is nothing to answer: give a prompt and images, as in pocketvlm run -i cat.jpg "What is this?"'
 
 
 def _can_be_model(text: str) -> bool:

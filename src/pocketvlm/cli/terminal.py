@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def dim(text: str, stream: TextIO) -> str:
 
 
 class Activity:
-    """One line on stderr about what is going on, shown once it has lasted DELAY seconds, gone when it ends.
+    """One line on stderr about what is going on, shown once that has lasted DELAY seconds, gone when it ends.
 
     Quiet where stderr is no terminal. Reports may come from any thread.
     """
@@ -45,9 +47,10 @@ class Activity:
     def __init__(self, quiet: bool) -> None:
         self._lock = threading.Lock()
         self._open = not quiet and is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb"
-        self._label, self._done, self._total = "", 0, 0
         self._timer: threading.Timer | None = None
-        self._shown: tuple[Progress, TaskID] | None = None
+        self._now = _Report("", 0, 0, False)
+        self._progress: Progress | None = None
+        self._task: tuple[str, TaskID] | None = None
 
     def __enter__(self) -> Activity:
         return self
@@ -55,18 +58,22 @@ class Activity:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def say(self, label: str, done: int = 0, total: int = 0) -> None:
+    def say(self, label: str, done: int = 0, total: int = 0, in_bytes: bool = False) -> None:
         """What is going on, and how far it is if that is known."""
         with self._lock:
             if not self._open:
                 return
-            self._label, self._done, self._total = label, done, total
-            if self._shown is not None:
-                self._refresh()
+            self._now = _Report(label, done, total, in_bytes)
+            if self._progress is not None:
+                self._draw(self._progress)
             elif self._timer is None:
                 self._timer = threading.Timer(DELAY, self._show)
                 self._timer.daemon = True
                 self._timer.start()
+
+    def downloading(self, model: str) -> Callable[[int, int], None]:
+        """A callback for bytes done and bytes in all."""
+        return lambda done, total: self.say(f"downloading {model}", done, total, in_bytes=True)
 
     def close(self) -> None:
         """Take the line away; later reports show nothing."""
@@ -74,28 +81,46 @@ class Activity:
             self._open = False
             if self._timer is not None:
                 self._timer.cancel()
-            if self._shown is not None:
-                self._shown[0].stop()
-                self._shown = None
+            if self._progress is not None:
+                self._progress.stop()
+                self._progress = None
 
     def _show(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         with self._lock:
             if not self._open:
                 return
             label = TextColumn("{task.description}", markup=False)
-            columns = (SpinnerColumn(), label, BarColumn(), TaskProgressColumn())
-            progress = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._shown = progress, progress.add_task(self._label, total=None)
-            self._refresh()
-            progress.start()
+            columns = (SpinnerColumn(), label, BarColumn(bar_width=20), TimeElapsedColumn())
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._draw(self._progress)
+            self._progress.start()
 
-    def _refresh(self) -> None:
-        if self._shown is not None:
-            progress, task = self._shown
-            progress.update(task, description=self._label, completed=self._done, total=self._total or None)
+    def _draw(self, progress: Progress) -> None:
+        now = self._now
+        if self._task is None or self._task[0] != now.label:
+            if self._task is not None:
+                progress.remove_task(self._task[1])
+            self._task = now.label, progress.add_task(now.label, total=None)
+        progress.update(self._task[1], description=now.text, completed=now.done, total=now.total or None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """How far something is; total 0 where that is not known."""
+
+    label: str
+    done: int
+    total: int
+    in_bytes: bool
+
+    @property
+    def text(self) -> str:
+        if not self.total:
+            return self.label
+        return f"{self.label} {size(self.done)} of {size(self.total)}" if self.in_bytes else self.label
 
 
 def size(nbytes: int) -> str:

@@ -65,7 +65,7 @@ def tokens(
     chosen = options.processor_options(processor_kwargs, api.PROCESSOR_OPTIONS, picked)
     with Activity(quiet) as activity:
         activity.say(f"reading {model}")
-        path = resolve(model, revision, lambda done, total: activity.say(f"downloading {model}", done, total))
+        path = resolve(model, revision, activity.downloading(model))
         checkpoint = read_checkpoint(path)
         processor = api.processor_for(checkpoint)
         activity.say(f"reading {len(images)} images")
