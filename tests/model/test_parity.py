@@ -38,6 +38,57 @@ def oracle(request: pytest.FixtureRequest) -> Oracle:
     return make_oracle(VARIANTS[request.param], seed=3, dtype=torch.bfloat16)
 
 
+def random_config(seed: int) -> dict[str, Any]:
+    """A configuration with arbitrary small sizes."""
+    random = np.random.default_rng(seed)
+
+    def pick(low: int, high: int) -> int:
+        return int(random.integers(low, high + 1))
+
+    kv_heads, key_heads, vision_heads = pick(1, 3), pick(1, 3), pick(1, 4)
+    head_dim, rotary = 2 * pick(4, 20), 2 * pick(1, 4)
+    layers = [["linear_attention", "full_attention"][pick(0, 1)] for _ in range(pick(1, 3))]
+    layers.insert(pick(0, len(layers)), "full_attention")  # the reference's cache wants one
+    return config_dict(
+        text={
+            "hidden_size": pick(17, 70),
+            "intermediate_size": pick(17, 90),
+            "num_hidden_layers": len(layers),
+            "layer_types": layers,
+            "num_attention_heads": kv_heads * pick(1, 4),
+            "num_key_value_heads": kv_heads,
+            "head_dim": head_dim,
+            "vocab_size": pick(60, 200),
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": rotary / head_dim},
+            "partial_rotary_factor": rotary / head_dim,
+            "linear_conv_kernel_dim": pick(2, 5),
+            "linear_key_head_dim": pick(5, 33),
+            "linear_value_head_dim": pick(5, 33),
+            "linear_num_key_heads": key_heads,
+            "linear_num_value_heads": key_heads * pick(1, 3),
+        },
+        vision={
+            "hidden_size": vision_heads * pick(7, 20),
+            "num_attention_heads": vision_heads,
+            "intermediate_size": pick(17, 90),
+            "image_size": 14 * pick(5, 11),
+        },
+        insert_layer_id=pick(0, 2),
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_configurations(ops: Ops, seed: int) -> None:
+    oracle = make_oracle(random_config(seed), seed=seed, dtype=torch.bfloat16)
+    for mode in ("16x", "4x"):
+        prompt = make_prompt(oracle.config, sizes_for(mode), mode, text=25, seed=seed)
+        engine = engine_for(oracle, ops)
+        features = np.concatenate([ops.to_numpy(f) for f in engine.runner.encode(prompt.views)])
+        reference = reference_features(oracle, prompt)
+        assert np.linalg.norm(features - reference) <= 1e-4 * np.linalg.norm(reference)
+        assert_close(engine.prompt_logits(prompt), reference_logits(oracle, prompt), 3e-4)
+
+
 def engine_for(oracle: Oracle, ops: Ops, chunk: int = 512) -> Engine:
     return Engine(MiniCPMV(oracle.config, ops, oracle.tensors), prefill_chunk=chunk)
 
