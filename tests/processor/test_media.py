@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 import PIL.Image
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageFile
 from processor_kit import noise, reference_images
 from transformers.image_utils import load_image as load_reference
@@ -208,6 +212,18 @@ def test_truncated_files_never_give_wrong_pixels(name):
     for message in messages:
         assert message.split(": ")[0].endswith(" bytes")
         assert any(word in message for word in ("damaged or incomplete", "not a picture", "empty")), message
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_damaged_files_give_a_picture_or_an_image_error(data):
+    damaged = bytearray(FILES[data.draw(st.sampled_from(sorted(FILES)))])
+    places = st.one_of(st.integers(0, min(300, len(damaged) - 1)), st.integers(0, len(damaged) - 1))
+    for place in data.draw(st.lists(places, max_size=4)):
+        damaged[place] = data.draw(st.integers(0, 255))
+    with warnings.catch_warnings(), contextlib.suppress(ImageError):
+        warnings.simplefilter("ignore")
+        pixels(load_image(bytes(damaged), MediaLimits(max_pixels=1_000_000)))
 
 
 def test_a_truncated_pillow_image_is_an_image_error():

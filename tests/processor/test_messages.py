@@ -14,6 +14,10 @@ def user(*parts):
     return [{"role": "user", "content": list(parts)}]
 
 
+def nested(depth):
+    return [nested(depth - 1)] if depth else 1
+
+
 @pytest.mark.parametrize(
     ("part", "source", "options", "is_base64"),
     [
@@ -122,6 +126,11 @@ def test_tool_calls_get_their_arguments_parsed():
             [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}],
             ["arguments must be an object", "list"],
         ),
+        (
+            [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": "[" * 100_000}]}],
+            ["arguments is not JSON", "recursion"],
+        ),
+        ([{"role": "user", "content": "x", "extra": nested(102)}], ["messages[0].extra", "deeper than 100"]),
         ([{"role": "assistant", "reasoning": 3}], ["messages[0]", "reasoning_content must be a string"]),
         ([{"role": "user", "content": "x", "extra": {"a": [object()]}}], ["messages[0].extra.a[0]", "object"]),
     ],
@@ -138,6 +147,7 @@ def test_complaints_name_the_place(messages, words):
         ({"type": "image", "image": "a", "max_slices": 3}, ["'max_slices'", "max_slice_nums"]),
         ({"type": "image", "image": "a", "patch_size": 3}, ["'patch_size'"]),
         ({"type": "image_url", "image_url": {"url": "u", "detail": "ultra"}}, ["detail='ultra'", "'low', 'high'"]),
+        ({"type": "image_url", "image_url": {"url": "u", "detail": ["low"]}}, ["detail=['low']", "'low', 'high'"]),
         (
             {"type": "image_url", "image_url": {"url": "u", "detail": "low"}, "downsample_mode": "4x"},
             ["detail='low'", "downsample_mode='4x'", "only one"],

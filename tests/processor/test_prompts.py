@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import random
 import subprocess
@@ -11,12 +12,19 @@ import threading
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from processor_kit import PREPROCESSOR, SETTINGS, TEMPLATE, noise, write_tokenizer
 
 from pocketvlm.config import ProcessorConfig
-from pocketvlm.errors import CheckpointError, ImageError, OptionError, PromptError
+from pocketvlm.errors import CheckpointError, ImageError, InputError, OptionError, PromptError
 from pocketvlm.processor import ChatTemplate, MediaLimits, Processor, Tokenizer, pack_pixel_values, plan_image
 from pocketvlm.processor.sizes import ImageOptions
+
+KEYS = st.one_of(
+    st.sampled_from(["type", "text", "image", "url", "image_url", "detail", "function", "name", "arguments", "path"]),
+    st.text(max_size=3),
+)
 
 
 def question(*images, text="What is in the image?"):
@@ -175,6 +183,32 @@ def test_enable_thinking_may_come_with_the_template_arguments(ours):
     messages = [{"role": "user", "content": "x"}]
     assert ours(messages, template_kwargs={"enable_thinking": True}).text == ours(messages, enable_thinking=True).text
     assert ours(messages, enable_thinking=True).text != ours(messages).text
+
+
+JSON = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
+        st.sampled_from(["user", "system", "assistant", "tool", "text", "image", "image_url", "data:,", "low", "4x"]),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=4)),
+    max_leaves=12,
+)  # fmt: skip
+MESSAGE = st.one_of(
+    JSON,
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "system", "assistant", "tool"])},
+        optional={"content": JSON, "tool_calls": JSON, "reasoning": JSON, "extra": JSON},
+    ),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(messages=st.one_of(JSON, st.lists(MESSAGE, max_size=3)), tools=st.one_of(st.none(), JSON), variables=JSON)
+def test_any_request_gives_a_prompt_or_one_of_our_errors(ours, messages, tools, variables):
+    with contextlib.suppress(InputError, OptionError):
+        check_views(
+            ours, ours(messages, tools=tools, template_kwargs=variables if isinstance(variables, dict) else None)
+        )
 
 
 def test_image_errors_name_the_part(ours):

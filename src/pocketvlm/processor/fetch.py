@@ -1,4 +1,8 @@
-"""Fetching a picture over http(s) with the standard library, bounded in time, size and redirects."""
+"""Fetching a picture over http(s) with the standard library, bounded in time, size and redirects.
+
+Every address that this machine can reach is fetched, inner networks included: a service that takes URLs from strangers
+switches MediaLimits.remote off and fetches by its own rules.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from pocketvlm.errors import OptionError, PromptError
 
 ROLES = ("system", "user", "assistant", "tool")
 IMAGE_OPTIONS = ("downsample_mode", "max_slice_nums", "scale_resolution", "slice_mode", "use_image_id")
+MAX_DEPTH = 100
 _SOURCE_KEYS = ("image", "url", "path", "base64")
 _DETAIL: dict[str, str | None] = {"low": "16x", "high": "4x", "auto": None}
 # The first is the name that templates read; the others are what other servers and libraries call it.
@@ -136,7 +137,7 @@ def _image_url(given: dict[str, Any], where: str) -> ImagePart:
         raise PromptError(f"{where}: 'image_url' must be a string or an object with a 'url' string")
     options = _image_options(given, where)
     if detail is not None:
-        if detail not in _DETAIL:
+        if not isinstance(detail, str) or detail not in _DETAIL:
             raise OptionError(f"{where}: detail={detail!r} is not supported: give 'low', 'high' or 'auto'")
         mode = _DETAIL[detail]
         if mode is not None and options.setdefault("downsample_mode", mode) != mode:
@@ -186,7 +187,7 @@ def _arguments(value: Any, where: str) -> dict[str, Any]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PromptError(f"{where} is not JSON: {error}") from None
     if not isinstance(value, Mapping):
         raise PromptError(f"{where} must be an object or its JSON text, not {type(value).__name__}")
@@ -206,18 +207,20 @@ def read_tools(tools: Any) -> list[dict[str, Any]] | None:
     return [plain_data(tool, f"tools[{index}]") for index, tool in enumerate(tools)] or None
 
 
-def plain_data(value: Any, where: str) -> Any:
+def plain_data(value: Any, where: str, depth: int = 0) -> Any:
     """A copy made of dict, list, str, int, float, bool and None only, which is all that a template may see.
 
-    Raises PromptError naming the place for anything else.
+    Raises PromptError naming the place for anything else, and for nesting deeper than MAX_DEPTH.
     """
     if value is None or isinstance(value, bool):
         return value
     for kind in (str, int, float):
         if isinstance(value, kind):
             return kind(value)
+    if depth > MAX_DEPTH:
+        raise PromptError(f"{where[:100]}: nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, Mapping):
-        return {str(key): plain_data(item, f"{where}.{key}") for key, item in value.items()}
+        return {str(key): plain_data(item, f"{where}.{key}", depth + 1) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        return [plain_data(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return [plain_data(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
     raise PromptError(f"{where} must be JSON data, not {type(value).__name__}")
