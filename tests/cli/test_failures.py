@@ -91,6 +91,8 @@ def test_a_prompt_that_is_no_text_is_refused(invoke, model):
         (ImageError("image 1: damaged"), 1, ("error: image 1: damaged\n",)),
         (BackendError("no kernels\nat all"), 1, ("error: no kernels at all\n",)),
         (OptionError("max_slice_nums=0 is not supported"), 2, ("max_slice_nums=0",)),
+        (ImageError("messages[1].content[2]: c.png: damaged"), 1, ("error: image 3: c.png: damaged\n",)),
+        (OptionError("options: slice_mode=3 is not supported"), 2, ("error: slice_mode=3 is not supported\n",)),
         (MemoryError(), 1, ("not enough memory",)),
         (OSError(errno.EIO, "Input/output error", "weights"), 1, ("Input/output error: weights",)),
         (ZeroDivisionError("division by zero"), 1, ("ZeroDivisionError: division by zero", "--debug")),

@@ -14,6 +14,9 @@ import typer
 from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import OptionError, PocketVLMError
 
+# How the processor names a part of a message.
+_PART = re.compile(r"^messages\[\d+\]\.content\[(\d+)\]: ")
+
 FAILED, USAGE, INTERRUPTED, READER_GONE = 1, 2, 130, 141
 
 
@@ -38,13 +41,19 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, typer.TyperException):
         return _usage(error), error.exit_code
     if isinstance(error, PocketVLMError):
-        return str(error), USAGE if isinstance(error, OptionError) else FAILED
+        return _as_typed(str(error)), USAGE if isinstance(error, OptionError) else FAILED
     if isinstance(error, MemoryError):
         return f"not enough memory{f': {error}' if str(error) else ''}: close other programs, or ask for less", FAILED
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{f': {error.filename}' if error.filename else ''}", FAILED
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return f"unexpected {text} (run again with --debug for the traceback)", FAILED
+
+
+def _as_typed(message: str) -> str:
+    """A message about places in a request, in terms of the command line: its images are the first parts."""
+    message = _PART.sub(lambda found: f"image {int(found[1]) + 1}: ", message)
+    return message.removeprefix("options: ")
 
 
 def _usage(error: typer.TyperException) -> str:
