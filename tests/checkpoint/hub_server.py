@@ -30,8 +30,9 @@ class Repository:
 class StandInHub:
     """The server. requests: (method, path, Range header) in order.
 
-    break_after: the next download of a file longer than this is cut off after so many bytes. failing: answer every
-    request with this status. failing_file: answer the download of this file with status 500.
+    break_after: the next download of a file longer than this is cut off after so many bytes; with `stall`, it hangs
+    there instead. failing: answer every request with this status. failing_file: answer the download of this file with
+    status 500. damaged: flip a byte of each large file on its way. Large files have a SHA-256 as etag, as on the hub.
     """
 
     def __init__(self) -> None:
@@ -41,6 +42,9 @@ class StandInHub:
         self.break_after: int | None = None
         self.failing: int | None = None
         self.failing_file: str | None = None
+        self.damaged = False
+        self.stall = False
+        self.closed = threading.Event()
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -60,6 +64,7 @@ class StandInHub:
 
     def close(self) -> None:
         """Stop answering; later connections are refused."""
+        self.closed.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -104,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.send(500, b"", {}, body)
             if file not in files:
                 return self.refuse(404, "EntryNotFound", body)
-            return self.send_file(files[file], commit, body)
+            return self.send_file(files[file], file.endswith(".safetensors"), commit, body)
         tree = [
             {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
             for path, data in files.items()
@@ -116,9 +121,12 @@ class _Handler(BaseHTTPRequestHandler):
     def refuse(self, status: int, code: str, body: bool) -> None:
         self.send(status, b"{}", {"X-Error-Code": code, "Content-Type": "application/json"}, body)
 
-    def send_file(self, data: bytes, commit: str, body: bool) -> None:
+    def send_file(self, data: bytes, large: bool, commit: str, body: bool) -> None:
+        digest = (hashlib.sha256 if large else hashlib.sha1)(data).hexdigest()
+        if large and self.hub.damaged:
+            data = data[:-1] + bytes([data[-1] ^ 1])
         headers = {
-            "ETag": f'"{hashlib.sha1(data).hexdigest()}"',
+            "ETag": f'"{digest}"',
             "X-Repo-Commit": commit,
             "Accept-Ranges": "bytes",
             "Content-Type": "application/octet-stream",
@@ -142,6 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.break_after = None
             self.wfile.write(data[:cut])
             self.wfile.flush()
+            if self.hub.stall:
+                self.hub.closed.wait()
             self.close_connection = True
             return
         self.wfile.write(data)

@@ -14,19 +14,19 @@ from source_tree import Import, all_imports, imports, modules, part_of
 PLACES: dict[str, tuple[str, ...]] = {
     "PIL": ("processor",),
     "av": ("processor",),
-    "huggingface_hub": ("checkpoint.hub",),
+    "huggingface_hub": ("checkpoint.download",),
     "jinja2": ("processor",),
     "numpy": ("types", "backends", "model", "processor", "checkpoint", "engine", "quantize", "train", "api", "bench"),
     "rich": ("cli",),
     "safetensors": ("quantize", "train"),
     "tokenizers": ("processor",),
     "torch": ("backends.torch", "train"),
-    "tqdm": ("checkpoint.hub",),
+    "tqdm": ("checkpoint.download",),
     "typer": ("cli",),
 }
 # Parts of the standard library that open connections.
 NETWORK = {"ftplib", "http", "smtplib", "socket", "socketserver", "ssl", "urllib.error", "urllib.request", "xmlrpc"}
-NETWORK_PLACES = ("checkpoint.hub", "processor.fetch", "server")
+NETWORK_PLACES = ("checkpoint.download", "processor.fetch", "server")
 NATIVE = "pocketvlm._native"
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from pocketvlm.backends.ops import StoredTensor
+from pocketvlm.checkpoint.files import find_files
 from pocketvlm.checkpoint.jsonfile import read_json
 from pocketvlm.checkpoint.names import EMBEDDING, HEAD, canonical_entries, match
-from pocketvlm.checkpoint.safetensors import TensorEntry, find_files, map_tensors, read_entries
+from pocketvlm.checkpoint.safetensors import TensorEntry, map_tensors, read_entries
 from pocketvlm.config import GenerationConfig, ModelConfig, ProcessorConfig
 from pocketvlm.errors import CheckpointError, ConfigError, TensorError
 

@@ -18,11 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm.backends.ops import StoredDtype, StoredTensor
-from pocketvlm.checkpoint.jsonfile import parse_object, read_json
+from pocketvlm.checkpoint.files import INDEX_FILE, SINGLE_FILE, find_files, weight_map
+from pocketvlm.checkpoint.jsonfile import parse_object
 from pocketvlm.errors import CheckpointError
-
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 
 MAX_HEADER = 100_000_000
 _MAX_DIMENSION = 2**48
@@ -150,53 +148,6 @@ def _check_cover(path: Path, entries: list[TensorEntry], base: int, size: int) -
         )
 
 
-def find_files(directory: Path) -> tuple[Path, ...]:
-    """The weight files of a checkpoint directory: model.safetensors, else the shards that the index lists.
-
-    Raises CheckpointError if there are none, if a shard is missing, or if the index names files outside the directory.
-    """
-    single = directory / SINGLE_FILE
-    if single.is_file():
-        return (single,)
-    index = directory / INDEX_FILE
-    if index.is_file():
-        names = sorted(set(_weight_map(index).values()))
-        missing = [name for name in names if not (directory / name).is_file()]
-        if missing:
-            shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-            raise CheckpointError(
-                f"{index}: {len(missing)} of {len(names)} shards are missing ({shown}): the download is incomplete, "
-                f"run it again"
-            )
-        return tuple(directory / name for name in names)
-    others = sorted(
-        path.name for path in directory.iterdir() if path.suffix in {".safetensors", ".bin", ".gguf", ".pt"}
-    )
-    found = f", only {', '.join(others[:5])}, which pocketvlm does not load" if others else ""
-    raise CheckpointError(
-        f"{directory}: no {SINGLE_FILE} and no {INDEX_FILE}{found}: use a checkpoint in Hugging Face's safetensors "
-        f"format"
-    )
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    """Tensor name -> shard name of an index file, with shard names that stay inside the directory."""
-    weights = read_json(index).get("weight_map")
-    if not isinstance(weights, dict) or not weights:
-        raise CheckpointError(f"{index}: weight_map is missing or empty: download or copy the file again")
-    for name, shard in weights.items():
-        if (
-            not isinstance(shard, str)
-            or not shard.endswith(".safetensors")
-            or shard.startswith(".")
-            or any(mark in shard for mark in ("/", "\\", "\0", ":"))
-        ):
-            raise CheckpointError(
-                f"{index}: weight_map[{name!r}]={shard!r} is refused: shards are .safetensors files beside the index"
-            )
-    return weights
-
-
 def read_entries(directory: Path) -> dict[str, TensorEntry]:
     """All tensors of a checkpoint directory by their name in the files.
 
@@ -214,7 +165,7 @@ def read_entries(directory: Path) -> dict[str, TensorEntry]:
             entries[name] = entry
     if files[0].name != SINGLE_FILE:
         index = directory / INDEX_FILE
-        for name, shard in _weight_map(index).items():
+        for name, shard in weight_map(index).items():
             if name not in entries or entries[name].file.name != shard:
                 place = f"it is in {entries[name].file.name}" if name in entries else "no shard has it"
                 raise CheckpointError(

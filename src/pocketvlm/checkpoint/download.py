@@ -1,0 +1,230 @@
+"""Downloads a checkpoint from the hub into the cache that all tools share, and goes on where a download broke off.
+
+The only module of this floor that touches the network. The download client (huggingface_hub) finds revisions, owns the
+cache, and honours HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE. But it throws away a file that a
+process leaves half done, which hurts with gigabytes. So weights are fetched here, into a partial file that stays, and
+are handed to the client's cache when they are whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
+from urllib.parse import urlsplit
+
+from pocketvlm.checkpoint.files import weight_names
+from pocketvlm.errors import CheckpointError, DownloadError
+
+# Everything but the weights, at the top of the repository only.
+SMALL = ["*.json", "*.jinja"]
+IGNORED = ["*/*"]
+_CLIENT = "pocketvlm"
+
+Progress = Callable[[int, int], None]
+
+
+class _Bar(Protocol):
+    """What a download needs of a progress bar."""
+
+    def update(self, n: int) -> object: ...
+
+    def close(self) -> object: ...
+
+
+class _Hook:
+    """A bar that reports to a function."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+
+    def update(self, n: int) -> None:
+        self.done += n
+        self.progress(self.done, self.total)
+
+    def close(self) -> None:
+        """Nothing to tidy up."""
+
+
+def download(repo_id: str, revision: str | None = None, progress: Progress | None = None) -> Path:
+    """The directory in the cache that holds a checkpoint of the hub, downloaded as far as it is not there.
+
+    Raises DownloadError: one line that says what failed and what to do.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        directory = Path(
+            snapshot_download(
+                repo_id,
+                revision=revision,
+                allow_patterns=SMALL,
+                ignore_patterns=IGNORED,
+                library_name=_CLIENT,
+                tqdm_class=_silent_bar(),
+            )
+        )
+        _fetch_weights(repo_id, directory, progress)
+    except Exception as error:
+        message = None if isinstance(error, CheckpointError) else explain(error, repo_id, revision)
+        if message is None:
+            raise
+        raise DownloadError(message) from error
+    return directory
+
+
+def _fetch_weights(repo_id: str, directory: Path, progress: Progress | None) -> None:
+    """Bring the weight files into a snapshot directory whose small files are there."""
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    commit = directory.name
+    missing = [name for name in weight_names(directory) if not (directory / name).exists()]
+    if not missing:
+        return
+    urls = [hf_hub_url(repo_id, name, revision=commit) for name in missing]
+    try:
+        found = [get_hf_file_metadata(url, library_name=_CLIENT) for url in urls]
+    except errors.LocalEntryNotFoundError:
+        raise
+    except errors.EntryNotFoundError:
+        # No weights that could be read. Whoever reads the directory says so.
+        return
+    label = missing[0] if len(missing) == 1 else f"{len(missing)} files"
+    bar = _bar(progress, sum(item.size or 0 for item in found), label)
+    try:
+        for name, url, item in zip(missing, urls, found, strict=True):
+            if item.etag is not None and re.fullmatch(r"[\w-]+", item.etag) and item.size is not None:
+                same_host = urlsplit(item.location).netloc == urlsplit(url).netloc
+                _fetch_blob(directory.parent.parent / "blobs" / item.etag, item.location, same_host, item.size, bar)
+            # With the blob in the cache this only links it into the snapshot.
+            hf_hub_download(repo_id, name, revision=commit, library_name=_CLIENT)
+    finally:
+        bar.close()
+
+
+def _fetch_blob(blob: Path, url: str, same_host: bool, size: int, bar: _Bar) -> None:
+    """Download one file of the cache by way of a partial file beside it, which outlives this process."""
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    path = blob.with_name(f"{blob.name}.partial")
+    with _locked(path) as partial:
+        if blob.exists():
+            # Another process was faster; what is open here is the file that it made, or an empty one.
+            path.unlink(missing_ok=True)
+            bar.update(size)
+            return
+        have = os.fstat(partial.fileno()).st_size
+        if have > size:
+            have = partial.truncate(0)
+        partial.seek(have)
+        bar.update(have)
+        if have < size:
+            headers = build_hf_headers(library_name=_CLIENT)
+            if not same_host:
+                # A token is for the hub, not for the storage that it redirects to.
+                headers.pop("authorization", None)
+            http_get(url, partial, resume_size=have, headers=headers, expected_size=size, _tqdm_bar=cast(Any, bar))
+        partial.flush()
+        if not _intact(partial, blob.name):
+            partial.truncate(0)
+            raise DownloadError(f"{url}: the file arrived damaged (its checksum differs): run the command again")
+        path.replace(blob)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[BinaryIO]:
+    """A file open for reading and writing, created where it is missing, that no other process holds meanwhile."""
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        yield cast(BinaryIO, file)
+
+
+def _intact(file: BinaryIO, etag: str) -> bool:
+    """Whether a file has the SHA-256 that the hub gives as the etag of large files; other etags say nothing."""
+    if not re.fullmatch(r"[0-9a-f]{64}", etag):
+        return True
+    digest = hashlib.sha256()
+    file.seek(0)
+    while piece := file.read(1 << 22):
+        digest.update(piece)
+    return digest.hexdigest() == etag
+
+
+def _bar(progress: Progress | None, total: int, label: str) -> _Bar:
+    """A bar on stderr, if that is a terminal and HF_HUB_DISABLE_PROGRESS_BARS is not set; or the caller's hook."""
+    if progress is not None:
+        return _Hook(progress, total)
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    bar: _Bar = cast(Any, tqdm)(total=total, unit="B", unit_scale=True, desc=label, disable=None)
+    return bar
+
+
+def explain(error: Exception, repo_id: str, revision: str | None) -> str | None:
+    """One line for a failure of the download client: what, why, way out; None for a bug rather than a failure."""
+    from huggingface_hub import constants, errors
+
+    endpoint, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
+    name = repo_id if revision is None else f"{repo_id}@{revision}"
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            f"{repo_id} is gated: accept its terms at {endpoint}/{repo_id}, then set HF_TOKEN to your token or run "
+            f"`hf auth login`"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"{repo_id} is not on {endpoint}, or is private: check the spelling, or set HF_TOKEN to a token that may "
+            f"read it"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{repo_id} has no revision {revision!r}: see {endpoint}/{repo_id}/refs for branches and tags"
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        if constants.HF_HUB_OFFLINE:
+            return (
+                f"{name} is not complete in the cache {cache} and HF_HUB_OFFLINE is set: run `pocketvlm pull {name}` "
+                f"with a network, or give the path of a directory"
+            )
+        return _unreachable(name, endpoint, cache)
+    if isinstance(error, errors.HfHubHTTPError):
+        status = error.response.status_code if error.response is not None else "no answer"
+        hint = "check HF_TOKEN" if status in {401, 403} else "wait and try again, or set HF_ENDPOINT to a mirror"
+        return f"{endpoint} refused {name} (HTTP {status}): {hint}"
+    if isinstance(error, errors.HFValidationError):
+        return f"{name!r} is not a valid hub id: give org/name or org/name@revision"
+    # The HTTP client differs between versions of huggingface_hub, and none of its classes is ours to import.
+    if type(error).__module__.split(".")[0] in {"httpx", "httpx2", "httpcore", "requests", "urllib3"}:
+        return _unreachable(name, endpoint, cache)
+    if isinstance(error, OSError):
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return f"{name}: the disk is full at {cache}: make room, or set HF_HOME to another disk"
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            return f"{name}: cannot write to {cache}: allow it, or set HF_HOME to a directory of yours"
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return f"{name}: the download failed ({reason}): run it again, it goes on where it stopped"
+    return None
+
+
+def _unreachable(name: str, endpoint: str, cache: str) -> str:
+    return (
+        f"{endpoint} cannot be reached and {name} is not complete in the cache {cache}: check the network, set "
+        f"HF_ENDPOINT to a mirror, or give the path of a directory"
+    )
+
+
+def _silent_bar() -> type[Any]:
+    """A tqdm class that draws nothing: the small files take no time, and the weights have a bar of their own."""
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+    def start(self: Any, *args: Any, **options: Any) -> None:
+        options.pop("name", None)
+        tqdm.__init__(self, *args, **{**options, "disable": True})
+
+    return type("SilentBar", (tqdm,), {"__init__": start})

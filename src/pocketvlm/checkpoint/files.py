@@ -1,0 +1,65 @@
+"""Which files hold the weights of a checkpoint: one safetensors file, or the shards that an index lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pocketvlm.checkpoint.jsonfile import read_json
+from pocketvlm.errors import CheckpointError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+
+def weight_names(directory: Path) -> list[str]:
+    """The weight files that belong to a directory, there or not: model.safetensors, else the shards of the index.
+
+    Raises CheckpointError for an index that is damaged or points out of the directory.
+    """
+    index = directory / INDEX_FILE
+    if index.is_file() and not (directory / SINGLE_FILE).is_file():
+        return sorted(set(weight_map(index).values()))
+    return [SINGLE_FILE]
+
+
+def find_files(directory: Path) -> tuple[Path, ...]:
+    """The weight files of a checkpoint directory: model.safetensors, else the shards that the index lists.
+
+    Raises CheckpointError if there are none, if a shard is missing, or if the index names files outside the directory.
+    """
+    names = weight_names(directory)
+    missing = [name for name in names if not (directory / name).is_file()]
+    if not missing:
+        return tuple(directory / name for name in names)
+    if missing != [SINGLE_FILE]:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise CheckpointError(
+            f"{directory / INDEX_FILE}: {len(missing)} of {len(names)} shards are missing ({shown}): the download is "
+            f"incomplete, run it again"
+        )
+    others = sorted(
+        path.name for path in directory.iterdir() if path.suffix in {".safetensors", ".bin", ".gguf", ".pt"}
+    )
+    found = f", only {', '.join(others[:5])}, which pocketvlm does not load" if others else ""
+    raise CheckpointError(
+        f"{directory}: no {SINGLE_FILE} and no {INDEX_FILE}{found}: use a checkpoint in Hugging Face's safetensors "
+        f"format"
+    )
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Tensor name -> shard name of an index file, with shard names that stay inside the directory."""
+    weights = read_json(index).get("weight_map")
+    if not isinstance(weights, dict) or not weights:
+        raise CheckpointError(f"{index}: weight_map is missing or empty: download or copy the file again")
+    for name, shard in weights.items():
+        if (
+            not isinstance(shard, str)
+            or not shard.endswith(".safetensors")
+            or shard.startswith(".")
+            or any(mark in shard for mark in ("/", "\\", "\0", ":"))
+        ):
+            raise CheckpointError(
+                f"{index}: weight_map[{name!r}]={shard!r} is refused: shards are .safetensors files beside the index"
+            )
+    return weights
