@@ -39,7 +39,7 @@ def test_quiet_leaves_stderr_empty(invoke, model):
 
 def test_the_status_line_says_when_the_answer_was_cut_off(invoke, model):
     model.finish_reason = "length"
-    assert "cut off by --max-tokens" in invoke("run", "nano", "hi").err
+    assert "stopped at the length limit" in invoke("run", "nano", "hi").err
 
 
 def test_json_is_one_object_and_nothing_else(invoke, model):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with these arguments (None: those of the process) and return its exit code."""
-    from pocketvlm.cli.app import start
-
+    try:
+        from pocketvlm.cli.app import start
+    except KeyboardInterrupt:
+        return 130
     return start(argv)

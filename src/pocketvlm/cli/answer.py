@@ -60,5 +60,5 @@ def status(usage: Usage, timings: Timings, reason: FinishReason) -> str:
     image = f" ({usage.image_tokens} image)" if usage.image_tokens else ""
     parts.append(f"{usage.prompt_tokens} prompt{image} + {usage.completion_tokens} tokens")
     if reason == "length":
-        parts.append("cut off by --max-tokens")
+        parts.append("stopped at the length limit")
     return " · ".join(parts)
