@@ -187,25 +187,27 @@ def test_a_terminal_without_a_question_gets_a_hint_at_once():
 PROGRESS = """
 import sys, time
 from pocketvlm.cli.terminal import Activity
+seconds = float(sys.argv[1])
 with Activity(quiet=bool(sys.argv[2:])) as activity:
-    for step in range(4):
-        activity.downloading("nano")(step * 1000, 4000)
-        time.sleep(float(sys.argv[1]))
+    report = activity.downloading("nano")
+    report(1000, 4000)
+    report(3000, 4000)
+    time.sleep(seconds)
     activity.say("reading [1/2]")
-    time.sleep(float(sys.argv[1]))
+    time.sleep(seconds / 4)
 """
 
 
 def test_progress_is_shown_when_it_takes_long_and_taken_away():
     command = [sys.executable, "-c", PROGRESS]
-    code, seen = in_terminal("0.3", command=command)
+    code, seen = in_terminal("2", command=command)
     assert code == 0
-    assert "downloading nano 2.0 kB of 4.0 kB" in seen
+    assert "downloading nano 3.0 kB of 4.0 kB" in seen
     assert "reading [1/2]" in seen
     assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l"), "the cursor stays hidden"
-    assert in_terminal("0.05", command=command) == (0, "")
-    assert in_terminal("0.3", "quiet", command=command) == (0, "")
-    assert in_terminal("0.3", command=command, TERM="dumb") == (0, "")
+    assert in_terminal("0.2", command=command) == (0, "")
+    assert in_terminal("1", "quiet", command=command) == (0, "")
+    assert in_terminal("1", command=command, TERM="dumb") == (0, "")
 
 
 def test_help_loads_nothing_heavy():
