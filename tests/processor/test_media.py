@@ -279,6 +279,16 @@ def test_limits(tmp_path):
         load_image("http://127.0.0.1:9/x.png", MediaLimits(remote=False))
 
 
+def test_file_objects_are_read_no_further_than_the_limit():
+    class Endless(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            assert 0 <= size <= 1001
+            return bytes(size)
+
+    with pytest.raises(ImageError, match="more than the limit of 1000 bytes"):
+        load_image(Endless(), MediaLimits(max_bytes=1000))
+
+
 def test_size_is_refused_before_decoding(monkeypatch):
     # A header that claims 30000x30000 pixels, with hardly any data behind it.
     data = bytearray(encoded(Image.new("1", (8, 8)), "BMP"))

@@ -219,7 +219,6 @@ def _decode(data: bytes, name: str, limits: MediaLimits, content_type: str = "")
     try:
         image: Image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(image.width, image.height, name, limits)
-        image.load()
         # Turning the picture upright makes a new image that no longer knows its format.
         from_png = image.format == "PNG"
         return _to_rgb(ImageOps.exif_transpose(image), name, from_png)
