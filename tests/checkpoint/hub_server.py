@@ -33,6 +33,7 @@ class StandInHub:
     break_after: the next download of a file longer than this is cut off after so many bytes; with `stall`, it hangs
     there instead. failing: answer every request with this status. failing_file: answer the download of this file with
     status 500. damaged: flip a byte of each large file on its way. Large files have a SHA-256 as etag, as on the hub.
+    redirect: large files lie on another host, as on the hub; storage_tokens: what that host was told of the user.
     """
 
     def __init__(self) -> None:
@@ -43,11 +44,15 @@ class StandInHub:
         self.failing: int | None = None
         self.failing_file: str | None = None
         self.damaged = False
+        self.redirect = False
+        self.stored: dict[str, bytes] = {}
+        self.storage_tokens: set[str | None] = set()
         self.stall = False
         self.closed = threading.Event()
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+        port = self._server.server_address[1]
+        self.endpoint, self.storage = f"http://127.0.0.1:{port}", f"http://localhost:{port}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def repository(self, name: str, files: dict[str, bytes]) -> Repository:
@@ -89,6 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.failing is not None:
             return self.send(self.hub.failing, b"", {}, body)
         parts = path.strip("/").split("/")
+        if parts[0] == "storage":
+            self.hub.storage_tokens.add(self.headers.get("Authorization"))
+            return self.send_range(self.hub.stored[parts[1]], {}, body)
         if parts[:2] == ["api", "models"] and len(parts) >= 6 and parts[4] in {"revision", "tree"}:
             name, kind, revision, file = "/".join(parts[2:4]), parts[4], "/".join(parts[5:]), None
         elif len(parts) >= 5 and parts[2] == "resolve":
@@ -131,6 +139,13 @@ class _Handler(BaseHTTPRequestHandler):
             "Accept-Ranges": "bytes",
             "Content-Type": "application/octet-stream",
         }
+        if large and self.hub.redirect:
+            self.hub.stored[digest] = data
+            headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(data))}
+            return self.send(302, b"", {**headers, "Location": f"{self.hub.storage}/storage/{digest}"}, body)
+        return self.send_range(data, headers, body)
+
+    def send_range(self, data: bytes, headers: dict[str, str], body: bool) -> None:
         asked = self.headers.get("Range")
         if asked is None:
             return self.send(200, data, headers, body)
@@ -146,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not body:
             return
         cut = self.hub.break_after
-        if cut is not None and len(data) > cut and "/resolve/" in self.path:
+        if cut is not None and len(data) > cut and not self.path.startswith("/api/"):
             self.hub.break_after = None
             self.wfile.write(data[:cut])
             self.wfile.flush()

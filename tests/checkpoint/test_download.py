@@ -203,6 +203,14 @@ def test_the_token_is_sent(user: User, instruct: dict[str, bytes]) -> None:
     assert user.hub.tokens == {"Bearer hf_secret"}
 
 
+def test_the_token_does_not_follow_to_the_storage(user: User, instruct: dict[str, bytes]) -> None:
+    user.hub.repository(INSTRUCT, instruct)
+    user.hub.redirect = True
+    answer = user.pull(INSTRUCT, HF_TOKEN="hf_secret")
+    assert Path(answer["path"], "model.safetensors").read_bytes() == instruct["model.safetensors"]
+    assert user.hub.storage_tokens == {None}
+
+
 @pytest.mark.parametrize(
     ("gate", "message"),
     [
