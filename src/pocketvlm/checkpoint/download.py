@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
-from urllib.parse import urlsplit
 
 from pocketvlm.checkpoint.files import weight_names
 from pocketvlm.errors import CheckpointError, DownloadError
@@ -100,16 +99,19 @@ def _fetch_weights(repo_id: str, directory: Path, progress: Progress | None) -> 
     try:
         for name, url, item in zip(missing, urls, found, strict=True):
             if item.etag is not None and re.fullmatch(r"[\w-]+", item.etag) and item.size is not None:
-                same_host = urlsplit(item.location).netloc == urlsplit(url).netloc
-                _fetch_blob(directory.parent.parent / "blobs" / item.etag, item.location, same_host, item.size, bar)
+                _fetch_blob(directory.parent.parent / "blobs" / item.etag, url, item.size, bar)
             # With the blob in the cache this only links it into the snapshot.
             hf_hub_download(repo_id, name, revision=commit, library_name=_CLIENT)
     finally:
         bar.close()
 
 
-def _fetch_blob(blob: Path, url: str, same_host: bool, size: int, bar: _Bar) -> None:
-    """Download one file of the cache by way of a partial file beside it, which outlives this process."""
+def _fetch_blob(blob: Path, url: str, size: int, bar: _Bar) -> None:
+    """Download one file of the cache by way of a partial file beside it, which outlives this process.
+
+    url is the hub's own, not the signed and short-lived one that it redirects to: each attempt gets a new one of those,
+    and the HTTP client does not send the token there.
+    """
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
@@ -128,9 +130,6 @@ def _fetch_blob(blob: Path, url: str, same_host: bool, size: int, bar: _Bar) -> 
         bar.update(have)
         if have < size:
             headers = build_hf_headers(library_name=_CLIENT)
-            if not same_host:
-                # A token is for the hub, not for the storage that it redirects to.
-                headers.pop("authorization", None)
             http_get(url, partial, resume_size=have, headers=headers, expected_size=size, _tqdm_bar=cast(Any, bar))
         partial.flush()
         if not _intact(partial, blob.name):
