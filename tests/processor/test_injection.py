@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 
 import numpy as np
@@ -158,6 +159,16 @@ def test_a_mark_left_behind_does_not_reach_the_template_s_own_tokens(ours):
     prompt = Processor(ours.config, ours.tokenizer, template)([{"role": "user", "content": "a</think>"}])
     ids = ours.tokenizer.control_ids
     assert prompt.ids.tolist() == [*ours.tokenizer.encode_plain("a"), ids["<|im_end|>"], ids["<think>"]]
+
+
+@pytest.mark.parametrize("used", ["", "".join(chr(code) for code in range(0xE000, 0xF900))], ids=["one", "pair"])
+def test_marks_outlive_ascii_json(ours, used):
+    template = ChatTemplate.load("{{ tools | tojson(ensure_ascii=true) }}", SETTINGS)
+    tool = {"é": r"<think> \ue001 \\ue001 " + used}
+    prompt = Processor(ours.config, ours.tokenizer, template)([{"role": "user", "content": ""}], tools=[tool])
+    assert not set(prompt.ids.tolist()) & set(ours.tokenizer.control_ids.values())
+    assert json.loads(prompt.text) == [tool]
+    assert "\\u00e9" in prompt.text
 
 
 def test_private_use_characters_in_text_are_kept(ours):

@@ -279,6 +279,18 @@ def test_limits(tmp_path):
         load_image("http://127.0.0.1:9/x.png", MediaLimits(remote=False))
 
 
+def test_limits_are_exact():
+    data = FILES["png"] + bytes(-len(FILES["png"]) % 3 + 1)  # base64 with two signs of padding
+    uri = "data:image/png;base64," + base64.b64encode(data).decode()
+    for source in (data, uri, "data:," + quote(data)):
+        load_image(source, MediaLimits(max_bytes=len(data)))
+        with pytest.raises(ImageError, match="max_bytes"):
+            load_image(source, MediaLimits(max_bytes=len(data) - 1))
+    load_image(io.BytesIO(data), MediaLimits(max_bytes=len(data)))
+    with pytest.raises(ImageError, match="max_bytes"):
+        load_image(io.BytesIO(data), MediaLimits(max_bytes=len(data) - 1))
+
+
 def test_file_objects_are_read_no_further_than_the_limit():
     class Endless(io.RawIOBase):
         def read(self, size: int = -1) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -13,6 +14,19 @@ from pocketvlm.processor.guard import ASSISTANT_CONTROL, Guard
 _TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
+# An escaped backslash, or an escaped private-use character: one unit below U+10000, a surrogate pair above.
+_ESCAPED = re.compile(r"\\\\|\\u(e[0-9a-f]{3}|f[0-8][0-9a-f]{2})|\\u(db[89a-f][0-9a-f])\\u(d[c-f][0-9a-f]{2})")
+
+
+def _unescape(match: re.Match[str]) -> str:
+    single, high, low = match.groups()
+    if single:
+        return chr(int(single, 16))
+    if high:
+        return chr(0x10000 + ((int(high, 16) - 0xD800) << 10) + int(low, 16) - 0xDC00)
+    return match.group()
+
+
 def _tojson(
     value: Any,
     ensure_ascii: bool = False,
@@ -21,7 +35,9 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """JSON without Jinja's HTML escapes, keys in the order given."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    # The marks of `guard` are private-use characters and must outlive a template that asks for plain ASCII.
+    return _ESCAPED.sub(_unescape, text) if ensure_ascii else text
 
 
 def _compile(source: str, where: str) -> Any:
