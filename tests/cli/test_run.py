@@ -109,6 +109,12 @@ def test_an_image_alone_is_a_question(invoke, model, picture):
     assert model.asked["text"] == ""
 
 
+def test_stdin_is_read_once_if_it_is_the_image(invoke, model):
+    assert invoke("run", "-i", "-", stdin=b"bytes of an image").code == 0
+    assert model.asked["images"] == [b"bytes of an image"]
+    assert model.asked["text"] == ""
+
+
 def test_options_that_are_not_given_do_not_reach_the_model(invoke, model):
     invoke("run", "nano", "hi")
     assert model.asked == {"text": "hi", "images": [], "system": None, "normalize_newlines": False}
