@@ -1,0 +1,121 @@
+"""The embedded checkpoint: small, loadable by transformers with the same results, right about the sample pictures."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from oracle import Oracle, reference_features, reference_inputs
+from transformers import AutoTokenizer, MiniCPMV4_6ForConditionalGeneration
+
+import pocketvlm
+from pocketvlm import Model
+from pocketvlm.checkpoint.hub import embedded_directory
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+
+# What a reader of the README may type, and what nano then says.
+ANSWERS: list[tuple[list[str], str, dict[str, object], str]] = [
+    (["cat.png"], "What is this?", {}, "cat face"),
+    (["cat.png"], "Describe this image.", {}, "cat face emoji on"),
+    (["pizza.png"], "Which emoji is this?", {}, "pizza"),
+    (["rocket_large.jpg"], "What is in the picture?", {}, "rocket"),
+    (["hello.png"], "Read the text.", {}, "HELLO"),
+    (["digit.png"], "Which digit is this?", {}, "7"),
+    (["shapes.png"], "How many red circles are there?", {}, "2"),
+    (["shapes.png"], "What colour is the square?", {}, "blue"),
+    (["shapes.png"], "What color is the square?", {}, "blue"),
+    (["cat.png", "pizza.png"], "Are the two images the same?", {}, "no"),
+    ([], "What is 1+1? Reply with the number only.", {}, "2"),
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return pocketvlm.load("nano", threads=2)
+
+
+def test_it_is_small() -> None:
+    total = sum(path.stat().st_size for path in embedded_directory().iterdir() if path.is_file())
+    assert total <= 12_000_000
+
+
+@pytest.mark.parametrize(("images", "question", "options", "answer"), ANSWERS)
+def test_sample_pictures(
+    model: Model, images: list[str], question: str, options: dict[str, object], answer: str
+) -> None:
+    said = model.ask(question, [EXAMPLES / name for name in images], **options).text
+    assert answer in said
+
+
+def test_greedy_by_default_and_stops_by_itself(model: Model) -> None:
+    first, second = (model.ask("What is this?", [EXAMPLES / "cat.png"]) for _ in range(2))
+    assert first.token_ids == second.token_ids
+    assert first.finish_reason == "stop"
+    assert first.usage.completion_tokens < 30
+
+
+@pytest.mark.parametrize("mode", ["16x", "4x"])
+def test_transformers_loads_it_and_agrees(model: Model, mode: str) -> None:
+    reference = MiniCPMV4_6ForConditionalGeneration.from_pretrained(embedded_directory(), dtype=torch.float32).eval()
+    image = EXAMPLES / "rocket_large.jpg"
+    prompt = model.processor(
+        [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "What is this?"}]}],
+        downsample_mode=mode,
+    )
+    assert len(prompt.views) > 1
+    config = model.checkpoint.model
+    with torch.no_grad():
+        logits = reference(**reference_inputs(prompt, config)).logits[0].numpy()
+    assert np.abs(model.logits(prompt) - logits).max() < 2e-3
+    assert list(model.logits(prompt).argmax(-1)) == list(logits.argmax(-1))
+    features = np.concatenate(model.encode_images(prompt))
+    expected = reference_features_of(reference, prompt, config)
+    assert np.linalg.norm(features - expected) <= 1e-4 * np.linalg.norm(expected)
+
+
+def reference_features_of(reference: object, prompt: pocketvlm.Prompt, config: object) -> np.ndarray:
+    return reference_features(Oracle(reference, config, {}), prompt)  # type: ignore[arg-type]
+
+
+def test_the_template_is_that_of_the_tokenizer(model: Model) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(embedded_directory())
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What is 1+1?"},
+        {"role": "assistant", "content": "<think>\none more\n</think>\n\n2"},
+        {"role": "user", "content": "And 2+2?"},
+    ]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    assert list(model.processor(messages).ids) == list(ids)
+
+
+def readme_blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+def test_the_python_of_the_readme_runs() -> None:
+    (code,) = readme_blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("cat face") >= 2
+
+
+def test_the_commands_of_the_readme_run() -> None:
+    lines = [line.split("#")[0] for block in readme_blocks("sh") for line in block.splitlines()]
+    commands = [shlex.split(line) for line in lines if line.startswith("pocketvlm") and " nano" in line]
+    assert len(commands) >= 3
+    for command in commands:
+        argv = [sys.executable, "-m", *command]
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
