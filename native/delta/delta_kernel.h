@@ -14,7 +14,7 @@
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
-constexpr long chunk = 64;
+constexpr long chunk = 32;
 constexpr long short_run = 8;
 constexpr long solve_step = 8;
 
@@ -30,6 +30,13 @@ struct Head {
     float* out(long r) const { return a.out + ((first + r) * a.value_heads + head) * a.value_dim; }
     float* state() const { return a.state + (a.slots[sequence] * a.value_heads + head) * a.key_dim * a.value_dim; }
     long stride() const { return 2 * a.key_heads * a.key_dim + a.value_heads * a.value_dim; }
+
+    // The rows of one head lie far apart: ask for those of the next chunk while this one is computed.
+    void prefetch(long r) const {
+        const float *q = query(r), *k = key(r), *v = value(r);
+        for (long j = 0; j < a.key_dim; j += 16) __builtin_prefetch(q + j, 0, 2), __builtin_prefetch(k + j, 0, 2);
+        for (long j = 0; j < a.value_dim; j += 16) __builtin_prefetch(v + j, 0, 2);
+    }
 
     double beta(long r) const { return 1.0 / (1.0 + __builtin_exp(-static_cast<double>(a.b[(first + r) * a.value_heads + head]))); }
     double log_decay(long r) const {
@@ -136,6 +143,7 @@ inline void run_chunk(const Head& h, const ChunkScratch& s, long first, long n) 
     const long kd = a.key_dim, kw = h.key_width, vw = h.value_width, column_vecs = divide_up(n, W);
     double sum = 0.0;
     for (long i = 0; i < n; ++i) {
+        if (first + chunk + i < h.rows) h.prefetch(first + chunk + i);
         normalise(h.query(first + i), kd, kw, query_scale(a), s.q + i * kw);
         normalise(h.key(first + i), kd, kw, 1.0f, s.k + i * kw);
         s.beta[i] = static_cast<float>(h.beta(first + i));

@@ -72,6 +72,7 @@ inline void arrange(const float* x, long inputs, bool bf16, float* out) {
     }
 }
 
+constexpr long prefetch_bytes = 2048;
 constexpr long dot_rows = 4;  // rows of x that share one pass over the weights
 
 // Rows x Outputs dot products. The order of the additions is the same for every Rows and Outputs.
@@ -87,6 +88,7 @@ inline void dots(const float* x, long x_stride, const T* weight, long inputs, fl
 #pragma GCC unroll 4
         for (int o = 0; o < Outputs; ++o) {
             Vec first, second;
+            __builtin_prefetch(reinterpret_cast<const char*>(weight + o * inputs + k) + prefetch_bytes);
             load_weights(weight + o * inputs + k, first, second);
 #pragma GCC unroll 4
             for (int r = 0; r < Rows; ++r) {

@@ -1,21 +1,22 @@
-"""The extension module: what `pocketvlm.backends.native` calls. Arrays are checked for dtype, shape and indices in there."""
+"""The extension module, for `pocketvlm.backends.native` alone.
+
+Arrays are C-contiguous NumPy arrays; data types, shapes and indices are checked in there and refused with ValueError.
+Outputs are allocated by the caller.
+"""
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-type Floats = NDArray[np.float32]
-type Ints = NDArray[np.int32]
-type Bits = NDArray[Any]
-
-def usable_isas() -> list[str]: ...
+def usable_isas() -> list[str]:
+    """Instruction sets that this build holds and this machine runs, best last."""
 
 class Runtime:
+    """Threads and the kernels of one instruction set."""
+
     def __init__(self, threads: int, isa: str) -> None: ...
     @property
     def threads(self) -> int: ...
-    def poison(self, on: bool) -> None: ...
-    def linear(
-        self, x: Floats, weight: Bits, bf16: bool, bias: Floats | None, residual: Floats | None, activation: int, out: Floats
-    ) -> None: ...
+    def poison(self, on: bool) -> None:
+        """For tests: scratch memory starts as NaN in every operation."""
+
+    def __getattr__(self, operation: str) -> Any:
+        """One method for each operation of the contract."""

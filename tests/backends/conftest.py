@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from native_kit import usable, poisoned_backend  # noqa: E402
+from native_kit import poisoned_backend, usable
 
 
 @pytest.fixture(params=[(isa, threads) for isa in usable() for threads in (1, 3)], ids=lambda p: f"{p[0]}-{p[1]}")

@@ -15,7 +15,9 @@ erf = np.vectorize(math.erf)
 
 def sigmoid(x: Array) -> Array:
     x = np.asarray(x, np.float64)
-    return np.where(x < 0, np.exp(np.minimum(x, 0)) / (1 + np.exp(np.minimum(x, 0))), 1 / (1 + np.exp(-np.maximum(x, 0))))
+    return np.where(
+        x < 0, np.exp(np.minimum(x, 0)) / (1 + np.exp(np.minimum(x, 0))), 1 / (1 + np.exp(-np.maximum(x, 0)))
+    )
 
 
 def silu(x: Array) -> Array:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from pocketvlm import _native
-from pocketvlm.backends.native import NativeOps, create
-from pocketvlm.backends.native import operations
+from pocketvlm.backends.native import NativeOps, create, operations
 from pocketvlm.backends.ops import Batch, StoredTensor
 
 
@@ -18,7 +17,7 @@ def usable() -> list[str]:
     return _native.usable_isas()
 
 
-@lru_cache(maxsize=None)
+@cache
 def backend(threads: int, isa: str) -> NativeOps:
     ops = create(threads, isa)
     ops._native.poison(True)
@@ -63,7 +62,9 @@ class Inputs:
             pages[s, :count] = order[sum(used[:s]) :][:count]
         return Batch(
             offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
-            positions=np.concatenate([c + np.arange(n) for n, c in zip(lengths, context, strict=True)]).astype(np.int32),
+            positions=np.concatenate([c + np.arange(n) for n, c in zip(lengths, context, strict=True)]).astype(
+                np.int32
+            ),
             context=np.array(context, np.int32),
             pages=pages,
             slots=self.random.permutation(len(lengths) + spare)[: len(lengths)].astype(np.int32),

@@ -54,7 +54,9 @@ def test_a_row_does_not_depend_on_its_batch(native: NativeOps) -> None:
 
 
 def test_activations_far_out(native: NativeOps) -> None:
-    x = np.concatenate([np.linspace(-120, 120, 20001), [1e-30, -1e-30, 1e4, -1e4, 3e38, -3e38, np.inf]]).astype(np.float32)
+    x = np.concatenate([np.linspace(-120, 120, 20001), [1e-30, -1e-30, 1e4, -1e4, 3e38, -3e38, np.inf]]).astype(
+        np.float32
+    )
     one = native.prepare(Inputs().matrix(1, 1, "f32"), "matrix")
     one.data[...] = 1.0
     for activation in ("gelu_tanh", "gelu_erf", "silu"):

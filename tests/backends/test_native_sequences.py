@@ -51,7 +51,11 @@ def test_attention_inputs(native: NativeOps, head_dim: int, rotary_dim: int) -> 
     batch = replace(batch, pages=wide, context=np.array(context, np.int32), positions=batch.positions.copy())
     batch.positions[batch.offsets[2]] = 200_000
     rows = sum(lengths)
-    query_gate, key, value = make(rows, heads * 2 * head_dim), make(rows, kv_heads * head_dim), make(rows, kv_heads * head_dim)
+    query_gate, key, value = (
+        make(rows, heads * 2 * head_dim),
+        make(rows, kv_heads * head_dim),
+        make(rows, kv_heads * head_dim),
+    )
     q_norm, k_norm = make(head_dim), make(head_dim)
     keys, values = (make(pages_of(batch), page_size, kv_heads, head_dim) for _ in range(2))
     before = keys.copy()
@@ -59,7 +63,8 @@ def test_attention_inputs(native: NativeOps, head_dim: int, rotary_dim: int) -> 
         query_gate, key, value, q_norm, k_norm, keys, values, batch, rotary_dim, 1e7, 1e-6
     )
     split = query_gate.reshape(rows, heads, 2, head_dim)
-    exact = [rms(x, 1e-6) * (1 + w.astype(np.float64)) for x, w in ((split[:, :, 0], q_norm), (key.reshape(rows, kv_heads, -1), k_norm))]
+    heads_and_norms = ((split[:, :, 0], q_norm), (key.reshape(rows, kv_heads, -1), k_norm))
+    exact = [rms(x, 1e-6) * (1 + w.astype(np.float64)) for x, w in heads_and_norms]
     exact = [rotate(x, batch.positions, rotary_dim, 1e7) for x in exact]
     close(query, exact[0])
     np.testing.assert_array_equal(gate.reshape(rows, heads, head_dim), split[:, :, 1])
@@ -86,7 +91,8 @@ def test_conv_silu(native: NativeOps, channels: int, width: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key_heads", "value_heads", "key_dim", "value_dim"), [(2, 2, 128, 128), (1, 3, 20, 33), (2, 4, 16, 64), (1, 1, 7, 5)]
+    ("key_heads", "value_heads", "key_dim", "value_dim"),
+    [(2, 2, 128, 128), (1, 3, 20, 33), (2, 4, 16, 64), (1, 1, 7, 5)],
 )
 def test_gated_delta_rule(native: NativeOps, key_heads: int, value_heads: int, key_dim: int, value_dim: int) -> None:
     make = Inputs(key_dim)
@@ -95,7 +101,12 @@ def test_gated_delta_rule(native: NativeOps, key_heads: int, value_heads: int, k
     batch = make.batch(lengths, context)
     rows = sum(lengths)
     mixed = make(rows, 2 * key_heads * key_dim + value_heads * value_dim)
-    b, a, a_log, dt_bias = make(rows, value_heads), make(rows, value_heads, scale=3), make(value_heads), make(value_heads)
+    b, a, a_log, dt_bias = (
+        make(rows, value_heads),
+        make(rows, value_heads, scale=3),
+        make(value_heads),
+        make(value_heads),
+    )
     a[5] = 60.0  # forgets everything: sums of log decays of which differences would overflow
     state = make(11, value_heads, key_dim, value_dim)
     state[batch.slots[:3]] = np.nan  # stale

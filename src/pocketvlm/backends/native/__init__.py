@@ -20,7 +20,7 @@ def create(threads: int | None = None, isa: str | None = None) -> NativeOps:
     try:
         from pocketvlm import _native
     except ImportError as error:
-        raise BackendError(f"the extension module of pocketvlm is missing or broken ({error}): reinstall pocketvlm") from error
+        raise BackendError(f"the extension module of pocketvlm does not load ({error}): reinstall pocketvlm") from error
     usable = _native.usable_isas()
     reason = f"the best of {', '.join(usable)}"
     if isa is not None:
@@ -37,7 +37,9 @@ def create(threads: int | None = None, isa: str | None = None) -> NativeOps:
         source = "asked for by argument"
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
         raise OptionError(f"threads must be a whole number from 1 to 1024, not {threads!r}")
-    return NativeOps(
-        _native.Runtime(threads, isa),
-        {"isa": f"{isa} ({reason})", "threads": f"{threads} ({source})", "weights": "as stored (bf16 or fp32), fp32 arithmetic"},
-    )
+    description = {
+        "isa": f"{isa} ({reason})",
+        "threads": f"{threads} ({source})",
+        "arithmetic": "float32, matrices as stored (bfloat16 or float32)",
+    }
+    return NativeOps(_native.Runtime(threads, isa), description)

@@ -34,7 +34,8 @@ class Matrix:
 def _frequencies(rotary_dim: int, theta: float) -> Floats:
     """1 / theta^(2i / rotary_dim), each step in float32 as the reference rounds it."""
     exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
-    return (np.float32(1.0) / np.power(np.float32(theta), exponents)).astype(np.float32)
+    frequencies: Floats = np.float32(1.0) / np.power(np.float32(theta), exponents)
+    return frequencies
 
 
 class NativeOps:

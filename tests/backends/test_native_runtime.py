@@ -1,0 +1,246 @@
+"""What surrounds the kernels: choice of instruction set and threads, forks, concurrent callers, and refusals."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from native_kit import Inputs, backend, pages_of, usable
+
+from pocketvlm.backends.native import NativeOps, cpu, create
+from pocketvlm.backends.ops import Batch, StoredTensor
+from pocketvlm.errors import OptionError
+
+
+def every_operation(ops: NativeOps) -> list[np.ndarray]:
+    """Outputs and states of one call of each larger operation, on the same inputs each time."""
+    make = Inputs(3)
+    batch = make.batch([1, 70, 5, 1], [40, 0, 3, 1100])
+    rows, pages = batch.rows, pages_of(batch)
+    weight = ops.prepare(make.matrix(300, 192, "bf16"), "matrix")
+    keys, values = make(pages, 16, 2, 32), make(pages, 16, 2, 32)
+    window, state = make(7, 3, 96), make(7, 4, 24, 16)
+    out = [ops.linear(make(n, 192), weight, make(300), None, "silu") for n in (1, 4, 7, 40, 300)]
+    out += ops.attention_inputs(
+        make(rows, 4 * 64), make(rows, 64), make(rows, 64), make(32), make(32), keys, values, batch, 16, 1e7, 1e-6
+    )
+    out.append(ops.attention(make(rows, 4, 32), keys, values, batch))
+    out.append(ops.attention_views(*(make(500, 64) for _ in range(3)), np.array([300, 4, 4, 192], np.int32), 2))
+    out.append(ops.conv_silu(make(rows, 96), make(96, 4), window, batch))
+    gates = make(rows, 4), make(rows, 4), make(4), make(4)
+    out.append(ops.gated_delta_rule(make(rows, 48 * 2 + 64), *gates, state, batch, 2, 4, 24, 16))
+    out.append(ops.rms_norm(make(400, 100), make(100), 1e-6))
+    out.append(ops.swiglu(make(400, 100), make(400, 100)))
+    return [*out, keys, values, window, state]
+
+
+@pytest.mark.parametrize("isa", usable())
+def test_results_do_not_depend_on_the_number_of_threads(isa: str) -> None:
+    expected = every_operation(backend(1, isa))
+    for threads in (2, 3, 4):
+        for actual, reference in zip(every_operation(backend(threads, isa)), expected, strict=True):
+            np.testing.assert_array_equal(actual, reference)
+
+
+def test_instruction_sets_agree() -> None:
+    expected = every_operation(backend(2, "serial"))
+    for isa in usable()[1:]:
+        for actual, reference in zip(every_operation(backend(2, isa)), expected, strict=True):
+            np.testing.assert_allclose(actual, reference, rtol=2e-5, atol=2e-5 * np.abs(reference).max())
+
+
+def test_several_callers_at_once() -> None:
+    ops = create(2)
+    expected, failures = every_operation(ops), []
+
+    def call() -> None:
+        for _ in range(5):
+            for actual, reference in zip(every_operation(ops), expected, strict=True):
+                if not np.array_equal(actual, reference):
+                    failures.append(actual)
+
+    callers = [threading.Thread(target=call) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not failures
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_works_after_a_fork() -> None:
+    script = """
+import os
+import numpy as np
+from pocketvlm.backends.native import create
+ops = create(3)
+x = np.arange(600_000, dtype=np.float32).reshape(-1, 100) / 1e5
+expected = ops.rms_norm(x, x[0], 1e-6)
+child = os.fork()
+same = all(np.array_equal(ops.rms_norm(x, x[0], 1e-6), expected) for _ in range(20))
+if child == 0:
+    del ops
+    os._exit(0 if same else 1)
+_, status = os.waitpid(child, 0)
+assert same and status == 0, status
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_many_pools_come_and_go() -> None:
+    x = np.ones((300, 200), np.float32)
+    for i in range(60):
+        ops = create(1 + i % 4)
+        ops.rms_norm(x, x[0], 1e-6)
+
+
+def test_choice_of_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("POCKETVLM_ISA", raising=False)
+    assert create(1).describe()["isa"].startswith(f"{usable()[-1]} (the best of ")
+    monkeypatch.setenv("POCKETVLM_ISA", "serial")
+    assert create(1).describe()["isa"] == "serial (set by POCKETVLM_ISA)"
+    assert create(1, usable()[-1]).describe()["isa"] == f"{usable()[-1]} (asked for by argument)"
+    monkeypatch.setenv("POCKETVLM_ISA", "avx9")
+    with pytest.raises(OptionError, match=r"'avx9' .set by POCKETVLM_ISA. cannot run here: use one of serial"):
+        create(1)
+    with pytest.raises(OptionError, match="asked for by argument"):
+        create(1, "neon")
+
+
+def test_choice_of_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert create(3).describe()["threads"] == "3 (asked for by argument)"
+    for bad in (0, -1, 2000, True, 1.5, "2"):
+        with pytest.raises(OptionError, match="threads"):
+            create(bad)  # type: ignore[arg-type]
+    for name, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
+        folder = tmp_path / f"cpu{name}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(siblings + "\n")
+    quota = tmp_path / "cpu.max"
+    quota.write_text("max 100000\n")
+    monkeypatch.setattr(cpu, "_CPUS", tmp_path)
+    monkeypatch.setattr(cpu, "_QUOTAS", (quota,))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    assert cpu.default_threads()[0] == 2
+    quota.write_text("150000 100000\n")
+    assert cpu.default_threads() == (1, "quota of the control group")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {7}, raising=False)
+    assert cpu.default_threads()[0] == 1
+
+
+def test_mapped_weights(tmp_path: Path) -> None:
+    ops, stored = backend(2, usable()[-1]), Inputs().matrix(40, 30, "bf16")
+    path = tmp_path / "weights"
+    path.write_bytes(b"odd" + b"\0" + stored.data.tobytes())
+    mapped = np.memmap(path, np.uint16, "r", offset=4, shape=(40, 30))
+    x = Inputs()(5, 30)
+    weight = ops.prepare(StoredTensor("weight", "bf16", mapped), "matrix")
+    assert np.shares_memory(weight.data, mapped)
+    expected = ops.linear(x, ops.prepare(stored, "matrix"))
+    np.testing.assert_array_equal(ops.linear(x, weight), expected)
+    path.write_bytes(b"odd" + stored.data.tobytes())
+    odd = np.memmap(path, np.uint8, "r")[3:].view(np.uint16).reshape(40, 30)  # not even aligned to two bytes
+    np.testing.assert_array_equal(ops.linear(x, ops.prepare(StoredTensor("w", "bf16", odd), "matrix")), expected)
+
+
+def floats(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+def attend(ops: NativeOps, batch: Batch, pages: int = 4) -> Any:
+    return ops.attention(floats(batch.rows, 2, 8), floats(pages, 4, 1, 8), floats(pages, 4, 1, 8), batch)
+
+
+def write(ops: NativeOps, batch: Batch, pages: int = 4, theta_dim: int = 8) -> Any:
+    cache = floats(pages, 4, 1, 8), floats(pages, 4, 1, 8)
+    rows = floats(batch.rows, 32), floats(batch.rows, 8), floats(batch.rows, 8)
+    return ops.attention_inputs(*rows, floats(8), floats(8), *cache, batch, theta_dim, 1e4, 1e-6)
+
+
+def convolve(ops: NativeOps, batch: Batch, slots: int = 4) -> Any:
+    return ops.conv_silu(floats(batch.rows, 8), floats(8, 4), floats(slots, 3, 8), batch)
+
+
+def delta(ops: NativeOps, batch: Batch, slots: int = 4) -> Any:
+    rows = floats(batch.rows, 24), floats(batch.rows, 1), floats(batch.rows, 1)
+    return ops.gated_delta_rule(*rows, floats(1), floats(1), floats(slots, 1, 8, 8), batch, 1, 1, 8, 8)
+
+
+MATRIX = StoredTensor("w", "f32", floats(4, 6))
+
+
+def matrix(ops: NativeOps) -> Any:
+    return ops.prepare(MATRIX, "matrix")
+
+
+GOOD = Batch(ints(0, 3, 4), ints(5, 6, 7, 0), ints(5, 0), np.array([[2, 0, -1], [1, -1, -1]], np.int32), ints(3, 0), 4)
+Call = Callable[[NativeOps], Any]
+REFUSED: dict[str, tuple[str, Call]] = {
+    "id too great": (r"ids\[1\] is 4, outside", lambda o: o.embed(matrix(o), ints(0, 4))),
+    "id negative": (r"ids\[0\] is -1", lambda o: o.embed(matrix(o), ints(-1))),
+    "ids of 64 bits": ("ids must have dtype int32", lambda o: o.embed(matrix(o), np.zeros(2, np.int64))),
+    "taken row": (r"rows\[0\]", lambda o: o.take(floats(3, 2), ints(3))),
+    "put row": (r"rows\[1\]", lambda o: o.put(floats(3, 2), ints(0, -1), floats(2, 2))),
+    "put values": (r"values must have shape \[1, 2\]", lambda o: o.put(floats(3, 2), ints(0), floats(1, 3))),
+    "inputs": (r"x must have shape \[any, 6\], not \[2, 5\]", lambda o: o.linear(floats(2, 5), matrix(o))),
+    "double": ("x must have dtype float32", lambda o: o.linear(np.zeros((2, 6)), matrix(o))),
+    "strided": ("x must be a C-contiguous", lambda o: o.linear(floats(2, 12)[:, ::2], matrix(o))),
+    "no array": ("x must be a C-contiguous", lambda o: o.linear([[0.0] * 6], matrix(o))),
+    "bias": (r"bias must have shape \[4\]", lambda o: o.linear(floats(2, 6), matrix(o), floats(5))),
+    "residual": ("residual", lambda o: o.linear(floats(2, 6), matrix(o), None, floats(3, 4))),
+    "matrix of three": ("two dimensions", lambda o: o.prepare(MATRIX.reshape(2, 2, 6), "matrix")),
+    "norm weight": ("weight", lambda o: o.rms_norm(floats(2, 5), floats(4), 1e-6)),
+    "norm bias": ("bias", lambda o: o.layer_norm(floats(2, 5), floats(5), floats(4), 1e-6)),
+    "norm heads": ("multiple", lambda o: o.gated_rms_norm(floats(2, 5), floats(2, 5), floats(4), 1e-6)),
+    "gate": ("gate", lambda o: o.swiglu(floats(2, 5), floats(2, 4))),
+    "views too long": ("offsets end at 5", lambda o: o.attention_views(*[floats(4, 8)] * 3, ints(2, 3), 2)),
+    "empty view": ("offsets", lambda o: o.attention_views(*[floats(4, 8)] * 3, ints(4, 0), 2)),
+    "heads": ("multiple of 3 heads", lambda o: o.attention_views(*[floats(4, 8)] * 3, ints(4), 3)),
+    "odd grid": ("even", lambda o: o.regroup_2x2(floats(6, 8), np.array([[2, 3]], np.int32))),
+    "grid size": ("cover 4 rows", lambda o: o.regroup_2x2(floats(8, 8), np.array([[2, 2]], np.int32))),
+    "window": ("multiple of 4", lambda o: o.window_mean(floats(2, 6))),
+    "page unused": (r"pages\[0, 1\] is -1", lambda o: attend(o, replace(GOOD, pages=GOOD.pages[[1, 1]]))),
+    "page too great": (r"pages\[0, 0\] is 2, but there are 2 pages", lambda o: attend(o, GOOD, 2)),
+    "table too short": ("page table holds 4", lambda o: attend(o, replace(GOOD, pages=GOOD.pages[:, :1].copy()))),
+    "writes page too great": ("there are 2 pages", lambda o: write(o, GOOD, 2)),
+    "positions": (r"positions\[0\] is 6", lambda o: write(o, replace(GOOD, positions=ints(6, 7, 8, 0)))),
+    "rotary": ("rotary_dim", lambda o: write(o, GOOD, theta_dim=16)),
+    "offsets": (r"offsets\[2\] must be greater", lambda o: convolve(o, replace(GOOD, offsets=ints(0, 4, 4)))),
+    "offsets from 1": ("begin with 0", lambda o: convolve(o, replace(GOOD, offsets=ints(1, 3, 4)))),
+    "slot": (r"slots\[0\] is 3, but the state has 3 slots", lambda o: convolve(o, GOOD, 3)),
+    "slot negative": (r"slots\[1\] is -1", lambda o: delta(o, replace(GOOD, slots=ints(3, -1)))),
+    "slot twice": (r"slots\[1\] is the slot of another", lambda o: delta(o, replace(GOOD, slots=ints(2, 2)))),
+    "context": (r"context\[0\] is negative", lambda o: delta(o, replace(GOOD, context=ints(-5, 0)))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals(name: str) -> None:
+    message, call = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        call(backend(1, usable()[-1]))
+
+
+def test_the_good_batch_is_good() -> None:
+    ops = backend(1, usable()[-1])
+    for call in (attend, write, convolve, delta):
+        call(ops, GOOD)
+
+
+def test_read_only_state_is_refused() -> None:
+    state = floats(4, 3, 8)
+    state.flags.writeable = False
+    with pytest.raises(ValueError, match="state must be a C-contiguous, writable"):
+        backend(1, usable()[-1]).conv_silu(floats(4, 8), floats(8, 4), state, GOOD)
