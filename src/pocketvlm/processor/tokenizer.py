@@ -218,6 +218,4 @@ class Detokenizer:
 
     def flush(self) -> str:
         """The rest: U+FFFD if the last character is incomplete, else empty. Ready for new text afterwards."""
-        text = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return text
+        return self._decoder.decode(b"", final=True)
