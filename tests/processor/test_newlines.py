@@ -43,7 +43,7 @@ SHORT = st.text(st.sampled_from("$` x\\n"), max_size=30)
         (r"\[open\nend", r"\[open\nend"),
         (r"$ 5\nand 6$\n", "$ 5\nand 6$\n"),
         (r"$5\nand $6\n", "$5\nand $6\n"),
-        (r"$5\n$6\n$x$", "$5\n$6\n$x$"),
+        (r"$5\n$6\nor so", "$5\n$6\nor so"),
         (r"cost \$5\nand\n$", "cost \\$5\nand\n$"),
         (r"$a \$\nb$\n", "$a \\$\\nb$\n"),
         (r"$a\nb$$c\n$$", "$a\nb$$c\\n$$"),
