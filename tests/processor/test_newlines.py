@@ -98,6 +98,18 @@ def test_text_without_escapes_is_never_held_back():
         assert stream.feed(char) == char
 
 
+def test_an_escape_is_decided_as_soon_as_it_can_be():
+    stream = NewlineNormalizer()
+    assert [stream.feed(piece) for piece in ("a\\", "n", "S", "ee\\n", "ab", "out")] == [
+        "a",
+        "",
+        "\nS",
+        "ee",
+        "",
+        "\nabout",
+    ]
+
+
 def test_what_is_held_back_is_bounded():
     stream = NewlineNormalizer()
     longest = shown = 0
