@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,8 +62,8 @@ def load(
     backend: "native" (C++, CPU) or "torch" (the reference; `device` "cpu" or "cuda"). precision: "exact" is float32
     arithmetic on the weights as stored; "fast" equals "exact" in this version. threads: CPU threads (None: physical
     cores). memory_limit: bytes for the state of running sequences (None: half of the machine's). prefill_chunk: tokens
-    of a prompt that one step takes. progress(stage, done, total) is called while tensors load. Raises CheckpointError,
-    OptionError or BackendError.
+    of a prompt that one step takes. progress(stage, done, total) is called with "download" and bytes, then with "load"
+    and tensors. Raises CheckpointError, OptionError or BackendError.
     """
     _choose("backend", backend, ("native", "torch"))
     _choose("precision", precision, ("exact", "fast"))
@@ -71,11 +72,10 @@ def load(
     if device is not None and backend != "torch":
         raise OptionError(f"device={device!r} needs backend='torch': the native backend runs on the CPU")
     began = time.perf_counter()
-    checkpoint = read_checkpoint(resolve(model, revision))
+    checkpoint = read_checkpoint(resolve(model, revision, progress and partial(progress, "download")))
     ops = _backend(backend, threads, device)
     tensors = checkpoint.tensors(expected_tensors(checkpoint.model))
-    notify = None if progress is None else lambda done, total: progress("load", done, total)
-    network = MiniCPMV(checkpoint.model, ops, tensors, notify)
+    network = MiniCPMV(checkpoint.model, ops, tensors, progress and partial(progress, "load"))
     options = {} if prefill_chunk is None else {"prefill_chunk": prefill_chunk}
     engine = Engine(network, memory_limit, **options)
     return Model(str(model), checkpoint, processor_for(checkpoint), engine, precision, time.perf_counter() - began)

@@ -149,6 +149,8 @@ def test_impossible_requests_are_refused_with_numbers(oracle: Oracle, ops: Ops) 
         engine.add(greedy(strange))
     with pytest.raises(PromptError, match="MiB"):
         make_engine(oracle, ops, memory_limit=1000).add(greedy(prompts(oracle)[0]))
+    with pytest.raises(PromptError, match="MiB"):
+        make_engine(oracle, ops, memory_limit=1000).prompt_logits(prompts(oracle)[0])
     with pytest.raises(OptionError, match="prefill_chunk"):
         make_engine(oracle, ops, prefill_chunk=0)
     assert run(engine, [greedy(prompts(oracle)[3])])

@@ -2,8 +2,8 @@
 
 A backend is one folder whose `create(threads)` returns an object with these methods. Arrays are float32 and belong to
 the backend (NumPy for `native`, torch.Tensor for `torch`); integer index arrays are NumPy int32 everywhere. Rows are
-tokens of several sequences (or patches of several views) laid end to end. No operation keeps a reference to its arguments,
-and none reads memory that its arguments do not name: outputs and scratch may hold any bits before.
+tokens of several sequences (or patches of several views) laid end to end. No operation keeps a reference to its
+arguments, and none reads memory that its arguments do not name: outputs and scratch may hold any bits before.
 """
 
 from __future__ import annotations

@@ -42,13 +42,7 @@ class Engine:
         """Tokens that the request may make, at most max_tokens; raises PromptError where it can never run."""
         params, prompt = request.params, request.prompt
         max_tokens = min(params.max_tokens, self._room(prompt))
-        need = self.memory.bytes_for(len(prompt.ids) + max_tokens)
-        if need > self.memory.limit:
-            raise PromptError(
-                f"the prompt has {len(prompt.ids)} tokens and max_tokens is {max_tokens}: their state takes "
-                f"{need / 2**20:.0f} MiB, the limit is {self.memory.limit / 2**20:.0f} MiB; lower max_tokens, use "
-                "fewer or smaller images, or raise the memory limit"
-            )
+        self._check_memory(prompt, max_tokens)
         return max_tokens
 
     def add(self, request: Request) -> int:
@@ -78,6 +72,7 @@ class Engine:
     def prompt_logits(self, prompt: Prompt, chunk: int | None = None) -> NDArray[np.float32]:
         """Logits float32 [tokens, vocab] of every prompt position, in chunks of `chunk` tokens (None: the default)."""
         self._room(prompt, spare=0)
+        self._check_memory(prompt, 0)
         chunk = chunk or self.scheduler.prefill_chunk
         total = len(prompt.ids)
         request = Request(prompt, SamplingParams(max_tokens=1))
@@ -94,6 +89,16 @@ class Engine:
             return np.concatenate(parts)
         finally:
             self.memory.release(sequence.reservation)
+
+    def _check_memory(self, prompt: Prompt, max_tokens: int) -> None:
+        """Raise PromptError where the state of prompt and answer can never fit."""
+        need = self.memory.bytes_for(len(prompt.ids) + max_tokens)
+        if need > self.memory.limit:
+            raise PromptError(
+                f"the prompt has {len(prompt.ids)} tokens and max_tokens is {max_tokens}: their state takes "
+                f"{need / 2**20:.0f} MiB, the limit is {self.memory.limit / 2**20:.0f} MiB; lower max_tokens, use "
+                "fewer or smaller images, or raise the memory limit"
+            )
 
     def _room(self, prompt: Prompt, spare: int = 1) -> int:
         """Tokens of answer that the context has room for; PromptError where the prompt is empty or too long."""
