@@ -152,7 +152,8 @@ void few_rows(Pool& pool, const Linear& a) {
 
 // --- many rows ---
 
-constexpr long depth_block = 1536, row_block = 1024, most_panels = 4, few = 8;
+constexpr long depth_block = 1536, row_block = 1024, most_panels = 4;
+constexpr long few = W == 16 ? 32 : 12;  // up to here dot products are faster
 
 template <class T>
 void many_rows(Pool& pool, const Linear& a) {

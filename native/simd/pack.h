@@ -51,7 +51,7 @@ inline void transpose_rows(const uint16_t* const* rows, long n, long depth, floa
         store(out + (k + i) * stride, i % 2 == 0 ? low_bf16(block[i / 2]) : high_bf16(block[i / 2]));
 }
 
-// Any number of rows of which W and more fit into the stride, or fewer rows than W.
+// Any number of rows; the stride holds them all, in whole vectors if there are more than W.
 template <class T>
 inline void pack_columns(const T* first, long row_stride, long n, long depth, float* out, long stride) {
     const T* rows[W];

@@ -8,10 +8,11 @@
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
-// Rows of a block by its width in vectors, so that accumulators, a row of B and one element of A fill the registers.
+// Rows of a block by its width in vectors, so that accumulators, a row of B and one element of A fill the registers. At
+// most W: packing (pack.h) writes whole vectors.
 template <int Vecs>
-constexpr int tile_rows = W == 16 ? (Vecs <= 2 ? 14 : 8) : W == 8 ? (Vecs <= 2 ? 6 : 4) : 2;
-constexpr int panel_vecs = W == 1 ? 8 : 2;  // width of the main block
+constexpr int tile_rows = W == 16 ? (Vecs <= 2 ? 14 : 8) : W == 8 ? (Vecs <= 2 ? 6 : 4) : 4;
+constexpr int panel_vecs = 2;  // width of the main block
 constexpr long panel_width = panel_vecs * W;
 constexpr int panel_rows = tile_rows<panel_vecs>;
 
@@ -75,12 +76,10 @@ inline void columns(long rows, Product p, bool add) {
 inline void multiply(long rows, long vecs, Product p, bool add) {
     while (vecs > 0) {
         long done;
-        if (W == 1 && vecs >= panel_vecs)
-            columns<panel_vecs>(rows, p, add), done = panel_vecs;
-        else if (W > 1 && vecs >= 3 && vecs % 2 == 1)
-            columns<W == 1 ? 1 : 3>(rows, p, add), done = 3;
-        else if (W > 1 && vecs >= 2)
-            columns<W == 1 ? 1 : 2>(rows, p, add), done = 2;
+        if (vecs >= 3 && vecs % 2 == 1)
+            columns<3>(rows, p, add), done = 3;
+        else if (vecs >= 2)
+            columns<2>(rows, p, add), done = 2;
         else
             columns<1>(rows, p, add), done = 1;
         vecs -= done;
