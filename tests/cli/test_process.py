@@ -209,9 +209,9 @@ import sys, time
 from pocketvlm.cli.terminal import Activity
 seconds = float(sys.argv[1])
 with Activity(quiet=bool(sys.argv[2:])) as activity:
-    report = activity.downloading("nano")
-    report(1000, 4000)
-    report(3000, 4000)
+    report = activity.loading("nano")
+    report("load", 1, 4)
+    report("download", 3000, 4000)
     time.sleep(seconds)
     activity.say("reading [b]")
     time.sleep(seconds / 4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -86,7 +85,7 @@ def test_control_characters_do_not_reach_a_terminal_but_reach_a_file(invoke, mod
 )
 def test_model_and_prompt_are_told_apart(invoke, model, arguments, stdin, loaded, text):
     assert invoke("run", *arguments, stdin=stdin).code == 0
-    assert model.loaded["model"].name == loaded
+    assert model.loaded["model"] == loaded
     assert model.asked["text"] == text
 
 
@@ -94,7 +93,7 @@ def test_a_directory_with_a_space_is_a_model(invoke, model, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my model").mkdir()
     assert invoke("run", "my model", stdin=b"hi").code == 0
-    assert model.loaded["model"] == Path("my model")
+    assert model.loaded["model"] == "my model"
 
 
 def test_images_keep_their_order_and_stdin_is_one_of_them(invoke, model, picture):
@@ -119,8 +118,14 @@ def test_options_that_are_not_given_do_not_reach_the_model(invoke, model):
     invoke("run", "nano", "hi")
     assert model.asked == {"text": "hi", "images": [], "system": None, "normalize_newlines": False}
     assert model.loaded.pop("progress") is not None
-    assert model.loaded.pop("model").name == "nano"
-    assert model.loaded == {"backend": "native", "precision": "exact", "threads": None, "device": None}
+    assert model.loaded == {
+        "model": "nano",
+        "revision": None,
+        "backend": "native",
+        "precision": "exact",
+        "threads": None,
+        "device": None,
+    }
 
 
 def test_every_option_reaches_the_model_under_its_name(invoke, model):
@@ -129,7 +134,7 @@ def test_every_option_reaches_the_model_under_its_name(invoke, model):
         "--repetition-penalty 1.1 --presence-penalty 0.2 --frequency-penalty -0.2 --seed 7 --stop END --stop STOP "
         "--stop-token-id 4 --ignore-eos --downsample-mode 4x --max-slice-nums 2 --no-slice-mode --use-image-id "
         "--scale-resolution 224 --thinking --normalize-newlines --backend torch --precision fast --threads 3 "
-        "--device cpu"
+        "--device cpu --revision main"
     )
     assert invoke("run", "nano", "hi", *line.split()).code == 0
     assert model.asked == {
@@ -157,8 +162,8 @@ def test_every_option_reaches_the_model_under_its_name(invoke, model):
         "enable_thinking": True,
         "normalize_newlines": True,
     }
-    chosen = {name: model.loaded[name] for name in ("backend", "precision", "threads", "device")}
-    assert chosen == {"backend": "torch", "precision": "fast", "threads": 3, "device": "cpu"}
+    chosen = {name: model.loaded[name] for name in ("revision", "backend", "precision", "threads", "device")}
+    assert chosen == {"revision": "main", "backend": "torch", "precision": "fast", "threads": 3, "device": "cpu"}
 
 
 def test_processor_kwargs_are_merged_and_single_options_win(invoke, model):
@@ -184,4 +189,4 @@ def test_options_come_from_the_environment_and_the_command_line_wins(invoke, mod
 def test_the_model_of_the_environment_is_the_default(invoke, model, monkeypatch, tmp_path):
     monkeypatch.setenv("POCKETVLM_RUN_MODEL", str(tmp_path))
     invoke("run", "a question")
-    assert model.loaded["model"] == tmp_path
+    assert model.loaded["model"] == str(tmp_path)

@@ -32,7 +32,10 @@ def _consume(chunks: Iterator[Chunk], stream: bool, activity: Activity) -> tuple
     chunk = None
     try:
         for chunk in chunks:
-            activity.close()
+            if stream:
+                activity.close()
+            else:
+                activity.say("writing the answer")
             ids.extend(chunk.token_ids)
             texts.append(chunk.text)
             if stream and chunk.text:

@@ -141,21 +141,20 @@ def run(
 
     # Heavy from here on: everything above has answered typing mistakes at once.
     from pocketvlm import api
-    from pocketvlm.checkpoint.hub import resolve
     from pocketvlm.cli.answer import show
     from pocketvlm.cli.terminal import Activity
 
     params = {**given, **options.processor_options(processor_kwargs, api.PROCESSOR_OPTIONS, picked)}
     with Activity(quiet) as activity:
         activity.say(f"loading {name}")
-        path = resolve(name, revision, activity.downloading(name))
         loaded = api.load(
-            path,
+            name,
+            revision=revision,
             backend=backend,
             precision=precision,
             threads=threads,
             device=device,
-            progress=lambda stage, done, total: activity.say(f"loading {name}", done, total),
+            progress=activity.loading(name),
         )
         activity.say(f"reading the prompt{_count(images)}")
         chunks = loaded.stream(question, images, system=system, normalize_newlines=normalize_newlines, **params)

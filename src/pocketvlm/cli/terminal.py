@@ -75,6 +75,18 @@ class Activity:
         """A callback for bytes done and bytes in all."""
         return lambda done, total: self.say(f"downloading {model}", done, total, in_bytes=True)
 
+    def loading(self, model: str) -> Callable[[str, int, int], None]:
+        """A callback for the stages of `pocketvlm.load`: download, counted in bytes, then load."""
+        download = self.downloading(model)
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage == "download":
+                download(done, total)
+            else:
+                self.say(f"loading {model}", done, total)
+
+        return report
+
     def close(self) -> None:
         """Take the line away; later reports show nothing."""
         with self._lock:
