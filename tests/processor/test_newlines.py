@@ -71,6 +71,7 @@ def test_rules(text, wanted):
 @example(text="$x and `y and text $$ z\\n` a\\n", data=None)
 @example(text="$" + "a" * (SPAN_LIMIT - 3) + "\\n$\\n", data=None)
 @example(text="`" + "a" * (SPAN_LIMIT - 1) + "`\\n", data=None)
+@example(text="``\\n" + "a" * (SPAN_LIMIT - 5) + "``", data=None)
 def test_any_split_gives_the_same(text, data):
     wanted = normalize_newlines(text)
     cuts = [] if data is None else sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
