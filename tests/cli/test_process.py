@@ -68,12 +68,17 @@ def in_terminal(
 
 
 def test_the_answer_is_that_of_the_python_api(picture):
-    done = call("run", "nano", "-i", str(picture), "What is this?", "--max-tokens", "12", "--temperature", "0")
-    assert done.returncode == 0, done.stderr
     result = api.load("nano").ask("What is this?", images=[picture], max_tokens=12, temperature=0.0)
-    assert done.stdout.rstrip("\n") == result.text.rstrip("\n")
+    line = ["run", "nano", "-i", str(picture), "What is this?", "--max-tokens", "12", "--temperature", "0"]
+    done = call(*line)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == result.text + ("" if result.text.endswith("\n") else "\n")
     assert STATUS.match(done.stderr)
     assert done.stderr.count("\n") == 1
+    answer = json.loads(call(*line, "--output", "json").stdout)
+    assert {name: answer[name] for name in ("text", "finish_reason", "usage")} == {
+        name: value for name, value in result.to_dict().items() if name != "timings"
+    }
 
 
 def test_json_with_an_image_on_stdin(picture):
