@@ -40,7 +40,7 @@ void linear(Runtime& runtime, nb::handle x, nb::handle weight, bool bf16, nb::ha
     y.shaped(rows, outputs);
     const Linear args{in.data(), w.data(), bf16, b ? b->data() : nullptr, r ? r->data() : nullptr, static_cast<Activation>(activation),
                       y.data(), rows, inputs, outputs};
-    runtime.run([&](Pool& pool, const Kernels& kernels) { kernels.linear(pool, args); });
+    runtime.run(rows * inputs * outputs, [&](Pool& pool, const Kernels& kernels) { kernels.linear(pool, args); });
 }
 
 void embed_rows(Runtime& runtime, nb::handle table, bool bf16, nb::handle ids, nb::handle out) {
@@ -50,7 +50,7 @@ void embed_rows(Runtime& runtime, nb::handle table, bool bf16, nb::handle ids, n
     check_indices(rows, "ids", t.dim(0));
     const Output y(out, "out");
     y.shaped(rows.size(), t.dim(1));
-    runtime.run([&](Pool& pool, const Kernels&) { embed(pool, t.data(), bf16, rows.data(), rows.size(), t.dim(1), y.data()); });
+    runtime.run(y.size(), [&](Pool& pool, const Kernels&) { embed(pool, t.data(), bf16, rows.data(), rows.size(), t.dim(1), y.data()); });
 }
 
 void take(Runtime& runtime, nb::handle x, nb::handle rows, nb::handle out) {
@@ -61,7 +61,7 @@ void take(Runtime& runtime, nb::handle x, nb::handle rows, nb::handle out) {
     check_indices(chosen, "rows", in.dim(0));
     const Output y(out, "out");
     y.shaped(chosen.size(), in.dim(1));
-    runtime.run([&](Pool& pool, const Kernels&) { take_rows(pool, in.data(), chosen.data(), chosen.size(), in.dim(1), y.data()); });
+    runtime.run(y.size(), [&](Pool& pool, const Kernels&) { take_rows(pool, in.data(), chosen.data(), chosen.size(), in.dim(1), y.data()); });
 }
 
 void put(Runtime& runtime, nb::handle x, nb::handle rows, nb::handle values) {
@@ -72,7 +72,7 @@ void put(Runtime& runtime, nb::handle x, nb::handle rows, nb::handle values) {
     check_indices(chosen, "rows", into.dim(0));
     const Floats v(values, "values");
     v.shaped(chosen.size(), into.dim(1));
-    runtime.run([&](Pool&, const Kernels&) { put_rows(into.data(), chosen.data(), chosen.size(), into.dim(1), v.data()); });
+    runtime.run(v.size(), [&](Pool&, const Kernels&) { put_rows(into.data(), chosen.data(), chosen.size(), into.dim(1), v.data()); });
 }
 
 void rms_norm(Runtime& runtime, nb::handle x, nb::handle weight, float eps, nb::handle out) {
@@ -82,7 +82,7 @@ void rms_norm(Runtime& runtime, nb::handle x, nb::handle weight, float eps, nb::
     const Output y(out, "out");
     y.shaped(in.dim(0), in.dim(1));
     const RmsNorm args{in.data(), w.data(), y.data(), in.dim(0), in.dim(1), eps};
-    runtime.run([&](Pool& pool, const Kernels& kernels) { kernels.rms_norm(pool, args); });
+    runtime.run(y.size(), [&](Pool& pool, const Kernels& kernels) { kernels.rms_norm(pool, args); });
 }
 
 void layer_norm(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle bias, float eps, nb::handle out) {
@@ -93,7 +93,7 @@ void layer_norm(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle bi
     const Output y(out, "out");
     y.shaped(in.dim(0), in.dim(1));
     const LayerNorm args{in.data(), w.data(), b.data(), y.data(), in.dim(0), in.dim(1), eps};
-    runtime.run([&](Pool& pool, const Kernels& kernels) { kernels.layer_norm(pool, args); });
+    runtime.run(y.size(), [&](Pool& pool, const Kernels& kernels) { kernels.layer_norm(pool, args); });
 }
 
 void gated_rms_norm(Runtime& runtime, nb::handle x, nb::handle z, nb::handle weight, float eps, nb::handle out) {
@@ -106,7 +106,7 @@ void gated_rms_norm(Runtime& runtime, nb::handle x, nb::handle z, nb::handle wei
     const Output y(out, "out");
     y.shaped(in.dim(0), in.dim(1));
     const GatedRmsNorm args{in.data(), gate.data(), w.data(), y.data(), in.size() / w.dim(0), w.dim(0), eps};
-    runtime.run([&](Pool& pool, const Kernels& kernels) { kernels.gated_rms_norm(pool, args); });
+    runtime.run(2 * y.size(), [&](Pool& pool, const Kernels& kernels) { kernels.gated_rms_norm(pool, args); });
 }
 
 template <auto kernel>
@@ -117,7 +117,7 @@ void pointwise(Runtime& runtime, nb::handle gate, nb::handle x, nb::handle out) 
     const Output y(out, "out");
     y.shaped(in.dim(0), in.dim(1));
     const Pointwise args{g.data(), in.data(), y.data(), in.size()};
-    runtime.run([&](Pool& pool, const Kernels& kernels) { (kernels.*kernel)(pool, args); });
+    runtime.run(2 * y.size(), [&](Pool& pool, const Kernels& kernels) { (kernels.*kernel)(pool, args); });
 }
 
 void regroup(Runtime& runtime, nb::handle x, nb::handle sizes, nb::handle offsets, nb::handle out) {
@@ -139,7 +139,7 @@ void regroup(Runtime& runtime, nb::handle x, nb::handle sizes, nb::handle offset
     if (rows != in.dim(0)) refuse("sizes cover " + std::to_string(rows) + " rows, x has " + std::to_string(in.dim(0)));
     const Output y(out, "out");
     y.shaped(rows / 4, 4 * channels);
-    runtime.run([&](Pool& pool, const Kernels&) { regroup_2x2(pool, in.data(), s.data(), o.data(), views, channels, y.data()); });
+    runtime.run(y.size(), [&](Pool& pool, const Kernels&) { regroup_2x2(pool, in.data(), s.data(), o.data(), views, channels, y.data()); });
 }
 
 void mean(Runtime& runtime, nb::handle x, nb::handle out) {
@@ -148,7 +148,7 @@ void mean(Runtime& runtime, nb::handle x, nb::handle out) {
     if (in.dim(1) % 4) refuse("x has " + std::to_string(in.dim(1)) + " columns, no multiple of 4");
     const Output y(out, "out");
     y.shaped(in.dim(0), in.dim(1) / 4);
-    runtime.run([&](Pool& pool, const Kernels&) { window_mean(pool, in.data(), in.dim(0), in.dim(1) / 4, y.data()); });
+    runtime.run(in.size(), [&](Pool& pool, const Kernels&) { window_mean(pool, in.data(), in.dim(0), in.dim(1) / 4, y.data()); });
 }
 
 }  // namespace

@@ -14,9 +14,16 @@ class Runtime {
   public:
     Runtime(int threads, const std::string& isa);
 
-    // Run work(pool, kernels) alone on the pool, without the interpreter lock.
+    // Run work(pool, kernels) alone on the pool. Without the interpreter lock, unless the work (in multiply-adds or floats
+    // touched) takes a few microseconds and nothing else runs: to get the lock back from a busy thread can take milliseconds.
     template <class Work>
-    void run(const Work& work) {
+    void run(long cost, const Work& work) {
+        if (cost < 65536) {
+            if (const auto turn = pool_.try_acquire()) {
+                work(pool_, kernels_);
+                return;
+            }
+        }
         nanobind::gil_scoped_release unlocked;
         const auto turn = pool_.acquire();
         work(pool_, kernels_);

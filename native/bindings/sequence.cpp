@@ -7,6 +7,8 @@
 namespace pocketvlm {
 namespace {
 
+constexpr long unlock = 1 << 20;  // cost of what is never brief
+
 std::string at(const char* name, long i) { return std::string(name) + "[" + std::to_string(i) + "]"; }
 
 // offsets [n + 1] from 0 to rows with at least one row between neighbours.
@@ -108,7 +110,7 @@ void attention_inputs(Runtime& runtime, nb::handle query_gate, nb::handle key, n
     const AttentionInputs args{qg.data(), k.data(), v.data(), qn.data(), kn.data(), freq.data(), k_cache.data(), v_cache.data(),
                                places.data(), cache_rows.data(), q_out.data(), g_out.data(), rows, heads, kv_heads, d,
                                2 * freq.size(), eps};
-    runtime.run([&](Pool& pool, const Kernels& kernels) { kernels.attention_inputs(pool, args); });
+    runtime.run(4 * qg.size(), [&](Pool& pool, const Kernels& kernels) { kernels.attention_inputs(pool, args); });
 }
 
 void attention(Runtime& runtime, nb::handle query, nb::handle keys, nb::handle values, nb::handle offsets, nb::handle context,
@@ -125,7 +127,7 @@ void attention(Runtime& runtime, nb::handle query, nb::handle keys, nb::handle v
     y.shaped(rows, heads * d);
     const CausalAttention args{q.data(), k.data(), v.data(), batch.offsets.data(), batch.context.data(), batch.pages.data(), y.data(),
                                batch.sequences, batch.table_width, page_size, heads, kv_heads, d};
-    runtime.run([&](Pool& pool, const Kernels& kernels) { kernels.attention(pool, args); });
+    runtime.run(unlock, [&](Pool& pool, const Kernels& kernels) { kernels.attention(pool, args); });
 }
 
 void attention_views(Runtime& runtime, nb::handle query, nb::handle key, nb::handle value, nb::handle offsets, long heads, nb::handle out) {
@@ -141,7 +143,7 @@ void attention_views(Runtime& runtime, nb::handle query, nb::handle key, nb::han
     const Output y(out, "out");
     y.shaped(rows, width);
     const ViewAttention args{q.data(), k.data(), v.data(), bounds.data(), y.data(), bounds.size() - 1, heads, width / heads};
-    runtime.run([&](Pool& pool, const Kernels& kernels) { kernels.attention_views(pool, args); });
+    runtime.run(rows * width * 64, [&](Pool& pool, const Kernels& kernels) { kernels.attention_views(pool, args); });
 }
 
 void conv_silu(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle state, nb::handle offsets, nb::handle context,
@@ -159,7 +161,7 @@ void conv_silu(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle sta
     y.shaped(rows, channels);
     const ConvSilu args{in.data(), w.data(), window.data(), batch.offsets.data(), batch.context.data(), batch.slots.data(), y.data(),
                         batch.sequences, channels, taps};
-    runtime.run([&](Pool& pool, const Kernels& kernels) { kernels.conv_silu(pool, args); });
+    runtime.run(4 * y.size(), [&](Pool& pool, const Kernels& kernels) { kernels.conv_silu(pool, args); });
 }
 
 void gated_delta_rule(Runtime& runtime, nb::handle mixed, nb::handle b, nb::handle a, nb::handle a_log, nb::handle dt_bias,
@@ -181,7 +183,7 @@ void gated_delta_rule(Runtime& runtime, nb::handle mixed, nb::handle b, nb::hand
     y.shaped(rows, value_heads * value_dim);
     const DeltaRule args{in.data(), gate_b.data(), gate_a.data(), log.data(), bias.data(), memory.data(), batch.offsets.data(),
                          batch.context.data(), batch.slots.data(), y.data(), batch.sequences, key_heads, value_heads, key_dim, value_dim};
-    runtime.run([&](Pool& pool, const Kernels& kernels) { kernels.gated_delta_rule(pool, args); });
+    runtime.run(3 * rows * value_heads * key_dim * value_dim, [&](Pool& pool, const Kernels& kernels) { kernels.gated_delta_rule(pool, args); });
 }
 
 }  // namespace

@@ -139,7 +139,7 @@ Pool::~Pool() {
     delete state_;
 }
 
-std::unique_lock<std::mutex> Pool::acquire() {
+Pool::State& Pool::current() {
     static std::mutex& renewal = *new std::mutex;
     if (state_->forks_seen != forks.load(std::memory_order_relaxed)) {
         std::lock_guard lock(renewal);
@@ -149,8 +149,12 @@ std::unique_lock<std::mutex> Pool::acquire() {
             state_ = fresh;
         }
     }
-    return std::unique_lock(state_->operation);
+    return *state_;
 }
+
+std::unique_lock<std::mutex> Pool::acquire() { return std::unique_lock(current().operation); }
+
+std::unique_lock<std::mutex> Pool::try_acquire() { return std::unique_lock(current().operation, std::try_to_lock); }
 
 void Pool::run(long tasks, void (*call)(void*, long, int), void* context) {
     State& s = *state_;

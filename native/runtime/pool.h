@@ -18,6 +18,7 @@ class Pool {
 
     // Operations of one pool run one after the other; hold this for a whole operation.
     std::unique_lock<std::mutex> acquire();
+    std::unique_lock<std::mutex> try_acquire();
 
     // call(context, task, worker) for each task in [0, tasks), in any order, on up to threads() workers; returns when all
     // are done. Calls must not throw. Memory asked for beforehand: scratch(worker) is private to a worker, shared() common
@@ -32,7 +33,7 @@ class Pool {
 
   private:
     struct State;
-    State& state();
+    State& current();
 
     int threads_;
     bool poison_ = false;
