@@ -15,10 +15,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvlm import backends
 from pocketvlm.backends.ops import Ops
 from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.huggingface import Checkpoint, read_checkpoint
 from pocketvlm.engine import Engine, Request, TokenEvent
+from pocketvlm.engine.memory import page_bytes, slot_bytes
 from pocketvlm.errors import InputError, OptionError
 from pocketvlm.model import MiniCPMV, expected_tensors
 from pocketvlm.processor.newlines import NewlineNormalizer
@@ -65,15 +67,11 @@ def load(
     of a prompt that one step takes. progress(stage, done, total) is called with "download" and bytes, then with "load"
     and tensors. Raises CheckpointError, OptionError or BackendError.
     """
-    _choose("backend", backend, ("native", "torch"))
-    _choose("precision", precision, ("exact", "fast"))
-    if threads is not None and threads < 1:
-        raise OptionError(f"threads={threads} is out of range: give at least 1, or leave it out for all physical cores")
-    if device is not None and backend != "torch":
-        raise OptionError(f"device={device!r} needs backend='torch': the native backend runs on the CPU")
+    if precision not in ("exact", "fast"):
+        raise OptionError(f"precision={precision!r} is not known: choose one of exact, fast")
+    ops = backends.create(backend, threads, device)
     began = time.perf_counter()
     checkpoint = read_checkpoint(resolve(model, revision, progress and partial(progress, "download")))
-    ops = _backend(backend, threads, device)
     tensors = checkpoint.tensors(expected_tensors(checkpoint.model))
     network = MiniCPMV(checkpoint.model, ops, tensors, progress and partial(progress, "load"))
     options = {} if prefill_chunk is None else {"prefill_chunk": prefill_chunk}
@@ -92,19 +90,29 @@ def processor_for(checkpoint: Checkpoint) -> Processor:
     )
 
 
-def _backend(name: Backend, threads: int | None, device: str | None) -> Ops:
-    if name == "torch":
-        from pocketvlm.backends import torch as torch_backend
-
-        return torch_backend.create(threads, device)
-    from pocketvlm.backends import native
-
-    return native.create(threads)
-
-
-def _choose(name: str, value: object, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise OptionError(f"{name}={value!r} is not known: choose one of {', '.join(allowed)}")
+def describe(name: str, checkpoint: Checkpoint, ops: Ops) -> dict[str, Any]:
+    """What a checkpoint is and how a backend would run it, from the files' headers alone."""
+    config = checkpoint.model
+    return {
+        "model": name,
+        "path": str(checkpoint.path),
+        "parameters": checkpoint.parameters,
+        "bytes": checkpoint.nbytes,
+        "stored_as": checkpoint.dtypes,
+        "vocabulary": config.text.vocab_size,
+        "context": config.text.max_position_embeddings,
+        "text_layers": len(config.text.layer_types),
+        "full_attention_layers": config.text.layer_types.count("full_attention"),
+        "text_width": config.text.hidden_size,
+        "vision_layers": config.vision.num_hidden_layers,
+        "vision_width": config.vision.hidden_size,
+        "downsample_mode": checkpoint.processor.downsample_mode,
+        "max_slice_nums": checkpoint.processor.max_slice_nums,
+        "eos_token_ids": list(checkpoint.eos_token_ids),
+        "kv_cache_bytes_per_token": page_bytes(config.text, 1),
+        "state_bytes_per_sequence": slot_bytes(config.text),
+        "backend": ops.describe(),
+    }
 
 
 @dataclass(slots=True)
@@ -213,22 +221,10 @@ class Model:
 
     def info(self) -> dict[str, Any]:
         """What is loaded and how it runs: sizes, types, kernels and the reasons for them."""
-        config, checkpoint = self.checkpoint.model, self.checkpoint
+        fast = "fast (equals exact in this version)"
         return {
-            "model": self.name,
-            "path": str(checkpoint.path),
-            "parameters": checkpoint.parameters,
-            "bytes": checkpoint.nbytes,
-            "stored_as": checkpoint.dtypes,
-            "vocabulary": config.text.vocab_size,
-            "context": config.text.max_position_embeddings,
-            "text_layers": len(config.text.layer_types),
-            "vision_layers": config.vision.num_hidden_layers,
-            "eos_token_ids": list(checkpoint.eos_token_ids),
-            "precision": "exact" if self.precision == "exact" else "fast (equals exact in this version)",
-            "kv_cache_bytes_per_token": self._engine.memory.page_bytes // self._engine.memory.page_size,
-            "state_bytes_per_sequence": self._engine.memory.slot_bytes,
-            "backend": self.ops.describe(),
+            **describe(self.name, self.checkpoint, self.ops),
+            "precision": "exact" if self.precision == "exact" else fast,
         }
 
     def _split(self, params: dict[str, Any]) -> tuple[SamplingParams, dict[str, Any], bool]:

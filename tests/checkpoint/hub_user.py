@@ -27,6 +27,16 @@ except PocketVLMError as error:
 print(json.dumps(answer))
 """
 
+SMALL_FILES_ONLY = """
+from pocketvlm.checkpoint.hub import resolve
+from pocketvlm.checkpoint.huggingface import read_checkpoint
+import json, sys
+path = resolve(json.loads(sys.argv[1])[0], weights=False)
+checkpoint = read_checkpoint(path, weights=False)
+answer = {"path": str(path), "tensors": len(checkpoint.entries), "vocabulary": checkpoint.model.text.vocab_size}
+print(json.dumps(answer))
+"""
+
 
 @dataclass
 class User:
@@ -35,15 +45,17 @@ class User:
     hub: StandInHub
     home: Path
 
-    def pull(self, model: str, revision: str | None = None, hook: bool = False, **environment: str) -> dict[str, Any]:
+    def pull(
+        self, model: str, revision: str | None = None, hook: bool = False, client: str = CLIENT, **environment: str
+    ) -> dict[str, Any]:
         """Run the client to its end; returns its answer with stderr added."""
-        process = self.start(model, revision, hook, **environment)
+        process = self.start(model, revision, hook, client, **environment)
         stdout, stderr = process.communicate(timeout=60)
         assert process.returncode == 0, stderr
         return {**json.loads(stdout), "stderr": stderr}
 
     def start(
-        self, model: str, revision: str | None = None, hook: bool = False, **environment: str
+        self, model: str, revision: str | None = None, hook: bool = False, client: str = CLIENT, **environment: str
     ) -> subprocess.Popen[str]:
         """Start the client."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
@@ -56,7 +68,7 @@ class User:
             "NO_PROXY": "*",
         }
         return subprocess.Popen(
-            [sys.executable, "-c", CLIENT, json.dumps([model, revision, hook])],
+            [sys.executable, "-c", client, json.dumps([model, revision, hook])],
             env={**inherited, **settings, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hub_server import StandInHub
-from hub_user import User, read_files
+from hub_user import SMALL_FILES_ONLY, User, read_files
 from huggingface_hub import errors
 from tiny_checkpoint import SHAPES, encode, random_bits, write_checkpoint, write_shards
 
@@ -64,6 +64,16 @@ def test_both_checkpoints_are_pulled_and_read(user: User, instruct: dict[str, by
         assert Path(answer["path"]).is_relative_to(user.home)
         tensors = read_checkpoint(Path(answer["path"])).tensors(SHAPES)
         assert all(np.array_equal(tensors[key].data, bits) for key, bits in random_bits(seed).items())
+
+
+def test_small_files_alone(user: User, instruct: dict[str, bytes]) -> None:
+    user.hub.repository(INSTRUCT, instruct)
+    answer = user.pull(INSTRUCT, client=SMALL_FILES_ONLY)
+    assert user.hub.downloads() == [name for name in WANTED if name != "model.safetensors"]
+    assert answer["tensors"] == 0
+    assert answer["vocabulary"] > 0
+    assert user.pull(INSTRUCT)["path"] == answer["path"]
+    assert user.hub.downloads() == ["model.safetensors"]
 
 
 def test_a_cached_model_needs_no_hub(user: User, instruct: dict[str, bytes]) -> None:

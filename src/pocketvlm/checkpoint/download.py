@@ -51,8 +51,10 @@ class _Hook:
         """Nothing to tidy up."""
 
 
-def download(repo_id: str, revision: str | None = None, progress: Progress | None = None) -> Path:
+def download(repo_id: str, revision: str | None = None, progress: Progress | None = None, weights: bool = True) -> Path:
     """The directory in the cache that holds a checkpoint of the hub, downloaded as far as it is not there.
+
+    weights: False leaves out the weight files.
 
     Raises DownloadError: one line that says what failed and what to do.
     """
@@ -69,7 +71,8 @@ def download(repo_id: str, revision: str | None = None, progress: Progress | Non
                 tqdm_class=_silent_bar(),
             )
         )
-        _fetch_weights(repo_id, directory, progress)
+        if weights:
+            _fetch_weights(repo_id, directory, progress)
     except Exception as error:
         message = None if isinstance(error, CheckpointError) else explain(error, repo_id, revision)
         if message is None:

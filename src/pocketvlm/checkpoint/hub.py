@@ -34,12 +34,14 @@ def embedded_directory() -> Path:
     return Path(__file__).resolve().parent.parent / EMBEDDED
 
 
-def resolve(model: str | Path, revision: str | None = None, progress: Progress | None = None) -> Path:
+def resolve(
+    model: str | Path, revision: str | None = None, progress: Progress | None = None, weights: bool = True
+) -> Path:
     """The directory of a model.
 
     model: "nano", a directory, or a hub id "org/name" or "org/name@revision". An existing directory wins over a hub id
     of the same spelling. revision: branch, tag or commit of a hub id. progress: called with (bytes done, bytes in all)
-    while the weights are downloaded; without it a bar is shown on stderr.
+    while the weights are downloaded; without it a bar is shown on stderr. weights: False leaves the weights out.
 
     Raises CheckpointError for a name that is none of these, OptionError for a revision of something that has none, and
     DownloadError if the hub cannot deliver.
@@ -65,7 +67,7 @@ def resolve(model: str | Path, revision: str | None = None, progress: Progress |
         raise OptionError(f"revision={revision!r} contradicts the model {text!r}: give one of them")
     from pocketvlm.checkpoint.download import download
 
-    return download(found["id"], revision or inline, progress)
+    return download(found["id"], revision or inline, progress, weights)
 
 
 def pull(model: str | Path, revision: str | None = None, progress: Progress | None = None) -> Pulled:

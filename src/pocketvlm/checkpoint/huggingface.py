@@ -72,8 +72,10 @@ class Checkpoint:
         }
 
 
-def read_checkpoint(directory: Path) -> Checkpoint:
+def read_checkpoint(directory: Path, weights: bool = True) -> Checkpoint:
     """Read the configurations and the tensor headers of a directory.
+
+    weights: False looks at no weight file; entries and tensor_files are then empty.
 
     The ids that end generation are those of generation_config.json if it names any; otherwise those of config.json and
     the tokenizer's own eos token. Raises ConfigError for another architecture, an unsupported value or a quantized
@@ -97,7 +99,8 @@ def read_checkpoint(directory: Path) -> Checkpoint:
             f"format is read"
         )
     tokenizer_config = read_json(directory / "tokenizer_config.json")
-    entries = _settle_head(canonical_entries(read_entries(directory), str(directory)), model, directory)
+    found = canonical_entries(read_entries(directory), str(directory)) if weights else {}
+    entries = _settle_head(found, model, directory)
     return Checkpoint(
         path=directory,
         model=model,
@@ -108,7 +111,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
         tokenizer_file=tokenizer_file,
         tokenizer_config=MappingProxyType(tokenizer_config),
         chat_template=_chat_template(directory, tokenizer_config),
-        tensor_files=find_files(directory),
+        tensor_files=find_files(directory) if weights else (),
         entries=MappingProxyType(entries),
     )
 

@@ -190,10 +190,8 @@ def _can_be_model(text: str) -> bool:
 
 def _check(sampling: Mapping[str, Any], threads: int | None, device: str | None, backend: str) -> None:
     """Refuse bad values before anything is loaded; `load` and the engine check again."""
+    from pocketvlm import backends
     from pocketvlm.types import SamplingParams
 
     SamplingParams(**sampling)
-    if threads is not None and threads < 1:
-        raise OptionError(f"--threads {threads} is out of range: give at least 1")
-    if device is not None and backend != "torch":
-        raise OptionError(f"--device {device} needs --backend torch: the native backend runs on the CPU")
+    backends.check(backend, threads, device)

@@ -65,8 +65,8 @@ def tokens(
     chosen = options.processor_options(processor_kwargs, api.PROCESSOR_OPTIONS, picked)
     with Activity(quiet) as activity:
         activity.say(f"reading {model}")
-        path = resolve(model, revision, activity.downloading(model))
-        checkpoint = read_checkpoint(path)
+        path = resolve(model, revision, activity.downloading(model), weights=False)
+        checkpoint = read_checkpoint(path, weights=False)
         processor = api.processor_for(checkpoint)
         activity.say(f"reading {len(images)} images")
         processed = processor(api.as_messages(text, images, system), **chosen)

@@ -214,6 +214,10 @@ class Processor:
 
 
 def _variables(template_kwargs: Mapping[str, Any] | None, enable_thinking: bool | None) -> dict[str, Any]:
+    if template_kwargs is not None and not isinstance(template_kwargs, Mapping):
+        raise OptionError(
+            f"template_kwargs={template_kwargs!r} is not supported: give a dictionary of template variables"
+        )
     variables = dict(template_kwargs or {})
     for name in variables:
         if name in _RESERVED and not (name == "enable_thinking" and enable_thinking is None):

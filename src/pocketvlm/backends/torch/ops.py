@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from pocketvlm.backends.ops import Activation, Batch, Ints, Role, StoredTensor
 from pocketvlm.backends.torch.delta import chunked_delta_rule, recurrent_delta_rule
-from pocketvlm.errors import BackendError
+from pocketvlm.errors import BackendError, OptionError
 
 Tensor = torch.Tensor
 
@@ -22,6 +22,8 @@ class TorchOps:
     name = "torch"
 
     def __init__(self, threads: int | None = None, device: str | None = None) -> None:
+        if device is not None and device.split(":")[0] not in ("cpu", "cuda"):
+            raise OptionError(f"device={device!r} is not known: give cpu, cuda or cuda:N")
         if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
             raise BackendError(f"device={device!r} is not available: PyTorch sees no CUDA device; use device='cpu'")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
