@@ -58,6 +58,7 @@ inline void view_head(const ViewAttention& a, const Scratch& s, long view, long 
 }  // namespace
 
 void attention_views(Pool& pool, const ViewAttention& a) {
+    if (a.views == 0) return;
     long longest = 0;
     for (long v = 0; v < a.views; ++v) longest = larger(longest, a.offsets[v + 1] - a.offsets[v]);
     pool.reserve(static_cast<size_t>(scratch_floats(longest, a.head_dim)) * sizeof(float));

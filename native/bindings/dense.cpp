@@ -8,6 +8,11 @@
 namespace pocketvlm {
 namespace {
 
+void check_width(const Floats& x) {
+    x.shaped(-1, -1);
+    if (x.dim(1) == 0) refuse("x has no columns");
+}
+
 // A weight matrix: float32, or bfloat16 as its bits.
 struct Matrix {
     Matrix(nb::handle object, bool bf16) {
@@ -30,6 +35,7 @@ void linear(Runtime& runtime, nb::handle x, nb::handle weight, bool bf16, nb::ha
             nb::handle out) {
     const Matrix w(weight, bf16);
     const long outputs = w.dim(0), inputs = w.dim(1);
+    if (inputs == 0) refuse("weight has no columns");
     const Floats in(x, "x");
     in.shaped(-1, inputs);
     const long rows = in.dim(0);
@@ -77,7 +83,7 @@ void put(Runtime& runtime, nb::handle x, nb::handle rows, nb::handle values) {
 
 void rms_norm(Runtime& runtime, nb::handle x, nb::handle weight, float eps, nb::handle out) {
     const Floats in(x, "x"), w(weight, "weight");
-    in.shaped(-1, -1);
+    check_width(in);
     w.shaped(in.dim(1));
     const Output y(out, "out");
     y.shaped(in.dim(0), in.dim(1));
@@ -87,7 +93,7 @@ void rms_norm(Runtime& runtime, nb::handle x, nb::handle weight, float eps, nb::
 
 void layer_norm(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle bias, float eps, nb::handle out) {
     const Floats in(x, "x"), w(weight, "weight"), b(bias, "bias");
-    in.shaped(-1, -1);
+    check_width(in);
     w.shaped(in.dim(1));
     b.shaped(in.dim(1));
     const Output y(out, "out");

@@ -179,6 +179,7 @@ def delta(ops: NativeOps, batch: Batch, slots: int = 4) -> Any:
 
 
 MATRIX = StoredTensor("w", "f32", floats(4, 6))
+EMPTY = StoredTensor("w", "f32", floats(4, 0))
 
 
 def matrix(ops: NativeOps) -> Any:
@@ -201,6 +202,8 @@ REFUSED: dict[str, tuple[str, Call]] = {
     "bias": (r"bias must have shape \[4\]", lambda o: o.linear(floats(2, 6), matrix(o), floats(5))),
     "residual": ("residual", lambda o: o.linear(floats(2, 6), matrix(o), None, floats(3, 4))),
     "matrix of three": ("two dimensions", lambda o: o.prepare(MATRIX.reshape(2, 2, 6), "matrix")),
+    "no inputs": ("no columns", lambda o: o.linear(floats(2, 0), o.prepare(EMPTY, "matrix"))),
+    "norm of nothing": ("no columns", lambda o: o.rms_norm(floats(2, 0), floats(0), 1e-6)),
     "norm weight": ("weight", lambda o: o.rms_norm(floats(2, 5), floats(4), 1e-6)),
     "norm bias": ("bias", lambda o: o.layer_norm(floats(2, 5), floats(5), floats(4), 1e-6)),
     "norm heads": ("multiple", lambda o: o.gated_rms_norm(floats(2, 5), floats(2, 5), floats(4), 1e-6)),
@@ -231,6 +234,17 @@ def test_refusals(name: str) -> None:
     message, call = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         call(backend(1, usable()[-1]))
+
+
+def test_nothing_to_do() -> None:
+    ops, none = backend(2, usable()[-1]), np.zeros(0, np.int32)
+    assert ops.linear(floats(0, 6), matrix(ops)).shape == (0, 4)
+    assert ops.embed(matrix(ops), none).shape == (0, 6)
+    assert ops.rms_norm(floats(0, 5), floats(5), 1e-6).shape == (0, 5)
+    assert ops.attention_views(*[floats(0, 8)] * 3, none, 2).shape == (0, 8)
+    assert ops.regroup_2x2(floats(0, 8), np.zeros((0, 2), np.int32)).shape == (0, 32)
+    assert ops.window_mean(floats(0, 8)).shape == (0, 2)
+    ops.put(floats(3, 2), none, floats(0, 2))
 
 
 def test_the_good_batch_is_good() -> None:
