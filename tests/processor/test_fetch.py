@@ -13,7 +13,8 @@ import pytest
 from processor_kit import noise
 
 from pocketvlm.errors import ImageError
-from pocketvlm.processor.media import MediaLimits, load_image
+from pocketvlm.processor.limits import MediaLimits
+from pocketvlm.processor.media import load_image
 
 PICTURE = noise(20, 10)
 _stream = io.BytesIO()

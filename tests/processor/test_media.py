@@ -22,7 +22,8 @@ from processor_kit import noise, reference_images
 from transformers.image_utils import load_image as load_reference
 
 from pocketvlm.errors import ImageError
-from pocketvlm.processor.media import MediaLimits, load_image, shorten
+from pocketvlm.processor.limits import MediaLimits
+from pocketvlm.processor.media import load_image, shorten
 
 SMALL = noise(16, 12).resize((160, 120))
 RGBA = Image.fromarray(np.random.default_rng(1).integers(0, 256, (33, 47, 4), dtype=np.uint8))

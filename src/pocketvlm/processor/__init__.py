@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pocketvlm.processor.chat import ChatTemplate
     from pocketvlm.processor.image import ImageOptions, pack_pixel_values, plan_image, prepare_image
-    from pocketvlm.processor.media import MediaLimits, load_image
+    from pocketvlm.processor.limits import MediaLimits
+    from pocketvlm.processor.media import load_image
     from pocketvlm.processor.newlines import NewlineNormalizer, normalize_newlines
     from pocketvlm.processor.processor import Processor
     from pocketvlm.processor.tokenizer import Detokenizer, Tokenizer
@@ -35,7 +36,7 @@ _HOME = {
     "ChatTemplate": "chat",
     "Detokenizer": "tokenizer",
     "ImageOptions": "image",
-    "MediaLimits": "media",
+    "MediaLimits": "limits",
     "NewlineNormalizer": "newlines",
     "Processor": "processor",
     "Tokenizer": "tokenizer",

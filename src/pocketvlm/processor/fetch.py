@@ -17,7 +17,7 @@ from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 from pocketvlm.errors import ImageError
 
 if TYPE_CHECKING:
-    from pocketvlm.processor.media import MediaLimits
+    from pocketvlm.processor.limits import MediaLimits
 
 AGENT = "pocketvlm"
 _CHUNK = 1 << 16

@@ -15,7 +15,8 @@ from pocketvlm.errors import CheckpointError, ImageError, OptionError, PromptErr
 from pocketvlm.processor.chat import ChatTemplate, protect_messages
 from pocketvlm.processor.guard import Guard, Piece, strings_in
 from pocketvlm.processor.image import Patches, prepare_image
-from pocketvlm.processor.media import MediaLimits, load_image
+from pocketvlm.processor.limits import MediaLimits
+from pocketvlm.processor.media import load_image
 from pocketvlm.processor.messages import Conversation, ImagePart, read_messages, read_tools
 from pocketvlm.processor.sizes import ImageOptions, Layout, describe, plan_layout
 from pocketvlm.processor.tokenizer import Tokenizer
