@@ -1,0 +1,68 @@
+"""Draws the sample pictures of examples/: emoji, a word, a digit, shapes, small type and a large picture."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+from render import digit_images, emoji_bitmap, font_of, shape_mask
+
+TARGET = Path(__file__).resolve().parents[2] / "examples"
+SANS = "dejavu/DejaVuSans.ttf"
+
+
+def emoji(char: str, size: tuple[int, int], back: tuple[int, int, int], share: float = 0.7) -> Image.Image:
+    """One emoji in the middle of a plain picture."""
+    image = Image.new("RGB", size, back)
+    bitmap = emoji_bitmap(char)
+    side = round(min(size) * share)
+    bitmap = bitmap.resize((side, round(side * bitmap.height / bitmap.width)), Image.Resampling.BICUBIC)
+    image.paste(bitmap, ((size[0] - bitmap.width) // 2, (size[1] - bitmap.height) // 2), bitmap)
+    return image
+
+
+def written(text: str, size: tuple[int, int], em: int, ink: str, back: str) -> Image.Image:
+    """A line of type in the middle."""
+    image = Image.new("RGB", size, back)
+    ImageDraw.Draw(image).text((size[0] / 2, size[1] / 2), text, font=font_of(SANS, em), fill=ink, anchor="mm")
+    return image
+
+
+def digit(value: int, held_out: int = 0) -> Image.Image:
+    """A handwritten digit of the held-out part."""
+    pictures, labels = digit_images()
+    index = [i for i in range(0, len(labels), 5) if labels[i] == value][held_out]
+    mask = Image.fromarray((pictures[index] / 16 * 255).astype("uint8")).resize((130, 130), Image.Resampling.BICUBIC)
+    image = Image.new("RGB", (168, 168), (250, 250, 250))
+    image.paste((20, 50, 170), (19, 19), mask)
+    return image
+
+
+def shapes() -> Image.Image:
+    """Two red circles and a blue square."""
+    image = Image.new("RGB", (240, 240), (255, 255, 255))
+    for shape, colour, x, y in (
+        ("circle", (220, 30, 30), 40, 40),
+        ("circle", (220, 30, 30), 200, 40),
+        ("square", (35, 80, 210), 120, 200),
+    ):
+        image.paste(colour, (x - 32, y - 32), shape_mask(shape, 64))
+    return image
+
+
+def main() -> None:
+    """Write all of them."""
+    random.seed(0)
+    TARGET.mkdir(exist_ok=True)
+    emoji("🐱", (200, 200), (120, 190, 240)).save(TARGET / "cat.png")
+    emoji("🍕", (200, 200), (250, 250, 250)).save(TARGET / "pizza.png")
+    emoji("🚀", (960, 640), (30, 60, 160), 0.8).save(TARGET / "rocket_large.jpg", quality=92)
+    written("HELLO", (300, 110), 72, "black", "white").save(TARGET / "hello.png")
+    written("TIGER", (168, 168), 16, "black", "white").save(TARGET / "small_type.png")
+    digit(7).save(TARGET / "digit.png")
+    shapes().save(TARGET / "shapes.png")
+
+
+if __name__ == "__main__":
+    main()
