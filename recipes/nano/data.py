@@ -214,12 +214,12 @@ def some_scene(
     wh = (size[1], size[0])
     draw = rng.random()
     if max(wh) > 1.7 * min(wh):
-        draw *= 0.6
-    if draw < 0.40 or small:
+        draw *= 0.7
+    if draw < 0.44 or small:
         return text_scene(rng, wh, held_out, longest, small)
-    if draw < 0.58:
+    if draw < 0.70:
         return shape_scene(rng, wh, held_out, single)
-    if draw < 0.79:
+    if draw < 0.86:
         return emoji_scene(rng, wh, held_out)
     return digit_scene(rng, wh, held_out)
 
@@ -261,12 +261,12 @@ class Source:
     def next(self, progress: float) -> dict:
         rng, layout = self.rng, random.Random(self.layout.random())
         longest = min(6, 3 + int(progress * 12))
-        if layout.random() < (0.75 if progress < 0.3 else 0.45 if progress < 0.45 else 0.08):
+        if layout.random() < (0.75 if progress < 0.3 else 0.45 if progress < 0.45 else 0.13):
             return self.crowded(layout, progress)
         draw, cut_up = layout.random(), layout.random() < 0.1
         if draw < 0.1:
             return self.text_only()
-        if progress > 0.1 and draw < 0.17:
+        if progress > 0.1 and draw < 0.18:
             return self.pairs(layout, longest, progress)
         sliced = progress > 0.4 and cut_up
         coarse = layout.random() > (0.02 if sliced else 0.17)
@@ -285,7 +285,7 @@ class Source:
 
     def crowded(self, layout: random.Random, progress: float) -> dict:
         """Pictures full of things and no questions."""
-        coarse = layout.random() > 0.2
+        coarse = layout.random() > 0.3
         draft = Draft(coarse)
         height, width = layout.choice([(168, 168)] * 4 + [(112, 280), (112, 224), (224, 112)])
         cut = Plan((height, width))

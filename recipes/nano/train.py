@@ -100,9 +100,8 @@ def content_loss(model: Nano, features: Tensor, slots: Tensor, tokens: Tensor) -
     return -(chance.gather(1, wanted) * there[busy]).sum() / there[busy].sum()
 
 
-def class_tokens(tokenizer: Tokenizer) -> Tensor:
-    """The first text token of every class of the cell labels."""
-    names = ["", *CHARS, *SHAPES, *EMOJI_NAMES, *"0123456789"]
+def class_tokens(tokenizer: Tokenizer, names: list[str]) -> Tensor:
+    """The first text token of every name."""
     return torch.tensor([tokenizer.encode(name).ids[0] if name else 0 for name in names])
 
 
@@ -118,11 +117,14 @@ def step_loss(model: Nano, heads: Heads, batch: dict, device: torch.device, aux:
             for (tower, merged), group in zip(seen, groups, strict=True):
                 side = side + heads(tower, merged, group[2:]) * (len(group[1]) / views)
             features = torch.cat([merged.flatten(0, 1) for _, merged in seen])
-            slots = torch.cat([group[2].flatten(0, 1) for group in groups])
+            slots, tints = (torch.cat([group[n].flatten(0, 1) for group in groups]) for n in (2, 4))
             side = side + content_loss(model, features, slots, batch["tokens"].to(device))
+            if (painted := tints > 0).any():
+                shades = model.logits(features[painted])[:, batch["colours"].to(device)]
+                side = side + 0.5 * F.cross_entropy(shades.float(), tints[painted] - 1)
             for (_, merged), group in zip(seen, groups, strict=True):
-                if (known := group[4] > 0).any():  # the same for the mean over a picture of one thing
-                    wanted = batch["tokens"].to(device)[group[4][known]]
+                if (known := group[5] > 0).any():  # the same for the mean over a picture of one thing
+                    wanted = batch["tokens"].to(device)[group[5][known]]
                     side = side + F.cross_entropy(model.logits(merged[known].mean(1)).float(), wanted) / len(groups)
         ids, rows, predict, target, weight = (
             torch.from_numpy(batch[k]).to(device) for k in ("ids", "rows", "predict", "target", "weight")
@@ -235,7 +237,9 @@ def main() -> None:
         counts = {"ema": average, "step": step, "seconds": seconds, "samples": samples, "views": views}
         return {name: part.state_dict() for name, part in parts.items()} | counts
 
-    tokens = class_tokens(Tokenizer.from_file(str(TARGET / "tokenizer.json")))
+    tokenizer = Tokenizer.from_file(str(TARGET / "tokenizer.json"))
+    tokens = class_tokens(tokenizer, ["", *CHARS, *SHAPES, *EMOJI_NAMES, *"0123456789"])
+    colours = class_tokens(tokenizer, COLOUR_NAMES)
     log = (args.out / "log.txt").open("a")
     smooth: dict[str, float] = {}
     saved = shown = seconds
@@ -248,7 +252,7 @@ def main() -> None:
         except queue.Empty:
             continue
         waited = time.perf_counter() - began
-        batch["tokens"] = tokens
+        batch |= {"tokens": tokens, "colours": colours}
         aux = 1.0 if progress.value < 0.4 else max(0.3, 1.0 - 1.5 * (progress.value - 0.4))
         loss, text, side = step_loss(model, heads, batch, device, aux)
         loss.backward()
