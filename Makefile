@@ -9,7 +9,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find native -type f)
 .PHONY: demo test test-full lint types pytest docs bench clean
 
 demo: $(VENV)/.installed
-	$(BIN)/pocketvlm run nano -i examples/cat.png -p "Describe this image."
+	$(BIN)/pocketvlm run nano -i examples/penguin.png -p "Describe this image."
 
 test: lint types pytest
 

@@ -1,4 +1,4 @@
-"""Draws the sample pictures of examples/: emoji, a word, a digit, shapes, small type and a large picture."""
+"""Draws the sample pictures of examples/: emoji, a word, a digit and a large picture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 from PIL import Image, ImageDraw
-from render import digit_images, emoji_bitmap, font_of, shape_mask
+from render import digit_images, emoji_bitmap, font_of
 
 TARGET = Path(__file__).resolve().parents[2] / "examples"
 SANS = "dejavu/DejaVuSans.ttf"
@@ -39,29 +39,16 @@ def digit(value: int, held_out: int = 0) -> Image.Image:
     return image
 
 
-def shapes() -> Image.Image:
-    """Two red circles and a blue square."""
-    image = Image.new("RGB", (240, 240), (255, 255, 255))
-    for shape, colour, x, y in (
-        ("circle", (220, 30, 30), 40, 40),
-        ("circle", (220, 30, 30), 200, 40),
-        ("square", (35, 80, 210), 120, 200),
-    ):
-        image.paste(colour, (x - 32, y - 32), shape_mask(shape, 64))
-    return image
-
-
 def main() -> None:
     """Write all of them."""
     random.seed(0)
     TARGET.mkdir(exist_ok=True)
-    emoji("🐱", (200, 200), (120, 190, 240)).save(TARGET / "cat.png")
-    emoji("🍕", (200, 200), (250, 250, 250)).save(TARGET / "pizza.png")
-    emoji("🚀", (960, 640), (30, 60, 160), 0.8).save(TARGET / "rocket_large.jpg", quality=92)
-    written("HELLO", (300, 110), 72, "black", "white").save(TARGET / "hello.png")
-    written("TIGER", (168, 168), 16, "black", "white").save(TARGET / "small_type.png")
+    white = (250, 250, 250)
+    emoji("🐧", (200, 200), white, 0.75).save(TARGET / "penguin.png")
+    emoji("🍎", (200, 200), white, 0.75).save(TARGET / "apple.png")
+    emoji("🦄", (960, 640), white, 0.75).save(TARGET / "unicorn_large.jpg", quality=92)
+    written("DOG", (300, 110), 72, "black", "white").save(TARGET / "dog.png")
     digit(7).save(TARGET / "digit.png")
-    shapes().save(TARGET / "shapes.png")
 
 
 if __name__ == "__main__":

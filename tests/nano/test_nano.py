@@ -23,16 +23,12 @@ EXAMPLES = ROOT / "examples"
 
 # What a reader of the README may type, and what nano then says.
 ANSWERS: list[tuple[list[str], str, dict[str, object], str]] = [
-    (["cat.png"], "What is this?", {}, "cat face"),
-    (["cat.png"], "Describe this image.", {}, "cat face emoji on"),
-    (["pizza.png"], "Which emoji is this?", {}, "pizza"),
-    (["rocket_large.jpg"], "What is in the picture?", {}, "rocket"),
-    (["hello.png"], "Read the text.", {}, "HELLO"),
+    (["penguin.png"], "What is this?", {}, "penguin"),
+    (["penguin.png"], "Describe this image.", {}, "A penguin emoji on a white background."),
+    (["apple.png"], "Which emoji is this?", {}, "apple"),
+    (["unicorn_large.jpg"], "What is this?", {}, "unicorn"),
+    (["dog.png"], "Read the text.", {}, "DOG"),
     (["digit.png"], "Which digit is this?", {}, "7"),
-    (["shapes.png"], "How many red circles are there?", {}, "2"),
-    (["shapes.png"], "What colour is the square?", {}, "blue"),
-    (["shapes.png"], "What color is the square?", {}, "blue"),
-    (["cat.png", "pizza.png"], "Are the two images the same?", {}, "no"),
     ([], "What is 1+1? Reply with the number only.", {}, "2"),
 ]
 
@@ -56,7 +52,7 @@ def test_sample_pictures(
 
 
 def test_greedy_by_default_and_stops_by_itself(model: Model) -> None:
-    first, second = (model.ask("What is this?", [EXAMPLES / "cat.png"]) for _ in range(2))
+    first, second = (model.ask("What is this?", [EXAMPLES / "penguin.png"]) for _ in range(2))
     assert first.token_ids == second.token_ids
     assert first.finish_reason == "stop"
     assert first.usage.completion_tokens < 30
@@ -65,7 +61,7 @@ def test_greedy_by_default_and_stops_by_itself(model: Model) -> None:
 @pytest.mark.parametrize("mode", ["16x", "4x"])
 def test_transformers_loads_it_and_agrees(model: Model, mode: str) -> None:
     reference = MiniCPMV4_6ForConditionalGeneration.from_pretrained(embedded_directory(), dtype=torch.float32).eval()
-    image = EXAMPLES / "rocket_large.jpg"
+    image = EXAMPLES / "unicorn_large.jpg"
     prompt = model.processor(
         [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "What is this?"}]}],
         downsample_mode=mode,
@@ -107,7 +103,7 @@ def test_the_python_of_the_readme_runs() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("cat face") >= 2
+    assert done.stdout.count("penguin") >= 2
 
 
 def test_the_commands_of_the_readme_run() -> None:
