@@ -21,7 +21,7 @@ types: $(VENV)/.developed
 	$(BIN)/mypy
 
 pytest: $(VENV)/.developed
-	$(BIN)/pytest -n 2 --dist loadfile -m "not full"
+	$(BIN)/pytest -m "not full"
 	$(BIN)/pytest -m full
 
 # The slow part of `make test` alone: the real checkpoint's shape, random weights, about 12 GB of memory.
