@@ -1,3 +1,4 @@
+// The Python module pocketvlm._native: instruction sets and the runtime whose methods are the operations.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>

@@ -22,7 +22,7 @@ import pocketvlm
 from pocketvlm import api
 
 COMMAND = [sys.executable, "-m", "pocketvlm"]
-LONG = ["run", "nano", "Hello there", "--ignore-eos", "--max-tokens", "1900"]
+LONG = ["run", "nano", "Hello there", "--ignore-eos", "--max-tokens", "1900", "--temperature", "5", "--seed", "1"]
 STATUS = re.compile(
     r"ttft \d+\.\d\d s · (vision \d+\.\d\d s · )?(\d+\.\d tok/s · )?\d+ prompt( \(\d+ image\))? \+ \d+ tokens"
 )

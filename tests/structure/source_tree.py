@@ -15,6 +15,7 @@ FLOORS = (
     ("config", "types", "errors"),
     ("backends.ops",),
     ("backends.native", "backends.torch"),
+    ("backends",),
     ("model", "processor", "checkpoint"),
     ("engine", "quantize", "train"),
     ("api",),
