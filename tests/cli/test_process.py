@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import pty
@@ -102,7 +103,14 @@ def test_a_prompt_on_stdin_and_another_backend():
 @contextmanager
 def long_answer() -> Iterator[subprocess.Popen[bytes]]:
     """A process that has begun a long answer and cannot end it before its stdout is read: the pipe is short."""
-    with subprocess.Popen([*COMMAND, *LONG], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    # A suite that was started in the background has SIGINT ignored, and children inherit that.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        [*COMMAND, *LONG],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=heed,  # noqa: PLW1509
+    ) as process:
         assert process.stdout is not None
         fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
         assert os.read(process.stdout.fileno(), 1)
