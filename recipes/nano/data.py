@@ -51,8 +51,9 @@ def shape_questions(rng: random.Random, scene: Scene, generic: list, extra: list
     if kinds.count(shape) == 1:
         own.append((ask(rng, "colour", shape), colour))
     if full.count(f"{colour} {shape}") == 1:
-        name = f"{colour} {shape}" if kinds.count(shape) > 1 or rng.random() < 0.5 else shape
-        own.append((ask(rng, "where", name), place))
+        for _ in range(2 if len(full) > 1 else 1):
+            name = f"{colour} {shape}" if kinds.count(shape) > 1 or rng.random() < 0.4 else shape
+            own.append((ask(rng, "where", name), place))
     places = [p for _, _, p in scene.shapes]
     for side in ("left", "right", "top", "bottom"):
         if len(full) == 2 and side in places and OPPOSITE[side] in places:
@@ -71,8 +72,19 @@ def shape_questions(rng: random.Random, scene: Scene, generic: list, extra: list
         [f"{colour} {shape}", shape, f"{rng.choice(COLOUR_NAMES)} {rng.choice(SHAPES)}", rng.choice(SHAPES)]
     )
     extra = [*extra, (ask(rng, "exists", name), "yes" if name in full or name in kinds else "no")]
-    pool = [rng.choice(own) if rng.random() < 0.6 else rng.choice(generic + extra)]
+    pool = [rng.choice(own) if rng.random() < 0.8 else rng.choice(generic + extra)]
     return [*pool, rng.choice(own), rng.choice(generic + extra)]
+
+
+def conversation(rng: random.Random, scene: Scene, turns: int) -> list[tuple[str, str]]:
+    """Questions about one picture, none of them twice; only shapes may have the same answer more than once."""
+    told: dict[str, tuple[str, str]] = {}
+    for _ in range(3 * turns):
+        question, answer = questions(rng, scene)[0]
+        told.setdefault(question if scene.shapes else MARK if MARK in answer else answer, (question, answer))
+        if len(told) == turns:
+            break
+    return list(told.values())
 
 
 def pair_questions(rng: random.Random, a: Scene, b: Scene) -> list[tuple[str, str]]:
@@ -158,17 +170,17 @@ class Draft:
             for index, (patches, frame) in enumerate(views_of(scene.image, cut)):
                 grid = (frame[4] // PATCH, frame[5] // PATCH)
                 unit = PATCH * (4 if self.coarse else 2)
-                slots, colour = cell_labels(scene.things, frame, unit, SLOTS)
-                fine, _ = cell_labels(scene.things, frame, unit // 2, FINE)
+                slots, colour, place = cell_labels(scene.things, frame, unit, SLOTS)
+                fine, _, _ = cell_labels(scene.things, frame, unit // 2, FINE)
                 back = COLOUR_NAMES.index(scene.background)
                 target = (main, back) if index == 0 else (0, back)
-                self.views.setdefault(grid, []).append((patches, slots, fine, colour, *target))
+                self.views.setdefault(grid, []).append((patches, slots, fine, colour, place * (index == 0), *target))
                 self.owners.setdefault(grid, []).append((sample, order))
                 order += 1
         self.texts.append((ids, keep))
 
     def pack(self, pad: int) -> dict:
-        length = max(len(ids) for ids, _ in self.texts)
+        length = -(-max(len(ids) for ids, _ in self.texts) // 8) * 8  # few distinct sizes: each costs set-up time
         ids = np.zeros((len(self.texts), length), np.int64)
         predict, target, sample_of = [], [], []
         starts = []
@@ -179,6 +191,8 @@ class Draft:
             target += [tokens[i] for i in where]
             sample_of += [1 / math.sqrt(len(where))] * len(where)
             starts.append(list(np.flatnonzero(np.asarray(tokens) == pad) + n * length))
+        spare = -len(predict) % 32
+        predict, target, sample_of = predict + [0] * spare, target + [0] * spare, sample_of + [0.0] * spare
         taken: dict[tuple[int, int], list[int]] = {}
         sizes = {}
         for grid, owners in self.owners.items():
@@ -189,10 +203,8 @@ class Draft:
             taken[sample, order], starts[sample] = starts[sample][:count], starts[sample][count:]
         groups, rows = [], []
         for grid, views in self.views.items():
-            patches, slots, fine, colour, main, back = zip(*views, strict=True)
-            groups.append(
-                (grid, *(np.stack(v) for v in (patches, slots, fine, colour)), np.array(main), np.array(back))
-            )
+            *arrays, main, back = zip(*views, strict=True)
+            groups.append((grid, *(np.stack(v) for v in arrays), np.array(main), np.array(back)))
             for owner in self.owners[grid]:
                 rows += taken[owner]
         return {
@@ -214,12 +226,12 @@ def some_scene(
     wh = (size[1], size[0])
     draw = rng.random()
     if max(wh) > 1.7 * min(wh):
-        draw *= 0.7
-    if draw < 0.44 or small:
+        draw *= 0.8
+    if draw < 0.38 or small:
         return text_scene(rng, wh, held_out, longest, small)
-    if draw < 0.70:
+    if draw < 0.80:
         return shape_scene(rng, wh, held_out, single)
-    if draw < 0.86:
+    if draw < 0.91:
         return emoji_scene(rng, wh, held_out)
     return digit_scene(rng, wh, held_out)
 
@@ -261,10 +273,10 @@ class Source:
     def next(self, progress: float) -> dict:
         rng, layout = self.rng, random.Random(self.layout.random())
         longest = min(6, 3 + int(progress * 12))
-        if layout.random() < (0.75 if progress < 0.3 else 0.45 if progress < 0.45 else 0.13):
+        if layout.random() < (0.75 if progress < 0.2 else 0.4 if progress < 0.7 else 0.13):
             return self.crowded(layout, progress)
         draw, cut_up = layout.random(), layout.random() < 0.1
-        if draw < 0.1:
+        if draw < (0.1 if progress < 0.8 else 0.03):
             return self.text_only()
         if progress > 0.1 and draw < 0.18:
             return self.pairs(layout, longest, progress)
@@ -274,23 +286,23 @@ class Source:
         cut = plan(size, coarse)
         views = (1 + cut.rows * cut.cols) * (1 if coarse else 1.6)
         draft = Draft(coarse)
-        several = progress > 0.3 and layout.random() < 0.2
+        turns = layout.choice([1, 1, 2, 4, 4]) if progress > 0.2 else 1
         for _ in range(max(6, int(self.batch / (1 + 0.62 * (views - 1))))):
             other = like(rng, size, coarse, cut)
             small = progress > 0.1 and rng.random() < (0.08 if coarse else 0.45)
             scene = some_scene(rng, other, False, longest, small)
-            turns = list(dict(questions(rng, scene)).items())[: 2 if several else 1]
-            draft.add([(scene, cut)], *self.talk.build(rng, turns, [placeholder(cut, 0, coarse)]))
+            talk = conversation(rng, scene, turns if scene.shapes else min(3, turns))
+            draft.add([(scene, cut)], *self.talk.build(rng, talk, [placeholder(cut, 0, coarse)]))
         return draft.pack(self.talk.pad)
 
     def crowded(self, layout: random.Random, progress: float) -> dict:
         """Pictures full of things and no questions."""
-        coarse = layout.random() > 0.3
+        coarse = layout.random() > 0.35
         draft = Draft(coarse)
         height, width = layout.choice([(168, 168)] * 4 + [(112, 280), (112, 224), (224, 112)])
         cut = Plan((height, width))
-        for _ in range(self.batch if coarse else self.batch * 2 // 3):
-            draft.add([(mosaic(self.rng, (width, height), progress), cut)], [0, 0], [False, True])
+        for _ in range(self.batch * 3 // 2 if coarse else self.batch * 2 // 3):
+            draft.add([(mosaic(self.rng, (width, height), progress < 0.12, coarse), cut)], [0, 0], [False, True])
         return draft.pack(self.talk.pad) | {"quiet": True}
 
     def pairs(self, layout: random.Random, longest: int, progress: float) -> dict:

@@ -1,4 +1,4 @@
-"""Draws the sample pictures of examples/: emoji, a word, a digit and a large picture."""
+"""Draws the sample pictures of examples/: emoji, words, a digit, shapes and a large picture."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import random
 from pathlib import Path
 
 from PIL import Image, ImageDraw
-from render import digit_images, emoji_bitmap, font_of
+from render import digit_images, emoji_bitmap, font_of, shape_mask
 
 TARGET = Path(__file__).resolve().parents[2] / "examples"
 SANS = "dejavu/DejaVuSans.ttf"
+Colour = tuple[int, int, int]
 
 
 def emoji(char: str, size: tuple[int, int], back: tuple[int, int, int], share: float = 0.7) -> Image.Image:
@@ -39,6 +40,14 @@ def digit(value: int, held_out: int = 0) -> Image.Image:
     return image
 
 
+def shapes(things: list[tuple[str, Colour, tuple[int, int]]], back: Colour | str, side: int = 72) -> Image.Image:
+    """Shapes (name, colour, centre) on a plain picture of 252 x 252."""
+    image = Image.new("RGB", (252, 252), back)
+    for shape, colour, (x, y) in things:
+        image.paste(Image.new("RGB", (side, side), colour), (x - side // 2, y - side // 2), shape_mask(shape, side))
+    return image
+
+
 def main() -> None:
     """Write all of them."""
     random.seed(0)
@@ -48,7 +57,14 @@ def main() -> None:
     emoji("🍎", (200, 200), white, 0.75).save(TARGET / "apple.png")
     emoji("🦄", (960, 640), white, 0.75).save(TARGET / "unicorn_large.jpg", quality=92)
     written("DOG", (300, 110), 72, "black", "white").save(TARGET / "dog.png")
+    written("HELLO", (320, 120), 72, "navy", "white").save(TARGET / "hello.png")
+    written("silver", (252, 252), 36, "black", "white").save(TARGET / "small_type.png")
     digit(7).save(TARGET / "digit.png")
+    red, blue, yellow = (220, 30, 30), (35, 80, 210), (250, 220, 40)
+    pair = [("circle", red, (42, 42)), ("square", blue, (210, 210))]
+    shapes(pair, "white").save(TARGET / "shapes.png")
+    stars = [("star", yellow, at) for at in ((42, 42), (126, 126), (210, 42))]
+    shapes(stars, blue).save(TARGET / "stars.png")
 
 
 if __name__ == "__main__":

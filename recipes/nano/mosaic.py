@@ -81,17 +81,16 @@ def thing_row(rng: random.Random, image: Image.Image, rgb: tuple[int, int, int],
     return things
 
 
-def mosaic(rng: random.Random, size: tuple[int, int], progress: float) -> Scene:
+def mosaic(rng: random.Random, size: tuple[int, int], easy: bool, coarse: bool = True) -> Scene:
     """Rows of type and rows of things on one background; size is width, height, drawn at the size of the view."""
     image, back, rgb = canvas_of(rng, size)
     scene, y = Scene(image, "mosaic", "", back), rng.randint(0, 20)
-    easy = progress < 0.12
     while y < size[1] - 20:
         if rng.random() < 0.68:
-            em = int(rng.uniform(30, 72) if easy else rng.uniform(18, 64))
+            em = int(rng.uniform(*((30, 72) if easy else (24, 64) if coarse else (14, 44))))
             if y + em * 1.2 > size[1]:
                 em = int((size[1] - y) / 1.2)
-            if em < 16:
+            if em < 13:
                 break
             scene.things += text_line(rng, image, rgb, y, em, easy)
             y += int(em * rng.uniform(1.25, 1.8))

@@ -276,5 +276,7 @@ def corpus() -> list[str]:
         out += [f"the {place}" for place in row] * 5
     out += [q for q, _ in FACTS for _ in range(4)] + [a for _, a in FACTS]
     out += [line for answer, lines in TALK for line in [answer, *lines] for _ in range(4)] + SYSTEM * 6
+    names = [*EMOJI_NAMES, *COLOUR_NAMES, *SHAPES, *(place for row in PLACES for place in row)]
+    out += [word for name in names for word in (name, f" {name}")] * 40  # whole words, so that answers are short
     out += ["The word", "The number", "A handwritten digit", "yes", "no", "the first", "the second"] * 20
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import random
+import re
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,34 +30,7 @@ DIGIT_AT = EMOJI_AT + len(EMOJI)
 CLASSES = DIGIT_AT + 10
 MARK = "\x00"  # surrounds text which the answer spells letter by letter
 CONFUSABLE = set("cosuvwxzpkij")
-WORDS = (
-    "a i be do go he hi in is it me my no of on so to up us we act add age air all and ant any arm art ask bad bag bat "
-    "bed bee big bin bit box boy bus but buy can cap car cat cow cry cup cut day dog dry ear eat egg end eye far fat fig "
-    "fit fly fog for fox fun gas get gum hat hen her hot how ice ink jam jar job key kid leg let lip log lot man map mix "
-    "mud net new nut oak oil old one out owl own pan pen pet pie pig pin pot ram rat red rib row run sad sea set sky son "
-    "sun tea ten tie tin top toy two van war way web wet win yes zoo able away baby back ball band bank bath bear bell "
-    "bird blue boat body bone book born busy cake call calm camp card care cart city club coal coat code cold cook corn "
-    "dark data deal deep desk door down drum duck dust each east easy exit face fact fall farm fast film fire fish five "
-    "flag food foot fork four free frog full game gate gift girl give gold good gray grow hair half hall hand hard help "
-    "here high hill home hope hour hunt idea iron jazz jump keep king kite lake lamp land last left life lion list long "
-    "love luck main make mark milk mind mint moon more nail name near neck nest next nice nine north note open oven page "
-    "paint palm park part past path pear plan play pond pool post pull quiz rain read rice ring road rock roof room rose "
-    "sail salt sand seed ship shoe shop show side sing sink snow soap sofa soft song soup star stop swim tail talk team "
-    "time town tree true turn view walk wall want warm wash wave week west wild wind wing wolf wood word work yard year "
-    "zero apple arrow beach black bread brick bring brown brush chair chalk cheap chess child clean clock cloud coast "
-    "cream crowd crown dance dream drink drive eagle earth eight empty fence field flame float floor flour fresh fruit "
-    "ghost glass globe grape grass green heart horse hotel house juice knife large laugh lemon light lunch magic maple "
-    "metal money mouse music night ocean olive onion order paper party peace phone photo piano pilot plant plate pupil "
-    "queen quick quiet radio right river robot round salad scale shark sheep shirt sleep smile snake sound south space "
-    "spoon sport stone storm story sugar sweet table taxi tiger toast today tooth touch tower train truck uncle voice "
-    "watch water whale wheat wheel white woman world write young zebra animal banana basket bottle branch bridge bright "
-    "butter button camera candle carpet castle cheese cherry circle coffee cotton desert dinner dollar dragon engine "
-    "family finger flower forest friend garden garlic guitar hammer honest island jacket jungle kitten ladder leader "
-    "letter library lizard market mirror monkey mother museum narrow needle number office orange parrot pencil pepper "
-    "pillow planet please pocket potato prince rabbit ribbon rocket sample school season secret shadow silver simple "
-    "single soccer spider spring square stairs street strong summer sunset ticket tomato travel tunnel turtle velvet "
-    "violet wallet window winter wizard wonder yellow"
-).split()  # fmt: skip
+DICTIONARY = Path("/usr/share/dict/american-english")
 
 
 @dataclass
@@ -196,17 +170,24 @@ def digit_scene(rng: random.Random, size: tuple[int, int], held_out: bool = Fals
     return scene
 
 
+@functools.cache
+def dictionary() -> list[str]:
+    """English words of one to six letters."""
+    return [word for word in DICTIONARY.read_text().split() if re.fullmatch("[a-z]{1,6}", word)]
+
+
 def is_held_out(word: str) -> bool:
     """One word in ten is never shown in training."""
     return zlib.crc32(word.lower().encode()) % 10 == 0
 
 
 def random_word(rng: random.Random, longest: int, held_out: bool) -> str:
+    """A word of a dictionary; in training also what only looks like one, and letters in any order."""
     while True:
         draw = rng.random()
-        if draw < 0.3:
-            word = rng.choice(WORDS)
-        elif draw < 0.8:
+        if draw < 0.6 or held_out:
+            word = rng.choice(dictionary())
+        elif draw < 0.85:
             word = ""
             for _ in range(rng.randint(1, 3)):
                 word += rng.choice(["", *"bcdfghjklmnprstvwyz", "ch", "st", "tr", "qu", "x", "br", "sh"])
@@ -247,7 +228,12 @@ def text_scene(
     zoom = 168 / math.sqrt(size[0] * size[1])
     unit = font_of(path, 100)
     room = min(size[0] * 0.94 / (unit.getlength(word) / 100), size[1] * 0.8)
-    seen = rng.uniform(13, 19) if small else rng.uniform(26, 110) if rng.random() < 0.5 else rng.uniform(26, 60)
+    if small:
+        seen = rng.uniform(16, 24)
+    elif held_out or rng.random() < 0.85:
+        seen = rng.uniform(30, 110) if rng.random() < 0.5 else rng.uniform(30, 60)
+    else:
+        seen = rng.uniform(20, 30)
     em = max(6, int(min(room, seen / zoom)))
     font = font_of(path, em)
     left, top, right, bottom = font.getbbox(word)
@@ -301,9 +287,10 @@ def shape_scene(rng: random.Random, size: tuple[int, int], held_out: bool = Fals
     side = min(size)
     layout: list[tuple[str, str, tuple[int, int, int]]] = []
     draw = rng.random()
-    if single or draw < 0.4:
+    one, two = (0.4, 0.65) if held_out else (0.15, 0.65)  # in training, more from which to choose
+    if single or draw < one:
         count = 1
-    elif draw < 0.65:
+    elif draw < two:
         count = 2
     else:
         count = rng.randint(2, 6)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import math
 import multiprocessing as mp
+import os
 import queue
 import random
 import signal
@@ -20,13 +20,14 @@ from export import TARGET
 from model import TEXT, VISION, Nano, initialise
 from mosaic import mosaic
 from muon import Muon
-from phrases import COLOUR_NAMES, EMOJI_NAMES, SHAPES
+from phrases import COLOUR_NAMES, EMOJI_NAMES, PLACES, SHAPES
 from render import CHARS, DIGIT_AT
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from views import FINE, SLOTS, patchify
 
 CLASSES = DIGIT_AT + 10
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")  # many sizes of matrices, each set up once
 
 
 class Heads(nn.Module):
@@ -38,15 +39,14 @@ class Heads(nn.Module):
         self.cell = nn.Linear(dim, SLOTS * CLASSES)
         self.fine = nn.Linear(tower, FINE * CLASSES)
         self.tint = nn.Linear(dim, 1 + len(COLOUR_NAMES))
+        self.place = nn.Linear(dim, 1 + sum(map(len, PLACES)))
         self.main = nn.Linear(tower, CLASSES)
         self.back = nn.Linear(tower, len(COLOUR_NAMES))
 
     def forward(self, tower: Tensor, merged: Tensor, labels: tuple[Tensor, ...]) -> Tensor:
-        slots, fine, colour, main, back = labels
+        slots, fine, colour, place, main, back = labels
         cells = self.places(self.cell(merged), slots) + self.places(self.fine(tower), fine)
-        tints = F.cross_entropy(self.tint(merged).flatten(0, 1).float(), colour.flatten(), reduction="none")
-        seen = colour.flatten() > 0
-        tint = tints[seen].mean() if seen.any() else tints.mean()
+        tint = self.shown(self.tint(merged), colour) + self.shown(self.place(merged), place)
         pooled = tower.mean(1)
         behind = F.cross_entropy(self.back(pooled).float(), back)
         known = main > 0
@@ -55,6 +55,15 @@ class Heads(nn.Module):
         else:
             pick = torch.zeros((), device=merged.device)
         return cells + 0.5 * pick + 0.3 * tint + 0.3 * behind
+
+    @staticmethod
+    def shown(logits: Tensor, labels: Tensor) -> Tensor:
+        """A property of the cells which show something."""
+        losses, seen = (
+            F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none"),
+            labels.flatten() > 0,
+        )
+        return losses[seen].mean() if seen.any() else losses.mean()
 
     @staticmethod
     def places(logits: Tensor, labels: Tensor) -> Tensor:
@@ -68,7 +77,7 @@ class Heads(nn.Module):
 def whiten(model: Nano, seed: int) -> None:
     """Start the patch embedding from the main components of real patches, all made equally strong."""
     rng = random.Random(seed)
-    scenes = [mosaic(rng, (168, 168), 1.0) for _ in range(300)]
+    scenes = [mosaic(rng, (168, 168), False) for _ in range(300)]
     patches = torch.from_numpy(np.concatenate([patchify(s.image) for s in scenes])).float() / 127.5 - 1
     mean = patches.mean(0)
     values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
@@ -122,9 +131,13 @@ def step_loss(model: Nano, heads: Heads, batch: dict, device: torch.device, aux:
             if (painted := tints > 0).any():
                 shades = model.logits(features[painted])[:, batch["colours"].to(device)]
                 side = side + 0.5 * F.cross_entropy(shades.float(), tints[painted] - 1)
+            places = torch.cat([group[5].flatten(0, 1) for group in groups])
+            if (placed := places > 0).any():
+                where = model.logits(features[placed])[:, batch["places"].to(device)].sum(-1)
+                side = side + 0.3 * F.cross_entropy(where.float(), places[placed] - 1)
             for (_, merged), group in zip(seen, groups, strict=True):
-                if (known := group[5] > 0).any():  # the same for the mean over a picture of one thing
-                    wanted = batch["tokens"].to(device)[group[5][known]]
+                if (known := group[6] > 0).any():  # the same for the mean over a picture of one thing
+                    wanted = batch["tokens"].to(device)[group[6][known]]
                     side = side + F.cross_entropy(model.logits(merged[known].mean(1)).float(), wanted) / len(groups)
         ids, rows, predict, target, weight = (
             torch.from_numpy(batch[k]).to(device) for k in ("ids", "rows", "predict", "target", "weight")
@@ -138,9 +151,8 @@ def step_loss(model: Nano, heads: Heads, batch: dict, device: torch.device, aux:
 
 
 def rate(progress: float, step: int) -> float:
-    """Warm-up over 150 steps, half a cosine down to a half, and a straight line to almost nothing at the end."""
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return min(1.0, (step + 1) / 150) * max(0.01, min(max(cosine, 0.5), (1 - progress) * 3.0))
+    """Warm-up over 100 steps, then two straight lines to almost nothing at the end."""
+    return min(1.0, (step + 1) / 100) * max(0.01, 0.8 * (1 - progress), min(0.25, 1.6 * (1 - progress)))
 
 
 def share(weights: list[nn.Parameter], world: int, rank: int, done: float, stopping: bool) -> tuple[float, bool]:
@@ -197,7 +209,7 @@ def main() -> None:
         {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
     ]
     adam = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), fused=True)
-    muon = Muon(inner, lr=args.muon)
+    muon = Muon(inner, args.muon, args.world, args.rank)
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     step, seconds, samples, views = 0, 0.0, 0, 0
     if path.exists():
@@ -217,8 +229,9 @@ def main() -> None:
         whiten(model, args.seed)
     if args.start and not path.exists():
         state = torch.load(args.start, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        heads.load_state_dict(state["heads"])
+        model.load_state_dict(state["model"], strict=False)  # layers of another kind start anew
+        heads.load_state_dict(state["heads"], strict=False)
+        seconds = state["seconds"]
         samples, views = int(state["samples"]), int(state["views"])
     stopping = [False]
     signal.signal(signal.SIGTERM, lambda *_: stopping.__setitem__(0, True))
@@ -240,6 +253,7 @@ def main() -> None:
     tokenizer = Tokenizer.from_file(str(TARGET / "tokenizer.json"))
     tokens = class_tokens(tokenizer, ["", *CHARS, *SHAPES, *EMOJI_NAMES, *"0123456789"])
     colours = class_tokens(tokenizer, COLOUR_NAMES)
+    places = torch.tensor([[(ids := tokenizer.encode(place).ids)[0], ids[-1]] for row in PLACES for place in row])
     log = (args.out / "log.txt").open("a")
     smooth: dict[str, float] = {}
     saved = shown = seconds
@@ -252,8 +266,8 @@ def main() -> None:
         except queue.Empty:
             continue
         waited = time.perf_counter() - began
-        batch |= {"tokens": tokens, "colours": colours}
-        aux = 1.0 if progress.value < 0.4 else max(0.3, 1.0 - 1.5 * (progress.value - 0.4))
+        batch |= {"tokens": tokens, "colours": colours, "places": places}
+        aux = min(1.0, max(0.3, 1.0 - 2 * (progress.value - 0.6)))
         loss, text, side = step_loss(model, heads, batch, device, aux)
         loss.backward()
         done, ends = share(weights, args.world, args.rank, seconds / budget, stopping[0])

@@ -76,12 +76,15 @@ def views_of(image: Image.Image, cut: Plan) -> list[tuple[np.ndarray, tuple[floa
     return out
 
 
-def cell_labels(things: list, frame: tuple, unit: int, places: int) -> tuple[np.ndarray, np.ndarray]:
-    """For every cell: the classes of the things centred in it, left to right; colour of the first; -1 where crowded."""
+def cell_labels(things: list, frame: tuple, unit: int, places: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For every cell: the classes of the things centred in it, left to right, -1 where crowded; colour and place of one.
+
+    Places are thirds of the view, 1 (top left) to 9 (bottom right).
+    """
     sx, sy, left, top, height, width = frame
     rows, cols = height // unit, width // unit
     slots = np.zeros((rows * cols, places), np.int64)
-    colour = np.zeros(rows * cols, np.int64)
+    colour, place = np.zeros(rows * cols, np.int64), np.zeros(rows * cols, np.int64)
     for x, y, label, tint in sorted(things):
         i, j = math.floor((y * sy - top) / unit), math.floor((x * sx - left) / unit)
         if 0 <= i < rows and 0 <= j < cols:
@@ -93,7 +96,9 @@ def cell_labels(things: list, frame: tuple, unit: int, places: int) -> tuple[np.
             slots[cell, used] = label
             if used == 0:
                 colour[cell] = tint
-    return slots, colour
+                down, across = (y * sy - top) / height, (x * sx - left) / width
+                place[cell] = 1 + 3 * min(2, int(3 * down)) + min(2, int(3 * across))
+    return slots, colour, place
 
 
 def placeholder(cut: Plan, index: int, coarse: bool) -> str:

@@ -28,7 +28,18 @@ ANSWERS: list[tuple[list[str], str, dict[str, object], str]] = [
     (["apple.png"], "Which emoji is this?", {}, "apple"),
     (["unicorn_large.jpg"], "What is this?", {}, "unicorn"),
     (["dog.png"], "Read the text.", {}, "DOG"),
+    (["hello.png"], "What does it say?", {}, "HELLO"),
+    (["small_type.png"], "Read the text.", {"downsample_mode": "4x"}, "silver"),
     (["digit.png"], "Which digit is this?", {}, "7"),
+    (["shapes.png"], "What colour is the circle?", {}, "red"),
+    (["shapes.png"], "What color is the square?", {}, "blue"),
+    (["shapes.png"], "Where is the blue square?", {}, "bottom right"),
+    (["shapes.png"], "Describe this image.", {}, "A red circle and a blue square on a white background."),
+    (["stars.png"], "How many stars are there?", {}, "3"),
+    (["stars.png"], "What colour is the background?", {}, "blue"),
+    (["penguin.png", "digit.png"], "What is in the first image?", {}, "A penguin emoji."),
+    (["penguin.png", "digit.png"], "What is in the second image?", {}, "A handwritten digit 7."),
+    (["penguin.png", "penguin.png"], "Are the two images the same?", {}, "yes"),
     ([], "What is 1+1? Reply with the number only.", {}, "2"),
 ]
 
