@@ -21,12 +21,11 @@ from model import TEXT, VISION, Nano, initialise
 from mosaic import mosaic
 from muon import Muon
 from phrases import COLOUR_NAMES, EMOJI_NAMES, PLACES, SHAPES
-from render import CHARS, DIGIT_AT
+from render import CHARS, CLASSES
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from views import FINE, SLOTS, patchify
 
-CLASSES = DIGIT_AT + 10
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")  # many sizes of matrices, each set up once
 
 
@@ -179,12 +178,12 @@ def save(path: Path, **state: object) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=95, help="total training time, over all resumed runs")
+    parser.add_argument("--minutes", type=float, default=180, help="total training time, over all resumed runs")
     parser.add_argument("--out", type=Path, required=True, help="folder for the state and the log")
-    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--muon", type=float, default=0.02, help="learning rate of the orthogonal updates")
-    parser.add_argument("--start", type=Path, help="weights of an earlier run to begin from")
+    parser.add_argument("--start", type=Path, help="weights of an earlier run to begin from; its minutes count")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1)
@@ -229,8 +228,8 @@ def main() -> None:
         whiten(model, args.seed)
     if args.start and not path.exists():
         state = torch.load(args.start, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"], strict=False)  # layers of another kind start anew
-        heads.load_state_dict(state["heads"], strict=False)
+        model.load_state_dict(state["model"])
+        heads.load_state_dict(state["heads"])
         seconds = state["seconds"]
         samples, views = int(state["samples"]), int(state["views"])
     stopping = [False]
