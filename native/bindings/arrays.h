@@ -52,7 +52,7 @@ class Array {
   private:
     static const char* dtype() {
         using Plain = std::remove_const_t<T>;
-        return std::is_same_v<Plain, float> ? "float32" : std::is_same_v<Plain, int32_t> ? "int32" : "uint16";
+        return std::is_same_v<Plain, float> ? "float32" : std::is_same_v<Plain, int32_t> ? "int32" : std::is_same_v<Plain, uint16_t> ? "uint16" : "uint8";
     }
 
     static bool of_type(const Py_buffer& view) {
@@ -63,7 +63,7 @@ class Array {
         if (f[0] == '\0' || f[1] != '\0') return false;
         if (std::is_same_v<Plain, float>) return *f == 'f';
         if (std::is_same_v<Plain, int32_t>) return *f == 'i' || *f == 'l';
-        return *f == 'H';
+        return *f == (std::is_same_v<Plain, uint16_t> ? 'H' : 'B');
     }
 
     [[noreturn]] void misshapen(const long* wanted, int count) const {

@@ -41,6 +41,7 @@ NB_MODULE(_native, m) {
     runtime.def(nb::init<int, const std::string&>(), nb::arg("threads"), nb::arg("isa"))
         .def_prop_ro("threads", &Runtime::threads)
         .def("poison", &Runtime::poison, nb::arg("on"), "For tests: scratch memory starts as NaN in every operation.");
+    bind_coded(m, runtime);
     bind_dense(runtime);
     bind_sequence(runtime);
 }

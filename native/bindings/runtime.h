@@ -37,6 +37,7 @@ class Runtime {
     const Kernels& kernels_;
 };
 
+void bind_coded(nanobind::module_& module, nanobind::class_<Runtime>& runtime);
 void bind_dense(nanobind::class_<Runtime>& runtime);
 void bind_sequence(nanobind::class_<Runtime>& runtime);
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention/attention.h"
+#include "coded/coded.h"
 #include "conv/conv.h"
 #include "delta/delta.h"
 #include "linear/linear.h"
@@ -14,6 +15,8 @@ namespace pocketvlm {
 
 struct Kernels {
     decltype(&serial::linear) linear;
+    decltype(&serial::coded_linear) coded_linear;
+    decltype(&serial::encode) encode;
     decltype(&serial::rms_norm) rms_norm;
     decltype(&serial::layer_norm) layer_norm;
     decltype(&serial::gated_rms_norm) gated_rms_norm;

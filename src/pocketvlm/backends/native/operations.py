@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvlm.backends.native.coding import Coded, WeightType, bits_for, encode
 from pocketvlm.backends.ops import Activation, Batch, Ints, Role, StoredTensor
 
 if TYPE_CHECKING:
@@ -43,18 +44,21 @@ class NativeOps:
 
     name = "native"
 
-    def __init__(self, runtime: Runtime, description: dict[str, str]) -> None:
+    def __init__(self, runtime: Runtime, description: dict[str, str], weights: WeightType = "stored") -> None:
         self._native = runtime
         self._description = description
+        self._weights = weights
 
     def describe(self) -> dict[str, str]:
         return {"backend": self.name, **self._description}
 
-    def prepare(self, stored: StoredTensor, role: Role) -> Matrix | Floats:
+    def prepare(self, stored: StoredTensor, role: Role) -> Matrix | Coded | Floats:
         if role == "vector":
             return np.ascontiguousarray(stored.float32())
         if len(stored.shape) != 2:
             raise ValueError(f"{stored.name} has shape {list(stored.shape)}: a matrix has two dimensions")
+        if (width := bits_for(stored, self._weights)) is not None:
+            return encode(self._native, stored, width)
         if stored.dtype == "bf16":
             bits = np.require(stored.data, dtype=np.uint16, requirements=["C", "A"])
             return Matrix(bits, True, bits.shape[0])
@@ -70,7 +74,11 @@ class NativeOps:
     def to_numpy(self, array: Floats) -> NDArray[np.float32]:
         return array
 
-    def embed(self, table: Matrix, ids: Ints) -> Floats:
+    def embed(self, table: Matrix | Coded, ids: Ints) -> Floats:
+        if isinstance(table, Coded):
+            out = _empty((len(ids), table.inputs), _F32)
+            self._native.coded_embed(table.handle, ids, out)
+            return out
         out = _empty((len(ids), table.data.shape[1]), _F32)
         self._native.embed(table.data, table.bf16, ids, out)
         return out
@@ -86,13 +94,16 @@ class NativeOps:
     def linear(
         self,
         x: Floats,
-        weight: Matrix,
+        weight: Matrix | Coded,
         bias: Floats | None = None,
         residual: Floats | None = None,
         activation: Activation | None = None,
     ) -> Floats:
         out = _empty((len(x), weight.outputs), _F32)
-        self._native.linear(x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], out)
+        if isinstance(weight, Coded):
+            self._native.coded_linear(x, weight.handle, bias, residual, _ACTIVATIONS[activation], out)
+        else:
+            self._native.linear(x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], out)
         return out
 
     def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:

@@ -1,0 +1,34 @@
+// What both AVX-512 builds share: loading, splitting and converting bytes.
+#pragma once
+
+#include "simd/avx512.h"
+
+namespace pocketvlm::POCKETVLM_ISA {
+namespace {
+
+using Bytes = __m512i;
+using Counts = __m512i;
+
+inline Bytes load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline Bytes repeat_four(const int8_t* p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return _mm512_set1_epi32(four);
+}
+inline Bytes low_nibbles(Bytes b) { return _mm512_and_si512(b, _mm512_set1_epi8(15)); }
+inline Bytes high_nibbles(Bytes b) { return _mm512_and_si512(_mm512_srli_epi16(b, 4), _mm512_set1_epi8(15)); }
+inline Counts count(int32_t n) { return _mm512_set1_epi32(n); }
+inline Counts add(Counts a, Counts b) { return _mm512_add_epi32(a, b); }
+inline Vec to_float(Counts c) { return _mm512_cvtepi32_ps(c); }
+inline Vec load_half(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+// W whole numbers within -128..127 as bytes.
+inline void store_bytes(int8_t* p, Vec v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+}
+inline int32_t sum(Counts c) { return _mm512_reduce_add_epi32(c); }
+inline Counts to_counts(Vec v) { return _mm512_cvtps_epi32(v); }
+
+}  // namespace
+}  // namespace pocketvlm::POCKETVLM_ISA

@@ -1,0 +1,19 @@
+// Sixteen sums of four products in one instruction.
+#pragma once
+
+#include "simd/avx512_bytes.h"
+
+namespace pocketvlm::POCKETVLM_ISA {
+namespace {
+
+constexpr int dot8_excess = 128;
+
+// As assembly: gcc 12 moves the accumulators of the intrinsic in and out of memory.
+inline Counts dot8(Counts sums, Bytes weights, Bytes x) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(weights), "v"(x));
+    return sums;
+}
+inline Counts dot4(Counts sums, Bytes weights, Bytes x) { return dot8(sums, weights, x); }
+
+}  // namespace
+}  // namespace pocketvlm::POCKETVLM_ISA
