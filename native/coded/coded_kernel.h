@@ -16,13 +16,6 @@ typedef int32_t Lanes __attribute__((vector_size(4 * W)));
 constexpr long panel_vectors = code_panel / W;  // vectors of outputs in a panel
 constexpr long vector_bytes = 4 * W;            // of a block
 
-inline Bytes look_up(const uint8_t* table, Bytes codes) {
-    alignas(64) uint8_t in[vector_bytes], out[vector_bytes];
-    __builtin_memcpy(in, &codes, vector_bytes);
-    for (long i = 0; i < vector_bytes; ++i) out[i] = table[in[i]];
-    return load_bytes(out);
-}
-
 // --- few rows ---
 
 constexpr long few_codes = 16;  // up to so many rows share one pass over the codes

@@ -17,6 +17,10 @@ inline Bytes repeat_four(const int8_t* p) {
 }
 inline Bytes low_nibbles(Bytes b) { return _mm512_and_si512(b, _mm512_set1_epi8(15)); }
 inline Bytes high_nibbles(Bytes b) { return _mm512_and_si512(_mm512_srli_epi16(b, 4), _mm512_set1_epi8(15)); }
+inline Bytes look_up(const uint8_t* table, Bytes nibbles) {
+    const __m128i sixteen = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(sixteen), nibbles);
+}
 inline Counts count(int32_t n) { return _mm512_set1_epi32(n); }
 inline Counts add(Counts a, Counts b) { return _mm512_add_epi32(a, b); }
 inline Vec to_float(Counts c) { return _mm512_cvtepi32_ps(c); }

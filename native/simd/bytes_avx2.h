@@ -18,6 +18,10 @@ inline Bytes repeat_four(const int8_t* p) {
 }
 inline Bytes low_nibbles(Bytes b) { return _mm256_and_si256(b, _mm256_set1_epi8(15)); }
 inline Bytes high_nibbles(Bytes b) { return _mm256_and_si256(_mm256_srli_epi16(b, 4), _mm256_set1_epi8(15)); }
+inline Bytes look_up(const uint8_t* table, Bytes nibbles) {
+    const __m128i sixteen = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(sixteen), nibbles);
+}
 inline Counts count(int32_t n) { return _mm256_set1_epi32(n); }
 inline Counts add(Counts a, Counts b) { return _mm256_add_epi32(a, b); }
 inline Vec to_float(Counts c) { return _mm256_cvtepi32_ps(c); }

@@ -30,6 +30,10 @@ inline Bytes high_nibbles(Bytes b) {
     for (auto& v : b.b) v >>= 4;
     return b;
 }
+inline Bytes look_up(const uint8_t* table, Bytes nibbles) {
+    for (auto& v : nibbles.b) v = table[v];
+    return nibbles;
+}
 inline Counts count(int32_t n) { return Counts{n, n, n, n}; }
 inline Counts add(Counts a, Counts b) { return a + b; }
 inline Vec to_float(Counts c) { return __builtin_convertvector(c, Vec); }

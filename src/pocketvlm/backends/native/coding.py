@@ -42,6 +42,11 @@ class Coded:
     handle: CodedMatrix
 
     @property
+    def depth(self) -> int:
+        """Inputs with the padding."""
+        return self.codes.shape[1] * 32 // self.bits
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         parts = (self.codes, self.group_scale, self.group_minimum, self.row_scale, self.table)
