@@ -11,15 +11,17 @@ namespace {
 using Bytes = Array<const uint8_t>;
 using Halves = Array<const uint16_t>;
 
+// group 0: 8-bit codes with a scale a row alone.
 Codes shape_of(int bits, long group, long inputs, long outputs) {
     if (bits != 4 && bits != 8) refuse("codes have 4 or 8 bits, not " + std::to_string(bits));
     if (inputs < 1 || outputs < 1) refuse("a matrix of codes has at least one row and one column");
-    if (bits == 4 && (group < 32 || group % 32)) refuse("groups have a multiple of 32 inputs, not " + std::to_string(group));
-    const long unit = bits == 4 ? group : 64;
+    if (!(bits == 8 && group == 0) && (group < 8 || group % 8))
+        refuse("groups have a multiple of 8 inputs, not " + std::to_string(group));
+    const long unit = group ? group : 16;
     Codes c{};
     c.bits = bits;
     c.depth = (inputs + unit - 1) / unit * unit;
-    c.group = bits == 4 ? group : c.depth;
+    c.group = group ? group : c.depth;
     return c;
 }
 
@@ -40,8 +42,13 @@ class CodedMatrix {
         row_scale_.shaped(panels * code_panel);
         codes_.codes = bytes_.data();
         codes_.row_scale = row_scale_.data();
-        if (bits == 8) {
-            if (!group_scale.is_none() || !group_minimum.is_none() || !table.is_none()) refuse("8-bit codes have a scale a row and nothing else");
+        if (!table.is_none()) {
+            if (bits == 8) refuse("8-bit codes have no table");
+            table_.emplace(table, "table").shaped(16);
+            codes_.table = table_->data();
+        }
+        if (!group) {
+            if (!group_scale.is_none() || !group_minimum.is_none()) refuse("codes without groups have a scale a row and nothing else");
             return;
         }
         group_scale_.emplace(group_scale, "group_scale").shaped(panels, codes_.groups(), code_panel);
@@ -49,10 +56,6 @@ class CodedMatrix {
         if (!group_minimum.is_none()) {
             group_minimum_.emplace(group_minimum, "group_minimum").shaped(panels, codes_.groups(), code_panel);
             codes_.group_minimum = group_minimum_->data();
-        }
-        if (!table.is_none()) {
-            table_.emplace(table, "table").shaped(16);
-            codes_.table = table_->data();
         }
     }
 
@@ -69,19 +72,31 @@ class CodedMatrix {
     std::optional<Bytes> table_;
 };
 
-void coded_linear(Runtime& runtime, nb::handle x, const CodedMatrix& weight, nb::handle bias, nb::handle residual, int activation,
-                  nb::handle out) {
+// Products of the rows x with several matrices at once. Lists `biases`, `residuals` and `activations` may be shorter: the
+// rest have none.
+void coded_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list biases, nb::list residuals, nb::list outs, int activation) {
+    constexpr size_t most = 8;
+    const size_t count = weights.size();
+    if (count < 1 || count > most || outs.size() != count) refuse("1 to 8 weights and as many outs");
     const Floats in(x, "x");
-    in.shaped(-1, weight.inputs());
-    const long rows = in.dim(0), outputs = weight.outputs();
-    std::optional<Floats> b, r;
-    if (!bias.is_none()) b.emplace(bias, "bias").shaped(outputs);
-    if (!residual.is_none()) r.emplace(residual, "residual").shaped(rows, outputs);
-    const Output y(out, "out");
-    y.shaped(rows, outputs);
-    const Linear args{in.data(), nullptr, false, b ? b->data() : nullptr, r ? r->data() : nullptr, static_cast<Activation>(activation),
-                      y.data(), rows, weight.inputs(), outputs};
-    runtime.run(rows * weight.inputs() * outputs, [&](Pool& pool, const Kernels& kernels) { kernels.coded_linear(pool, args, weight.codes()); });
+    std::optional<Floats> bias[most], residual[most];
+    std::optional<Output> out[most];
+    CodedProduct products[most];
+    long cost = 0;
+    for (size_t i = 0; i < count; ++i) {
+        const CodedMatrix& weight = nb::cast<const CodedMatrix&>(weights[i]);
+        in.shaped(-1, weight.inputs());
+        const long rows = in.dim(0), outputs = weight.outputs();
+        if (i < biases.size() && !biases[i].is_none()) bias[i].emplace(biases[i], "bias").shaped(outputs);
+        if (i < residuals.size() && !residuals[i].is_none()) residual[i].emplace(residuals[i], "residual").shaped(rows, outputs);
+        out[i].emplace(outs[i], "out").shaped(rows, outputs);
+        products[i] = CodedProduct{Linear{in.data(), nullptr, false, bias[i] ? bias[i]->data() : nullptr,
+                                          residual[i] ? residual[i]->data() : nullptr, static_cast<Activation>(activation),
+                                          out[i]->data(), rows, weight.inputs(), outputs},
+                                   &weight.codes()};
+        cost += rows * weight.inputs() * outputs;
+    }
+    runtime.run(cost, [&](Pool& pool, const Kernels& kernels) { kernels.coded_linear(pool, products, static_cast<long>(count)); });
 }
 
 void coded_embed(Runtime& runtime, const CodedMatrix& table, nb::handle ids, nb::handle out) {
@@ -112,7 +127,7 @@ void encode(Runtime& runtime, nb::handle weight, bool bf16, int bits, long group
     const Output scales(row_scale, "row_scale");
     scales.shaped(panels * code_panel);
     std::optional<Array<uint16_t>> groups;
-    if (bits == 4) groups.emplace(group_scale, "group_scale").shaped(panels, e.codes.groups(), code_panel);
+    if (group) groups.emplace(group_scale, "group_scale").shaped(panels, e.codes.groups(), code_panel);
     e.codes.codes = bytes.data();
     e.codes.row_scale = scales.data();
     e.codes.group_scale = groups ? groups->data() : nullptr;
@@ -129,8 +144,8 @@ void bind_coded(nb::module_& module, nb::class_<Runtime>& runtime) {
         .def_prop_ro("inputs", &CodedMatrix::inputs)
         .def_prop_ro("outputs", &CodedMatrix::outputs);
     runtime
-        .def("coded_linear", &coded_linear, nb::arg("x"), nb::arg("weight"), nb::arg("bias").none(), nb::arg("residual").none(),
-             nb::arg("activation"), nb::arg("out"))
+        .def("coded_linear", &coded_linear, nb::arg("x"), nb::arg("weights"), nb::arg("biases"), nb::arg("residuals"), nb::arg("outs"),
+             nb::arg("activation"))
         .def("coded_embed", &coded_embed)
         .def("encode", &encode, nb::arg("weight"), nb::arg("bf16"), nb::arg("bits"), nb::arg("group"), nb::arg("codes"),
              nb::arg("group_scale").none(), nb::arg("row_scale"));

@@ -1,10 +1,9 @@
 // Matrices of 4- and 8-bit codes: y = activation(x W^T + bias) + residual with integer products.
 //
-// Packed form. Outputs lie in panels of 16, padded with zero weights; inputs are padded to whole blocks. A block is 64 bytes,
+// Packed form. Outputs lie in panels of 16, padded with zero weights; inputs are padded to whole groups. A block is 64 bytes,
 // four bytes for each output of the panel: four neighbouring inputs (8 bit, value + 128), or eight of them, inputs 0..3 in
-// the low and 4..7 in the high halves of the bytes (4 bit). The value of a weight is
-//   8 bit: row_scale * (code - 128)
-//   4 bit: row_scale * (group_scale * (table[code] - 128) + group_minimum)
+// the low and 4..7 in the high halves of the bytes (4 bit). The value of a weight is row_scale * v, or with groups
+// row_scale * (group_scale * v + group_minimum), where v is code - 128 (8 bit), table[code] - 128 or code - 8 (4 bit).
 #pragma once
 
 #include <cstdint>
@@ -17,14 +16,14 @@ constexpr long code_panel = 16;
 constexpr long code_block = 64;
 
 struct Codes {
-    int bits;                     // 4 or 8
-    long group;                   // inputs of a group (4 bit), a multiple of 32
-    long depth;                   // inputs, padded: to a multiple of 64 (8 bit) or of the group (4 bit)
-    const uint8_t* codes;         // [panels][depth * bits / 32][64]
-    const uint16_t* group_scale;  // float16 [panels][depth / group][16], 4 bit
+    int bits;                       // 4 or 8
+    long group;                     // inputs that share a scale, a multiple of 8
+    long depth;                     // inputs, padded to a multiple of the group
+    const uint8_t* codes;           // [panels][depth * bits / 32][64]
+    const uint16_t* group_scale;    // float16 [panels][depth / group][16]; null where row_scale is all there is (8 bit)
     const uint16_t* group_minimum;  // the same shape, or null for zero
-    const float* row_scale;       // [panels * 16]
-    const uint8_t* table;         // [16]: value + 128 of each 4-bit code
+    const float* row_scale;         // [panels * 16]
+    const uint8_t* table;           // [16]: value + 128 of each 4-bit code, or null for code - 8
 
     long steps() const { return depth * bits / 32; }
     long groups() const { return depth / group; }
@@ -38,9 +37,15 @@ struct Encode {
     Codes codes;  // sizes and table; the pointers are written to
 };
 
+// Several products of the same rows: x, rows and inputs are those of the first.
+struct CodedProduct {
+    Linear args;
+    const Codes* codes;
+};
+
 #define POCKETVLM_DECLARE(isa) \
     namespace isa { \
-    void coded_linear(Pool& pool, const Linear& args, const Codes& codes); \
+    void coded_linear(Pool& pool, const CodedProduct* products, long count); \
     void encode(Pool& pool, const Encode& args); \
     }
 POCKETVLM_FOR_EACH_BYTES_ISA(POCKETVLM_DECLARE)

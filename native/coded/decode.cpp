@@ -15,17 +15,19 @@ void decode_row(const Codes& c, long row, long inputs, float* out) {
     const long panel = row / code_panel, lane = row % code_panel;
     const uint8_t* codes = c.codes + panel * c.steps() * code_block + 4 * lane;
     const float scale = c.row_scale[row];
-    if (c.bits == 8) {
-        for (long k = 0; k < inputs; ++k) out[k] = scale * static_cast<float>(codes[k / 4 * code_block + k % 4] - 128);
-        return;
-    }
-    const uint16_t* scales = c.group_scale + panel * c.groups() * code_panel + lane;
+    const uint16_t* scales = c.group_scale ? c.group_scale + panel * c.groups() * code_panel + lane : nullptr;
     const uint16_t* minima = c.group_minimum ? c.group_minimum + panel * c.groups() * code_panel + lane : nullptr;
     for (long k = 0; k < inputs; ++k) {
+        int value;
+        if (c.bits == 8) {
+            value = codes[k / 4 * code_block + k % 4] - 128;
+        } else {
+            const int code = codes[k / 8 * code_block + k % 4] >> (k % 8 < 4 ? 0 : 4) & 15;
+            value = c.table ? c.table[code] - 128 : code - 8;
+        }
         const long group = k / c.group * code_panel;
-        const int code = codes[k / 8 * code_block + k % 4] >> (k % 8 < 4 ? 0 : 4) & 15;
-        const auto value = static_cast<float>(c.table ? c.table[code] - 128 : code - 8);
-        out[k] = scale * (from_half(scales[group]) * value + (minima ? from_half(minima[group]) : 0.0f));
+        const float scaled = scales ? from_half(scales[group]) * static_cast<float>(value) : static_cast<float>(value);
+        out[k] = scale * (minima ? scaled + from_half(minima[group]) : scaled);
     }
 }
 

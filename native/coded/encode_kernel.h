@@ -42,15 +42,28 @@ inline float from_half(uint16_t half) {
     return out[0];
 }
 
-// One output at 8 bit.
-inline void encode_bytes(const float* row, long inputs, long depth, uint8_t* codes, float& row_scale) {
+inline float largest_of(const float* x, long n) {
     float most = 0.0f;
-    for (long k = 0; k < inputs; ++k) most = __builtin_fabsf(row[k]) > most ? __builtin_fabsf(row[k]) : most;
-    row_scale = most / 127.0f;
-    const float inverse = most > 1e-36f ? 127.0f / most : 0.0f;
-    for (long k = 0; k < depth; ++k) {
-        const float q = k < inputs ? nearest(row[k] * inverse) : 0.0f;
-        codes[k / 4 * code_block + k % 4] = static_cast<uint8_t>(static_cast<int>(clamp(q, -127.0f, 127.0f)) + 128);
+    for (long k = 0; k < n; ++k) most = __builtin_fabsf(x[k]) > most ? __builtin_fabsf(x[k]) : most;
+    return most;
+}
+
+// One output at 8 bit, with a scale for the whole or one a group.
+inline void encode_bytes(const float* row, const Codes& c, long inputs, long lane, uint8_t* codes, uint16_t* scales, float& row_scale) {
+    const float most = largest_of(row, inputs);
+    row_scale = scales ? (most > 1e-30f ? most : 1.0f) / 64.0f : most / 127.0f;  // group scales are then at most 64 / 127
+    for (long g = 0; g < c.groups(); ++g) {
+        const long begin = g * c.group, n = inputs - begin < c.group ? inputs - begin : c.group;
+        float scale = row_scale;
+        if (scales) {
+            scales[g * code_panel + lane] = to_half(largest_of(row + begin, n) / 127.0f / row_scale);
+            scale = from_half(scales[g * code_panel + lane]) * row_scale;
+        }
+        const float inverse = scale > 1e-36f ? 1.0f / scale : 0.0f;
+        for (long k = 0; k < c.group; ++k) {
+            const float q = k < n ? clamp(nearest(row[begin + k] * inverse), -127.0f, 127.0f) : 0.0f;
+            codes[(begin + k) / 4 * code_block + k % 4] = static_cast<uint8_t>(static_cast<int>(q) + 128);
+        }
     }
 }
 
@@ -68,8 +81,7 @@ inline float error_of(const float* x, long n, float scale) {
 // One output at 4 bit without minima. The scale of a group is the best of a few around the one which puts the largest weight
 // on the end of the range, -8 of one sign or the other.
 inline void encode_nibbles(const float* row, const Codes& c, long inputs, long lane, uint8_t* codes, uint16_t* scales, float& row_scale) {
-    float most = 0.0f;
-    for (long k = 0; k < inputs; ++k) most = __builtin_fabsf(row[k]) > most ? __builtin_fabsf(row[k]) : most;
+    const float most = largest_of(row, inputs);
     row_scale = most > 1e-30f ? most : 1.0f;  // group scales are then at most 1/4: never out of float16's range
     for (long g = 0; g < c.groups(); ++g) {
         const float* x = row + g * c.group;
@@ -108,11 +120,9 @@ void encode(Pool& pool, const Encode& e) {
             const long inputs = output < e.outputs ? e.inputs : 0;
             for (long k = 0; k < inputs; ++k) row[k] = weight_at(e, output, k);
             float& scale = const_cast<float*>(c.row_scale)[output];
-            if (c.bits == 8)
-                encode_bytes(row, inputs, c.depth, codes + 4 * lane, scale);
-            else
-                encode_nibbles(row, c, inputs, lane, codes + 4 * lane,
-                               const_cast<uint16_t*>(c.group_scale) + panel * c.groups() * code_panel, scale);
+            auto* scales = c.group_scale ? const_cast<uint16_t*>(c.group_scale) + panel * c.groups() * code_panel : nullptr;
+            const auto encode_row = c.bits == 8 ? encode_bytes : encode_nibbles;
+            encode_row(row, c, inputs, lane, codes + 4 * lane, scales, scale);
         }
     });
 }

@@ -1,10 +1,67 @@
-// Rows of activations as signed bytes: x = scale * q with |q| <= 127, one scale a row or one a group of inputs.
+// Rows of activations as signed bytes: x = scale * q with |q| <= 127, one scale for each group of inputs.
+//
+// Rows lie in tiles: a tile holds, for every four inputs, one word of each of its rows. So a product reads its left side
+// from one place that moves on evenly.
 #pragma once
 
+#include "coded/coded.h"
 #include "simd/bytes.h"
+#include "simd/parallel.h"
 
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
+
+// Rows of a tile. A last, lower tile is filled up with zeros to one of these heights.
+#if POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_serial || POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx2
+constexpr long tile_height = 4;
+#else
+constexpr long tile_height = 12;
+#endif
+
+inline long height_of(long rows) { return rows >= tile_height ? tile_height : rows <= 4 ? rows : rows <= 6 ? 6 : rows <= 8 ? 8 : tile_height; }
+
+struct Tile {
+    const int8_t* words;    // [depth / 4][height][4]
+    const float* scale;     // [groups][height]
+    const int32_t* offset;  // [groups][height], what to add to the sum of code * x for that of value * x
+    const float* sum;       // [groups][height], sum of the bytes
+};
+
+// How a product wants its rows.
+struct Form {
+    long inputs, depth, group;
+    int32_t excess;  // code - value
+};
+
+struct Tiles {
+    int8_t* words;
+    float* scale;
+    int32_t* offset;
+    float* sum;
+    long rows, depth, groups;
+
+    Tile tile(long first) const {
+        const long g = first * groups;
+        return Tile{words + first * depth, scale + g, offset + g, sum + g};
+    }
+};
+
+inline long padded_rows(long rows) { return rows / tile_height * tile_height + height_of(rows % tile_height); }
+
+inline size_t tiles_bytes(long rows, const Form& f) {
+    return static_cast<size_t>(padded_rows(rows)) * static_cast<size_t>(f.depth + f.depth / f.group * 12) + 256;
+}
+
+inline Tiles lay_out_tiles(float* memory, long rows, const Form& f) {
+    const long padded = padded_rows(rows), groups = f.depth / f.group;
+    Tiles t;
+    t.words = reinterpret_cast<int8_t*>(memory);
+    t.scale = reinterpret_cast<float*>(t.words + round_up(padded * f.depth, 64));
+    t.offset = reinterpret_cast<int32_t*>(t.scale + padded * groups);
+    t.sum = reinterpret_cast<float*>(t.offset + padded * groups);
+    t.rows = rows, t.depth = f.depth, t.groups = groups;
+    return t;
+}
 
 inline float largest(const float* x, long n) {
     Vec most = zero();
@@ -17,25 +74,48 @@ inline float largest(const float* x, long n) {
     return best;
 }
 
-// x [n] to q [padded] with zeros behind; returns the scale and the sum of q. n <= padded, a multiple of W.
-inline float quantize(const float* x, long n, long padded, int8_t* q, int32_t& total) {
+// x [n] as bytes q [padded] with zeros behind; returns the scale and the sum of q. padded is a multiple of 8 and of four
+// bytes a word, which are `stride` bytes apart.
+inline float quantize(const float* x, long n, long padded, int8_t* q, long stride, int32_t& total) {
     const float most = largest(x, n), scale = most / 127.0f;
     // Below this the inverse would overflow: such a group is zero for every purpose.
     const Vec inverse = splat(most > 1e-36f ? 127.0f / most : 0.0f);
     Counts sums = count(0);
-    long k = 0;
-    for (; k + W <= n; k += W) {
-        const Vec v = load(x + k) * inverse;
+    alignas(64) int8_t bytes[W];
+    for (long k = 0; k < padded; k += W) {
+        const Vec v = (k + W <= n ? load(x + k) : k < n ? load_part(x + k, n - k) : zero()) * inverse;
         sums = add(sums, to_counts(v));
-        store_bytes(q + k, v);
-    }
-    for (; k < padded; k += W) {
-        const Vec v = (k < n ? load_part(x + k, n - k) : zero()) * inverse;
-        sums = add(sums, to_counts(v));
-        store_bytes(q + k, v);
+        store_bytes(bytes, v);
+        for (long j = 0; j < W && k + j < padded; j += 4) __builtin_memcpy(q + (k + j) / 4 * stride, bytes + j, 4);
     }
     total = sum(sums);
     return scale;
+}
+
+inline void quantize_tile(const float* x, long x_stride, long rows, const Form& f, const Tiles& to, long first) {
+    const long height = height_of(rows), groups = to.groups;
+    int8_t* words = to.words + first * f.depth;
+    for (long r = 0; r < height; ++r)
+        for (long g = 0; g < groups; ++g) {
+            const long begin = g * f.group, at = first * groups + g * height + r;
+            int32_t total = 0;
+            const long n = r < rows ? larger(0, smaller(f.group, f.inputs - begin)) : 0;
+            to.scale[at] = quantize(x + r * x_stride + begin, n, f.group, words + begin * height + 4 * r, 4 * height, total);
+            to.offset[at] = -f.excess * total;
+            to.sum[at] = static_cast<float>(total);
+        }
+}
+
+inline void quantize_rows(Pool& pool, const float* x, long rows, const Form& f, const Tiles& to) {
+    const long tiles = divide_up(rows, tile_height);
+    const auto tile = [&](long t) {
+        const long first = t * tile_height;
+        quantize_tile(x + first * f.inputs, f.inputs, smaller(tile_height, rows - first), f, to, first);
+    };
+    if (tiles <= 2)
+        for (long t = 0; t < tiles; ++t) tile(t);
+    else
+        parallel(pool, tiles, [&](long t, int) { tile(t); });
 }
 
 }  // namespace

@@ -8,6 +8,7 @@ arguments, and none reads memory that its arguments do not name: outputs and scr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 Array = Any
 Weight = Any
 Activation = Literal["gelu_tanh", "gelu_erf", "silu"]
-Role = Literal["matrix", "vector"]
+Role = Literal["matrix", "table", "tied", "vector"]
 StoredDtype = Literal["f32", "f16", "bf16"]
 Ints = NDArray[np.int32]
 
@@ -92,8 +93,8 @@ class Ops(Protocol):
     def prepare(self, stored: StoredTensor, role: Role) -> Weight:
         """Turn a stored tensor into this backend's handle.
 
-        "matrix" [out, in] serves `linear` and `embed` and keeps bf16 where stored so; "vector" (any shape) becomes a
-        plain float32 array of that shape.
+        "matrix" [out, in] serves `linear`, "table" [rows, H] `embed`, "tied" both; a backend may code what `linear`
+        reads, and keeps the rest as stored. "vector" (any shape) becomes a plain float32 array of that shape.
         """
 
     def zeros(self, *shape: int) -> Array:
@@ -123,6 +124,9 @@ class Ops(Protocol):
         activation: Activation | None = None,
     ) -> Array:
         """activation(x [T, in] @ weight[out, in]^T + bias [out]) + residual [T, out] -> [T, out], fp32 accumulation."""
+
+    def linears(self, x: Array, weights: Sequence[Weight], biases: Sequence[Array | None] = ()) -> Sequence[Array]:
+        """Several products of the same rows: `linear(x, weight, bias)` of each; missing biases are none."""
 
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
         """x * rsqrt(mean(x^2) + eps) * (1 + weight): the zero-centred norm of the text model (facts 3.1). [T, H]."""

@@ -52,9 +52,7 @@ def copy_states(old: tuple[LayerState, ...], new: tuple[LayerState, ...]) -> Non
 def full_attention(ops: Ops, w: FullAttention, c: TextConfig, x: Array, batch: Batch, state: AttentionState) -> Array:
     """Gated softmax attention up to o_proj's input: [T, hidden] -> [T, heads * head_dim] (facts 3.3)."""
     query, gate = ops.attention_inputs(
-        ops.linear(x, w.q_proj),
-        ops.linear(x, w.k_proj),
-        ops.linear(x, w.v_proj),
+        *ops.linears(x, (w.q_proj, w.k_proj, w.v_proj)),
         w.q_norm,
         w.k_norm,
         state.keys,
@@ -69,11 +67,11 @@ def full_attention(ops: Ops, w: FullAttention, c: TextConfig, x: Array, batch: B
 
 def linear_attention(ops: Ops, w: LinearAttention, c: TextConfig, x: Array, batch: Batch, state: DeltaState) -> Array:
     """Gated DeltaNet up to out_proj's input: [T, hidden] -> [T, value_dim] (facts 3.5)."""
-    mixed = ops.conv_silu(ops.linear(x, w.in_proj_qkv), w.conv1d, state.conv, batch)
+    qkv, z, b, a = ops.linears(x, (w.in_proj_qkv, w.in_proj_z, w.in_proj_b, w.in_proj_a))
     out = ops.gated_delta_rule(
-        mixed,
-        ops.linear(x, w.in_proj_b),
-        ops.linear(x, w.in_proj_a),
+        ops.conv_silu(qkv, w.conv1d, state.conv, batch),
+        b,
+        a,
         w.a_log,
         w.dt_bias,
         state.delta,
@@ -83,7 +81,7 @@ def linear_attention(ops: Ops, w: LinearAttention, c: TextConfig, x: Array, batc
         c.linear_key_head_dim,
         c.linear_value_head_dim,
     )
-    return ops.gated_rms_norm(out, ops.linear(x, w.in_proj_z), w.norm, c.rms_norm_eps)
+    return ops.gated_rms_norm(out, z, w.norm, c.rms_norm_eps)
 
 
 def decoder_layer(ops: Ops, w: DecoderLayer, c: TextConfig, x: Array, batch: Batch, state: LayerState) -> Array:
@@ -96,7 +94,7 @@ def decoder_layer(ops: Ops, w: DecoderLayer, c: TextConfig, x: Array, batch: Bat
         assert isinstance(state, DeltaState)
         x = ops.linear(linear_attention(ops, w.mixer, c, normed, batch, state), w.mixer.out_proj, residual=x)
     normed = ops.rms_norm(x, w.post_attention_layernorm, c.rms_norm_eps)
-    gated = ops.swiglu(ops.linear(normed, w.gate_proj), ops.linear(normed, w.up_proj))
+    gated = ops.swiglu(*ops.linears(normed, (w.gate_proj, w.up_proj)))
     return ops.linear(gated, w.down_proj, residual=x)
 
 

@@ -19,9 +19,9 @@ def linear(ops: Ops, w: Linear, x: Array) -> Array:
 
 def attention(ops: Ops, w: Attention, x: Array, residual: Array, lengths: Ints, heads: int) -> Array:
     """residual + out(attention(x)), inside each run of `lengths`: [T, hidden] -> [T, hidden]."""
-    mixed = ops.attention_views(
-        linear(ops, w.q_proj, x), linear(ops, w.k_proj, x), linear(ops, w.v_proj, x), lengths, heads
-    )
+    inputs = (w.q_proj, w.k_proj, w.v_proj)
+    query, key, value = ops.linears(x, [part.weight for part in inputs], [part.bias for part in inputs])
+    mixed = ops.attention_views(query, key, value, lengths, heads)
     return ops.linear(mixed, w.out_proj.weight, w.out_proj.bias, residual=residual)
 
 

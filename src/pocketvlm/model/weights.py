@@ -221,21 +221,28 @@ class _Builder:
     def build(self) -> Weights:
         text, vision = self.config.text, self.config.vision
         tower = "model.vision_tower"
-        embed = self.matrix("model.language_model.embed_tokens.weight", text.vocab_size, text.hidden_size)
+        tied = text.tie_word_embeddings
+        embed = self.find(
+            "model.language_model.embed_tokens.weight",
+            (text.vocab_size, text.hidden_size),
+            "tied" if tied else "table",
+        )
         patch = (vision.hidden_size, vision.num_channels, vision.patch_size, vision.patch_size)
         return Weights(
             embed_tokens=embed,
             layers=tuple(self.decoder_layer(i) for i in range(len(text.layer_types))),
             norm=self.vector("model.language_model.norm.weight", text.hidden_size),
             lm_head=embed
-            if text.tie_word_embeddings
+            if tied
             else self.matrix("lm_head.weight", text.vocab_size, text.hidden_size),
             patch_embedding=Linear(
                 self.find(f"{tower}.embeddings.patch_embedding.weight", patch, "matrix"),
                 self.vector(f"{tower}.embeddings.patch_embedding.bias", vision.hidden_size),
             ),
-            position_embedding=self.matrix(
-                f"{tower}.embeddings.position_embedding.weight", vision.position_side**2, vision.hidden_size
+            position_embedding=self.find(
+                f"{tower}.embeddings.position_embedding.weight",
+                (vision.position_side**2, vision.hidden_size),
+                "table",
             ),
             vision_layers=tuple(self.vision_layer(i) for i in range(vision.num_hidden_layers)),
             post_layernorm=self.norm(f"{tower}.post_layernorm", vision.hidden_size),

@@ -18,16 +18,17 @@ WeightType = Literal["stored", "int8", "int4"]
 
 PANEL = 16  # outputs of a panel
 BLOCK = 64  # bytes of a block: four for each output of a panel
-GROUP = 64  # inputs that share a scale in round-to-nearest 4-bit codes
-_SMALLEST = 32  # matrices with fewer rows or columns stay as they are: they cost nothing
+GROUP = 64  # inputs that share a scale in round-to-nearest codes
+WHOLE = 0  # as a group: one scale for all inputs of an output
+_UNIT = 16  # inputs without groups are padded to a multiple of this
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coded:
     """A prepared matrix [outputs, inputs] of codes; native/coded/coded.h says what the arrays hold.
 
-    codes uint8 [panels, blocks, 64]; group_scale float16 as uint16 [panels, groups, 16] (4 bit); row_scale float32
-    [panels * 16].
+    codes uint8 [panels, blocks, 64]; group_scale, group_minimum float16 as uint16 [panels, groups, 16] (None without
+    groups, or for minima of zero); row_scale float32 [panels * 16]; table uint8 [16] or None. `group` 0: no groups.
     """
 
     bits: int
@@ -53,17 +54,20 @@ class Coded:
         return sum(part.nbytes for part in parts if part is not None)
 
 
-def bits_for(stored: StoredTensor, weights: WeightType) -> int | None:
-    """Bits of the codes that a matrix gets, or None for those that stay as stored.
+def form_of(name: str, weights: WeightType) -> tuple[int, int] | None:
+    """Bits and group of the codes that a matrix gets, or None for those that stay as stored.
 
-    4-bit codes are for the language model. The vision tower gets 8-bit ones beside it; its position table is looked up
-    and never multiplied, its patch embedding reads pixels and is small.
+    4-bit codes are for the language model; beside them the vision tower gets 8-bit ones with one scale an output. The
+    gates of the delta rule decide how long a state lives and are tiny: they get 8 bit with groups. The patch embedding
+    reads pixels and is small.
     """
-    if weights == "stored" or min(stored.shape) < _SMALLEST or ".embeddings." in stored.name:
+    if weights == "stored" or ".patch_embedding." in name:
         return None
-    if weights == "int8":
-        return 8
-    return 8 if ".vision_tower." in stored.name or ".merger." in stored.name else 4
+    if ".in_proj_a." in name or ".in_proj_b." in name:
+        return 8, GROUP
+    if weights == "int8" or ".vision_tower." in name or ".merger." in name:
+        return 8, WHOLE
+    return 4, GROUP
 
 
 def encode(runtime: Runtime, stored: StoredTensor, bits: int, group: int = GROUP) -> Coded:
@@ -72,11 +76,11 @@ def encode(runtime: Runtime, stored: StoredTensor, bits: int, group: int = GROUP
     bf16 = stored.dtype == "bf16"
     values: NDArray[Any] = stored.data if bf16 else stored.float32()
     values = np.require(values, requirements=["C", "A"])
-    unit = group if bits == 4 else BLOCK
+    unit = group or _UNIT
     depth, panels = -(-inputs // unit) * unit, -(-outputs // PANEL)
     codes = np.empty((panels, depth * bits // 32, BLOCK), np.uint8)
     row_scale = np.empty(panels * PANEL, np.float32)
-    group_scale = np.empty((panels, depth // group, PANEL), np.uint16) if bits == 4 else None
+    group_scale = np.empty((panels, depth // group, PANEL), np.uint16) if group else None
     runtime.encode(values, bf16, bits, group, codes, group_scale, row_scale)
     return coded(runtime, bits, group, inputs, outputs, codes, group_scale, None, row_scale, None)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvlm.backends.native.coding import Coded, WeightType, bits_for, encode
+from pocketvlm.backends.native.coding import Coded, WeightType, encode, form_of
 from pocketvlm.backends.ops import Activation, Batch, Ints, Role, StoredTensor
 
 if TYPE_CHECKING:
@@ -29,6 +31,14 @@ class Matrix:
     data: NDArray[Any]
     bf16: bool
     outputs: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tied:
+    """An embedding that is the output matrix too: codes to multiply with, rows as stored to look up."""
+
+    coded: Coded
+    rows: Matrix
 
 
 @lru_cache(maxsize=8)
@@ -52,13 +62,18 @@ class NativeOps:
     def describe(self) -> dict[str, str]:
         return {"backend": self.name, **self._description}
 
-    def prepare(self, stored: StoredTensor, role: Role) -> Matrix | Coded | Floats:
+    def prepare(self, stored: StoredTensor, role: Role) -> Matrix | Coded | Tied | Floats:
         if role == "vector":
             return np.ascontiguousarray(stored.float32())
         if len(stored.shape) != 2:
             raise ValueError(f"{stored.name} has shape {list(stored.shape)}: a matrix has two dimensions")
-        if (width := bits_for(stored, self._weights)) is not None:
-            return encode(self._native, stored, width)
+        form = None if role == "table" else form_of(stored.name, self._weights)
+        if form is not None:
+            coded = encode(self._native, stored, *form)
+            return Tied(coded, self._dense(stored)) if role == "tied" else coded
+        return self._dense(stored)
+
+    def _dense(self, stored: StoredTensor) -> Matrix:
         if stored.dtype == "bf16":
             bits = np.require(stored.data, dtype=np.uint16, requirements=["C", "A"])
             return Matrix(bits, True, bits.shape[0])
@@ -74,11 +89,9 @@ class NativeOps:
     def to_numpy(self, array: Floats) -> NDArray[np.float32]:
         return array
 
-    def embed(self, table: Matrix | Coded, ids: Ints) -> Floats:
-        if isinstance(table, Coded):
-            out = _empty((len(ids), table.inputs), _F32)
-            self._native.coded_embed(table.handle, ids, out)
-            return out
+    def embed(self, table: Matrix | Tied, ids: Ints) -> Floats:
+        if isinstance(table, Tied):
+            table = table.rows
         out = _empty((len(ids), table.data.shape[1]), _F32)
         self._native.embed(table.data, table.bf16, ids, out)
         return out
@@ -94,17 +107,29 @@ class NativeOps:
     def linear(
         self,
         x: Floats,
-        weight: Matrix | Coded,
+        weight: Matrix | Coded | Tied,
         bias: Floats | None = None,
         residual: Floats | None = None,
         activation: Activation | None = None,
     ) -> Floats:
+        if isinstance(weight, Tied):
+            weight = weight.coded
         out = _empty((len(x), weight.outputs), _F32)
         if isinstance(weight, Coded):
-            self._native.coded_linear(x, weight.handle, bias, residual, _ACTIVATIONS[activation], out)
+            self._native.coded_linear(x, [weight.handle], [bias], [residual], [out], _ACTIVATIONS[activation])
         else:
             self._native.linear(x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], out)
         return out
+
+    def linears(
+        self, x: Floats, weights: Sequence[Matrix | Coded], biases: Sequence[Floats | None] = ()
+    ) -> list[Floats]:
+        handles = [weight.handle for weight in weights if isinstance(weight, Coded)]
+        if len(handles) < len(weights):
+            return [self.linear(x, weight, bias) for weight, bias in zip_longest(weights, biases)]
+        outs = [_empty((len(x), weight.outputs), _F32) for weight in weights]
+        self._native.coded_linear(x, handles, list(biases), [], outs, 0)
+        return outs
 
     def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
         out = _empty(x.shape, _F32)

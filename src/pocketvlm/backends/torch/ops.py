@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -42,7 +45,7 @@ class TorchOps:
 
     def prepare(self, stored: StoredTensor, role: Role) -> Tensor:
         """A matrix keeps bf16, anything else becomes float32."""
-        if role == "matrix" and stored.dtype == "bf16":
+        if role != "vector" and stored.dtype == "bf16":
             bits = torch.from_numpy(np.array(stored.data))
             return bits.view(torch.bfloat16).to(self.device)
         return torch.from_numpy(np.array(stored.float32())).to(self.device)
@@ -85,6 +88,11 @@ class TorchOps:
         elif activation == "silu":
             y = functional.silu(y)
         return y if residual is None else y + residual
+
+    def linears(
+        self, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None] = ()
+    ) -> list[Tensor]:
+        return [self.linear(x, weight, bias) for weight, bias in zip_longest(weights, biases)]
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * (1 + weight)

@@ -1,0 +1,142 @@
+// Sums of products of one tile of rows with the 16 outputs of a panel. A row's sums are the same in a tile of any height:
+// whole numbers inside a group, groups in their order.
+#pragma once
+
+#include "coded/quantize.h"
+
+namespace pocketvlm::POCKETVLM_ISA {
+namespace {
+
+constexpr long panel_vectors = code_panel / W;  // vectors of outputs in a panel
+constexpr long vector_bytes = 4 * W;            // of a block
+constexpr long ahead = 3072;                    // bytes to ask for early
+
+enum class Kind { nibbles, table, bytes };
+
+// Panels with a scale, and perhaps a minimum, a group.
+template <int Rows, Kind kind, bool Minimum>
+__attribute__((noinline)) void grouped(const Codes& c, long panel, const Tile& in, float* out, long stride) {
+    constexpr bool split = Rows <= 2;  // short chains of additions where there are few of them
+    constexpr int step = kind == Kind::bytes ? 1 : 2;  // words of a block
+    const uint8_t* codes = c.codes + panel * c.steps() * code_block;
+    const uint16_t* scale = c.group_scale + panel * c.groups() * code_panel;
+    const uint16_t* minimum = Minimum ? c.group_minimum + panel * c.groups() * code_panel : nullptr;
+    const long steps = c.group * c.bits / 32, groups = c.groups();
+    for (long v = 0; v < panel_vectors; ++v) {
+        Vec total[Rows];
+#pragma GCC unroll 12
+        for (int r = 0; r < Rows; ++r) total[r] = zero();
+        const uint8_t* p = codes + v * vector_bytes;
+        const int8_t* x = in.words;
+        for (long g = 0; g < groups; ++g) {
+            Counts sums[Rows], more[split ? Rows : 1];
+#pragma GCC unroll 12
+            for (int r = 0; r < Rows; ++r) sums[r] = count(in.offset[g * Rows + r]);
+            if constexpr (split)
+                for (int r = 0; r < Rows; ++r) more[r] = count(0);
+            for (long j = 0; j < steps; ++j, p += code_block, x += 4 * step * Rows) {
+                const Bytes block = load_bytes(p);
+                if constexpr (split) __builtin_prefetch(p + ahead);
+                if constexpr (kind == Kind::bytes) {
+#pragma GCC unroll 12
+                    for (int r = 0; r < Rows; ++r) sums[r] = dot8(sums[r], block, repeat_four(x + 4 * r));
+                } else {
+                    Bytes first = low_nibbles(block), second = high_nibbles(block);
+                    if constexpr (kind == Kind::table) first = look_up(c.table, first), second = look_up(c.table, second);
+#pragma GCC unroll 12
+                    for (int r = 0; r < Rows; ++r) {
+                        const Bytes four = repeat_four(x + 4 * r);
+                        sums[r] = kind == Kind::table ? dot8(sums[r], first, four) : dot4(sums[r], first, four);
+                    }
+#pragma GCC unroll 12
+                    for (int r = 0; r < Rows; ++r) {
+                        const Bytes four = repeat_four(x + 4 * (Rows + r));
+                        Counts& to = split ? more[split ? r : 0] : sums[r];
+                        to = kind == Kind::table ? dot8(to, second, four) : dot4(to, second, four);
+                    }
+                }
+            }
+            const Vec s = load_half(scale + g * code_panel + v * W);
+#pragma GCC unroll 12
+            for (int r = 0; r < Rows; ++r) {
+                Vec part = to_float(split ? add(sums[r], more[split ? r : 0]) : sums[r]) * s;
+                if constexpr (Minimum) part = fma(load_half(minimum + g * code_panel + v * W), splat(in.sum[g * Rows + r]), part);
+                total[r] = fma(part, splat(in.scale[g * Rows + r]), total[r]);
+            }
+        }
+#pragma GCC unroll 12
+        for (int r = 0; r < Rows; ++r) store(out + r * stride + v * W, total[r] * load(c.row_scale + panel * code_panel + v * W));
+    }
+}
+
+// Panels of bytes with a scale an output: the rows' groups are their whole length.
+template <int Rows, int Panels>
+__attribute__((noinline)) void whole(const Codes& c, long panel, const Tile& in, float* out, long stride) {
+    constexpr int vecs = Panels * panel_vectors;
+    const long panel_bytes = c.steps() * code_block;
+    const uint8_t* p = c.codes + panel * panel_bytes;
+    const int8_t* x = in.words;
+    Counts sums[Rows][vecs];
+#pragma GCC unroll 12
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; ++v) sums[r][v] = count(in.offset[r]);
+    for (long j = 0; j < c.steps(); ++j, p += code_block, x += 4 * Rows) {
+        Bytes weights[vecs];
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; ++v) {
+            const uint8_t* from = p + v / panel_vectors * panel_bytes + v % panel_vectors * vector_bytes;
+            weights[v] = load_bytes(from);
+            if constexpr (Rows <= 4)
+                if (v % panel_vectors == 0) __builtin_prefetch(from + ahead);
+        }
+#pragma GCC unroll 12
+        for (int r = 0; r < Rows; ++r) {
+            const Bytes four = repeat_four(x + 4 * r);
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; ++v) sums[r][v] = dot8(sums[r][v], weights[v], four);
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; ++v)
+            store(out + r * stride + v * W, to_float(sums[r][v]) * splat(in.scale[r]) * load(c.row_scale + panel * code_panel + v * W));
+}
+
+template <int Rows>
+inline void dots_of_rows(const Codes& c, long panel, long panels, const Tile& in, float* out, long stride) {
+    constexpr int pair = W == 16 ? 2 : 1;
+    if (!c.group_scale)
+        for (; panels >= pair; panels -= pair, panel += pair, out += pair * code_panel) whole<Rows, pair>(c, panel, in, out, stride);
+    for (; panels > 0; --panels, ++panel, out += code_panel) {
+        if (!c.group_scale)
+            whole<Rows, 1>(c, panel, in, out, stride);
+        else if (c.bits == 8)
+            c.group_minimum ? grouped<Rows, Kind::bytes, true>(c, panel, in, out, stride)
+                            : grouped<Rows, Kind::bytes, false>(c, panel, in, out, stride);
+        else if (c.table)
+            c.group_minimum ? grouped<Rows, Kind::table, true>(c, panel, in, out, stride)
+                            : grouped<Rows, Kind::table, false>(c, panel, in, out, stride);
+        else
+            c.group_minimum ? grouped<Rows, Kind::nibbles, true>(c, panel, in, out, stride)
+                            : grouped<Rows, Kind::nibbles, false>(c, panel, in, out, stride);
+    }
+}
+
+// The tile that begins with row `first` times `panels` panels from `panel` on; out has room for height_of(rows) rows.
+inline void dots(const Codes& c, long panel, long panels, const Tiles& in, long first, float* out, long stride) {
+    const Tile tile = in.tile(first);
+    switch (height_of(in.rows - first)) {
+        case 1: return dots_of_rows<1>(c, panel, panels, tile, out, stride);
+        case 2: return dots_of_rows<2>(c, panel, panels, tile, out, stride);
+        case 3: return dots_of_rows<3>(c, panel, panels, tile, out, stride);
+        case 4: return dots_of_rows<4>(c, panel, panels, tile, out, stride);
+        case 6: return dots_of_rows<tile_height == 12 ? 6 : 1>(c, panel, panels, tile, out, stride);
+        case 8: return dots_of_rows<tile_height == 12 ? 8 : 1>(c, panel, panels, tile, out, stride);
+        default: return dots_of_rows<tile_height>(c, panel, panels, tile, out, stride);
+    }
+}
+
+}  // namespace
+}  // namespace pocketvlm::POCKETVLM_ISA
