@@ -13,6 +13,7 @@ struct ViewAttention {
     const int32_t* offsets;            // [views + 1]
     float* out;                        // [rows, heads * head_dim]
     long views, heads, head_dim;
+    bool fast;  // products may round their factors to bfloat16 where the processor has such products
 };
 
 struct CausalAttention {
@@ -27,10 +28,15 @@ struct CausalAttention {
 
 #define POCKETVLM_DECLARE(isa) \
     namespace isa { \
-    void attention_views(Pool& pool, const ViewAttention& args); \
     void attention(Pool& pool, const CausalAttention& args); \
     }
 POCKETVLM_FOR_EACH_ISA(POCKETVLM_DECLARE)
+#undef POCKETVLM_DECLARE
+#define POCKETVLM_DECLARE(isa) \
+    namespace isa { \
+    void attention_views(Pool& pool, const ViewAttention& args); \
+    }
+POCKETVLM_FOR_EACH_HALVES_ISA(POCKETVLM_DECLARE)
 #undef POCKETVLM_DECLARE
 
 }  // namespace pocketvlm

@@ -3,6 +3,9 @@
 
 #include "attention/attention.h"
 #include "attention/softmax_block.h"
+#if POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx512bf16
+#include "attention/views_half.h"
+#endif
 
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
@@ -61,6 +64,11 @@ void attention_views(Pool& pool, const ViewAttention& a) {
     if (a.views == 0) return;
     long longest = 0;
     for (long v = 0; v < a.views; ++v) longest = larger(longest, a.offsets[v + 1] - a.offsets[v]);
+#if POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx512bf16
+    long shortest = longest;
+    for (long v = 0; v < a.views; ++v) shortest = smaller(shortest, a.offsets[v + 1] - a.offsets[v]);
+    if (a.fast && shortest >= half_keys) return attention_views_halves(pool, a, longest);
+#endif
     pool.reserve(static_cast<size_t>(scratch_floats(longest, a.head_dim)) * sizeof(float));
     const long pairs = a.views * a.heads;
     // Few long views: several tasks a pair. Many short ones: several pairs a task.

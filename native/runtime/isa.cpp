@@ -7,6 +7,7 @@ std::string isa_name(Isa isa) {
         case Isa::avx2: return "avx2";
         case Isa::avx512: return "avx512";
         case Isa::avx512vnni: return "avx512vnni";
+        case Isa::avx512bf16: return "avx512bf16";
         default: return "serial";
     }
 }
@@ -21,7 +22,10 @@ std::vector<Isa> usable_isas() {
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
             __builtin_cpu_supports("avx512vl")) {
             usable.push_back(Isa::avx512);
-            if (__builtin_cpu_supports("avx512vnni")) usable.push_back(Isa::avx512vnni);
+            if (__builtin_cpu_supports("avx512vnni")) {
+                usable.push_back(Isa::avx512vnni);
+                if (__builtin_cpu_supports("avx512bf16")) usable.push_back(Isa::avx512bf16);
+            }
         }
     }
 #endif

@@ -1,4 +1,5 @@
-// The instruction sets that kernels are built for; those that multiply bytes have one more.
+// The instruction sets that kernels are built for; those that multiply bytes or
+// pairs of bfloat16 numbers have one more each. Every instruction set holds those before it.
 #pragma once
 
 #include <string>
@@ -7,14 +8,16 @@
 #if defined(POCKETVLM_X86)
 #define POCKETVLM_FOR_EACH_ISA(do_for) do_for(serial) do_for(avx2) do_for(avx512)
 #define POCKETVLM_FOR_EACH_BYTES_ISA(do_for) POCKETVLM_FOR_EACH_ISA(do_for) do_for(avx512vnni)
+#define POCKETVLM_FOR_EACH_HALVES_ISA(do_for) POCKETVLM_FOR_EACH_ISA(do_for) do_for(avx512bf16)
 #else
 #define POCKETVLM_FOR_EACH_ISA(do_for) do_for(serial)
 #define POCKETVLM_FOR_EACH_BYTES_ISA(do_for) POCKETVLM_FOR_EACH_ISA(do_for)
+#define POCKETVLM_FOR_EACH_HALVES_ISA(do_for) POCKETVLM_FOR_EACH_ISA(do_for)
 #endif
 
 namespace pocketvlm {
 
-enum class Isa { serial, avx2, avx512, avx512vnni };
+enum class Isa { serial, avx2, avx512, avx512vnni, avx512bf16 };
 
 // Those that this build holds and this processor and operating system run, best last.
 std::vector<Isa> usable_isas();

@@ -2,20 +2,22 @@
 
 namespace pocketvlm {
 
-#define POCKETVLM_KERNELS(floats, bytes) \
+#define POCKETVLM_KERNELS(floats, bytes, halves) \
     Kernels{floats::linear, bytes::coded_linear, bytes::encode, floats::rms_norm, floats::layer_norm, floats::gated_rms_norm, \
-            floats::swiglu, floats::sigmoid_gate, floats::attention_inputs, floats::attention, floats::attention_views, \
+            floats::swiglu, floats::sigmoid_gate, floats::attention_inputs, floats::attention, halves::attention_views, \
             floats::conv_silu, floats::gated_delta_rule}
-#define POCKETVLM_TABLE(isa) const Kernels isa##_kernels = POCKETVLM_KERNELS(isa, isa);
+#define POCKETVLM_TABLE(isa) const Kernels isa##_kernels = POCKETVLM_KERNELS(isa, isa, isa);
 POCKETVLM_FOR_EACH_ISA(POCKETVLM_TABLE)
 #undef POCKETVLM_TABLE
 #if defined(POCKETVLM_X86)
-const Kernels avx512vnni_kernels = POCKETVLM_KERNELS(avx512, avx512vnni);
+const Kernels avx512vnni_kernels = POCKETVLM_KERNELS(avx512, avx512vnni, avx512);
+const Kernels avx512bf16_kernels = POCKETVLM_KERNELS(avx512, avx512vnni, avx512bf16);
 #endif
 #undef POCKETVLM_KERNELS
 
 const Kernels& kernels_of(Isa isa) {
 #if defined(POCKETVLM_X86)
+    if (isa == Isa::avx512bf16) return avx512bf16_kernels;
     if (isa == Isa::avx512vnni) return avx512vnni_kernels;
     if (isa == Isa::avx512) return avx512_kernels;
     if (isa == Isa::avx2) return avx2_kernels;

@@ -10,6 +10,7 @@
 #define POCKETVLM_ISA_avx2 2
 #define POCKETVLM_ISA_avx512 3
 #define POCKETVLM_ISA_avx512vnni 4
+#define POCKETVLM_ISA_avx512bf16 5
 #define POCKETVLM_ISA_NUMBER_(isa) POCKETVLM_ISA_##isa
 #define POCKETVLM_ISA_NUMBER(isa) POCKETVLM_ISA_NUMBER_(isa)
 

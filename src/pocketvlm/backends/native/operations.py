@@ -58,6 +58,7 @@ class NativeOps:
         self._native = runtime
         self._description = description
         self._weights = weights
+        self._fast = weights != "stored"
 
     def describe(self) -> dict[str, str]:
         return {"backend": self.name, **self._description}
@@ -185,7 +186,7 @@ class NativeOps:
         offsets = np.zeros(len(lengths) + 1, np.int32)
         np.cumsum(lengths, out=offsets[1:])
         out = _empty(query.shape, _F32)
-        self._native.attention_views(query, key, value, offsets, heads, out)
+        self._native.attention_views(query, key, value, offsets, heads, self._fast, out)
         return out
 
     def conv_silu(self, x: Floats, weight: Floats, state: Floats, batch: Batch) -> Floats:
