@@ -152,8 +152,8 @@ void conv_silu(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle sta
     const Floats in(x, "x"), w(weight, "weight");
     in.shaped(-1, -1);
     const long rows = in.dim(0), channels = in.dim(1);
-    w.shaped(channels, -1);
-    const long taps = w.dim(1);
+    w.shaped(-1, channels);
+    const long taps = w.dim(0);
     if (taps < 1 || taps > most_taps) refuse("weight must have 1 to " + std::to_string(most_taps) + " taps, not " + std::to_string(taps));
     const Output window(state, "state");
     window.shaped(-1, taps - 1, channels);

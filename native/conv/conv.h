@@ -11,7 +11,7 @@ namespace pocketvlm {
 constexpr long most_taps = 16;
 
 struct ConvSilu {
-    const float *x, *weight;  // [rows, channels], [channels, taps]
+    const float *x, *weight;  // [rows, channels], [taps, channels]
     float* state;             // [slots, taps - 1, channels]
     const int32_t *offsets, *context, *slots;
     float* out;  // [rows, channels]

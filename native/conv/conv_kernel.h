@@ -1,5 +1,5 @@
-// First the taps, channel by channel in the caller, become rows of channels, and the windows are set aside (a task may
-// overwrite the state while another still needs it). Then blocks of rows and channels are independent of each other.
+// Sequences of one row move their window on as they read it. For longer ones the windows are set aside first (a task may
+// overwrite the state while another still needs it); then blocks of rows and channels are independent of each other.
 #pragma once
 
 #include "conv/conv.h"
@@ -19,16 +19,27 @@ inline void put(float* p, Vec v, long n) {
         store_part(p, v, n);
 }
 
-// [channels, Taps] -> [Taps, channels] for channels [first, last).
-template <int Taps>
-inline void turn_taps(const ConvSilu& a, long first, long last, float* out) {
-    const long taps = Taps ? Taps : a.taps;
-    for (long c = first; c < last; ++c)
-        for (long j = 0; j < taps; ++j) out[j * a.channels + c] = a.weight[c * taps + j];
+// The only row of a sequence, channels [begin, end).
+inline void conv_row(const ConvSilu& a, long sequence, long begin, long end) {
+    const long past = a.taps - 1, row = a.offsets[sequence] * a.channels;
+    float* state = a.state + a.slots[sequence] * past * a.channels;
+    const bool fresh = a.context[sequence] == 0;
+    for (long c = begin; c < end; c += W) {
+        const long n = smaller(W, end - c);
+        const Vec x = get(a.x + row + c, n);
+        Vec total = zero();
+        for (long j = 0; j < past; ++j) {
+            float* at = state + j * a.channels + c;
+            total = fma(get(a.weight + j * a.channels + c, n), fresh ? zero() : get(at, n), total);
+            put(at, j + 1 == past ? x : fresh ? zero() : get(at + a.channels, n), n);
+        }
+        total = fma(get(a.weight + past * a.channels + c, n), x, total);
+        put(a.out + row + c, silu(total), n);
+    }
 }
 
 // Rows [first, last) of a sequence, channels [begin, end). `past_rows` [taps - 1][channels] precede row 0.
-inline void conv_block(const ConvSilu& a, long sequence, long first, long last, long begin, long end, const float* taps,
+inline void conv_block(const ConvSilu& a, long sequence, long first, long last, long begin, long end,
                        const float* past_rows) {
     const long past = a.taps - 1, start = a.offsets[sequence], rows = a.offsets[sequence + 1] - start;
     const float* x = a.x + start * a.channels;
@@ -40,7 +51,7 @@ inline void conv_block(const ConvSilu& a, long sequence, long first, long last, 
         for (long c = begin; c < end; c += W) {
             const long n = smaller(W, end - c);
             Vec total = zero();
-            for (long j = 0; j < a.taps; ++j) total = fma(get(taps + j * a.channels + c, n), get(window[j] + c, n), total);
+            for (long j = 0; j < a.taps; ++j) total = fma(get(a.weight + j * a.channels + c, n), get(window[j] + c, n), total);
             put(out + c, silu(total), n);
         }
     }
@@ -53,12 +64,15 @@ inline void conv_block(const ConvSilu& a, long sequence, long first, long last, 
 
 void conv_silu(Pool& pool, const ConvSilu& a) {
     const long past = a.taps - 1, window = past * a.channels, blocks = divide_up(a.channels, channels_a_task);
-    float* taps = pool.shared(static_cast<size_t>(a.taps * a.channels + a.sequences * window) * sizeof(float));
-    float* windows = taps + a.taps * a.channels;
-    parallel(pool, blocks, [&](long block, int) {
-        const long begin = block * channels_a_task, end = smaller(a.channels, begin + channels_a_task);
-        a.taps == 4 ? turn_taps<4>(a, begin, end, taps) : turn_taps<0>(a, begin, end, taps);
-        for (long s = 0; s < a.sequences; ++s)
+    float* windows = pool.shared(static_cast<size_t>(a.sequences * window) * sizeof(float));
+    const auto rows = [&](long s) { return a.offsets[s + 1] - a.offsets[s]; };
+    const auto range = [&](long block, const auto& body) {
+        body(block * channels_a_task, smaller(a.channels, (block + 1) * channels_a_task));
+    };
+    parallel(pool, a.sequences * blocks, [&](long task, int) {
+        const long s = task / blocks;
+        range(task % blocks, [&](long begin, long end) {
+            if (rows(s) == 1) return conv_row(a, s, begin, end);
             for (long j = 0; j < past; ++j) {
                 float* to = windows + s * window + j * a.channels + begin;
                 if (a.context[s] == 0)
@@ -66,19 +80,21 @@ void conv_silu(Pool& pool, const ConvSilu& a) {
                 else
                     copy(to, a.state + a.slots[s] * window + j * a.channels + begin, end - begin);
             }
+        });
     });
-    long pieces = 0;  // row blocks of all sequences
-    for (long s = 0; s < a.sequences; ++s) pieces += divide_up(a.offsets[s + 1] - a.offsets[s], rows_a_task);
+    long pieces = 0;  // row blocks of all longer sequences
+    for (long s = 0; s < a.sequences; ++s) pieces += rows(s) == 1 ? 0 : divide_up(rows(s), rows_a_task);
     parallel(pool, pieces * blocks, [&](long task, int) {
         long piece = task / blocks, s = 0;
         for (;; ++s) {
-            const long count = divide_up(a.offsets[s + 1] - a.offsets[s], rows_a_task);
+            const long count = rows(s) == 1 ? 0 : divide_up(rows(s), rows_a_task);
             if (piece < count) break;
             piece -= count;
         }
-        const long begin = task % blocks * channels_a_task, first = piece * rows_a_task;
-        conv_block(a, s, first, smaller(a.offsets[s + 1] - a.offsets[s], first + rows_a_task), begin,
-                   smaller(a.channels, begin + channels_a_task), taps, windows + s * window);
+        const long first = piece * rows_a_task;
+        range(task % blocks, [&](long begin, long end) {
+            conv_block(a, s, first, smaller(rows(s), first + rows_a_task), begin, end, windows + s * window);
+        });
     });
 }
 

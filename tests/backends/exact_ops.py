@@ -94,13 +94,13 @@ def rotate(x: Array, positions: Array, rotary_dim: int, theta: float) -> Array:
 
 
 def conv_silu(x: Array, weight: Array, state: Array, batch: Batch) -> Array:
-    out, width = np.zeros(x.shape), weight.shape[1]
+    out, width = np.zeros(x.shape), len(weight)
     for s in range(batch.sequences):
         part = slice(batch.offsets[s], batch.offsets[s + 1])
         before = state[batch.slots[s]] if batch.context[s] else np.zeros((width - 1, x.shape[1]))
         window = np.concatenate([before, x[part]]).astype(np.float64)
         n = part.stop - part.start
-        out[part] = silu(sum(window[j : j + n] * weight[:, j] for j in range(width)))
+        out[part] = silu(sum(window[j : j + n] * weight[j] for j in range(width)))
         state[batch.slots[s]] = window[n:]
     return out
 

@@ -34,7 +34,7 @@ def every_operation(ops: NativeOps) -> list[np.ndarray]:
     )
     out.append(ops.attention(make(rows, 4, 32), keys, values, batch))
     out.append(ops.attention_views(*(make(500, 64) for _ in range(3)), np.array([300, 4, 4, 192], np.int32), 2))
-    out.append(ops.conv_silu(make(rows, 96), make(96, 4), window, batch))
+    out.append(ops.conv_silu(make(rows, 96), make(4, 96), window, batch))
     gates = make(rows, 4), make(rows, 4), make(4), make(4)
     out.append(ops.gated_delta_rule(make(rows, 48 * 2 + 64), *gates, state, batch, 2, 4, 24, 16))
     out.append(ops.rms_norm(make(400, 100), make(100), 1e-6))
@@ -170,7 +170,7 @@ def write(ops: NativeOps, batch: Batch, pages: int = 4, theta_dim: int = 8) -> A
 
 
 def convolve(ops: NativeOps, batch: Batch, slots: int = 4) -> Any:
-    return ops.conv_silu(floats(batch.rows, 8), floats(8, 4), floats(slots, 3, 8), batch)
+    return ops.conv_silu(floats(batch.rows, 8), floats(4, 8), floats(slots, 3, 8), batch)
 
 
 def delta(ops: NativeOps, batch: Batch, slots: int = 4) -> Any:
@@ -257,4 +257,4 @@ def test_read_only_state_is_refused() -> None:
     state = floats(4, 3, 8)
     state.flags.writeable = False
     with pytest.raises(ValueError, match="state must be a C-contiguous, writable"):
-        backend(1, usable()[-1]).conv_silu(floats(4, 8), floats(8, 4), state, GOOD)
+        backend(1, usable()[-1]).conv_silu(floats(4, 8), floats(4, 8), state, GOOD)

@@ -83,7 +83,7 @@ def test_conv_silu(native: NativeOps, channels: int, width: int) -> None:
     make = Inputs(channels)
     lengths, context = [1, 2, 3, 40, 1, 2, 4], [0, 0, 0, 0, 5, 3, 9]
     batch = make.batch(lengths, context)
-    x, weight, state = make(sum(lengths), channels), make(channels, width), make(10, width - 1, channels)
+    x, weight, state = make(sum(lengths), channels), make(width, channels), make(10, width - 1, channels)
     state[batch.slots[:4]] = np.nan  # stale
     reference = state.astype(np.float64)
     close(native.conv_silu(x, weight, state, batch), conv_silu(x, weight, reference, batch))
@@ -132,7 +132,7 @@ def test_two_parts_make_the_whole(native: NativeOps, cut: int) -> None:
         )
 
     pieces = [(slice(0, cut), part(cut, 0)), (slice(cut, total), part(total - cut, cut))]
-    x, weight = make(total, channels), make(channels, 4)
+    x, weight = make(total, channels), make(4, channels)
     state = make(4, 3, channels)
     expected = native.conv_silu(x, weight, state.copy(), whole)
     cut_up = np.concatenate([native.conv_silu(x[rows], weight, state, b) for rows, b in pieces])

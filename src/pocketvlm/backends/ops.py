@@ -46,6 +46,10 @@ class StoredTensor:
             return (self.data.astype(np.uint32) << 16).view(np.float32)
         return np.ascontiguousarray(self.data, dtype=np.float32)
 
+    def transposed(self) -> StoredTensor:
+        """A matrix with rows and columns exchanged."""
+        return StoredTensor(self.name, self.dtype, np.ascontiguousarray(self.data.T))
+
     def reshape(self, *shape: int) -> StoredTensor:
         """The same values under another shape."""
         return StoredTensor(self.name, self.dtype, self.data.reshape(shape))
@@ -177,9 +181,9 @@ class Ops(Protocol):
         """
 
     def conv_silu(self, x: Array, weight: Array, state: Array, batch: Batch) -> Array:
-        """Depthwise causal convolution then SiLU (facts 3.5.2): x [T, C], weight [C, width] -> [T, C].
+        """Depthwise causal convolution then SiLU (facts 3.5.2): x [T, C], weight [width, C] -> [T, C].
 
-        weight[:, width-1] multiplies the current row. state [slots, width - 1, C] holds the last inputs (oldest first)
+        weight[width - 1] multiplies the current row. state [slots, width - 1, C] holds the last inputs (oldest first)
         before convolution and is updated in place; for a sequence with context 0 it counts as zero.
         """
 

@@ -265,7 +265,7 @@ def expected_tensors(config: ModelConfig) -> dict[str, Shape]:
 def build_weights(
     config: ModelConfig, ops: Ops, tensors: Mapping[str, StoredTensor], progress: Progress | None = None
 ) -> Weights:
-    """Prepare every tensor for `ops`. Convolutions are flattened to the matrices that they are.
+    """Prepare every tensor for `ops`. Convolutions become the matrices that they are.
 
     progress(done, total) is called after each tensor.
     """
@@ -275,8 +275,10 @@ def build_weights(
         stored = tensors[name]
         if stored.shape != shape:
             raise ValueError(f"{name}: shape {stored.shape}, expected {shape}")
-        if name.endswith(("conv1d.weight", "patch_embedding.weight")):
+        if name.endswith("patch_embedding.weight"):
             stored = stored.reshape(shape[0], -1)
+        if name.endswith("conv1d.weight"):
+            stored = stored.reshape(shape[0], -1).transposed()
         handle = ops.prepare(stored, role)
         if progress is not None:
             progress(next(done), len(tensors))

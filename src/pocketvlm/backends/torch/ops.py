@@ -167,7 +167,7 @@ class TorchOps:
         return torch.cat(out)
 
     def conv_silu(self, x: Tensor, weight: Tensor, state: Tensor, batch: Batch) -> Tensor:
-        width = weight.shape[1]
+        width = len(weight)
         out = torch.empty_like(x)
         for s in range(batch.sequences):
             begin, end = int(batch.offsets[s]), int(batch.offsets[s + 1])
@@ -175,7 +175,7 @@ class TorchOps:
             before = state[slot] if batch.context[s] else torch.zeros_like(state[slot])
             window = torch.cat([before, x[begin:end]])
             state[slot] = window[window.shape[0] - (width - 1) :]
-            taps = [window[j : j + end - begin] * weight[:, j] for j in range(width)]
+            taps = [window[j : j + end - begin] * weight[j] for j in range(width)]
             out[begin:end] = functional.silu(torch.stack(taps).sum(0))
         return out
 
