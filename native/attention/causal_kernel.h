@@ -4,6 +4,9 @@
 
 #include "attention/attention.h"
 #include "attention/softmax_block.h"
+#if POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx512bf16
+#include "attention/causal_half.h"
+#endif
 
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
@@ -273,12 +276,23 @@ void attention(Pool& pool, const CausalAttention& a) {
                 span_tasks[part++] = Task{sequence, row, k, static_cast<int32_t>(smaller(span, keys - k))};
         }
     }
-    const long floats = larger(runs ? run_floats(a, blocks) : 0, heads_together * span);
+    long floats = larger(runs ? run_floats(a, blocks) : 0, heads_together * span);
+#if POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx512bf16
+    const long tiles = divide_up(tokens_a_task * group, half_rows);
+    if (a.fast && runs) floats = larger(heads_together * span, half_run_floats(d, tiles));
+#endif
     pool.reserve(static_cast<size_t>(floats) * sizeof(float));
     parallel(pool, (runs + spans) * a.kv_heads, [&](long task, int worker) {
         const long i = task / a.kv_heads, kv_head = task % a.kv_heads;
         if (i < runs) {
             const Task& t = run_tasks[i];
+#if POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx512bf16
+            if (a.fast) {
+                const auto place = [&](long token) { return cache_row(a, t.sequence, token); };
+                run_of_rows_halves(a, lay_out_half_run(pool.scratch(worker), d, tiles), place, t.sequence, t.first, t.count, kv_head);
+                return;
+            }
+#endif
             run_of_rows(a, lay_out(a, pool.scratch(worker), blocks), t.sequence, t.first, t.count, kv_head);
             return;
         }
