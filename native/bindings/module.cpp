@@ -41,6 +41,24 @@ NB_MODULE(_native, m) {
     runtime.def(nb::init<int, const std::string&>(), nb::arg("threads"), nb::arg("isa"))
         .def_prop_ro("threads", &Runtime::threads)
         .def("poison", &Runtime::poison, nb::arg("on"), "For tests: scratch memory starts as NaN in every operation.");
+    runtime
+        .def(
+            "read_memory",
+            [](Runtime& self, nb::handle data) {
+                const Array<const float> floats(data, "data");
+                self.run(1L << 30, [&](Pool& pool, const Kernels& kernels) { kernels.read_memory(pool, floats.data(), floats.size()); });
+            },
+            nb::arg("data"), "For the roofline: every thread reads its part of an array.")
+        .def(
+            "multiply",
+            [](Runtime& self, bool bytes, long rounds) {
+                const long width = self.kernels().width;
+                self.run(1L << 30, [&](Pool& pool, const Kernels& kernels) {
+                    (bytes ? kernels.multiply_bytes : kernels.multiply_floats)(pool, rounds);
+                });
+                return 2 * rounds * peak_chains * width * (bytes ? 4 : 1) * self.threads();
+            },
+            nb::arg("bytes"), nb::arg("rounds"), "For the roofline: products in registers alone; returns the multiplications and additions.");
     bind_coded(m, runtime);
     bind_dense(runtime);
     bind_sequence(runtime);

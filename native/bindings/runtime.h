@@ -30,6 +30,7 @@ class Runtime {
     }
 
     int threads() const { return pool_.threads(); }
+    const Kernels& kernels() const { return kernels_; }
     void poison(bool on) { pool_.poison(on); }
 
   private:

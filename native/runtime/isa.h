@@ -24,4 +24,16 @@ std::vector<Isa> usable_isas();
 
 std::string isa_name(Isa isa);
 
+namespace serial {
+constexpr long vector_width = 4;
+}
+#if defined(POCKETVLM_X86)
+namespace avx2 {
+constexpr long vector_width = 8;
+}
+namespace avx512 {
+constexpr long vector_width = 16;
+}
+#endif
+
 }  // namespace pocketvlm

@@ -7,6 +7,7 @@
 #include "delta/delta.h"
 #include "linear/linear.h"
 #include "norm/norm.h"
+#include "peak/peak.h"
 #include "pointwise/pointwise.h"
 #include "rotary/rotary.h"
 #include "runtime/isa.h"
@@ -27,6 +28,10 @@ struct Kernels {
     decltype(&serial::attention_views) attention_views;
     decltype(&serial::conv_silu) conv_silu;
     decltype(&serial::gated_delta_rule) gated_delta_rule;
+    decltype(&serial::read_memory) read_memory;
+    decltype(&serial::multiply_bytes) multiply_bytes;
+    decltype(&serial::multiply_floats) multiply_floats;
+    long width;  // floats in a vector
 };
 
 const Kernels& kernels_of(Isa isa);

@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA avx512
+#include "peak/peak_kernel.h"

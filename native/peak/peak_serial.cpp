@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA serial
+#include "peak/peak_kernel.h"
