@@ -101,7 +101,7 @@ inline void run_of_rows(const CausalAttention& a, const RunScratch& s, long sequ
 
 // --- single rows ---
 
-constexpr int heads_together = 4, keys_together = W == 16 ? 4 : 1;
+constexpr int heads_together = 4, keys_together = many_registers ? 4 : 1;
 
 // scores[h * span + i] = scale * query h . key i, for Heads queries and Keys keys.
 template <int Heads, int Keys>
@@ -179,7 +179,7 @@ inline void single_row(const CausalAttention& a, const float* query, const float
         out.maximum[h] = top;
         out.total[h] = sum(total);
     }
-    constexpr int vecs = W == 16 ? 4 : 2;
+    constexpr int vecs = many_registers ? 4 : 2;
     const float* shifted[span];
     for (i = 0; i < n; ++i) shifted[i] = values[i];
     long j = 0;
