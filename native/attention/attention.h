@@ -24,16 +24,12 @@ struct CausalAttention {
     const int32_t* pages;        // [sequences, table_width]
     float* out;                  // [rows, heads * head_dim]
     long sequences, table_width, page_size, heads, kv_heads, head_dim;
+    bool fast;  // as above
 };
 
 #define POCKETVLM_DECLARE(isa) \
     namespace isa { \
     void attention(Pool& pool, const CausalAttention& args); \
-    }
-POCKETVLM_FOR_EACH_ISA(POCKETVLM_DECLARE)
-#undef POCKETVLM_DECLARE
-#define POCKETVLM_DECLARE(isa) \
-    namespace isa { \
     void attention_views(Pool& pool, const ViewAttention& args); \
     }
 POCKETVLM_FOR_EACH_HALVES_ISA(POCKETVLM_DECLARE)

@@ -4,6 +4,9 @@
 
 #include "attention/attention.h"
 #include "attention/softmax_block.h"
+#if POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx512bf16
+#include "attention/causal_half.h"
+#endif
 
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
@@ -102,6 +105,7 @@ inline void run_of_rows(const CausalAttention& a, const RunScratch& s, long sequ
 // --- single rows ---
 
 constexpr int heads_together = 4, keys_together = many_registers ? 4 : 1;
+constexpr long keys_a_block = 16;
 
 // scores[h * span + i] = scale * query h . key i, for Heads queries and Keys keys.
 template <int Heads, int Keys>
@@ -116,6 +120,7 @@ inline void scores_of(const float* query, const float* const* keys, long d, floa
 #pragma GCC unroll 4
         for (int i = 0; i < Keys; ++i) {
             const Vec key = load(keys[i] + j);
+            __builtin_prefetch(keys[i + keys_a_block / 2] + j);
 #pragma GCC unroll 4
             for (int h = 0; h < Heads; ++h) sums[i][h] = fma(key, load(query + h * d + j), sums[i][h]);
         }
@@ -127,18 +132,19 @@ inline void scores_of(const float* query, const float* const* keys, long d, floa
         for (int h = 0; h < Heads; ++h) scores[h * span + i] = sum(sums[i][h]) * scale;
 }
 
-// out[h][0..4W) of the weighted values for Heads queries.
+// out[h][0..Vecs W) += the weighted values of n keys, for Heads queries.
 template <int Heads, int Vecs>
-inline void weigh(const float* weights, const float* const* values, long n, float* out, long d) {
+inline void weigh(const float* weights, const float* const* values, long column, long n, float* out, long d) {
     Vec sums[Heads][Vecs];
 #pragma GCC unroll 4
     for (int h = 0; h < Heads; ++h)
 #pragma GCC unroll 4
-        for (int v = 0; v < Vecs; ++v) sums[h][v] = zero();
+        for (int v = 0; v < Vecs; ++v) sums[h][v] = load(out + h * d + v * W);
     for (long i = 0; i < n; ++i)
 #pragma GCC unroll 4
         for (int v = 0; v < Vecs; ++v) {
-            const Vec value = load(values[i] + v * W);
+            const Vec value = load(values[i] + column + v * W);
+            __builtin_prefetch(values[i + keys_a_block] + column + v * W);
 #pragma GCC unroll 4
             for (int h = 0; h < Heads; ++h) sums[h][v] = fma(splat(weights[h * span + i]), value, sums[h][v]);
         }
@@ -179,35 +185,30 @@ inline void single_row(const CausalAttention& a, const float* query, const float
         out.maximum[h] = top;
         out.total[h] = sum(total);
     }
+    // Some keys at a time, so that their rows are read in one go; the sums wait in the cache.
     constexpr int vecs = many_registers ? 4 : 2;
-    const float* shifted[span];
-    for (i = 0; i < n; ++i) shifted[i] = values[i];
-    long j = 0;
-    for (; j + vecs * W <= d; j += vecs * W) {
-        weigh<Heads, vecs>(scores, shifted, n, out.sums + j, d);
-        for (i = 0; i < n; ++i) shifted[i] += vecs * W;
+    clear(out.sums, Heads * d);
+    for (i = 0; i < n; i += keys_a_block) {
+        const long count = smaller(keys_a_block, n - i);
+        long j = 0;
+        for (; j + vecs * W <= d; j += vecs * W) weigh<Heads, vecs>(scores + i, values + i, j, count, out.sums + j, d);
+        for (; j + W <= d; j += W) weigh<Heads, 1>(scores + i, values + i, j, count, out.sums + j, d);
+        for (; j < d; ++j)
+            for (int h = 0; h < Heads; ++h)
+                for (long k = i; k < i + count; ++k) out.sums[h * d + j] += scores[h * span + k] * values[k][j];
     }
-    for (; j + W <= d; j += W) {
-        weigh<Heads, 1>(scores, shifted, n, out.sums + j, d);
-        for (i = 0; i < n; ++i) shifted[i] += W;
-    }
-    for (; j < d; ++j)
-        for (int h = 0; h < Heads; ++h) {
-            float total = 0.0f;
-            for (i = 0; i < n; ++i) total += scores[h * span + i] * values[i][j];
-            out.sums[h * d + j] = total;
-        }
 }
 
 inline void single_span(const CausalAttention& a, long sequence, long row, long kv_head, long first, long n, float* scores,
                         const Partial& out) {
     const long group = a.heads / a.kv_heads, d = a.head_dim, cache = a.kv_heads * d;
-    const float *keys[span], *values[span];
+    const float *keys[span + keys_a_block], *values[span + keys_a_block];
     for (long i = 0; i < n; ++i) {
         const long at = cache_row(a, sequence, first + i) * cache + kv_head * d;
         keys[i] = a.keys + at;
         values[i] = a.values + at;
     }
+    for (long i = n; i < n + keys_a_block; ++i) keys[i] = keys[n - 1], values[i] = values[n - 1];  // to ask for early, never read
     const float* query = a.query + (row * a.heads + kv_head * group) * d;
     long h = 0;
     for (; h + heads_together <= group; h += heads_together)
@@ -273,12 +274,23 @@ void attention(Pool& pool, const CausalAttention& a) {
                 span_tasks[part++] = Task{sequence, row, k, static_cast<int32_t>(smaller(span, keys - k))};
         }
     }
-    const long floats = larger(runs ? run_floats(a, blocks) : 0, heads_together * span);
+    long floats = larger(runs ? run_floats(a, blocks) : 0, heads_together * span);
+#if POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx512bf16
+    const long tiles = divide_up(tokens_a_task * group, half_rows);
+    if (a.fast && runs) floats = larger(heads_together * span, half_run_floats(d, tiles));
+#endif
     pool.reserve(static_cast<size_t>(floats) * sizeof(float));
     parallel(pool, (runs + spans) * a.kv_heads, [&](long task, int worker) {
         const long i = task / a.kv_heads, kv_head = task % a.kv_heads;
         if (i < runs) {
             const Task& t = run_tasks[i];
+#if POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx512bf16
+            if (a.fast) {
+                const auto place = [&](long token) { return cache_row(a, t.sequence, token); };
+                run_of_rows_halves(a, lay_out_half_run(pool.scratch(worker), d, tiles), place, t.sequence, t.first, t.count, kv_head);
+                return;
+            }
+#endif
             run_of_rows(a, lay_out(a, pool.scratch(worker), blocks), t.sequence, t.first, t.count, kv_head);
             return;
         }

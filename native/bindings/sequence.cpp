@@ -114,7 +114,7 @@ void attention_inputs(Runtime& runtime, nb::handle query_gate, nb::handle key, n
 }
 
 void attention(Runtime& runtime, nb::handle query, nb::handle keys, nb::handle values, nb::handle offsets, nb::handle context,
-               nb::handle pages, long page_size, nb::handle out) {
+               nb::handle pages, long page_size, bool fast, nb::handle out) {
     const Floats q(query, "query"), k(keys, "keys"), v(values, "values");
     q.shaped(-1, -1, -1);
     const long rows = q.dim(0), heads = q.dim(1), d = q.dim(2);
@@ -126,7 +126,7 @@ void attention(Runtime& runtime, nb::handle query, nb::handle keys, nb::handle v
     const Output y(out, "out");
     y.shaped(rows, heads * d);
     const CausalAttention args{q.data(), k.data(), v.data(), batch.offsets.data(), batch.context.data(), batch.pages.data(), y.data(),
-                               batch.sequences, batch.table_width, page_size, heads, kv_heads, d};
+                               batch.sequences, batch.table_width, page_size, heads, kv_heads, d, fast};
     runtime.run(unlock, [&](Pool& pool, const Kernels& kernels) { kernels.attention(pool, args); });
 }
 

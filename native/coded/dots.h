@@ -21,7 +21,7 @@ __attribute__((noinline)) void grouped(const Codes& c, long panel, const Tile& i
     const uint8_t* codes = c.codes + panel * c.steps() * code_block;
     const uint16_t* scale = c.group_scale + panel * c.groups() * code_panel;
     const uint16_t* minimum = Minimum ? c.group_minimum + panel * c.groups() * code_panel : nullptr;
-    const long steps = c.group * c.bits / 32, groups = c.groups();
+    const long steps = kind == Kind::bytes ? c.group / 4 : c.group / 8, groups = c.groups();
     for (long v = 0; v < panel_vectors; ++v) {
         Vec total[Rows];
 #pragma GCC unroll 12
@@ -34,9 +34,10 @@ __attribute__((noinline)) void grouped(const Codes& c, long panel, const Tile& i
             for (int r = 0; r < Rows; ++r) sums[r] = count(in.offset[g * Rows + r]);
             if constexpr (split)
                 for (int r = 0; r < Rows; ++r) more[r] = count(0);
-            for (long j = 0; j < steps; ++j, p += code_block, x += 4 * step * Rows) {
+            long left = steps;
+            do {  // a group has at least one block: a loop that might run no time costs copies of all sums
                 const Bytes block = load_bytes(p);
-                if constexpr (split) __builtin_prefetch(p + ahead);
+                if constexpr (Rows <= 8) __builtin_prefetch(p + ahead);
                 if constexpr (kind == Kind::bytes) {
 #pragma GCC unroll 12
                     for (int r = 0; r < Rows; ++r) sums[r] = dot8(sums[r], block, repeat_four(x + 4 * r));
@@ -55,7 +56,8 @@ __attribute__((noinline)) void grouped(const Codes& c, long panel, const Tile& i
                         to = kind == Kind::table ? dot8(to, second, four) : dot4(to, second, four);
                     }
                 }
-            }
+                p += code_block, x += 4 * step * Rows;
+            } while (--left > 0);
             const Vec s = load_half(scale + g * code_panel + v * W);
 #pragma GCC unroll 12
             for (int r = 0; r < Rows; ++r) {

@@ -88,30 +88,28 @@ inline float quantize(const float* x, long n, long padded, int8_t* q, long strid
     return scale;
 }
 
-inline void quantize_tile(const float* x, long x_stride, long rows, const Form& f, const Tiles& to, long first) {
+// Groups [begin, end) of the tile of `rows` rows that begins with row `first`.
+inline void quantize_tile(const float* x, long rows, const Form& f, const Tiles& to, long first, long begin, long end) {
     const long height = height_of(rows), groups = to.groups;
     int8_t* words = to.words + first * f.depth;
-    for (long r = 0; r < height; ++r)
-        for (long g = 0; g < groups; ++g) {
-            const long begin = g * f.group, at = first * groups + g * height + r;
+    for (long g = begin; g < end; ++g)
+        for (long r = 0; r < height; ++r) {
+            const long from = g * f.group, at = first * groups + g * height + r;
             int32_t total = 0;
-            const long n = r < rows ? larger(0, smaller(f.group, f.inputs - begin)) : 0;
-            to.scale[at] = quantize(x + r * x_stride + begin, n, f.group, words + begin * height + 4 * r, 4 * height, total);
+            const long n = r < rows ? larger(0, smaller(f.group, f.inputs - from)) : 0;
+            to.scale[at] = quantize(x + (first + r) * f.inputs + from, n, f.group, words + from * height + 4 * r, 4 * height, total);
             to.offset[at] = -f.excess * total;
             to.sum[at] = static_cast<float>(total);
         }
 }
 
 inline void quantize_rows(Pool& pool, const float* x, long rows, const Form& f, const Tiles& to) {
-    const long tiles = divide_up(rows, tile_height);
-    const auto tile = [&](long t) {
-        const long first = t * tile_height;
-        quantize_tile(x + first * f.inputs, f.inputs, smaller(tile_height, rows - first), f, to, first);
-    };
-    if (tiles <= 2)
-        for (long t = 0; t < tiles; ++t) tile(t);
-    else
-        parallel(pool, tiles, [&](long t, int) { tile(t); });
+    const long tiles = divide_up(rows, tile_height), fair = rows * f.inputs < 4096 ? 1 : divide_up(2L * pool.threads(), tiles);
+    const long parts = smaller(fair, to.groups);
+    parallel(pool, tiles * parts, [&](long task, int) {
+        const long first = task / parts * tile_height, part = task % parts;
+        quantize_tile(x, smaller(tile_height, rows - first), f, to, first, part * to.groups / parts, (part + 1) * to.groups / parts);
+    });
 }
 
 }  // namespace

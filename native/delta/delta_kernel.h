@@ -75,6 +75,7 @@ inline void step(float* s, long stride, long key_dim, const float* q, const floa
     for (long i = 0; i < key_dim; ++i)
 #pragma GCC unroll 8
         for (int j = 0; j < Vecs; ++j) {
+            __builtin_prefetch(s + (key_dim + i) * stride + j * W);  // the next head's state, while this one is in the cache
             const Vec x = fma(splat(k[i]), memory[j], load(s + i * stride + j * W) * splat(decay));
             store(s + i * stride + j * W, x);
             result[j] = fma(splat(q[i]), x, result[j]);
@@ -234,9 +235,13 @@ inline void run_head(const Head& h) {
 void gated_delta_rule(Pool& pool, const DeltaRule& a) {
     const long key_width = round_up(a.key_dim, W), value_width = round_up(a.value_dim, W);
     pool.reserve(static_cast<size_t>(chunk_floats(key_width, value_width, a.key_dim)) * sizeof(float));
-    parallel(pool, a.sequences * a.value_heads, [&](long task, int worker) {
-        const long s = task / a.value_heads, first = a.offsets[s];
-        run_head(Head{a, s, task % a.value_heads, first, a.offsets[s + 1] - first, key_width, value_width, pool.scratch(worker)});
+    // Neighbouring heads, whose states are neighbours in memory, go to one worker.
+    const long heads = a.sequences * a.value_heads, together = larger(1, smaller(8, heads / (4L * pool.threads())));
+    parallel(pool, divide_up(heads, together), [&](long task, int worker) {
+        for (long i = task * together; i < smaller(heads, (task + 1) * together); ++i) {
+            const long s = i / a.value_heads, first = a.offsets[s];
+            run_head(Head{a, s, i % a.value_heads, first, a.offsets[s + 1] - first, key_width, value_width, pool.scratch(worker)});
+        }
     });
 }
 

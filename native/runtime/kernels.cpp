@@ -4,7 +4,7 @@ namespace pocketvlm {
 
 #define POCKETVLM_KERNELS(floats, bytes, halves) \
     Kernels{floats::linear, bytes::coded_linear, bytes::encode, floats::rms_norm, floats::layer_norm, floats::gated_rms_norm, \
-            floats::swiglu, floats::sigmoid_gate, floats::attention_inputs, floats::attention, halves::attention_views, \
+            floats::swiglu, floats::sigmoid_gate, floats::attention_inputs, halves::attention, halves::attention_views, \
             floats::conv_silu, floats::gated_delta_rule}
 #define POCKETVLM_TABLE(isa) const Kernels isa##_kernels = POCKETVLM_KERNELS(isa, isa, isa);
 POCKETVLM_FOR_EACH_ISA(POCKETVLM_TABLE)

@@ -27,7 +27,7 @@ struct Pages {
     Ptr table;
 };
 
-void causal_case(Suite& suite, const Longs& lengths, const Longs& contexts, long page_size, long heads, long kv_heads, long head_dim) {
+void causal_case(Suite& suite, const Longs& lengths, const Longs& contexts, long page_size, long heads, long kv_heads, long head_dim, bool fast) {
     Random random(static_cast<uint64_t>(head_dim * 100 + heads));
     const Batch batch(random, lengths, contexts);
     const Pages pages(random, batch, page_size);
@@ -40,11 +40,11 @@ void causal_case(Suite& suite, const Longs& lengths, const Longs& contexts, long
             for (long i = 0; i < width; ++i) keys[row * width + i] = random.normal(), values[row * width + i] = random.normal();
         }
     const auto what = describe("attention lengths=" + list(lengths) + " context=" + list(contexts),
-                               {{"page", page_size}, {"heads", heads}, {"kv_heads", kv_heads}, {"head_dim", head_dim}});
-    suite.check(what, 4e-6, {Floats(query.size())}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
+                               {{"page", page_size}, {"heads", heads}, {"kv_heads", kv_heads}, {"head_dim", head_dim}, {"fast", fast}});
+    suite.check(what, fast ? 3e-2 : 4e-6, {Floats(query.size())}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
         kernels.attention(pool, CausalAttention{query.data(), keys.data(), values.data(), batch.offsets.data(), batch.context.data(),
                                                 pages.table->data(), out[0].data(), batch.sequences, pages.width, page_size, heads,
-                                                kv_heads, head_dim});
+                                                kv_heads, head_dim, fast});
     });
 }
 
@@ -73,7 +73,7 @@ void views_case(Suite& suite, const Longs& lengths, long heads, long head_dim, b
     const long size = batch.rows * heads * head_dim;
     const Floats query = random.floats(size, 2.0f), key = random.floats(size), value = random.floats(size);
     const auto what = describe("attention_views lengths=" + list(lengths), {{"heads", heads}, {"head_dim", head_dim}, {"fast", fast}});
-    suite.check(what, fast ? 1e-2 : 4e-6, {Floats(size)}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
+    suite.check(what, fast ? 3e-2 : 4e-6, {Floats(size)}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
         kernels.attention_views(pool, ViewAttention{query.data(), key.data(), value.data(), batch.offsets.data(), out[0].data(),
                                                     batch.sequences, heads, head_dim, fast});
     });
@@ -116,14 +116,14 @@ void sequence_cases(Suite& suite) {
             views_case(suite, {1}, 3, head_dim, fast);
             views_case(suite, {5, 33, 17, 1}, 2, head_dim, fast);
             views_case(suite, {100, 35}, 2, head_dim, fast);
+            causal_case(suite, {1}, {0}, 4, 2, 2, head_dim, fast);
+            causal_case(suite, {1, 3, 9}, {20, 0, 7}, 5, 6, 2, head_dim, fast);
+            causal_case(suite, {4, 1, 70}, {0, 40, 31}, 16, 5, 1, head_dim, fast);
         }
-        causal_case(suite, {1}, {0}, 4, 2, 2, head_dim);
-        causal_case(suite, {1, 3, 9}, {20, 0, 7}, 5, 6, 2, head_dim);
-        causal_case(suite, {4, 1, 70}, {0, 40, 31}, 16, 5, 1, head_dim);
     }
     views_case(suite, {1300}, 1, 20, false);  // more than one block of keys and of weights
     views_case(suite, {1300}, 1, 20, true);
-    causal_case(suite, {2, 5}, {1100, 600}, 64, 4, 1, 20);  // spans of keys
+    for (const bool fast : {false, true}) causal_case(suite, {2, 5, 150}, {1100, 600, 1000}, 64, 4, 1, 20, fast);  // spans of keys
     for (const long channels : {1, 7, 40, 1031})
         for (const long taps : {1, 2, 4, 5}) {
             conv_case(suite, {1, 1, 1}, {0, 5, 2}, channels, taps);

@@ -54,11 +54,13 @@ class NativeOps:
 
     name = "native"
 
-    def __init__(self, runtime: Runtime, description: dict[str, str], weights: WeightType = "stored") -> None:
+    def __init__(
+        self, runtime: Runtime, description: dict[str, str], weights: WeightType = "stored", *, fast: bool | None = None
+    ) -> None:
         self._native = runtime
         self._description = description
         self._weights = weights
-        self._fast = weights != "stored"
+        self._fast = weights != "stored" if fast is None else fast
 
     def describe(self) -> dict[str, str]:
         return {"backend": self.name, **self._description}
@@ -174,7 +176,9 @@ class NativeOps:
     def attention(self, query: Floats, keys: Floats, values: Floats, batch: Batch) -> Floats:
         rows, heads, head_dim = query.shape
         out = _empty((rows, heads * head_dim), _F32)
-        self._native.attention(query, keys, values, batch.offsets, batch.context, batch.pages, batch.page_size, out)
+        self._native.attention(
+            query, keys, values, batch.offsets, batch.context, batch.pages, batch.page_size, self._fast, out
+        )
         return out
 
     def sigmoid_gate(self, x: Floats, gate: Floats) -> Floats:
