@@ -6,12 +6,12 @@ BIN    := $(VENV)/bin
 
 SOURCES := pyproject.toml CMakeLists.txt $(shell find native -type f)
 
-.PHONY: demo test test-full lint types pytest docs bench clean
+.PHONY: demo test test-full lint types pytest native-test neon neon-if-present sanitize docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/pocketvlm run nano -i examples/penguin.png -p "Describe this image."
 
-test: lint types pytest
+test: lint types native-test neon-if-present pytest
 
 lint: $(VENV)/.developed
 	$(BIN)/ruff check .
@@ -27,6 +27,49 @@ pytest: $(VENV)/.developed
 # The slow part of `make test` alone: the real checkpoint's shape, random weights, about 12 GB of memory.
 test-full: $(VENV)/.developed
 	$(BIN)/pytest -m full --durations=0
+
+# --- the kernels alone: tests/native, a program without Python ---
+
+# The system's cmake, or the one among the development tools.
+CMAKE ?= $(or $(shell command -v cmake),$(BIN)/cmake)
+CMAKE_NEEDS = $(if $(filter $(BIN)/%,$(CMAKE)),$(VENV)/.developed)
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+
+# $(call build,folder,settings): the program at build/<folder>/tests/native/kernels_test.
+build = $(CMAKE) --log-level=WARNING -S . -B build/$(1) -DPOCKETVLM_TESTS=ON $(2) > /dev/null && \
+	$(CMAKE) --build build/$(1) --parallel $(JOBS) > /dev/null
+program = build/$(1)/tests/native/kernels_test
+
+native-test: $(CMAKE_NEEDS)
+	$(call build,native)
+	$(call program,native)
+
+NEON_PACKAGES := g++-aarch64-linux-gnu qemu-user
+NEON_TOOLS := aarch64-linux-gnu-g++ qemu-aarch64
+NEON_MISSING = $(if $(filter $(words $(NEON_TOOLS)),$(words $(foreach tool,$(NEON_TOOLS),$(shell command -v $(tool))))),,yes)
+NEON_HINT := the NEON kernels cannot be tested here without a cross compiler and an emulator: apt install $(NEON_PACKAGES)
+EMULATE := qemu-aarch64 -L /usr/aarch64-linux-gnu
+
+# For 64-bit ARM, emulated: all instruction sets, then the first alone on a processor that has no other.
+neon: $(CMAKE_NEEDS)
+	@$(if $(NEON_MISSING),echo "$(NEON_HINT)" >&2; exit 1,true)
+	$(call build,neon,-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++)
+	$(EMULATE) -cpu max $(call program,neon)
+	$(EMULATE) -cpu cortex-a72 $(call program,neon) neon
+
+# On ARM itself `native-test` has run them.
+neon-if-present: ON_ARM = $(filter aarch64 arm64,$(shell uname -m))
+neon-if-present:
+	@$(if $(ON_ARM),true,$(if $(NEON_MISSING),echo "skipped: $(NEON_HINT)",$(MAKE) --no-print-directory neon))
+
+# Optimised less, for what the compiler would hide. The thread sanitizer sees several pools at work at the same time.
+ADDRESS := -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+THREAD  := -g1 -fsanitize=thread -Wno-tsan
+sanitize: $(CMAKE_NEEDS)
+	$(call build,address,-DPOCKETVLM_OPTIMIZE=-O1 -DCMAKE_CXX_FLAGS="$(ADDRESS)")
+	$(call program,address)
+	$(call build,thread,-DPOCKETVLM_OPTIMIZE=-O1 -DCMAKE_CXX_FLAGS="$(THREAD)")
+	$(call program,thread) --together 3
 
 docs: $(VENV)/.developed
 	$(BIN)/python docs/filemap.py

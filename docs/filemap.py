@@ -45,7 +45,7 @@ def summary(path: Path) -> str:
 
 def instruction_set(path: Path) -> str:
     """The instruction set, for a file that only builds a kernel for it."""
-    found = re.fullmatch(r"#define POCKETVLM_ISA (\w+)\n#include \"[\w/.]+\"\s*", path.read_text(encoding="utf-8"))
+    found = re.fullmatch(r"#define POCKETVLM_ISA (\w+)(\n#include \"[\w/.]+\")+\s*", path.read_text(encoding="utf-8"))
     return found[1] if found else ""
 
 

@@ -104,7 +104,7 @@ inline void run_of_rows(const CausalAttention& a, const RunScratch& s, long sequ
 
 // --- single rows ---
 
-constexpr int heads_together = 4, keys_together = W == 16 ? 4 : 1;
+constexpr int heads_together = 4, keys_together = many_registers ? 4 : 1;
 constexpr long keys_a_block = 16;
 
 // scores[h * span + i] = scale * query h . key i, for Heads queries and Keys keys.
@@ -186,7 +186,7 @@ inline void single_row(const CausalAttention& a, const float* query, const float
         out.total[h] = sum(total);
     }
     // Some keys at a time, so that their rows are read in one go; the sums wait in the cache.
-    constexpr int vecs = W == 16 ? 4 : 2;
+    constexpr int vecs = many_registers ? 4 : 2;
     clear(out.sums, Heads * d);
     for (i = 0; i < n; i += keys_a_block) {
         const long count = smaller(keys_a_block, n - i);

@@ -16,7 +16,7 @@ enum class Kind { nibbles, table, bytes };
 // Panels with a scale, and perhaps a minimum, a group.
 template <int Rows, Kind kind, bool Minimum>
 __attribute__((noinline)) void grouped(const Codes& c, long panel, const Tile& in, float* out, long stride) {
-    constexpr bool split = Rows <= 2;  // short chains of additions where there are few of them
+    constexpr bool split = Rows <= (W == 4 ? 4 : 2);  // short chains of additions where there are few of them
     constexpr int step = kind == Kind::bytes ? 1 : 2;  // words of a block
     const uint8_t* codes = c.codes + panel * c.steps() * code_block;
     const uint16_t* scale = c.group_scale + panel * c.groups() * code_panel;

@@ -12,11 +12,7 @@ namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
 // Rows of a tile. A last, lower tile is filled up with zeros to one of these heights.
-#if POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_serial || POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx2
-constexpr long tile_height = 4;
-#else
-constexpr long tile_height = 12;
-#endif
+constexpr long tile_height = W == 16 ? 12 : 4;
 
 inline long height_of(long rows) { return rows >= tile_height ? tile_height : rows <= 4 ? rows : rows <= 6 ? 6 : rows <= 8 ? 8 : tile_height; }
 

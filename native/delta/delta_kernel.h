@@ -93,7 +93,7 @@ inline void step_row(float* s, const Head& h, long r, float* memory) {
     copy(v, h.value(r), d);
     clear(v + d, width - d);
     const float beta = static_cast<float>(h.beta(r)), decay = static_cast<float>(__builtin_exp(h.log_decay(r)));
-    constexpr int most = W == 16 ? 8 : 4;
+    constexpr int most = many_registers ? 8 : 4;
     long j = 0;
     for (; j + most * W <= width; j += most * W) step<most>(s + j, width, a.key_dim, q, k, v + j, beta, decay, out + j);
     for (; j < width; j += W) step<1>(s + j, width, a.key_dim, q, k, v + j, beta, decay, out + j);

@@ -84,7 +84,7 @@ inline void dots(const float* x, long x_stride, const T* weight, long inputs, fl
 
 template <int Rows, class T>
 inline void dots_of(const float* x, long x_stride, const T* weight, long outputs, const Linear& a, float* out) {
-    constexpr int together = W == 16 || Rows <= 2 ? 4 : 2;
+    constexpr int together = many_registers || Rows <= 2 ? 4 : 2;
     long o = 0;
     for (; o + together <= outputs; o += together)
         dots<together, Rows>(x, x_stride, weight + o * a.inputs, a.inputs, out + o, a.outputs);

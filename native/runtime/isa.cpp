@@ -1,9 +1,18 @@
 #include "runtime/isa.h"
 
+#if defined(POCKETVLM_ARM) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#elif defined(POCKETVLM_ARM) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 namespace pocketvlm {
 
 std::string isa_name(Isa isa) {
     switch (isa) {
+        case Isa::neon: return "neon";
+        case Isa::neondot: return "neondot";
         case Isa::avx2: return "avx2";
         case Isa::avx512: return "avx512";
         case Isa::avx512vnni: return "avx512vnni";
@@ -11,6 +20,24 @@ std::string isa_name(Isa isa) {
         default: return "serial";
     }
 }
+
+#if defined(POCKETVLM_ARM)
+namespace {
+
+bool has_dot_product() {
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#elif defined(__APPLE__)
+    int answer = 0;
+    size_t size = sizeof answer;
+    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &answer, &size, nullptr, 0) == 0 && answer != 0;
+#else
+    return false;
+#endif
+}
+
+}  // namespace
+#endif
 
 std::vector<Isa> usable_isas() {
     std::vector<Isa> usable{Isa::serial};
@@ -28,6 +55,9 @@ std::vector<Isa> usable_isas() {
             }
         }
     }
+#elif defined(POCKETVLM_ARM)
+    usable.push_back(Isa::neon);
+    if (has_dot_product()) usable.push_back(Isa::neondot);
 #endif
     return usable;
 }

@@ -1,5 +1,5 @@
 // The instruction sets that kernels are built for; those that multiply bytes or
-// pairs of bfloat16 numbers have one more each. Every instruction set holds those before it.
+// pairs of bfloat16 numbers have one more each. Every instruction set of a processor family holds those before it.
 #pragma once
 
 #include <string>
@@ -9,6 +9,10 @@
 #define POCKETVLM_FOR_EACH_ISA(do_for) do_for(serial) do_for(avx2) do_for(avx512)
 #define POCKETVLM_FOR_EACH_BYTES_ISA(do_for) POCKETVLM_FOR_EACH_ISA(do_for) do_for(avx512vnni)
 #define POCKETVLM_FOR_EACH_HALVES_ISA(do_for) POCKETVLM_FOR_EACH_ISA(do_for) do_for(avx512bf16)
+#elif defined(POCKETVLM_ARM)
+#define POCKETVLM_FOR_EACH_ISA(do_for) do_for(serial) do_for(neon)
+#define POCKETVLM_FOR_EACH_BYTES_ISA(do_for) POCKETVLM_FOR_EACH_ISA(do_for) do_for(neondot)
+#define POCKETVLM_FOR_EACH_HALVES_ISA(do_for) POCKETVLM_FOR_EACH_ISA(do_for)
 #else
 #define POCKETVLM_FOR_EACH_ISA(do_for) do_for(serial)
 #define POCKETVLM_FOR_EACH_BYTES_ISA(do_for) POCKETVLM_FOR_EACH_ISA(do_for)
@@ -17,7 +21,7 @@
 
 namespace pocketvlm {
 
-enum class Isa { serial, avx2, avx512, avx512vnni, avx512bf16 };
+enum class Isa { serial, neon, neondot, avx2, avx512, avx512vnni, avx512bf16 };
 
 // Those that this build holds and this processor and operating system run, best last.
 std::vector<Isa> usable_isas();

@@ -13,6 +13,8 @@ POCKETVLM_FOR_EACH_ISA(POCKETVLM_TABLE)
 #if defined(POCKETVLM_X86)
 const Kernels avx512vnni_kernels = POCKETVLM_KERNELS(avx512, avx512vnni, avx512);
 const Kernels avx512bf16_kernels = POCKETVLM_KERNELS(avx512, avx512vnni, avx512bf16);
+#elif defined(POCKETVLM_ARM)
+const Kernels neondot_kernels = POCKETVLM_KERNELS(neon, neondot, neon);
 #endif
 #undef POCKETVLM_KERNELS
 
@@ -22,6 +24,9 @@ const Kernels& kernels_of(Isa isa) {
     if (isa == Isa::avx512vnni) return avx512vnni_kernels;
     if (isa == Isa::avx512) return avx512_kernels;
     if (isa == Isa::avx2) return avx2_kernels;
+#elif defined(POCKETVLM_ARM)
+    if (isa == Isa::neondot) return neondot_kernels;
+    if (isa == Isa::neon) return neon_kernels;
 #endif
     return serial_kernels;
 }

@@ -13,6 +13,10 @@
 #include <thread>
 #include <vector>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace pocketvlm {
 namespace {
 
@@ -35,6 +39,7 @@ class Buffer {
     ~Buffer() { std::free(data_); }
 
     float* request(std::size_t bytes, bool poison) {
+        allow(size_);
         if (bytes > size_) {
             std::free(data_);
             data_ = nullptr;
@@ -49,11 +54,20 @@ class Buffer {
             size_ = rounded;
         }
         if (poison && data_) std::memset(data_, 0xff, size_);
+        allow(bytes);
         return get();
     }
     float* get() const { return static_cast<float*>(data_); }
 
   private:
+    // For the address sanitizer: what lies behind the bytes that were asked for is out of bounds.
+    void allow([[maybe_unused]] std::size_t bytes) const {
+#if defined(__SANITIZE_ADDRESS__)
+        ASAN_UNPOISON_MEMORY_REGION(data_, bytes);
+        ASAN_POISON_MEMORY_REGION(static_cast<char*>(data_) + bytes, size_ - bytes);
+#endif
+    }
+
     static constexpr std::size_t huge = std::size_t{2} << 20;
     void* data_ = nullptr;
     std::size_t size_ = 0;

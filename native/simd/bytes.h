@@ -13,6 +13,10 @@
 #include "simd/bytes_avx512.h"
 #elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx2
 #include "simd/bytes_avx2.h"
+#elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_neondot
+#include "simd/bytes_neondot.h"
+#elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_neon
+#include "simd/bytes_neon.h"
 #else
 #include "simd/bytes_serial.h"
 #endif

@@ -7,10 +7,12 @@
 #pragma once
 
 #define POCKETVLM_ISA_serial 1
-#define POCKETVLM_ISA_avx2 2
-#define POCKETVLM_ISA_avx512 3
-#define POCKETVLM_ISA_avx512vnni 4
-#define POCKETVLM_ISA_avx512bf16 5
+#define POCKETVLM_ISA_neon 2
+#define POCKETVLM_ISA_neondot 3
+#define POCKETVLM_ISA_avx2 4
+#define POCKETVLM_ISA_avx512 5
+#define POCKETVLM_ISA_avx512vnni 6
+#define POCKETVLM_ISA_avx512bf16 7
 #define POCKETVLM_ISA_NUMBER_(isa) POCKETVLM_ISA_##isa
 #define POCKETVLM_ISA_NUMBER(isa) POCKETVLM_ISA_NUMBER_(isa)
 
@@ -18,12 +20,18 @@
 #include "simd/avx512.h"
 #elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx2
 #include "simd/avx2.h"
+#elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) >= POCKETVLM_ISA_neon
+#include "simd/neon.h"
 #else
 #include "simd/serial.h"
 #endif
 
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
+
+// Of vector registers: 32, or 16.
+constexpr bool many_registers =
+    POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) != POCKETVLM_ISA_serial && POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) != POCKETVLM_ISA_avx2;
 
 inline long smaller(long a, long b) { return a < b ? a : b; }
 inline long larger(long a, long b) { return a > b ? a : b; }

@@ -12,7 +12,7 @@ namespace {
 // most W: packing (pack.h) writes whole vectors.
 template <int Vecs>
 constexpr int tile_rows = W == 16 ? (Vecs <= 2 ? 14 : 8) : W == 8 ? (Vecs <= 2 ? 6 : 4) : 4;
-constexpr int panel_vecs = 2;  // width of the main block
+constexpr int panel_vecs = W == 4 && many_registers ? 4 : 2;  // width of the main block
 constexpr long panel_width = panel_vecs * W;
 constexpr int panel_rows = tile_rows<panel_vecs>;
 
@@ -76,7 +76,9 @@ inline void columns(long rows, Product p, bool add) {
 inline void multiply(long rows, long vecs, Product p, bool add) {
     while (vecs > 0) {
         long done;
-        if (vecs >= 3 && vecs % 2 == 1)
+        if (panel_vecs == 4 && vecs >= 4 && vecs != 5)
+            columns<panel_vecs>(rows, p, add), done = panel_vecs;
+        else if (vecs >= 3 && vecs % 2 == 1)
             columns<3>(rows, p, add), done = 3;
         else if (vecs >= 2)
             columns<2>(rows, p, add), done = 2;

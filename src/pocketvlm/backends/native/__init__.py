@@ -14,8 +14,8 @@ __all__ = ["NativeOps", "create"]
 def create(threads: int | None = None, isa: str | None = None) -> NativeOps:
     """A backend with its own threads.
 
-    threads: default is the physical cores that this process may use. isa: "serial", "avx2" or "avx512"; default is the
-    environment variable POCKETVLM_ISA, then the best that the processor runs.
+    threads: default is the physical cores that this process may use. isa: an instruction set by name, as "serial",
+    "avx2" or "neon"; default is the environment variable POCKETVLM_ISA, then the best that the processor runs.
     """
     try:
         from pocketvlm import _native

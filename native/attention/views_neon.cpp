@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA neon
+#include "attention/views_kernel.h"

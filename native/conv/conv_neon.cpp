@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA neon
+#include "conv/conv_kernel.h"

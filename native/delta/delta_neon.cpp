@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA neon
+#include "delta/delta_kernel.h"

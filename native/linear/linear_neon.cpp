@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA neon
+#include "linear/linear_kernel.h"

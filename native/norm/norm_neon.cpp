@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA neon
+#include "norm/norm_kernel.h"

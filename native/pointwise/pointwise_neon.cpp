@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA neon
+#include "pointwise/pointwise_kernel.h"

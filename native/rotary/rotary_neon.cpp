@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA neon
+#include "rotary/rotary_kernel.h"

@@ -1,0 +1,136 @@
+// What the cases share: arrays with nothing behind them, numbers that are the same everywhere, runs and comparisons.
+#pragma once
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <new>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "runtime/kernels.h"
+
+namespace pocketvlm::test {
+
+// An array that ends with a page; the next page must not be touched. All bits are set at first, so floats are NaN, and the
+// bytes in front of it stay so.
+template <class T>
+class Array {
+  public:
+    explicit Array(long count = 0) : count_(count) {
+        const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE)), used = bytes() + front;
+        mapped_ = (used + page - 1) / page * page;
+        void* memory = mmap(nullptr, mapped_ + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (memory == MAP_FAILED) throw std::bad_alloc();
+        memory_ = static_cast<unsigned char*>(memory);
+        std::memset(memory_, 0xff, mapped_);
+        mprotect(memory_ + mapped_, page, PROT_NONE);
+    }
+    Array(const Array& other) : Array(other.count_) { std::memcpy(data(), other.data(), bytes()); }
+    Array& operator=(const Array&) = delete;
+    ~Array() { munmap(memory_, mapped_ + static_cast<std::size_t>(sysconf(_SC_PAGESIZE))); }
+
+    T* data() { return reinterpret_cast<T*>(memory_ + mapped_ - bytes()); }
+    const T* data() const { return const_cast<Array*>(this)->data(); }
+    long size() const { return count_; }
+    T& operator[](long i) { return data()[i]; }
+    const T& operator[](long i) const { return data()[i]; }
+
+    bool overrun() const {
+        for (std::size_t i = 0; i < front; ++i)
+            if (memory_[mapped_ - bytes() - 1 - i] != 0xff) return true;
+        return false;
+    }
+
+  private:
+    static constexpr std::size_t front = 64;
+    std::size_t bytes() const { return static_cast<std::size_t>(count_) * sizeof(T); }
+    long count_;
+    std::size_t mapped_;
+    unsigned char* memory_;
+};
+
+using Floats = Array<float>;
+using Ints = Array<int32_t>;
+
+// The same numbers with every compiler and library.
+class Random {
+  public:
+    explicit Random(uint64_t seed) : state_(seed * 2 + 1) {}
+    uint64_t bits() {
+        uint64_t z = state_ += 0x9e3779b97f4a7c15u;
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+        return z ^ (z >> 31);
+    }
+    long below(long n) { return static_cast<long>(bits() % static_cast<uint64_t>(n)); }
+    float unit() { return static_cast<float>(bits() >> 40) * 0x1p-24f; }
+    float normal() { return (unit() + unit() + unit() - 1.5f) * 2.0f; }
+
+    void fill(Floats& array, float scale = 1.0f) {
+        for (long i = 0; i < array.size(); ++i) array[i] = normal() * scale;
+    }
+    Floats floats(long count, float scale = 1.0f) {
+        Floats made(count);
+        fill(made, scale);
+        return made;
+    }
+    // The first `count` of the numbers below `of` in another order.
+    Ints permutation(long count, long of) {
+        Ints all(of), made(count);
+        for (long i = 0; i < of; ++i) all[i] = static_cast<int32_t>(i);
+        for (long i = of - 1; i > 0; --i) std::swap(all[i], all[below(i + 1)]);
+        for (long i = 0; i < count; ++i) made[i] = all[i];
+        return made;
+    }
+
+  private:
+    uint64_t state_;
+};
+
+// Sequences end to end: where their rows begin, how many tokens precede them, where their state lies.
+struct Batch {
+    Batch(Random& random, const std::vector<long>& lengths, const std::vector<long>& contexts);
+    long sequences, rows = 0, slots_held;
+    Ints offsets, context, slots;
+};
+
+using Outputs = std::vector<Floats>;
+using Run = std::function<void(const Kernels&, Pool&, Outputs&)>;
+
+// Runs cases with every instruction set, on one and on several threads, and counts what is wrong.
+class Suite {
+  public:
+    explicit Suite(std::vector<Isa> isas) : isas_(std::move(isas)) {}
+
+    // body(isa, pool) says what is wrong, or nothing. The pool's scratch memory starts as NaN.
+    void each(const std::string& what, const std::function<std::string(Isa, Pool&)>& body);
+
+    // What `run` makes of `start` must be the plain kernels' within `tolerance` of the largest value, and the same bits for
+    // any number of threads.
+    void check(const std::string& what, double tolerance, const Outputs& start, const Run& run);
+
+    long runs() const { return runs_; }
+    long failures() const { return failures_; }
+
+  private:
+    std::vector<Isa> isas_;
+    long cases_ = 0, runs_ = 0, failures_ = 0;
+};
+
+// "linear rows=3 inputs=7"
+std::string describe(const std::string& kernel, std::initializer_list<std::pair<const char*, long>> sizes);
+
+std::string list(const std::vector<long>& numbers);
+
+void dense_cases(Suite& suite);
+void coded_cases(Suite& suite);
+void sequence_cases(Suite& suite);
+
+}  // namespace pocketvlm::test
