@@ -38,6 +38,10 @@ constexpr long vector_width = 8;
 namespace avx512 {
 constexpr long vector_width = 16;
 }
+#elif defined(POCKETVLM_ARM)
+namespace neon {
+constexpr long vector_width = 4;
+}
 #endif
 
 }  // namespace pocketvlm

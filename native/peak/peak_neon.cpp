@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA neon
+#include "peak/peak_kernel.h"

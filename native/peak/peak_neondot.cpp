@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA neondot
+#include "peak/peak_kernel.h"
