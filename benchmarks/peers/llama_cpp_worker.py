@@ -272,6 +272,8 @@ class Worker:
 
     def prefill(self, ids: list[int]) -> Answer:
         """Seconds from empty memory to the logits of the last id."""
+        if not ids:
+            raise PeerError("a prompt needs at least one id")
         self.single.clear()
         began = time.perf_counter()
         self.single.prompt(ids)
