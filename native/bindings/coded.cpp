@@ -3,6 +3,7 @@
 #include "bindings/runtime.h"
 #include "coded/coded.h"
 
+#include <algorithm>
 #include <optional>
 
 namespace pocketvlm {
@@ -25,6 +26,16 @@ Codes shape_of(int bits, long group, long inputs, long outputs) {
     return c;
 }
 
+// Give codes their table.
+void set_table(Codes& c, const uint8_t* table) {
+    uint8_t least = 255, most = 0;
+    for (int i = 0; i < 16; ++i) least = std::min(least, table[i]), most = std::max(most, table[i]);
+    c.table = table;
+    if (most - least > 127) return;
+    c.least = least;
+    for (int i = 0; i < 16; ++i) c.raised[i] = static_cast<uint8_t>(table[i] - least);
+}
+
 long panels_of(long outputs) { return (outputs + code_panel - 1) / code_panel; }
 
 // A packed matrix. It keeps the arrays which it was made from.
@@ -45,7 +56,7 @@ class CodedMatrix {
         if (!table.is_none()) {
             if (bits == 8) refuse("8-bit codes have no table");
             table_.emplace(table, "table").shaped(16);
-            codes_.table = table_->data();
+            set_table(codes_, table_->data());
         }
         if (!group) {
             if (!group_scale.is_none() || !group_minimum.is_none()) refuse("codes without groups have a scale a row and nothing else");
@@ -112,7 +123,7 @@ void coded_embed(Runtime& runtime, const CodedMatrix& table, nb::handle ids, nb:
 
 // Round-to-nearest codes of a matrix, into arrays of the shapes that CodedMatrix wants.
 void encode(Runtime& runtime, nb::handle weight, bool bf16, int bits, long group, nb::handle codes, nb::handle group_scale,
-            nb::handle row_scale) {
+            nb::handle row_scale, nb::handle table) {
     std::optional<Halves> half;
     std::optional<Floats> single;
     if (bf16)
@@ -128,6 +139,13 @@ void encode(Runtime& runtime, nb::handle weight, bool bf16, int bits, long group
     scales.shaped(panels * code_panel);
     std::optional<Array<uint16_t>> groups;
     if (group) groups.emplace(group_scale, "group_scale").shaped(panels, e.codes.groups(), code_panel);
+    std::optional<Bytes> values;
+    if (bits == 4) {
+        values.emplace(table, "table").shaped(16);
+        for (int i = 1; i < 16; ++i)
+            if (values->data()[i] <= values->data()[i - 1]) refuse("the values of a table must rise");
+        set_table(e.codes, values->data());
+    }
     e.codes.codes = bytes.data();
     e.codes.row_scale = scales.data();
     e.codes.group_scale = groups ? groups->data() : nullptr;
@@ -148,7 +166,7 @@ void bind_coded(nb::module_& module, nb::class_<Runtime>& runtime) {
              nb::arg("activation"))
         .def("coded_embed", &coded_embed)
         .def("encode", &encode, nb::arg("weight"), nb::arg("bf16"), nb::arg("bits"), nb::arg("group"), nb::arg("codes"),
-             nb::arg("group_scale").none(), nb::arg("row_scale"));
+             nb::arg("group_scale").none(), nb::arg("row_scale"), nb::arg("table").none());
 }
 
 }  // namespace pocketvlm

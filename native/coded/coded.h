@@ -24,6 +24,8 @@ struct Codes {
     const uint16_t* group_minimum;  // the same shape, or null for zero
     const float* row_scale;         // [panels * 16]
     const uint8_t* table;           // [16]: value + 128 of each 4-bit code, or null for code - 8
+    uint8_t raised[16] = {};        // the table less its least entry, where that leaves 7 bits: unsigned factors without overflow
+    int32_t least = -1;             // that entry, or -1 where the table is wider
 
     long steps() const { return depth * bits / 32; }
     long groups() const { return depth / group; }

@@ -11,8 +11,8 @@ namespace {
 constexpr long panels_together = 2;
 
 inline Form form_of(const Linear& a, const Codes& c) {
-    const bool bytes = c.bits == 8 || c.table;
-    return Form{a.inputs, c.depth, c.group_scale ? c.group : c.depth, bytes ? dot8_excess : 8};
+    const int32_t excess = c.bits == 8 ? dot8_excess : !c.table ? 8 : c.least >= 0 ? 128 - c.least : dot8_excess;
+    return Form{a.inputs, c.depth, c.group_scale ? c.group : c.depth, excess};
 }
 
 inline bool same(const Form& a, const Form& b) { return a.depth == b.depth && a.group == b.group && a.excess == b.excess; }

@@ -11,7 +11,7 @@ constexpr long panel_vectors = code_panel / W;  // vectors of outputs in a panel
 constexpr long vector_bytes = 4 * W;            // of a block
 constexpr long ahead = 3072;                    // bytes to ask for early
 
-enum class Kind { nibbles, table, bytes };
+enum class Kind { nibbles, raised, table, bytes };
 
 // Panels with a scale, and perhaps a minimum, a group.
 template <int Rows, Kind kind, bool Minimum>
@@ -44,6 +44,7 @@ __attribute__((noinline)) void grouped(const Codes& c, long panel, const Tile& i
                 } else {
                     Bytes first = low_nibbles(block), second = high_nibbles(block);
                     if constexpr (kind == Kind::table) first = look_up(c.table, first), second = look_up(c.table, second);
+                    if constexpr (kind == Kind::raised) first = look_up(c.raised, first), second = look_up(c.raised, second);
 #pragma GCC unroll 12
                     for (int r = 0; r < Rows; ++r) {
                         const Bytes four = repeat_four(x + 4 * r);
@@ -117,6 +118,9 @@ inline void dots_of_rows(const Codes& c, long panel, long panels, const Tile& in
         else if (c.bits == 8)
             c.group_minimum ? grouped<Rows, Kind::bytes, true>(c, panel, in, out, stride)
                             : grouped<Rows, Kind::bytes, false>(c, panel, in, out, stride);
+        else if (c.table && c.least >= 0)
+            c.group_minimum ? grouped<Rows, Kind::raised, true>(c, panel, in, out, stride)
+                            : grouped<Rows, Kind::raised, false>(c, panel, in, out, stride);
         else if (c.table)
             c.group_minimum ? grouped<Rows, Kind::table, true>(c, panel, in, out, stride)
                             : grouped<Rows, Kind::table, false>(c, panel, in, out, stride);

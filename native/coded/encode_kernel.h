@@ -67,41 +67,68 @@ inline void encode_bytes(const float* row, const Codes& c, long inputs, long lan
     }
 }
 
-// The squared error of a group with this scale; codes are -8..7.
-inline float error_of(const float* x, long n, float scale) {
-    const float inverse = scale == 0.0f ? 0.0f : 1.0f / scale;
-    float sum = 0.0f;
-    for (long k = 0; k < n; ++k) {
-        const float d = x[k] - scale * clamp(nearest(x[k] * inverse), -8.0f, 7.0f);
-        sum += d * d;
+// The sixteen values of a table in order, and what lies between neighbours.
+struct Levels {
+    float least, most;
+    float middle[15], step[15];
+};
+
+inline Levels levels_of(const uint8_t* table) {
+    Levels l;
+    l.least = static_cast<float>(table[0]) - 128.0f;
+    l.most = static_cast<float>(table[15]) - 128.0f;
+    for (int i = 0; i < 15; ++i) {
+        l.middle[i] = 0.5f * static_cast<float>(table[i] + table[i + 1]) - 128.0f;
+        l.step[i] = static_cast<float>(table[i + 1] - table[i]);
     }
-    return sum;
+    return l;
 }
 
-// One output at 4 bit without minima. The scale of a group is the best of a few around the one which puts the largest weight
-// on the end of the range, -8 of one sign or the other.
+// The squared error of a group with this scale.
+inline float error_of(const float* x, long n, const Levels& l, float scale) {
+    const Vec inverse = splat(scale == 0.0f ? 0.0f : 1.0f / scale);
+    Vec squares = zero();
+    for (long k = 0; k < n; k += W) {
+        const Vec t = (k + W <= n ? load(x + k) : load_part(x + k, n - k)) * inverse;
+        Vec value = splat(l.least);
+#pragma GCC unroll 15
+        for (int i = 0; i < 15; ++i) value = value + where_less(splat(l.middle[i]), t, splat(l.step[i]), zero());
+        alignas(64) float d[W];
+        store(d, (t - value) * splat(scale));
+        if (k + W > n)
+            for (long i = n - k; i < W; ++i) d[i] = 0.0f;
+        squares = fma(load(d), load(d), squares);
+    }
+    return sum(squares);
+}
+
+// One output at 4 bit without minima. The scale of a group is the best of a few around those which put the largest weight
+// on one end of the table or the other.
 inline void encode_nibbles(const float* row, const Codes& c, long inputs, long lane, uint8_t* codes, uint16_t* scales, float& row_scale) {
+    const Levels l = levels_of(c.table);
     const float most = largest_of(row, inputs);
-    row_scale = most > 1e-30f ? most : 1.0f;  // group scales are then at most 1/4: never out of float16's range
+    row_scale = (most > 1e-30f ? most : 1.0f) / 32.0f;  // group scales are then about 1/2 at most, never out of float16's range
     for (long g = 0; g < c.groups(); ++g) {
         const float* x = row + g * c.group;
         const long n = inputs - g * c.group < c.group ? inputs - g * c.group : c.group;
         float end = 0.0f;
         for (long k = 0; k < n; ++k) end = __builtin_fabsf(x[k]) > __builtin_fabsf(end) ? x[k] : end;
-        float best = 0.0f, least = __builtin_inff();
-        for (int step = 0; step < 8; ++step) {
-            const float tried = from_half(to_half(end / -8.0f * (1.06f - 0.04f * static_cast<float>(step)) / row_scale)) * row_scale;
-            const float error = error_of(x, n, tried);
-            if (error < least) least = error, best = tried;
+        float best = 0.0f, error = __builtin_inff();
+        for (int step = 0; step < 12; ++step) {
+            const float at = (step < 6 ? l.least : l.most) * (1.18f - 0.06f * static_cast<float>(step % 6));
+            const float tried = from_half(to_half(end / at / row_scale)) * row_scale;
+            const float now = error_of(x, n, l, tried);
+            if (now < error) error = now, best = tried;
         }
         scales[g * code_panel + lane] = to_half(best / row_scale);
         const float inverse = best == 0.0f ? 0.0f : 1.0f / best;
         for (long k = 0; k < c.group; ++k) {
-            const float q = k < n ? clamp(nearest(x[k] * inverse), -8.0f, 7.0f) : 0.0f;
+            const float t = k < n ? x[k] * inverse : 0.0f;
+            int code = 0;
+            for (int i = 0; i < 15; ++i) code += l.middle[i] < t;
             const long at = g * c.group + k;
             uint8_t& byte = codes[at / 8 * code_block + at % 4];
-            const auto code = static_cast<uint8_t>(static_cast<int>(q) + 8);
-            byte = at % 8 < 4 ? code : static_cast<uint8_t>(byte | code << 4);
+            byte = at % 8 < 4 ? static_cast<uint8_t>(code) : static_cast<uint8_t>(byte | code << 4);
         }
     }
 }

@@ -20,6 +20,9 @@ PANEL = 16  # outputs of a panel
 BLOCK = 64  # bytes of a block: four for each output of a panel
 GROUP = 64  # inputs that share a scale in round-to-nearest codes
 WHOLE = 0  # as a group: one scale for all inputs of an output
+# Sixteen values fitted to groups of 64 normal numbers whose largest lies on either end, in 7 bits: 8.0 % error against 9.0
+# for equal steps. As value + 128.
+TABLE = np.array([64, 79, 89, 97, 105, 111, 117, 123, 129, 135, 140, 146, 153, 160, 169, 182], np.uint8)
 _UNIT = 16  # inputs without groups are padded to a multiple of this
 
 
@@ -81,8 +84,9 @@ def encode(runtime: Runtime, stored: StoredTensor, bits: int, group: int = GROUP
     codes = np.empty((panels, depth * bits // 32, BLOCK), np.uint8)
     row_scale = np.empty(panels * PANEL, np.float32)
     group_scale = np.empty((panels, depth // group, PANEL), np.uint16) if group else None
-    runtime.encode(values, bf16, bits, group, codes, group_scale, row_scale)
-    return coded(runtime, bits, group, inputs, outputs, codes, group_scale, None, row_scale, None)
+    table = TABLE if bits == 4 else None
+    runtime.encode(values, bf16, bits, group, codes, group_scale, row_scale, table)
+    return coded(runtime, bits, group, inputs, outputs, codes, group_scale, None, row_scale, table)
 
 
 def coded(
