@@ -9,6 +9,26 @@ from typing import Any
 def usable_isas() -> list[str]:
     """Instruction sets that this build holds and this machine runs, best last."""
 
+class CodedMatrix:
+    """A packed matrix of codes over arrays that it keeps; native/coded/coded.h says what they hold."""
+
+    def __init__(
+        self,
+        bits: int,
+        group: int,
+        inputs: int,
+        outputs: int,
+        codes: Any,
+        group_scale: Any,
+        group_minimum: Any,
+        row_scale: Any,
+        table: Any,
+    ) -> None: ...
+    @property
+    def inputs(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+
 class Runtime:
     """Threads and the kernels of one instruction set."""
 

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm import backends
 from pocketvlm.backends.ops import Ops
+from pocketvlm.backends.options import Backend, Precision, Weights, choose
 from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.huggingface import Checkpoint, read_checkpoint
 from pocketvlm.engine import Engine, Request, TokenEvent
@@ -29,8 +30,6 @@ from pocketvlm.processor.stops import StopStrings
 from pocketvlm.processor.tokenizer import Detokenizer
 from pocketvlm.types import Chunk, FinishReason, Prompt, Result, SamplingParams, Timings, Usage
 
-Backend = Literal["native", "torch"]
-Precision = Literal["exact", "fast"]
 Progress = Callable[[str, int, int], None]
 Messages = Sequence[Mapping[str, Any]]
 
@@ -52,7 +51,8 @@ def load(
     *,
     revision: str | None = None,
     backend: Backend = "native",
-    precision: Precision = "exact",
+    weights: Weights = "auto",
+    precision: Precision | None = None,
     threads: int | None = None,
     device: str | None = None,
     memory_limit: int | None = None,
@@ -62,21 +62,22 @@ def load(
     """Load a checkpoint: "nano" (embedded), a directory, or a hub id such as "openbmb/MiniCPM-V-4.6".
 
     backend: "native" (C++, CPU) or "torch" (the reference; `device` "cpu" or "cuda"). precision: "exact" is float32
-    arithmetic on the weights as stored; "fast" equals "exact" in this version. threads: CPU threads (None: physical
-    cores). memory_limit: bytes for the state of running sequences (None: half of the machine's). prefill_chunk: tokens
-    of a prompt that one step takes. progress(stage, done, total) is called with "download" and bytes, then with "load"
-    and tensors. Raises CheckpointError, OptionError or BackendError.
+    arithmetic on the weights as stored, "fast" integer arithmetic on coded weights; None is "fast" on native, "exact"
+    on torch. weights, with "fast": "int8" (what "auto" means), "int4" (the language model in 4 bits) or "bf16" (as
+    stored). threads: CPU threads (None: physical cores). memory_limit: bytes for the state of running sequences (None:
+    half of the machine's). prefill_chunk: tokens of a prompt that one step takes. progress(stage, done, total) is
+    called with "download" and bytes, then with "load" and tensors. Raises CheckpointError, OptionError or BackendError.
     """
-    if precision not in ("exact", "fast"):
-        raise OptionError(f"precision={precision!r} is not known: choose one of exact, fast")
-    ops = backends.create(backend, threads, device)
+    choice = choose(backend, weights, precision)
+    ops = backends.create(backend, threads, device, weights, precision)
     began = time.perf_counter()
     checkpoint = read_checkpoint(resolve(model, revision, progress and partial(progress, "download")))
     tensors = checkpoint.tensors(expected_tensors(checkpoint.model))
     network = MiniCPMV(checkpoint.model, ops, tensors, progress and partial(progress, "load"))
     options = {} if prefill_chunk is None else {"prefill_chunk": prefill_chunk}
     engine = Engine(network, memory_limit, **options)
-    return Model(str(model), checkpoint, processor_for(checkpoint), engine, precision, time.perf_counter() - began)
+    processor = processor_for(checkpoint)
+    return Model(str(model), checkpoint, processor, engine, choice.precision, time.perf_counter() - began)
 
 
 def processor_for(checkpoint: Checkpoint) -> Processor:
@@ -221,11 +222,7 @@ class Model:
 
     def info(self) -> dict[str, Any]:
         """What is loaded and how it runs: sizes, types, kernels and the reasons for them."""
-        fast = "fast (equals exact in this version)"
-        return {
-            **describe(self.name, self.checkpoint, self.ops),
-            "precision": "exact" if self.precision == "exact" else fast,
-        }
+        return describe(self.name, self.checkpoint, self.ops)
 
     def _split(self, params: dict[str, Any]) -> tuple[SamplingParams, dict[str, Any], bool]:
         known = (*SAMPLING_OPTIONS, *PROCESSOR_OPTIONS, "normalize_newlines")

@@ -85,7 +85,8 @@ def run(
     processor_kwargs: options.ProcessorKwargs = None,
     revision: options.Revision = None,
     backend: options.Backend = "native",
-    precision: options.Precision = "exact",
+    weights: options.Weights = "auto",
+    precision: options.Precision = None,
     threads: options.Threads = None,
     device: options.Device = None,
     output: Annotated[
@@ -133,7 +134,7 @@ def run(
         "enable_thinking": thinking,
     }
     given = {option: value for option, value in sampling.items() if value is not None}
-    _check(given, threads, device, backend)
+    _check(given, name=backend, threads=threads, device=device, weights=weights, precision=precision)
     question = read_prompt(text, image or [], piped=True)
     if not question.strip() and not image:
         raise OptionError(_nothing_to_answer(model, prompt_argument, prompt))
@@ -151,6 +152,7 @@ def run(
             name,
             revision=revision,
             backend=backend,
+            weights=weights,
             precision=precision,
             threads=threads,
             device=device,
@@ -188,10 +190,10 @@ def _can_be_model(text: str) -> bool:
         return False
 
 
-def _check(sampling: Mapping[str, Any], threads: int | None, device: str | None, backend: str) -> None:
+def _check(sampling: Mapping[str, Any], **engine: Any) -> None:
     """Refuse bad values before anything is loaded; `load` and the engine check again."""
     from pocketvlm import backends
     from pocketvlm.types import SamplingParams
 
     SamplingParams(**sampling)
-    backends.check(backend, threads, device)
+    backends.check(**engine)

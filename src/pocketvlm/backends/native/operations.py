@@ -54,11 +54,13 @@ class NativeOps:
 
     name = "native"
 
-    def __init__(self, runtime: Runtime, description: dict[str, str], weights: WeightType = "stored") -> None:
+    def __init__(
+        self, runtime: Runtime, description: dict[str, str], weights: WeightType = "stored", fast: bool = False
+    ) -> None:
         self._native = runtime
         self._description = description
         self._weights = weights
-        self._fast = weights != "stored"
+        self._fast = fast
 
     def describe(self) -> dict[str, str]:
         return {"backend": self.name, **self._description}

@@ -40,6 +40,8 @@ class TorchOps:
             "backend": f"torch {torch.__version__}",
             "device": f"{self.device} ({why})",
             "threads": str(torch.get_num_threads()),
+            "precision": "exact (all that this backend does)",
+            "weights": "as stored, bfloat16 or float32",
             "arithmetic": "float32",
         }
 
@@ -89,9 +91,7 @@ class TorchOps:
             y = functional.silu(y)
         return y if residual is None else y + residual
 
-    def linears(
-        self, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None] = ()
-    ) -> list[Tensor]:
+    def linears(self, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None] = ()) -> list[Tensor]:
         return [self.linear(x, weight, bias) for weight, bias in zip_longest(weights, biases)]
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
