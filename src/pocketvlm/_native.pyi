@@ -35,6 +35,9 @@ class Runtime:
     def __init__(self, threads: int, isa: str) -> None: ...
     @property
     def threads(self) -> int: ...
+    def checksum(self, array: Any) -> int:
+        """A 64-bit checksum of a uint8 array; the same for any number of threads."""
+
     def poison(self, on: bool) -> None:
         """For tests: scratch memory starts as NaN in every operation."""
 
