@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm import backends
-from pocketvlm.backends.ops import Ops
+from pocketvlm.backends import cache as packed_cache
+from pocketvlm.backends.ops import Ops, Place
 from pocketvlm.backends.options import Backend, Precision, Weights, choose
+from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.huggingface import Checkpoint, read_checkpoint
 from pocketvlm.engine import Engine, Request, TokenEvent
 from pocketvlm.engine.memory import page_bytes, slot_bytes
-from pocketvlm.errors import InputError, OptionError
+from pocketvlm.errors import CacheWarning, InputError, OptionError
 from pocketvlm.model import MiniCPMV, expected_tensors
 from pocketvlm.processor.newlines import NewlineNormalizer
 from pocketvlm.processor.processor import Processor
@@ -44,6 +47,8 @@ PROCESSOR_OPTIONS = (
     "enable_thinking",
     "template_kwargs",
 )
+# Smaller checkpoints are encoded in no time.
+SMALLEST_KEPT = 64_000_000
 
 
 def load(
@@ -55,6 +60,7 @@ def load(
     precision: Precision | None = None,
     threads: int | None = None,
     device: str | None = None,
+    cache: bool | str | Path = True,
     memory_limit: int | None = None,
     prefill_chunk: int | None = None,
     progress: Progress | None = None,
@@ -64,20 +70,39 @@ def load(
     backend: "native" (C++, CPU) or "torch" (the reference; `device` "cpu" or "cuda"). precision: "exact" is float32
     arithmetic on the weights as stored, "fast" integer arithmetic on coded weights; None is "fast" on native, "exact"
     on torch. weights, with "fast": "int8" (what "auto" means), "int4" (the language model in 4 bits) or "bf16" (as
-    stored). threads: CPU threads (None: physical cores). memory_limit: bytes for the state of running sequences (None:
-    half of the machine's). prefill_chunk: tokens of a prompt that one step takes. progress(stage, done, total) is
-    called with "download" and bytes, then with "load" and tensors. Raises CheckpointError, OptionError or BackendError.
+    stored). threads: CPU threads (None: physical cores). cache: keep coded weights on disk for the next start, in
+    $POCKETVLM_CACHE or ~/.cache/pocketvlm, or in a directory that is given; what fails there is a CacheWarning.
+    memory_limit: bytes for the state of running sequences (None: half of the machine's). prefill_chunk: tokens of a
+    prompt that one step takes. progress(stage, done, total) is called with "download" and bytes, then with "load" and
+    tensors. Raises CheckpointError, OptionError or BackendError.
     """
     choice = choose(backend, weights, precision)
+    if not isinstance(cache, bool | str | Path) or not str(cache):
+        raise OptionError(f"cache={cache!r} is not supported: give True, False or a directory")
     ops = backends.create(backend, threads, device, weights, precision)
     began = time.perf_counter()
     checkpoint = read_checkpoint(resolve(model, revision, progress and partial(progress, "download")))
     tensors = checkpoint.tensors(expected_tensors(checkpoint.model))
-    network = MiniCPMV(checkpoint.model, ops, tensors, progress and partial(progress, "load"))
+    processor = processor_for(checkpoint)
+    with ops.keeping(None if choice.weights == "bf16" else _place(cache, str(model), checkpoint), tensors):
+        network = MiniCPMV(checkpoint.model, ops, tensors, progress and partial(progress, "load"))
     options = {} if prefill_chunk is None else {"prefill_chunk": prefill_chunk}
     engine = Engine(network, memory_limit, **options)
-    processor = processor_for(checkpoint)
     return Model(str(model), checkpoint, processor, engine, choice.precision, time.perf_counter() - began)
+
+
+def _place(cache: bool | str | Path, model: str, checkpoint: Checkpoint) -> Place | None:
+    """Where the coded weights of a checkpoint are kept, if anywhere."""
+    if cache is False or checkpoint.nbytes < SMALLEST_KEPT:
+        return None
+    try:
+        directory = packed_cache.directory(None if cache is True else cache)
+    except OptionError as error:
+        if cache is not True:
+            raise
+        warnings.warn(f"the packed weights of {model} are not kept: {error}", CacheWarning, stacklevel=3)
+        return None
+    return Place(directory, model, str(checkpoint.path.resolve()), fingerprint(checkpoint.tensor_files))
 
 
 def processor_for(checkpoint: Checkpoint) -> Processor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, cast, get_args
 
 from pocketvlm.errors import OptionError
@@ -26,20 +25,6 @@ class Choice:
     weights: Weights
     precision_reason: str
     weights_reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a backend may keep the weights that it prepared, and what they are prepared from.
-
-    directory: where files go; made where it is missing. model, path: what the user called the checkpoint, and where it
-    lies, for the list of files. fingerprint: changes with the content of the checkpoint.
-    """
-
-    directory: Path
-    model: str
-    path: str
-    fingerprint: str
 
 
 def choose(backend: str, weights: str = "auto", precision: str | None = None) -> Choice:

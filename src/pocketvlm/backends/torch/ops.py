@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import zip_longest
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from pocketvlm.backends.ops import Activation, Batch, Ints, Role, StoredTensor
+from pocketvlm.backends.ops import Activation, Batch, Ints, Place, Role, StoredTensor
 from pocketvlm.backends.torch.delta import chunked_delta_rule, recurrent_delta_rule
 from pocketvlm.errors import BackendError, OptionError
 
@@ -44,6 +45,10 @@ class TorchOps:
             "weights": "as stored, bfloat16 or float32",
             "arithmetic": "float32",
         }
+
+    def keeping(self, place: Place | None, tensors: Mapping[str, StoredTensor]) -> AbstractContextManager[None]:
+        """Nothing is worth keeping."""
+        return nullcontext()
 
     def prepare(self, stored: StoredTensor, role: Role) -> Tensor:
         """A matrix keeps bf16, anything else becomes float32."""
