@@ -34,7 +34,7 @@ def test_version_and_help(invoke):
         outcome = invoke(*arguments)
         assert outcome.code == 0
         assert outcome.err == ""
-        assert all(f" {name} " in outcome.out for name in ("run", "info", "tokens", "pull"))
+        assert all(f" {name} " in outcome.out for name in ("run", "info", "tokens", "pull", "cache"))
 
 
 def test_help_of_run_is_in_groups_and_ends_with_examples(invoke, monkeypatch):

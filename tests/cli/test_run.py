@@ -126,6 +126,7 @@ def test_options_that_are_not_given_do_not_reach_the_model(invoke, model):
         "precision": None,
         "threads": None,
         "device": None,
+        "cache": True,
     }
 
 
@@ -135,7 +136,7 @@ def test_every_option_reaches_the_model_under_its_name(invoke, model):
         "--repetition-penalty 1.1 --presence-penalty 0.2 --frequency-penalty -0.2 --seed 7 --stop END --stop STOP "
         "--stop-token-id 4 --ignore-eos --downsample-mode 4x --max-slice-nums 2 --no-slice-mode --use-image-id "
         "--scale-resolution 224 --thinking --normalize-newlines --backend torch --weights bf16 --precision exact "
-        "--threads 3 --device cpu --revision main"
+        "--threads 3 --no-cache --device cpu --revision main"
     )
     assert invoke("run", "nano", "hi", *line.split()).code == 0
     assert model.asked == {
@@ -163,14 +164,16 @@ def test_every_option_reaches_the_model_under_its_name(invoke, model):
         "enable_thinking": True,
         "normalize_newlines": True,
     }
-    chosen = {name: model.loaded[name] for name in ("revision", "backend", "weights", "precision", "threads", "device")}
-    assert chosen == {
+    assert model.loaded.pop("progress") is not None
+    assert model.loaded == {
+        "model": "nano",
         "revision": "main",
         "backend": "torch",
         "weights": "bf16",
         "precision": "exact",
         "threads": 3,
         "device": "cpu",
+        "cache": False,
     }
 
 

@@ -100,6 +100,10 @@ Precision = Annotated[
         help="fast: integer products, the default of native. exact: float32, weights as stored.",
     ),
 ]
+Cache = Annotated[
+    bool,
+    option("--cache/--no-cache", FLAG, panel=ENGINE, help="Keep coded weights on disk for fast starts."),
+]
 Threads = Annotated[int | None, option("--threads", "N", panel=ENGINE, help="CPU threads. Default: physical cores.")]
 Device = Annotated[str | None, option("--device", "NAME", panel=ENGINE, help="cpu or cuda; with --backend torch only.")]
 Debug = Annotated[

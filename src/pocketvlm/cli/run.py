@@ -89,6 +89,7 @@ def run(
     precision: options.Precision = None,
     threads: options.Threads = None,
     device: options.Device = None,
+    cache: options.Cache = True,
     output: Annotated[
         Literal["text", "json"],
         option("--output", "-o", "text|json", panel=OUTPUT, help="text streams; json is one object with figures."),
@@ -143,10 +144,11 @@ def run(
     # Heavy from here on: everything above has answered typing mistakes at once.
     from pocketvlm import api
     from pocketvlm.cli.answer import show
+    from pocketvlm.cli.failure import warnings_as_lines
     from pocketvlm.cli.terminal import Activity
 
     params = {**given, **options.processor_options(processor_kwargs, api.PROCESSOR_OPTIONS, picked)}
-    with Activity(quiet) as activity:
+    with warnings_as_lines(quiet), Activity(quiet) as activity:
         activity.say(f"loading {name}")
         loaded = api.load(
             name,
@@ -156,6 +158,7 @@ def run(
             precision=precision,
             threads=threads,
             device=device,
+            cache=cache,
             progress=activity.loading(name),
         )
         activity.say(f"reading the prompt{_count(images)}")
