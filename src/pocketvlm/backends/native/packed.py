@@ -39,7 +39,6 @@ STALE_SECONDS = 60
 _PREFIX = struct.Struct("<8sQQQQ24x")
 _PAGE, _LINE = 4096, 64
 _MOST_HEADER = 1 << 26
-_WRITE = 1 << 20  # bytes at a time: the page cache takes large pieces several times slower
 _DTYPES = {
     "codes": "uint8",
     "group_scale": "uint16",
@@ -216,4 +215,4 @@ def _put(file: BinaryIO, place: int, data: bytes | memoryview) -> None:
     file.seek(place)
     rest = memoryview(data)
     while rest:
-        rest = rest[file.write(rest[:_WRITE]) :]
+        rest = rest[file.write(rest) :]
