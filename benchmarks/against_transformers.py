@@ -208,7 +208,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     oracle = make_oracle(REAL_CONFIG, seed=11, dtype=torch.bfloat16)
     half = make_oracle(REAL_CONFIG, seed=11, dtype=torch.bfloat16).model.to(torch.bfloat16)
-    engine = Engine(MiniCPMV(oracle.config, native.create(options.threads), oracle.tensors))
+    engine = Engine(MiniCPMV(oracle.config, native.create(options.threads, precision="exact"), oracle.tensors))
     config = oracle.config
     prompts = {
         "prefill 128": make_prompt(config, [], text=128),

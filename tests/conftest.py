@@ -18,6 +18,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def ops(request: pytest.FixtureRequest) -> object:
-    import importlib
+    from pocketvlm import backends
 
-    return importlib.import_module(f"pocketvlm.backends.{request.param}").create(threads=2)
+    return backends.create(request.param, threads=2, precision="exact")

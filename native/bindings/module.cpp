@@ -5,6 +5,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/runtime.h"
+#include "runtime/checksum.h"
 
 namespace pocketvlm {
 namespace {
@@ -21,6 +22,13 @@ Isa usable_isa(const std::string& name) {
 int checked_threads(int threads) {
     if (threads < 1 || threads > 1024) refuse("threads must be between 1 and 1024, not " + std::to_string(threads));
     return threads;
+}
+
+uint64_t checksum_of(Runtime& runtime, nb::handle array) {
+    const Array<const uint8_t> bytes(array, "array");
+    uint64_t sum = 0;
+    runtime.run(bytes.size() / 4, [&](Pool& pool, const Kernels&) { sum = checksum(pool, bytes.data(), bytes.size()); });
+    return sum;
 }
 
 }  // namespace
@@ -40,6 +48,7 @@ NB_MODULE(_native, m) {
     nb::class_<Runtime> runtime(m, "Runtime");
     runtime.def(nb::init<int, const std::string&>(), nb::arg("threads"), nb::arg("isa"))
         .def_prop_ro("threads", &Runtime::threads)
+        .def("checksum", &checksum_of, nb::arg("array"), "A 64-bit checksum of an array of bytes; the same for any number of threads.")
         .def("poison", &Runtime::poison, nb::arg("on"), "For tests: scratch memory starts as NaN in every operation.");
     runtime
         .def(

@@ -1,3 +1,4 @@
+// Codes back to floats, row by row.
 #include "coded/coded.h"
 
 namespace pocketvlm {

@@ -5,23 +5,27 @@ from __future__ import annotations
 import difflib
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm import backends
-from pocketvlm.backends.ops import Ops
+from pocketvlm.backends import cache as packed_cache
+from pocketvlm.backends.ops import Ops, Place
+from pocketvlm.backends.options import Backend, Precision, Weights, choose
+from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.huggingface import Checkpoint, read_checkpoint
 from pocketvlm.engine import Engine, Request, TokenEvent
 from pocketvlm.engine.memory import page_bytes, slot_bytes
-from pocketvlm.errors import InputError, OptionError
+from pocketvlm.errors import CacheWarning, InputError, OptionError
 from pocketvlm.model import MiniCPMV, expected_tensors
 from pocketvlm.processor.newlines import NewlineNormalizer
 from pocketvlm.processor.processor import Processor
@@ -29,8 +33,6 @@ from pocketvlm.processor.stops import StopStrings
 from pocketvlm.processor.tokenizer import Detokenizer
 from pocketvlm.types import Chunk, FinishReason, Prompt, Result, SamplingParams, Timings, Usage
 
-Backend = Literal["native", "torch"]
-Precision = Literal["exact", "fast"]
 Progress = Callable[[str, int, int], None]
 Messages = Sequence[Mapping[str, Any]]
 
@@ -45,6 +47,8 @@ PROCESSOR_OPTIONS = (
     "enable_thinking",
     "template_kwargs",
 )
+# Smaller checkpoints are encoded in no time.
+SMALLEST_KEPT = 64_000_000
 
 
 def load(
@@ -52,9 +56,11 @@ def load(
     *,
     revision: str | None = None,
     backend: Backend = "native",
-    precision: Precision = "exact",
+    weights: Weights = "auto",
+    precision: Precision | None = None,
     threads: int | None = None,
     device: str | None = None,
+    cache: bool | str | Path = True,
     memory_limit: int | None = None,
     prefill_chunk: int | None = None,
     progress: Progress | None = None,
@@ -62,21 +68,41 @@ def load(
     """Load a checkpoint: "nano" (embedded), a directory, or a hub id such as "openbmb/MiniCPM-V-4.6".
 
     backend: "native" (C++, CPU) or "torch" (the reference; `device` "cpu" or "cuda"). precision: "exact" is float32
-    arithmetic on the weights as stored; "fast" equals "exact" in this version. threads: CPU threads (None: physical
-    cores). memory_limit: bytes for the state of running sequences (None: half of the machine's). prefill_chunk: tokens
-    of a prompt that one step takes. progress(stage, done, total) is called with "download" and bytes, then with "load"
-    and tensors. Raises CheckpointError, OptionError or BackendError.
+    arithmetic on the weights as stored, "fast" integer arithmetic on coded weights; None is "fast" on native, "exact"
+    on torch. weights, with "fast": "int8" (what "auto" means), "int4" (the language model in 4 bits) or "bf16" (as
+    stored). threads: CPU threads (None: physical cores). cache: keep coded weights on disk for the next start, in
+    $POCKETVLM_CACHE or ~/.cache/pocketvlm, or in a directory that is given; what fails there is a CacheWarning.
+    memory_limit: bytes for the state of running sequences (None: half of the machine's). prefill_chunk: tokens of a
+    prompt that one step takes. progress(stage, done, total) is called with "download" and bytes, then with "load" and
+    tensors. Raises CheckpointError, OptionError or BackendError.
     """
-    if precision not in ("exact", "fast"):
-        raise OptionError(f"precision={precision!r} is not known: choose one of exact, fast")
-    ops = backends.create(backend, threads, device)
+    choice = choose(backend, weights, precision)
+    if not isinstance(cache, bool | str | Path) or not str(cache):
+        raise OptionError(f"cache={cache!r} is not supported: give True, False or a directory")
+    ops = backends.create(backend, threads, device, weights, precision)
     began = time.perf_counter()
     checkpoint = read_checkpoint(resolve(model, revision, progress and partial(progress, "download")))
     tensors = checkpoint.tensors(expected_tensors(checkpoint.model))
-    network = MiniCPMV(checkpoint.model, ops, tensors, progress and partial(progress, "load"))
+    processor = processor_for(checkpoint)
+    with ops.keeping(None if choice.weights == "bf16" else _place(cache, str(model), checkpoint), tensors):
+        network = MiniCPMV(checkpoint.model, ops, tensors, progress and partial(progress, "load"))
     options = {} if prefill_chunk is None else {"prefill_chunk": prefill_chunk}
     engine = Engine(network, memory_limit, **options)
-    return Model(str(model), checkpoint, processor_for(checkpoint), engine, precision, time.perf_counter() - began)
+    return Model(str(model), checkpoint, processor, engine, choice.precision, time.perf_counter() - began)
+
+
+def _place(cache: bool | str | Path, model: str, checkpoint: Checkpoint) -> Place | None:
+    """Where the coded weights of a checkpoint are kept, if anywhere."""
+    if cache is False or checkpoint.nbytes < SMALLEST_KEPT:
+        return None
+    try:
+        directory = packed_cache.directory(None if cache is True else cache)
+    except OptionError as error:
+        if cache is not True:
+            raise
+        warnings.warn(f"the packed weights of {model} are not kept: {error}", CacheWarning, stacklevel=3)
+        return None
+    return Place(directory, model, str(checkpoint.path.resolve()), fingerprint(checkpoint.tensor_files))
 
 
 def processor_for(checkpoint: Checkpoint) -> Processor:
@@ -221,11 +247,7 @@ class Model:
 
     def info(self) -> dict[str, Any]:
         """What is loaded and how it runs: sizes, types, kernels and the reasons for them."""
-        fast = "fast (equals exact in this version)"
-        return {
-            **describe(self.name, self.checkpoint, self.ops),
-            "precision": "exact" if self.precision == "exact" else fast,
-        }
+        return describe(self.name, self.checkpoint, self.ops)
 
     def _split(self, params: dict[str, Any]) -> tuple[SamplingParams, dict[str, Any], bool]:
         known = (*SAMPLING_OPTIONS, *PROCESSOR_OPTIONS, "normalize_newlines")

@@ -10,12 +10,15 @@ PocketVLMError
 │   ├── ImageError         an image that cannot be fetched, decoded or accepted
 │   └── PromptError        messages, template or length
 └── BackendError           a backend that cannot run here
+
+CacheWarning               prepared weights that cannot be kept or used; loading goes on without them
 """
 
 from __future__ import annotations
 
 __all__ = [
     "BackendError",
+    "CacheWarning",
     "CheckpointError",
     "ConfigError",
     "DownloadError",
@@ -66,3 +69,7 @@ class PromptError(InputError):
 
 class BackendError(PocketVLMError, RuntimeError):
     """A backend cannot run on this machine or in this installation."""
+
+
+class CacheWarning(UserWarning):
+    """Prepared weights could not be kept, or a file of them could not be used. Only the time to load suffers."""

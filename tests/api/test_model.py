@@ -13,10 +13,12 @@ from PIL import Image
 import pocketvlm
 from pocketvlm import Model, OptionError, PromptError
 
+WAYS: list[dict[str, Any]] = [{"backend": "native"}, {"backend": "native", "precision": "exact"}, {"backend": "torch"}]
 
-@pytest.fixture(scope="module", params=["native", "torch"])
+
+@pytest.fixture(scope="module", params=WAYS, ids=["fast", "exact", "torch"])
 def model(request: pytest.FixtureRequest) -> Model:
-    return pocketvlm.load("nano", backend=request.param, threads=2)
+    return pocketvlm.load("nano", threads=2, **request.param)
 
 
 def picture(width: int = 150, height: int = 170, seed: int = 0) -> Image.Image:
@@ -172,7 +174,17 @@ def test_wrong_shapes_of_a_request(model: Model) -> None:
     ("options", "message"),
     [
         ({"backend": "cuda"}, "backend='cuda' is not known"),
-        ({"precision": "half"}, "precision='half' is not known"),
+        ({"precision": "half"}, "precision='half' is not known: choose one of exact, fast"),
+        ({"precision": "exac"}, "did you mean 'exact'"),
+        ({"weights": "in4"}, "weights='in4' is not known: choose one of auto, int4, int8, bf16: did you mean 'int4'"),
+        ({"weights": None}, "weights=None is not known"),
+        (
+            {"weights": "int4", "precision": "exact"},
+            "weights='int4' contradicts precision='exact'.* weights='bf16'",
+        ),
+        ({"weights": "int8", "precision": "exact"}, "weights='int8' contradicts precision='exact'"),
+        ({"backend": "torch", "precision": "fast"}, "precision='fast' needs backend='native'"),
+        ({"backend": "torch", "weights": "int8"}, "weights='int8' needs backend='native'"),
         ({"threads": 0}, "threads=0"),
         ({"device": "cuda"}, "needs backend='torch'"),
     ],
@@ -186,7 +198,7 @@ def test_backends_agree_on_nano() -> None:
     image = picture(500, 300)
     logits = []
     for backend in ("native", "torch"):
-        model = pocketvlm.load("nano", backend=backend, threads=2)  # type: ignore[arg-type]
+        model = pocketvlm.load("nano", backend=backend, precision="exact", threads=2)  # type: ignore[arg-type]
         logits.append(model.logits(model.processor(question(image))))
     assert np.abs(logits[0] - logits[1]).max() < 1e-3
 

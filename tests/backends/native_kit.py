@@ -19,7 +19,7 @@ def usable() -> list[str]:
 
 @cache
 def backend(threads: int, isa: str) -> NativeOps:
-    ops = create(threads, isa)
+    ops = create(threads, isa, precision="exact")
     ops._native.poison(True)
     return ops
 

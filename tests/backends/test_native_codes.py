@@ -1,4 +1,4 @@
-"""Matrices of codes: every instruction set against the plain meaning of the packed form, on odd sizes and poisoned memory."""
+"""Matrices of codes: every instruction set against the plain meaning of the packed form, odd sizes, poisoned memory."""
 
 from __future__ import annotations
 

@@ -20,7 +20,9 @@ def near(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
     assert np.linalg.norm(actual - expected) < 0.01 * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize(("lengths", "heads", "head_dim"), [([300], 2, 72), ([33, 64, 1100], 2, 40), ([32], 3, 7), ([70, 4], 1, 16)])
+@pytest.mark.parametrize(
+    ("lengths", "heads", "head_dim"), [([300], 2, 72), ([33, 64, 1100], 2, 40), ([32], 3, 7), ([70, 4], 1, 16)]
+)
 def test_views(native: NativeOps, lengths: list[int], heads: int, head_dim: int) -> None:
     make = Inputs(head_dim)
     query, key, value = (make(sum(lengths), heads * head_dim, scale=2.0) for _ in range(3))

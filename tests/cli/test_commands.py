@@ -34,7 +34,7 @@ def test_version_and_help(invoke):
         outcome = invoke(*arguments)
         assert outcome.code == 0
         assert outcome.err == ""
-        assert all(f" {name} " in outcome.out for name in ("run", "info", "tokens", "pull"))
+        assert all(f" {name} " in outcome.out for name in ("run", "info", "tokens", "pull", "cache"))
 
 
 def test_help_of_run_is_in_groups_and_ends_with_examples(invoke, monkeypatch):
@@ -54,8 +54,24 @@ def test_the_reference_page_is_up_to_date():
 def test_info_agrees_with_the_loaded_model(invoke):
     facts = json.loads(invoke("info", "nano", "--json").out)
     loaded = api.load("nano").info()
-    shared = set(loaded) - {"precision"}
-    assert {name: facts[name] for name in shared} == {name: loaded[name] for name in shared}
+    assert facts == loaded
+
+
+@pytest.mark.parametrize(
+    ("line", "precision", "weights"),
+    [
+        ("", "fast (the default of backend native)", "int8 (the default of precision fast)"),
+        ("--weights int4", "fast (the", "int4 in the language model, int8 in the vision tower (asked for)"),
+        ("--weights bf16", "fast (the", "as stored, bfloat16 or float32 (asked for)"),
+        ("--precision exact", "exact (asked for)", "as stored, bfloat16 or float32 (the default of precision exact)"),
+        ("--backend torch", "exact (all", "as stored"),
+    ],
+)
+def test_info_says_which_weights_and_arithmetic_and_why(invoke, line, precision, weights):
+    facts = json.loads(invoke("info", "--json", *line.split()).out)["backend"]
+    assert facts["precision"].startswith(precision)
+    assert facts["weights"].startswith(weights)
+    assert ("integer" in facts["arithmetic"]) == (line in ("", "--weights int4"))
 
 
 def test_info_for_people_names_sizes_and_kernels(invoke):

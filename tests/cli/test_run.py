@@ -122,9 +122,11 @@ def test_options_that_are_not_given_do_not_reach_the_model(invoke, model):
         "model": "nano",
         "revision": None,
         "backend": "native",
-        "precision": "exact",
+        "weights": "auto",
+        "precision": None,
         "threads": None,
         "device": None,
+        "cache": True,
     }
 
 
@@ -133,8 +135,8 @@ def test_every_option_reaches_the_model_under_its_name(invoke, model):
         "--system S --max-tokens 5 --min-tokens 1 --temperature 0.5 --top-p 0.9 --top-k 3 --min-p 0.1 "
         "--repetition-penalty 1.1 --presence-penalty 0.2 --frequency-penalty -0.2 --seed 7 --stop END --stop STOP "
         "--stop-token-id 4 --ignore-eos --downsample-mode 4x --max-slice-nums 2 --no-slice-mode --use-image-id "
-        "--scale-resolution 224 --thinking --normalize-newlines --backend torch --precision fast --threads 3 "
-        "--device cpu --revision main"
+        "--scale-resolution 224 --thinking --normalize-newlines --backend torch --weights bf16 --precision exact "
+        "--threads 3 --no-cache --device cpu --revision main"
     )
     assert invoke("run", "nano", "hi", *line.split()).code == 0
     assert model.asked == {
@@ -162,8 +164,17 @@ def test_every_option_reaches_the_model_under_its_name(invoke, model):
         "enable_thinking": True,
         "normalize_newlines": True,
     }
-    chosen = {name: model.loaded[name] for name in ("revision", "backend", "precision", "threads", "device")}
-    assert chosen == {"revision": "main", "backend": "torch", "precision": "fast", "threads": 3, "device": "cpu"}
+    assert model.loaded.pop("progress") is not None
+    assert model.loaded == {
+        "model": "nano",
+        "revision": "main",
+        "backend": "torch",
+        "weights": "bf16",
+        "precision": "exact",
+        "threads": 3,
+        "device": "cpu",
+        "cache": False,
+    }
 
 
 def test_processor_kwargs_are_merged_and_single_options_win(invoke, model):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 import pytest
 import torch
 from oracle import Oracle, assert_close, make_oracle, make_prompt, reference_features, reference_logits
 
+from pocketvlm import backends
 from pocketvlm.engine import Engine
 from pocketvlm.model import MiniCPMV
 from pocketvlm.types import Prompt
@@ -80,7 +79,7 @@ def case(request: pytest.FixtureRequest, oracle: Oracle) -> tuple[Prompt, np.nda
 @pytest.mark.parametrize("backend", ["torch", "native"])
 def test_full_size(backend: str, oracle: Oracle, case: tuple[Prompt, np.ndarray, np.ndarray | None]) -> None:
     prompt, logits, features = case
-    ops = importlib.import_module(f"pocketvlm.backends.{backend}").create(threads=2)
+    ops = backends.create(backend, threads=2, precision="exact")
     engine = Engine(MiniCPMV(oracle.config, ops, oracle.tensors))
     if features is not None:
         ours = np.concatenate([ops.to_numpy(rows) for rows in engine.runner.encode(prompt.views)])

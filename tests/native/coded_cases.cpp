@@ -11,7 +11,8 @@ long whole(long n, long unit) { return (n + unit - 1) / unit * unit; }
 
 // Codes of one kind: random bits are as good as any.
 struct Matrix {
-    Matrix(Random& random, int bits, long group, long inputs_, long outputs_, bool with_table, bool with_minimum)
+    Matrix(Random& random, int bits, long group, long inputs_, long outputs_, bool with_table, bool with_minimum,
+           bool raised = false)
         : inputs(inputs_),
           outputs(outputs_),
           panels(whole(outputs, code_panel) / code_panel),
@@ -29,6 +30,9 @@ struct Matrix {
         for (long i = 0; i < row_scale.size(); ++i) row_scale[i] = random.unit() + 0.5f;
         codes = Codes{bits, group ? group : depth, depth, bytes.data(), group ? scale.data() : nullptr,
                       with_minimum ? minimum.data() : nullptr, row_scale.data(), with_table ? table.data() : nullptr};
+        if (!raised) return;
+        codes.least = 40;
+        for (long i = 0; i < 16; ++i) codes.raised[i] = static_cast<uint8_t>(random.bits() % 128), table[i] = static_cast<uint8_t>(codes.raised[i] + 40);
     }
 
     // A float16 between -1 and 1, sometimes subnormal.
@@ -49,13 +53,14 @@ struct Kind {
     const char* name;
     int bits;
     long group;
-    bool table, minimum;
+    bool table, minimum, raised = false;
 };
 
 constexpr Kind kinds[] = {
     {"4 bit", 4, 32, false, false},        {"4 bit, minimum", 4, 64, false, true}, {"4 bit, table", 4, 32, true, false},
     {"4 bit, table, minimum", 4, 8, true, true}, {"8 bit", 8, 0, false, false},    {"8 bit, groups", 8, 32, false, false},
-    {"8 bit, groups, minimum", 8, 24, false, true},
+    {"8 bit, groups, minimum", 8, 24, false, true}, {"4 bit, narrow table", 4, 64, true, false, true},
+    {"4 bit, narrow table, minimum", 4, 16, true, true, true},
 };
 
 Linear product_of(const Floats& x, const Floats* bias, const Floats* residual, Activation activation, Floats& out, long rows, const Matrix& m) {
@@ -66,7 +71,7 @@ Linear product_of(const Floats& x, const Floats* bias, const Floats* residual, A
 void product_case(Suite& suite, const Kind& kind, long rows, long inputs, long outputs) {
     const auto number = static_cast<uint64_t>(rows + inputs * 100 + outputs);
     Random random(number);
-    const Matrix matrix(random, kind.bits, kind.group, inputs, outputs, kind.table, kind.minimum);
+    const Matrix matrix(random, kind.bits, kind.group, inputs, outputs, kind.table, kind.minimum, kind.raised);
     Floats x = random.floats(rows * inputs);
     for (long k = 0; k < inputs && rows > 2; ++k) x[2 * inputs + k] = 0.0f;  // a row without any size
     const Floats bias = random.floats(outputs), residual = random.floats(rows * outputs);
@@ -109,7 +114,9 @@ void encode_case(Suite& suite, int bits, long group, long inputs, long outputs, 
         Array<uint8_t> bytes(panels * depth * bits / 32 * code_block);
         Array<uint16_t> scale(group ? panels * depth / group * code_panel : 0);
         Floats row_scale(padded), out(padded * depth);
-        const Codes codes{bits, group ? group : depth, depth, bytes.data(), group ? scale.data() : nullptr, nullptr, row_scale.data(), nullptr};
+        static const uint8_t table[16] = {60, 75, 86, 95, 103, 110, 117, 123, 129, 135, 142, 149, 157, 166, 176, 187};
+        const Codes codes{bits,    group ? group : depth, depth, bytes.data(), group ? scale.data() : nullptr,
+                          nullptr, row_scale.data(),      bits == 4 ? table : nullptr};
         kernels.encode(pool, Encode{bf16 ? static_cast<const void*>(half.data()) : weight.data(), bf16, inputs, outputs, codes});
         Ints rows(padded);
         for (long i = 0; i < padded; ++i) rows[i] = static_cast<int32_t>(i);
@@ -122,7 +129,7 @@ void encode_case(Suite& suite, int bits, long group, long inputs, long outputs, 
             for (long k = 0; k < depth; ++k) {
                 const double truth = i < outputs && k < inputs ? static_cast<double>(weight[i * inputs + k]) : 0.0;
                 const double d = static_cast<double>(decoded[i * depth + k]) - truth;
-                sum += i < outputs && k < inputs ? d * d : d == 0.0 ? 0.0 : INFINITY;  // padding is exactly zero
+                sum += i < outputs && k < inputs ? d * d : i < outputs || d == 0.0 ? 0.0 : INFINITY;  // padded outputs are exactly zero
             }
         return std::sqrt(sum / static_cast<double>(weight.size())) / 0.1;
     };

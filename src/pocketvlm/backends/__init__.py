@@ -4,34 +4,45 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pocketvlm.backends.options import choose
 from pocketvlm.errors import OptionError
 
 if TYPE_CHECKING:
     from pocketvlm.backends.ops import Ops
 
-BACKENDS = ("native", "torch")
 
-
-def create(name: str, threads: int | None = None, device: str | None = None) -> Ops:
+def create(
+    name: str,
+    threads: int | None = None,
+    device: str | None = None,
+    weights: str = "auto",
+    precision: str | None = None,
+) -> Ops:
     """The operations of a backend.
 
     threads: CPU threads (None: physical cores). device: for "torch" alone, "cpu" or "cuda" (None: CUDA where present).
-    Raises OptionError for values that are not known and BackendError where the backend cannot run.
+    weights, precision: see `options.choose`. Raises OptionError for values that are not known or contradict each other,
+    and BackendError where the backend cannot run.
     """
-    check(name, threads, device)
+    check(name, threads, device, weights, precision)
     if name == "torch":
         from pocketvlm.backends import torch
 
         return torch.create(threads, device)
     from pocketvlm.backends import native
 
-    return native.create(threads)
+    return native.create(threads, weights=weights, precision=precision)
 
 
-def check(name: str, threads: int | None = None, device: str | None = None) -> None:
+def check(
+    name: str,
+    threads: int | None = None,
+    device: str | None = None,
+    weights: str = "auto",
+    precision: str | None = None,
+) -> None:
     """Raise OptionError for values that `create` would refuse; loads nothing."""
-    if name not in BACKENDS:
-        raise OptionError(f"backend={name!r} is not known: choose one of {', '.join(BACKENDS)}")
+    choose(name, weights, precision)
     if threads is not None and threads < 1:
         raise OptionError(f"threads={threads} is out of range: give at least 1, or leave it out for all physical cores")
     if device is not None and name != "torch":

@@ -8,8 +8,10 @@ arguments, and none reads memory that its arguments do not name: outputs and scr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -55,6 +57,20 @@ class StoredTensor:
         return StoredTensor(self.name, self.dtype, self.data.reshape(shape))
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a backend may keep the weights that it prepared, and what they are prepared from.
+
+    directory: where files go; made where it is missing. model, path: what the user called the checkpoint, and where it
+    lies, for the list of files. fingerprint: changes with the content of the checkpoint.
+    """
+
+    directory: Path
+    model: str
+    path: str
+    fingerprint: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Which rows of a ragged batch belong to which sequence, and where those sequences keep their state.
@@ -93,6 +109,12 @@ class Ops(Protocol):
 
     def describe(self) -> dict[str, str]:
         """What was chosen and why (instruction set, threads, weight type), for `pocketvlm info`."""
+
+    def keeping(self, place: Place | None, tensors: Mapping[str, StoredTensor]) -> AbstractContextManager[None]:
+        """A block in which `prepare` may take its work out of a file in `place`, written when the block ends well.
+
+        tensors: all that will be prepared. A backend whose handles cost nothing to make does nothing here.
+        """
 
     def prepare(self, stored: StoredTensor, role: Role) -> Weight:
         """Turn a stored tensor into this backend's handle.

@@ -60,21 +60,24 @@ def released_config() -> ModelConfig:
 
 
 def random_tensors(config: ModelConfig, seed: int = 0) -> dict[str, StoredTensor]:
-    """Every tensor of a checkpoint in bfloat16 bits: matrices N(0, 1 / inputs), norms and gates near what training leaves.
+    """Every tensor of a checkpoint in bfloat16 bits: matrices N(0, 1 / inputs), norms and gates as training leaves them.
 
-    Values come out of one pool of normal numbers, read from a different place for each tensor and row of blocks, so that
-    1.3 billion of them take a second or two.
+    Values come out of one pool of normal numbers, read from another place each time: 1.3 billion of them would take long.
     """
     random = np.random.default_rng(seed)
     normal = random.standard_normal(_POOL, dtype=np.float32)
     return {name: _tensor(name, shape, normal, random) for name, shape in expected_tensors(config).items()}
 
 
-def _tensor(name: str, shape: tuple[int, ...], normal: NDArray[np.float32], random: np.random.Generator) -> StoredTensor:
+def _tensor(
+    name: str, shape: tuple[int, ...], normal: NDArray[np.float32], random: np.random.Generator
+) -> StoredTensor:
     count = int(np.prod(shape))
     if len(shape) == 1 or name.endswith("conv1d.weight"):
         values = 0.1 * random.standard_normal(count, dtype=np.float32)
-        if name.endswith(("norm1.weight", "norm2.weight", "pre_norm.weight", "post_layernorm.weight", "attn.norm.weight")):
+        if name.endswith(
+            ("norm1.weight", "norm2.weight", "pre_norm.weight", "post_layernorm.weight", "attn.norm.weight")
+        ):
             values += 1.0
         if name.endswith("conv1d.weight"):
             values += 0.3

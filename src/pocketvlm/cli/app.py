@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from pocketvlm import __version__
+from pocketvlm.cli import cache
 from pocketvlm.cli.failure import FAILED, report
 from pocketvlm.cli.info import info
 from pocketvlm.cli.pull import pull
@@ -84,6 +85,9 @@ for _function in (run, info, tokens, pull):
         epilog=sys.modules[_function.__module__].EPILOG,
         context_settings={"auto_envvar_prefix": f"POCKETVLM_{_name.upper()}"},
     )(_function)
+
+
+app.add_typer(cache.app, name="cache")
 
 
 def start(argv: Sequence[str] | None = None) -> int:

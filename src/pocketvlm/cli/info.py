@@ -18,6 +18,8 @@ def info(
     model: Annotated[str, options.model_argument("INFO")] = options.DEFAULT_MODEL,
     revision: options.Revision = None,
     backend: options.Backend = "native",
+    weights: options.Weights = "auto",
+    precision: options.Precision = None,
     threads: options.Threads = None,
     device: options.Device = None,
     as_json: Annotated[bool, options.json_option("INFO")] = False,
@@ -37,7 +39,7 @@ def info(
     with Activity(quiet) as activity:
         activity.say(f"reading {model}")
         path = resolve(model, revision, activity.downloading(model))
-        facts = describe(model, read_checkpoint(path), create(backend, threads, device))
+        facts = describe(model, read_checkpoint(path), create(backend, threads, device, weights, precision))
     if as_json:
         import json
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from pocketvlm.backends import options as backend_options
 from pocketvlm.errors import OptionError
 
 INPUT, SAMPLING, IMAGES, ENGINE, OUTPUT = "Input", "Sampling", "Image processing", "Engine", "Output"
@@ -73,7 +74,7 @@ Revision = Annotated[
     str | None, option("--revision", "NAME", panel=ENGINE, help="Branch, tag or commit of a model on the hub.")
 ]
 Backend = Annotated[
-    Literal["native", "torch"],
+    backend_options.Backend,
     option(
         "--backend",
         "native|torch",
@@ -81,9 +82,27 @@ Backend = Annotated[
         help="native: C++, CPU. torch: the reference, CPU or GPU.",
     ),
 ]
+Weights = Annotated[
+    backend_options.Weights,
+    option(
+        "--weights",
+        "auto|int4|int8|bf16",
+        panel=ENGINE,
+        help="int4: smallest. int8: nearer to the original. bf16: as stored. auto: int8, or bf16 where exact.",
+    ),
+]
 Precision = Annotated[
-    Literal["exact", "fast"],
-    option("--precision", "exact|fast", panel=ENGINE, help="exact: float32. fast equals exact in this version."),
+    backend_options.Precision | None,
+    option(
+        "--precision",
+        "exact|fast",
+        panel=ENGINE,
+        help="fast: integer products, the default of native. exact: float32, weights as stored.",
+    ),
+]
+Cache = Annotated[
+    bool,
+    option("--cache/--no-cache", FLAG, panel=ENGINE, help="Keep coded weights on disk for fast starts."),
 ]
 Threads = Annotated[int | None, option("--threads", "N", panel=ENGINE, help="CPU threads. Default: physical cores.")]
 Device = Annotated[str | None, option("--device", "NAME", panel=ENGINE, help="cpu or cuda; with --backend torch only.")]

@@ -33,23 +33,35 @@ def reference() -> str:
     from pocketvlm.cli.app import NAME, app
 
     commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    return "\n".join([_INTRODUCTION, *(_section(NAME, name, command) for name, command in commands.items())])
+    leaves = {
+        f"{name} {under}" if under else name: leaf
+        for name, command in commands.items()
+        for under, leaf in getattr(command, "commands", {"": command}).items()
+    }
+    return "\n".join([_INTRODUCTION, *(_section(NAME, name, leaf) for name, leaf in leaves.items())])
 
 
 def _section(program: str, name: str, command: Any) -> str:
     arguments = [param for param in command.params if param.param_type_name == "argument"]
-    usage = " ".join(param.metavar if param.required else f"[{param.metavar}]" for param in arguments)
-    lines = [f"## `{program} {name} {usage}`", "", inspect.cleandoc(command.help), ""]
+    usage = [_usage(param) for param in arguments]
+    lines = [f"## `{' '.join([program, name, *usage])}`", "", inspect.cleandoc(command.help), ""]
     panels: dict[str, list[Any]] = {"Arguments": arguments}
     for param in command.params:
         if param.param_type_name == "option" and param.rich_help_panel:
             panels.setdefault(param.rich_help_panel, []).append(param)
     for panel, params in panels.items():
+        if not params:
+            continue
         rows = [f"| {_spelling(param)} | {_cell(param.help)}{_default(param)} |" for param in params]
         lines += [f"| {panel} | |", "|---|---|", *rows, ""]
     examples, *notes = inspect.cleandoc(command.epilog).partition("Examples:\n\n")[2].split("\n\n")
     lines += ["```sh", inspect.cleandoc(examples), "```", ""]
     return "\n".join(lines + [f"{note}\n" for note in notes if not note.startswith("Each option")])
+
+
+def _usage(argument: Any) -> str:
+    name = f"{argument.metavar}{'...' if argument.nargs < 0 else ''}"
+    return str(name) if argument.required else f"[{name}]"
 
 
 def _spelling(param: Any) -> str:

@@ -85,9 +85,11 @@ def run(
     processor_kwargs: options.ProcessorKwargs = None,
     revision: options.Revision = None,
     backend: options.Backend = "native",
-    precision: options.Precision = "exact",
+    weights: options.Weights = "auto",
+    precision: options.Precision = None,
     threads: options.Threads = None,
     device: options.Device = None,
+    cache: options.Cache = True,
     output: Annotated[
         Literal["text", "json"],
         option("--output", "-o", "text|json", panel=OUTPUT, help="text streams; json is one object with figures."),
@@ -133,7 +135,7 @@ def run(
         "enable_thinking": thinking,
     }
     given = {option: value for option, value in sampling.items() if value is not None}
-    _check(given, threads, device, backend)
+    _check(given, name=backend, threads=threads, device=device, weights=weights, precision=precision)
     question = read_prompt(text, image or [], piped=True)
     if not question.strip() and not image:
         raise OptionError(_nothing_to_answer(model, prompt_argument, prompt))
@@ -142,18 +144,21 @@ def run(
     # Heavy from here on: everything above has answered typing mistakes at once.
     from pocketvlm import api
     from pocketvlm.cli.answer import show
+    from pocketvlm.cli.failure import warnings_as_lines
     from pocketvlm.cli.terminal import Activity
 
     params = {**given, **options.processor_options(processor_kwargs, api.PROCESSOR_OPTIONS, picked)}
-    with Activity(quiet) as activity:
+    with warnings_as_lines(quiet), Activity(quiet) as activity:
         activity.say(f"loading {name}")
         loaded = api.load(
             name,
             revision=revision,
             backend=backend,
+            weights=weights,
             precision=precision,
             threads=threads,
             device=device,
+            cache=cache,
             progress=activity.loading(name),
         )
         activity.say(f"reading the prompt{_count(images)}")
@@ -188,10 +193,10 @@ def _can_be_model(text: str) -> bool:
         return False
 
 
-def _check(sampling: Mapping[str, Any], threads: int | None, device: str | None, backend: str) -> None:
+def _check(sampling: Mapping[str, Any], **engine: Any) -> None:
     """Refuse bad values before anything is loaded; `load` and the engine check again."""
     from pocketvlm import backends
     from pocketvlm.types import SamplingParams
 
     SamplingParams(**sampling)
-    backends.check(backend, threads, device)
+    backends.check(**engine)

@@ -51,8 +51,11 @@ def copy_states(old: tuple[LayerState, ...], new: tuple[LayerState, ...]) -> Non
 
 def full_attention(ops: Ops, w: FullAttention, c: TextConfig, x: Array, batch: Batch, state: AttentionState) -> Array:
     """Gated softmax attention up to o_proj's input: [T, hidden] -> [T, heads * head_dim] (facts 3.3)."""
+    query_gate, key, value = ops.linears(x, (w.q_proj, w.k_proj, w.v_proj))
     query, gate = ops.attention_inputs(
-        *ops.linears(x, (w.q_proj, w.k_proj, w.v_proj)),
+        query_gate,
+        key,
+        value,
         w.q_norm,
         w.k_norm,
         state.keys,

@@ -232,9 +232,7 @@ class _Builder:
             embed_tokens=embed,
             layers=tuple(self.decoder_layer(i) for i in range(len(text.layer_types))),
             norm=self.vector("model.language_model.norm.weight", text.hidden_size),
-            lm_head=embed
-            if tied
-            else self.matrix("lm_head.weight", text.vocab_size, text.hidden_size),
+            lm_head=embed if tied else self.matrix("lm_head.weight", text.vocab_size, text.hidden_size),
             patch_embedding=Linear(
                 self.find(f"{tower}.embeddings.patch_embedding.weight", patch, "matrix"),
                 self.vector(f"{tower}.embeddings.patch_embedding.bias", vision.hidden_size),

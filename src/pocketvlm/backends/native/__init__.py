@@ -1,22 +1,30 @@
-"""The backend of the base install: C++ kernels on NumPy arrays, fp32 arithmetic, weights as stored."""
+"""The backend of the base install: C++ kernels on NumPy arrays; weights as codes or as stored."""
 
 from __future__ import annotations
 
 import os
 
+from pocketvlm.backends.native.coding import WeightType
 from pocketvlm.backends.native.cpu import default_threads
 from pocketvlm.backends.native.operations import NativeOps
+from pocketvlm.backends.options import Choice, choose
 from pocketvlm.errors import BackendError, OptionError
 
 __all__ = ["NativeOps", "create"]
 
+_WEIGHT_TYPES: dict[str, WeightType] = {"int4": "int4", "int8": "int8", "bf16": "stored"}
 
-def create(threads: int | None = None, isa: str | None = None) -> NativeOps:
+
+def create(
+    threads: int | None = None, isa: str | None = None, *, weights: str = "auto", precision: str | None = None
+) -> NativeOps:
     """A backend with its own threads.
 
     threads: default is the physical cores that this process may use. isa: an instruction set by name, as "serial",
-    "avx2" or "neon"; default is the environment variable POCKETVLM_ISA, then the best that the processor runs.
+    "avx2" or "neon"; default is the environment variable POCKETVLM_ISA, then the best that the processor runs. weights, precision: see
+    `pocketvlm.backends.options.choose`.
     """
+    choice = choose("native", weights, precision)
     try:
         from pocketvlm import _native
     except ImportError as error:
@@ -40,6 +48,26 @@ def create(threads: int | None = None, isa: str | None = None) -> NativeOps:
     description = {
         "isa": f"{isa} ({reason})",
         "threads": f"{threads} ({source})",
-        "arithmetic": "float32, matrices as stored (bfloat16 or float32)",
+        **_arithmetic(choice),
     }
-    return NativeOps(_native.Runtime(threads, isa), description)
+    runtime, fast = _native.Runtime(threads, isa), choice.precision == "fast"
+    return NativeOps(runtime, description, _WEIGHT_TYPES[choice.weights], fast)
+
+
+def _arithmetic(choice: Choice) -> dict[str, str]:
+    """Precision, weight type and arithmetic, for people."""
+    weights = {
+        "int4": "int4 in the language model, int8 in the vision tower",
+        "int8": "int8",
+        "bf16": "as stored, bfloat16 or float32",
+    }
+    arithmetic = "float32"
+    if choice.precision == "fast":
+        arithmetic = "float32, attention in the vision tower in bfloat16 where the processor has it"
+        if choice.weights != "bf16":
+            arithmetic = "integer products with activations in 8 bits, the rest in " + arithmetic
+    return {
+        "precision": f"{choice.precision} ({choice.precision_reason})",
+        "weights": f"{weights[choice.weights]} ({choice.weights_reason})",
+        "arithmetic": arithmetic,
+    }

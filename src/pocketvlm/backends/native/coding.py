@@ -48,7 +48,7 @@ class Coded:
     @property
     def depth(self) -> int:
         """Inputs with the padding."""
-        return self.codes.shape[1] * 32 // self.bits
+        return int(self.codes.shape[1]) * 32 // self.bits
 
     @property
     def nbytes(self) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import zip_longest
@@ -12,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm.backends.native.coding import Coded, WeightType, encode, form_of
-from pocketvlm.backends.ops import Activation, Batch, Ints, Role, StoredTensor
+from pocketvlm.backends.native.store import Store
+from pocketvlm.backends.ops import Activation, Batch, Ints, Place, Role, StoredTensor
 
 if TYPE_CHECKING:
     from pocketvlm._native import Runtime
@@ -55,15 +57,28 @@ class NativeOps:
     name = "native"
 
     def __init__(
-        self, runtime: Runtime, description: dict[str, str], weights: WeightType = "stored", *, fast: bool | None = None
+        self, runtime: Runtime, description: dict[str, str], weights: WeightType = "stored", fast: bool = False
     ) -> None:
         self._native = runtime
         self._description = description
         self._weights = weights
-        self._fast = weights != "stored" if fast is None else fast
+        self._fast = fast
+        self._store: Store | None = None
 
     def describe(self) -> dict[str, str]:
         return {"backend": self.name, **self._description}
+
+    @contextmanager
+    def keeping(self, place: Place | None, tensors: Mapping[str, StoredTensor]) -> Iterator[None]:
+        if place is None or self._weights == "stored":
+            yield
+            return
+        self._store = Store(self._native, place, self._weights, tensors)
+        try:
+            yield
+            self._description["packed weights"] = self._store.finish()
+        finally:
+            self._store = None
 
     def prepare(self, stored: StoredTensor, role: Role) -> Matrix | Coded | Tied | Floats:
         if role == "vector":
@@ -72,7 +87,7 @@ class NativeOps:
             raise ValueError(f"{stored.name} has shape {list(stored.shape)}: a matrix has two dimensions")
         form = None if role == "table" else form_of(stored.name, self._weights)
         if form is not None:
-            coded = encode(self._native, stored, *form)
+            coded = self._store.code(stored, *form) if self._store else encode(self._native, stored, *form)
             return Tied(coded, self._dense(stored)) if role == "tied" else coded
         return self._dense(stored)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import zip_longest
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from pocketvlm.backends.ops import Activation, Batch, Ints, Role, StoredTensor
+from pocketvlm.backends.ops import Activation, Batch, Ints, Place, Role, StoredTensor
 from pocketvlm.backends.torch.delta import chunked_delta_rule, recurrent_delta_rule
 from pocketvlm.errors import BackendError, OptionError
 
@@ -40,8 +41,14 @@ class TorchOps:
             "backend": f"torch {torch.__version__}",
             "device": f"{self.device} ({why})",
             "threads": str(torch.get_num_threads()),
+            "precision": "exact (all that this backend does)",
+            "weights": "as stored, bfloat16 or float32",
             "arithmetic": "float32",
         }
+
+    def keeping(self, place: Place | None, tensors: Mapping[str, StoredTensor]) -> AbstractContextManager[None]:
+        """Nothing is worth keeping."""
+        return nullcontext()
 
     def prepare(self, stored: StoredTensor, role: Role) -> Tensor:
         """A matrix keeps bf16, anything else becomes float32."""
@@ -89,9 +96,7 @@ class TorchOps:
             y = functional.silu(y)
         return y if residual is None else y + residual
 
-    def linears(
-        self, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None] = ()
-    ) -> list[Tensor]:
+    def linears(self, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None] = ()) -> list[Tensor]:
         return [self.linear(x, weight, bias) for weight, bias in zip_longest(weights, biases)]
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

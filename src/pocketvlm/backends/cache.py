@@ -1,0 +1,94 @@
+"""The cache of packed weights as a whole: where it is, what is in it, and how to empty it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pocketvlm.errors import InputError, OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file: the model that it was made from, under the name that was given and where it lay; None if unreadable.
+
+    last_used: seconds since the epoch.
+    """
+
+    file: Path
+    nbytes: int
+    last_used: float
+    model: str | None
+    path: str | None
+    weights: str | None
+
+
+def directory(given: str | Path | None = None) -> Path:
+    """The directory of packed weights, there or not: "packed" in `given`, $POCKETVLM_CACHE or the user's cache.
+
+    Raises OptionError where there is no such place.
+    """
+    named = str(given or os.environ.get("POCKETVLM_CACHE", ""))
+    try:
+        if named:
+            return Path(named).expanduser().absolute() / "packed"
+        shared = os.environ.get("XDG_CACHE_HOME", "")
+        # The specification of XDG_CACHE_HOME says that relative paths do not count.
+        base = Path(shared) if Path(shared).is_absolute() else Path.home() / ".cache"
+    except RuntimeError:
+        raise OptionError("there is no home directory to keep them in: set POCKETVLM_CACHE to a directory") from None
+    return base / "pocketvlm" / "packed"
+
+
+def entries(place: Path) -> list[Entry]:
+    """The files in a directory of packed weights, used last first."""
+    from pocketvlm.backends.native.packed import SUFFIX, PackedError, read_header
+
+    found = []
+    for file in place.glob(f"*{SUFFIX}"):
+        try:
+            state = file.stat()
+        except OSError:
+            continue
+        try:
+            header = read_header(file)
+            found.append(Entry(file, state.st_size, state.st_mtime, header.model, header.path, header.weights))
+        except (PackedError, OSError):
+            found.append(Entry(file, state.st_size, state.st_mtime, None, None, None))
+    return sorted(found, key=lambda entry: (-entry.last_used, entry.file))
+
+
+def clear(place: Path, names: Sequence[str] = (), older_than: float | None = None) -> list[Entry]:
+    """Remove files and leftovers of broken writes; gives the files that were removed.
+
+    names: models, their paths, or files; none means all. older_than: only those not used for so many days. A process
+    that has a file open keeps it until it ends. Raises InputError for a name that nothing has.
+    """
+    from pocketvlm.backends.native.packed import sweep
+
+    chosen = entries(place)
+    for name in names:
+        if not any(_is_called(entry, name) for entry in chosen):
+            raise InputError(f"no packed weights in {place} are called {name!r}: see pocketvlm cache list")
+    if names:
+        chosen = [entry for entry in chosen if any(_is_called(entry, name) for name in names)]
+    if older_than is not None:
+        latest = time.time() - older_than * 86400
+        chosen = [entry for entry in chosen if entry.last_used < latest]
+    _remove(entry.file for entry in chosen)
+    sweep(place)
+    return chosen
+
+
+def _is_called(entry: Entry, name: str) -> bool:
+    if name in (entry.model, entry.file.name, entry.file.stem):
+        return True
+    return str(Path(name).expanduser().resolve()) in (entry.path, str(entry.file))
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)

@@ -1,0 +1,143 @@
+"""`pocketvlm cache`: which coded weights are kept on this machine for fast starts, where, and how to remove them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pocketvlm.cli import options
+from pocketvlm.cli.options import INPUT, option
+from pocketvlm.errors import OptionError
+
+if TYPE_CHECKING:
+    from pocketvlm.backends.cache import Entry
+
+LIST_EPILOG = """
+Examples:
+
+  pocketvlm cache list
+  pocketvlm cache list --json
+"""
+CLEAR_EPILOG = """
+Examples:
+
+  pocketvlm cache clear
+  pocketvlm cache clear --older-than 30
+  pocketvlm cache clear openbmb/MiniCPM-V-4.6
+
+A name is that of a model as it was given to run, the directory of its checkpoint, or a file; without names all are \
+removed. The next start with that model makes its file again. Checkpoints themselves are not touched.
+"""
+PATH_EPILOG = """
+Examples:
+
+  pocketvlm cache path
+  du -sh "$(pocketvlm cache path)"
+
+The directory is "packed" in $POCKETVLM_CACHE, else in $XDG_CACHE_HOME/pocketvlm, else in ~/.cache/pocketvlm. Models \
+under 64 MB are not kept there, nor is anything with run --no-cache.
+"""
+
+
+app = typer.Typer()
+
+
+def _environment(name: str) -> dict[str, str]:
+    return {"auto_envvar_prefix": f"POCKETVLM_CACHE_{name}"}
+
+
+@app.callback(invoke_without_command=True)
+def _root(ctx: typer.Context) -> None:
+    """List or remove the coded weights that are kept for fast starts."""
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+@app.command("list", epilog=LIST_EPILOG, context_settings=_environment("LIST"))
+def show(
+    as_json: Annotated[bool, options.json_option("CACHE_LIST")] = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """List what is kept: model, weight type, size, last use and file, used last first."""
+    from pocketvlm.backends.cache import directory, entries
+
+    place = directory()
+    found = entries(place)
+    if as_json:
+        _print_json(place, found)
+    elif found:
+        print(_table(found))
+    elif not quiet:
+        print(f"nothing is kept in {place}", file=sys.stderr)
+
+
+@app.command(epilog=CLEAR_EPILOG, context_settings=_environment("CLEAR"))
+def clear(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Only what came from this model or directory, or this file. Repeatable."),
+    ] = None,
+    older_than: Annotated[
+        float | None,
+        option("--older-than", "DAYS", panel=INPUT, help="Only what was not used for so many days."),
+    ] = None,
+    as_json: Annotated[bool, options.json_option("CACHE_CLEAR")] = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Remove what is kept, or some of it."""
+    from pocketvlm.backends import cache
+    from pocketvlm.cli.terminal import size
+
+    if older_than is not None and not older_than >= 0:
+        raise OptionError(f"--older-than={older_than} is out of range: give a number of days, 0 or more")
+    place = cache.directory()
+    removed = cache.clear(place, names or (), older_than)
+    if as_json:
+        _print_json(place, removed)
+    if not quiet:
+        files = "1 file" if len(removed) == 1 else f"{len(removed)} files"
+        print(f"removed {files}, {size(sum(entry.nbytes for entry in removed))}", file=sys.stderr)
+
+
+@app.command(epilog=PATH_EPILOG, context_settings=_environment("PATH"))
+def path(debug: options.Debug = False) -> None:
+    """Print the directory where they are kept, there or not."""
+    from pocketvlm.backends.cache import directory
+
+    print(directory())
+
+
+def _print_json(place: Path, found: list[Entry]) -> None:
+    import json
+
+    print(json.dumps({"directory": str(place), "files": [_facts(entry) for entry in found]}, ensure_ascii=False))
+
+
+def _facts(entry: Entry) -> dict[str, object]:
+    return {
+        "model": entry.model,
+        "path": entry.path,
+        "weights": entry.weights,
+        "bytes": entry.nbytes,
+        "last_used": entry.last_used,
+        "file": str(entry.file),
+    }
+
+
+def _table(found: list[Entry]) -> str:
+    import time
+
+    from pocketvlm.cli.terminal import printable, size
+
+    rows = [("model", "weights", "size", "last used", "file")]
+    for entry in found:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
+        rows.append((entry.model or "(unreadable)", entry.weights or "-", size(entry.nbytes), used, entry.file.name))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(map(printable, lines))

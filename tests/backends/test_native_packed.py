@@ -1,0 +1,194 @@
+"""Files of packed weights: equal when read again, refused when damaged in any place, whole or not there at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from native_kit import Inputs, usable
+
+from pocketvlm import _native
+from pocketvlm.backends.native import coding, packed
+from pocketvlm.backends.native.coding import Coded
+from pocketvlm.backends.native.packed import PackedError, open_packed, read_header, sweep, write_packed
+
+RUNTIME = _native.Runtime(2, usable()[-1])
+
+
+def matrices() -> dict[str, Coded]:
+    """A matrix of each form: 8 bit with one scale, 8 and 4 bit with groups, 4 bit with minima and a table."""
+    make = Inputs(5)
+    found = {
+        f"m{bits}.{group}": coding.encode(RUNTIME, make.matrix(33, 130, "bf16"), bits, group)
+        for bits, group in ((8, coding.WHOLE), (8, 64), (4, 64))
+    }
+    codes = coding.pack(make.random.integers(0, 16, (20, 64), dtype=np.uint8), 4, 64)
+    scale, minimum = (coding.pack_groups(make.random.uniform(0, 1, (20, 2))) for _ in range(2))
+    row_scale, table = np.ones(32, np.float32), np.arange(120, 136, dtype=np.uint8)
+    found["all"] = coding.coded(RUNTIME, 4, 32, 64, 20, codes, scale, minimum, row_scale, table)
+    return found
+
+
+def write(path: Path) -> dict[str, Coded]:
+    found = matrices()
+    write_packed(path, RUNTIME, found, "nano", "the directory", "int4")
+    return found
+
+
+def equal(first: Coded, second: Coded) -> None:
+    for field in ("bits", "group", "inputs", "outputs"):
+        assert getattr(first, field) == getattr(second, field)
+    for part in ("codes", "group_scale", "group_minimum", "row_scale", "table"):
+        one, other = getattr(first, part), getattr(second, part)
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 63, 64, 65, 1000, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3_500_001])
+def test_the_checksum_sees_every_byte_and_their_order(size: int) -> None:
+    data = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)
+    sums = {_native.Runtime(threads, isa).checksum(data) for threads in (1, 2, 3) for isa in usable()}
+    assert len(sums) == 1
+    same = sums.copy()
+    places = {0, 1, 7, 8, 63, 64, size // 3, size // 2, 1 << 20, size - 2, size - 1} & set(range(size))
+    for place in places:
+        for change in (1, 0x80):
+            other = data.copy()
+            other[place] ^= change
+            sums.add(RUNTIME.checksum(other))
+    for longer in (1, 8, 64):
+        sums.add(RUNTIME.checksum(np.concatenate([data, np.zeros(longer, np.uint8)])))
+    assert len(sums) == 1 + 2 * len(places) + 3
+    for unit in (1, 8, 64, 1 << 20):
+        if size >= 2 * unit:
+            swapped = data.copy()
+            swapped[:unit], swapped[unit : 2 * unit] = data[unit : 2 * unit], data[:unit]
+            assert RUNTIME.checksum(swapped) not in same
+    if size >= 128:  # the highest bits of two words of one lane must not cancel
+        two = data.copy()
+        two[[7, 71]] ^= 0x80
+        assert RUNTIME.checksum(two) not in same
+
+
+def test_the_checksum_takes_bytes_anywhere_and_nothing_else() -> None:
+    data = np.arange(1000, dtype=np.uint8)
+    assert RUNTIME.checksum(data[3:].copy()) == RUNTIME.checksum(data[3:])
+    with pytest.raises(ValueError, match="uint8"):
+        RUNTIME.checksum(np.zeros(4, np.float32))
+    with pytest.raises(ValueError, match="C-contiguous"):
+        RUNTIME.checksum(data[::2])
+
+
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "x.packed"
+    written, read = write(path), open_packed(path, RUNTIME)
+    assert list(read) == list(written)
+    for name, tensor in written.items():
+        equal(read[name], tensor)
+        for part in (read[name].codes, read[name].row_scale):
+            assert not part.flags.writeable
+            assert part.ctypes.data % 64 == 0
+        assert read[name].codes.ctypes.data % 4096 == 0
+    header = read_header(path)
+    assert (header.model, header.path, header.weights) == ("nano", "the directory", "int4")
+    assert [file.name for file in path.parent.iterdir()] == ["x.packed"]
+
+
+def test_every_byte_that_is_read_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "x.packed"
+    written = write(path)
+    whole = path.read_bytes()
+    refused = 0
+    for place in [*range(40), *range(64, len(whole), 97)]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        try:
+            read = open_packed(path, RUNTIME)
+        except PackedError:
+            refused += 1
+        else:  # a zero between two arrays
+            assert whole[place] == 0
+            for name, tensor in written.items():
+                equal(read[name], tensor)
+    assert refused > 100
+
+
+def forged(whole: bytes, **change: object) -> bytes:
+    """A file with another header that has the right checksum."""
+    magic, version, length, _, size = struct.unpack_from("<8s4Q", whole)
+    header = json.loads(whole[64 : 64 + length])
+    for where, value in change.items():
+        header["tensors"]["m4.64"]["arrays"]["codes"][where] = value
+    header["model"] = header["path"] = ""  # room for what has changed
+    text = json.dumps(header).encode().ljust(length)
+    assert len(text) == length
+    checksum = RUNTIME.checksum(np.frombuffer(text, np.uint8))
+    return struct.pack("<8s4Q24x", magic, version, length, checksum, size) + text + whole[64 + length :]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: b"", "0 bytes"),
+        (lambda data: data[:63], "63 bytes"),
+        (lambda data: data[:-1], "bytes instead of"),
+        (lambda data: data + b"\0", "bytes instead of"),
+        (lambda data: os.urandom(len(data)), "no file of packed weights"),
+        (lambda data: data[:8] + struct.pack("<Q", 2) + data[16:], "version 2, this is 1"),
+        (lambda data: data[:16] + struct.pack("<Q", 1 << 40) + data[24:], "does not fit"),
+        (lambda data: data[:16] + struct.pack("<Q", 3) + data[24:], "checksum"),
+        (lambda data: forged(data, shape=[9, 9]), "m4.64|header"),
+        (lambda data: forged(data, shape=["a"]), "header"),
+        (lambda data: forged(data, offset=1 << 50), "outside"),
+        (lambda data: forged(data, offset=-64), "outside"),
+        (lambda data: forged(data, dtype="uint4"), "dtype uint4"),
+    ],
+)
+def test_a_file_that_is_no_such_file_is_refused(tmp_path: Path, change, message: str) -> None:
+    path = tmp_path / "x.packed"
+    write(path)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(PackedError, match=message):
+        open_packed(path, RUNTIME)
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "x.packed"
+    write(path)
+    before = path.read_bytes()
+    for module, name in ((packed.os, "fsync"), (packed, "_put")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, full)
+            with pytest.raises(OSError, match="No space left"):
+                write(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(packed.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+        with pytest.raises(OSError, match="No space left"):
+            write(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["x.packed"]
+
+
+def test_what_dead_writers_left_is_swept_and_what_lives_stays(tmp_path: Path) -> None:
+    import fcntl
+
+    old = time.time() - 10 * packed.STALE_SECONDS
+    files = {name: tmp_path / f".{name}.tmp" for name in ("dead", "locked", "young")}
+    for name, file in files.items():
+        file.write_bytes(b"half")
+        if name != "young":
+            os.utime(file, (old, old))
+    with files["locked"].open("rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        sweep(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".locked.tmp", ".young.tmp"]
