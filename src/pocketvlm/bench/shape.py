@@ -60,9 +60,9 @@ def released_config() -> ModelConfig:
 
 
 def random_tensors(config: ModelConfig, seed: int = 0) -> dict[str, StoredTensor]:
-    """Every tensor of a checkpoint in bfloat16 bits: matrices N(0, 1 / inputs), norms and gates as training leaves them.
+    """Every tensor of a checkpoint in bfloat16 bits: matrices N(0, 1 / inputs), norms as training leaves them.
 
-    Values come out of one pool of normal numbers, read from another place each time: 1.3 billion of them would take long.
+    Values come out of one pool of normal numbers, read from another place each time: a billion of them would take long.
     """
     random = np.random.default_rng(seed)
     normal = random.standard_normal(_POOL, dtype=np.float32)

@@ -21,8 +21,8 @@ def create(
     """A backend with its own threads.
 
     threads: default is the physical cores that this process may use. isa: an instruction set by name, as "serial",
-    "avx2" or "neon"; default is the environment variable POCKETVLM_ISA, then the best that the processor runs. weights, precision: see
-    `pocketvlm.backends.options.choose`.
+    "avx2" or "neon"; default is the environment variable POCKETVLM_ISA, then the best that the processor runs.
+    weights, precision: see `pocketvlm.backends.options.choose`.
     """
     choice = choose("native", weights, precision)
     try:
