@@ -173,6 +173,11 @@ class Model:
         self._calls: dict[int, _Call] = {}
 
     @property
+    def engine(self) -> Engine:
+        """What runs the requests. Step it only while no call of this object is under way."""
+        return self._engine
+
+    @property
     def ops(self) -> Ops:
         """The backend's operations."""
         return self._engine.model.ops

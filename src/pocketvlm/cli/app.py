@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from pocketvlm import __version__
 from pocketvlm.cli import cache
+from pocketvlm.cli.bench import bench
 from pocketvlm.cli.failure import FAILED, report
 from pocketvlm.cli.info import info
 from pocketvlm.cli.pull import pull
@@ -78,7 +79,7 @@ def _root(
         print(ctx.get_help())
 
 
-for _function in (run, info, tokens, pull):
+for _function in (run, info, tokens, bench, pull):
     _name = _function.__name__
     app.command(
         _name,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,7 @@ Floats = NDArray[np.float32]
 
 _ACTIVATIONS: dict[str | None, int] = {None: 0, "gelu_tanh": 1, "gelu_erf": 2, "silu": 3}
 _F32 = np.dtype(np.float32)
+_LIMIT_BYTES, _LIMIT_ROUNDS, _LIMIT_RUNS = 256 << 20, 1_000_000, 5
 _empty = np.empty
 
 
@@ -34,6 +36,16 @@ class Matrix:
     bf16: bool
     outputs: int
 
+    @property
+    def inputs(self) -> int:
+        """Columns."""
+        return int(self.data.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return self.data.nbytes
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tied:
@@ -41,6 +53,21 @@ class Tied:
 
     coded: Coded
     rows: Matrix
+
+    @property
+    def inputs(self) -> int:
+        """Columns."""
+        return self.coded.inputs
+
+    @property
+    def outputs(self) -> int:
+        """Rows."""
+        return self.coded.outputs
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a product reads."""
+        return self.coded.nbytes
 
 
 @lru_cache(maxsize=8)
@@ -67,6 +94,28 @@ class NativeOps:
 
     def describe(self) -> dict[str, str]:
         return {"backend": self.name, **self._description}
+
+    def limits(self) -> dict[str, float]:
+        """What the machine can do at most with these threads and this instruction set, measured now, best of a few.
+
+        read_bandwidth: bytes a second; int8, float32: multiplications and additions a second, in registers alone.
+        """
+
+        def best(amount: float, work: Callable[[], object]) -> float:
+            found = 0.0
+            for _ in range(_LIMIT_RUNS):
+                began = time.perf_counter()
+                work()
+                found = max(found, amount / (time.perf_counter() - began))
+            return found
+
+        array = np.ones(_LIMIT_BYTES // 4, _F32)
+        operations = {kind: self._native.multiply(kind, 1) * _LIMIT_ROUNDS for kind in (True, False)}
+        return {
+            "read_bandwidth": best(array.nbytes, lambda: self._native.read_memory(array)),
+            "int8": best(operations[True], lambda: self._native.multiply(True, _LIMIT_ROUNDS)),
+            "float32": best(operations[False], lambda: self._native.multiply(False, _LIMIT_ROUNDS)),
+        }
 
     @contextmanager
     def keeping(self, place: Place | None, tensors: Mapping[str, StoredTensor]) -> Iterator[None]:

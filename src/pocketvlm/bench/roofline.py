@@ -1,0 +1,105 @@
+"""What the machine can do, what the engine does of it, and where the time goes, operation by operation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pocketvlm.bench.scenarios import DECODED, SHORT, Prompts, first_token
+from pocketvlm.engine import Engine
+
+PRODUCTS = ("linear", "linears")
+
+
+@dataclass(slots=True)
+class Spent:
+    """Calls of one operation: seconds, bytes of weights read, multiplications and additions."""
+
+    calls: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+    operations: int = 0
+
+
+class Timed:
+    """The operations of a backend, each timed. Everything else is the backend's."""
+
+    def __init__(self, ops: Any) -> None:
+        self._ops = ops
+        self.spent: dict[str, Spent] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._ops, name)
+        if not callable(found) or name.startswith("_"):
+            return found
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            out = found(*args, **kwargs)
+            entry = self.spent.setdefault(name, Spent())
+            entry.seconds += time.perf_counter() - began
+            entry.calls += 1
+            if name in PRODUCTS:
+                for weight in (args[1],) if name == "linear" else args[1]:
+                    entry.bytes += weight.nbytes
+                    entry.operations += 2 * len(args[0]) * weight.inputs * weight.outputs
+            return out
+
+        return call
+
+
+@contextmanager
+def timed(engine: Engine) -> Iterator[Timed]:
+    """The engine's model with timed operations, for as long as this lasts."""
+    plain = engine.model.ops
+    proxy = Timed(plain)
+    engine.model.ops = proxy
+    try:
+        yield proxy
+    finally:
+        engine.model.ops = plain
+
+
+def _phase(engine: Engine, work: Callable[[], object], repeats: int) -> dict[str, Any]:
+    work()
+    with timed(engine) as proxy:
+        began = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        whole = (time.perf_counter() - began) / repeats
+    parts = {name: asdict(spent) for name, spent in proxy.spent.items()}
+    for part in parts.values():
+        for key in part:
+            part[key] /= repeats
+    return {"seconds": whole, "operations": dict(sorted(parts.items(), key=lambda item: -item[1]["seconds"]))}
+
+
+def roofline(engine: Engine, side: int, progress: Callable[[str], None]) -> dict[str, Any] | None:
+    """Limits measured on the spot and the phases against them, JSON-ready; None where the backend cannot measure.
+
+    limits: read_bandwidth in bytes a second, int8 and float32 in operations (a multiplication and an addition are two)
+    a second. phases: "decode" (one token), "prefill" (512 tokens), "vision" (one view in 16x).
+    """
+    measure = getattr(engine.model.ops, "limits", None)
+    if measure is None:
+        return None
+    progress("limits of the machine")
+    limits = measure()
+    prompts = Prompts(engine.model.config, side, seed=1)
+    long, short, view = prompts.prompt(0, 512), prompts.prompt(0, SHORT), prompts.view(0)
+    progress("where the time goes")
+    number, _ = first_token(engine, short, 4 * DECODED)
+    decode = _phase(engine, engine.step, DECODED)
+    engine.release(number)
+    prefill = _phase(engine, lambda: engine.release(first_token(engine, long)[0]), 2)
+    vision = _phase(engine, lambda: engine.runner.encode((view,)), 2)
+    for phase in (decode, prefill, vision):
+        products = [phase["operations"][name] for name in PRODUCTS if name in phase["operations"]]
+        spent = sum(p["seconds"] for p in products)
+        phase["bytes"] = sum(p["bytes"] for p in products)
+        phase["bandwidth_share"] = phase["bytes"] / phase["seconds"] / limits["read_bandwidth"]
+        phase["products_share"] = sum(p["operations"] for p in products) / spent / limits["int8"] if spent else 0.0
+    return {"limits": limits, "phases": {"decode": decode, "prefill": prefill, "vision": vision}}

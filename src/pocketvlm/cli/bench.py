@@ -1,0 +1,214 @@
+"""`pocketvlm bench`: how fast a model answers here, what of the machine's limits that is, and what it takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pocketvlm.cli import options
+from pocketvlm.cli.options import ENGINE, FLAG, INPUT, OUTPUT, option
+from pocketvlm.errors import OptionError
+
+if TYPE_CHECKING:
+    from pocketvlm.engine import Engine
+
+EPILOG = """
+Examples:
+
+  pocketvlm bench
+  pocketvlm bench --random --weights int4
+  pocketvlm bench openbmb/MiniCPM-V-4.6 --runs 9 --json
+
+Close everything else first: figures of a busy machine say little. The last line of the output is one JSON object.
+"""
+
+
+def bench(
+    model: Annotated[str, options.model_argument("BENCH")] = options.DEFAULT_MODEL,
+    random: Annotated[
+        bool, option("--random", FLAG, panel=INPUT, help="The released model's shape with random weights: no download.")
+    ] = False,
+    runs: Annotated[int, option("--runs", "N", panel=OUTPUT, help="Counted runs of each row; medians are shown.")] = 5,
+    revision: options.Revision = None,
+    weights: options.Weights = "auto",
+    precision: options.Precision = None,
+    threads: options.Threads = None,
+    prefill_chunk: Annotated[
+        int | None, option("--prefill-chunk", "N", panel=ENGINE, help="Tokens of a prompt that one step takes.")
+    ] = None,
+    as_json: Annotated[bool, option("--json", FLAG, panel=OUTPUT, help="Only the JSON object.")] = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Time a model on this machine: first token, decoding, vision, memory, and the share of the machine's limits.
+
+    The prompts are random ids and random pixels, so no answer is shown; what is timed is what a real prompt of that
+    length takes.
+    """
+    import json
+
+    from pocketvlm.bench.roofline import roofline
+    from pocketvlm.bench.scenarios import measure
+    from pocketvlm.cli.terminal import Activity
+
+    if runs < 1:
+        raise OptionError(f"runs={runs} is out of range: give at least 1")
+    with Activity(quiet) as activity:
+        loading = {"weights": weights, "precision": precision, "threads": threads, "prefill_chunk": prefill_chunk}
+        engine, side, facts = _random(activity, loading) if random else _loaded(activity, model, revision, loading)
+
+        def progress(what: str) -> None:
+            activity.say(f"timing: {what}")
+
+        result = {**facts, **measure(engine, side, runs, progress), "runs": runs}
+        result["memory_bytes"] = _memory()  # before the arrays that the limits are measured with
+        result["roofline"] = roofline(engine, side, progress)
+    if not as_json:
+        print(_page(result))
+    print(json.dumps(result))
+
+
+def _loaded(
+    activity: Any, model: str, revision: str | None, loading: dict[str, Any]
+) -> tuple[Engine, int, dict[str, Any]]:
+    from pocketvlm.api import load
+
+    activity.say(f"loading {model}")
+    loaded = load(model, revision=revision, progress=activity.loading(model), **loading)
+    processor = loaded.checkpoint.processor
+    patch = loaded.checkpoint.model.vision.patch_size
+    facts = {
+        "model": model,
+        "backend": loaded.ops.describe(),
+        "disk_bytes": loaded.checkpoint.nbytes,
+        "load_seconds": loaded.load_seconds,
+    }
+    return loaded.engine, processor.scale_resolution // patch // 4 * 4, facts
+
+
+def _random(activity: Any, loading: dict[str, Any]) -> tuple[Engine, int, dict[str, Any]]:
+    import time
+
+    from pocketvlm import backends
+    from pocketvlm.bench.shape import random_tensors, released_config
+    from pocketvlm.engine import Engine
+    from pocketvlm.model import MiniCPMV
+
+    ops = backends.create("native", loading["threads"], None, loading["weights"], loading["precision"])
+    config = released_config()
+    activity.say("making random weights")
+    tensors = random_tensors(config)
+    stored = sum(tensor.data.nbytes for tensor in tensors.values())
+    began = time.perf_counter()
+    activity.say("packing them")
+    network = MiniCPMV(config, ops, tensors)
+    chunk = loading["prefill_chunk"]
+    engine = Engine(network) if chunk is None else Engine(network, prefill_chunk=chunk)
+    facts = {
+        "model": "the released shape, random weights",
+        "backend": ops.describe(),
+        "disk_bytes": stored,
+        "load_seconds": time.perf_counter() - began,
+    }
+    return engine, 448 // config.vision.patch_size, facts
+
+
+def _memory() -> dict[str, int]:
+    """Resident bytes now and at most."""
+    import resource
+    from contextlib import suppress
+    from pathlib import Path
+
+    found = {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        found["resident"] = int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) * 1024
+    return found
+
+
+def _page(result: dict[str, Any]) -> str:
+    from pocketvlm.cli.terminal import printable, size
+
+    head = {"model": result["model"], **result["backend"]}
+    width = max(map(len, head))
+    lines = [f"{name:<{width}}  {printable(str(value))}" for name, value in head.items()]
+    rows = [["scenario", "tokens", "of image", "chunks", "first token", "decode tok/s"]]
+    rows += [
+        [
+            row["name"], str(row["tokens"]), str(row["image_tokens"]), str(row["chunks"]),
+            _milliseconds(row["ttft"]), _rate(row["decode"]),
+        ]
+        for row in result["scenarios"]
+    ]  # fmt: skip
+    batch, alone = result["batch"], result["decode"]
+    pixels = result["view_pixels"]
+    lines += ["", *_columns(rows), ""]
+    facts = {
+        f"vision, one {pixels}x{pixels} view": ", ".join(
+            f"{mode} {_milliseconds(spread)}" for mode, spread in result["vision_seconds"].items()
+        ),
+        f"{batch['sequences']} sequences together": f"{_rate(batch)} tok/s, "
+        f"{batch['median'] / alone['median']:.1f} times one alone ({_rate(alone)})",
+        "load": f"{result['load_seconds']:.2f} s",
+        "on disk": size(result["disk_bytes"]),
+        "in memory": ", ".join(f"{name} {size(number)}" for name, number in result["memory_bytes"].items()),
+    }
+    width = max(map(len, facts))
+    lines += [f"{name:<{width}}  {value}" for name, value in facts.items()]
+    if result["roofline"] is not None:
+        lines += ["", *_card(result["roofline"])]
+    lines += ["", f"Medians (range) of {result['runs']} runs."]
+    return "\n".join(lines)
+
+
+def _card(card: dict[str, Any]) -> list[str]:
+    """The roofline as text."""
+    limits = card["limits"]
+    lines = [
+        f"limits measured here: read {limits['read_bandwidth'] / 1e9:.0f} GB/s, int8 {limits['int8'] / 1e9:.0f} Gop/s, "
+        f"float32 {limits['float32'] / 1e9:.0f} Gop/s"
+    ]
+    for name, phase in card["phases"].items():
+        whole = phase["seconds"]
+        share = (
+            f"{phase['bandwidth_share']:.0%} of the read bandwidth"
+            if name == "decode"
+            else f"products at {phase['products_share']:.0%} of the int8 rate"
+        )
+        lines.append(f"{name}: {whole * 1e3:.1f} ms, {share}")
+        rows = [["", "operation", "calls", "ms", "share", "GB/s", "Gop/s"]]
+        for operation, part in list(phase["operations"].items())[:8]:
+            seconds = part["seconds"]
+            product = part["operations"] > 0 and seconds > 0
+            rows.append(
+                [
+                    "",
+                    operation,
+                    f"{part['calls']:.0f}",
+                    f"{seconds * 1e3:.2f}",
+                    f"{seconds / whole:.0%}",
+                    f"{part['bytes'] / seconds / 1e9:.1f}" if product else "",
+                    f"{part['operations'] / seconds / 1e9:.0f}" if product else "",
+                ]
+            )
+        lines += _columns(rows)
+    return lines
+
+
+def _milliseconds(spread: dict[str, float]) -> str:
+    return f"{spread['median'] * 1e3:.0f} ms ({spread['least'] * 1e3:.0f}-{spread['most'] * 1e3:.0f})"
+
+
+def _rate(spread: dict[str, float]) -> str:
+    return f"{spread['median']:.1f} ({spread['least']:.1f}-{spread['most']:.1f})"
+
+
+def _columns(rows: list[list[str]]) -> list[str]:
+    """Rows with their columns aligned: the first text to the left, the rest to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    left = 1 if rows[0][0] == "" else 0
+    return [
+        "  ".join(
+            cell.ljust(w) if i <= left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
