@@ -25,7 +25,11 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def plan(self) -> Plan:
-        """One token of each decoding sequence, then prompt chunks up to `prefill_chunk` tokens in all."""
+        """One token of each decoding sequence, and prompt chunks up to `prefill_chunk` tokens in all.
+
+        A prompt is always cut at the same places, multiples of `prefill_chunk`, whoever else is there: sums are then
+        rounded in the same order, and its answer has the same bits. A chunk that no longer fits waits for the next step.
+        """
         while self.waiting and self.memory.can_reserve(self._budget(self.waiting[0])):
             sequence = self.waiting.popleft()
             sequence.reservation = self.memory.reserve(self._budget(sequence))
@@ -34,10 +38,11 @@ class Scheduler:
         work = []
         for sequence in self.running:
             left = sequence.length - sequence.computed
-            count = left if left == 1 else min(left, room)
-            if count == 0:
-                continue
-            room -= count if left > 1 else 0
+            count = min(left, self.prefill_chunk - sequence.computed % self.prefill_chunk)
+            if left > 1:
+                if count > room:
+                    continue
+                room -= count
             work.append(Work(sequence, sequence.computed, sequence.computed + count))
         return Plan(tuple(work))
 

@@ -1,0 +1,119 @@
+"""Integer arithmetic in the engine: one answer in any company, no drift, close to exact arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from oracle import Oracle, config_dict, make_oracle, make_prompt
+
+from pocketvlm.backends import native
+from pocketvlm.backends.native import NativeOps
+from pocketvlm.engine import Engine, Request
+from pocketvlm.model import MiniCPMV
+from pocketvlm.types import Prompt, SamplingParams
+
+Logits = dict[int, list[NDArray[np.float32]]]
+WEIGHTS = ["int4", "int8", "bf16"]
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Oracle:
+    return make_oracle(config_dict(), seed=9)
+
+
+def make_engine(oracle: Oracle, ops: NativeOps, **options: int) -> Engine:
+    return Engine(MiniCPMV(oracle.config, ops, oracle.tensors), **options)
+
+
+def record(engine: Engine) -> Logits:
+    """Every row of logits that the engine makes from now on, by request."""
+    seen: Logits = {}
+    run: Callable[..., dict[int, NDArray[np.float32]]] = engine.runner.run
+
+    def listen(plan: object) -> dict[int, NDArray[np.float32]]:
+        made = run(plan)
+        for number, row in made.items():
+            seen.setdefault(number, []).append(row.copy())
+        return made
+
+    engine.runner.run = listen  # type: ignore[method-assign, assignment]
+    return seen
+
+
+def answer(engine: Engine, requests: list[Request], seen: Logits) -> list[NDArray[np.float32]]:
+    """Logits [tokens, vocab] of each request, all of them added at once."""
+    numbers = [engine.add(request) for request in requests]
+    while engine.scheduler.waiting or engine.scheduler.running:
+        engine.step()
+    for number in numbers:
+        engine.release(number)
+    return [np.stack(seen[number]) for number in numbers]
+
+
+def request(prompt: Prompt, seed: int, count: int = 10) -> Request:
+    return Request(prompt, SamplingParams(temperature=1.0, seed=seed, max_tokens=count, ignore_eos=True))
+
+
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+def test_the_same_answer_in_any_company(oracle: Oracle, weights: str) -> None:
+    """Bit for bit: logits of a request alone and beside others, whatever their number and lengths."""
+    make = [
+        make_prompt(oracle.config, [(4, 8), (8, 4)], "16x", 20, seed=1),
+        make_prompt(oracle.config, [], "16x", 70, seed=2),
+        make_prompt(oracle.config, [(2, 6)], "4x", 1, seed=3),
+        make_prompt(oracle.config, [], "16x", 1, seed=4),
+        *(make_prompt(oracle.config, [], "16x", 3 + 5 * i, seed=10 + i) for i in range(12)),
+    ]
+    requests = [request(prompt, seed) for seed, prompt in enumerate(make)]
+    engine = make_engine(oracle, native.create(2, weights=weights), prefill_chunk=32)
+    seen = record(engine)
+    together = answer(engine, requests, seen)
+    for i in (0, 1, 2, 3, 9):
+        (alone,) = answer(engine, [requests[i]], seen)
+        np.testing.assert_array_equal(alone, together[i])
+    some = answer(engine, requests[1:6], seen)
+    for a, b in zip(some, together[1:6], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("weights", [*WEIGHTS, "exact"])
+def test_long_decoding_does_not_drift(oracle: Oracle, weights: str) -> None:
+    """After 2,000 single steps the logits are those of reading the same tokens as a prompt."""
+    ops = native.create(2, precision="exact") if weights == "exact" else native.create(2, weights=weights)
+    engine = make_engine(oracle, ops)
+    seen = record(engine)
+    prompt = make_prompt(oracle.config, [], "16x", 5, seed=6)
+    number = engine.add(request(prompt, 1, 2001))
+    sequence = engine.sequences[number]
+    while engine.scheduler.waiting or engine.scheduler.running:
+        engine.step()
+    ids = np.concatenate([prompt.ids, np.array(sequence.output[:-1], np.int32)])
+    read = engine.prompt_logits(Prompt(ids, (), (), ""))[len(prompt.ids) - 1 :]
+    decoded = np.stack(seen[number])
+    assert decoded.shape == read.shape == (2001, oracle.config.text.vocab_size)
+    error = np.linalg.norm(decoded - read, axis=1) / np.linalg.norm(read, axis=1)
+    if weights == "exact":
+        assert error.max() < 1e-4
+        return
+    # The codes of an activation may fall on either side of a step of 1/127: such differences come and go, and stay small.
+    first, last = error[:400].mean(), error[-400:].mean()
+    assert last < 0.05, (first, last)
+    assert last < 1.5 * first + 0.002, (first, last)
+
+
+@pytest.mark.parametrize(("weights", "limit"), [("int8", 0.15), ("int4", 0.8), ("bf16", 0.02)])
+def test_close_to_exact(oracle: Oracle, weights: str, limit: float) -> None:
+    """Relative error of logits and features; the tiny random model amplifies every rounding."""
+    exact, fast = (
+        make_engine(oracle, ops) for ops in (native.create(2, precision="exact"), native.create(2, weights=weights))
+    )
+    prompt = make_prompt(oracle.config, [], "16x", 60, seed=5)
+    a, b = exact.prompt_logits(prompt), fast.prompt_logits(prompt)
+    assert np.linalg.norm(a - b) < limit * np.linalg.norm(a)
+    assert weights == "bf16" or (a != b).any()
+    views = make_prompt(oracle.config, [(8, 8), (4, 8)], "16x", 1, seed=5).views
+    x, y = (np.concatenate(engine.runner.encode(views)) for engine in (exact, fast))
+    assert np.linalg.norm(x - y) < 0.05 * np.linalg.norm(x)
