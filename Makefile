@@ -41,7 +41,7 @@ build = $(CMAKE) --log-level=WARNING -S . -B build/$(1) -DPOCKETVLM_TESTS=ON $(2
 program = build/$(1)/tests/native/kernels_test
 
 native-test: $(CMAKE_NEEDS)
-	$(call build,native)
+	$(call build,native,-DPOCKETVLM_LONG_VNNI=ON)
 	$(call program,native)
 
 NEON_PACKAGES := g++-aarch64-linux-gnu qemu-user

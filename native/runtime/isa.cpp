@@ -15,6 +15,7 @@ std::string isa_name(Isa isa) {
         case Isa::neondot: return "neondot";
         case Isa::avx2: return "avx2";
         case Isa::avx512: return "avx512";
+        case Isa::avxvnni: return "avxvnni";
         case Isa::avx512vnni: return "avx512vnni";
         case Isa::avx512bf16: return "avx512bf16";
         default: return "serial";
@@ -46,6 +47,11 @@ std::vector<Isa> usable_isas() {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
         usable.push_back(Isa::avx2);
+#if defined(POCKETVLM_LONG_VNNI)
+        if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl")) usable.push_back(Isa::avxvnni);
+#else
+        if (__builtin_cpu_supports("avxvnni")) usable.push_back(Isa::avxvnni);
+#endif
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
             __builtin_cpu_supports("avx512vl")) {
             usable.push_back(Isa::avx512);

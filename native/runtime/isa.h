@@ -7,7 +7,7 @@
 
 #if defined(POCKETVLM_X86)
 #define POCKETVLM_FOR_EACH_ISA(do_for) do_for(serial) do_for(avx2) do_for(avx512)
-#define POCKETVLM_FOR_EACH_BYTES_ISA(do_for) POCKETVLM_FOR_EACH_ISA(do_for) do_for(avx512vnni)
+#define POCKETVLM_FOR_EACH_BYTES_ISA(do_for) POCKETVLM_FOR_EACH_ISA(do_for) do_for(avxvnni) do_for(avx512vnni)
 #define POCKETVLM_FOR_EACH_HALVES_ISA(do_for) POCKETVLM_FOR_EACH_ISA(do_for) do_for(avx512bf16)
 #elif defined(POCKETVLM_ARM)
 #define POCKETVLM_FOR_EACH_ISA(do_for) do_for(serial) do_for(neon)
@@ -21,7 +21,7 @@
 
 namespace pocketvlm {
 
-enum class Isa { serial, neon, neondot, avx2, avx512, avx512vnni, avx512bf16 };
+enum class Isa { serial, neon, neondot, avx2, avxvnni, avx512, avx512vnni, avx512bf16 };
 
 // Those that this build holds and this processor and operating system run, best last.
 std::vector<Isa> usable_isas();

@@ -11,6 +11,7 @@ namespace pocketvlm {
 POCKETVLM_FOR_EACH_ISA(POCKETVLM_TABLE)
 #undef POCKETVLM_TABLE
 #if defined(POCKETVLM_X86)
+const Kernels avxvnni_kernels = POCKETVLM_KERNELS(avx2, avxvnni, avx2);
 const Kernels avx512vnni_kernels = POCKETVLM_KERNELS(avx512, avx512vnni, avx512);
 const Kernels avx512bf16_kernels = POCKETVLM_KERNELS(avx512, avx512vnni, avx512bf16);
 #elif defined(POCKETVLM_ARM)
@@ -23,6 +24,7 @@ const Kernels& kernels_of(Isa isa) {
     if (isa == Isa::avx512bf16) return avx512bf16_kernels;
     if (isa == Isa::avx512vnni) return avx512vnni_kernels;
     if (isa == Isa::avx512) return avx512_kernels;
+    if (isa == Isa::avxvnni) return avxvnni_kernels;
     if (isa == Isa::avx2) return avx2_kernels;
 #elif defined(POCKETVLM_ARM)
     if (isa == Isa::neondot) return neondot_kernels;

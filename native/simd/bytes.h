@@ -11,6 +11,8 @@
 #include "simd/bytes_avx512vnni.h"
 #elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx512
 #include "simd/bytes_avx512.h"
+#elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avxvnni
+#include "simd/bytes_avxvnni.h"
 #elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx2
 #include "simd/bytes_avx2.h"
 #elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_neondot

@@ -10,15 +10,16 @@
 #define POCKETVLM_ISA_neon 2
 #define POCKETVLM_ISA_neondot 3
 #define POCKETVLM_ISA_avx2 4
-#define POCKETVLM_ISA_avx512 5
-#define POCKETVLM_ISA_avx512vnni 6
-#define POCKETVLM_ISA_avx512bf16 7
+#define POCKETVLM_ISA_avxvnni 5
+#define POCKETVLM_ISA_avx512 6
+#define POCKETVLM_ISA_avx512vnni 7
+#define POCKETVLM_ISA_avx512bf16 8
 #define POCKETVLM_ISA_NUMBER_(isa) POCKETVLM_ISA_##isa
 #define POCKETVLM_ISA_NUMBER(isa) POCKETVLM_ISA_NUMBER_(isa)
 
 #if POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) >= POCKETVLM_ISA_avx512
 #include "simd/avx512.h"
-#elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx2
+#elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) >= POCKETVLM_ISA_avx2
 #include "simd/avx2.h"
 #elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) >= POCKETVLM_ISA_neon
 #include "simd/neon.h"
@@ -31,7 +32,8 @@ namespace {
 
 // Of vector registers: 32, or 16.
 constexpr bool many_registers =
-    POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) != POCKETVLM_ISA_serial && POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) != POCKETVLM_ISA_avx2;
+    POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) != POCKETVLM_ISA_serial && POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) != POCKETVLM_ISA_avx2 &&
+    POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) != POCKETVLM_ISA_avxvnni;
 
 inline long smaller(long a, long b) { return a < b ? a : b; }
 inline long larger(long a, long b) { return a > b ? a : b; }

@@ -1,0 +1,3 @@
+#define POCKETVLM_ISA avxvnni
+#include "coded/coded_kernel.h"
+#include "coded/encode_kernel.h"

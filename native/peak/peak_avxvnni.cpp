@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA avxvnni
+#include "peak/peak_kernel.h"
