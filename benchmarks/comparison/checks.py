@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from check_llama_cpp import LIMIT as LLAMA_LIMIT
 from gguf_export import TEXT_PREFIX, text_name
 from inputs import VIEW, random_ids
+from numpy.typing import NDArray
 
 from comparison.llama import Llama
 from comparison.ours import Ours

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from inputs import random_ids
 from numpy.typing import NDArray
 from transformers import MiniCPMV4_6Config, MiniCPMV4_6ForConditionalGeneration
 
 from comparison.ours import clock, image_prompt, text_prompt, view
-from inputs import random_ids
 from pocketvlm.backends.ops import StoredTensor
 from pocketvlm.bench.shape import RELEASED
 from pocketvlm.config import ModelConfig

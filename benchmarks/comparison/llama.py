@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from gguf_export import places
+from numpy.typing import NDArray
 from process import Worker, WorkerError
 
 from comparison.rows import MissingError

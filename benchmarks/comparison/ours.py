@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from inputs import PATCH, VIEW, random_ids, random_patches, view_tokens
+from numpy.typing import NDArray
 
 from pocketvlm.backends import native
 from pocketvlm.backends.native.coding import Coded

@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from inputs import random_ids
+
 from comparison.goals import BATCH_OF_1, MAIN
 from comparison.llama import Llama
 from comparison.ours import Ours, clock, image_prompt
 from comparison.rows import Row, Timer
-from inputs import random_ids
 
 MAIN_FILES = "Q4_K_M BF16 BF16-4x"
 AVX2_FILES = "Q4_K_M BF16"
 DECODED = 32
+START = "start of a process"
 ONE_IMAGE = {"views": 1, "text": 24}
 SLICED_IMAGE = {"views": 19, "text": 55}
 
@@ -153,6 +155,9 @@ def _avx2(engines: Engines, quick: bool, wanted: Callable[[str], bool]) -> Itera
 
 def _processes(engines: Engines, quick: bool, wanted: Callable[[str], bool]) -> Iterator[Row]:
     """Whole processes on a checkpoint directory whose packed weights are kept since the turn that does not count."""
+    names = {"memory after an image": "VmRSS", "memory, most at any time": "VmHWM"}
+    if not any(map(wanted, (START, *names))):
+        return
     path = engines.checkpoint()
     environment = {**os.environ, "POCKETVLM_CACHE": str(engines.cache)}
     threads = ["--threads", str(engines.threads)]
@@ -160,10 +165,10 @@ def _processes(engines: Engines, quick: bool, wanted: Callable[[str], bool]) -> 
     def run(command: list[str]) -> str:
         return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
 
-    if wanted(name := "start of a process"):
+    if wanted(START):
         asked = [sys.executable, "-m", "pocketvlm", "run", str(path), "-p", "What is this?", "--max-tokens", "1"]
-        yield Row(name, lambda: clock(lambda: run([*asked, "--weights", "int4", "--quiet", *threads])))
+        yield Row(START, lambda: clock(lambda: run([*asked, "--weights", "int4", "--quiet", *threads])))
     script = Path(__file__).with_name("resident.py")
-    for name, kind in {"memory after an image": "VmRSS", "memory, most at any time": "VmHWM"}.items():
+    for name, kind in names.items():
         if wanted(name):
             yield Row(name, lambda k=kind: float(run([sys.executable, str(script), str(path), k, *threads])), turns=2)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from inputs import PATCH, VIEW, random_image
-
 from llama_cpp_text import Floats, Log, PeerError, lib, mtmd
 from numpy.typing import NDArray
 
