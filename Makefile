@@ -74,8 +74,8 @@ sanitize: $(CMAKE_NEEDS)
 docs: $(VENV)/.developed
 	$(BIN)/python docs/filemap.py
 
-bench: $(VENV)/.developed
-	$(BIN)/python benchmarks/against_transformers.py
+bench: $(VENV)/.benched
+	$(BIN)/python benchmarks/compare.py
 
 clean:
 	rm -rf build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,6 +14,7 @@ import importlib.util
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ class Comparison:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
+        self.began = time.perf_counter()
         self.missing: list[str] = []
         self.rows: dict[str, Figures] = {}
         self.config = released_config()
@@ -77,6 +79,10 @@ class Comparison:
         """Say what is left out, now and in the results."""
         print(line, file=sys.stderr, flush=True)
         self.missing.append(line)
+
+    def say(self, line: str) -> None:
+        """Progress, with seconds since the start."""
+        print(f"{time.perf_counter() - self.began:.0f} s: {line}", file=sys.stderr, flush=True)
 
     def engine(self, weights: str, precision: str = "fast") -> Ours:
         """Ours, with weights of a type."""
@@ -134,15 +140,16 @@ class Comparison:
             checks.against_reference(exact, reference, self.checked)
         if llama is not None:
             checks.against_llama(exact, llama, self.checked)
-        print({name: f"{value:.1e}" for name, value in self.checked.items()}, file=sys.stderr, flush=True)
         half = self.halve(reference)
         fast = {"int8": self.engine("int8"), "int4": int4, "bf16 (fast)": self.engine("bf16")}
+        self.say(", ".join(f"{name} {value:.1e}" for name, value in self.checked.items()))
         self.errors["text"] = checks.text_errors(exact, fast, half, llama)
         self.errors["vision"] = checks.vision_errors(exact, int4, half, llama)
         files = self.files
         if files and importlib.util.find_spec("gguf") is None:
             self.complain("weight errors of llama.cpp are left out: `pip install gguf`")
             files = {}
+        self.say("errors of logits and features taken")
         self.errors["weights"] = checks.weight_errors(int4, self.tensors, files)
 
     @staticmethod
@@ -172,6 +179,7 @@ class Comparison:
                 self.halve(reference)
             else:
                 self.check(reference, llama, int4)
+            self.say("engines are ready")
             engines = scenarios.Engines(
                 int4,
                 lambda: self.engine("int8"),

@@ -104,51 +104,60 @@ def vision_errors(exact: Ours, coded: Ours, reference: Any, llama: Llama | None)
     return found
 
 
-def weight_errors(ours: Ours, tensors: Mapping[str, StoredTensor], files: Mapping[str, Path]) -> dict[str, Errors]:
-    """Mean relative error of the language model's matrices, and bits a weight, by kind of code.
+class Codes:
+    """Errors and sizes of matrices by kind of code, each counted as large as the whole matrix is."""
 
-    Of each matrix the first rows. "in Q4_K_M" is what that file's matrices have, Q4_K and Q6_K together.
+    def __init__(self, tensors: Mapping[str, StoredTensor]) -> None:
+        names = [name for name, tensor in tensors.items() if name.startswith(TEXT_PREFIX) and len(tensor.shape) == 2]
+        self.size = {name: tensors[name].data.size for name in names}
+        self.parts = {name: StoredTensor(name, "bf16", tensors[name].data[:SAMPLED_ROWS]) for name in names}
+        self._sums: dict[str, NDArray[np.float64]] = {}
+
+    def add(self, label: str, name: str, values: Floats, nbytes: int) -> None:
+        """Count a matrix: the values of its first rows, and the bytes that they take."""
+        part, size = self.parts[name], self.size[name]
+        taken = np.array([error(values, part.float32()), 8 * nbytes / values.size, 1.0]) * size
+        self._sums[label] = self._sums.get(label, np.zeros(3)) + taken
+
+    def means(self) -> dict[str, Errors]:
+        """Mean relative error and bits a weight, by kind."""
+        return {
+            label: {"error": float(sums[0] / sums[2]), "bits": float(sums[1] / sums[2])}
+            for label, sums in self._sums.items()
+        }
+
+
+def weight_errors(ours: Ours, tensors: Mapping[str, StoredTensor], files: Mapping[str, Path]) -> dict[str, Errors]:
+    """Relative error of the language model's matrices with the head, and bits a weight, by kind of code.
+
+    Judged by the first rows of each matrix. "as a whole": with the matrices that have other codes in the same model.
     """
-    names = [name for name, tensor in tensors.items() if name.startswith(TEXT_PREFIX) and len(tensor.shape) == 2]
-    runtime = ours.ops._native
-    sums: dict[str, list[tuple[float, int, int]]] = {}
-    parts = {name: StoredTensor(name, "bf16", tensors[name].data[:SAMPLED_ROWS]) for name in names}
-    for name, part in parts.items():
-        for weights in ("int4", "int8"):
+    codes, runtime = Codes(tensors), ours.ops._native
+    for weights, bits in (("int4", 4), ("int8", 8)):
+        for name, part in codes.parts.items():
             form = coding.form_of(name, weights)  # type: ignore[arg-type]
-            if form is None:
-                continue
+            assert form is not None
             coded = coding.encode(runtime, part, *form)
             values = np.empty(part.shape, np.float32)
             runtime.coded_embed(coded.handle, np.arange(len(values), dtype=np.int32), values)
-            taken = error(values, part.float32()), 8 * coded.nbytes, values.size
-            sums.setdefault(f"pocketvlm {weights}", []).append(taken)
+            labels = [f"pocketvlm {weights} as a whole"] + [f"pocketvlm {weights} codes"] * (form[0] == bits)
+            for label in labels:
+                codes.add(label, name, values, coded.nbytes)
     for label, file in {"Q4_0": "Q4_0-pure", "Q4_K_M": "Q4_K_M", "Q8_0": "Q8_0"}.items():
         if path := files.get(f"text {file}"):
-            _gguf_errors(path, label, parts, sums)
-    return {
-        label: {
-            "error": float(np.mean([one for one, _, _ in taken])),
-            "bits": sum(bits for _, bits, _ in taken) / sum(size for _, _, size in taken),
-        }
-        for label, taken in sums.items()
-    }
+            _gguf_errors(path, label, codes)
+    return codes.means()
 
 
-def _gguf_errors(
-    path: Path, label: str, parts: Mapping[str, StoredTensor], sums: dict[str, list[tuple[float, int, int]]]
-) -> None:
+def _gguf_errors(path: Path, label: str, codes: Codes) -> None:
     from gguf import GGUFReader
     from gguf.quants import dequantize
 
     found = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
-    for name, part in parts.items():
+    for name, part in codes.parts.items():
         tensor = found[text_name(name)]
-        kind = tensor.tensor_type
         rows = tensor.data[: part.shape[0]]
-        taken = error(dequantize(rows, kind), part.float32()), 8 * rows.nbytes, part.data.size
-        if label == "Q4_K_M":
-            sums.setdefault("llama.cpp, all in Q4_K_M", []).append(taken)
-            sums.setdefault(f"llama.cpp {kind.name}", []).append(taken)
-        elif kind.name == label:
-            sums.setdefault(f"llama.cpp {label}", []).append(taken)
+        values = dequantize(rows, tensor.tensor_type).reshape(part.shape)
+        labels = [f"llama.cpp {tensor.tensor_type.name}"] * (label in ("Q4_K_M", tensor.tensor_type.name))
+        for one in [*labels, *(["llama.cpp Q4_K_M as a whole"] if label == "Q4_K_M" else [])]:
+            codes.add(one, name, values, rows.nbytes)
