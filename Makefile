@@ -88,6 +88,11 @@ $(VENV)/.installed: $(BIN)/python $(SOURCES)
 	$(BIN)/python -m pip install --quiet .
 	@touch $@
 
+# With llama.cpp, built from source: some minutes.
+$(VENV)/.benched: $(VENV)/.developed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
+	@touch $@
+
 $(VENV)/.developed: $(BIN)/python $(SOURCES) constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $(VENV)/.installed $@

@@ -29,7 +29,8 @@ def draw(rows: Mapping[str, Figures], path: Path) -> None:
         axes.barh(place - 0.17, middle, 0.34, color=OWN_COLOUR, xerr=spread, ecolor=TEXT_COLOUR, capsize=2)
         axes.barh(place + 0.17, 1, 0.3, color=PEER_COLOUR)
         axes.text(0.03, place + 0.17, better, va="center", fontsize=8, color=TEXT_COLOUR)
-        axes.text(max(ratios) + 0.06, place - 0.17, f"{middle:.2f}x", va="center", fontweight="bold", color=TEXT_COLOUR)
+        label = {"va": "center", "ha": "right", "fontweight": "bold", "color": "white"}
+        axes.text(min(ratios) - 0.04, place - 0.17, f"{middle:.2f}x", **label)
         for goal in GOALS:
             if (goal.row, goal.kind) == (figures.name, "ratio") and goal.against in (better, BETTER):
                 axes.plot([goal.limit] * 2, [place - 0.36, place + 0.02], color=GOAL_COLOUR, linewidth=2.5)
@@ -39,7 +40,7 @@ def draw(rows: Mapping[str, Figures], path: Path) -> None:
     axes.invert_yaxis()
     axes.axvline(1, color=PEER_COLOUR, linewidth=1, zorder=0)
     axes.set_xlim(0, widest * 1.12)
-    axes.set_xlabel("times as fast as the better peer (blue: pocketvlm; grey: the better peer; red: the goal)")
+    axes.set_xlabel("times as fast as the better peer (blue: pocketvlm; grey: the better peer; red: a goal against it)")
     axes.set_title("pocketvlm beside llama.cpp and transformers: same weights, same cores, in turns", fontsize=11)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)

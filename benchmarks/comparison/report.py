@@ -91,7 +91,7 @@ def page(record: Mapping[str, Any], rows: Mapping[str, Figures], picture: str | 
             table(rows),
             f"Median (least-most) of {record['runs']} turns after one that does not count; fewer for 19 views and for "
             f"memory. Ratios are of neighbours in time. Memory read: {read}. {facts}.{missed}",
-            f"Checked first, relative errors to our exact arithmetic: {checked}.",
+            f"Checked first against our exact arithmetic, as relative errors unless named otherwise: {checked}.",
             errors(record),
         ]
     )
