@@ -29,8 +29,7 @@ def draw(rows: Mapping[str, Figures], path: Path) -> None:
         axes.barh(place - 0.17, middle, 0.34, color=OWN_COLOUR, xerr=spread, ecolor=TEXT_COLOUR, capsize=2)
         axes.barh(place + 0.17, 1, 0.3, color=PEER_COLOUR)
         axes.text(0.03, place + 0.17, better, va="center", fontsize=8, color=TEXT_COLOUR)
-        label = {"va": "center", "ha": "right", "fontweight": "bold", "color": "white"}
-        axes.text(min(ratios) - 0.04, place - 0.17, f"{middle:.2f}x", **label)
+        axes.text(0.03, place - 0.17, f"{middle:.2f}x", va="center", fontweight="bold", color="white")
         for goal in GOALS:
             if (goal.row, goal.kind) == (figures.name, "ratio") and goal.against in (better, BETTER):
                 axes.plot([goal.limit] * 2, [place - 0.36, place + 0.02], color=GOAL_COLOUR, linewidth=2.5)

@@ -84,13 +84,13 @@ def page(record: Mapping[str, Any], rows: Mapping[str, Figures], picture: str | 
     checked = "; ".join(f"{name} {value:.1e}" for name, value in record["checked"].items())
     speeds = [figures.bandwidth for figures in rows.values() if figures.bandwidth]
     read = middle([value / 1e9 for values in speeds for value in values], ".1f", " GB/s") if speeds else "not measured"
-    missed = "".join(f"\n\nLeft out: {line}" for line in record["missing"])
+    missed = "".join(f"\n\nNot in this run: {line}" for line in record["missing"])
     return "\n\n".join(
         [
             *([f"![Speed relative to the better peer]({picture})"] if picture else []),
             table(rows),
-            f"Median (least-most) of {record['runs']} turns after one that does not count; fewer for 19 views and for "
-            f"memory. Ratios are of neighbours in time. Memory read: {read}. {facts}.{missed}",
+            f"Median (least-most) of {record['runs']} turns after one that does not count; two for 19 views, "
+            f"all counted, and for memory. Ratios are of neighbours in time. Memory read: {read}. {facts}.{missed}",
             f"Checked first against our exact arithmetic, as relative errors unless named otherwise: {checked}.",
             errors(record),
         ]

@@ -23,6 +23,7 @@ class Row:
     """Timers of one task. tokens: of which seconds are made tokens a second; 0 shows the seconds themselves.
 
     read: bytes that have to come from memory meanwhile, or 0 where that is no limit. turns: most counted turns.
+    warm: whether a turn that does not count goes first; not needed where the row before ran the same code.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Row:
     tokens: int = 0
     read: int = 0
     turns: int | None = None
+    warm: bool = True
 
 
 @dataclass
@@ -81,7 +83,7 @@ def measure(row: Row, runs: int, bandwidth: Callable[[], float], complain: Calla
     turns = min(runs, row.turns or runs)
     figures = Figures(row.name, row.tokens, row.read, {peer: [] for peer in row.peers})
     began = time.perf_counter()
-    for turn in range(turns + 1):
+    for turn in range(0 if row.warm else 1, turns + 1):
         taken: dict[str, tuple[float, float, float]] = {}
         for peer in list(figures.pairs) or [""]:
             best = bandwidth() if row.read else 0.0

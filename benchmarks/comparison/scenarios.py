@@ -123,7 +123,7 @@ def _first_token(engines: Engines, quick: bool, wanted: Callable[[str], bool]) -
     if not quick and wanted(name := "first token, 19 views"):
         sliced = image_prompt(ours.config, **SLICED_IMAGE)
         peers = _llama(engines, MAIN_FILES, MAIN, "image_prompt", **SLICED_IMAGE)
-        yield Row(name, lambda: ours.first_token(sliced), peers, turns=2)
+        yield Row(name, lambda: ours.first_token(sliced), peers, turns=2, warm=False)
 
 
 def _batch(engines: Engines, quick: bool, wanted: Callable[[str], bool]) -> Iterator[Row]:
