@@ -74,8 +74,8 @@ sanitize: $(CMAKE_NEEDS)
 docs: $(VENV)/.developed
 	$(BIN)/python docs/filemap.py
 
-bench: $(VENV)/.developed
-	$(BIN)/python benchmarks/against_transformers.py
+bench: $(VENV)/.benched
+	$(BIN)/python benchmarks/compare.py
 
 clean:
 	rm -rf build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -86,6 +86,11 @@ $(BIN)/python:
 
 $(VENV)/.installed: $(BIN)/python $(SOURCES)
 	$(BIN)/python -m pip install --quiet .
+	@touch $@
+
+# With llama.cpp, built from source: some minutes.
+$(VENV)/.benched: $(VENV)/.developed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
 	@touch $@
 
 $(VENV)/.developed: $(BIN)/python $(SOURCES) constraints.txt

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from gguf_export import MMPROJ_KINDS, TEXT_KINDS, export
+from inputs import PATCH, VIEW, random_patches, view_tokens
 from numpy.typing import NDArray
 from process import Worker
 
@@ -24,19 +25,15 @@ from pocketvlm.engine import Engine
 from pocketvlm.model import MiniCPMV
 from pocketvlm.types import Prompt, View
 
-TOKENS, SEED, SIDE, PATCH = 40, 7, 448, 14
+TOKENS, SEED = 40, 7
+SIDE = VIEW // PATCH
 LIMIT = 1e-2
 Floats = NDArray[np.float32]
 
 
 def our_features(engine: Engine, mode: str) -> Floats:
     """Features of the image that the worker makes of SEED."""
-    pixels = np.random.default_rng(SEED).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    side = SIDE // PATCH
-    grid = (pixels.astype(np.float32) / 127.5 - 1).reshape(side, PATCH, side, PATCH, 3)
-    patches = np.ascontiguousarray(grid.transpose(0, 2, 4, 1, 3)).reshape(side * side, -1)
-    tokens = side * side // (4 if mode == "4x" else 16)
-    view = View(patches, side, side, mode, 0, tokens, digest="")  # type: ignore[arg-type]
+    view = View(random_patches(SEED), SIDE, SIDE, mode, 0, view_tokens(mode), digest="")  # type: ignore[arg-type]
     return engine.model.ops.to_numpy(engine.runner.encode((view,))[0])
 
 
@@ -86,7 +83,7 @@ def main() -> None:
     for kind in options.mmproj:
         arguments = ["--text", str(any_text), "--mmproj", str(files[f"mmproj {kind}"])]
         mode = "4x" if "4x" in kind else "16x"
-        found = theirs(arguments, "vision", width=SIDE, height=SIDE, mode=mode, seed=SEED, save=True)
+        found = theirs(arguments, "vision", width=VIEW, height=VIEW, mode=mode, seed=SEED, save=True)
         judged.append(report(f"features, {kind}", found, features[kind]))
     sys.exit(any(error > LIMIT for error in judged))
 

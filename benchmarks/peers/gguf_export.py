@@ -312,6 +312,13 @@ def _once(path: Path, make: Callable[[Path], None]) -> Path:
     return path
 
 
+def places(tensors: Tensors, directory: Path, text: Iterable[str], mmproj: Iterable[str]) -> dict[str, Path]:
+    """Where the files of these weights are, or will be: {"text Q4_K_M": path, "mmproj BF16": path, ...}."""
+    stem = directory / f"random-{digest(tensors)}"
+    names = [*(f"text {kind}" for kind in text), *(f"mmproj {kind}" for kind in mmproj)]
+    return {name: Path(f"{stem}-{name.replace(' ', '-')}.gguf") for name in names}
+
+
 def export(
     tensors: Tensors,
     config: ModelConfig,
@@ -322,20 +329,16 @@ def export(
 ) -> dict[str, Path]:
     """The files asked for, made where they are missing: {"text Q4_K_M": path, "mmproj BF16": path, ...}."""
     directory.mkdir(parents=True, exist_ok=True)
-    stem = directory / f"random-{digest(tensors)}"
-    found: dict[str, Path] = {}
-    for kind in text:
-        path = Path(f"{stem}-text-{kind}.gguf")
-        if kind == "BF16":
-            found["text BF16"] = _once(path, lambda to: write_text(tensors, config, to))
-        elif path.exists():
-            found[f"text {kind}"] = path
-        else:
+    found = places(tensors, directory, text, mmproj)
+    for name, path in found.items():
+        part, _, kind = name.partition(" ")
+        if part == "mmproj":
+            _once(path, partial(write_mmproj, tensors, config, kind=kind))
+        elif kind == "BF16":
+            _once(path, lambda to: write_text(tensors, config, to))
+        elif not path.exists():
             source = export(tensors, config, directory, ("BF16",), ())["text BF16"]
-            found[f"text {kind}"] = _once(path, partial(quantize, source, kind=kind, threads=threads))
-    for kind in mmproj:
-        path = Path(f"{stem}-mmproj-{kind}.gguf")
-        found[f"mmproj {kind}"] = _once(path, partial(write_mmproj, tensors, config, kind=kind))
+            _once(path, partial(quantize, source, kind=kind, threads=threads))
     return found
 
 

@@ -24,188 +24,18 @@ import os
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from inputs import VIEW, random_ids, random_image
+from llama_cpp_images import Chunks, Vision
+from llama_cpp_text import Context, Log, PeerError, lib, mtmd
 from numpy.typing import NDArray
 
-try:
-    import llama_cpp
-    from llama_cpp import llama_cpp as lib
-    from llama_cpp import mtmd_cpp as mtmd
-except ImportError as missing:
-    sys.exit(f"llama_cpp cannot be imported ({missing}): `pip install llama-cpp-python`, or set PYTHONPATH")
-
 Answer = dict[str, Any]
-Floats = NDArray[np.float32]
-VIEW = 448
-FIRST_WORD, LAST_WORD = 300, 240_000
-ERROR_LEVEL = 4
-
-
-class PeerError(Exception):
-    """A command that cannot be carried out, or a call of llama.cpp that failed."""
-
-
-class Log:
-    """Takes llama.cpp's messages: to stderr if verbose, else only the last errors are kept for our own messages."""
-
-    def __init__(self, verbose: bool) -> None:
-        self.errors: deque[str] = deque(maxlen=5)
-        self.verbose = verbose
-        self._callback = lib.llama_log_callback(self._take)
-        for setter in (lib.llama_log_set, mtmd.mtmd_log_set, mtmd.mtmd_helper_log_set):
-            setter(self._callback, ctypes.c_void_p(None))
-
-    def _take(self, level: int, text: bytes, _: Any) -> None:
-        message = text.decode(errors="replace")
-        if self.verbose:
-            print(message, end="", file=sys.stderr, flush=True)
-        elif level == ERROR_LEVEL:
-            self.errors.append(message.strip())
-
-    def failure(self, what: str) -> PeerError:
-        """The error to raise, with what llama.cpp said last."""
-        said = "; ".join(self.errors)
-        self.errors.clear()
-        return PeerError(f"{what}: {said}" if said else what)
-
-
-class Context:
-    """Sequences of one model: their memory, and decoding into it."""
-
-    def __init__(self, model: Any, log: Log, threads: int, sequences: int, length: int) -> None:
-        self.model, self.log, self.sequences, self.length = model, log, sequences, length
-        params = lib.llama_context_default_params()
-        params.n_ctx = sequences * length
-        params.n_seq_max = sequences
-        params.n_threads = params.n_threads_batch = threads
-        self.handle = lib.llama_init_from_model(model, params)
-        if not self.handle:
-            raise log.failure(f"no context of {sequences} x {length} tokens")
-        self.memory = lib.llama_get_memory(self.handle)
-        self.batch_size = int(lib.llama_n_batch(self.handle))
-        self.batch = lib.llama_batch_init(self.batch_size, 0, 1)
-        self.vocab = int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model)))
-
-    def close(self) -> None:
-        """Free the memory."""
-        lib.llama_batch_free(self.batch)
-        lib.llama_free(self.handle)
-
-    def clear(self) -> None:
-        """Forget every sequence."""
-        lib.llama_memory_clear(self.memory, True)
-
-    def prompt(self, ids: Sequence[int], start: int = 0, sequence: int = 0, every: bool = False) -> None:
-        """Put ids into a sequence; logits of the last one, or of every one, are computed if the batch holds them."""
-        if start + len(ids) > self.length:
-            raise PeerError(f"{start + len(ids)} tokens do not fit the context of {self.length}: raise --context")
-        if not all(0 <= number < self.vocab for number in ids):
-            raise PeerError(f"token ids must be from 0 to {self.vocab - 1}")
-        for begin in range(0, len(ids), self.batch_size):
-            piece = ids[begin : begin + self.batch_size]
-            rows = [(number, start + begin + i, sequence) for i, number in enumerate(piece)]
-            last = begin + len(piece) == len(ids)
-            self.decode(rows, [every or (last and i == len(piece) - 1) for i in range(len(piece))])
-
-    def decode(self, rows: Sequence[tuple[int, int, int]], wanted: Sequence[bool]) -> None:
-        """Run rows of (id, position, sequence), computing logits where wanted."""
-        batch = self.batch
-        batch.n_tokens = len(rows)
-        for i, (number, position, sequence) in enumerate(rows):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i] = number, position, 1
-            batch.seq_id[i][0] = sequence
-            batch.logits[i] = wanted[i]
-        status = lib.llama_decode(self.handle, batch)
-        if status:
-            raise self.log.failure(f"llama_decode failed (status {status})")
-
-    def logits(self, row: int = -1) -> Floats:
-        """Logits of a row of the last batch, without a copy; waits until they are there."""
-        pointer = lib.llama_get_logits_ith(self.handle, row)
-        if not pointer:
-            raise self.log.failure(f"no logits of row {row}")
-        return np.ctypeslib.as_array(pointer, (self.vocab,))
-
-
-class Vision:
-    """One mmproj file: either of the two modes, as the file says."""
-
-    def __init__(self, path: Path, model: Any, log: Log, threads: int) -> None:
-        self.log, self.width = log, int(lib.llama_model_n_embd_inp(model))
-        params = mtmd.mtmd_context_params_default()
-        params.use_gpu = False
-        params.print_timings = False
-        params.n_threads = threads
-        self.handle = mtmd.mtmd_init_from_file(str(path).encode(), model, params)
-        if not self.handle:
-            raise log.failure(f"{path} did not load")
-        with Chunks(self, random_image(VIEW, VIEW, 0)) as chunks:
-            per_view = chunks.tokens(chunks.images[0])
-        modes = {VIEW * VIEW // 14**2 // 16: "16x", VIEW * VIEW // 14**2 // 4: "4x"}
-        if per_view not in modes:
-            raise PeerError(f"{path} makes {per_view} tokens of a view: expected {' or '.join(map(str, modes))}")
-        self.mode = modes[per_view]
-
-    def encode(self, chunk: Any) -> None:
-        """Run the tower over one view."""
-        if mtmd.mtmd_encode_chunk(self.handle, chunk):
-            raise self.log.failure("mtmd_encode_chunk failed")
-
-    def features(self, tokens: int) -> Floats:
-        """What the last `encode` made, [tokens, width], without a copy."""
-        return np.ctypeslib.as_array(mtmd.mtmd_get_output_embd(self.handle), (tokens, self.width))
-
-
-class Chunks:
-    """An image as llama.cpp prepares it: views and the marker ids around them. A context manager: freed at its end."""
-
-    def __init__(self, vision: Vision, pixels: NDArray[np.uint8]) -> None:
-        height, width, _ = pixels.shape
-        data = (ctypes.c_uint8 * pixels.size).from_buffer_copy(pixels.tobytes())
-        bitmap = mtmd.mtmd_bitmap_init(width, height, data)
-        marker = mtmd.mtmd_default_marker()
-        text = mtmd.mtmd_input_text(marker, len(marker), False, True)
-        self._handle = mtmd.mtmd_input_chunks_init()
-        bitmaps = (mtmd.mtmd_bitmap_p_ctypes * 1)(bitmap)
-        status = mtmd.mtmd_tokenize(vision.handle, self._handle, ctypes.byref(text), bitmaps, 1)
-        mtmd.mtmd_bitmap_free(bitmap)
-        if status:
-            self.__exit__()
-            raise vision.log.failure(f"mtmd_tokenize failed (status {status})")
-        count = mtmd.mtmd_input_chunks_size(self._handle)
-        self.all = [mtmd.mtmd_input_chunks_get(self._handle, i) for i in range(count)]
-        self.images = [chunk for chunk in self.all if self.is_image(chunk)]
-
-    def __enter__(self) -> Chunks:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        mtmd.mtmd_input_chunks_free(self._handle)
-
-    @staticmethod
-    def is_image(chunk: Any) -> bool:
-        """Whether the chunk is a view, not ids."""
-        return mtmd.mtmd_input_chunk_get_type(chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_IMAGE
-
-    @staticmethod
-    def tokens(chunk: Any) -> int:
-        """Tokens that the chunk takes in a prompt."""
-        return int(mtmd.mtmd_input_chunk_get_n_tokens(chunk))
-
-
-def random_image(width: int, height: int, seed: int) -> NDArray[np.uint8]:
-    """Noise uint8 [height, width, 3]."""
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def random_ids(count: int, seed: int = 0) -> list[int]:
-    """Ids of ordinary tokens."""
-    return np.random.default_rng(seed).integers(FIRST_WORD, LAST_WORD, count).tolist()
 
 
 class Worker:
@@ -245,7 +75,7 @@ class Worker:
         text = ctypes.create_string_buffer(256)
         lib.llama_model_desc(self.model, text, len(text))
         return {
-            "llama_cpp_python": llama_cpp.__version__,
+            "llama_cpp_python": version("llama_cpp_python"),
             "llama_cpp": lib.llama_version().decode(),
             "system": lib.llama_print_system_info().decode().strip(),
             "model": text.value.decode(),

@@ -1,0 +1,1 @@
+"""The parts of compare.py: engines, checks, rows, goals, and what becomes of the figures."""

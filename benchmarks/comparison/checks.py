@@ -1,0 +1,163 @@
+"""That all engines compute the same, and how far fast arithmetic and coded weights are from that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from check_llama_cpp import LIMIT as LLAMA_LIMIT
+from gguf_export import TEXT_PREFIX, text_name
+from inputs import VIEW, random_ids
+from numpy.typing import NDArray
+
+from comparison.llama import Llama
+from comparison.ours import Ours
+from pocketvlm.backends.native import coding
+from pocketvlm.backends.ops import StoredTensor
+
+Floats = NDArray[np.float32]
+Errors = dict[str, float]
+TOKENS, LONGER, SEED = 40, 128, 7
+# Float32 against float32, as in the tests: logits as the largest difference, features as a relative error.
+LOGITS_LIMIT, FEATURES_LIMIT = 2e-3, 1e-4
+SAMPLED_ROWS = 512
+
+
+class DifferentError(Exception):
+    """Engines that do not compute the same: nothing may be timed."""
+
+
+def error(found: Floats, reference: Floats) -> float:
+    """Relative error."""
+    return float(np.linalg.norm(found - reference) / np.linalg.norm(reference))
+
+
+def _hold(found: Errors, what: str, value: float, limit: float) -> None:
+    found[what] = value
+    if not value <= limit:
+        raise DifferentError(f"{what}: {value:.2e}, over the limit of {limit:g}: nothing was timed")
+
+
+def against_reference(exact: Ours, reference: Any, found: Errors) -> None:
+    """Our exact arithmetic and transformers in float32; raises DifferentError."""
+    ids = random_ids(TOKENS, SEED)
+    difference = float(np.abs(exact.logits(ids) - reference.logits(ids)).max())
+    _hold(found, "transformers float32, largest difference of logits", difference, LOGITS_LIMIT)
+    for mode in ("16x", "4x"):
+        value = error(exact.features(mode, SEED), reference.features(mode, SEED))
+        _hold(found, f"transformers float32, features {mode}", value, FEATURES_LIMIT)
+
+
+def against_llama(exact: Ours, llama: Llama, found: Errors) -> None:
+    """Our exact arithmetic and llama.cpp on float32 weights and on its bfloat16 vision file; raises DifferentError."""
+    ids = random_ids(TOKENS, SEED)
+    logits = llama.array("F32", "logits", ids=ids, all=True)
+    llama.stop("F32")
+    _hold(found, "llama.cpp F32, logits", error(logits, exact.logits(ids)), LLAMA_LIMIT)
+    for mode in ("16x", "4x"):
+        features = _llama_features(llama, "Q4_K_M BF16 BF16-4x", mode)
+        _hold(found, f"llama.cpp BF16, features {mode}", error(features, exact.features(mode, SEED)), LLAMA_LIMIT)
+
+
+def _llama_features(llama: Llama, kinds: str, mode: str) -> Floats:
+    return llama.array(kinds, "vision", width=VIEW, height=VIEW, mode=mode, seed=SEED, save=True)
+
+
+def text_errors(exact: Ours, ours: Mapping[str, Ours], reference: Any, llama: Llama | None) -> dict[str, Errors]:
+    """Relative error of the logits of a prompt, and how often the best token is the same, by engine and weights."""
+    ids = random_ids(LONGER, SEED)
+    right = exact.logits(ids)
+    best = right.argmax(-1)
+
+    def judged(logits: Floats) -> Errors:
+        return {"error": error(logits, right), "same best token": float((logits.argmax(-1) == best).mean())}
+
+    found = {f"pocketvlm {name}": judged(engine.logits(ids)) for name, engine in ours.items()}
+    if reference is not None:
+        found["transformers bf16"] = judged(reference.logits(ids))
+    if llama is not None:
+        for kind in ("BF16", "Q8_0", "Q4_K_M", "Q4_0"):
+            kinds = "Q4_K_M BF16 BF16-4x" if kind == "Q4_K_M" else kind
+            found[f"llama.cpp {kind}"] = judged(llama.array(kinds, "logits", ids=ids, all=True))
+            if kind != "Q4_K_M":
+                llama.stop(kind)
+    return found
+
+
+def vision_errors(exact: Ours, coded: Ours, reference: Any, llama: Llama | None) -> dict[str, Errors]:
+    """Relative error of the features of a view in both modes, by engine and weights."""
+    right = {mode: exact.features(mode, SEED) for mode in ("16x", "4x")}
+
+    def judged(features: Callable[[str], Floats], *modes: str) -> Errors:
+        return {mode: error(features(mode), right[mode]) for mode in modes}
+
+    found = {"pocketvlm int8": judged(lambda mode: coded.features(mode, SEED), "16x", "4x")}
+    if reference is not None:
+        found["transformers bf16"] = judged(lambda mode: reference.features(mode, SEED), "16x", "4x")
+    if llama is not None:
+        files = "Q4_K_M BF16 BF16-4x"
+        found["llama.cpp BF16"] = judged(lambda mode: _llama_features(llama, files, mode), "16x", "4x")
+        found["llama.cpp F16"] = judged(lambda mode: _llama_features(llama, "Q4_0 F16", mode), "16x")
+        llama.stop("Q4_0 F16")
+    return found
+
+
+class Codes:
+    """Errors and sizes of matrices by kind of code, each counted as large as the whole matrix is."""
+
+    def __init__(self, tensors: Mapping[str, StoredTensor]) -> None:
+        names = [name for name, tensor in tensors.items() if name.startswith(TEXT_PREFIX) and len(tensor.shape) == 2]
+        self.size = {name: tensors[name].data.size for name in names}
+        self.parts = {name: StoredTensor(name, "bf16", tensors[name].data[:SAMPLED_ROWS]) for name in names}
+        self._sums: dict[str, NDArray[np.float64]] = {}
+
+    def add(self, label: str, name: str, values: Floats, nbytes: int) -> None:
+        """Count a matrix: the values of its first rows, and the bytes that they take."""
+        part, size = self.parts[name], self.size[name]
+        taken = np.array([error(values, part.float32()), 8 * nbytes / values.size, 1.0]) * size
+        self._sums[label] = self._sums.get(label, np.zeros(3)) + taken
+
+    def means(self) -> dict[str, Errors]:
+        """Mean relative error and bits a weight, by kind."""
+        return {
+            label: {"error": float(sums[0] / sums[2]), "bits": float(sums[1] / sums[2])}
+            for label, sums in self._sums.items()
+        }
+
+
+def weight_errors(ours: Ours, tensors: Mapping[str, StoredTensor], files: Mapping[str, Path]) -> dict[str, Errors]:
+    """Relative error of the language model's matrices with the head, and bits a weight, by kind of code.
+
+    Judged by the first rows of each matrix. "as a whole": with the matrices that have other codes in the same model.
+    """
+    codes, runtime = Codes(tensors), ours.ops._native
+    for weights, bits in (("int4", 4), ("int8", 8)):
+        for name, part in codes.parts.items():
+            form = coding.form_of(name, weights)  # type: ignore[arg-type]
+            assert form is not None
+            coded = coding.encode(runtime, part, *form)
+            values = np.empty(part.shape, np.float32)
+            runtime.coded_embed(coded.handle, np.arange(len(values), dtype=np.int32), values)
+            labels = [f"pocketvlm {weights} as a whole"] + [f"pocketvlm {weights} codes"] * (form[0] == bits)
+            for label in labels:
+                codes.add(label, name, values, coded.nbytes)
+    for label, file in {"Q4_0": "Q4_0-pure", "Q4_K_M": "Q4_K_M", "Q8_0": "Q8_0"}.items():
+        if path := files.get(f"text {file}"):
+            _gguf_errors(path, label, codes)
+    return codes.means()
+
+
+def _gguf_errors(path: Path, label: str, codes: Codes) -> None:
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+
+    found = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
+    for name, part in codes.parts.items():
+        tensor = found[text_name(name)]
+        rows = tensor.data[: part.shape[0]]
+        values = dequantize(rows, tensor.tensor_type).reshape(part.shape)
+        labels = [f"llama.cpp {tensor.tensor_type.name}"] * (label in ("Q4_K_M", tensor.tensor_type.name))
+        for one in [*labels, *(["llama.cpp Q4_K_M as a whole"] if label == "Q4_K_M" else [])]:
+            codes.add(one, name, values, rows.nbytes)

@@ -1,0 +1,93 @@
+"""A checkpoint directory of the released shape with random weights, so that whole starts can be timed.
+
+Tensors, configuration and sizes are those of the released checkpoint. The tokenizer is a stand-in: as many tokens and
+merges, made of random words, so that reading it takes as long; special tokens have their places. The rest is nano's.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pocketvlm.bench.shape import RELEASED
+
+if TYPE_CHECKING:
+    from pocketvlm.backends.ops import StoredTensor
+
+NAMES = {"bf16": "BF16", "f16": "F16", "f32": "F32"}
+LONGEST_WORD = 12
+
+
+def write_checkpoint(tensors: Mapping[str, StoredTensor], nano: Path, directory: Path) -> Path:
+    """Write the directory unless it is there; nano: the embedded checkpoint's directory."""
+    if directory.exists():
+        return directory
+    unfinished = directory.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    write_safetensors(tensors, unfinished / "model.safetensors")
+    small = json.loads((nano / "config.json").read_text())
+    first, size = RELEASED["eos_token_id"], RELEASED["text_config"]["vocab_size"]
+    shift = size - small["text_config"]["vocab_size"]
+    _write(unfinished / "config.json", RELEASED)
+    generation = json.loads((nano / "generation_config.json").read_text())
+    generation["bos_token_id"] += shift
+    generation["eos_token_id"] = [number + shift for number in generation["eos_token_id"]]
+    _write(unfinished / "generation_config.json", generation)
+    pictures = json.loads((nano / "preprocessor_config.json").read_text())
+    _write(unfinished / "preprocessor_config.json", {**pictures, "scale_resolution": 448, "max_slice_nums": 9})
+    for name in ("tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(nano / name, unfinished / name)
+    tokenizer = json.loads((nano / "tokenizer.json").read_text())
+    for token in tokenizer["added_tokens"]:
+        token["id"] += shift
+    assert min(token["id"] for token in tokenizer["added_tokens"]) == first
+    vocabulary, merges = random_words(first)
+    tokenizer["model"] |= {"vocab": vocabulary, "merges": merges}
+    _write(unfinished / "tokenizer.json", tokenizer)
+    return unfinished.replace(directory)
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+
+
+def write_safetensors(tensors: Mapping[str, StoredTensor], path: Path) -> None:
+    """Write tensors as they are, one behind the other."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.data.nbytes
+        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            file.write(np.ascontiguousarray(tensor.data).data)
+
+
+def random_words(size: int, seed: int = 0) -> tuple[dict[str, int], list[list[str]]]:
+    """A byte-level vocabulary of `size` tokens and the merges that make those beyond the 256 bytes."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+    vocabulary = {letter: number for number, letter in enumerate(letters)}
+    tokens, merges = list(letters), []
+    random = np.random.default_rng(seed)
+    usual = "\u0120etaoinshrdlucmfwypvbgkjqxz" + "".join(letters[94:])
+    while len(tokens) < size:
+        firsts = random.random(size)
+        seconds = np.minimum(random.exponential(20, size).astype(int), len(usual) - 1)
+        for first, second in zip(firsts, seconds, strict=True):
+            left, right = tokens[int(first * len(tokens))], usual[second]
+            word = left + right
+            if len(word) <= LONGEST_WORD and word not in vocabulary and len(tokens) < size:
+                vocabulary[word] = len(tokens)
+                tokens.append(word)
+                merges.append([left, right])
+    return vocabulary, merges
