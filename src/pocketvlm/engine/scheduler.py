@@ -28,7 +28,7 @@ class Scheduler:
         """One token of each decoding sequence, and prompt chunks up to `prefill_chunk` tokens in all.
 
         A prompt is always cut at the same places, multiples of `prefill_chunk`, whoever else is there: sums are then
-        rounded in the same order, and its answer has the same bits. A chunk that no longer fits waits for the next step.
+        rounded in the same order, and its answer has the same bits. A chunk that no longer fits waits a step.
         """
         while self.waiting and self.memory.can_reserve(self._budget(self.waiting[0])):
             sequence = self.waiting.popleft()
