@@ -3,6 +3,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#if defined(__linux__)
+#include <malloc.h>
+#endif
+
 #include "bindings/arrays.h"
 #include "bindings/runtime.h"
 #include "runtime/checksum.h"
@@ -49,6 +53,14 @@ NB_MODULE(_native, m) {
     runtime.def(nb::init<int, const std::string&>(), nb::arg("threads"), nb::arg("isa"))
         .def_prop_ro("threads", &Runtime::threads)
         .def("checksum", &checksum_of, nb::arg("array"), "A 64-bit checksum of an array of bytes; the same for any number of threads.")
+        .def(
+            "return_memory",
+            [](Runtime&) {
+#if defined(__GLIBC__)
+                malloc_trim(0);
+#endif
+            },
+            "Give memory that was freed back to the system (with glibc; elsewhere nothing).")
         .def("poison", &Runtime::poison, nb::arg("on"), "For tests: scratch memory starts as NaN in every operation.");
     runtime
         .def(

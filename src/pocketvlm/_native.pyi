@@ -38,6 +38,9 @@ class Runtime:
     def checksum(self, array: Any) -> int:
         """A 64-bit checksum of a uint8 array; the same for any number of threads."""
 
+    def return_memory(self) -> None:
+        """Give memory that was freed back to the system (with glibc; elsewhere nothing)."""
+
     def poison(self, on: bool) -> None:
         """For tests: scratch memory starts as NaN in every operation."""
 

@@ -123,6 +123,9 @@ class Ops(Protocol):
         reads, and keeps the rest as stored. "vector" (any shape) becomes a plain float32 array of that shape.
         """
 
+    def return_memory(self) -> None:
+        """Give freed memory back to the system; called when nothing runs after something large did."""
+
     def zeros(self, *shape: int) -> Array:
         """A zeroed float32 array, for states."""
 

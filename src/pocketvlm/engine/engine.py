@@ -67,6 +67,8 @@ class Engine:
         """Forget a request, ended or not; returns the time it spent in each stage."""
         sequence = self.sequences.pop(number)
         self.scheduler.remove(sequence)
+        if sequence.request.prompt.views and not self.sequences:
+            self.model.ops.return_memory()
         return sequence.seconds
 
     def prompt_logits(self, prompt: Prompt, chunk: int | None = None) -> NDArray[np.float32]:

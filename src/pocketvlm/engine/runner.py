@@ -13,7 +13,8 @@ from pocketvlm.engine.request import Plan, Sequence, Work
 from pocketvlm.model import MiniCPMV
 from pocketvlm.types import View
 
-PATCHES_PER_CALL = 16384
+# One view of the usual size: what lies between two layers then stays in the cache. Sixteen at a time took 8 % longer.
+PATCHES_PER_CALL = 1024
 
 
 class Runner:

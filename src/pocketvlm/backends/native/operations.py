@@ -119,15 +119,15 @@ class NativeOps:
 
     @contextmanager
     def keeping(self, place: Place | None, tensors: Mapping[str, StoredTensor]) -> Iterator[None]:
-        if place is None or self._weights == "stored":
-            yield
-            return
-        self._store = Store(self._native, place, self._weights, tensors)
         try:
+            if place is not None and self._weights != "stored":
+                self._store = Store(self._native, place, self._weights, tensors)
             yield
-            self._description["packed weights"] = self._store.finish()
+            if self._store is not None:
+                self._description["packed weights"] = self._store.finish()
         finally:
             self._store = None
+            self.return_memory()  # of files that were parsed, of matrices that were encoded: some 70 MB
 
     def prepare(self, stored: StoredTensor, role: Role) -> Matrix | Coded | Tied | Floats:
         if role == "vector":
@@ -146,6 +146,9 @@ class NativeOps:
             return Matrix(bits, True, bits.shape[0])
         values = np.require(stored.float32(), dtype=_F32, requirements=["C", "A"])
         return Matrix(values, False, values.shape[0])
+
+    def return_memory(self) -> None:
+        self._native.return_memory()
 
     def zeros(self, *shape: int) -> Floats:
         return np.zeros(shape, _F32)

@@ -57,6 +57,9 @@ class TorchOps:
             return bits.view(torch.bfloat16).to(self.device)
         return torch.from_numpy(np.array(stored.float32())).to(self.device)
 
+    def return_memory(self) -> None:
+        """PyTorch keeps what it has."""
+
     def zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.float32, device=self.device)
 
