@@ -25,10 +25,10 @@ import transformers
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from model.test_full_size import REAL_CONFIG  # noqa: E402
 from oracle import Oracle, make_oracle, make_prompt, reference_features, reference_inputs  # noqa: E402
 
 from pocketvlm.backends import native  # noqa: E402
+from pocketvlm.bench.shape import RELEASED  # noqa: E402
 from pocketvlm.engine import Engine, Request  # noqa: E402
 from pocketvlm.model import MiniCPMV  # noqa: E402
 from pocketvlm.types import Prompt, SamplingParams  # noqa: E402
@@ -206,8 +206,8 @@ def main() -> None:
     parser.add_argument("--only", help="rows whose name contains this; the page is then left alone")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    oracle = make_oracle(REAL_CONFIG, seed=11, dtype=torch.bfloat16)
-    half = make_oracle(REAL_CONFIG, seed=11, dtype=torch.bfloat16).model.to(torch.bfloat16)
+    oracle = make_oracle(dict(RELEASED), seed=11, dtype=torch.bfloat16)
+    half = make_oracle(dict(RELEASED), seed=11, dtype=torch.bfloat16).model.to(torch.bfloat16)
     engine = Engine(MiniCPMV(oracle.config, native.create(options.threads, precision="exact"), oracle.tensors))
     config = oracle.config
     prompts = {

@@ -60,7 +60,7 @@ def main() -> None:
     tensors = random_tensors(config)
     files = export(tensors, config, options.directory, options.text, options.mmproj, options.threads)
     ids = np.random.default_rng(SEED).integers(0, config.image_token_id, TOKENS).astype(np.int32)
-    engine = Engine(MiniCPMV(config, native.create(options.threads), tensors))
+    engine = Engine(MiniCPMV(config, native.create(options.threads, precision="exact"), tensors))
     logits = engine.prompt_logits(Prompt(ids, (), (), ""))
     features = {kind: our_features(engine, "4x" if "4x" in kind else "16x") for kind in options.mmproj}
     del engine, tensors

@@ -8,50 +8,12 @@ import torch
 from oracle import Oracle, assert_close, make_oracle, make_prompt, reference_features, reference_logits
 
 from pocketvlm import backends
+from pocketvlm.bench.shape import RELEASED
 from pocketvlm.engine import Engine
 from pocketvlm.model import MiniCPMV
 from pocketvlm.types import Prompt
 
 pytestmark = pytest.mark.full
-
-REAL_CONFIG = {
-    "architectures": ["MiniCPMV4_6ForConditionalGeneration"],
-    "model_type": "minicpmv4_6",
-    "tie_word_embeddings": True,
-    "insert_layer_id": 6,
-    "image_token_id": 248056,
-    "video_token_id": 248057,
-    "eos_token_id": 248044,
-    "text_config": {
-        "model_type": "qwen3_5_text",
-        "hidden_size": 1024,
-        "intermediate_size": 3584,
-        "num_hidden_layers": 24,
-        "layer_types": [*["linear_attention"] * 3, "full_attention"] * 6,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
-        "head_dim": 256,
-        "vocab_size": 248094,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000000, "partial_rotary_factor": 0.25},
-        "partial_rotary_factor": 0.25,
-        "linear_conv_kernel_dim": 4,
-        "linear_key_head_dim": 128,
-        "linear_value_head_dim": 128,
-        "linear_num_key_heads": 16,
-        "linear_num_value_heads": 16,
-        "max_position_embeddings": 262144,
-        "tie_word_embeddings": True,
-    },
-    "vision_config": {
-        "model_type": "minicpmv4_6_vision",
-        "hidden_size": 1152,
-        "intermediate_size": 4304,
-        "num_hidden_layers": 27,
-        "num_attention_heads": 16,
-        "image_size": 980,
-        "patch_size": 14,
-    },
-}
 
 # (rows, cols) in patches of every view; 1920x1080 at max_slice_nums 9 is an overview and 2 x 4 slices.
 CASES: dict[str, tuple[list[tuple[int, int]], str, int]] = {
@@ -65,7 +27,7 @@ CASES: dict[str, tuple[list[tuple[int, int]], str, int]] = {
 
 @pytest.fixture(scope="module")
 def oracle() -> Oracle:
-    return make_oracle(REAL_CONFIG, seed=11, dtype=torch.bfloat16)
+    return make_oracle(dict(RELEASED), seed=11, dtype=torch.bfloat16)
 
 
 @pytest.fixture(scope="module", params=CASES)
