@@ -67,13 +67,12 @@ class Ours:
         ops = native.create(threads, weights=weights, precision=precision)
         self.engine = Engine(MiniCPMV(config, ops, tensors))
         self.config = config
+        self._choice = {"weights": weights, "precision": precision}
 
     def on(self, isa: str) -> Ours:
         """The same weights on another instruction set: packed codes are the same for all."""
         other, model = copy.copy(self), copy.copy(self.engine.model)
-        mine = self.ops
-        model.ops = native.create(mine._native.threads, isa)
-        model.ops._weights, model.ops._fast = mine._weights, mine._fast
+        model.ops = native.create(self.ops._native.threads, isa, **self._choice)
         other.engine = Engine(model)
         return other
 

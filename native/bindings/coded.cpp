@@ -83,10 +83,9 @@ class CodedMatrix {
     std::optional<Bytes> table_;
 };
 
-// Products of the rows x with several matrices at once. Lists `biases`, `residuals` and `activations` may be shorter: the
-// rest have none.
+// Products of the rows x with several matrices at once. Lists `biases` and `residuals` may be shorter: the rest have none.
 void coded_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list biases, nb::list residuals, nb::list outs, int activation) {
-    constexpr size_t most = 8;
+    constexpr size_t most = most_products;
     const size_t count = weights.size();
     if (count < 1 || count > most || outs.size() != count) refuse("1 to 8 weights and as many outs");
     const Floats in(x, "x");

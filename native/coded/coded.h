@@ -39,6 +39,8 @@ struct Encode {
     Codes codes;  // sizes and table; the pointers are written to
 };
 
+constexpr long most_products = 8;  // of one call
+
 // Several products of the same rows: x, rows and inputs are those of the first.
 struct CodedProduct {
     Linear args;

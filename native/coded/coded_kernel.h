@@ -36,8 +36,7 @@ inline void panels_of_rows(const CodedProduct& product, const Tiles& in, long fi
 
 // Products [0, count) of the same rows in the same form.
 inline void run_products(Pool& pool, const CodedProduct* products, long count, const Tiles& in) {
-    constexpr long most = 8;
-    long begin[most], pieces[most], size[most], tasks = 0;
+    long begin[most_products], pieces[most_products], size[most_products], tasks = 0;
     for (long i = 0; i < count; ++i) {
         const long panels = divide_up(products[i].args.outputs, code_panel);
         const long bytes = products[i].codes->steps() * code_block * larger(1, in.rows / 4);
@@ -59,12 +58,11 @@ inline void run_products(Pool& pool, const CodedProduct* products, long count, c
 }  // namespace
 
 void coded_linear(Pool& pool, const CodedProduct* products, long count) {
-    constexpr long most = 8;
     for (long i = 0; i < count;) {
         const Linear& a = products[i].args;
         const Form form = form_of(a, *products[i].codes);
         long n = 1;
-        while (i + n < count && n < most && same(form, form_of(products[i + n].args, *products[i + n].codes))) ++n;
+        while (i + n < count && n < most_products && same(form, form_of(products[i + n].args, *products[i + n].codes))) ++n;
         const Tiles in = lay_out_tiles(pool.shared(tiles_bytes(a.rows, form)), a.rows, form);
         quantize_rows(pool, a.x, a.rows, form, in);
         run_products(pool, products + i, n, in);
