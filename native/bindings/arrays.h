@@ -82,10 +82,8 @@ using Floats = Array<const float>;
 using Output = Array<float>;
 using Ints = Array<const int32_t>;
 
-// Each index in [0, limit).
-inline void check_indices(const Ints& indices, const char* name, long limit) {
-    const int32_t* p = indices.data();
-    const long n = indices.size();
+// Each of n indices in [0, limit).
+inline void check_indices(const int32_t* p, long n, const char* name, long limit) {
     for (long i = 0; i < n; ++i)
         if (p[i] < 0 || p[i] >= limit)
             refuse(std::string(name) + "[" + std::to_string(i) + "] is " + std::to_string(p[i]) + ", outside [0, " + std::to_string(limit) +

@@ -4,6 +4,7 @@
 #include "coded/coded.h"
 
 #include <algorithm>
+#include <array>
 #include <optional>
 
 namespace pocketvlm {
@@ -91,7 +92,7 @@ void coded_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list bia
     const Floats in(x, "x");
     std::optional<Floats> bias[most], residual[most];
     std::optional<Output> out[most];
-    CodedProduct products[most];
+    std::array<CodedProduct, most> products;
     long cost = 0;
     for (size_t i = 0; i < count; ++i) {
         const CodedMatrix& weight = nb::cast<const CodedMatrix&>(weights[i]);
@@ -106,16 +107,19 @@ void coded_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list bia
                                    &weight.codes()};
         cost += rows * weight.inputs() * outputs;
     }
-    runtime.run(cost, [&](Pool& pool, const Kernels& kernels) { kernels.coded_linear(pool, products, static_cast<long>(count)); });
+    const Codes& first = *products[0].codes;
+    runtime.operate(
+        cost, [products, count](Pool& pool, const Kernels& kernels) { kernels.coded_linear(pool, products.data(), static_cast<long>(count)); },
+        Reads{first.codes, panels_of(products[0].args.outputs) * first.steps() * code_block});
 }
 
 void coded_embed(Runtime& runtime, const CodedMatrix& table, nb::handle ids, nb::handle out) {
     const Ints rows(ids, "ids");
     rows.shaped(-1);
-    check_indices(rows, "ids", table.outputs());
     const Output y(out, "out");
     y.shaped(rows.size(), table.inputs());
     runtime.run(4 * y.size(), [&](Pool& pool, const Kernels&) {
+        check_indices(rows.data(), rows.size(), "ids", table.outputs());
         decode_rows(pool, table.codes(), rows.data(), rows.size(), table.inputs(), y.data());
     });
 }

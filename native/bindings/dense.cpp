@@ -46,17 +46,22 @@ void linear(Runtime& runtime, nb::handle x, nb::handle weight, bool bf16, nb::ha
     y.shaped(rows, outputs);
     const Linear args{in.data(), w.data(), bf16, b ? b->data() : nullptr, r ? r->data() : nullptr, static_cast<Activation>(activation),
                       y.data(), rows, inputs, outputs};
-    runtime.run(rows * inputs * outputs, [&](Pool& pool, const Kernels& kernels) { kernels.linear(pool, args); });
+    runtime.operate(
+        rows * inputs * outputs, [=](Pool& pool, const Kernels& kernels) { kernels.linear(pool, args); },
+        Reads{w.data(), inputs * outputs * (bf16 ? 2 : 4)});
 }
 
 void embed_rows(Runtime& runtime, nb::handle table, bool bf16, nb::handle ids, nb::handle out) {
     const Matrix t(table, bf16);
     const Ints rows(ids, "ids");
     rows.shaped(-1);
-    check_indices(rows, "ids", t.dim(0));
     const Output y(out, "out");
     y.shaped(rows.size(), t.dim(1));
-    runtime.run(y.size(), [&](Pool& pool, const Kernels&) { embed(pool, t.data(), bf16, rows.data(), rows.size(), t.dim(1), y.data()); });
+    runtime.operate(y.size(), [bf16, values = t.data(), known = t.dim(0), width = t.dim(1), chosen = rows.data(), n = rows.size(),
+                               to = y.data()](Pool& pool, const Kernels&) {
+        check_indices(chosen, n, "ids", known);
+        embed(pool, values, bf16, chosen, n, width, to);
+    });
 }
 
 void take(Runtime& runtime, nb::handle x, nb::handle rows, nb::handle out) {
@@ -64,10 +69,13 @@ void take(Runtime& runtime, nb::handle x, nb::handle rows, nb::handle out) {
     in.shaped(-1, -1);
     const Ints chosen(rows, "rows");
     chosen.shaped(-1);
-    check_indices(chosen, "rows", in.dim(0));
     const Output y(out, "out");
     y.shaped(chosen.size(), in.dim(1));
-    runtime.run(y.size(), [&](Pool& pool, const Kernels&) { take_rows(pool, in.data(), chosen.data(), chosen.size(), in.dim(1), y.data()); });
+    runtime.operate(y.size(), [from = in.data(), height = in.dim(0), width = in.dim(1), wanted = chosen.data(), n = chosen.size(),
+                               to = y.data()](Pool& pool, const Kernels&) {
+        check_indices(wanted, n, "rows", height);
+        take_rows(pool, from, wanted, n, width, to);
+    });
 }
 
 void put(Runtime& runtime, nb::handle x, nb::handle rows, nb::handle values) {
@@ -75,10 +83,13 @@ void put(Runtime& runtime, nb::handle x, nb::handle rows, nb::handle values) {
     into.shaped(-1, -1);
     const Ints chosen(rows, "rows");
     chosen.shaped(-1);
-    check_indices(chosen, "rows", into.dim(0));
     const Floats v(values, "values");
     v.shaped(chosen.size(), into.dim(1));
-    runtime.run(v.size(), [&](Pool&, const Kernels&) { put_rows(into.data(), chosen.data(), chosen.size(), into.dim(1), v.data()); });
+    runtime.operate(v.size(), [to = into.data(), height = into.dim(0), width = into.dim(1), wanted = chosen.data(), n = chosen.size(),
+                               from = v.data()](Pool&, const Kernels&) {
+        check_indices(wanted, n, "rows", height);
+        put_rows(to, wanted, n, width, from);
+    });
 }
 
 void rms_norm(Runtime& runtime, nb::handle x, nb::handle weight, float eps, nb::handle out) {
@@ -88,7 +99,7 @@ void rms_norm(Runtime& runtime, nb::handle x, nb::handle weight, float eps, nb::
     const Output y(out, "out");
     y.shaped(in.dim(0), in.dim(1));
     const RmsNorm args{in.data(), w.data(), y.data(), in.dim(0), in.dim(1), eps};
-    runtime.run(y.size(), [&](Pool& pool, const Kernels& kernels) { kernels.rms_norm(pool, args); });
+    runtime.operate(y.size(), [=](Pool& pool, const Kernels& kernels) { kernels.rms_norm(pool, args); });
 }
 
 void layer_norm(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle bias, float eps, nb::handle out) {
@@ -99,7 +110,7 @@ void layer_norm(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle bi
     const Output y(out, "out");
     y.shaped(in.dim(0), in.dim(1));
     const LayerNorm args{in.data(), w.data(), b.data(), y.data(), in.dim(0), in.dim(1), eps};
-    runtime.run(y.size(), [&](Pool& pool, const Kernels& kernels) { kernels.layer_norm(pool, args); });
+    runtime.operate(y.size(), [=](Pool& pool, const Kernels& kernels) { kernels.layer_norm(pool, args); });
 }
 
 void gated_rms_norm(Runtime& runtime, nb::handle x, nb::handle z, nb::handle weight, float eps, nb::handle out) {
@@ -112,7 +123,7 @@ void gated_rms_norm(Runtime& runtime, nb::handle x, nb::handle z, nb::handle wei
     const Output y(out, "out");
     y.shaped(in.dim(0), in.dim(1));
     const GatedRmsNorm args{in.data(), gate.data(), w.data(), y.data(), in.size() / w.dim(0), w.dim(0), eps};
-    runtime.run(2 * y.size(), [&](Pool& pool, const Kernels& kernels) { kernels.gated_rms_norm(pool, args); });
+    runtime.operate(2 * y.size(), [=](Pool& pool, const Kernels& kernels) { kernels.gated_rms_norm(pool, args); });
 }
 
 template <auto kernel>
@@ -123,7 +134,7 @@ void pointwise(Runtime& runtime, nb::handle gate, nb::handle x, nb::handle out) 
     const Output y(out, "out");
     y.shaped(in.dim(0), in.dim(1));
     const Pointwise args{g.data(), in.data(), y.data(), in.size()};
-    runtime.run(2 * y.size(), [&](Pool& pool, const Kernels& kernels) { (kernels.*kernel)(pool, args); });
+    runtime.operate(2 * y.size(), [=](Pool& pool, const Kernels& kernels) { (kernels.*kernel)(pool, args); });
 }
 
 void regroup(Runtime& runtime, nb::handle x, nb::handle sizes, nb::handle offsets, nb::handle out) {

@@ -1,6 +1,7 @@
 // The Python module pocketvlm._native: instruction sets and the runtime whose methods are the operations.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #if defined(__linux__)
@@ -49,6 +50,7 @@ NB_MODULE(_native, m) {
         for (const Isa isa : usable_isas()) names.push_back(isa_name(isa));
         return names;
     });
+    nb::class_<Program>(m, "Program").def("__len__", &Program::size);
     nb::class_<Runtime> runtime(m, "Runtime");
     runtime.def(nb::init<int, const std::string&>(), nb::arg("threads"), nb::arg("isa"))
         .def_prop_ro("threads", &Runtime::threads)
@@ -61,6 +63,9 @@ NB_MODULE(_native, m) {
 #endif
             },
             "Give memory that was freed back to the system (with glibc; elsewhere nothing).")
+        .def("record", &Runtime::record, "From now on operations of this thread go into a program.")
+        .def("recorded", &Runtime::recorded, "End record() and return the program.")
+        .def("replay", &Runtime::replay, nb::arg("program"), "Run a program's operations again, on the same memory.")
         .def("poison", &Runtime::poison, nb::arg("on"), "For tests: scratch memory starts as NaN in every operation.");
     runtime
         .def(

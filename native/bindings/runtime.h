@@ -3,12 +3,38 @@
 
 #include <nanobind/nanobind.h>
 
+#include <functional>
+#include <memory>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "runtime/kernels.h"
 #include "runtime/pool.h"
 
 namespace pocketvlm {
+
+// Weights that an operation reads from beginning to end.
+struct Reads {
+    const void* from = nullptr;
+    long bytes = 0;
+};
+
+// Operations that ran once, to be run again on the same memory. Whoever holds it keeps that memory alive.
+class Program {
+  public:
+    struct Operation {
+        std::function<void(Pool&, const Kernels&)> work;
+        Reads reads;
+    };
+
+    void add(Operation operation) { operations_.push_back(std::move(operation)); }
+    void run(Pool& pool, const Kernels& kernels) const;
+    long size() const { return static_cast<long>(operations_.size()); }
+
+  private:
+    std::vector<Operation> operations_;
+};
 
 class Runtime {
   public:
@@ -29,6 +55,20 @@ class Runtime {
         work(pool_, kernels_);
     }
 
+    // The same for an operation that a program may hold: `work` owns copies of all it needs but the arrays' memory.
+    template <class Work>
+    void operate(long cost, Work work, Reads reads = {}) {
+        run(cost, work);
+        if (program_ && recorder_ == std::this_thread::get_id()) program_->add({std::move(work), reads});
+    }
+
+    // Operations of this thread go into a new program from record() to recorded().
+    void record();
+    std::unique_ptr<Program> recorded();
+    void replay(const Program& program) {
+        run(1L << 30, [&](Pool& pool, const Kernels& kernels) { program.run(pool, kernels); });
+    }
+
     int threads() const { return pool_.threads(); }
     const Kernels& kernels() const { return kernels_; }
     void poison(bool on) { pool_.poison(on); }
@@ -36,6 +76,8 @@ class Runtime {
   private:
     Pool pool_;
     const Kernels& kernels_;
+    std::unique_ptr<Program> program_;
+    std::thread::id recorder_;
 };
 
 void bind_coded(nanobind::module_& module, nanobind::class_<Runtime>& runtime);

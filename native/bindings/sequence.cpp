@@ -12,9 +12,7 @@ constexpr long unlock = 1 << 20;  // cost of what is never brief
 std::string at(const char* name, long i) { return std::string(name) + "[" + std::to_string(i) + "]"; }
 
 // offsets [n + 1] from 0 to rows with at least one row between neighbours.
-void check_offsets(const Ints& offsets, long rows) {
-    const int32_t* p = offsets.data();
-    const long n = offsets.size();
+void check_offsets(const int32_t* p, long n, long rows) {
     if (n < 1 || p[0] != 0) refuse("offsets must begin with 0");
     for (long i = 1; i < n; ++i)
         if (p[i] <= p[i - 1]) refuse(at("offsets", i) + " must be greater than " + at("offsets", i - 1));
@@ -22,56 +20,73 @@ void check_offsets(const Ints& offsets, long rows) {
         refuse("offsets end at " + std::to_string(p[n - 1]) + ", but there are " + std::to_string(rows) + " rows");
 }
 
-// The parts of a Batch that recurrent operations use.
+// The parts of a Batch that recurrent operations use. Contents are checked at each run: a recorded operation sees new ones.
 struct Slots {
-    Slots(nb::handle offsets_, nb::handle context_, nb::handle slots_, long rows, long limit)
-        : offsets(offsets_, "batch.offsets"), context(context_, "batch.context"), slots(slots_, "batch.slots") {
-        offsets.shaped(-1);
-        check_offsets(offsets, rows);
-        sequences = offsets.size() - 1;
-        context.shaped(sequences);
-        slots.shaped(sequences);
+    Slots(const Ints& offsets_, const Ints& context_, const Ints& slots_, long rows_, long limit_)
+        : offsets(offsets_.shaped(-1).data()), context(context_.data()), slots(slots_.data()), sequences(offsets_.size() - 1),
+          rows(rows_), limit(limit_) {
+        context_.shaped(sequences);
+        slots_.shaped(sequences);
+    }
+
+    void check() const {
+        check_offsets(offsets, sequences + 1, rows);
         for (long s = 0; s < sequences; ++s) {
-            if (context.data()[s] < 0) refuse(at("batch.context", s) + " is negative");
-            if (slots.data()[s] < 0 || slots.data()[s] >= limit)
-                refuse(at("batch.slots", s) + " is " + std::to_string(slots.data()[s]) + ", but the state has " + std::to_string(limit) +
-                       " slots");
+            if (context[s] < 0) refuse(at("batch.context", s) + " is negative");
+            if (slots[s] < 0 || slots[s] >= limit)
+                refuse(at("batch.slots", s) + " is " + std::to_string(slots[s]) + ", but the state has " + std::to_string(limit) + " slots");
             for (long t = 0; t < s; ++t)
-                if (slots.data()[t] == slots.data()[s]) refuse(at("batch.slots", s) + " is the slot of another sequence of the batch too");
+                if (slots[t] == slots[s]) refuse(at("batch.slots", s) + " is the slot of another sequence of the batch too");
         }
     }
-    Ints offsets, context, slots;
-    long sequences;
+
+    const int32_t *offsets, *context, *slots;
+    long sequences, rows, limit;
 };
 
 // The parts of a Batch that attention uses: every row's place lies in a page of the table that exists.
 struct Pages {
-    Pages(nb::handle offsets_, nb::handle context_, nb::handle pages_, long rows, long limit, long page_size)
-        : offsets(offsets_, "batch.offsets"), context(context_, "batch.context"), pages(pages_, "batch.pages") {
-        offsets.shaped(-1);
-        check_offsets(offsets, rows);
-        sequences = offsets.size() - 1;
-        context.shaped(sequences);
-        pages.shaped(sequences, -1);
-        table_width = pages.dim(1);
+    Pages(const Ints& offsets_, const Ints& context_, const Ints& pages_, long rows_, long limit_, long page_size_)
+        : offsets(offsets_.shaped(-1).data()), context(context_.data()), pages(pages_.data()), sequences(offsets_.size() - 1),
+          table_width(pages_.shaped(sequences, -1).dim(1)), rows(rows_), limit(limit_), page_size(page_size_) {
+        context_.shaped(sequences);
         if (page_size < 1) refuse("batch.page_size must be positive");
+    }
+
+    void check() const {
+        check_offsets(offsets, sequences + 1, rows);
         for (long s = 0; s < sequences; ++s) {
-            if (context.data()[s] < 0) refuse(at("batch.context", s) + " is negative");
-            const long length = static_cast<long>(context.data()[s]) + offsets.data()[s + 1] - offsets.data()[s];
+            if (context[s] < 0) refuse(at("batch.context", s) + " is negative");
+            const long length = static_cast<long>(context[s]) + offsets[s + 1] - offsets[s];
             const long used = (length + page_size - 1) / page_size;
             if (used > table_width)
                 refuse("sequence " + std::to_string(s) + " has " + std::to_string(length) + " tokens, but its page table holds " +
                        std::to_string(table_width * page_size));
             for (long i = 0; i < used; ++i) {
-                const int32_t page = pages.data()[s * table_width + i];
+                const int32_t page = pages[s * table_width + i];
                 if (page < 0 || page >= limit)
                     refuse("batch.pages[" + std::to_string(s) + ", " + std::to_string(i) + "] is " + std::to_string(page) +
                            ", but there are " + std::to_string(limit) + " pages");
             }
         }
     }
-    Ints offsets, context, pages;
-    long sequences, table_width;
+
+    // The row of the cache that each row of the batch, at its position, is written to.
+    std::vector<int32_t> cache_rows(const int32_t* positions) const {
+        std::vector<int32_t> found(static_cast<std::size_t>(rows));
+        for (long s = 0; s < sequences; ++s)
+            for (long r = offsets[s], t = context[s]; r < offsets[s + 1]; ++r, ++t) {
+                if (positions[r] != t)
+                    refuse(at("batch.positions", r) + " is " + std::to_string(positions[r]) + ", but context and offsets say " +
+                           std::to_string(t));
+                found[static_cast<std::size_t>(r)] =
+                    static_cast<int32_t>(pages[s * table_width + t / page_size] * page_size + t % page_size);
+            }
+        return found;
+    }
+
+    const int32_t *offsets, *context, *pages;
+    long sequences, table_width, rows, limit, page_size;
 };
 
 void attention_inputs(Runtime& runtime, nb::handle query_gate, nb::handle key, nb::handle value, nb::handle q_norm, nb::handle k_norm,
@@ -95,22 +110,21 @@ void attention_inputs(Runtime& runtime, nb::handle query_gate, nb::handle key, n
     if (2 * freq.size() > d) refuse("rotary_dim is greater than head_dim");
     const Ints places(positions, "batch.positions");
     places.shaped(rows);
-    const Pages batch(offsets, context, pages, rows, limit, page_size);
-    std::vector<int32_t> cache_rows(static_cast<std::size_t>(rows));
-    for (long s = 0; s < batch.sequences; ++s)
-        for (long r = batch.offsets.data()[s], t = batch.context.data()[s]; r < batch.offsets.data()[s + 1]; ++r, ++t) {
-            if (places.data()[r] != t)
-                refuse(at("batch.positions", r) + " is " + std::to_string(places.data()[r]) + ", but context and offsets say " + std::to_string(t));
-            cache_rows[static_cast<std::size_t>(r)] = static_cast<int32_t>(
-                batch.pages.data()[s * batch.table_width + t / page_size] * page_size + t % page_size);
-        }
+    const Ints bounds(offsets, "batch.offsets"), before(context, "batch.context"), table(pages, "batch.pages");
+    const Pages batch(bounds, before, table, rows, limit, page_size);
     const Output q_out(query, "query"), g_out(gate, "gate");
     q_out.shaped(rows, heads, d);
     g_out.shaped(rows, heads * d);
     const AttentionInputs args{qg.data(), k.data(), v.data(), qn.data(), kn.data(), freq.data(), k_cache.data(), v_cache.data(),
-                               places.data(), cache_rows.data(), q_out.data(), g_out.data(), rows, heads, kv_heads, d,
+                               places.data(), nullptr, q_out.data(), g_out.data(), rows, heads, kv_heads, d,
                                2 * freq.size(), eps};
-    runtime.run(4 * qg.size(), [&](Pool& pool, const Kernels& kernels) { kernels.attention_inputs(pool, args); });
+    runtime.operate(4 * qg.size(), [args, batch](Pool& pool, const Kernels& kernels) {
+        batch.check();
+        const std::vector<int32_t> cache_rows = batch.cache_rows(args.positions);
+        AttentionInputs now = args;
+        now.cache_rows = cache_rows.data();
+        kernels.attention_inputs(pool, now);
+    });
 }
 
 void attention(Runtime& runtime, nb::handle query, nb::handle keys, nb::handle values, nb::handle offsets, nb::handle context,
@@ -122,12 +136,16 @@ void attention(Runtime& runtime, nb::handle query, nb::handle keys, nb::handle v
     const long kv_heads = k.dim(2);
     v.shaped(k.dim(0), page_size, kv_heads, d);
     if (kv_heads == 0 || heads % kv_heads) refuse(std::to_string(heads) + " heads are no multiple of " + std::to_string(kv_heads) + " kv heads");
-    const Pages batch(offsets, context, pages, rows, k.dim(0), page_size);
+    const Ints bounds(offsets, "batch.offsets"), before(context, "batch.context"), table(pages, "batch.pages");
+    const Pages batch(bounds, before, table, rows, k.dim(0), page_size);
     const Output y(out, "out");
     y.shaped(rows, heads * d);
-    const CausalAttention args{q.data(), k.data(), v.data(), batch.offsets.data(), batch.context.data(), batch.pages.data(), y.data(),
+    const CausalAttention args{q.data(), k.data(), v.data(), batch.offsets, batch.context, batch.pages, y.data(),
                                batch.sequences, batch.table_width, page_size, heads, kv_heads, d, fast};
-    runtime.run(unlock, [&](Pool& pool, const Kernels& kernels) { kernels.attention(pool, args); });
+    runtime.operate(unlock, [args, batch](Pool& pool, const Kernels& kernels) {
+        batch.check();
+        kernels.attention(pool, args);
+    });
 }
 
 void attention_views(Runtime& runtime, nb::handle query, nb::handle key, nb::handle value, nb::handle offsets, long heads, bool fast,
@@ -140,11 +158,13 @@ void attention_views(Runtime& runtime, nb::handle query, nb::handle key, nb::han
     v.shaped(rows, width);
     const Ints bounds(offsets, "lengths");
     bounds.shaped(-1);
-    check_offsets(bounds, rows);
     const Output y(out, "out");
     y.shaped(rows, width);
     const ViewAttention args{q.data(), k.data(), v.data(), bounds.data(), y.data(), bounds.size() - 1, heads, width / heads, fast};
-    runtime.run(rows * width * 64, [&](Pool& pool, const Kernels& kernels) { kernels.attention_views(pool, args); });
+    runtime.operate(rows * width * 64, [args, rows](Pool& pool, const Kernels& kernels) {
+        check_offsets(args.offsets, args.views + 1, rows);
+        kernels.attention_views(pool, args);
+    });
 }
 
 void conv_silu(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle state, nb::handle offsets, nb::handle context,
@@ -157,12 +177,16 @@ void conv_silu(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle sta
     if (taps < 1 || taps > most_taps) refuse("weight must have 1 to " + std::to_string(most_taps) + " taps, not " + std::to_string(taps));
     const Output window(state, "state");
     window.shaped(-1, taps - 1, channels);
-    const Slots batch(offsets, context, slots, rows, window.dim(0));
+    const Ints bounds(offsets, "batch.offsets"), before(context, "batch.context"), places(slots, "batch.slots");
+    const Slots batch(bounds, before, places, rows, window.dim(0));
     const Output y(out, "out");
     y.shaped(rows, channels);
-    const ConvSilu args{in.data(), w.data(), window.data(), batch.offsets.data(), batch.context.data(), batch.slots.data(), y.data(),
+    const ConvSilu args{in.data(), w.data(), window.data(), batch.offsets, batch.context, batch.slots, y.data(),
                         batch.sequences, channels, taps};
-    runtime.run(4 * y.size(), [&](Pool& pool, const Kernels& kernels) { kernels.conv_silu(pool, args); });
+    runtime.operate(4 * y.size(), [args, batch](Pool& pool, const Kernels& kernels) {
+        batch.check();
+        kernels.conv_silu(pool, args);
+    });
 }
 
 void gated_delta_rule(Runtime& runtime, nb::handle mixed, nb::handle b, nb::handle a, nb::handle a_log, nb::handle dt_bias,
@@ -179,12 +203,16 @@ void gated_delta_rule(Runtime& runtime, nb::handle mixed, nb::handle b, nb::hand
     bias.shaped(value_heads);
     const Output memory(state, "state");
     memory.shaped(-1, value_heads, key_dim, value_dim);
-    const Slots batch(offsets, context, slots, rows, memory.dim(0));
+    const Ints bounds(offsets, "batch.offsets"), before(context, "batch.context"), places(slots, "batch.slots");
+    const Slots batch(bounds, before, places, rows, memory.dim(0));
     const Output y(out, "out");
     y.shaped(rows, value_heads * value_dim);
-    const DeltaRule args{in.data(), gate_b.data(), gate_a.data(), log.data(), bias.data(), memory.data(), batch.offsets.data(),
-                         batch.context.data(), batch.slots.data(), y.data(), batch.sequences, key_heads, value_heads, key_dim, value_dim};
-    runtime.run(3 * rows * value_heads * key_dim * value_dim, [&](Pool& pool, const Kernels& kernels) { kernels.gated_delta_rule(pool, args); });
+    const DeltaRule args{in.data(), gate_b.data(), gate_a.data(), log.data(), bias.data(), memory.data(), batch.offsets,
+                         batch.context, batch.slots, y.data(), batch.sequences, key_heads, value_heads, key_dim, value_dim};
+    runtime.operate(3 * rows * value_heads * key_dim * value_dim, [args, batch](Pool& pool, const Kernels& kernels) {
+        batch.check();
+        kernels.gated_delta_rule(pool, args);
+    });
 }
 
 }  // namespace

@@ -28,6 +28,9 @@ class Pool {
     float* scratch(int worker) const;
     float* shared(std::size_t bytes);
 
+    // Memory that a later job will read from beginning to end: threads that wait for work bring its first part closer.
+    void ahead(const void* from, long bytes);
+
     // For tests: fill scratch memory with NaN at each request.
     void poison(bool on) { poison_ = on; }
 

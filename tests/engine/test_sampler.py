@@ -19,15 +19,15 @@ from transformers import (
 )
 
 from pocketvlm.engine.request import Request, Sequence
-from pocketvlm.engine.sampler import candidates, penalise, sample
+from pocketvlm.engine.sampler import candidates, draw, largest, penalise, sample
 from pocketvlm.errors import OptionError
 from pocketvlm.types import Prompt, SamplingParams
 
 VOCAB = 40
 
 
-def row(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, 3, VOCAB).astype(np.float32)
+def row(seed: int, vocab: int = VOCAB) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 3, vocab).astype(np.float32)
 
 
 def sequence(output: list[int] | None = None, eos: tuple[int, ...] = (), **params: Any) -> Sequence:
@@ -45,9 +45,12 @@ def sequence(output: list[int] | None = None, eos: tuple[int, ...] = (), **param
     top_k=st.integers(0, VOCAB + 5),
     top_p=st.floats(0.05, 1),
     min_p=st.floats(0, 0.5),
+    vocab=st.sampled_from([VOCAB, 5000, 20011]),
 )
-def test_candidates_equal_transformers(seed: int, temperature: float, top_k: int, top_p: float, min_p: float) -> None:
-    logits = row(seed)
+def test_candidates_equal_transformers(
+    seed: int, temperature: float, top_k: int, top_p: float, min_p: float, vocab: int
+) -> None:
+    logits = row(seed, vocab)
     chain = [TemperatureLogitsWarper(temperature)]
     chain += [TopKLogitsWarper(top_k)] if top_k else []
     chain += [TopPLogitsWarper(top_p)] if top_p < 1 else []
@@ -58,9 +61,29 @@ def test_candidates_equal_transformers(seed: int, temperature: float, top_k: int
     reference = scores.softmax(-1)[0].numpy()
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     ids, weights = candidates(logits, params)
-    ours = np.zeros(VOCAB)
+    ours = np.zeros(vocab)
     ours[ids] = weights
     assert np.abs(ours - reference).max() < 1e-9
+
+
+@pytest.mark.parametrize("count", [1, 7, 50, 400, 5000, 6000])
+@pytest.mark.parametrize("vocab", [41, 5000])
+def test_largest_equals_sorting(count: int, vocab: int) -> None:
+    logits = row(3, vocab).round(2)  # some are equal
+    threshold = np.sort(logits)[::-1][min(count, vocab) - 1]
+    assert (largest(logits, count) == np.flatnonzero(logits >= threshold)).all()
+
+
+@pytest.mark.parametrize("count", [1, 3, 4096, 5000, 20011])
+def test_draw_inverts_the_running_sum(count: int) -> None:
+    random = np.random.default_rng(count)
+    weights = random.random(count) * (random.random(count) < 0.3)
+    weights[count // 2] = 1.0
+    ends = np.cumsum(weights) / weights.sum()
+    for point in [0.0, 1 - 2**-53, *random.random(200)]:
+        place = draw(weights, point)
+        assert weights[place] > 0
+        assert (ends[place - 1] if place else 0.0) - 1e-12 <= point <= ends[place] + 1e-12
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.3])

@@ -8,7 +8,7 @@ arguments, and none reads memory that its arguments do not name: outputs and scr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +121,14 @@ class Ops(Protocol):
 
         "matrix" [out, in] serves `linear`, "table" [rows, H] `embed`, "tied" both; a backend may code what `linear`
         reads, and keeps the rest as stored. "vector" (any shape) becomes a plain float32 array of that shape.
+        """
+
+    def recorded(self, work: Callable[[], Array]) -> tuple[Array, Callable[[], Array]]:
+        """Run `work` and return its result, and a function that does the same again with less effort.
+
+        The function works on the same arrays, whose contents may have changed in between, and does nothing of `work`
+        but operations of this backend; whoever holds it keeps those arrays alive. One result of it lives until the next
+        call of any recorded function. A backend that cannot record returns `work` itself.
         """
 
     def return_memory(self) -> None:

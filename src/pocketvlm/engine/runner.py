@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm.backends.ops import Array, Batch, Ints
+from pocketvlm.engine.decoding import Decoding
 from pocketvlm.engine.memory import Memory
 from pocketvlm.engine.request import Plan, Sequence, Work
 from pocketvlm.model import MiniCPMV
@@ -23,17 +24,26 @@ class Runner:
     def __init__(self, model: MiniCPMV, memory: Memory) -> None:
         self.model = model
         self.memory = memory
+        self.decoding = Decoding(model, memory)
 
     def run(self, plan: Plan) -> dict[int, NDArray[np.float32]]:
-        """Logits [vocab] of the next token for each sequence of the plan that has all its known tokens computed."""
+        """Logits [vocab] of the next token for each sequence of the plan that has all its known tokens computed.
+
+        They live until the next step.
+        """
         for work in plan.work:
             self._ensure_features(work.sequence)
         began = time.perf_counter()
-        hidden, batch = self.hidden(plan)
         wanted = [i for i, work in enumerate(plan.work) if work.samples]
+        rows: Array | None = None
+        if self.decoding.fits(plan.work):
+            rows = self.decoding.run(plan.work)
+        else:
+            hidden, batch = self.hidden(plan)
+            if wanted:
+                rows = self.model.logits(hidden, (batch.offsets[1:] - 1)[wanted])
         logits: dict[int, NDArray[np.float32]] = {}
-        if wanted:
-            rows = self.model.logits(hidden, (batch.offsets[1:] - 1)[wanted])
+        if rows is not None:
             table = self.model.ops.to_numpy(rows)
             logits = {plan.work[i].sequence.id: table[row] for row, i in enumerate(wanted)}
         spent = time.perf_counter() - began

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import zip_longest
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvlm.backends.native.arena import Arena
 from pocketvlm.backends.native.coding import Coded, WeightType, encode, form_of
 from pocketvlm.backends.native.store import Store
 from pocketvlm.backends.ops import Activation, Batch, Ints, Place, Role, StoredTensor
@@ -91,6 +93,9 @@ class NativeOps:
         self._weights = weights
         self._fast = fast
         self._store: Store | None = None
+        self._arena = Arena()
+        self._recorder: int | None = None  # the thread whose operations are being recorded
+        self._kept: list[Ints | Floats] = []
 
     def describe(self) -> dict[str, str]:
         return {"backend": self.name, **self._description}
@@ -147,6 +152,32 @@ class NativeOps:
         values = np.require(stored.float32(), dtype=_F32, requirements=["C", "A"])
         return Matrix(values, False, values.shape[0])
 
+    def _new(self, shape: tuple[int, ...]) -> Floats:
+        if self._recorder is not None and self._recorder == get_ident():
+            return self._arena.take(shape)
+        return _empty(shape, _F32)
+
+    def _hold(self, array: Ints | Floats) -> None:
+        """Keep an array that an operation made for itself with what is being recorded."""
+        if self._recorder is not None:
+            self._kept.append(array)
+
+    def recorded(self, work: Callable[[], Floats]) -> tuple[Floats, Callable[[], Floats]]:
+        self._native.record()
+        self._recorder, self._kept = get_ident(), []
+        try:
+            result = work()
+        finally:
+            self._recorder = None
+            program = self._native.recorded()
+        place, held = self._arena.place(result), (work, self._kept)
+
+        def again(_: object = held) -> Floats:
+            self._native.replay(program)
+            return place()
+
+        return result, again
+
     def return_memory(self) -> None:
         self._native.return_memory()
 
@@ -162,12 +193,12 @@ class NativeOps:
     def embed(self, table: Matrix | Tied, ids: Ints) -> Floats:
         if isinstance(table, Tied):
             table = table.rows
-        out = _empty((len(ids), table.data.shape[1]), _F32)
+        out = self._new((len(ids), table.data.shape[1]))
         self._native.embed(table.data, table.bf16, ids, out)
         return out
 
     def take(self, x: Floats, rows: Ints) -> Floats:
-        out = _empty((len(rows), x.shape[-1]), _F32)
+        out = self._new((len(rows), x.shape[-1]))
         self._native.take(x, rows, out)
         return out
 
@@ -184,7 +215,7 @@ class NativeOps:
     ) -> Floats:
         if isinstance(weight, Tied):
             weight = weight.coded
-        out = _empty((len(x), weight.outputs), _F32)
+        out = self._new((len(x), weight.outputs))
         if isinstance(weight, Coded):
             self._native.coded_linear(x, [weight.handle], [bias], [residual], [out], _ACTIVATIONS[activation])
         else:
@@ -197,22 +228,22 @@ class NativeOps:
         handles = [weight.handle for weight in weights if isinstance(weight, Coded)]
         if len(handles) < len(weights):
             return [self.linear(x, weight, bias) for weight, bias in zip_longest(weights, biases)]
-        outs = [_empty((len(x), weight.outputs), _F32) for weight in weights]
+        outs = [self._new((len(x), weight.outputs)) for weight in weights]
         self._native.coded_linear(x, handles, list(biases), [], outs, 0)
         return outs
 
     def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
-        out = _empty(x.shape, _F32)
+        out = self._new(x.shape)
         self._native.rms_norm(x, weight, eps, out)
         return out
 
     def layer_norm(self, x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
-        out = _empty(x.shape, _F32)
+        out = self._new(x.shape)
         self._native.layer_norm(x, weight, bias, eps, out)
         return out
 
     def swiglu(self, gate: Floats, up: Floats) -> Floats:
-        out = _empty(up.shape, _F32)
+        out = self._new(up.shape)
         self._native.swiglu(gate, up, out)
         return out
 
@@ -232,36 +263,39 @@ class NativeOps:
     ) -> tuple[Floats, Floats]:
         head_dim = keys.shape[-1]
         rows, width = query_gate.shape
-        query = _empty((rows, width // (2 * head_dim), head_dim), _F32)
-        gate = _empty((rows, width // 2), _F32)
+        query = self._new((rows, width // (2 * head_dim), head_dim))
+        gate = self._new((rows, width // 2))
+        frequencies = _frequencies(rotary_dim, rope_theta)
+        self._hold(frequencies)
         self._native.attention_inputs(
-            query_gate, key, value, q_norm, k_norm, _frequencies(rotary_dim, rope_theta), keys, values,
+            query_gate, key, value, q_norm, k_norm, frequencies, keys, values,
             batch.offsets, batch.positions, batch.context, batch.pages, batch.page_size, eps, query, gate,
         )  # fmt: skip
         return query, gate
 
     def attention(self, query: Floats, keys: Floats, values: Floats, batch: Batch) -> Floats:
         rows, heads, head_dim = query.shape
-        out = _empty((rows, heads * head_dim), _F32)
+        out = self._new((rows, heads * head_dim))
         self._native.attention(
             query, keys, values, batch.offsets, batch.context, batch.pages, batch.page_size, self._fast, out
         )
         return out
 
     def sigmoid_gate(self, x: Floats, gate: Floats) -> Floats:
-        out = _empty(x.shape, _F32)
+        out = self._new(x.shape)
         self._native.sigmoid_gate(gate, x, out)
         return out
 
     def attention_views(self, query: Floats, key: Floats, value: Floats, lengths: Ints, heads: int) -> Floats:
         offsets = np.zeros(len(lengths) + 1, np.int32)
         np.cumsum(lengths, out=offsets[1:])
-        out = _empty(query.shape, _F32)
+        self._hold(offsets)
+        out = self._new(query.shape)
         self._native.attention_views(query, key, value, offsets, heads, self._fast, out)
         return out
 
     def conv_silu(self, x: Floats, weight: Floats, state: Floats, batch: Batch) -> Floats:
-        out = _empty(x.shape, _F32)
+        out = self._new(x.shape)
         self._native.conv_silu(x, weight, state, batch.offsets, batch.context, batch.slots, out)
         return out
 
@@ -279,7 +313,7 @@ class NativeOps:
         key_dim: int,
         value_dim: int,
     ) -> Floats:
-        out = _empty((len(mixed), value_heads * value_dim), _F32)
+        out = self._new((len(mixed), value_heads * value_dim))
         self._native.gated_delta_rule(
             mixed, b, a, a_log, dt_bias, state, batch.offsets, batch.context, batch.slots,
             key_heads, value_heads, key_dim, value_dim, out,
@@ -287,20 +321,21 @@ class NativeOps:
         return out
 
     def gated_rms_norm(self, x: Floats, z: Floats, weight: Floats, eps: float) -> Floats:
-        out = _empty(x.shape, _F32)
+        out = self._new(x.shape)
         self._native.gated_rms_norm(x, z, weight, eps, out)
         return out
 
     def regroup_2x2(self, x: Floats, sizes: Ints) -> Floats:
         offsets = np.zeros(len(sizes) + 1, np.int32)
         np.cumsum(sizes[:, 0] * sizes[:, 1], out=offsets[1:])
+        self._hold(offsets)
         rows, channels = x.shape
-        out = _empty((rows // 4, 4 * channels), _F32)
+        out = self._new((rows // 4, 4 * channels))
         self._native.regroup_2x2(x, sizes, offsets, out)
         return out
 
     def window_mean(self, x: Floats) -> Floats:
         rows, width = x.shape
-        out = _empty((rows, width // 4), _F32)
+        out = self._new((rows, width // 4))
         self._native.window_mean(x, out)
         return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import zip_longest
 
@@ -56,6 +56,10 @@ class TorchOps:
             bits = torch.from_numpy(np.array(stored.data))
             return bits.view(torch.bfloat16).to(self.device)
         return torch.from_numpy(np.array(stored.float32())).to(self.device)
+
+    def recorded(self, work: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], Tensor]]:
+        """Nothing is recorded: `work` runs each time."""
+        return work(), work
 
     def return_memory(self) -> None:
         """PyTorch keeps what it has."""

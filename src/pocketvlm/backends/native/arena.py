@@ -1,0 +1,62 @@
+"""Memory of recorded operations: kept as long as they may run again, shared by what does not live at the same time."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(slots=True)
+class _Piece:
+    memory: memoryview
+    user: weakref.ref[NDArray[np.float32]] | None = None
+
+
+class Arena:
+    """Gives out float32 arrays and takes each back when nobody holds it or a view of it; memory itself is never freed.
+
+    So a sequence of operations whose results come from here may run again in the same order on the same addresses.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: dict[int, list[_Piece]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(size * 4 * len(pieces) for size, pieces in self._pieces.items())
+
+    def take(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """An array of this shape with any content."""
+        size = _size_class(math.prod(shape))
+        pieces = self._pieces.setdefault(size, [])
+        for piece in pieces:
+            if piece.user is None or piece.user() is None:
+                break
+        else:
+            piece = _Piece(np.empty(size, np.float32).data)
+            pieces.append(piece)
+        return _use(piece, shape)
+
+    def place(self, array: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+        """What makes `array`, which came from here, again: the same memory and shape, whoever has used it since."""
+        base, shape = array.base, array.shape
+        (piece,) = (p for p in self._pieces[_size_class(array.size)] if p.user is not None and p.user() is base)
+        return lambda: _use(piece, shape)
+
+
+def _size_class(count: int) -> int:
+    """Programs for other numbers of rows shall find memory that fits: powers of two."""
+    return 1 << max(count - 1, 0).bit_length()
+
+
+def _use(piece: _Piece, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    # Views of an array that NumPy made from a foreign buffer hold that array, not the buffer.
+    array = np.frombuffer(piece.memory, np.float32, math.prod(shape))
+    piece.user = weakref.ref(array)
+    return array.reshape(shape)

@@ -1,0 +1,79 @@
+"""Steps in which every sequence adds one token: recorded once for each number of sequences, then repeated."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pocketvlm.backends.ops import Array, Batch
+from pocketvlm.engine.memory import Memory
+from pocketvlm.engine.request import Work
+from pocketvlm.model import MiniCPMV
+from pocketvlm.model.text import LayerState
+
+_MOST_STEPS = 64
+_LEAST_PAGES = 16
+
+
+class _Step:
+    """One token for each of n sequences whose page tables hold at most `width` pages, on arrays that stay in place."""
+
+    def __init__(self, model: MiniCPMV, states: tuple[LayerState, ...], n: int, width: int, page_size: int) -> None:
+        self.model, self.states = model, states
+        self.ids, self.rows = np.zeros(n, np.int32), np.arange(n, dtype=np.int32)
+        context, slots, pages = np.zeros(n, np.int32), np.zeros(n, np.int32), np.empty((n, width), np.int32)
+        self.batch = Batch(np.arange(n + 1, dtype=np.int32), context.copy(), context, pages, slots, page_size)
+        self._again: Callable[[], Array] | None = None
+
+    def run(self, work: Sequence[Work]) -> Array:
+        batch = self.batch
+        batch.pages.fill(-1)
+        for row, item in enumerate(work):
+            held = item.sequence.reservation
+            assert held is not None
+            self.ids[row] = item.sequence.output[-1]
+            batch.context[row] = batch.positions[row] = item.start
+            batch.slots[row] = held.slot
+            batch.pages[row, : len(held.pages)] = held.pages
+        if self._again is not None:
+            return self._again()
+        logits, self._again = self.model.ops.recorded(self._compute)
+        return logits
+
+    def _compute(self) -> Array:
+        hidden = self.model.forward(self.model.embed(self.ids), self.batch, self.states)
+        return self.model.logits(hidden, self.rows)
+
+
+class Decoding:
+    """Finds the recorded step that fits, or makes it."""
+
+    def __init__(self, model: MiniCPMV, memory: Memory) -> None:
+        self.model, self.memory = model, memory
+        self._steps: OrderedDict[tuple[int, int], _Step] = OrderedDict()
+        self._states: tuple[LayerState, ...] = ()
+
+    def fits(self, work: Sequence[Work]) -> bool:
+        """Whether all of `work` is the last token of an answer that has begun."""
+        return all(
+            item.start >= len(item.sequence.request.prompt.ids) and item.start + 1 == item.stop == item.sequence.length
+            for item in work
+        )
+
+    def run(self, work: Sequence[Work]) -> Array:
+        """Logits [n, vocab] of the next token of each sequence; they live until the next step."""
+        if self.memory.states is not self._states:
+            self._steps.clear()
+            self._states = self.memory.states
+        pages = max(len(item.sequence.reservation.pages) for item in work if item.sequence.reservation is not None)
+        width = max(_LEAST_PAGES, 1 << (pages - 1).bit_length())
+        step = self._steps.get((len(work), width))
+        if step is None:
+            step = _Step(self.model, self._states, len(work), width, self.memory.page_size)
+            self._steps[len(work), width] = step
+            if len(self._steps) > _MOST_STEPS:
+                self._steps.popitem(last=False)
+        self._steps.move_to_end((len(work), width))
+        return step.run(work)

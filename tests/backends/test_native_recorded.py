@@ -1,0 +1,133 @@
+"""Recorded operations: the same numbers as one by one, on memory that is shared and never runs dry."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from native_kit import Inputs, usable
+from numpy.typing import NDArray
+
+from pocketvlm.backends import native
+from pocketvlm.backends.native import NativeOps
+from pocketvlm.backends.native.arena import Arena
+
+Floats = NDArray[np.float32]
+
+
+@pytest.fixture(params=usable())
+def kernels(request: pytest.FixtureRequest) -> NativeOps:
+    return native.create(2, request.param, weights="int4")
+
+
+class Network:
+    """A few operations on arrays that change in place: rows of a table, normed, multiplied, gated, added to."""
+
+    def __init__(self, ops: NativeOps, rows: int, seed: int = 0) -> None:
+        make = Inputs(seed)
+        self.ops = ops
+        self.ids = np.zeros(rows, np.int32)
+        self.table = ops.prepare(make.matrix(50, 72, "bf16"), "table")
+        self.gate, self.up = (ops.prepare(make.matrix(130, 72, "f32"), "matrix") for _ in range(2))
+        self.down = ops.prepare(make.matrix(72, 130, "f32"), "matrix")
+        self.norm = make(72)
+
+    def run(self) -> Floats:
+        ops = self.ops
+        x = ops.embed(self.table, self.ids)
+        for _ in range(3):
+            gate, up = ops.linears(ops.rms_norm(x, self.norm, 1e-6), (self.gate, self.up))
+            x = ops.linear(ops.swiglu(gate, up), self.down, residual=x)
+        return x
+
+
+def test_recorded_equals_one_by_one(kernels: NativeOps) -> None:
+    random = np.random.default_rng(1)
+    networks = [Network(kernels, rows, rows) for rows in (1, 3, 16)]
+    again = []
+    for network in networks:
+        network.ids[:] = random.integers(0, 50, len(network.ids))
+        first, repeat = kernels.recorded(network.run)
+        np.testing.assert_array_equal(first, network.run())
+        again.append(repeat)
+    held = kernels._arena.nbytes
+    for _ in range(5):
+        for network, repeat in zip(networks, again, strict=True):
+            network.ids[:] = random.integers(0, 50, len(network.ids))
+            np.testing.assert_array_equal(repeat(), network.run())
+    assert kernels._arena.nbytes == held
+
+
+def test_a_result_that_is_held_is_not_used_by_what_is_recorded_next(kernels: NativeOps) -> None:
+    network, other = Network(kernels, 4), Network(kernels, 4, seed=9)
+    result, again = kernels.recorded(network.run)
+    copy = result.copy()
+    kernels.recorded(other.run)
+    np.testing.assert_array_equal(result, copy)
+    np.testing.assert_array_equal(again(), copy)
+
+
+def test_a_bad_index_is_refused_when_it_runs_again(kernels: NativeOps) -> None:
+    network = Network(kernels, 2)
+    _, again = kernels.recorded(network.run)
+    network.ids[1] = 50
+    with pytest.raises(ValueError, match=r"ids\[1\] is 50, outside \[0, 50\)"):
+        again()
+    network.ids[1] = 49
+    np.testing.assert_array_equal(again(), network.run())
+
+
+def test_work_that_fails_leaves_nothing_behind(kernels: NativeOps) -> None:
+    network = Network(kernels, 2)
+
+    def fail() -> Floats:
+        network.run()
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        kernels.recorded(fail)
+    expected = network.run()
+    first, again = kernels.recorded(network.run)
+    np.testing.assert_array_equal(first, expected)
+    np.testing.assert_array_equal(again(), expected)
+
+
+def test_one_recording_at_a_time(kernels: NativeOps) -> None:
+    network = Network(kernels, 1)
+    with pytest.raises(ValueError, match="recorded already"):
+        kernels.recorded(lambda: kernels.recorded(network.run)[0])
+    first, _ = kernels.recorded(network.run)
+    np.testing.assert_array_equal(first, network.run())
+
+
+def test_other_threads_are_not_recorded(kernels: NativeOps) -> None:
+    mine, theirs = Network(kernels, 2), Network(kernels, 3, seed=5)
+    results: list[Floats] = []
+
+    def both() -> Floats:
+        thread = threading.Thread(target=lambda: results.append(theirs.run()))
+        thread.start()
+        thread.join()
+        return mine.run()
+
+    first, again = kernels.recorded(both)
+    held = results[0].copy()
+    for _ in range(2):
+        np.testing.assert_array_equal(again(), first)
+    np.testing.assert_array_equal(results[0], held)
+    np.testing.assert_array_equal(theirs.run(), held)
+
+
+def test_arena_gives_out_what_nobody_holds() -> None:
+    arena = Arena()
+    a = arena.take((3, 5))
+    view = a[1:, 2]
+    address = a.ctypes.data
+    del a
+    b = arena.take((16,))
+    assert b.ctypes.data != address  # a view still holds it
+    del view
+    c = arena.take((2, 7))
+    assert c.ctypes.data == address
+    assert arena.nbytes == 2 * 16 * 4
