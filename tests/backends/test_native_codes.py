@@ -45,7 +45,7 @@ def decoded(native: NativeOps, weight: coding.Coded) -> NDArray[np.float32]:
     return out
 
 
-FORMS = [(8, coding.WHOLE), (8, coding.GROUP), (4, coding.GROUP), (4, 32), (4, 128)]
+FORMS = [(8, coding.WHOLE), (8, coding.FINE), (8, coding.GROUP), (4, coding.GROUP), (4, 32), (4, 128)]
 
 
 @pytest.mark.parametrize(("bits", "group"), FORMS)
