@@ -32,7 +32,7 @@ struct Matrix {
 };
 
 void linear(Runtime& runtime, nb::handle x, nb::handle weight, bool bf16, nb::handle bias, nb::handle residual, int activation,
-            nb::handle out) {
+            bool fast, nb::handle out) {
     const Matrix w(weight, bf16);
     const long outputs = w.dim(0), inputs = w.dim(1);
     if (inputs == 0) refuse("weight has no columns");
@@ -45,7 +45,7 @@ void linear(Runtime& runtime, nb::handle x, nb::handle weight, bool bf16, nb::ha
     const Output y(out, "out");
     y.shaped(rows, outputs);
     const Linear args{in.data(), w.data(), bf16, b ? b->data() : nullptr, r ? r->data() : nullptr, static_cast<Activation>(activation),
-                      y.data(), rows, inputs, outputs};
+                      y.data(), rows, inputs, outputs, fast};
     runtime.operate(
         rows * inputs * outputs, [=](Pool& pool, const Kernels& kernels) { kernels.linear(pool, args); },
         Reads{w.data(), inputs * outputs * (bf16 ? 2 : 4)});
@@ -173,7 +173,7 @@ void mean(Runtime& runtime, nb::handle x, nb::handle out) {
 void bind_dense(nb::class_<Runtime>& runtime) {
     runtime
         .def("linear", &linear, nb::arg("x"), nb::arg("weight"), nb::arg("bf16"), nb::arg("bias").none(), nb::arg("residual").none(),
-             nb::arg("activation"), nb::arg("out"))
+             nb::arg("activation"), nb::arg("fast"), nb::arg("out"))
         .def("embed", &embed_rows)
         .def("take", &take)
         .def("put", &put)

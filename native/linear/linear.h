@@ -17,13 +17,14 @@ struct Linear {
     Activation activation;
     float* out;  // [rows, outputs]
     long rows, inputs, outputs;
+    bool fast = false;  // products with bfloat16 weights may round x to bfloat16 where the processor has such products
 };
 
 #define POCKETVLM_DECLARE(isa) \
     namespace isa { \
     void linear(Pool& pool, const Linear& args); \
     }
-POCKETVLM_FOR_EACH_ISA(POCKETVLM_DECLARE)
+POCKETVLM_FOR_EACH_HALVES_ISA(POCKETVLM_DECLARE)
 #undef POCKETVLM_DECLARE
 
 }  // namespace pocketvlm

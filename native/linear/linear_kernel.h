@@ -5,6 +5,9 @@
 #include "simd/pack.h"
 #include "simd/parallel.h"
 #include "simd/tile.h"
+#if POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx512bf16
+#include "linear/half_products.h"
+#endif
 
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
@@ -181,6 +184,9 @@ void many_rows(Pool& pool, const Linear& a) {
 }  // namespace
 
 void linear(Pool& pool, const Linear& args) {
+#if POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx512bf16
+    if (args.fast && args.bf16) return half_linear(pool, args);
+#endif
     if (args.rows <= few)
         args.bf16 ? few_rows<uint16_t>(pool, args) : few_rows<float>(pool, args);
     else

@@ -3,7 +3,7 @@
 namespace pocketvlm {
 
 #define POCKETVLM_KERNELS(floats, bytes, halves) \
-    Kernels{floats::linear, bytes::coded_linear, bytes::encode, floats::rms_norm, floats::layer_norm, floats::gated_rms_norm, \
+    Kernels{halves::linear, bytes::coded_linear, bytes::encode, floats::rms_norm, floats::layer_norm, floats::gated_rms_norm, \
             floats::swiglu, floats::sigmoid_gate, floats::attention_inputs, halves::attention, halves::attention_views, \
             floats::conv_silu, floats::gated_delta_rule, bytes::read_memory, bytes::multiply_bytes, bytes::multiply_floats, \
             floats::vector_width}

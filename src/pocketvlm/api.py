@@ -70,8 +70,9 @@ def load(
     backend: "native" (C++, CPU) or "torch" (the reference; `device` "cpu" or "cuda"). precision: "exact" is float32
     arithmetic on the weights as stored, "fast" integer arithmetic on coded weights; None is "fast" on native, "exact"
     on torch. weights, with "fast": "int8" (what "auto" means), "int4" (the language model in 4 bits) or "bf16" (as
-    stored). threads: CPU threads (None: physical cores). cache: keep coded weights on disk for the next start, in
-    $POCKETVLM_CACHE or ~/.cache/pocketvlm, or in a directory that is given; what fails there is a CacheWarning.
+    stored; activations are rounded to bfloat16 too where the CPU multiplies such numbers). threads: CPU threads (None:
+    physical cores). cache: keep coded weights on disk for the next start, in $POCKETVLM_CACHE or ~/.cache/pocketvlm, or
+    in a directory that is given; what fails there is a CacheWarning.
     memory_limit: bytes for the state of running sequences (None: half of the machine's). prefill_chunk: tokens of a
     prompt that one step takes. progress(stage, done, total) is called with "download" and bytes, then with "load" and
     tensors. Raises CheckpointError, OptionError or BackendError.

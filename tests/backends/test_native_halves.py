@@ -1,13 +1,15 @@
-"""Attention with factors rounded to bfloat16 (`fast`) against the float32 kernels, on odd sizes and poisoned memory."""
+"""Products with factors rounded to bfloat16 (`fast`) against exact arithmetic, on odd sizes and poisoned memory."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from native_kit import Inputs, pages_of
+from exact_ops import activate
+from native_kit import Inputs, close, pages_of
 from numpy.typing import NDArray
 
 from pocketvlm.backends.native import NativeOps
+from pocketvlm.backends.ops import StoredTensor
 
 
 def pair(native: NativeOps) -> tuple[NativeOps, NativeOps]:
@@ -61,3 +63,72 @@ def test_a_row_does_not_depend_on_its_batch(native: NativeOps) -> None:
             page_size=together.page_size,
         )
         np.testing.assert_array_equal(fast.attention(query[rows], keys, values, alone), all_of_them[rows])
+
+
+def has_pairs(native: NativeOps) -> bool:
+    """Whether the instruction set multiplies pairs of bfloat16 numbers."""
+    return native.describe()["isa"].startswith("avx512bf16")
+
+
+def rounded(x: NDArray[np.float32]) -> NDArray[np.float64]:
+    """To the nearest bfloat16, ties to even."""
+    bits = x.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+@pytest.mark.parametrize(("inputs", "out"), [(1, 1), (7, 3), (33, 17), (64, 32), (127, 65), (130, 133), (3201, 150)])
+def test_linear(native: NativeOps, inputs: int, out: int) -> None:
+    """The rows are rounded where the processor multiplies pairs, and taken as they are where it does not."""
+    fast = pair(native)[1]
+    make = Inputs(inputs)
+    stored = make.matrix(out, inputs, "bf16")
+    weight, exact = fast.prepare(stored, "matrix"), stored.float32().astype(np.float64)
+    for rows in (1, 2, 3, 5, 6, 7, 12, 13, 33, 70):
+        x, bias, residual = make(rows, inputs), make(out), make(rows, out)
+        seen = rounded(np.ascontiguousarray(x)) if has_pairs(native) else x.astype(np.float64)
+        close(fast.linear(x, weight), seen @ exact.T, 4e-6)
+        for activation in ("gelu_tanh", "gelu_erf", "silu", None):
+            expected = activate(seen @ exact.T + bias, activation) + residual
+            close(fast.linear(x, weight, bias, residual, activation), expected, 4e-6)
+
+
+def test_ties_and_ends(native: NativeOps) -> None:
+    """What lies between two bfloat16 numbers goes to the even one; infinities and NaN stay in their rows."""
+    fast = pair(native)[1]
+    one = fast.prepare(StoredTensor("one", "bf16", np.full((1, 1), 0x3F80, np.uint16)), "matrix")
+    values = [1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 1 + 2**-8 + 2**-20, 3e38, 1e-30, 0.0]
+    x = np.array([*values, np.inf, -np.inf, np.nan], np.float32)
+    expected = x.astype(np.float64)
+    if has_pairs(native):
+        expected[: len(values)] = rounded(x[: len(values)])
+    np.testing.assert_array_equal(fast.linear(x[:, None], one)[:, 0], expected)
+
+
+def test_matrices_of_floats_are_never_rounded(native: NativeOps) -> None:
+    exact, fast = pair(native)
+    make = Inputs(5)
+    for dtype in ("f32", "f16"):
+        weight = fast.prepare(make.matrix(40, 70, dtype), "matrix")
+        for rows in (3, 50):
+            x = make(rows, 70)
+            np.testing.assert_array_equal(fast.linear(x, weight), exact.linear(x, weight))
+
+
+def test_no_rows(native: NativeOps) -> None:
+    fast = pair(native)[1]
+    weight = fast.prepare(Inputs().matrix(20, 33, "bf16"), "matrix")
+    assert fast.linear(np.zeros((0, 33), np.float32), weight).shape == (0, 20)
+
+
+@pytest.mark.parametrize(("inputs", "out"), [(320, 50), (1000, 301), (45, 7)])
+def test_a_product_does_not_depend_on_its_batch(native: NativeOps, inputs: int, out: int) -> None:
+    """Bit for bit: this is what lets a request have one answer in any company."""
+    if not has_pairs(native):
+        pytest.skip("without products of pairs, few and many rows are added in different orders")
+    fast = pair(native)[1]
+    make = Inputs(4)
+    weight, bias, x = fast.prepare(make.matrix(out, inputs, "bf16"), "matrix"), make(out), make(130, inputs)
+    everything = fast.linear(x, weight, bias, None, "silu")
+    for n in (1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 17, 31, 64, 129):
+        np.testing.assert_array_equal(fast.linear(x[:n], weight, bias, None, "silu"), everything[:n])
+        np.testing.assert_array_equal(fast.linear(x[130 - n :], weight, bias, None, "silu"), everything[130 - n :])

@@ -1,4 +1,4 @@
-"""Integer arithmetic in the engine: one answer in any company, no drift, close to exact arithmetic."""
+"""Fast arithmetic in the engine: one answer in any company, no drift, close to exact arithmetic."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from oracle import Oracle, config_dict, make_oracle, make_prompt
 
@@ -21,11 +22,16 @@ WEIGHTS = ["int4", "int8", "bf16"]
 
 @pytest.fixture(scope="module")
 def oracle() -> Oracle:
-    return make_oracle(config_dict(), seed=9)
+    return make_oracle(config_dict(), seed=9, dtype=torch.bfloat16)
 
 
 def make_engine(oracle: Oracle, ops: NativeOps, **options: int) -> Engine:
     return Engine(MiniCPMV(oracle.config, ops, oracle.tensors), **options)
+
+
+def has_pairs() -> bool:
+    """Whether the backend multiplies pairs of bfloat16 numbers here."""
+    return native.create(1).describe()["isa"].startswith("avx512bf16")
 
 
 def record(engine: Engine) -> Logits:
@@ -57,9 +63,11 @@ def request(prompt: Prompt, seed: int, count: int = 10) -> Request:
     return Request(prompt, SamplingParams(temperature=1.0, seed=seed, max_tokens=count, ignore_eos=True))
 
 
-@pytest.mark.parametrize("weights", ["int4", "int8"])
+@pytest.mark.parametrize("weights", WEIGHTS)
 def test_the_same_answer_in_any_company(oracle: Oracle, weights: str) -> None:
     """Bit for bit: logits of a request alone and beside others, whatever their number and lengths."""
+    if weights == "bf16" and not has_pairs():
+        pytest.skip("bfloat16 weights have float32 products on this processor: equal within rounding only")
     make = [
         make_prompt(oracle.config, [(4, 8), (8, 4)], "16x", 20, seed=1),
         make_prompt(oracle.config, [], "16x", 70, seed=2),
@@ -104,7 +112,7 @@ def test_long_decoding_does_not_drift(oracle: Oracle, weights: str) -> None:
     assert late < 1.5 * early + 0.002, (early, late)
 
 
-@pytest.mark.parametrize(("weights", "limit"), [("int8", 0.15), ("int4", 0.8), ("bf16", 0.02)])
+@pytest.mark.parametrize(("weights", "limit"), [("int8", 0.15), ("int4", 0.8), ("bf16", 0.03)])
 def test_close_to_exact(oracle: Oracle, weights: str, limit: float) -> None:
     """Relative error of logits and features; the tiny random model amplifies every rounding."""
     exact, fast = (
@@ -113,7 +121,7 @@ def test_close_to_exact(oracle: Oracle, weights: str, limit: float) -> None:
     prompt = make_prompt(oracle.config, [], "16x", 60, seed=5)
     a, b = exact.prompt_logits(prompt), fast.prompt_logits(prompt)
     assert np.linalg.norm(a - b) < limit * np.linalg.norm(a)
-    assert weights == "bf16" or (a != b).any()
+    assert (a != b).any() or (weights == "bf16" and not has_pairs())
     views = make_prompt(oracle.config, [(8, 8), (4, 8)], "16x", 1, seed=5).views
     x, y = (np.concatenate(engine.runner.encode(views)) for engine in (exact, fast))
     assert np.linalg.norm(x - y) < 0.05 * np.linalg.norm(x)

@@ -32,6 +32,28 @@ void linear_case(Suite& suite, long number, long rows, long inputs, long outputs
     });
 }
 
+// Rows that are bfloat16 numbers already: what `fast` may round stays as it is, and only the order of the sums differs.
+void half_case(Suite& suite, long number, long rows, long inputs, long outputs) {
+    Random random(static_cast<uint64_t>(number) + 5000);
+    const Array<uint16_t> weight = rounded_down(random.floats(outputs * inputs, 1.0f / std::sqrt(static_cast<float>(inputs))));
+    const Floats bias = random.floats(outputs), residual = random.floats(rows * outputs);
+    Floats x = random.floats(rows * inputs);
+    for (long i = 0; i < x.size(); ++i) {
+        uint32_t bits;
+        std::memcpy(&bits, &x[i], 4);
+        bits &= 0xffff0000u;
+        std::memcpy(&x[i], &bits, 4);
+    }
+    const auto activation = static_cast<Activation>(number % 4);
+    const bool with_bias = number % 3 != 0, with_residual = number % 5 < 2;
+    const auto what = describe("linear fast", {{"rows", rows}, {"inputs", inputs}, {"outputs", outputs}, {"activation", number % 4},
+                               {"bias", with_bias}, {"residual", with_residual}});
+    suite.check(what, 3e-6, {Floats(rows * outputs)}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
+        kernels.linear(pool, Linear{x.data(), weight.data(), true, with_bias ? bias.data() : nullptr,
+                                    with_residual ? residual.data() : nullptr, activation, out[0].data(), rows, inputs, outputs, true});
+    });
+}
+
 void norm_case(Suite& suite, long rows, long width) {
     Random random(static_cast<uint64_t>(rows * 10000 + width));
     const Floats x = random.floats(rows * width), z = random.floats(rows * width, 3.0f), weight = random.floats(width), bias = random.floats(width);
@@ -74,6 +96,10 @@ void dense_cases(Suite& suite) {
         linear_case(suite, number++, 37, 1601, 35, bf16);
         linear_case(suite, number++, 1031, 9, 35, bf16);
     }
+    for (const auto& [inputs, outputs] : {std::pair<long, long>{1, 1}, {31, 5}, {32, 16}, {65, 33}, {100, 70}, {257, 19}})
+        for (const long rows : {1, 2, 3, 4, 5, 6, 7, 13, 45}) half_case(suite, number++, rows, inputs, outputs);
+    for (const long rows : {1, 7}) half_case(suite, number++, rows, 3001, 170);  // several blocks of weights in a task
+    half_case(suite, number++, 211, 40, 5);                                       // few outputs: rows in several tasks
     for (const long width : {1, 3, 8, 17, 64, 129, 1000})
         for (const long rows : {1, 5, 70}) norm_case(suite, rows, width);
     for (const long count : {1, 7, 16, 33, 1000, 40001}) pointwise_case(suite, Random(7).floats(count, 5.0f), "normal");

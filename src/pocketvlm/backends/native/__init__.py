@@ -63,7 +63,8 @@ def _arithmetic(choice: Choice) -> dict[str, str]:
     }
     arithmetic = "float32"
     if choice.precision == "fast":
-        arithmetic = "float32, attention of views and prompts in bfloat16 where the processor has it"
+        stored = "matrices stored in bfloat16" if choice.weights == "bf16" else "the patch embedding"
+        arithmetic = f"float32, {stored} and attention of views and prompts in bfloat16 where the processor has it"
         if choice.weights != "bf16":
             arithmetic = "integer products with activations in 8 bits, the rest in " + arithmetic
     return {

@@ -219,7 +219,7 @@ class NativeOps:
         if isinstance(weight, Coded):
             self._native.coded_linear(x, [weight.handle], [bias], [residual], [out], _ACTIVATIONS[activation])
         else:
-            self._native.linear(x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], out)
+            self._native.linear(x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], self._fast, out)
         return out
 
     def linears(

@@ -1,0 +1,2 @@
+#define POCKETVLM_ISA avx512bf16
+#include "linear/linear_kernel.h"
