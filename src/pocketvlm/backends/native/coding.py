@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvlm.backends.native import slabs
 from pocketvlm.backends.ops import StoredTensor
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ WHOLE = 0  # as a group: one scale for all inputs of an output
 # Sixteen values, as value + 128, fitted to groups of 64 normal numbers whose largest lies on either end; in 7 bits, so
 # that products of unsigned bytes fit 16 bits. 8.0 % error against 9.0 for equal steps.
 TABLE = np.array([64, 79, 89, 97, 105, 111, 117, 123, 129, 135, 140, 146, 153, 160, 169, 182], np.uint8)
-_SLAB = 1 << 26  # bytes
 _UNIT = 16  # inputs without groups are padded to a multiple of this
 
 
@@ -77,26 +75,6 @@ def form_of(name: str, weights: WeightType) -> tuple[int, int] | None:
     return (8 if ".in_proj_a." in name or ".in_proj_b." in name else 4), GROUP
 
 
-class _Slabs:
-    """Arrays side by side in large blocks, which the system backs with large pages; of 2 MB matrices it backs few."""
-
-    def __init__(self) -> None:
-        self._rest: NDArray[np.uint8] = np.empty(0, np.uint8)
-        self._lock = threading.Lock()
-
-    def take(self, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        with self._lock:
-            if size > len(self._rest):
-                fresh = np.empty(max(size, _SLAB) + BLOCK, np.uint8)
-                self._rest = fresh[-fresh.ctypes.data % BLOCK :]
-            array, self._rest = self._rest[:size], self._rest[-(-size // BLOCK) * BLOCK :]
-        return array.view(dtype).reshape(shape)
-
-
-_slabs = _Slabs()
-
-
 def encode(runtime: Runtime, stored: StoredTensor, bits: int, group: int = GROUP) -> Coded:
     """Round-to-nearest codes of a stored matrix."""
     outputs, inputs = stored.shape
@@ -105,9 +83,9 @@ def encode(runtime: Runtime, stored: StoredTensor, bits: int, group: int = GROUP
     values = np.require(values, requirements=["C", "A"])
     unit = group or _UNIT
     depth, panels = -(-inputs // unit) * unit, -(-outputs // PANEL)
-    codes = _slabs.take((panels, depth * bits // 32, BLOCK), np.uint8)
-    row_scale = _slabs.take((panels * PANEL,), np.float32)
-    group_scale = _slabs.take((panels, depth // group, PANEL), np.uint16) if group else None
+    codes = slabs.zeros((panels, depth * bits // 32, BLOCK), np.uint8)
+    row_scale = slabs.zeros((panels * PANEL,), np.float32)
+    group_scale = slabs.zeros((panels, depth // group, PANEL), np.uint16) if group else None
     table = TABLE if bits == 4 else None
     runtime.encode(values, bf16, bits, group, codes, group_scale, row_scale, table)
     return coded(runtime, bits, group, inputs, outputs, codes, group_scale, None, row_scale, table)

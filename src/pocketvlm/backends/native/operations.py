@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvlm.backends.native import slabs
 from pocketvlm.backends.native.arena import Arena
 from pocketvlm.backends.native.coding import Coded, WeightType, encode, form_of
 from pocketvlm.backends.native.store import Store
@@ -182,7 +183,7 @@ class NativeOps:
         self._native.return_memory()
 
     def zeros(self, *shape: int) -> Floats:
-        return np.zeros(shape, _F32)
+        return slabs.zeros(shape, np.float32)
 
     def from_numpy(self, array: NDArray[np.float32]) -> Floats:
         return np.ascontiguousarray(array, _F32)
