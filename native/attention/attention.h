@@ -13,7 +13,8 @@ struct ViewAttention {
     const int32_t* offsets;            // [views + 1]
     float* out;                        // [rows, heads * head_dim]
     long views, heads, head_dim;
-    bool fast;  // products may round their factors to bfloat16 where the processor has such products
+    bool fast;   // products may round their factors to bfloat16 where the processor has such products
+    bool bytes;  // and then scores theirs to 8 bits
 };
 
 struct CausalAttention {
@@ -24,7 +25,7 @@ struct CausalAttention {
     const int32_t* pages;        // [sequences, table_width]
     float* out;                  // [rows, heads * head_dim]
     long sequences, table_width, page_size, heads, kv_heads, head_dim;
-    bool fast;  // as above
+    bool fast;  // as the first above
 };
 
 #define POCKETVLM_DECLARE(isa) \

@@ -58,8 +58,8 @@ inline void run_of_rows_halves(const CausalAttention& a, const HalfRun& s, const
                 seen[r] = larger(0, smaller(n, start + token - k + 1));
             }
             if (seen[half_rows - 1] == 0) continue;
-            add_half_keys(lay_out_softmax(s.softmaxes + t * half_softmax_floats(d), d), s.memory, s.queries + t * pairs * half_rows, s.keys,
-                          s.values, seen, d);
+            const HalfScores scores{s.queries + t * pairs * half_rows, s.keys, pairs};
+            add_half_keys(lay_out_softmax(s.softmaxes + t * half_softmax_floats(d), d), s.memory, scores, s.values, seen, d);
         }
     }
     for (long j = 0; j < queries; ++j)

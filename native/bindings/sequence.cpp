@@ -149,7 +149,7 @@ void attention(Runtime& runtime, nb::handle query, nb::handle keys, nb::handle v
 }
 
 void attention_views(Runtime& runtime, nb::handle query, nb::handle key, nb::handle value, nb::handle offsets, long heads, bool fast,
-                     nb::handle out) {
+                     bool bytes, nb::handle out) {
     const Floats q(query, "query"), k(key, "key"), v(value, "value");
     q.shaped(-1, -1);
     const long rows = q.dim(0), width = q.dim(1);
@@ -160,7 +160,7 @@ void attention_views(Runtime& runtime, nb::handle query, nb::handle key, nb::han
     bounds.shaped(-1);
     const Output y(out, "out");
     y.shaped(rows, width);
-    const ViewAttention args{q.data(), k.data(), v.data(), bounds.data(), y.data(), bounds.size() - 1, heads, width / heads, fast};
+    const ViewAttention args{q.data(), k.data(), v.data(), bounds.data(), y.data(), bounds.size() - 1, heads, width / heads, fast, bytes};
     runtime.operate(rows * width * 64, [args, rows](Pool& pool, const Kernels& kernels) {
         check_offsets(args.offsets, args.views + 1, rows);
         kernels.attention_views(pool, args);

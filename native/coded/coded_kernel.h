@@ -23,13 +23,21 @@ inline void panels_of_rows(const CodedProduct& product, const Tiles& in, long fi
     for (long panel = first; panel < last; panel += panels_together) {
         const long panels = smaller(panels_together, last - panel);
         const long column = panel * code_panel, width = smaller(panels * code_panel, a.outputs - column);
+        const bool full = width == panels * code_panel;
+        const bool early = full && !product.codes->group_scale;  // tiles add the bias themselves, in every row
+        const bool whole = early && a.activation == Activation::none;  // and nothing is left to do after them
         for (long r = 0; r < a.rows; r += tile_height) {
-            const long rows = smaller(tile_height, a.rows - r);
-            const bool direct = width == panels * code_panel && rows == height_of(rows);
-            float* sums = direct ? a.out + r * a.outputs + column : spare;
-            const long stride = direct ? a.outputs : panels_together * code_panel;
-            dots(*product.codes, panel, panels, in, r, sums, stride);
-            finish(a, sums, stride, r, rows, column, width);
+            const long rows = smaller(tile_height, a.rows - r), at = r * a.outputs + column;
+            const bool direct = full && (whole || !early) && rows == height_of(rows);
+            const float* bias = early && a.bias ? a.bias + column : nullptr;
+            Place to{spare, panels_together * code_panel, bias, nullptr, a.out + at, a.outputs};
+            if (direct) to.out = a.out + at, to.stride = a.outputs;
+            if (direct && whole && a.residual) to.residual = a.residual + at;
+            dots(*product.codes, panel, panels, in, r, to);
+            if (direct && whole) continue;
+            Linear rest = a;
+            if (early) rest.bias = nullptr;
+            finish(rest, to.out, to.stride, r, rows, column, width);
         }
     }
 }

@@ -9,13 +9,28 @@ namespace {
 
 constexpr long panel_vectors = code_panel / W;  // vectors of outputs in a panel
 constexpr long vector_bytes = 4 * W;            // of a block
-constexpr long ahead = 3072;                    // bytes to ask for early
+constexpr long ahead = 3072, near = 512;        // bytes to ask for early: from memory, from the second cache
+
+// Where the sums of a tile go. Bias, residual and what is asked for early are for products with a scale an output alone.
+struct Place {
+    float* out;
+    long stride;
+    const float* bias;      // of the tile's columns, or null
+    const float* residual;  // as out, or null
+    const float* soon;      // what will be written to in the end, perhaps not by the tile itself
+    long soon_stride;
+
+    Place right(long columns) const {
+        return Place{out + columns,  stride, bias ? bias + columns : nullptr, residual ? residual + columns : nullptr,
+                     soon + columns, soon_stride};
+    }
+};
 
 enum class Kind { nibbles, raised, table, bytes };
 
 // Panels with a scale, and perhaps a minimum, a group.
 template <int Rows, Kind kind, bool Minimum>
-__attribute__((noinline)) void grouped(const Codes& c, long panel, const Tile& in, float* out, long stride) {
+__attribute__((noinline)) void grouped(const Codes& c, long panel, const Tile& in, const Place& to) {
     constexpr bool split = Rows <= (W == 4 ? 4 : 2);  // short chains of additions where there are few of them
     constexpr int step = kind == Kind::bytes ? 1 : 2;  // words of a block
     const uint8_t* codes = c.codes + panel * c.steps() * code_block;
@@ -68,13 +83,14 @@ __attribute__((noinline)) void grouped(const Codes& c, long panel, const Tile& i
             }
         }
 #pragma GCC unroll 12
-        for (int r = 0; r < Rows; ++r) store(out + r * stride + v * W, total[r] * load(c.row_scale + panel * code_panel + v * W));
+        for (int r = 0; r < Rows; ++r) store(to.out + r * to.stride + v * W, total[r] * load(c.row_scale + panel * code_panel + v * W));
     }
 }
 
-// Panels of bytes with a scale an output: the rows' groups are their whole length.
+// Panels of bytes with a scale an output: the rows' groups are their whole length. Lines that will be written are asked for
+// one row after another: all at once they would keep those from coming that the sums wait for.
 template <int Rows, int Panels>
-__attribute__((noinline)) void whole(const Codes& c, long panel, const Tile& in, float* out, long stride) {
+__attribute__((noinline)) void whole(const Codes& c, long panel, const Tile& in, const Place& to) {
     constexpr int vecs = Panels * panel_vectors;
     const long panel_bytes = c.steps() * code_block;
     const uint8_t* p = c.codes + panel * panel_bytes;
@@ -84,63 +100,92 @@ __attribute__((noinline)) void whole(const Codes& c, long panel, const Tile& in,
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; ++v) sums[r][v] = count(in.offset[r]);
-    for (long j = 0; j < c.steps(); ++j, p += code_block, x += 4 * Rows) {
-        Bytes weights[vecs];
-#pragma GCC unroll 4
-        for (int v = 0; v < vecs; ++v) {
-            const uint8_t* from = p + v / panel_vectors * panel_bytes + v % panel_vectors * vector_bytes;
-            weights[v] = load_bytes(from);
-            if constexpr (Rows <= 4)
-                if (v % panel_vectors == 0) __builtin_prefetch(from + ahead);
+    const float *soon = to.soon, *residual = to.residual;
+    long left = c.steps();
+    const long every = Rows > 4 ? divide_up(left, 2 * Rows) : left;
+    int asked = 0;
+    do {
+        if (Rows > 4 && asked < Rows) {
+            ++asked;
+            for (int i = 0; i < Panels; ++i) __builtin_prefetch(soon + i * code_panel, 1);
+            soon += to.soon_stride;
+            if (residual) {
+                for (int i = 0; i < Panels; ++i) __builtin_prefetch(residual + i * code_panel);
+                residual += to.stride;
+            }
         }
+        long n = smaller(left, every);
+        left -= n;
+        do {
+            Bytes weights[vecs];
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; ++v) {
+                const uint8_t* from = p + v / panel_vectors * panel_bytes + v % panel_vectors * vector_bytes;
+                weights[v] = load_bytes(from);
+                if (v % panel_vectors == 0) __builtin_prefetch(from + (Rows <= 4 ? ahead : near));
+            }
 #pragma GCC unroll 12
-        for (int r = 0; r < Rows; ++r) {
-            const Bytes four = repeat_four(x + 4 * r);
+            for (int r = 0; r < Rows; ++r) {
+                const Bytes four = repeat_four(x + 4 * r);
 #pragma GCC unroll 4
-            for (int v = 0; v < vecs; ++v) sums[r][v] = dot8(sums[r][v], weights[v], four);
-        }
+                for (int v = 0; v < vecs; ++v) sums[r][v] = dot8(sums[r][v], weights[v], four);
+            }
+            p += code_block, x += 4 * Rows;
+        } while (--n > 0);
+    } while (left > 0);
+    Vec scale[vecs], bias[vecs];
+#pragma GCC unroll 4
+    for (int v = 0; v < vecs; ++v) {
+        scale[v] = load(c.row_scale + panel * code_panel + v * W);
+        bias[v] = to.bias ? load(to.bias + v * W) : zero();
     }
+    if (to.residual) {
 #pragma GCC unroll 12
-    for (int r = 0; r < Rows; ++r)
+        for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < vecs; ++v)
-            store(out + r * stride + v * W, to_float(sums[r][v]) * splat(in.scale[r]) * load(c.row_scale + panel * code_panel + v * W));
+            for (int v = 0; v < vecs; ++v)
+                store(to.out + r * to.stride + v * W, fma(to_float(sums[r][v]) * splat(in.scale[r]), scale[v], bias[v]) +
+                                                          load(to.residual + r * to.stride + v * W));
+    } else {
+#pragma GCC unroll 12
+        for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; ++v)
+                store(to.out + r * to.stride + v * W, fma(to_float(sums[r][v]) * splat(in.scale[r]), scale[v], bias[v]));
+    }
 }
 
 template <int Rows>
-inline void dots_of_rows(const Codes& c, long panel, long panels, const Tile& in, float* out, long stride) {
+inline void dots_of_rows(const Codes& c, long panel, long panels, const Tile& in, Place to) {
     constexpr int pair = W == 16 ? 2 : 1;
-    if (!c.group_scale)
-        for (; panels >= pair; panels -= pair, panel += pair, out += pair * code_panel) whole<Rows, pair>(c, panel, in, out, stride);
-    for (; panels > 0; --panels, ++panel, out += code_panel) {
-        if (!c.group_scale)
-            whole<Rows, 1>(c, panel, in, out, stride);
-        else if (c.bits == 8)
-            c.group_minimum ? grouped<Rows, Kind::bytes, true>(c, panel, in, out, stride)
-                            : grouped<Rows, Kind::bytes, false>(c, panel, in, out, stride);
+    if (!c.group_scale) {
+        for (; panels >= pair; panels -= pair, panel += pair, to = to.right(pair * code_panel)) whole<Rows, pair>(c, panel, in, to);
+        for (; panels > 0; --panels, ++panel, to = to.right(code_panel)) whole<Rows, 1>(c, panel, in, to);
+        return;
+    }
+    for (; panels > 0; --panels, ++panel, to = to.right(code_panel)) {
+        if (c.bits == 8)
+            c.group_minimum ? grouped<Rows, Kind::bytes, true>(c, panel, in, to) : grouped<Rows, Kind::bytes, false>(c, panel, in, to);
         else if (c.table && c.least >= 0)
-            c.group_minimum ? grouped<Rows, Kind::raised, true>(c, panel, in, out, stride)
-                            : grouped<Rows, Kind::raised, false>(c, panel, in, out, stride);
+            c.group_minimum ? grouped<Rows, Kind::raised, true>(c, panel, in, to) : grouped<Rows, Kind::raised, false>(c, panel, in, to);
         else if (c.table)
-            c.group_minimum ? grouped<Rows, Kind::table, true>(c, panel, in, out, stride)
-                            : grouped<Rows, Kind::table, false>(c, panel, in, out, stride);
+            c.group_minimum ? grouped<Rows, Kind::table, true>(c, panel, in, to) : grouped<Rows, Kind::table, false>(c, panel, in, to);
         else
-            c.group_minimum ? grouped<Rows, Kind::nibbles, true>(c, panel, in, out, stride)
-                            : grouped<Rows, Kind::nibbles, false>(c, panel, in, out, stride);
+            c.group_minimum ? grouped<Rows, Kind::nibbles, true>(c, panel, in, to) : grouped<Rows, Kind::nibbles, false>(c, panel, in, to);
     }
 }
 
-// The tile that begins with row `first` times `panels` panels from `panel` on; out has room for height_of(rows) rows.
-inline void dots(const Codes& c, long panel, long panels, const Tiles& in, long first, float* out, long stride) {
+// The tile that begins with row `first` times `panels` panels from `panel` on; there is room for height_of(rows) rows.
+inline void dots(const Codes& c, long panel, long panels, const Tiles& in, long first, const Place& to) {
     const Tile tile = in.tile(first);
     switch (height_of(in.rows - first)) {
-        case 1: return dots_of_rows<1>(c, panel, panels, tile, out, stride);
-        case 2: return dots_of_rows<2>(c, panel, panels, tile, out, stride);
-        case 3: return dots_of_rows<3>(c, panel, panels, tile, out, stride);
-        case 4: return dots_of_rows<4>(c, panel, panels, tile, out, stride);
-        case 6: return dots_of_rows<tile_height == 12 ? 6 : 1>(c, panel, panels, tile, out, stride);
-        case 8: return dots_of_rows<tile_height == 12 ? 8 : 1>(c, panel, panels, tile, out, stride);
-        default: return dots_of_rows<tile_height>(c, panel, panels, tile, out, stride);
+        case 1: return dots_of_rows<1>(c, panel, panels, tile, to);
+        case 2: return dots_of_rows<2>(c, panel, panels, tile, to);
+        case 3: return dots_of_rows<3>(c, panel, panels, tile, to);
+        case 4: return dots_of_rows<4>(c, panel, panels, tile, to);
+        case 6: return dots_of_rows<tile_height == 12 ? 6 : 1>(c, panel, panels, tile, to);
+        case 8: return dots_of_rows<tile_height == 12 ? 8 : 1>(c, panel, panels, tile, to);
+        default: return dots_of_rows<tile_height>(c, panel, panels, tile, to);
     }
 }
 

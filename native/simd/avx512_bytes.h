@@ -31,6 +31,16 @@ inline Vec load_half(const uint16_t* p) {
 inline void store_bytes(int8_t* p, Vec v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
 }
+// 4W whole numbers within -128..127 as bytes in order of their quarters: word 4 i + j holds four numbers of v[j], from 4 i on.
+inline Bytes bytes_of(const Vec* v) {
+    const __m512i low = _mm512_packs_epi32(_mm512_cvtps_epi32(v[0]), _mm512_cvtps_epi32(v[1]));
+    const __m512i high = _mm512_packs_epi32(_mm512_cvtps_epi32(v[2]), _mm512_cvtps_epi32(v[3]));
+    return _mm512_packs_epi16(low, high);
+}
+// The sum of the four signed bytes of each word.
+inline Counts sum_of_words(Bytes b) {
+    return _mm512_madd_epi16(_mm512_maddubs_epi16(_mm512_set1_epi8(1), b), _mm512_set1_epi16(1));
+}
 inline int32_t sum(Counts c) { return _mm512_reduce_add_epi32(c); }
 inline Counts to_counts(Vec v) { return _mm512_cvtps_epi32(v); }
 

@@ -7,7 +7,7 @@
 
 #include "simd/simd.h"
 
-#if POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx512vnni
+#if POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) >= POCKETVLM_ISA_avx512vnni
 #include "simd/bytes_avx512vnni.h"
 #elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx512
 #include "simd/bytes_avx512.h"

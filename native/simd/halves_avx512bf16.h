@@ -18,24 +18,34 @@ inline Vec dot2(Vec sums, Pairs a, Pairs b) {
     return sums;
 }
 
+// The same for half a vector.
+using HalfVec = __m256;
+using HalfPairs = __m256i;
+inline HalfVec load_half_vec(const float* p) { return _mm256_loadu_ps(p); }
+inline void store_half_vec(float* p, HalfVec v) { _mm256_storeu_ps(p, v); }
+inline HalfPairs load_half_pairs(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline HalfPairs repeat_half_pair(const uint32_t* p) { return _mm256_set1_epi32(static_cast<int32_t>(*p)); }
+inline HalfVec dot2(HalfVec sums, HalfPairs a, HalfPairs b) {
+    __asm__("vdpbf16ps %2, %1, %0" : "+v"(sums) : "v"(a), "v"(b));
+    return sums;
+}
+
 // 2W neighbouring numbers as W pairs.
 inline Pairs neighbours(Vec first, Vec second) { return (__m512i)_mm512_cvtne2ps_pbh(second, first); }
 
 // W pairs (a[i], b[i]).
 inline Pairs interleave(Vec a, Vec b) {
-    const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(a));
-    const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(b));
-    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+    alignas(64) static constexpr uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    return _mm512_permutexvar_epi16(_mm512_load_si512(order), neighbours(a, b));
 }
 
-// 2^x for x <= 0, to 2e-5 of its value: enough for what is rounded to bfloat16.
+// 2^x for x <= 0, to 8e-5 of its value: enough for what is rounded to bfloat16.
 inline Vec power_of_two(Vec x) {
     const Vec n = _mm512_roundscale_ps(x, 0), r = x - n;
-    Vec p = splat(0.0097f);
-    p = fma(p, r, splat(0.05550f));
-    p = fma(p, r, splat(0.24022f));
-    p = fma(p, r, splat(0.69314f));
-    p = fma(p, r, splat(1.0f));
+    Vec p = fma(splat(0.05517149f), r, splat(0.24261111f));
+    p = fma(p, r, splat(0.69326102f));
+    p = fma(p, r, splat(0.99992808f));
     return _mm512_scalef_ps(p, n);
 }
 

@@ -1,4 +1,4 @@
-"""Products with factors rounded to bfloat16 (`fast`) against exact arithmetic, on odd sizes and poisoned memory."""
+"""Factors rounded to bfloat16 or bytes (`fast`) against exact arithmetic and float32 kernels; odd sizes, poisoned memory."""
 
 from __future__ import annotations
 
@@ -9,27 +9,65 @@ from native_kit import Inputs, close, pages_of
 from numpy.typing import NDArray
 
 from pocketvlm.backends.native import NativeOps
+from pocketvlm.backends.native.coding import WeightType
 from pocketvlm.backends.ops import StoredTensor
 
 
-def pair(native: NativeOps) -> tuple[NativeOps, NativeOps]:
-    """The same kernels, in `exact` and in `fast`."""
-    return NativeOps(native._native, {}), NativeOps(native._native, {}, fast=True)
+def pair(native: NativeOps, weights: WeightType = "stored") -> tuple[NativeOps, NativeOps]:
+    """The same kernels, in `exact` and in `fast` beside such weights."""
+    return NativeOps(native._native, {}), NativeOps(native._native, {}, weights, fast=True)
 
 
-def near(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+def near(actual: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float = 0.01) -> None:
     assert np.isfinite(actual).all()
-    assert np.linalg.norm(actual - expected) < 0.01 * np.linalg.norm(expected)
+    assert np.linalg.norm(actual - expected) < tolerance * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize(
+VIEWS = pytest.mark.parametrize(
     ("lengths", "heads", "head_dim"), [([300], 2, 72), ([33, 64, 1100], 2, 40), ([32], 3, 7), ([70, 4], 1, 16)]
 )
-def test_views(native: NativeOps, lengths: list[int], heads: int, head_dim: int) -> None:
+
+
+@VIEWS
+@pytest.mark.parametrize(("weights", "tolerance"), [("stored", 0.01), ("int8", 0.03)])
+def test_views(
+    native: NativeOps, lengths: list[int], heads: int, head_dim: int, weights: WeightType, tolerance: float
+) -> None:
     make = Inputs(head_dim)
     query, key, value = (make(sum(lengths), heads * head_dim, scale=2.0) for _ in range(3))
-    exact, fast = (ops.attention_views(query, key, value, np.array(lengths, np.int32), heads) for ops in pair(native))
-    near(fast, exact)
+    exact, fast = (
+        ops.attention_views(query, key, value, np.array(lengths, np.int32), heads) for ops in pair(native, weights)
+    )
+    near(fast, exact, tolerance)
+
+
+@VIEWS
+def test_views_whose_keys_have_much_in_common(native: NativeOps, lengths: list[int], heads: int, head_dim: int) -> None:
+    """What all keys share changes no weight and takes nothing of the range of their bytes."""
+    make = Inputs(head_dim)
+    query, key, value = (make(sum(lengths), heads * head_dim) for _ in range(3))
+    bounds = np.array(lengths, np.int32)
+    exact, fast = pair(native, "int8")
+    moved = key + 100.0 * make(heads * head_dim)
+    near(
+        fast.attention_views(query, moved, value, bounds, heads),
+        exact.attention_views(query, key, value, bounds, heads),
+        0.03,
+    )
+
+
+@pytest.mark.parametrize("weights", ["stored", "int8"])
+def test_a_view_does_not_depend_on_those_beside_it(native: NativeOps, weights: WeightType) -> None:
+    _, fast = pair(native, weights)
+    make = Inputs(9)
+    lengths = [50, 400, 33]
+    query, key, value = (make(sum(lengths), 2 * 24) for _ in range(3))
+    together = fast.attention_views(query, key, value, np.array(lengths, np.int32), 2)
+    ends = np.cumsum(lengths)
+    for length, end in zip(lengths, ends, strict=True):
+        rows = slice(end - length, end)
+        alone = fast.attention_views(query[rows], key[rows], value[rows], np.array([length], np.int32), 2)
+        np.testing.assert_array_equal(alone, together[rows])
 
 
 @pytest.mark.parametrize("head_dim", [32, 20, 256])

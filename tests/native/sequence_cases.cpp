@@ -67,15 +67,15 @@ void inputs_case(Suite& suite, long rows, long heads, long kv_heads, long head_d
     });
 }
 
-void views_case(Suite& suite, const Longs& lengths, long heads, long head_dim, bool fast) {
+void views_case(Suite& suite, const Longs& lengths, long heads, long head_dim, bool fast, bool bytes = false) {
     Random random(static_cast<uint64_t>(head_dim));
     const Batch batch(random, lengths, Longs(lengths.size(), 0));
     const long size = batch.rows * heads * head_dim;
     const Floats query = random.floats(size, 2.0f), key = random.floats(size), value = random.floats(size);
-    const auto what = describe("attention_views lengths=" + list(lengths), {{"heads", heads}, {"head_dim", head_dim}, {"fast", fast}});
+    const auto what = describe("attention_views lengths=" + list(lengths), {{"heads", heads}, {"head_dim", head_dim}, {"fast", fast}, {"bytes", bytes}});
     suite.check(what, fast ? 3e-2 : 4e-6, {Floats(size)}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
         kernels.attention_views(pool, ViewAttention{query.data(), key.data(), value.data(), batch.offsets.data(), out[0].data(),
-                                                    batch.sequences, heads, head_dim, fast});
+                                                    batch.sequences, heads, head_dim, fast, bytes});
     });
 }
 
@@ -116,6 +116,7 @@ void sequence_cases(Suite& suite) {
             views_case(suite, {1}, 3, head_dim, fast);
             views_case(suite, {5, 33, 17, 1}, 2, head_dim, fast);
             views_case(suite, {100, 35}, 2, head_dim, fast);
+            if (fast) views_case(suite, {100, 35}, 2, head_dim, fast, true);
             causal_case(suite, {1}, {0}, 4, 2, 2, head_dim, fast);
             causal_case(suite, {1, 3, 9}, {20, 0, 7}, 5, 6, 2, head_dim, fast);
             causal_case(suite, {4, 1, 70}, {0, 40, 31}, 16, 5, 1, head_dim, fast);
@@ -123,6 +124,7 @@ void sequence_cases(Suite& suite) {
     }
     views_case(suite, {1300}, 1, 20, false);  // more than one block of keys and of weights
     views_case(suite, {1300}, 1, 20, true);
+    views_case(suite, {1300, 32, 47}, 1, 72, true, true);
     for (const bool fast : {false, true}) causal_case(suite, {2, 5, 150}, {1100, 600, 1000}, 64, 4, 1, 20, fast);  // spans of keys
     for (const long channels : {1, 7, 40, 1031})
         for (const long taps : {1, 2, 4, 5}) {

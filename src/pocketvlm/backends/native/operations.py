@@ -292,7 +292,8 @@ class NativeOps:
         np.cumsum(lengths, out=offsets[1:])
         self._hold(offsets)
         out = self._new(query.shape)
-        self._native.attention_views(query, key, value, offsets, heads, self._fast, out)
+        # Scores of bytes err as much as products of codes do, and more than anything else beside stored weights.
+        self._native.attention_views(query, key, value, offsets, heads, self._fast, self._weights != "stored", out)
         return out
 
     def conv_silu(self, x: Floats, weight: Floats, state: Floats, batch: Batch) -> Floats:
