@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,18 @@ def test_the_second_start_reads_what_the_first_one_kept(tmp_path: Path, expected
     assert isinstance(tied.coded, Coded)
     assert not tied.coded.codes.flags.writeable
     assert state(load(False)) == "none"
+
+
+def test_codes_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(tmp_path)
+    open_packed = store.open_packed
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.3)
+        return open_packed(*arguments)
+
+    monkeypatch.setattr(store, "open_packed", slowly)
+    assert state(load(tmp_path)).startswith("read from")
 
 
 def test_each_plan_and_each_content_has_its_own_file(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def part_of(module: str) -> tuple[int, str] | None:
     for floor, parts in enumerate(FLOORS):
         for part in parts:
             if local == part or local.startswith(part + "."):
-                # The three modules of the ground floor are one part: they build on each other.
+                # The modules of the ground floor are one part: they build on each other.
                 return floor, BASE if floor == 0 else part
     return None
 
