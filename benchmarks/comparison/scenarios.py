@@ -160,6 +160,8 @@ def _processes(engines: Engines, quick: bool, wanted: Callable[[str], bool]) -> 
         return
     path = engines.checkpoint()
     environment = {**os.environ, "POCKETVLM_CACHE": str(engines.cache)}
+    # An installed package has compiled modules; the turn that does not count makes them for a checkout.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     threads = ["--threads", str(engines.threads)]
 
     def run(command: list[str]) -> str:

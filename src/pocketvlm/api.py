@@ -47,7 +47,7 @@ PROCESSOR_OPTIONS = (
     "enable_thinking",
     "template_kwargs",
 )
-# Smaller checkpoints are encoded in no time.
+# Smaller checkpoints are read and encoded in no time.
 SMALLEST_KEPT = 64_000_000
 
 
@@ -71,11 +71,11 @@ def load(
     arithmetic on the weights as stored, "fast" integer arithmetic on coded weights; None is "fast" on native, "exact"
     on torch. weights, with "fast": "int8" (what "auto" means), "int4" (the language model in 4 bits) or "bf16" (as
     stored; activations are rounded to bfloat16 too where the CPU multiplies such numbers). threads: CPU threads (None:
-    physical cores). cache: keep coded weights on disk for the next start, in $POCKETVLM_CACHE or ~/.cache/pocketvlm, or
-    in a directory that is given; what fails there is a CacheWarning.
-    memory_limit: bytes for the state of running sequences (None: half of the machine's). prefill_chunk: tokens of a
-    prompt that one step takes. progress(stage, done, total) is called with "download" and bytes, then with "load" and
-    tensors. Raises CheckpointError, OptionError or BackendError.
+    physical cores). cache: keep coded weights and tokenizer on disk for the next start, in $POCKETVLM_CACHE or
+    ~/.cache/pocketvlm, or in a directory that is given; what fails there is a CacheWarning. memory_limit: bytes for the
+    state of running sequences (None: half of the machine's). prefill_chunk: tokens of a prompt that one step takes.
+    progress(stage, done, total) is called with "download" and bytes, then with "load" and tensors. Raises
+    CheckpointError, OptionError or BackendError.
     """
     choice = choose(backend, weights, precision)
     if not isinstance(cache, bool | str | Path) or not str(cache):
@@ -84,8 +84,9 @@ def load(
     began = time.perf_counter()
     checkpoint = read_checkpoint(resolve(model, revision, progress and partial(progress, "download")))
     tensors = checkpoint.tensors(expected_tensors(checkpoint.model))
-    processor = processor_for(checkpoint)
-    with ops.keeping(None if choice.weights == "bf16" else _place(cache, str(model), checkpoint), tensors):
+    place = _place(cache, str(model), checkpoint)
+    with ops.keeping(place, tensors):
+        processor = processor_for(checkpoint, place)
         network = MiniCPMV(checkpoint.model, ops, tensors, progress and partial(progress, "load"))
     options = {} if prefill_chunk is None else {"prefill_chunk": prefill_chunk}
     engine = Engine(network, memory_limit, **options)
@@ -93,7 +94,7 @@ def load(
 
 
 def _place(cache: bool | str | Path, model: str, checkpoint: Checkpoint) -> Place | None:
-    """Where the coded weights of a checkpoint are kept, if anywhere."""
+    """Where the coded weights and the tokenizer of a checkpoint are kept, if anywhere."""
     if cache is False or checkpoint.nbytes < SMALLEST_KEPT:
         return None
     try:
@@ -101,19 +102,20 @@ def _place(cache: bool | str | Path, model: str, checkpoint: Checkpoint) -> Plac
     except OptionError as error:
         if cache is not True:
             raise
-        warnings.warn(f"the packed weights of {model} are not kept: {error}", CacheWarning, stacklevel=3)
+        warnings.warn(f"weights and tokenizer of {model} are not kept: {error}", CacheWarning, stacklevel=3)
         return None
     return Place(directory, model, str(checkpoint.path.resolve()), fingerprint(checkpoint.tensor_files))
 
 
-def processor_for(checkpoint: Checkpoint) -> Processor:
-    """The processor of a checkpoint; reads its tokenizer but none of its tensors."""
+def processor_for(checkpoint: Checkpoint, place: Place | None = None) -> Processor:
+    """The processor of a checkpoint; reads its tokenizer, or what is kept of it in `place`, but none of its tensors."""
     return Processor.from_checkpoint_files(
         checkpoint.processor,
         checkpoint.tokenizer_file,
         checkpoint.tokenizer_config,
         checkpoint.chat_template,
         checkpoint.model.image_token_id,
+        place=place,
     )
 
 

@@ -11,7 +11,7 @@ PocketVLMError
 │   └── PromptError        messages, template or length
 └── BackendError           a backend that cannot run here
 
-CacheWarning               prepared weights that cannot be kept or used; loading goes on without them
+CacheWarning               prepared files that cannot be kept or used; loading goes on without them
 """
 
 from __future__ import annotations
@@ -72,4 +72,4 @@ class BackendError(PocketVLMError, RuntimeError):
 
 
 class CacheWarning(UserWarning):
-    """Prepared weights could not be kept, or a file of them could not be used. Only the time to load suffers."""
+    """A prepared file could not be kept or not be used. Only the time to load suffers."""

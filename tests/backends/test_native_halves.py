@@ -1,4 +1,4 @@
-"""Factors rounded to bfloat16 or bytes (`fast`) against exact arithmetic and float32 kernels; odd sizes, poisoned memory."""
+"""Factors rounded to bfloat16 or bytes (`fast`) against exact arithmetic; odd sizes, poisoned memory."""
 
 from __future__ import annotations
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from native_kit import Inputs, usable
 
-from pocketvlm import _native
-from pocketvlm.backends.native import coding, packed
+from pocketvlm import _native, packfile
+from pocketvlm.backends.native import coding
 from pocketvlm.backends.native.coding import Coded
-from pocketvlm.backends.native.packed import PackedError, open_packed, read_header, sweep, write_packed
+from pocketvlm.backends.native.packed import open_packed, write_packed
+from pocketvlm.packfile import PackedError, read_header, sweep
 
 RUNTIME = _native.Runtime(2, usable()[-1])
 
@@ -98,8 +99,18 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
             assert part.ctypes.data % 64 == 0
         assert read[name].codes.ctypes.data % 4096 == 0
     header = read_header(path)
-    assert (header.model, header.path, header.weights) == ("nano", "the directory", "int4")
+    assert (header.model, header.path, header.kind) == ("nano", "the directory", "int4")
     assert [file.name for file in path.parent.iterdir()] == ["x.packed"]
+
+
+@pytest.mark.parametrize("block", [1, 100, 4096, 70_001])
+def test_the_file_is_the_same_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    write(tmp_path / "whole")
+    monkeypatch.setattr(packfile, "_BLOCK", block)
+    write(tmp_path / "blocks")
+    assert (tmp_path / "blocks").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
 def test_every_byte_that_is_read_is_checked(tmp_path: Path) -> None:
@@ -122,15 +133,15 @@ def test_every_byte_that_is_read_is_checked(tmp_path: Path) -> None:
 
 def forged(whole: bytes, **change: object) -> bytes:
     """A file with another header that has the right checksum."""
-    magic, version, length, _, size = struct.unpack_from("<8s4Q", whole)
+    magic, version, length, _, size, body = struct.unpack_from("<8s5Q", whole)
     header = json.loads(whole[64 : 64 + length])
     for where, value in change.items():
-        header["tensors"]["m4.64"]["arrays"]["codes"][where] = value
+        header["items"]["m4.64"]["arrays"]["codes"][where] = value
     header["model"] = header["path"] = ""  # room for what has changed
     text = json.dumps(header).encode().ljust(length)
     assert len(text) == length
     checksum = RUNTIME.checksum(np.frombuffer(text, np.uint8))
-    return struct.pack("<8s4Q24x", magic, version, length, checksum, size) + text + whole[64 + length :]
+    return struct.pack("<8s5Q16x", magic, version, length, checksum, size, body) + text + whole[64 + length :]
 
 
 @pytest.mark.parametrize(
@@ -140,8 +151,8 @@ def forged(whole: bytes, **change: object) -> bytes:
         (lambda data: data[:63], "63 bytes"),
         (lambda data: data[:-1], "bytes instead of"),
         (lambda data: data + b"\0", "bytes instead of"),
-        (lambda data: os.urandom(len(data)), "no file of packed weights"),
-        (lambda data: data[:8] + struct.pack("<Q", 2) + data[16:], "version 2, this is 1"),
+        (lambda data: os.urandom(len(data)), "no packed file"),
+        (lambda data: data[:8] + struct.pack("<Q", 1) + data[16:], "version 1, this is 2"),
         (lambda data: data[:16] + struct.pack("<Q", 1 << 40) + data[24:], "does not fit"),
         (lambda data: data[:16] + struct.pack("<Q", 3) + data[24:], "checksum"),
         (lambda data: forged(data, shape=[9, 9]), "m4.64|header"),
@@ -166,13 +177,13 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "x.packed"
     write(path)
     before = path.read_bytes()
-    for module, name in ((packed.os, "fsync"), (packed, "_put")):
+    for module, name in ((packfile.os, "fsync"), (packfile, "_put")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, full)
             with pytest.raises(OSError, match="No space left"):
                 write(path)
     with monkeypatch.context() as patch:
-        patch.setattr(packed.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+        patch.setattr(packfile.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
         with pytest.raises(OSError, match="No space left"):
             write(path)
     assert path.read_bytes() == before
@@ -182,7 +193,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 def test_what_dead_writers_left_is_swept_and_what_lives_stays(tmp_path: Path) -> None:
     import fcntl
 
-    old = time.time() - 10 * packed.STALE_SECONDS
+    old = time.time() - 10 * packfile.STALE_SECONDS
     files = {name: tmp_path / f".{name}.tmp" for name in ("dead", "locked", "young")}
     for name, file in files.items():
         file.write_bytes(b"half")

@@ -13,18 +13,22 @@ import pytest
 
 from pocketvlm import api
 from pocketvlm.errors import CacheWarning
+from pocketvlm.packfile import read_header
 
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache with nano in int4 and int8, last used 1 and 40 days ago, an unreadable file, and one of somebody else."""
+    """A cache with nano in int4 and int8 and its tokenizer, used 1, 40 and 2 days ago, an unreadable file, and one of
+    somebody else.
+    """
     monkeypatch.setenv("POCKETVLM_CACHE", str(tmp_path))
     monkeypatch.setattr(api, "SMALLEST_KEPT", 0)
     place = tmp_path / "packed"
-    for weights, days in (("int4", 1), ("int8", 40)):
+    for weights in ("int4", "int8"):
         api.load("nano", weights=weights)
-        newest = max(place.iterdir(), key=lambda file: file.stat().st_mtime)
-        os.utime(newest, (0, time.time() - days * 86400))
+    for file in place.iterdir():
+        days = {"int4": 1, "tokenizer": 2, "int8": 40}[read_header(file).kind]
+        os.utime(file, (0, time.time() - days * 86400))
     (place / "odd.packed").write_text("not one of ours")
     os.utime(place / "odd.packed", (0, 86400))
     (place / "notes.txt").write_text("mine")
@@ -37,14 +41,15 @@ def left(place: Path) -> int:
 
 def test_list_for_people_and_programs(invoke, kept):
     outcome = invoke("cache", "list")
-    head, first, second, third = outcome.out.splitlines()
-    assert re.split(r" {2,}", head) == ["model", "weights", "size", "last used", "file"]
+    head, first, second, third, fourth = outcome.out.splitlines()
+    assert re.split(r" {2,}", head) == ["model", "kind", "size", "last used", "file"]
     assert re.fullmatch(r"nano +int4 +\d+\.\d MB +\d{4}-\d\d-\d\d \d\d:\d\d  [0-9a-f]{32}\.packed", first)
-    assert re.split(r" {2,}", second)[:2] == ["nano", "int8"]
-    assert re.split(r" {2,}", third)[:3] == ["(unreadable)", "-", "15 B"]
+    assert re.split(r" {2,}", second)[:2] == ["nano", "tokenizer"]
+    assert re.split(r" {2,}", third)[:2] == ["nano", "int8"]
+    assert re.split(r" {2,}", fourth)[:3] == ["(unreadable)", "-", "15 B"]
     facts = json.loads(invoke("cache", "list", "--json").out)
     assert facts["directory"] == str(kept)
-    assert [file["weights"] for file in facts["files"]] == ["int4", "int8", None]
+    assert [file["kind"] for file in facts["files"]] == ["int4", "tokenizer", "int8", None]
     assert Path(facts["files"][0]["file"]).stat().st_size == facts["files"][0]["bytes"]
     assert facts["files"][0]["path"] == str(api.load("nano").checkpoint.path)
 
@@ -61,18 +66,18 @@ def test_an_empty_cache_is_no_error(invoke, tmp_path, monkeypatch):
 def test_clear_takes_ages_and_names(invoke, kept):
     assert invoke("cache", "clear", "--older-than", "100000").err == "removed 0 files, 0 B\n"
     outcome = invoke("cache", "clear", "nano", "--older-than", "30", "--json")
-    assert [file["weights"] for file in json.loads(outcome.out)["files"]] == ["int8"]
+    assert [file["kind"] for file in json.loads(outcome.out)["files"]] == ["int8"]
     assert re.fullmatch(r"removed 1 file, \d+\.\d MB\n", outcome.err)
-    assert left(kept) == 2
+    assert left(kept) == 3
     assert invoke("cache", "clear", "odd", "--quiet").err == ""
-    assert left(kept) == 1
+    assert left(kept) == 2
     assert invoke("cache", "clear", str(api.load("nano").checkpoint.path)).code == 0
     assert left(kept) == 0
     assert [file.name for file in kept.iterdir()] == ["notes.txt"]
 
 
 def test_clear_without_names_takes_all(invoke, kept):
-    assert invoke("cache", "clear").err.startswith("removed 3 files")
+    assert invoke("cache", "clear").err.startswith("removed 4 files")
     assert [file.name for file in kept.iterdir()] == ["notes.txt"]
 
 
@@ -91,7 +96,7 @@ def test_wrong_use_is_one_line(invoke, kept, line, code, parts):
     assert outcome.out == ""
     assert outcome.err.count("\n") == 1
     assert all(part in outcome.err for part in parts)
-    assert left(kept) == 3
+    assert left(kept) == 4
 
 
 def test_cache_alone_shows_its_commands(invoke):
@@ -118,8 +123,10 @@ def test_run_says_in_one_line_what_is_wrong_with_the_cache(invoke, kept, monkeyp
     for file in kept.glob("*.packed"):
         file.write_bytes(b"")
     assert "warning" not in invoke(*line, "--no-cache").err
-    warning, status = invoke(*line).err.splitlines()
-    assert re.fullmatch(r"warning: \S+\.packed is not used and made again: it has only 0 bytes", warning)
+    *warned, status = invoke(*line).err.splitlines()
+    assert len(warned) == 2  # tokenizer and weights
+    for warning in warned:
+        assert re.fullmatch(r"warning: \S+\.packed is not used and made again: it has only 0 bytes", warning)
     assert status.startswith("ttft")
     for file in kept.glob("*.packed"):
         file.write_bytes(b"")

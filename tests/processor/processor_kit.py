@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,10 @@ from PIL import Image
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from pocketvlm.backends.ops import Place
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.processor import ChatTemplate, Processor, Tokenizer
+from pocketvlm.processor.vocabulary import Vocabulary
 
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
@@ -168,3 +171,19 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     """An RGB image whose every pixel matters."""
     values = np.random.default_rng((seed, width, height)).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(values)
+
+
+def place(directory: Path) -> Place:
+    return Place(directory / "packed", "a model", "its directory", "")
+
+
+def same(one: Vocabulary, other: Vocabulary) -> None:
+    """Equal in every field and in every byte of every array."""
+    for field in fields(Vocabulary):
+        first, second = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(first, memoryview):
+            assert first.tobytes() == second.tobytes(), field.name
+            assert first.readonly
+            assert second.readonly
+        else:
+            assert first == second, field.name

@@ -12,7 +12,7 @@ SOURCE = ROOT / "src"
 
 # Imports go down only; parts on one floor never import each other. docs/architecture.md draws this.
 FLOORS = (
-    ("config", "types", "errors"),
+    ("config", "types", "errors", "packfile"),
     ("backends.ops", "backends.options"),
     ("backends.native", "backends.torch"),
     ("backends",),
@@ -53,7 +53,7 @@ def part_of(module: str) -> tuple[int, str] | None:
     for floor, parts in enumerate(FLOORS):
         for part in parts:
             if local == part or local.startswith(part + "."):
-                # The three modules of the ground floor are one part: they build on each other.
+                # The modules of the ground floor are one part: they build on each other.
                 return floor, BASE if floor == 0 else part
     return None
 

@@ -64,3 +64,16 @@ assert not status, status
 
 def test_naming_a_model_on_disk_does_not_load_the_download_client() -> None:
     assert not loaded("from pocketvlm.checkpoint.hub import resolve; resolve('nano')") & (HEAVY - {"numpy"})
+
+
+def test_a_text_prompt_loads_only_what_it_needs() -> None:
+    """Each of these would take some 10 to 160 ms of every start."""
+    code = """
+from pocketvlm.cli import main
+status = main("run nano -p hi --max-tokens 1 --weights int4 --threads 1 --temperature 0 --stop x --no-cache -q".split())
+assert not status, status
+"""
+    needed = {"jinja2", "numpy", "tokenizers", "typer"}
+    found = loaded(code)
+    assert found & HEAVY == needed
+    assert "pydantic" not in found

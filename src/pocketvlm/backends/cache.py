@@ -1,4 +1,4 @@
-"""The cache of packed weights as a whole: where it is, what is in it, and how to empty it."""
+"""The cache of packed weights and tokenizers as a whole: where it is, what is in it, and how to empty it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pocketvlm.errors import InputError, OptionError
 class Entry:
     """One file: the model that it was made from, under the name that was given and where it lay; None if unreadable.
 
-    last_used: seconds since the epoch.
+    kind: the type of the weights, or "tokenizer". last_used: seconds since the epoch.
     """
 
     file: Path
@@ -23,11 +23,11 @@ class Entry:
     last_used: float
     model: str | None
     path: str | None
-    weights: str | None
+    kind: str | None
 
 
 def directory(given: str | Path | None = None) -> Path:
-    """The directory of packed weights, there or not: "packed" in `given`, $POCKETVLM_CACHE or the user's cache.
+    """The directory of packed files, there or not: "packed" in `given`, $POCKETVLM_CACHE or the user's cache.
 
     Raises OptionError where there is no such place.
     """
@@ -44,8 +44,8 @@ def directory(given: str | Path | None = None) -> Path:
 
 
 def entries(place: Path) -> list[Entry]:
-    """The files in a directory of packed weights, used last first."""
-    from pocketvlm.backends.native.packed import SUFFIX, PackedError, read_header
+    """The files in a directory of packed files, used last first."""
+    from pocketvlm.packfile import SUFFIX, PackedError, read_header
 
     found = []
     for file in place.glob(f"*{SUFFIX}"):
@@ -55,7 +55,7 @@ def entries(place: Path) -> list[Entry]:
             continue
         try:
             header = read_header(file)
-            found.append(Entry(file, state.st_size, state.st_mtime, header.model, header.path, header.weights))
+            found.append(Entry(file, state.st_size, state.st_mtime, header.model, header.path, header.kind))
         except (PackedError, OSError):
             found.append(Entry(file, state.st_size, state.st_mtime, None, None, None))
     return sorted(found, key=lambda entry: (-entry.last_used, entry.file))
@@ -67,12 +67,12 @@ def clear(place: Path, names: Sequence[str] = (), older_than: float | None = Non
     names: models, their paths, or files; none means all. older_than: only those not used for so many days. A process
     that has a file open keeps it until it ends. Raises InputError for a name that nothing has.
     """
-    from pocketvlm.backends.native.packed import sweep
+    from pocketvlm.packfile import sweep
 
     chosen = entries(place)
     for name in names:
         if not any(_is_called(entry, name) for entry in chosen):
-            raise InputError(f"no packed weights in {place} are called {name!r}: see pocketvlm cache list")
+            raise InputError(f"nothing in {place} is called {name!r}: see pocketvlm cache list")
     if names:
         chosen = [entry for entry in chosen if any(_is_called(entry, name) for name in names)]
     if older_than is not None:

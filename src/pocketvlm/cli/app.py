@@ -20,6 +20,7 @@ from pocketvlm.cli import cache
 from pocketvlm.cli.bench import bench
 from pocketvlm.cli.failure import FAILED, report
 from pocketvlm.cli.info import info
+from pocketvlm.cli.plain import PlainCommand, PlainValues
 from pocketvlm.cli.pull import pull
 from pocketvlm.cli.run import run
 from pocketvlm.cli.tokens import tokens
@@ -38,7 +39,7 @@ MODEL is "nano" (built in, the default), a directory, or a hub id such as openbm
 """
 
 
-class _Group(TyperGroup):
+class _Group(PlainValues, TyperGroup):
     """Reports what a command raises, and turns it into an exit code."""
 
     def invoke(self, ctx: typer.Context) -> None:  # type: ignore[override]
@@ -83,6 +84,7 @@ for _function in (run, info, tokens, bench, pull):
     _name = _function.__name__
     app.command(
         _name,
+        cls=PlainCommand,
         epilog=sys.modules[_function.__module__].EPILOG,
         context_settings={"auto_envvar_prefix": f"POCKETVLM_{_name.upper()}"},
     )(_function)

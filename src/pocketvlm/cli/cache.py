@@ -1,4 +1,4 @@
-"""`pocketvlm cache`: which coded weights are kept on this machine for fast starts, where, and how to remove them."""
+"""`pocketvlm cache`: which weights and tokenizers are kept here for fast starts, where, and how to remove them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Examples:
   pocketvlm cache clear openbmb/MiniCPM-V-4.6
 
 A name is that of a model as it was given to run, the directory of its checkpoint, or a file; without names all are \
-removed. The next start with that model makes its file again. Checkpoints themselves are not touched.
+removed. The next start with that model makes its files again. Checkpoints themselves are not touched.
 """
 PATH_EPILOG = """
 Examples:
@@ -51,7 +51,7 @@ def _environment(name: str) -> dict[str, str]:
 
 @app.callback(invoke_without_command=True)
 def _root(ctx: typer.Context) -> None:
-    """List or remove the coded weights that are kept for fast starts."""
+    """List or remove what is kept for fast starts: coded weights and tokenizers."""
     if ctx.invoked_subcommand is None:
         print(ctx.get_help())
 
@@ -62,7 +62,7 @@ def show(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """List what is kept: model, weight type, size, last use and file, used last first."""
+    """List what is kept: model, kind (type of weights, or tokenizer), size, last use and file, used last first."""
     from pocketvlm.backends.cache import directory, entries
 
     place = directory()
@@ -122,7 +122,7 @@ def _facts(entry: Entry) -> dict[str, object]:
     return {
         "model": entry.model,
         "path": entry.path,
-        "weights": entry.weights,
+        "kind": entry.kind,
         "bytes": entry.nbytes,
         "last_used": entry.last_used,
         "file": str(entry.file),
@@ -134,10 +134,10 @@ def _table(found: list[Entry]) -> str:
 
     from pocketvlm.cli.terminal import printable, size
 
-    rows = [("model", "weights", "size", "last used", "file")]
+    rows = [("model", "kind", "size", "last used", "file")]
     for entry in found:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
-        rows.append((entry.model or "(unreadable)", entry.weights or "-", size(entry.nbytes), used, entry.file.name))
+        rows.append((entry.model or "(unreadable)", entry.kind or "-", size(entry.nbytes), used, entry.file.name))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join(map(printable, lines))

@@ -102,7 +102,7 @@ Precision = Annotated[
 ]
 Cache = Annotated[
     bool,
-    option("--cache/--no-cache", FLAG, panel=ENGINE, help="Keep coded weights on disk for fast starts."),
+    option("--cache/--no-cache", FLAG, panel=ENGINE, help="Keep coded weights and tokenizer on disk for fast starts."),
 ]
 Threads = Annotated[int | None, option("--threads", "N", panel=ENGINE, help="CPU threads. Default: physical cores.")]
 Device = Annotated[str | None, option("--device", "NAME", panel=ENGINE, help="cpu or cuda; with --backend torch only.")]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from pocketvlm.processor.messages import Conversation, ImagePart, read_messages,
 from pocketvlm.processor.sizes import ImageOptions, Layout, describe, plan_layout
 from pocketvlm.processor.tokenizer import Tokenizer
 from pocketvlm.types import ImageInfo, Prompt, View
+
+if TYPE_CHECKING:
+    from pocketvlm.backends.ops import Place
 
 _RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "enable_thinking")
 
@@ -67,14 +70,15 @@ class Processor:
         chat_template: str | None = None,
         image_token_id: int | None = None,
         limits: MediaLimits | None = None,
+        place: Place | None = None,
     ) -> Processor:
         """From preprocessor_config.json (read or parsed), the path of tokenizer.json, and the content of
-        tokenizer_config.json and chat_template.jinja (None: the template inside tokenizer_config). Raises
-        CheckpointError.
+        tokenizer_config.json and chat_template.jinja (None: the template inside tokenizer_config). place: where the
+        vocabulary is kept for the next start (None: nowhere). Raises CheckpointError.
         """
         return cls(
             config if isinstance(config, ProcessorConfig) else ProcessorConfig.from_dict(config),
-            Tokenizer.from_files(tokenizer_file, tokenizer_config),
+            Tokenizer.from_files(tokenizer_file, tokenizer_config, place),
             ChatTemplate.load(chat_template, tokenizer_config),
             image_token_id,
             limits,

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketvlm.errors import CheckpointError, PromptError
+from pocketvlm.processor.bpe import Bpe
 from pocketvlm.processor.guard import Spellings
+from pocketvlm.processor.vocabulary import Vocabulary, load, token_bytes
 
 if TYPE_CHECKING:
-    import tokenizers
+    from pocketvlm.backends.ops import Place
 
 # Names of facts 5, used where tokenizer_config.json does not say otherwise.
 _SPELLINGS = {
@@ -41,15 +43,6 @@ class SpecialTokens:
     image_id_end: int
 
 
-def _byte_alphabet() -> dict[str, int]:
-    """Character of the byte-level alphabet to byte: printable bytes stand for themselves, the rest from U+0100 on."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {chr(byte): byte for byte in plain}
-    rest = [byte for byte in range(256) if byte not in set(plain)]
-    table.update({chr(256 + index): byte for index, byte in enumerate(rest)})
-    return table
-
-
 class Tokenizer:
     """Text to ids and back for one checkpoint.
 
@@ -59,61 +52,37 @@ class Tokenizer:
     """
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, config: Mapping[str, Any] | None = None, where: str = "tokenizer.json"
+        self, vocabulary: Vocabulary, config: Mapping[str, Any] | None = None, where: str = "tokenizer.json"
     ) -> None:
-        """Take over a freshly loaded `tokenizers.Tokenizer` (it is changed); config is tokenizer_config.json.
+        """Over a vocabulary; config is tokenizer_config.json.
 
         Raises CheckpointError, naming the token, when a token that the processor writes is missing, and for tokenizers
         that are not byte-level.
         """
-        from tokenizers import AddedToken
-        from tokenizers.decoders import ByteLevel
-
         self.where = where
         self.config = dict(config or {})
-        if not isinstance(backend.decoder, ByteLevel):
-            kind = type(backend.decoder).__name__
-            raise CheckpointError(f"{where}: decoder {kind} is not supported: pocketvlm reads byte-level BPE only")
-        self._backend = backend
-        backend.no_padding()
-        backend.no_truncation()
-        added = backend.get_added_tokens_decoder()
-        for token in added.values():
-            if token.lstrip or token.rstrip or token.single_word:
-                raise CheckpointError(
-                    f"{where}: token {token.content!r} uses lstrip, rstrip or single_word, which is not supported"
-                )
-        self.control_ids: dict[str, int] = {token.content: id_ for id_, token in sorted(added.items())}
-        self._skipped = frozenset(id_ for id_, token in added.items() if token.special)
-        # From here on the library treats every added token as text: it skips those it knows as special, so all of them
-        # are made special. Splitting at control tokens is done here, where we know who wrote the text.
-        backend.add_special_tokens(
-            [AddedToken(text, special=True, normalized=False) for text in self.control_ids if text]
-        )
-        backend.encode_special_tokens = True
+        self._vocabulary = vocabulary
+        self._bpe = Bpe(vocabulary, where)
+        self.control_ids: dict[str, int] = {token.text: token.id for token in vocabulary.added}
+        self._skipped = frozenset(token.id for token in vocabulary.added if token.special)
+        self._control_bytes = {token.id: token_bytes(token.text) for token in vocabulary.added}
         self.spellings = Spellings(self.control_ids)
-        self._bytes_of_char = _byte_alphabet()
-        self._bytes: dict[int, bytes] = {}
         control = set(self.control_ids.values())
         for text in self.spellings.texts:
             if control.intersection(self.encode_plain(text)):
-                raise CheckpointError(
-                    f"{where}: cannot encode {text!r} as ordinary text; update the tokenizers package"
-                )
+                raise CheckpointError(f"{where}: cannot encode {text!r} as ordinary text: its characters merge to it")
         self.special = self._find_special()
 
     @classmethod
-    def from_files(cls, path: str | Path, config: Mapping[str, Any] | None = None) -> Tokenizer:
-        """Read tokenizer.json; config is the content of tokenizer_config.json. Raises CheckpointError."""
-        import tokenizers
+    def from_files(
+        cls, path: str | Path, config: Mapping[str, Any] | None = None, place: Place | None = None
+    ) -> Tokenizer:
+        """Read tokenizer.json; config is the content of tokenizer_config.json. Raises CheckpointError.
 
-        if not Path(path).is_file():
-            raise CheckpointError(f"{path}: no such file; a checkpoint needs its tokenizer.json")
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise CheckpointError(f"{path}: not a tokenizer: {error}") from error
-        return cls(backend, config, where=str(path))
+        place: where its vocabulary is kept for the next start, in a form that is read at once (None: nowhere); what
+        fails there is a CacheWarning.
+        """
+        return cls(load(Path(path), place), config, where=str(path))
 
     def spelling(self, name: str) -> str:
         """Spelling of a named token ("image_token", "eos_token", ...) from the configuration, else facts 5.
@@ -148,7 +117,7 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """Number of ids that have a token."""
-        return int(self._backend.get_vocab_size(with_added_tokens=True))
+        return self._vocabulary.size
 
     def encode_plain(self, text: str) -> list[int]:
         """Ids of ordinary text; spellings of control tokens become the ids of their characters.
@@ -158,7 +127,7 @@ class Tokenizer:
         if not text:
             return []
         try:
-            return list(self._backend.encode(text, add_special_tokens=False).ids)
+            return self._bpe.encode(text)
         except (TypeError, UnicodeError):
             at = next((i for i, char in enumerate(text) if 0xD800 <= ord(char) < 0xE000), None)
             if at is None:
@@ -177,15 +146,8 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """Bytes that a token stands for; empty for an id without a token."""
-        known = self._bytes.get(token_id)
-        if known is None:
-            token = self._backend.id_to_token(token_id) if token_id >= 0 else None
-            try:
-                known = bytes(self._bytes_of_char[char] for char in token or "")
-            except KeyError:  # an added token with characters outside the alphabet stands for itself
-                known = (token or "").encode()
-            self._bytes[token_id] = known
-        return known
+        control = self._control_bytes.get(token_id)
+        return self._vocabulary.token(token_id) if control is None else control
 
     def is_skipped(self, token_id: int) -> bool:
         """Whether decoding leaves this id out by default (it is flagged special in tokenizer.json)."""

@@ -132,6 +132,8 @@ class NativeOps:
             if self._store is not None:
                 self._description["packed weights"] = self._store.finish()
         finally:
+            if self._store is not None:
+                self._store.wait()
             self._store = None
             self.return_memory()  # of files that were parsed, of matrices that were encoded: some 70 MB
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import sys
-import warnings
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pocketvlm.backends.native.coding import Coded, WeightType, encode, form_of
-from pocketvlm.backends.native.packed import SUFFIX, VERSION, PackedError, open_packed, write_packed
+from pocketvlm.backends.native.packed import open_packed, write_packed
 from pocketvlm.backends.ops import Place, StoredTensor
-from pocketvlm.errors import CacheWarning
+from pocketvlm.packfile import SUFFIX, VERSION, opened, written
 
 if TYPE_CHECKING:
     from pocketvlm._native import Runtime
@@ -38,12 +36,16 @@ class Store:
     ) -> None:
         self.path = place.directory / file_name(weights, place.fingerprint, tensors)
         self._runtime, self._place, self._weights = runtime, place, weights
-        self._kept = self._open()
+        self._kept: dict[str, Coded] = {}
+        # The checksums take as long as everything else that a start has to read, and need no interpreter.
+        self._opening = threading.Thread(target=self._open)
+        self._opening.start()
         self._used: dict[str, Coded] = {}
         self._encoded = False
 
     def code(self, stored: StoredTensor, bits: int, group: int) -> Coded:
         """The codes of a matrix."""
+        self.wait()
         found = self._kept.get(stored.name)
         if found is None or (found.bits, found.group, (found.outputs, found.inputs)) != (bits, group, stored.shape):
             found = encode(self._runtime, stored, bits, group)
@@ -51,33 +53,19 @@ class Store:
         self._used[stored.name] = found
         return found
 
+    def wait(self) -> None:
+        """Wait until what is kept is there."""
+        self._opening.join()
+
     def finish(self) -> str:
         """Write the file if anything had to be encoded; says what became of it."""
         if not self._encoded:
             return f"read from {self.path}" if self._used else "none needed"
-        try:
-            place = self._place
-            write_packed(self.path, self._runtime, self._used, place.model, place.path, self._weights)
-        except OSError as error:
-            reason = f"{error.strerror or error}: {self.path.parent}"
-            warnings.warn(
-                f"the packed weights of {self._place.model} are not kept and will be made again ({reason}): "
-                f"set POCKETVLM_CACHE to another directory, or load without cache",
-                CacheWarning,
-                stacklevel=2,
-            )
-            return f"encoded, not kept ({reason})"
-        return f"encoded, kept in {self.path}"
+        return f"encoded, {written(self.path, f'weights of {self._place.model}', self._write)}"
 
-    def _open(self) -> dict[str, Coded]:
-        try:
-            found = open_packed(self.path, self._runtime)
-        except FileNotFoundError:
-            return {}
-        except (PackedError, OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            warnings.warn(f"{self.path} is not used and made again: {reason}", CacheWarning, stacklevel=2)
-            return {}
-        with contextlib.suppress(OSError):  # `pocketvlm cache list` says when a file was last used
-            os.utime(self.path)
-        return found
+    def _open(self) -> None:
+        self._kept = opened(self.path, lambda: open_packed(self.path, self._runtime)) or {}
+
+    def _write(self) -> None:
+        place = self._place
+        write_packed(self.path, self._runtime, self._used, place.model, place.path, self._weights)

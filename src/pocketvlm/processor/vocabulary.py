@@ -1,0 +1,240 @@
+"""The vocabulary of a byte-level BPE tokenizer in flat arrays: out of tokenizer.json, or mapped from a packed file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvlm.errors import CheckpointError
+from pocketvlm.packfile import SUFFIX, VERSION, Item, PackedError, open_items, opened, write_items, written
+
+if TYPE_CHECKING:
+    from pocketvlm.backends.ops import Place
+
+# To be raised when `parse` makes other arrays of the same file.
+FORMAT = 1
+# What a packed file is called where others have the type of their weights.
+KIND = "tokenizer"
+
+_ARRAYS: dict[str, Literal["B", "I", "Q"]] = {
+    "pairs": "Q",
+    "ranks": "I",
+    "merged": "I",
+    "text": "B",
+    "ends": "I",
+    "byte_ids": "I",
+}
+# Ways to merge that the loop in `bpe` does not know. How unknown characters are treated does not matter: all 256 bytes
+# must have a token.
+_REFUSED = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
+_MOST_IDS = 1 << 24
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Character of the byte-level alphabet to byte: printable bytes stand for themselves, the rest from U+0100 on."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {chr(byte): byte for byte in plain}
+    rest = [byte for byte in range(256) if byte not in set(plain)]
+    table.update({chr(256 + index): byte for index, byte in enumerate(rest)})
+    return table
+
+
+ALPHABET = _byte_alphabet()
+
+
+@dataclass(frozen=True, slots=True)
+class AddedToken:
+    """A control token. special: decoding leaves it out by default."""
+
+    text: str
+    id: int
+    special: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Vocabulary:
+    """Tokens and merges; arrays may be mapped and are read-only.
+
+    rules: `normalizer` and `pre_tokenizer` as in tokenizer.json. added: the control tokens. size: ids with a token.
+    pairs uint64, ascending: left id << 32 | right id of each merge, and a last one that nothing is; ranks, merged
+    uint32 beside it: which merge goes first, and the id that it makes. text uint8: the bytes of all tokens by id; ends
+    uint32: where each one ends. byte_ids uint32 [256].
+    """
+
+    rules: Mapping[str, Any]
+    added: tuple[AddedToken, ...]
+    size: int
+    pairs: memoryview
+    ranks: memoryview
+    merged: memoryview
+    text: memoryview
+    ends: memoryview
+    byte_ids: memoryview
+
+    def merge(self, left: int, right: int) -> tuple[int, int] | None:
+        """Rank and resulting id of the merge of two neighbours, or None where there is none."""
+        pair = left << 32 | right
+        at = bisect_left(self.pairs, pair)
+        return (self.ranks[at], self.merged[at]) if self.pairs[at] == pair else None
+
+    def token(self, id_: int) -> bytes:
+        """Bytes of a token that is no control token; empty for an id without one."""
+        if not 0 <= id_ < len(self.ends):
+            return b""
+        return self.text[self.ends[id_ - 1] if id_ else 0 : self.ends[id_]].tobytes()
+
+
+def token_bytes(text: str) -> bytes:
+    """The bytes that a token in tokenizer.json stands for."""
+    try:
+        return bytes(ALPHABET[char] for char in text)
+    except KeyError:  # a token with characters outside the alphabet stands for itself
+        return text.encode()
+
+
+def load(path: Path, place: Place | None = None) -> Vocabulary:
+    """Read tokenizer.json, or what was kept of the same content in `place`; keep it there for the next time.
+
+    Whatever is wrong with the kept file costs time and a CacheWarning, never an answer. Raises CheckpointError.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; a checkpoint needs its tokenizer.json") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if place is None:
+        return parse(data, str(path))
+    name = hashlib.sha256(f"{KIND} {FORMAT} {VERSION} {sys.byteorder}\n".encode())
+    name.update(data)
+    file = place.directory / (name.hexdigest()[:32] + SUFFIX)
+    found = opened(file, lambda: _open(file))
+    if found is None:
+        found = made = parse(data, str(path))
+        written(file, f"tokenizer of {place.model}", lambda: _write(file, made, place))
+    return found
+
+
+def parse(data: bytes, where: str) -> Vocabulary:
+    """The vocabulary in the content of a tokenizer.json. Raises CheckpointError for anything but byte-level BPE."""
+    try:
+        content = json.loads(data)
+        model, decoder = content["model"], content.get("decoder") or {}
+        for kind, what, known in (("model", model, "BPE"), ("decoder", decoder, "ByteLevel")):
+            if what.get("type", "BPE" if kind == "model" else None) != known:
+                raise CheckpointError(
+                    f"{where}: {kind} {what.get('type')!r} is not supported: pocketvlm reads byte-level BPE only"
+                )
+        for option in _REFUSED:
+            if model.get(option):
+                raise CheckpointError(f"{where}: model.{option}={model[option]!r} is not supported")
+        ids = model["vocab"]
+        added = _added(content.get("added_tokens") or [], ids, where)
+        arrays = {**_tokens(ids, where), **_merges(ids, model["merges"], where)}
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise CheckpointError(f"{where}: not a tokenizer: {type(error).__name__}: {error}") from None
+    rules = {name: content.get(name) for name in ("normalizer", "pre_tokenizer")}
+    size = len(ids) + sum(token.text not in ids for token in added)
+    return Vocabulary(rules, added, size, **{name: arrays[name].data.toreadonly() for name in _ARRAYS})
+
+
+def _added(items: Sequence[Mapping[str, Any]], ids: Mapping[str, int], where: str) -> tuple[AddedToken, ...]:
+    """The control tokens with the ids that the tokenizers library gives them: in their order, behind the vocabulary."""
+    found: dict[str, AddedToken] = {}
+    free = len(ids)
+    for item in items:
+        text = item["content"]
+        if item.get("lstrip") or item.get("rstrip") or item.get("single_word"):
+            raise CheckpointError(f"{where}: token {text!r} uses lstrip, rstrip or single_word, which is not supported")
+        if text:
+            known = found[text].id if text in found else ids.get(text)
+            found[text] = AddedToken(text, free if known is None else known, bool(item.get("special")))
+            free += known is None
+    return tuple(sorted(found.values(), key=lambda token: token.id))
+
+
+def _merges(ids: Mapping[str, int], merges: Sequence[Any], where: str) -> dict[str, NDArray[Any]]:
+    """Pairs, ranks and merged."""
+    if merges and isinstance(merges[0], str):  # as older files have them
+        merges = [merge.split(" ") for merge in merges if not merge.startswith("#version")]
+    if not (set(map(type, merges)) <= {list} and set(map(len, merges)) <= {2}):
+        raise CheckpointError(f"{where}: model.merges holds something other than pairs of tokens")
+    try:
+        parts = (map(itemgetter(0), merges), map(itemgetter(1), merges), map("".join, merges))
+        found = [np.fromiter(map(ids.__getitem__, part), np.uint32, len(merges)) for part in parts]
+    except KeyError as error:
+        raise CheckpointError(f"{where}: the merges need a token {error}, which the vocabulary lacks") from None
+    left, right, merged = found
+    pairs = np.append(left.astype(np.uint64) << np.uint64(32) | right, np.uint64(np.iinfo(np.uint64).max))
+    order = np.argsort(pairs, kind="stable")
+    # Of merges that are listed twice the library knows the last.
+    order = order[np.append(pairs[order][1:] != pairs[order][:-1], True)]
+    return {
+        "pairs": pairs[order],
+        "ranks": order.astype(np.uint32),
+        "merged": np.append(merged, np.uint32(0))[order],
+    }
+
+
+def _tokens(ids: Mapping[str, int], where: str) -> dict[str, NDArray[Any]]:
+    """Text, ends and byte_ids."""
+    missing = [byte for char, byte in ALPHABET.items() if char not in ids]
+    if missing:
+        raise CheckpointError(f"{where}: the vocabulary has no token for byte {missing[0]}")
+    given = np.array(list(ids.values()))
+    if given.dtype.kind != "i" or given.min() < 0 or given.max() >= _MOST_IDS or len(np.unique(given)) != len(given):
+        raise CheckpointError(f"{where}: ids of the vocabulary are not different numbers from 0 to {_MOST_IDS - 1}")
+    texts = [""] * (int(given.max()) + 1)
+    for text, id_ in ids.items():
+        texts[id_] = text
+    # All characters at once; those outside of the alphabet become 256.
+    table = np.full(0x200, 256, np.uint16)
+    table[[ord(char) for char in ALPHABET]] = list(ALPHABET.values())
+    characters = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
+    found = table[np.minimum(characters, len(table) - 1)]
+    if found.max() < 256:
+        data, lengths = found.astype(np.uint8), list(map(len, texts))
+    else:
+        pieces = list(map(token_bytes, texts))
+        data, lengths = np.frombuffer(b"".join(pieces), np.uint8), list(map(len, pieces))
+    each = sorted(ALPHABET, key=ALPHABET.__getitem__)
+    return {
+        "text": data,
+        "ends": np.cumsum(lengths, dtype=np.uint32),
+        "byte_ids": np.array([ids[char] for char in each], np.uint32),
+    }
+
+
+def _checksum(data: memoryview) -> int:
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "little")
+
+
+def _open(file: Path) -> Vocabulary:
+    item = open_items(file, _checksum)[KIND]
+    try:
+        added = tuple(AddedToken(*token) for token in item.fields["added"])
+        arrays = {name: item.arrays[name].cast("B").cast(form) for name, form in _ARRAYS.items()}
+        found = Vocabulary(item.fields["rules"], added, item.fields["size"], **arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        raise PackedError(f"the header is not what this version writes ({error})") from None
+    return found
+
+
+def _write(file: Path, vocabulary: Vocabulary, place: Place) -> None:
+    fields = {
+        "rules": vocabulary.rules,
+        "added": [(token.text, token.id, token.special) for token in vocabulary.added],
+        "size": vocabulary.size,
+    }
+    arrays = {name: getattr(vocabulary, name) for name in _ARRAYS}
+    write_items(file, _checksum, {KIND: Item(fields, arrays)}, place.model, place.path, KIND)
