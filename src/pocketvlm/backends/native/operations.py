@@ -93,6 +93,8 @@ class NativeOps:
         self._description = description
         self._weights = weights
         self._fast = fast
+        # Beside codes only the patch embedding is a stored matrix: pixels lose small type where they are rounded.
+        self._pairs = fast and weights == "stored"
         self._store: Store | None = None
         self._arena = Arena()
         self._recorder: int | None = None  # the thread whose operations are being recorded
@@ -222,7 +224,7 @@ class NativeOps:
         if isinstance(weight, Coded):
             self._native.coded_linear(x, [weight.handle], [bias], [residual], [out], _ACTIVATIONS[activation])
         else:
-            self._native.linear(x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], self._fast, out)
+            self._native.linear(x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], self._pairs, out)
         return out
 
     def linears(
