@@ -37,7 +37,7 @@ inline void panels_of_rows(const CodedProduct& product, const Tiles& in, long fi
             if (direct && whole) continue;
             Linear rest = a;
             if (early) rest.bias = nullptr;
-            finish(rest, to.out, to.stride, r, rows, column, width);
+            finish<true>(rest, to.out, to.stride, r, rows, column, width);
         }
     }
 }

@@ -7,16 +7,19 @@
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
+template <bool Rough>
 inline Vec activate(Vec v, Activation kind) {
     switch (kind) {
-        case Activation::gelu_tanh: return gelu_tanh(v);
+        case Activation::gelu_tanh: return Rough ? rough_gelu_tanh(v) : gelu_tanh(v);
         case Activation::gelu_erf: return gelu_erf(v);
         case Activation::silu: return silu(v);
         default: return v;
     }
 }
 
-// Finish sums [rows, columns] of the block at (row, column) and put them in their place; sums may be that place.
+// Finish sums [rows, columns] of the block at (row, column) and put them in their place; sums may be that place. Rough
+// activations are for products that round far more.
+template <bool Rough = false>
 inline void finish(const Linear& a, const float* sums, long stride, long row, long rows, long column, long columns) {
     if (!a.bias && !a.residual && a.activation == Activation::none && sums == a.out + row * a.outputs + column) return;
     for (long i = 0; i < rows; ++i) {
@@ -25,7 +28,7 @@ inline void finish(const Linear& a, const float* sums, long stride, long row, lo
             const long n = smaller(W, columns - j);
             Vec v = n == W ? load(sums + i * stride + j) : load_part(sums + i * stride + j, n);
             if (a.bias) v = v + (n == W ? load(a.bias + column + j) : load_part(a.bias + column + j, n));
-            v = activate(v, a.activation);
+            v = activate<Rough>(v, a.activation);
             if (a.residual) v = v + (n == W ? load(a.residual + at + j) : load_part(a.residual + at + j, n));
             if (n == W)
                 store(a.out + at + j, v);

@@ -32,6 +32,18 @@ inline Vec gelu_tanh(Vec x) {
     return x / (splat(1.0f) + exp(zero() - u));
 }
 
+// The same to 1e-5 of the value, for results that will be rounded to bytes: 2^t with t = -2u / ln(2).
+inline Vec rough_gelu_tanh(Vec x) {
+    const Vec t = x * fma(x * x, splat(0.044715f * -2.3022082f), splat(-2.3022082f));
+    const Vec held = vmin(splat(126.0f), vmax(splat(-126.0f), t)), shift = splat(12582912.0f);
+    const Vec n = (held + shift) - shift, r = held - n;
+    Vec p = fma(splat(0.00957009f), r, splat(0.05591786f));
+    p = fma(p, r, splat(0.24024744f));
+    p = fma(p, r, splat(0.69312180f));
+    p = fma(p, r, splat(0.99999930f));
+    return x / (splat(1.0f) + scale_by_power(p, n));
+}
+
 // x Phi(x), from the tail Phi(-a) = exp(-a^2 / 2) t Q(t) with t = 1 / (1 + 0.35 a), a = |x| (polynomial fitted here).
 inline Vec gelu_erf(Vec x) {
     const Vec a = vabs(x);
