@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,10 +133,14 @@ def stored(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> StoredTensor:
 def make_prompt(
     config: ModelConfig, sizes: list[tuple[int, int]], mode: str = "16x", text: int = 9, seed: int = 0
 ) -> Prompt:
-    """Random ids with one run of placeholders per view of `sizes` (rows, cols) and `text` ids around each."""
+    """Random ids with one run of placeholders per view of `sizes` (rows, cols) and `text` ids around each.
+
+    There is a mark behind each view.
+    """
     random = np.random.default_rng(seed)
     views: list[View] = []
     ids: list[int] = []
+    marks: list[int] = []
 
     def words() -> None:
         ids.extend(int(i) for i in random.integers(10, config.text.vocab_size, text))
@@ -144,10 +149,12 @@ def make_prompt(
     for rows, cols in sizes:
         tokens = rows * cols // (16 if mode == "16x" else 4)
         patches = random.uniform(-1, 1, (rows * cols, config.vision.patch_dim)).astype(np.float32)
-        views.append(View(patches, rows, cols, mode, len(ids), tokens, digest=""))  # type: ignore[arg-type]
+        digest = hashlib.sha256(patches.tobytes()).hexdigest()
+        views.append(View(patches, rows, cols, mode, len(ids), tokens, digest))  # type: ignore[arg-type]
         ids.extend([config.image_token_id] * tokens)
+        marks.append(len(ids))
         words()
-    return Prompt(np.array(ids, dtype=np.int32), tuple(views), (), "")
+    return Prompt(np.array(ids, dtype=np.int32), tuple(views), (), "", marks=tuple(marks))
 
 
 def reference_inputs(prompt: Prompt, config: ModelConfig) -> dict[str, Any]:

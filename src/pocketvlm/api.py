@@ -24,8 +24,9 @@ from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.huggingface import Checkpoint, read_checkpoint
 from pocketvlm.engine import Engine, Request, TokenEvent
+from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.engine.memory import page_bytes, slot_bytes
-from pocketvlm.errors import CacheWarning, InputError, OptionError
+from pocketvlm.errors import CacheWarning, InputError, OptionError, PocketVLMError
 from pocketvlm.model import MiniCPMV, expected_tensors
 from pocketvlm.processor.newlines import NewlineNormalizer
 from pocketvlm.processor.processor import Processor
@@ -63,6 +64,12 @@ def load(
     cache: bool | str | Path = True,
     memory_limit: int | None = None,
     prefill_chunk: int | None = None,
+    max_model_len: int | None = None,
+    max_seqs: int | None = None,
+    prefix_cache: int | None = None,
+    vision_cache: int | None = None,
+    vision_cache_dir: str | Path | None = None,
+    vision_cache_disk: int | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Load a checkpoint: "nano" (embedded), a directory, or a hub id such as "openbmb/MiniCPM-V-4.6".
@@ -74,8 +81,12 @@ def load(
     physical cores). cache: keep coded weights and tokenizer on disk for the next start, in $POCKETVLM_CACHE or
     ~/.cache/pocketvlm, or in a directory that is given; what fails there is a CacheWarning. memory_limit: bytes for the
     state of running sequences (None: half of the machine's). prefill_chunk: tokens of a prompt that one step takes.
-    progress(stage, done, total) is called with "download" and bytes, then with "load" and tensors. Raises
-    CheckpointError, OptionError or BackendError.
+    max_model_len: most tokens of prompt and answer (None: the model's context). max_seqs: requests that run at once
+    (None: 16). prefix_cache: bytes, within memory_limit, of states kept for prompts that begin alike (None: a quarter
+    of it, at most 1 GiB). vision_cache: bytes of image features kept in memory (None: 128 MiB); vision_cache_dir keeps
+    them in a directory too, for the next start, up to vision_cache_disk bytes (None: 4 GiB). progress(stage, done,
+    total) is called with "download" and bytes, then with "load" and tensors. Raises CheckpointError, OptionError or
+    BackendError.
     """
     choice = choose(backend, weights, precision)
     if not isinstance(cache, bool | str | Path) or not str(cache):
@@ -88,9 +99,26 @@ def load(
     with ops.keeping(place, tensors):
         processor = processor_for(checkpoint, place)
         network = MiniCPMV(checkpoint.model, ops, tensors, progress and partial(progress, "load"))
-    options = {} if prefill_chunk is None else {"prefill_chunk": prefill_chunk}
+    given = {
+        "prefill_chunk": prefill_chunk,
+        "max_model_len": max_model_len,
+        "max_seqs": max_seqs,
+        "prefix_cache": prefix_cache,
+        "vision_cache": vision_cache,
+    }
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if vision_cache_dir is not None:
+        limit = {} if vision_cache_disk is None else {"limit": vision_cache_disk}
+        owner = f"{fingerprint(checkpoint.tensor_files)} {sorted(_arithmetic(ops).items())}"
+        options["vision_files"] = FeatureFiles(Path(vision_cache_dir).expanduser(), owner, **limit)
     engine = Engine(network, memory_limit, **options)
     return Model(str(model), checkpoint, processor, engine, choice.precision, time.perf_counter() - began)
+
+
+def _arithmetic(ops: Ops) -> dict[str, str]:
+    """What of a backend's description its results depend on: all but threads, places, and why it was chosen."""
+    kept = ("backend", "device", "isa", "precision", "weights", "arithmetic")
+    return {name: text.partition(" (")[0] for name, text in ops.describe().items() if name in kept}
 
 
 def _place(cache: bool | str | Path, model: str, checkpoint: Checkpoint) -> Place | None:
@@ -283,6 +311,8 @@ class Model:
         try:
             while reason == "abort":
                 event = self._next(call)
+                if event.error is not None:
+                    raise PocketVLMError(event.error)
                 made += 1
                 ttft = ttft or time.perf_counter() - call.began
                 ends = event.token_id in request.stop_ids and event.finish_reason is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pocketvlm.errors import OptionError
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DownsampleMode = Literal["16x", "4x"]
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length", "abort", "repetition", "error"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +26,7 @@ class View:
     start: index in Prompt.ids of the first placeholder of this view; its placeholders are consecutive.
     tokens: number of placeholders, rows * cols / 16 or / 4.
     digest: hex SHA-256 over size, pixels and downsample_mode; equal digests mean equal features.
+        "" says nothing: such a view is never shared.
     """
 
     patches: NDArray[np.float32]
@@ -57,6 +58,8 @@ class Prompt:
 
     ids: int32 [tokens]; each image placeholder is one id. text: the rendered template before image expansion.
     views: in reading order. images: one entry per image, in reading order.
+    marks: positions in ids, ascending, up to which another prompt may begin alike: after the system prompt, after each
+        image, before each assistant header.
     decode_seconds / preprocess_seconds: time spent on fetching + decoding media, and on everything after it.
     """
 
@@ -66,6 +69,7 @@ class Prompt:
     text: str
     decode_seconds: float = 0.0
     preprocess_seconds: float = 0.0
+    marks: tuple[int, ...] = ()
 
     @property
     def image_tokens(self) -> int:
@@ -78,7 +82,9 @@ class SamplingParams:
     """How the next token is chosen and when generation ends (names as in vLLM and OpenAI).
 
     temperature 0 is greedy. top_k 0 and top_p 1 are off. Penalties follow the usual definitions: repetition over prompt
-    and output, presence and frequency over the output. stop strings end the text before the match.
+    and output, presence and frequency over the output. stop strings end the text before the match. logprobs: how many
+    alternatives are reported beside each token, 0 to 20, None for no report. logit_bias: pairs of token id and a number
+    from -100 to 100 that is added to its logit.
     """
 
     temperature: float = 1.0
@@ -94,6 +100,8 @@ class SamplingParams:
     ignore_eos: bool = False
     min_tokens: int = 0
     max_tokens: int = 1024
+    logprobs: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse values outside their range, naming field and value."""
@@ -108,11 +116,39 @@ class SamplingParams:
             ("min_tokens", 0 <= self.min_tokens <= self.max_tokens, "0 to max_tokens"),
             ("max_tokens", self.max_tokens >= 1, "at least 1"),
             ("seed", self.seed is None or self.seed >= 0, "a whole number from 0, or none"),
+            ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 20, "0 to 20, or none"),
+            ("logit_bias", all(t >= 0 and -100 <= b <= 100 for t, b in self.logit_bias), "token ids with -100 to 100"),
             ("stop", all(isinstance(text, str) and text for text in self.stop), "non-empty strings"),
         )
         for name, good, wanted in checks:
             if not good:
                 raise OptionError(f"{name}={getattr(self, name)!r} is out of range: give {wanted}")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely a token was: natural logarithms of the softmax of the raw logits.
+
+    top: the likeliest ids with theirs, descending, as many as SamplingParams.logprobs asks for.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+class Constraint(Protocol):
+    """What may come next in one answer: one object for each sequence, not shared."""
+
+    def mask(self) -> NDArray[np.uint32] | None:
+        """Bit t % 32 of word t // 32 says whether token t may come next; None: every token."""
+
+    def accept(self, token_id: int) -> None:
+        """Take note of the token that was drawn; raises ValueError where it was not allowed."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing but an end id may follow."""
 
 
 @dataclass(frozen=True, slots=True)

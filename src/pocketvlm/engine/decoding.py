@@ -31,12 +31,12 @@ class _Step:
         batch = self.batch
         batch.pages.fill(-1)
         for row, item in enumerate(work):
-            held = item.sequence.reservation
+            held = item.sequence.holding
             assert held is not None
             self.ids[row] = item.sequence.output[-1]
             batch.context[row] = batch.positions[row] = item.start
             batch.slots[row] = held.slot
-            batch.pages[row, : len(held.pages)] = held.pages
+            batch.pages[row, : held.count] = held.pages
         if self._again is not None:
             return self._again()
         logits, self._again = self.model.ops.recorded(self._compute)
@@ -53,7 +53,7 @@ class Decoding:
     def __init__(self, model: MiniCPMV, memory: Memory) -> None:
         self.model, self.memory = model, memory
         self._steps: OrderedDict[tuple[int, int], _Step] = OrderedDict()
-        self._states: tuple[LayerState, ...] = ()
+        memory.moving = self._steps.clear  # they work on the arrays that were
 
     def forget(self) -> None:
         """Drop what is recorded; the next steps record anew."""
@@ -68,14 +68,11 @@ class Decoding:
 
     def run(self, work: Sequence[Work]) -> Array:
         """Logits [n, vocab] of the next token of each sequence; they live until the next step."""
-        if self.memory.states is not self._states:
-            self._steps.clear()
-            self._states = self.memory.states
-        pages = max(len(item.sequence.reservation.pages) for item in work if item.sequence.reservation is not None)
+        pages = max(item.sequence.holding.count for item in work if item.sequence.holding is not None)
         width = max(_LEAST_PAGES, 1 << (pages - 1).bit_length())
         step = self._steps.get((len(work), width))
         if step is None:
-            step = _Step(self.model, self._states, len(work), width, self.memory.page_size)
+            step = _Step(self.model, self.memory.states, len(work), width, self.memory.page_size)
             self._steps[len(work), width] = step
             if len(self._steps) > _MOST_STEPS:
                 self._steps.popitem(last=False)

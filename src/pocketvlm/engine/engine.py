@@ -1,4 +1,4 @@
-"""The engine's loop: plan, run, sample, commit."""
+"""The engine's loop: admit, encode a view or run a step, sample, commit."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.engine.memory import Memory
-from pocketvlm.engine.request import Plan, Request, Sequence, StageSeconds, TokenEvent, Work
+from pocketvlm.engine.prefix import PrefixCache, cut_places, name_checkpoints
+from pocketvlm.engine.request import Drawn, Plan, Request, Sequence, StageSeconds, TokenEvent, Work
 from pocketvlm.engine.runner import Runner
-from pocketvlm.engine.sampler import sample
-from pocketvlm.engine.scheduler import DEFAULT_PREFILL_CHUNK, Scheduler
-from pocketvlm.errors import OptionError, PromptError
+from pocketvlm.engine.sampler import draw_token
+from pocketvlm.engine.scheduler import DEFAULT_MAX_SEQS, DEFAULT_PREFILL_CHUNK, Scheduler
+from pocketvlm.engine.stats import EngineStats
+from pocketvlm.engine.vision import DEFAULT_VISION_CACHE, Vision
+from pocketvlm.errors import OptionError, PocketVLMError, PromptError
 from pocketvlm.model import MiniCPMV
 from pocketvlm.types import Prompt, SamplingParams
+
+MOST_PREFIX_CACHE = 1 << 30
 
 
 def default_memory_limit() -> int:
@@ -24,19 +30,50 @@ def default_memory_limit() -> int:
 
 
 class Engine:
-    """Turns requests into one step, again and again. Not thread-safe: one caller steps it."""
+    """Turns requests into one step, again and again. Not thread-safe: one caller steps it (see `EngineService`)."""
 
     def __init__(
-        self, model: MiniCPMV, memory_limit: int | None = None, prefill_chunk: int = DEFAULT_PREFILL_CHUNK
+        self,
+        model: MiniCPMV,
+        memory_limit: int | None = None,
+        prefill_chunk: int = DEFAULT_PREFILL_CHUNK,
+        *,
+        max_model_len: int | None = None,
+        max_seqs: int = DEFAULT_MAX_SEQS,
+        prefix_cache: int | None = None,
+        vision_cache: int = DEFAULT_VISION_CACHE,
+        vision_files: FeatureFiles | None = None,
     ) -> None:
-        if prefill_chunk < 1:
-            raise OptionError(f"prefill_chunk={prefill_chunk} is out of range: give at least 1 token")
+        """memory_limit: bytes of state, of sequences and checkpoints together (None: half of the machine's memory).
+        prefill_chunk: prompt tokens that a step takes. max_model_len: prompt and answer together (None: the context of
+        the model). max_seqs: sequences that run at once. prefix_cache: bytes of checkpoints (None: a quarter of the
+        limit, at most 1 GiB). vision_cache: bytes of features in memory; vision_files: and on disk.
+        """
+        context = model.config.text.max_position_embeddings
+        limit = default_memory_limit() if memory_limit is None else memory_limit
+        kept = min(limit // 4, MOST_PREFIX_CACHE) if prefix_cache is None else prefix_cache
+        for name, value, least in (
+            ("prefill_chunk", prefill_chunk, 1),
+            ("max_seqs", max_seqs, 1),
+            ("max_model_len", context if max_model_len is None else max_model_len, 2),
+            ("prefix_cache", kept, 0),
+            ("vision_cache", vision_cache, 0),
+        ):
+            if value < least:
+                raise OptionError(f"{name}={value} is out of range: give at least {least}")
+        if max_model_len is not None and max_model_len > context:
+            raise OptionError(f"max_model_len={max_model_len} is more than the model's context of {context}: give less")
         self.model = model
-        self.memory = Memory(model, memory_limit or default_memory_limit())
-        self.scheduler = Scheduler(self.memory, prefill_chunk)
+        self.max_model_len = max_model_len or context
+        self.memory = Memory(model, limit)
+        self.prefix = PrefixCache(self.memory, kept)
+        self.vision = Vision(model, vision_cache, vision_files)
+        self.scheduler = Scheduler(self.memory, self.prefix, self.vision, prefill_chunk, max_seqs)
         self.runner = Runner(model, self.memory)
         self.sequences: dict[int, Sequence] = {}
         self._numbers = itertools.count()
+        self._steps = 0
+        self._encoded = False
 
     def check(self, request: Request) -> int:
         """Tokens that the request may make, at most max_tokens; raises PromptError where it can never run."""
@@ -45,23 +82,62 @@ class Engine:
         self._check_memory(prompt, max_tokens)
         return max_tokens
 
-    def add(self, request: Request) -> int:
-        """Queue a request and return its id; raises PromptError where it can never run."""
-        max_tokens, params = self.check(request), request.params
-        number = next(self._numbers)
-        sequence = Sequence(number, request, max_tokens, np.random.default_rng(params.seed))
-        self.sequences[number] = sequence
+    def new_number(self) -> int:
+        """A number for `add`; may be called from any thread."""
+        return next(self._numbers)
+
+    def add(self, request: Request, number: int | None = None) -> int:
+        """Queue a request and return its id; raises PromptError where it can never run.
+
+        number: its id, from `new_number`. Requests of one priority run in the order of their numbers.
+        """
+        max_tokens, prompt = self.check(request), request.prompt
+        cuts, checkpoints = cut_places(len(prompt.ids), prompt.marks, self.scheduler.prefill_chunk)
+        sequence = Sequence(
+            id=self.new_number() if number is None else number,
+            request=request,
+            max_tokens=max_tokens,
+            random=np.random.default_rng(request.params.seed),
+            cuts=tuple(cuts),
+            keys=name_checkpoints(prompt, checkpoints),
+        )
+        self.sequences[sequence.id] = sequence
         self.scheduler.add(sequence)
-        return number
+        return sequence.id
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step has anything to do."""
+        return bool(self.scheduler.waiting or self.scheduler.running)
 
     def step(self) -> list[TokenEvent]:
-        """Run one step and return the tokens that it made."""
+        """Encode one view, or run one step and return the tokens that it made; the two take turns where both are due.
+
+        What goes wrong with one request ends that one, with an event that says so.
+        """
+        failed: list[TokenEvent] = []
+        self._constrain(failed)
+        self.scheduler.admit()
+        if not self._encoded and self._encode_due(failed):
+            self._encoded = True
+            return failed
         plan = self.scheduler.plan()
         if not plan.work:
-            return []
-        logits = self.runner.run(plan)
-        sampled = {number: sample(row, self.sequences[number]) for number, row in logits.items()}
-        return self.scheduler.commit(plan, sampled)
+            self._encode_due(failed)
+            return failed
+        self._encoded = False
+        self._steps += 1
+        try:
+            logits = self.runner.run(plan)
+        except Exception as error:  # nobody can say whose fault it was, nor what is left of their states
+            return failed + [self._fail(work.sequence, error) for work in plan.work]
+        drawn: dict[int, Drawn] = {}
+        for number, row in logits.items():
+            try:
+                drawn[number] = draw_token(row, self.sequences[number])
+            except Exception as error:
+                failed.append(self._fail(self.sequences[number], error))
+        return failed + self.scheduler.commit(plan, drawn)
 
     def release(self, number: int) -> StageSeconds:
         """Forget a request, ended or not; returns the time it spent in each stage."""
@@ -71,6 +147,30 @@ class Engine:
             self.model.ops.return_memory()
         return sequence.seconds
 
+    def stats(self, arriving: int = 0) -> EngineStats:
+        """How things stand; may be called from any thread. arriving: requests that wait outside."""
+        memory, prefix, vision, scheduler = self.memory, self.prefix, self.vision, self.scheduler
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting) + arriving,
+            bytes_used=memory.used,
+            bytes_allocated=memory.allocated,
+            bytes_limit=memory.limit,
+            prefix_checkpoints=len(prefix),
+            prefix_bytes=memory.kept,
+            prefix_hits=prefix.hits,
+            prefix_misses=prefix.misses,
+            prefix_reused_tokens=prefix.reused,
+            vision_bytes=vision.nbytes,
+            vision_disk_bytes=0 if vision.files is None else vision.files.nbytes,
+            vision_hits=vision.hits,
+            vision_misses=vision.misses,
+            preemptions=scheduler.preemptions,
+            prompt_tokens=scheduler.prompt_tokens,
+            generated_tokens=scheduler.generated_tokens,
+            steps=self._steps,
+        )
+
     def prompt_logits(self, prompt: Prompt, chunk: int | None = None) -> NDArray[np.float32]:
         """Logits float32 [tokens, vocab] of every prompt position, in chunks of `chunk` tokens (None: the default)."""
         self._room(prompt, spare=0)
@@ -79,8 +179,11 @@ class Engine:
         total = len(prompt.ids)
         request = Request(prompt, SamplingParams(max_tokens=1))
         sequence = Sequence(-1, request, 1, np.random.default_rng(0))
-        sequence.features = self.runner.encode(prompt.views)
-        sequence.reservation = self.memory.reserve(total)
+        sequence.features = dict(enumerate(self.runner.encode(prompt.views)))
+        if not self.scheduler.secure(self.memory.pages_for(total), 1):
+            raise PromptError(f"{total} tokens do not fit beside the requests that run: wait for those to end")
+        sequence.holding = self.memory.open()
+        self.memory.extend(sequence.holding, total)
         try:
             parts = []
             for start in range(0, total, chunk):
@@ -90,7 +193,33 @@ class Engine:
                 parts.append(self.model.ops.to_numpy(self.model.logits(hidden, rows)))
             return np.concatenate(parts)
         finally:
-            self.memory.release(sequence.reservation)
+            self.memory.close(sequence.holding)
+
+    def _constrain(self, failed: list[TokenEvent]) -> None:
+        """Make the constraints of new requests."""
+        for sequence in list(self.scheduler.waiting):
+            if sequence.constraint is None and sequence.request.constraint is not None:
+                try:
+                    sequence.constraint = sequence.request.constraint()
+                except Exception as error:
+                    failed.append(self._fail(sequence, error))
+
+    def _encode_due(self, failed: list[TokenEvent]) -> bool:
+        """Encode the view that is due; False where none is."""
+        due = self.scheduler.due_view()
+        if due is None:
+            return False
+        try:
+            self.vision.encode(*due)
+        except Exception as error:
+            failed.append(self._fail(due[0], error))
+        return True
+
+    def _fail(self, sequence: Sequence, error: Exception) -> TokenEvent:
+        """End one request with an error."""
+        self.scheduler.remove(sequence)
+        text = str(error) if isinstance(error, PocketVLMError) else f"{type(error).__name__}: {error}"
+        return TokenEvent(sequence.id, -1, "error", error=text)
 
     def _check_memory(self, prompt: Prompt, max_tokens: int) -> None:
         """Raise PromptError where the state of prompt and answer can never fit."""
@@ -103,9 +232,8 @@ class Engine:
             )
 
     def _room(self, prompt: Prompt, spare: int = 1) -> int:
-        """Tokens of answer that the context has room for; PromptError where the prompt is empty or too long."""
-        config = self.model.config.text
-        total, limit = len(prompt.ids), config.max_position_embeddings
+        """Tokens of answer that the context has room for; PromptError where a prompt cannot be run."""
+        vocab, total, limit = self.model.config.text.vocab_size, len(prompt.ids), self.max_model_len
         if total == 0:
             raise PromptError("the prompt has no tokens: give it some text or an image")
         if total + spare > limit:
@@ -113,6 +241,15 @@ class Engine:
                 f"the prompt has {total} tokens but the model's context holds {limit}: shorten the text, or use fewer "
                 "images, a smaller max_slice_nums or downsample_mode='16x'"
             )
-        if int(prompt.ids.max()) >= config.vocab_size or int(prompt.ids.min()) < 0:
-            raise PromptError(f"the prompt has a token id outside 0..{config.vocab_size - 1}")
+        if int(prompt.ids.max()) >= vocab or int(prompt.ids.min()) < 0:
+            raise PromptError(f"the prompt has a token id outside 0..{vocab - 1}")
+        if any(a >= b for a, b in itertools.pairwise((0, *prompt.marks))) or max(prompt.marks, default=0) > total:
+            raise PromptError(f"the prompt's marks {prompt.marks} must ascend, from 1 to its {total} tokens")
+        for index, view in enumerate(prompt.views):
+            per_token = 16 if view.downsample_mode == "16x" else 4
+            if view.tokens * per_token != view.rows * view.cols or not 0 <= view.start <= total - view.tokens:
+                raise PromptError(
+                    f"view {index} has {view.rows} x {view.cols} patches and {view.tokens} placeholders from "
+                    f"{view.start} on: they do not fit each other, or the prompt of {total} tokens"
+                )
         return limit - total

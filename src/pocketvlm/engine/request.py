@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from pocketvlm.backends.ops import Array, Ints
-from pocketvlm.engine.memory import Reservation
-from pocketvlm.types import FinishReason, Prompt, SamplingParams
+from pocketvlm.engine.memory import Holding
+from pocketvlm.types import Constraint, FinishReason, Prompt, SamplingParams, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt, how to sample from it, and the ids that end it (the checkpoint's own end ids)."""
+    """A prompt, how to sample from it, and the ids that end it (the checkpoint's own end ids).
+
+    priority: lower numbers run first. constraint: makes the object that says which tokens the answer may have.
+    """
 
     prompt: Prompt
     params: SamplingParams
     eos_token_ids: tuple[int, ...] = ()
+    priority: int = 0
+    constraint: Callable[[], Constraint] | None = None
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -28,11 +35,25 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """One sampled token of one request; the last one carries the reason for the end."""
+    """One sampled token of one request; the last one carries the reason for the end.
+
+    With finish_reason "error" or "abort" there is no token (token_id -1); `error` says what went wrong.
+    """
 
     request_id: int
     token_id: int
     finish_reason: FinishReason | None
+    logprob: TokenLogprob | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A token that was drawn. closes: the constraint lets nothing but an end follow."""
+
+    id: int
+    logprob: TokenLogprob | None = None
+    closes: bool = False
 
 
 @dataclass(slots=True)
@@ -46,22 +67,42 @@ class StageSeconds:
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A running request: its ids so far, how many of them the state holds, and where that state is."""
+    """A request on its way: its ids so far, how many of them the state holds, and where that state is.
+
+    cuts: the ends of its prompt's chunks. keys: the checkpoints among them, position -> name. features: of views whose
+    ids are not all computed, by index. cached: prompt tokens that were not computed for it. Times are of perf_counter.
+    """
 
     id: int
     request: Request
     max_tokens: int
     random: np.random.Generator
+    cuts: tuple[int, ...] = ()
+    keys: dict[int, bytes] = field(default_factory=dict)
     output: list[int] = field(default_factory=list)
     computed: int = 0
-    reservation: Reservation | None = None
-    features: list[Array] = field(default_factory=list)
+    holding: Holding | None = None
+    features: dict[int, Array] = field(default_factory=dict)
+    constraint: Constraint | None = None
     seconds: StageSeconds = field(default_factory=StageSeconds)
+    cached: int = 0
+    arrived: float = field(default_factory=time.perf_counter)
+    admitted: float | None = None
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Who comes first: lower priority numbers, then who came first."""
+        return self.request.priority, self.id
 
     @property
     def length(self) -> int:
         """Tokens known: prompt and output."""
         return len(self.request.prompt.ids) + len(self.output)
+
+    @property
+    def reading(self) -> bool:
+        """Whether part of the prompt is still to be computed."""
+        return self.computed < len(self.request.prompt.ids)
 
     def ids(self, start: int, stop: int) -> Ints:
         """Token ids start..stop of prompt + output."""

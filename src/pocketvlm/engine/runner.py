@@ -1,4 +1,4 @@
-"""Runs a plan: encodes new views, splices them in, and puts all tokens through the network in one ragged batch."""
+"""Runs a plan: splices features of views in, and puts all tokens through the network in one ragged batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pocketvlm.backends.ops import Array, Batch, Ints
 from pocketvlm.engine.decoding import Decoding
 from pocketvlm.engine.memory import Memory
-from pocketvlm.engine.request import Plan, Sequence, Work
+from pocketvlm.engine.request import Plan, Work
 from pocketvlm.model import MiniCPMV
 from pocketvlm.types import View
 
@@ -31,8 +31,6 @@ class Runner:
 
         They live until the next step.
         """
-        for work in plan.work:
-            self._ensure_features(work.sequence)
         began = time.perf_counter()
         wanted = [i for i, work in enumerate(plan.work) if work.samples]
         rows: Array | None = None
@@ -49,7 +47,7 @@ class Runner:
         spent = time.perf_counter() - began
         for work in plan.work:
             seconds = work.sequence.seconds
-            if work.sequence.output:
+            if not work.sequence.reading:
                 seconds.decode += spent
             else:
                 seconds.prefill += spent
@@ -78,27 +76,18 @@ class Runner:
             group.append(view)
         return features + self.model.encode(group)
 
-    def _ensure_features(self, sequence: Sequence) -> None:
-        views = sequence.request.prompt.views
-        if len(sequence.features) == len(views) or sequence.computed >= len(sequence.request.prompt.ids):
-            return
-        began = time.perf_counter()
-        sequence.features = self.encode(views)
-        sequence.seconds.vision += time.perf_counter() - began
-
     def _batch(self, plan: Plan) -> Batch:
         counts = [work.stop - work.start for work in plan.work]
-        held = [work.sequence.reservation for work in plan.work]
-        pages = np.full((len(held), max(len(r.pages) for r in held if r is not None)), -1, dtype=np.int32)
-        for row, reservation in zip(pages, held, strict=True):
-            assert reservation is not None
-            row[: len(reservation.pages)] = reservation.pages
+        held = [work.sequence.holding for work in plan.work if work.sequence.holding is not None]
+        pages = np.full((len(plan.work), max(holding.count for holding in held)), -1, dtype=np.int32)
+        for row, holding in zip(pages, held, strict=True):
+            row[: holding.count] = holding.pages
         return Batch(
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
             positions=np.concatenate([np.arange(w.start, w.stop, dtype=np.int32) for w in plan.work]),
             context=np.array([work.start for work in plan.work], dtype=np.int32),
             pages=pages,
-            slots=np.array([r.slot for r in held if r is not None], dtype=np.int32),
+            slots=np.array([holding.slot for holding in held], dtype=np.int32),
             page_size=self.memory.page_size,
         )
 
@@ -106,9 +95,9 @@ class Runner:
 def _splices(work: Work, offset: int) -> list[tuple[Ints, Array]]:
     """Rows of the batch and feature rows for the parts of views that fall into this chunk."""
     found = []
-    for view, features in zip(work.sequence.request.prompt.views, work.sequence.features, strict=False):
+    for index, view in enumerate(work.sequence.request.prompt.views):
         begin, end = max(view.start, work.start), min(view.start + view.tokens, work.stop)
         if begin < end:
             rows = np.arange(begin - work.start + offset, end - work.start + offset, dtype=np.int32)
-            found.append((rows, features[begin - view.start : end - view.start]))
+            found.append((rows, work.sequence.features[index][begin - view.start : end - view.start]))
     return found

@@ -1,4 +1,4 @@
-"""From a row of logits to a token id: penalties, temperature, top-k, top-p, min-p, and a seeded draw.
+"""From a row of logits to a token id: bias, penalties, constraint, temperature, top-k, top-p, min-p, a seeded draw.
 
 Order and definitions follow transformers' logits processors; presence and frequency follow OpenAI's.
 """
@@ -10,8 +10,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvlm.engine.request import Sequence
-from pocketvlm.types import SamplingParams
+from pocketvlm.engine.request import Drawn, Sequence
+from pocketvlm.types import SamplingParams, TokenLogprob
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.intp]
@@ -106,16 +106,68 @@ def _all_ids(count: int) -> Ids:
     return ids
 
 
+def log_probabilities(logits: Floats, token: int, count: int) -> TokenLogprob:
+    """How likely a token was by raw logits [vocab], and the `count` likeliest; equal ones by ascending id."""
+    top = float(logits.max())
+    total = top + float(np.log(np.exp(logits.astype(np.float64) - top).sum()))
+    ids = largest(logits, count) if count else np.zeros(0, np.intp)
+    order = ids[np.argsort(-logits[ids], kind="stable")][:count]
+    return TokenLogprob(token, float(logits[token]) - total, tuple((int(i), float(logits[i]) - total) for i in order))
+
+
+def allowed_tokens(mask: NDArray[np.uint32], count: int) -> NDArray[np.bool_]:
+    """Which of `count` tokens the bits of a constraint allow; those behind its end are not."""
+    words = np.ascontiguousarray(mask, dtype="<u4")
+    bits = np.unpackbits(words.view(np.uint8), bitorder="little", count=min(count, 32 * words.size))
+    allowed = np.zeros(count, np.bool_)
+    allowed[: len(bits)] = bits
+    return allowed
+
+
+def _forbid(logits: Floats, sequence: Sequence) -> Floats:
+    """Minus infinity where the constraint forbids a token, and at end ids before min_tokens; a changed copy."""
+    mask = None if sequence.constraint is None else sequence.constraint.mask()
+    early = len(sequence.output) + 1 < sequence.request.params.min_tokens
+    stops = [token for token in sequence.request.stop_ids if early and token < len(logits)]
+    if mask is not None:
+        allowed = allowed_tokens(mask, len(logits))
+        if not allowed.any():
+            raise ValueError("the constraint allows no token")
+        logits = np.where(allowed, logits, np.float32(-np.inf))
+        allowed[stops] = False
+        if not allowed.any():  # what the answer must look like counts for more than how long it is
+            return logits
+    if stops:
+        logits = logits.copy()
+        logits[stops] = -np.inf
+    return logits
+
+
+def draw_token(logits: Floats, sequence: Sequence) -> Drawn:
+    """The next token of a sequence from its logits [vocab], noted by its constraint."""
+    request, constraint = sequence.request, sequence.constraint
+    token = sample(logits, sequence)
+    logprob = None
+    if request.params.logprobs is not None:
+        logprob = log_probabilities(logits, token, request.params.logprobs)
+    if constraint is None or token in request.stop_ids:
+        return Drawn(token, logprob)
+    constraint.accept(token)
+    return Drawn(token, logprob, constraint.finished)
+
+
 def sample(logits: Floats, sequence: Sequence) -> int:
     """The next token id of a sequence from its logits [vocab]."""
     params, output = sequence.request.params, sequence.output
+    if params.logit_bias:
+        logits = logits.copy()
+        for token, bias in params.logit_bias:
+            if token < len(logits):
+                logits[token] += np.float32(bias)
     plain = params.repetition_penalty == 1.0 and not params.presence_penalty and not params.frequency_penalty
     if not plain:
         logits = penalise(logits, sequence.request.prompt.ids, output, params)
-    stops = sequence.request.stop_ids
-    if len(output) + 1 < params.min_tokens and stops:
-        logits = logits.copy()
-        logits[[token for token in stops if token < len(logits)]] = -np.inf
+    logits = _forbid(logits, sequence)
     if params.temperature == 0.0:
         return int(logits.argmax())
     ids, weights = candidates(logits, params)

@@ -1,63 +1,118 @@
-"""Who runs in the next step: waiting requests in order of arrival, prompt chunks beside single decode tokens."""
+"""Who runs in the next step: admission, prompt chunks beside decoding, and who gives way when memory runs out."""
 
 from __future__ import annotations
 
-from collections import deque
+import bisect
+import time
+from typing import Protocol
 
 from pocketvlm.engine.memory import Memory
-from pocketvlm.engine.request import Plan, Sequence, TokenEvent, Work
+from pocketvlm.engine.prefix import PrefixCache
+from pocketvlm.engine.request import Drawn, Plan, Sequence, TokenEvent, Work
 from pocketvlm.types import FinishReason
 
 DEFAULT_PREFILL_CHUNK = 512
+DEFAULT_MAX_SEQS = 16
+# Rows of an answer that are read again at once after a preemption: as few as have the bits of single ones.
+REREAD_ROWS = 3
+
+
+class Views(Protocol):
+    """What the scheduler asks of the vision side."""
+
+    def missing(self, sequence: Sequence, start: int, stop: int) -> int | None:
+        """The first view that start..stop needs and that is not encoded yet."""
 
 
 class Scheduler:
-    """Holds no tensor: it moves sequences from waiting to running to gone."""
+    """Holds no tensor: it moves sequences from waiting to running to gone. Both lists are in order of precedence."""
 
-    def __init__(self, memory: Memory, prefill_chunk: int = DEFAULT_PREFILL_CHUNK) -> None:
-        self.memory = memory
-        self.prefill_chunk = prefill_chunk
-        self.waiting: deque[Sequence] = deque()
+    def __init__(
+        self,
+        memory: Memory,
+        prefix: PrefixCache,
+        views: Views,
+        prefill_chunk: int = DEFAULT_PREFILL_CHUNK,
+        max_seqs: int = DEFAULT_MAX_SEQS,
+    ) -> None:
+        self.memory, self.prefix, self.views = memory, prefix, views
+        self.prefill_chunk, self.max_seqs = prefill_chunk, max_seqs
+        self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
+        self.preemptions = self.prompt_tokens = self.generated_tokens = 0
+        self._passed_over = False
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
-        self.waiting.append(sequence)
+        bisect.insort(self.waiting, sequence, key=_order)
+
+    def admit(self) -> None:
+        """Let waiting sequences run, in order, as long as there is room for all that they have to read.
+
+        A sequence of higher precedence takes the place of a running one of lower priority. One whose beginning is being
+        read by another right now waits for that checkpoint.
+        """
+        for sequence in list(self.waiting):
+            if not self._awaits_another(sequence) and not self._enter(sequence):
+                break
+
+    def due_view(self) -> tuple[Sequence, int] | None:
+        """The view to encode next: the first that the next chunk of a running sequence needs."""
+        for sequence in self.running:
+            if sequence.reading:
+                index = self.views.missing(sequence, sequence.computed, self._stop(sequence))
+                if index is not None:
+                    return sequence, index
+        return None
 
     def plan(self) -> Plan:
         """One token of each decoding sequence, and prompt chunks up to `prefill_chunk` tokens in all.
 
-        A prompt is always cut at the same places, multiples of `prefill_chunk`, whoever else is there: sums are then
-        rounded in the same order, and its answer has the same bits. A chunk that no longer fits waits a step.
+        A prompt is always cut at the same places, whoever else is there: sums are then rounded in the same order, and
+        its answer has the same bits. A chunk that does not fit any more waits a step; in every second such step the
+        sequence with the least to read goes first, so that a short prompt does not wait for long ones before it.
         """
-        while self.waiting and self.memory.can_reserve(self._budget(self.waiting[0])):
-            sequence = self.waiting.popleft()
-            sequence.reservation = self.memory.reserve(self._budget(sequence))
-            self.running.append(sequence)
-        room = self.prefill_chunk
-        work = []
+        chunks, work = [], []
         for sequence in self.running:
-            left = sequence.length - sequence.computed
-            count = min(left, self.prefill_chunk - sequence.computed % self.prefill_chunk)
-            if left > 1:
-                if count > room:
-                    continue
-                room -= count
-            work.append(Work(sequence, sequence.computed, sequence.computed + count))
-        return Plan(tuple(work))
+            part = Work(sequence, sequence.computed, self._stop(sequence))
+            if not sequence.reading:
+                work.append(part)
+            elif self.views.missing(sequence, part.start, part.stop) is None:
+                chunks.append(part)
+        if self._passed_over:
+            chunks.sort(key=_priority_and_rest)
+        room, passed_over = self.prefill_chunk, False
+        for part in chunks:
+            if part.stop - part.start <= room:
+                room -= part.stop - part.start
+                work.append(part)
+            else:
+                passed_over = True
+        self._passed_over = passed_over and not self._passed_over
+        work.sort(key=lambda part: part.sequence.order)
+        # Growing may preempt, but only sequences behind the one that grows.
+        return Plan(tuple(part for part in work if self._grow(part.sequence, part.stop)))
 
-    def commit(self, plan: Plan, sampled: dict[int, int]) -> list[TokenEvent]:
-        """Book what a step computed and sampled (request id -> token id); finished sequences leave."""
+    def commit(self, plan: Plan, drawn: dict[int, Drawn]) -> list[TokenEvent]:
+        """Book what a step computed, and the tokens drawn by request id; finished sequences leave."""
         events = []
         for work in plan.work:
             sequence = work.sequence
-            sequence.computed = work.stop
-            if sequence.id not in sampled:
+            if sequence.holding is None:  # it failed meanwhile
                 continue
-            token = sampled[sequence.id]
-            sequence.output.append(token)
-            reason = self._finish_reason(sequence, token)
-            events.append(TokenEvent(sequence.id, token, reason))
+            sequence.computed = work.stop
+            for index, view in enumerate(sequence.request.prompt.views):
+                if view.start + view.tokens <= work.stop:
+                    sequence.features.pop(index, None)
+            if work.stop in sequence.keys:
+                self.prefix.keep(sequence.keys[work.stop], sequence.holding, work.stop)
+            token = drawn.get(sequence.id)
+            if token is None:
+                continue
+            sequence.output.append(token.id)
+            self.generated_tokens += 1
+            reason = _finish_reason(sequence, token)
+            events.append(TokenEvent(sequence.id, token.id, reason, token.logprob))
             if reason is not None:
                 self.remove(sequence)
         return events
@@ -68,17 +123,103 @@ class Scheduler:
             self.running.remove(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
-        if sequence.reservation is not None:
-            self.memory.release(sequence.reservation)
-            sequence.reservation = None
+        self._let_go(sequence)
+
+    def secure(self, pages: int, slots: int) -> bool:
+        """Make sure that so many pages and slots are free; checkpoints go for it."""
+        while not self.memory.secure(pages, slots):
+            if not self.prefix.evict():
+                return self.memory.secure(pages, slots, last_resort=True)
+        return True
+
+    def _enter(self, sequence: Sequence) -> bool:
+        while len(self.running) >= self.max_seqs or not self._open(sequence):
+            if not self.running or self.running[-1].request.priority <= sequence.request.priority:
+                return False
+            self._preempt(self.running[-1])
+        if sequence.admitted is None:
+            sequence.admitted, sequence.cached = time.perf_counter(), sequence.computed
+            self.prefix.count(sequence.computed)
+            self.prompt_tokens += len(sequence.request.prompt.ids)
+        self.waiting.remove(sequence)
+        bisect.insort(self.running, sequence, key=_order)
+        return True
+
+    def _open(self, sequence: Sequence) -> bool:
+        """Take a slot and go on after the longest beginning that is kept, if all the rest will fit."""
+        memory = self.memory
+        whole = memory.pages_for(sequence.length + 1)
+        promised = sum(self._promised(other) for other in self.running)
+        while True:
+            snapshot = self.prefix.find(sequence.keys)
+            shared = 0 if snapshot is None else snapshot.tokens // memory.page_size
+            if not memory.feasible(whole + promised, snapshot) or not self.secure(whole - shared + promised, 1):
+                return False
+            if snapshot is self.prefix.find(sequence.keys):
+                break
+        sequence.holding = memory.open(snapshot)
+        sequence.computed = 0 if snapshot is None else snapshot.tokens
+        return True
+
+    def _promised(self, sequence: Sequence) -> int:
+        """Pages that a running sequence will need for what it has still to read."""
+        assert sequence.holding is not None
+        return max(0, self.memory.pages_for(sequence.length + 1) - sequence.holding.count)
+
+    def _awaits_another(self, sequence: Sequence) -> bool:
+        if not self.prefix.limit:
+            return False
+        for position, key in reversed(sequence.keys.items()):
+            if key in self.prefix:
+                return False
+            if any(other.keys.get(position) == key and other.computed < position for other in self.running):
+                return True
+        return False
+
+    def _grow(self, sequence: Sequence, tokens: int) -> bool:
+        """Pages for so many tokens; the last in order gives way, perhaps this one itself: False."""
+        while sequence.holding is not None:
+            needed = self.memory.pages_for(tokens) - sequence.holding.count
+            if needed <= 0:
+                return True
+            if self.secure(needed, 0):
+                self.memory.extend(sequence.holding, tokens)
+                return True
+            self._preempt(self.running[-1])
+        return False
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Back to waiting: prompt and output will be read again; output, random generator and constraint stay."""
+        self.running.remove(sequence)
+        self._let_go(sequence)
+        self.add(sequence)
+        self.preemptions += 1
+
+    def _let_go(self, sequence: Sequence) -> None:
+        if sequence.holding is not None:
+            self.memory.close(sequence.holding)
+            sequence.holding = None
+        sequence.computed = 0
         sequence.features.clear()
 
-    def _budget(self, sequence: Sequence) -> int:
-        return len(sequence.request.prompt.ids) + sequence.max_tokens
+    def _stop(self, sequence: Sequence) -> int:
+        """Where the next part of a sequence ends."""
+        if sequence.reading:
+            return sequence.cuts[bisect.bisect_right(sequence.cuts, sequence.computed)]
+        return min(sequence.computed + REREAD_ROWS, sequence.length)
 
-    @staticmethod
-    def _finish_reason(sequence: Sequence, token: int) -> FinishReason | None:
-        made = len(sequence.output)
-        if token in sequence.request.stop_ids and made >= sequence.request.params.min_tokens:
-            return "stop"
-        return "length" if made >= sequence.max_tokens else None
+
+def _order(sequence: Sequence) -> tuple[int, int]:
+    return sequence.order
+
+
+def _priority_and_rest(part: Work) -> tuple[int, int]:
+    request = part.sequence.request
+    return request.priority, len(request.prompt.ids) - part.start
+
+
+def _finish_reason(sequence: Sequence, token: Drawn) -> FinishReason | None:
+    made = len(sequence.output)
+    if token.closes or (token.id in sequence.request.stop_ids and made >= sequence.request.params.min_tokens):
+        return "stop"
+    return "length" if made >= sequence.max_tokens else None

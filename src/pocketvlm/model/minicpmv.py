@@ -25,10 +25,6 @@ class MiniCPMV:
         self.ops = ops
         self.weights = build_weights(config, ops, tensors, progress)
 
-    def new_states(self, pages: int, page_size: int, slots: int) -> tuple[text.LayerState, ...]:
-        """Zeroed state of every layer."""
-        return text.new_states(self.ops, self.config.text, pages, page_size, slots)
-
     def encode(self, views: Sequence[View]) -> list[Array]:
         """Features [tokens, hidden] of each view, in order; views of one mode run together."""
         features: dict[int, Array] = {}

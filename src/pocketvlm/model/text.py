@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pocketvlm.backends.ops import Array, Batch, Ops
 from pocketvlm.config import TextConfig
 from pocketvlm.model.weights import DecoderLayer, FullAttention, LinearAttention, Weights
@@ -28,25 +31,37 @@ class DeltaState:
 LayerState = AttentionState | DeltaState
 
 
-def new_states(ops: Ops, config: TextConfig, pages: int, page_size: int, slots: int) -> tuple[LayerState, ...]:
-    """Zeroed state of every layer for `pages` KV pages and `slots` recurrent slots."""
-    kv = (pages, page_size, config.num_key_value_heads, config.head_dim)
-    conv = (slots, config.linear_conv_kernel_dim - 1, config.conv_dim)
-    delta = (slots, config.linear_num_value_heads, config.linear_key_head_dim, config.linear_value_head_dim)
-    return tuple(
-        AttentionState(ops.zeros(*kv), ops.zeros(*kv))
-        if kind == "full_attention"
-        else DeltaState(ops.zeros(*conv), ops.zeros(*delta))
-        for kind in config.layer_types
-    )
+def new_state(ops: Ops, config: TextConfig, kind: str, places: int, page_size: int) -> LayerState:
+    """Zeroed state of one layer of this kind for `places` KV pages or recurrent slots."""
+    if kind == "full_attention":
+        kv = (places, page_size, config.num_key_value_heads, config.head_dim)
+        return AttentionState(ops.zeros(*kv), ops.zeros(*kv))
+    conv = (places, config.linear_conv_kernel_dim - 1, config.conv_dim)
+    delta = (places, config.linear_num_value_heads, config.linear_key_head_dim, config.linear_value_head_dim)
+    return DeltaState(ops.zeros(*conv), ops.zeros(*delta))
 
 
-def copy_states(old: tuple[LayerState, ...], new: tuple[LayerState, ...]) -> None:
-    """Copy every page and slot of `old` to the front of the larger `new`."""
-    for before, after in zip(old, new, strict=True):
-        for name in before.__slots__:
-            source = getattr(before, name)
-            getattr(after, name)[: len(source)] = source
+def resized(ops: Ops, state: LayerState, places: int, kept: slice | NDArray[np.intp]) -> LayerState:
+    """A state of `places` pages or slots that begins with those of `state` that `kept` names; the rest is zero."""
+    arrays = []
+    for name in state.__slots__:
+        old = getattr(state, name)
+        new = ops.zeros(places, *old.shape[1:])
+        chosen = old[kept]
+        new[: len(chosen)] = chosen
+        arrays.append(new)
+    return type(state)(*arrays)
+
+
+def copied(ops: Ops, state: DeltaState, slot: int) -> DeltaState:
+    """A state of one slot with what is in slot `slot`."""
+    return DeltaState(*(_one(ops, array, slot) for array in (state.conv, state.delta)))
+
+
+def _one(ops: Ops, array: Array, place: int) -> Array:
+    new = ops.zeros(1, *array.shape[1:])
+    new[0] = array[place]
+    return new
 
 
 def full_attention(ops: Ops, w: FullAttention, c: TextConfig, x: Array, batch: Batch, state: AttentionState) -> Array:

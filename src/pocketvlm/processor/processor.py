@@ -25,6 +25,8 @@ from pocketvlm.types import ImageInfo, Prompt, View
 if TYPE_CHECKING:
     from pocketvlm.backends.ops import Place
 
+# The control token before each role. In a template that writes another one, only images leave marks.
+_TURN = "<|im_start|>"
 _RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "enable_thinking")
 
 
@@ -140,7 +142,7 @@ class Processor:
             layout = plan_layout(image.width, image.height, chosen)
             views = prepare_image(image, chosen, self.config)
             pictures.append(_Picture(image.width, image.height, layout, chosen, views))
-        ids, placed, images = self._assemble(pieces, pictures)
+        ids, placed, images, marks = self._assemble(pieces, pictures)
         return Prompt(
             ids=np.array(ids, dtype=np.int32),
             views=tuple(placed),
@@ -148,6 +150,7 @@ class Processor:
             text="".join(piece.text for piece in pieces),
             decode_seconds=fetching,
             preprocess_seconds=time.perf_counter() - started - fetching,
+            marks=tuple(marks),
         )
 
     def _render(
@@ -181,16 +184,25 @@ class Processor:
         if found != images:
             raise PromptError(f"the chat template wrote {found} image placeholders for {images} images")
 
-    def _assemble(self, pieces: list[Piece], pictures: list[_Picture]) -> tuple[list[int], list[View], list[ImageInfo]]:
-        """Ids of all pieces, each image placeholder replaced by its block (facts 4.4)."""
+    def _assemble(
+        self, pieces: list[Piece], pictures: list[_Picture]
+    ) -> tuple[list[int], list[View], list[ImageInfo], list[int]]:
+        """Ids of all pieces, each image placeholder replaced by its block (facts 4.4); and Prompt.marks."""
         ids: list[int] = []
         views: list[View] = []
         images: list[ImageInfo] = []
+        marks: list[int] = []
         placeholder = self.tokenizer.spelling("image_token")
-        for piece in pieces:
+        before = ""
+        for index, piece in enumerate(pieces):
             if not piece.control:
                 ids += self.tokenizer.encode_plain(piece.text)
             elif piece.text != placeholder:
+                if piece.text == _TURN:
+                    role = pieces[index + 1].text if index + 1 < len(pieces) else ""
+                    if ids and marks[-1:] != [len(ids)] and (role.startswith("assistant") or before == "system"):
+                        marks.append(len(ids))
+                    before = role.partition("\n")[0]
                 ids.append(self.tokenizer.control_ids[piece.text])
             else:
                 picture = pictures[len(images)]
@@ -199,10 +211,11 @@ class Processor:
                 images.append(
                     describe(picture.width, picture.height, picture.layout, picture.options, len(ids) - start)
                 )
+                marks.append(len(ids))
         counted = ids.count(self.tokenizer.special.image)
         if counted != sum(view.tokens for view in views):
             raise AssertionError(f"{counted} placeholders for {sum(view.tokens for view in views)} view tokens")
-        return ids, views, images
+        return ids, views, images, marks
 
     def _image_block(self, picture: _Picture, index: int, ids: list[int], views: list[View]) -> None:
         special = self.tokenizer.special

@@ -1,0 +1,134 @@
+"""Features of views on disk: one file each, written whole or not at all, checked when read, bounded in bytes.
+
+Layout: magic, rows and columns, a checksum over name and content, then float32 values, little-endian.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import struct
+import time
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvlm.errors import CacheWarning, OptionError
+
+SUFFIX, TEMPORARY = ".features", ".tmp"
+STALE_SECONDS = 60
+DEFAULT_LIMIT = 4 << 30
+_HEADER = struct.Struct("<8sII16s")
+_MAGIC = b"pvlmfea1"
+
+
+class FeatureFiles:
+    """A directory of features, perhaps of several processes. What goes wrong there costs time, never an answer."""
+
+    def __init__(self, directory: Path, owner: str, limit: int = DEFAULT_LIMIT) -> None:
+        """owner: what features depend on beside the view: checkpoint, weights, arithmetic. limit: bytes of all files.
+
+        Raises OptionError where the directory cannot be made or listed.
+        """
+        self.directory, self.limit = directory, limit
+        self._owner = owner
+        self._warned = False
+        self._sizes: OrderedDict[str, int] = OrderedDict()  # by file name, used last at the end
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._list()
+        except OSError as error:
+            raise OptionError(
+                f"{directory} cannot keep features of images ({error.strerror or error}): give another directory"
+            ) from None
+        self.nbytes = sum(self._sizes.values())
+        self._shrink()
+
+    def read(self, name: str, rows: int, columns: int) -> NDArray[np.float32] | None:
+        """Features float32 [rows, columns]; None where there are none. A file that is not right is removed."""
+        path = self._path(name)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            self._forget(path.name)
+            return None
+        except OSError as error:
+            self._warn(error)
+            return None
+        body = data[_HEADER.size :]
+        if data[: _HEADER.size] != self._header(path.name, rows, columns, body) or len(body) != rows * columns * 4:
+            self._remove(path.name)
+            return None
+        self._sizes.setdefault(path.name, 0)
+        self.nbytes += len(data) - self._sizes[path.name]
+        self._sizes[path.name] = len(data)
+        self._sizes.move_to_end(path.name)
+        with contextlib.suppress(OSError):  # the next process asks which were used last
+            os.utime(path)
+        return np.frombuffer(body, "<f4").astype(np.float32).reshape(rows, columns)
+
+    def write(self, name: str, features: NDArray[np.float32]) -> None:
+        """Keep features float32 [rows, columns]; older files go where they do not fit."""
+        path = self._path(name)
+        body = features.astype("<f4").tobytes()
+        data = self._header(path.name, len(features), features.shape[1], body) + body
+        if len(data) > self.limit:
+            return
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY}")
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            self._warn(error)
+            return
+        self._forget(path.name)
+        self._sizes[path.name] = len(data)
+        self.nbytes += len(data)
+        self._shrink()
+
+    def _path(self, name: str) -> Path:
+        key = hashlib.blake2b(f"{self._owner}\n{name}".encode(), digest_size=20)
+        return self.directory / f"{key.hexdigest()}{SUFFIX}"
+
+    def _header(self, file_name: str, rows: int, columns: int, body: bytes) -> bytes:
+        digest = hashlib.blake2b(f"{file_name} {rows} {columns}\n".encode(), digest_size=16)
+        digest.update(body)
+        return _HEADER.pack(_MAGIC, rows, columns, digest.digest())
+
+    def _list(self) -> None:
+        found = []
+        for entry in os.scandir(self.directory):
+            with contextlib.suppress(FileNotFoundError):
+                state = entry.stat()
+                if entry.name.endswith(SUFFIX):
+                    found.append((state.st_mtime_ns, entry.name, state.st_size))
+                elif entry.name.endswith(TEMPORARY) and time.time() - state.st_mtime > STALE_SECONDS:
+                    Path(entry.path).unlink()  # whoever wrote it was killed
+        self._sizes.update((name, size) for _, name, size in sorted(found))
+
+    def _shrink(self) -> None:
+        while self.nbytes > self.limit:
+            self._remove(next(iter(self._sizes)))
+
+    def _remove(self, file_name: str) -> None:
+        self._forget(file_name)
+        try:
+            (self.directory / file_name).unlink(missing_ok=True)
+        except OSError as error:
+            self._warn(error)
+
+    def _forget(self, file_name: str) -> None:
+        self.nbytes -= self._sizes.pop(file_name, 0)
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            text = f"features of images are not kept in {self.directory} ({error.strerror or error})"
+            warnings.warn(text, CacheWarning, stacklevel=3)

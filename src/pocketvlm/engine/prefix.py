@@ -1,0 +1,110 @@
+"""Prompts that begin alike: where they are cut, what their beginnings are called, and the states kept of those."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from pocketvlm.engine.memory import Holding, Memory, Snapshot
+from pocketvlm.types import Prompt
+
+# Reading so few tokens again costs about as much as keeping and copying a state.
+LEAST_GAP = 32
+
+
+def cut_places(length: int, marks: Sequence[int], chunk: int, gap: int = LEAST_GAP) -> tuple[list[int], list[int]]:
+    """Ends of the chunks of a prompt of `length` tokens, and those of them that are checkpoints.
+
+    Each mark that is at least `gap` behind the last checkpoint is one; between them chunks have `chunk` tokens, the
+    last one fewer. Up to a checkpoint this depends on nothing behind it: whoever goes on there was cut alike.
+    """
+    cuts: list[int] = []
+    checkpoints: list[int] = []
+    at = last = 0
+    for mark in (*marks, length):
+        if mark < length:
+            if mark - last < gap:
+                continue
+            checkpoints.append(mark)
+            last = mark
+        elif mark > length:
+            continue
+        while at < mark:
+            at = min(at + chunk, mark)
+            cuts.append(at)
+    return cuts, checkpoints
+
+
+def name_checkpoints(prompt: Prompt, checkpoints: Sequence[int]) -> dict[int, bytes]:
+    """A name for each checkpoint: a chain of hashes over ids, views and the checkpoints before it.
+
+    Placeholders of all views are the same id, so digests count; behind a view without one nothing has a name.
+    """
+    names: dict[int, bytes] = {}
+    name, start = b"", 0
+    for stop in checkpoints:
+        hash_ = hashlib.blake2b(name, digest_size=16)
+        hash_.update((stop - start).to_bytes(8, "little"))
+        hash_.update(prompt.ids[start:stop].astype("<i4").tobytes())
+        for view in prompt.views:
+            if view.start < stop and view.start + view.tokens > start:
+                if not view.digest:
+                    return names
+                hash_.update(f"{view.start} {view.tokens} {view.downsample_mode} {view.digest}\n".encode())
+        names[stop] = name = hash_.digest()
+        start = stop
+    return names
+
+
+class PrefixCache:
+    """Snapshots by name, those used last at the end. They share pages with each other and with running sequences."""
+
+    def __init__(self, memory: Memory, limit: int) -> None:
+        """limit: bytes that all snapshots together may hold; 0 keeps none."""
+        self.memory, self.limit = memory, limit
+        self._snapshots: OrderedDict[bytes, Snapshot] = OrderedDict()
+        self.hits = self.misses = self.reused = 0
+
+    def __len__(self) -> int:
+        """Snapshots kept."""
+        return len(self._snapshots)
+
+    def __contains__(self, key: bytes) -> bool:
+        """Whether the state of this name is kept."""
+        return key in self._snapshots
+
+    def count(self, tokens: int) -> None:
+        """Book that a request came in and needs not read its first `tokens` tokens."""
+        if tokens:
+            self.hits += 1
+        else:
+            self.misses += 1
+        self.reused += tokens
+
+    def find(self, keys: dict[int, bytes]) -> Snapshot | None:
+        """The longest beginning that is kept, now the one used last."""
+        for key in reversed(keys.values()):
+            if key in self._snapshots:
+                self._snapshots.move_to_end(key)
+                return self._snapshots[key]
+        return None
+
+    def keep(self, key: bytes, holding: Holding, tokens: int) -> None:
+        """Keep the state of a sequence after its first `tokens` tokens, if that fits; others go for it."""
+        memory = self.memory
+        if key in self._snapshots or memory.bytes_for(tokens) > self.limit:
+            return
+        while not memory.secure_copy():
+            if not self.evict():
+                return
+        self._snapshots[key] = memory.snapshot(holding, tokens)
+        while memory.kept > self.limit:
+            self.evict()
+
+    def evict(self) -> bool:
+        """Drop the one not used for the longest time; False where there is none."""
+        if not self._snapshots:
+            return False
+        self.memory.drop(self._snapshots.popitem(last=False)[1])
+        return True
