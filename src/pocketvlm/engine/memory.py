@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvlm.backends.ops import Ints
+from pocketvlm.backends.ops import Array, Ints
 from pocketvlm.config import TextConfig
 from pocketvlm.model import MiniCPMV
-from pocketvlm.model.text import AttentionState, DeltaState, LayerState, copied, new_state, resized
+from pocketvlm.model.text import AttentionState, DeltaState, LayerState, new_state, read_place, resized, write_place
 
 PAGE_SIZE = 64
 _LEAST_PAGES = 16
@@ -41,11 +41,14 @@ class Holding:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """The state after the first `tokens` tokens of some sequence: shared pages int32 [n], and a copy of its slot."""
+    """The state after the first `tokens` tokens of some sequence: shared pages int32 [n], and a copy of its slot.
+
+    copies: what the slot held, array by array, [1, n] each.
+    """
 
     tokens: int
     pages: Ints
-    copies: tuple[DeltaState, ...]
+    copies: tuple[Array, ...]
 
 
 def page_bytes(config: TextConfig, page_size: int = PAGE_SIZE) -> int:
@@ -169,14 +172,11 @@ class Memory:
         holding.append(whole.tolist())
         if len(whole) < len(snapshot.pages):
             self.extend(holding, snapshot.tokens)
-        copies = iter(snapshot.copies)
-        for state in self.states:
-            if isinstance(state, DeltaState):
-                copy = next(copies)
-                state.conv[holding.slot], state.delta[holding.slot] = copy.conv[0], copy.delta[0]
-            elif len(whole) < len(snapshot.pages):
-                to, source = int(holding.pages[-1]), int(snapshot.pages[-1])
-                state.keys[to], state.values[to] = state.keys[source], state.values[source]
+            to, source = int(holding.pages[-1]), int(snapshot.pages[-1])
+            for array in self._arrays(AttentionState):
+                write_place(self.model.ops, array, to, read_place(self.model.ops, array, source))
+        for array, copy in zip(self._arrays(DeltaState), snapshot.copies, strict=True):
+            write_place(self.model.ops, array, holding.slot, copy)
         return holding
 
     def extend(self, holding: Holding, tokens: int) -> None:
@@ -197,9 +197,8 @@ class Memory:
 
         The sequence may go on writing behind them, into the last page too.
         """
-        ops = self.model.ops
         pages = holding.pages[: self.pages_for(tokens)].copy()
-        copies = tuple(copied(ops, state, holding.slot) for state in self.states if isinstance(state, DeltaState))
+        copies = tuple(read_place(self.model.ops, array, holding.slot) for array in self._arrays(DeltaState))
         snapshot = Snapshot(tokens, pages, copies)
         self._snapshots.add(snapshot)
         self._kept[pages] += 1
@@ -210,6 +209,12 @@ class Memory:
         self._snapshots.remove(snapshot)
         self._kept[snapshot.pages] -= 1
         self._free(snapshot.pages)
+
+    def _arrays(self, kind: type[LayerState]) -> Iterator[Array]:
+        """Every array of the layers of one kind, in order."""
+        for state in self.states:
+            if isinstance(state, kind):
+                yield from (getattr(state, name) for name in state.__slots__)
 
     def _bytes(self, pages: int, slots: int) -> int:
         return pages * self.page_bytes + slots * self.slot_bytes

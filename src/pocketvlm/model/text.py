@@ -53,15 +53,14 @@ def resized(ops: Ops, state: LayerState, places: int, kept: slice | NDArray[np.i
     return type(state)(*arrays)
 
 
-def copied(ops: Ops, state: DeltaState, slot: int) -> DeltaState:
-    """A state of one slot with what is in slot `slot`."""
-    return DeltaState(*(_one(ops, array, slot) for array in (state.conv, state.delta)))
+def read_place(ops: Ops, array: Array, place: int) -> Array:
+    """A copy [1, n] of what one page or slot of a state array holds."""
+    return ops.take(array.reshape(len(array), -1), np.array([place], np.int32))
 
 
-def _one(ops: Ops, array: Array, place: int) -> Array:
-    new = ops.zeros(1, *array.shape[1:])
-    new[0] = array[place]
-    return new
+def write_place(ops: Ops, array: Array, place: int, values: Array) -> None:
+    """Put what `read_place` read into a page or slot."""
+    ops.put(array.reshape(len(array), -1), np.array([place], np.int32), values)
 
 
 def full_attention(ops: Ops, w: FullAttention, c: TextConfig, x: Array, batch: Batch, state: AttentionState) -> Array:

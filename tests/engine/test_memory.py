@@ -1,0 +1,119 @@
+"""Pages and slots: what is taken, shared, moved and given back, to the byte."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from engine_kit import network
+from oracle import Oracle
+
+from pocketvlm.engine.memory import Holding, Memory
+from pocketvlm.model import MiniCPMV
+
+
+@pytest.fixture(scope="module")
+def model(oracle: Oracle) -> MiniCPMV:
+    return network(oracle)
+
+
+def fill(memory: Memory, holding: Holding, value: float) -> None:
+    """Put a value that is its own into all that a sequence holds."""
+    for array in memory._arrays(type(memory.states[1])):
+        for place, page in enumerate(holding.pages):
+            array[page] = value + place / 100
+    for array in memory._arrays(type(memory.states[0])):
+        array[holding.slot] = value
+
+
+def holds(memory: Memory, holding: Holding, value: float) -> bool:
+    pages = [value + place / 100 for place in range(holding.count)]
+    same = [
+        np.allclose(array[holding.pages].reshape(holding.count, -1).T, pages, rtol=0, atol=1e-5)
+        for array in memory._arrays(type(memory.states[1]))
+    ]
+    slots = [bool((array[holding.slot] == value).all()) for array in memory._arrays(type(memory.states[0]))]
+    return all(same) and all(slots)
+
+
+def take(memory: Memory, tokens: int) -> Holding:
+    assert memory.secure(memory.pages_for(tokens), 1, last_resort=True)
+    holding = memory.open()
+    memory.extend(holding, tokens)
+    return holding
+
+
+def test_nothing_is_there_before_it_is_needed(model: MiniCPMV) -> None:
+    memory = Memory(model, 1 << 40)
+    assert memory.allocated == memory.used == 0
+    take(memory, 65)
+    assert memory.used == memory.bytes_for(65) == 2 * memory.page_bytes + memory.slot_bytes
+    assert memory.allocated < 20 * memory.used
+
+
+def test_contents_stay_while_arrays_grow_and_shrink(model: MiniCPMV) -> None:
+    moved = []
+    memory = Memory(model, 1 << 40, 8, lambda: moved.append(1))
+    held = [take(memory, 8 * n) for n in range(1, 9)]
+    for number, holding in enumerate(held):
+        fill(memory, holding, number + 1.0)
+    many = take(memory, 8 * 500)
+    assert moved
+    memory.close(many)
+    for number in (0, 3, 4):
+        memory.close(held[number])
+    before = memory.allocated
+    memory.limit = memory.used + memory.page_bytes + 5 * memory.slot_bytes
+    assert not memory.secure(1, 5)  # four slots are free, and the arrays are too large already
+    assert memory.secure(1, 5, last_resort=True)
+    assert memory.allocated <= memory.limit < before
+    assert all(holds(memory, holding, n + 1.0) for n, holding in enumerate(held) if n not in (0, 3, 4))
+
+
+def test_a_snapshot_outlives_its_sequence_and_what_goes_on_does_not_touch_it(model: MiniCPMV) -> None:
+    memory = Memory(model, 1 << 40, 8)
+    first = take(memory, 20)
+    fill(memory, first, 1.0)
+    snapshot = memory.snapshot(first, 20)
+    assert memory.used == memory.bytes_for(20) + memory.slot_bytes
+    assert memory.kept == memory.bytes_for(20)
+    memory.close(first)
+    assert memory.used == memory.kept
+    assert memory.secure(2, 2)
+    one, two = memory.open(snapshot), memory.open(snapshot)
+    assert holds(memory, one, 1.0)
+    assert holds(memory, two, 1.0)
+    assert one.pages[:2].tolist() == two.pages[:2].tolist() == snapshot.pages[:2].tolist()
+    assert len({int(one.pages[2]), int(two.pages[2]), int(snapshot.pages[2])}) == 3
+    memory.drop(snapshot)
+    fill(memory, two, 2.0)
+    assert memory.used == 4 * memory.page_bytes + 2 * memory.slot_bytes
+    memory.close(one)
+    memory.close(two)
+    assert memory.used == 0
+
+
+def test_secure_keeps_the_limit_and_uses_it_fully(model: MiniCPMV) -> None:
+    plain = Memory(model, 0, 8)
+    limit = 30 * plain.page_bytes + 2 * plain.slot_bytes
+    memory = Memory(model, limit, 8)
+    assert memory.feasible(30)
+    assert not memory.feasible(31 + int(plain.slot_bytes // plain.page_bytes) + 1)
+    take(memory, 8 * 20)
+    take(memory, 8 * 10)
+    assert memory.used == memory.allocated == limit
+    assert not memory.secure(1, 0, last_resort=True)
+    assert not memory.secure(0, 1, last_resort=True)
+    assert not memory.secure_copy()
+
+
+def test_a_copy_finds_room_in_free_pages(model: MiniCPMV) -> None:
+    plain = Memory(model, 0, 8)
+    memory = Memory(model, 100 * plain.page_bytes + 2 * plain.slot_bytes, 8)
+    long, short = take(memory, 8 * 80), take(memory, 8 * 20)
+    fill(memory, short, 3.0)
+    memory.close(long)
+    assert memory.allocated == memory.limit
+    assert memory.secure_copy()
+    assert holds(memory, short, 3.0)
+    memory.snapshot(short, 160)
+    assert memory.allocated <= memory.limit

@@ -1,0 +1,162 @@
+"""Prompts that begin alike: a hit gives the bits of a miss, and nothing is read twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from engine_kit import Run, alone, ask, check_idle, engine_of, longer, network, pictured, text
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import Oracle
+
+from pocketvlm.engine.prefix import cut_places, name_checkpoints
+from pocketvlm.errors import PromptError
+from pocketvlm.model import MiniCPMV
+from pocketvlm.types import View
+
+
+@pytest.fixture(scope="module")
+def model(oracle: Oracle) -> MiniCPMV:
+    return network(oracle)
+
+
+@given(
+    marks=st.lists(st.integers(1, 300), unique=True, max_size=12).map(sorted),
+    length=st.integers(1, 320),
+    chunk=st.integers(1, 70),
+)
+def test_cuts_up_to_a_checkpoint_do_not_depend_on_what_follows(marks: list[int], length: int, chunk: int) -> None:
+    cuts, checkpoints = cut_places(length, marks, chunk)
+    assert cuts[-1] == length
+    assert all(0 < b - a <= chunk for a, b in zip([0, *cuts], cuts, strict=False))
+    assert set(checkpoints) <= set(cuts) & set(marks)
+    assert all(b - a >= 32 for a, b in zip([0, *checkpoints], checkpoints, strict=False))
+    for place in checkpoints:
+        other, others = cut_places(place + 50, [m for m in marks if m <= place], chunk)
+        assert [c for c in other if c <= place] == [c for c in cuts if c <= place]
+        assert others == [c for c in checkpoints if c <= place]
+
+
+def test_names_tell_everything_apart(oracle: Oracle) -> None:
+    prompt = pictured(oracle, 1, views=2, words=40)
+    places = cut_places(len(prompt.ids), prompt.marks, 16)[1]
+    names = name_checkpoints(prompt, places)
+    assert list(names) == places
+    assert len(places) == 2
+
+    def changed(index: int, **fields: object) -> tuple[View, ...]:
+        return tuple(replace(v, **fields) if i == index else v for i, v in enumerate(prompt.views))  # type: ignore[arg-type]
+
+    other_ids = prompt.ids.copy()
+    other_ids[0] += 1
+    for variant, same in (
+        (replace(prompt, views=changed(0, digest="x")), 0),
+        (replace(prompt, views=changed(1, digest="x")), 1),
+        (replace(prompt, views=changed(1, downsample_mode="4x")), 1),
+        (replace(prompt, ids=other_ids), 0),
+    ):
+        found = name_checkpoints(variant, places)
+        assert [found[p] == names[p] for p in places] == [True] * same + [False] * (2 - same)
+    assert list(name_checkpoints(replace(prompt, views=changed(1, digest="")), places)) == places[:1]
+    assert name_checkpoints(prompt, places[1:])[places[1]] != names[places[1]]  # read in other pieces
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4", "bf16"])
+def test_a_hit_has_the_bits_of_a_miss(oracle: Oracle, weights: str) -> None:
+    model = network(oracle, weights)
+    first = pictured(oracle, 1, words=40)
+    for prompt in (first, text(3, 90, [33, 71])):
+        follow = longer(prompt, 5, 60, [len(prompt.ids) + 20])
+        run = Run(engine_of(model))
+        cold = run.add(ask(prompt))
+        run.finish()
+        for number, request in enumerate([ask(prompt, seed=4), ask(follow), ask(follow, seed=2)]):
+            one = run.add(request)
+            run.finish()
+            tokens, rows = alone(model, request)
+            assert run.tokens(one) == tokens
+            np.testing.assert_array_equal(run.rows(one), rows)
+            assert run.engine.prefix.hits == number + 1
+        assert run.tokens(cold) == alone(model, ask(prompt))[0]
+        check_idle(run.engine)
+
+
+def test_the_second_turn_runs_neither_vision_nor_the_beginning(oracle: Oracle, model: MiniCPMV) -> None:
+    engine = engine_of(model, page_size=64, chunk=512)
+    run = Run(engine)
+    prompt = pictured(oracle, 7, views=3, words=40)
+    run.add(ask(prompt))
+    run.finish()
+    encoded = []
+    engine.vision.model = replace_encode(model, encoded)
+    follow = longer(prompt, 8, 30)
+    number = engine.add(ask(follow))
+    run.events[number] = []
+    engine.scheduler.admit()
+    sequence = engine.sequences[number]
+    assert sequence.cached == sequence.computed == prompt.marks[-1]
+    run.finish()
+    assert not encoded
+    assert engine.stats().prefix_reused_tokens == prompt.marks[-1]
+    assert engine.stats().vision_hits == 0
+
+
+def replace_encode(model: MiniCPMV, seen: list[object]) -> MiniCPMV:
+    class Listening:
+        config, ops = model.config, model.ops
+
+        def encode(self, views: object) -> object:
+            seen.append(views)
+            return model.encode(views)  # type: ignore[arg-type]
+
+    return Listening()  # type: ignore[return-value]
+
+
+def test_many_answers_to_one_prompt_read_it_once(oracle: Oracle, model: MiniCPMV) -> None:
+    prompt = pictured(oracle, 2, words=40)
+    run = Run(engine_of(model))
+    numbers = [run.add(ask(prompt, seed=seed)) for seed in range(5)]
+    run.finish()
+    stats = run.engine.stats()
+    assert (stats.prefix_hits, stats.prefix_misses) == (4, 1)
+    assert stats.vision_misses == 2
+    for seed, number in enumerate(numbers):
+        tokens, rows = alone(model, ask(prompt, seed=seed))
+        assert run.tokens(number) == tokens
+        np.testing.assert_array_equal(run.rows(number), rows)
+
+
+def test_those_that_wait_for_one_that_is_cancelled_go_on(model: MiniCPMV) -> None:
+    prompt = text(2, 80, [60])
+    run = Run(engine_of(model))
+    numbers = [run.add(ask(prompt, seed=seed)) for seed in range(3)]
+    run.step()
+    assert len(run.engine.scheduler.running) == 1
+    run.engine.release(numbers[0])
+    run.finish()
+    assert [run.tokens(n) for n in numbers[1:]] == [alone(model, ask(prompt, seed=s))[0] for s in (1, 2)]
+    check_idle(run.engine)
+
+
+def test_the_cache_keeps_its_limit_and_drops_what_was_not_used(model: MiniCPMV) -> None:
+    prompts = [text(seed, 60, [40]) for seed in range(4)]
+    engine = engine_of(model)
+    engine.prefix.limit = 3 * engine.memory.bytes_for(40)
+    run = Run(engine)
+    for prompt in (*prompts[:3], prompts[0], prompts[3]):
+        run.add(ask(prompt))
+        run.finish()
+        assert engine.memory.kept <= engine.prefix.limit
+    assert len(engine.prefix) == 3
+    keys = [name_checkpoints(prompt, [40]) for prompt in prompts]
+    assert [engine.prefix.find(key) is not None for key in keys] == [True, False, True, True]
+    check_idle(engine)
+
+
+def test_marks_must_make_sense(model: MiniCPMV) -> None:
+    engine = engine_of(model)
+    for marks in ([0], [5, 5], [9, 4], [11], [-1]):
+        with pytest.raises(PromptError, match="marks"):
+            engine.add(ask(text(1, 10, marks)))
