@@ -19,7 +19,16 @@ from transformers import (
 )
 
 from pocketvlm.engine.request import Request, Sequence
-from pocketvlm.engine.sampler import candidates, draw, largest, penalise, sample
+from pocketvlm.engine.sampler import (
+    allowed_tokens,
+    candidates,
+    draw,
+    draw_token,
+    largest,
+    log_probabilities,
+    penalise,
+    sample,
+)
 from pocketvlm.errors import OptionError
 from pocketvlm.types import Prompt, SamplingParams
 
@@ -149,3 +158,85 @@ def test_greedy_and_min_tokens() -> None:
 def test_values_out_of_range_are_named(name: str, value: Any) -> None:
     with pytest.raises(OptionError, match=name):
         SamplingParams(**{name: value})
+
+
+class Among:
+    """A constraint: one of these tokens, `count` times."""
+
+    def __init__(self, allowed: set[int], count: int = 1, vocab: int = VOCAB) -> None:
+        self.allowed, self.left, self.vocab = allowed, count, vocab
+        self.seen: list[int] = []
+
+    def mask(self) -> np.ndarray:
+        words = np.zeros(-(-self.vocab // 32), np.uint32)
+        for token in self.allowed:
+            words[token // 32] |= np.uint32(1 << token % 32)
+        return words
+
+    def accept(self, token_id: int) -> None:
+        if token_id not in self.allowed:
+            raise ValueError(token_id)
+        self.seen.append(token_id)
+        self.left -= 1
+
+    @property
+    def finished(self) -> bool:
+        return self.left == 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 5.0])
+def test_a_constraint_holds_and_is_told(temperature: float) -> None:
+    allowed = {3, 31, 32, 39}
+    state = sequence(temperature=temperature, seed=1, top_p=0.9)
+    state.constraint = constraint = Among(allowed, 30)
+    drawn = [draw_token(row(seed), state) for seed in range(30)]
+    assert {token.id for token in drawn} <= allowed
+    assert constraint.seen == [token.id for token in drawn]
+    assert [token.closes for token in drawn] == [False] * 29 + [True]
+    if temperature == 0.0:
+        assert all(token.id == max(allowed, key=lambda t: row(s)[t]) for s, token in enumerate(drawn))
+
+
+def test_an_end_id_is_not_told_and_a_constraint_outweighs_min_tokens() -> None:
+    state = sequence(eos=(7,), temperature=0.0, min_tokens=5)
+    state.constraint = constraint = Among({7, 9}, 3)
+    assert draw_token(row(1), state).id == 9
+    state.constraint = constraint = Among({7}, 3)
+    assert draw_token(row(1), state).id == 7
+    assert constraint.seen == []
+
+
+def test_masks_shorter_and_longer_than_the_vocabulary() -> None:
+    full = np.full(2, 0xFFFFFFFF, np.uint32)
+    assert allowed_tokens(full, 70).tolist() == [True] * 64 + [False] * 6
+    assert allowed_tokens(full, 40).tolist() == [True] * 40
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(0, 20), vocab=st.sampled_from([VOCAB, 5000]))
+def test_log_probabilities_are_those_of_the_raw_logits(seed: int, count: int, vocab: int) -> None:
+    logits = row(seed, vocab)
+    expected = torch.log_softmax(torch.from_numpy(logits).double(), 0)
+    state = sequence(seed=seed, logprobs=count, logit_bias=((3, 5.0),), repetition_penalty=1.3)
+    drawn = draw_token(logits.copy(), state)
+    assert drawn.logprob is not None
+    assert drawn.logprob.token_id == drawn.id
+    assert drawn.logprob.logprob == pytest.approx(float(expected[drawn.id]), abs=1e-6)
+    values, ids = expected.topk(count)
+    assert [token for token, _ in drawn.logprob.top] == ids.tolist()
+    np.testing.assert_allclose([value for _, value in drawn.logprob.top], values.numpy(), atol=1e-6)
+    assert draw_token(logits, sequence(seed=seed)).logprob is None
+
+
+def test_equal_logits_are_reported_by_id_and_only_as_many_as_asked() -> None:
+    assert [t for t, _ in log_probabilities(np.zeros(9, np.float32), 0, 3).top] == [0, 1, 2]
+
+
+def test_logit_bias_moves_what_is_drawn() -> None:
+    logits = row(5)
+    assert sample(logits, sequence(temperature=0.0, logit_bias=((11, 100.0), (999_999, 50.0)))) == 11
+    best = int(logits.argmax())
+    assert sample(logits, sequence(temperature=0.0, logit_bias=((best, -100.0),))) == int(np.argsort(-logits)[1])
+    for name, bad in (("logit_bias", ((1, 101.0),)), ("logit_bias", ((-1, 0.0),)), ("logprobs", 21), ("logprobs", -1)):
+        with pytest.raises(OptionError, match=name):
+            SamplingParams(**{name: bad})

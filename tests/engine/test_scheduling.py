@@ -1,0 +1,235 @@
+"""Who runs when: order, priorities, turns with vision, preemption without a trace, and failures that stay alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from engine_kit import Run, alone, ask, check_idle, check_memory, engine_of, network, pictured, text
+from oracle import Oracle
+
+from pocketvlm.engine import Request
+from pocketvlm.engine.scheduler import REREAD_ROWS
+from pocketvlm.errors import OptionError, PromptError
+from pocketvlm.model import MiniCPMV
+from pocketvlm.types import SamplingParams
+
+
+@pytest.fixture(scope="module")
+def model(oracle: Oracle) -> MiniCPMV:
+    return network(oracle)
+
+
+def running(run: Run) -> list[int]:
+    return [sequence.id for sequence in run.engine.scheduler.running]
+
+
+def test_no_more_than_max_seqs_run_and_they_come_in_order(model: MiniCPMV) -> None:
+    run = Run(engine_of(model, max_seqs=2))
+    numbers = [run.add(ask(text(seed, 5), 3, priority=priority)) for seed, priority in enumerate([1, 1, 0, 1, -5])]
+    run.step()
+    assert running(run) == [numbers[4], numbers[2]]
+    ended: list[int] = []
+    while run.engine.busy:
+        ended += [event.request_id for event in run.step() if event.finish_reason]
+        assert len(run.engine.scheduler.running) <= 2
+    assert ended == [numbers[i] for i in (4, 2, 0, 1, 3)]
+
+
+def test_a_more_important_request_takes_a_place_and_the_other_loses_nothing(model: MiniCPMV) -> None:
+    run = Run(engine_of(model, max_seqs=2))
+    requests = [ask(text(seed, 20), 20, seed, priority=1) for seed in range(2)]
+    low = [run.add(request) for request in requests]
+    for _ in range(8):
+        run.step()
+    high = run.add(ask(text(9, 20), 5))
+    run.step()
+    assert running(run) == [high, low[0]]
+    assert run.engine.stats().preemptions == 1
+    run.finish()
+    for number, request in zip(low, requests, strict=True):
+        tokens, rows = alone(model, request)
+        assert run.tokens(number) == tokens
+        np.testing.assert_array_equal(run.rows(number), rows)
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_preempted_equals_not_preempted_bit_for_bit(oracle: Oracle, weights: str) -> None:
+    model = network(oracle, weights)
+    requests = [
+        ask(pictured(oracle, 3, words=12), 70, 1, repetition_penalty=1.1),
+        ask(text(4, 45, [35]), 60, 2),
+        ask(text(5, 8), 90, 3),
+    ]
+    run = Run(engine_of(model, tokens=130))
+    numbers = [run.add(request) for request in requests]
+    while run.engine.busy:
+        run.step()
+        check_memory(run.engine)
+    assert run.engine.scheduler.preemptions >= 2
+    for number, request in zip(numbers, requests, strict=True):
+        tokens, rows = alone(model, request)
+        assert run.tokens(number) == tokens
+        assert len(tokens) == request.params.max_tokens
+        np.testing.assert_array_equal(run.rows(number), rows)
+    check_idle(run.engine)
+
+
+def test_rows_read_again_have_the_bits_of_single_rows(model: MiniCPMV) -> None:
+    request = ask(text(5, 30), 4 * REREAD_ROWS + 2)
+    run = Run(engine_of(model))
+    number = run.add(request)
+    for _ in range(2 + 3 * REREAD_ROWS):
+        run.step()
+    run.engine.scheduler._preempt(run.engine.scheduler.running[0])
+    run.finish()
+    np.testing.assert_array_equal(run.rows(number), alone(model, request)[1])
+
+
+def test_a_short_prompt_does_not_wait_for_long_ones_before_it(model: MiniCPMV) -> None:
+    run = Run(engine_of(model, chunk=16))
+    for seed in range(4):
+        run.add(ask(text(seed, 320), 2))
+    run.step()
+    short = run.add(ask(text(9, 10), 2))
+    for _ in range(2):
+        run.step()
+    assert run.events[short]
+    oldest = run.engine.scheduler.running[0]
+    before = oldest.computed
+    for _ in range(4):
+        run.step()
+    assert oldest.computed >= before + 2 * 16  # nor does the oldest wait for ever
+
+
+def test_views_and_steps_take_turns(oracle: Oracle, model: MiniCPMV) -> None:
+    engine = engine_of(model, chunk=64)
+    run = Run(engine)
+    writer = run.add(ask(text(1, 10), 40))
+    run.step()
+    for seed in range(2):
+        run.add(ask(pictured(oracle, seed, views=4), 2))
+    made: list[tuple[int, int]] = []
+    while len(run.events[writer]) < 20:
+        run.step()
+        made.append((engine.vision.misses, len(run.events[writer])))
+    for (views, tokens), (more_views, more_tokens) in pairwise(made):
+        assert (more_views - views) + (more_tokens - tokens) == 1
+    assert engine.vision.misses == 8
+    run.finish()
+
+
+def test_views_are_not_encoded_before_their_chunk_is_due(oracle: Oracle, model: MiniCPMV) -> None:
+    engine = engine_of(model, chunk=16)
+    run = Run(engine)
+    prompt = pictured(oracle, 5, views=3, words=40)
+    run.add(ask(prompt))
+    while engine.busy:
+        run.step()
+        for sequence in engine.scheduler.running:
+            end = max((cut for cut in sequence.cuts if cut <= sequence.computed + 16), default=0)
+            assert engine.vision.misses <= sum(view.start < end for view in prompt.views)
+            assert len(sequence.features) <= 1
+
+
+def test_the_length_of_the_context_can_be_limited(model: MiniCPMV) -> None:
+    engine = engine_of(model, max_model_len=30)
+    with pytest.raises(PromptError, match="30"):
+        engine.add(ask(text(1, 30)))
+    run = Run(engine)
+    number = run.add(ask(text(1, 25), 50))
+    run.finish()
+    assert len(run.events[number]) == 5
+    for options in ({"max_model_len": 1}, {"max_model_len": 5000}, {"max_seqs": 0}, {"prefix_cache": -1}):
+        with pytest.raises(OptionError, match=next(iter(options))):
+            engine_of(model, **options)
+
+
+class Broken:
+    """A constraint that fails at one of its calls."""
+
+    def __init__(self, where: str) -> None:
+        if where == "making":
+            raise RuntimeError("no grammar")
+        self.where = where
+
+    def mask(self) -> Any:
+        if self.where == "mask":
+            raise RuntimeError("no mask")
+        return np.zeros(5, np.uint32) if self.where == "nothing" else None
+
+    def accept(self, token_id: int) -> None:
+        if self.where == "accept":
+            raise ValueError("not allowed")
+
+    @property
+    def finished(self) -> bool:
+        raise RuntimeError("no idea")
+
+
+@pytest.mark.parametrize("where", ["making", "mask", "nothing", "accept", "finished"])
+def test_a_failing_constraint_ends_its_request_alone(model: MiniCPMV, where: str) -> None:
+    run = Run(engine_of(model))
+    good = [run.add(ask(text(seed, 20), 6, seed)) for seed in range(2)]
+    params = SamplingParams(max_tokens=5)
+    bad = run.add(Request(text(3, 20), params, constraint=lambda: Broken(where)))
+    run.finish()
+    (event,) = run.events[bad]
+    assert (event.token_id, event.finish_reason) == (-1, "error")
+    assert event.error is not None
+    words = {"nothing": "allows no token", "making": "no grammar", "accept": "not allowed", "finished": "no idea"}
+    assert words.get(where, "no mask") in event.error
+    assert [run.tokens(n) for n in good] == [alone(model, ask(text(s, 20), 6, s))[0] for s in range(2)]
+    check_idle(run.engine)
+
+
+def test_a_view_that_cannot_be_encoded_ends_its_request_alone(
+    oracle: Oracle, model: MiniCPMV, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(engine_of(model))
+    good, bad = ask(pictured(oracle, 1), 5), ask(pictured(oracle, 2), 5)
+    broken = bad.prompt.views[1].digest
+    encode = MiniCPMV.encode
+
+    def failing(self: MiniCPMV, views: Any) -> Any:
+        if any(view.digest == broken for view in views):
+            raise FloatingPointError("broken view")
+        return encode(self, views)
+
+    monkeypatch.setattr(MiniCPMV, "encode", failing)
+    numbers = [run.add(good), run.add(bad), run.add(good)]
+    run.finish()
+    assert run.events[numbers[1]][-1].error == "FloatingPointError: broken view"
+    monkeypatch.undo()
+    for number in (numbers[0], numbers[2]):
+        assert run.tokens(number) == alone(model, good)[0]
+    check_idle(run.engine)
+
+
+def test_the_engine_goes_on_after_a_step_that_failed(model: MiniCPMV, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(engine_of(model))
+    numbers = [run.add(ask(text(seed, 20))) for seed in range(2)]
+    run.step()
+
+    def failing(*_: Any) -> Any:
+        raise MemoryError("none left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MiniCPMV, "forward", failing)
+        run.finish()
+    assert [run.events[n][-1].error for n in numbers] == ["MemoryError: none left"] * 2
+    again = run.add(ask(text(0, 20)))
+    run.finish()
+    assert run.tokens(again) == alone(model, ask(text(0, 20)))[0]
+    check_idle(run.engine)
+
+
+def test_views_that_do_not_fit_are_refused(oracle: Oracle, model: MiniCPMV) -> None:
+    prompt = pictured(oracle, 1)
+    for change in ({"tokens": 3}, {"start": 1000}, {"rows": 5}):
+        views = (replace(prompt.views[0], **change), prompt.views[1])
+        with pytest.raises(PromptError, match="view 0"):
+            engine_of(model).add(ask(replace(prompt, views=views)))

@@ -1,0 +1,194 @@
+"""The engine on its own thread: submit, deliver, cancel and close from anywhere, and failures that stay alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from engine_kit import alone, ask, check_idle, engine_of, network, pictured, text
+from oracle import Oracle
+
+from pocketvlm.engine import Engine, EngineService, Request, Ticket, TokenEvent
+from pocketvlm.errors import PocketVLMError, PromptError
+from pocketvlm.model import MiniCPMV
+
+PATIENCE = 60.0  # seconds until a test gives up waiting
+
+
+@pytest.fixture(scope="module")
+def model(oracle: Oracle) -> MiniCPMV:
+    return network(oracle)
+
+
+@pytest.fixture
+def service(model: MiniCPMV) -> Iterator[EngineService]:
+    service = EngineService(engine_of(model))
+    service.start()
+    yield service
+    service.close()
+    assert not service._thread.is_alive()
+    check_idle(service.engine)
+
+
+class Receiver:
+    """Takes events; `ended` is set with the last one."""
+
+    def __init__(self, listen: Callable[[TokenEvent], None] = lambda event: None) -> None:
+        self.events: list[TokenEvent] = []
+        self.began, self.ended = threading.Event(), threading.Event()
+        self.listen = listen
+
+    def __call__(self, event: TokenEvent) -> None:
+        assert not self.ended.is_set()
+        assert threading.current_thread().name == "pocketvlm-engine"
+        self.events.append(event)
+        self.began.set()
+        self.listen(event)
+        if event.finish_reason is not None:
+            self.ended.set()
+
+    def tokens(self) -> list[int]:
+        assert self.ended.wait(PATIENCE)
+        return [event.token_id for event in self.events]
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    until = time.monotonic() + PATIENCE
+    while not holds() and time.monotonic() < until:
+        time.sleep(0.001)
+    return holds()
+
+
+def test_many_threads_get_the_answers_of_requests_alone(
+    oracle: Oracle, model: MiniCPMV, service: EngineService
+) -> None:
+    requests = [ask(text(n % 5, 10 + 3 * n, [5]), 6, n) for n in range(12)] + [
+        ask(pictured(oracle, 1, words=40), 6, 3)
+    ] * 3
+    receivers = [Receiver() for _ in requests]
+    tickets: dict[int, Ticket] = {}
+
+    def submit(index: int) -> None:
+        tickets[index] = service.submit(requests[index], receivers[index])
+
+    threads = [threading.Thread(target=submit, args=(index,)) for index in range(len(requests))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, request in enumerate(requests):
+        assert receivers[index].tokens() == alone(model, request)[0]
+        ticket = tickets[index]
+        assert {event.request_id for event in receivers[index].events} == {ticket.number}
+        assert ticket.queue_seconds >= 0
+        assert ticket.seconds.prefill > 0
+        assert ticket.seconds.decode > 0
+    assert len({ticket.number for ticket in tickets.values()}) == len(requests)
+    assert sorted(tickets[index].cached_tokens > 0 for index in (12, 13, 14)) in ([False, True, True], [True] * 3)
+    stats = service.stats()
+    assert stats.generated_tokens == 6 * len(requests)
+    assert stats.prompt_tokens == sum(len(request.prompt.ids) for request in requests)
+    assert stats.running == stats.waiting == 0
+
+
+def test_impossible_requests_are_refused_at_once(service: EngineService) -> None:
+    with pytest.raises(PromptError, match="no tokens"):
+        service.submit(ask(text(0, 0)), Receiver())
+
+
+def test_cancelling_at_any_stage(oracle: Oracle, service: EngineService) -> None:
+    service.engine.scheduler.max_seqs = 1
+    first, second, third = Receiver(), Receiver(), Receiver()
+    running = service.submit(ask(text(1, 10), 3000), first)
+    waiting = service.submit(ask(pictured(oracle, 1), 3), second)
+    last = service.submit(ask(pictured(oracle, 2), 3), third)
+    assert first.began.wait(PATIENCE)
+    service.cancel(waiting)
+    assert second.tokens() == [-1]
+    assert second.events[0].finish_reason == "abort"
+    service.cancel(running)
+    service.cancel(running)
+    assert first.tokens()[-1] == -1
+    assert -1 not in first.tokens()[:-1]
+    assert len(third.tokens()) == 3
+    service.cancel(last)
+    service.cancel(Ticket(123456))
+    again = Receiver()
+    service.submit(ask(text(3, 5), 2), again)
+    assert len(again.tokens()) == 2
+    assert len(third.events) == 3
+
+
+def test_a_receiver_that_fails_loses_its_request_alone(model: MiniCPMV, service: EngineService) -> None:
+    def fail(event: TokenEvent) -> None:
+        raise OSError("gone")
+
+    good, bad = Receiver(), Receiver(fail)
+    service.submit(ask(text(1, 10), 50), bad)
+    service.submit(ask(text(2, 10), 10), good)
+    assert good.tokens() == alone(model, ask(text(2, 10), 10))[0]
+    assert len(bad.events) == 1
+    assert eventually(lambda: not service.engine.sequences)
+
+
+def test_a_receiver_may_submit_and_cancel(service: EngineService) -> None:
+    after, tickets = Receiver(), []
+
+    def follow(event: TokenEvent) -> None:
+        if not tickets:
+            tickets.append(service.submit(ask(text(2, 10), 3), after))
+            service.cancel(Ticket(event.request_id))
+
+    before = Receiver(follow)
+    service.submit(ask(text(1, 10), 1000), before)
+    assert before.tokens()[-1] == -1
+    assert len(after.tokens()) == 3
+
+
+def test_closing_waits_for_answers_or_ends_them(model: MiniCPMV) -> None:
+    patient = EngineService(engine_of(model))
+    patient.start()
+    receiver = Receiver()
+    patient.submit(ask(text(1, 10), 30), receiver)
+    patient.close(drain_seconds=PATIENCE)
+    assert receiver.ended.is_set()
+    assert len(receiver.events) == 30
+    with pytest.raises(PocketVLMError, match="closed"):
+        patient.submit(ask(text(1, 10)), Receiver())
+    hasty = EngineService(engine_of(model))
+    hasty.start()
+    receivers = [Receiver() for _ in range(3)]
+    for receiver in receivers:
+        hasty.submit(ask(text(1, 10), 3000), receiver)
+    hasty.close()
+    hasty.close()
+    assert [receiver.events[-1].finish_reason for receiver in receivers] == ["abort"] * 3
+    check_idle(hasty.engine)
+    EngineService(engine_of(model)).close()
+
+
+def test_a_step_that_fails_ends_what_there_is_and_the_thread_goes_on(
+    model: MiniCPMV, service: EngineService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Engine.step
+    failing = threading.Event()
+
+    def fail(self: Engine) -> Any:
+        if failing.is_set():
+            failing.clear()
+            raise SystemError("bug")
+        return step(self)
+
+    monkeypatch.setattr(Engine, "step", fail)
+    receiver = Receiver(lambda event: failing.set() if event.finish_reason is None else None)
+    service.submit(ask(text(1, 10), 100), receiver)
+    receiver.tokens()
+    assert receiver.events[-1].finish_reason == "error"
+    assert "SystemError: bug" in str(receiver.events[-1].error)
+    request: Request = ask(text(2, 10), 5)
+    good = Receiver()
+    service.submit(request, good)
+    assert good.tokens() == alone(model, request)[0]
