@@ -15,7 +15,7 @@ from pocketvlm.engine import Request
 from pocketvlm.model import MiniCPMV
 from pocketvlm.types import Prompt, SamplingParams
 
-LONGEST = 150  # tokens of the longest prompt and its answer
+LONGEST = 160  # tokens; no prompt and its answer have more
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -30,9 +31,9 @@ def before_marks(processor: Processor, prompt: Prompt) -> list[str]:
     """The text between marks, with one sign for every image id."""
     places = [0, *prompt.marks, len(prompt.ids)]
     pieces = []
-    for start, stop in zip(places, places[1:], strict=False):
+    for start, stop in pairwise(places):
         ids = [int(i) for i in prompt.ids[start:stop] if i != processor.tokenizer.special.image]
-        pieces.append(processor.tokenizer.decode(ids))
+        pieces.append(processor.tokenizer.decode(ids, skip_special_tokens=False))
     return pieces
 
 
@@ -74,6 +75,7 @@ def test_the_second_turn_about_a_picture_reads_only_what_is_new() -> None:
     model = pocketvlm.load("nano", threads=2)
     messages = [question("What is this? Say it in a few words, please, and then say it again.", picture((300, 200)))]
     first = model.chat(messages, temperature=0, max_tokens=8)
+    before = model.engine.stats()
     messages += [{"role": "assistant", "content": first.text}, {"role": "user", "content": "Are you sure?"}]
     again = model.chat(messages, temperature=0, max_tokens=8)
     stats = model.engine.stats()
@@ -81,6 +83,6 @@ def test_the_second_turn_about_a_picture_reads_only_what_is_new() -> None:
     marks = model.processor(messages).marks
     assert stats.prefix_reused_tokens in marks[:-1]
     assert again.timings.vision == 0
-    assert stats.vision_hits == 0
+    assert (stats.vision_hits, stats.vision_misses) == (before.vision_hits, before.vision_misses)
     fresh = pocketvlm.load("nano", threads=2, prefix_cache=0, vision_cache=0)
     assert fresh.chat(messages, temperature=0, max_tokens=8).token_ids == again.token_ids
