@@ -87,6 +87,11 @@ class EngineService:
         if self._thread.ident is not None:
             self._thread.join()
 
+    def begun(self, ticket: Ticket) -> bool:
+        """Whether a request has left the queue: it runs, or has ended."""
+        sequence = self.engine.sequences.get(ticket.number)
+        return ticket.queue_seconds > 0 or (sequence is not None and sequence.admitted is not None)
+
     def stats(self) -> EngineStats:
         """The engine's numbers; requests that it has not seen yet count as waiting."""
         return self.engine.stats(len(self._new))

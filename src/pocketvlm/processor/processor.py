@@ -133,13 +133,19 @@ class Processor:
         pieces = self._render(conversation, tools, variables, add_generation_prompt, continue_final_message)
         self._check_placeholders(pieces, len(conversation.images))
 
-        fetching = 0.0
+        fetching, visual = 0.0, 0
         pictures = []
         for part, chosen in zip(conversation.images, options, strict=True):
             before = time.perf_counter()
             image = _load(part, limits)
             fetching += time.perf_counter() - before
             layout = plan_layout(image.width, image.height, chosen)
+            visual += describe(image.width, image.height, layout, chosen, 0).vision_tokens
+            if visual > limits.max_visual_tokens:
+                raise ImageError(
+                    f"{part.where}: {visual} visual tokens up to here are more than the limit of "
+                    f"{limits.max_visual_tokens}: send fewer or smaller images, or a smaller max_slice_nums"
+                )
             views = prepare_image(image, chosen, self.config)
             pictures.append(_Picture(image.width, image.height, layout, chosen, views))
         ids, placed, images, marks = self._assemble(pieces, pictures)
