@@ -68,7 +68,8 @@ def declared() -> set[str]:
         *project["project"]["dependencies"],
         *(x for xs in extras for x in xs),
     ]
-    return {normal(re.split(r"[<>=!~\[; ]", line)[0]) for line in lines}
+    # An extra may name the package itself, with another extra.
+    return {normal(re.split(r"[<>=!~\[; ]", line)[0]) for line in lines} - {"pocketvlm"}
 
 
 def normal(name: str) -> str:

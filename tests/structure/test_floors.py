@@ -14,15 +14,25 @@ from source_tree import Import, all_imports, imports, modules, part_of
 PLACES: dict[str, tuple[str, ...]] = {
     "PIL": ("processor",),
     "av": ("processor",),
+    "fastapi": ("server",),
     "huggingface_hub": ("checkpoint.download",),
     "jinja2": ("processor",),
-    "numpy": ("types", "backends", "model", "processor", "checkpoint", "engine", "quantize", "train", "api", "bench"),
+    "numpy": (
+        *("types", "backends", "model", "processor", "checkpoint", "engine", "quantize", "train", "api", "bench"),
+        "server",
+    ),
+    "prometheus_client": ("server.metrics",),
+    "pydantic": ("server.schemas",),
+    "pydantic_core": ("server.routes",),
     "rich": ("cli",),
     "safetensors": ("quantize", "train"),
+    "starlette": ("server",),
     "tokenizers": ("processor",),
     "torch": ("backends.torch", "train"),
     "tqdm": ("checkpoint.download",),
     "typer": ("cli",),
+    "uvicorn": ("server",),
+    "yaml": ("server.settings",),
 }
 # Parts of the standard library that open connections.
 NETWORK = {"ftplib", "http", "smtplib", "socket", "socketserver", "ssl", "urllib.error", "urllib.request", "xmlrpc"}

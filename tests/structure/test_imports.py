@@ -15,19 +15,25 @@ REPORT = "import json, sys; sys.stderr.write('\\n' + json.dumps(sorted({name.spl
 HEAVY = {
     "PIL",
     "av",
+    "fastapi",
     "httpx",
     "httpx2",
     "huggingface_hub",
     "jinja2",
     "numpy",
+    "prometheus_client",
+    "pydantic",
     "requests",
     "rich",
     "safetensors",
+    "starlette",
     "tokenizers",
     "torch",
     "tqdm",
     "transformers",
     "typer",
+    "uvicorn",
+    "yaml",
 }
 
 
@@ -48,7 +54,7 @@ def test_importing_the_errors_and_types_loads_nothing_heavy() -> None:
     assert not loaded("from pocketvlm import OptionError, SamplingParams; SamplingParams()") & HEAVY
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["serve", "--help"]])
 def test_the_command_line_answers_without_heavy_libraries(arguments: list[str]) -> None:
     code = f"""
 from pocketvlm.cli import main

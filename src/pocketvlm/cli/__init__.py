@@ -1,4 +1,4 @@
-"""The command line: `run`, `info`, `tokens`, `bench`, `pull` and `cache`. One file each, nothing heavy at import."""
+"""The command line: `run`, `serve`, `info`, `tokens`, `bench`, `pull` and `cache`. One file each, light to import."""
 
 from __future__ import annotations
 

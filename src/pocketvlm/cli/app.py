@@ -23,6 +23,7 @@ from pocketvlm.cli.info import info
 from pocketvlm.cli.plain import PlainCommand, PlainValues
 from pocketvlm.cli.pull import pull
 from pocketvlm.cli.run import run
+from pocketvlm.cli.serve import serve
 from pocketvlm.cli.tokens import tokens
 
 NAME = "pocketvlm"
@@ -32,6 +33,7 @@ Examples:
 
   pocketvlm run nano -i cat.jpg "What is this?"
   pocketvlm run nano -i page.png "Read the text." --downsample-mode 4x
+  pocketvlm serve openbmb/MiniCPM-V-4.6
   pocketvlm tokens -i page.png
   pocketvlm info openbmb/MiniCPM-V-4.6
 
@@ -80,7 +82,7 @@ def _root(
         print(ctx.get_help())
 
 
-for _function in (run, info, tokens, bench, pull):
+for _function in (run, serve, info, tokens, bench, pull):
     _name = _function.__name__
     app.command(
         _name,

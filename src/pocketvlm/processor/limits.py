@@ -11,8 +11,8 @@ class MediaLimits:
 
     max_bytes: encoded size. max_pixels: width x height after decoding. max_ratio: longer side over shorter side.
     timeout: seconds for one fetch. max_redirects: per fetch. local_files, remote: whether paths and file: URLs, and
-    http(s) URLs, are opened at all. max_images: per conversation. max_visual_tokens: of all images of a conversation, which
-    bounds the memory that their patches take.
+    http(s) URLs, are opened at all. max_images: per conversation. max_visual_tokens: of all images of a conversation,
+    which bounds the memory that their patches take.
     """
 
     max_bytes: int = 64 << 20

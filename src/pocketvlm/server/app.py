@@ -1,0 +1,60 @@
+"""Builds the application: routes, error answers, the gate around them, and what happens at start and end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from pocketvlm import __version__
+from pocketvlm.server.context import Context
+from pocketvlm.server.errors import ApiError, from_validation, internal
+from pocketvlm.server.gate import Gate, error_response
+from pocketvlm.server.routes import anthropic, chat, completions, docs, files, ollama, responses, service, tokens
+
+_ABOUT = """MiniCPM-V behind the interfaces of OpenAI, Anthropic and Ollama. Fields that are not listed are refused by
+name; errors have the form that the clients of each interface read."""
+
+
+def create_app(context: Context) -> tuple[FastAPI, ASGIApp]:
+    """The FastAPI application, and the same behind its gate, which is what a server runs."""
+    app = FastAPI(title="pocketvlm", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None)
+    app.state.context = context
+    for module in (chat, completions, responses, anthropic, ollama, tokens, files, service, docs):
+        app.include_router(module.router)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _internal)
+    return app, Gate(app, context)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if not isinstance(error, ApiError):
+        told: dict[int, str] = {
+            404: f"there is nothing at {request.url.path[:200]!r}: see /docs",
+            405: f"{request.method} is not possible at {request.url.path[:200]!r}: see /docs",
+        }
+        message = told.get(error.status_code, str(error.detail))
+        error = ApiError(error.status_code, message, headers=error.headers)
+    return _answer(request, error)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return _answer(request, from_validation(list(error.errors())))
+
+
+async def _internal(request: Request, error: Exception) -> Response:
+    """The answer; the error itself goes on to the gate, which writes it to the log."""
+    return _answer(request, internal(request.scope["record"].id))
+
+
+def _answer(request: Request, error: ApiError) -> Response:
+    record: Any = request.scope["record"]
+    record.error = error.code or error.message[:200]
+    return error_response(error, request.scope["path"], record.id)

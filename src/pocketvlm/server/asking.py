@@ -1,0 +1,57 @@
+"""One question in the form that all interfaces are turned into before anything is done about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+GuideKind = Literal["json_object", "json_schema", "regex", "choice"]
+Choice = Literal["auto", "none", "required", "named"]
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """What form an answer must have. value: the schema, expression, or list of choices; None for any object."""
+
+    kind: GuideKind
+    value: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """Functions that may be called (OpenAI's form), and whether one must be. name: the one, for "named"."""
+
+    tools: tuple[Mapping[str, Any], ...] = ()
+    choice: Choice = "auto"
+    name: str | None = None
+    parallel: bool = True
+
+    @property
+    def offered(self) -> tuple[Mapping[str, Any], ...]:
+        """What the model is told about."""
+        return () if self.choice == "none" else self.tools
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Everything that a request asks for.
+
+    messages: a conversation as `processor.messages` reads it, or None; then text or ids are a prompt without template.
+    sampling: fields of SamplingParams that were given. options: image options and template variables for the processor.
+    chat: take the answer apart into content, reasoning and calls. thinking_budget: most tokens of reasoning.
+    """
+
+    messages: Sequence[Mapping[str, Any]] | None = None
+    text: str | None = None
+    ids: Sequence[int] | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tools: ToolUse = field(default_factory=ToolUse)
+    guide: Guide | None = None
+    n: int = 1
+    chat: bool = True
+    normalize_newlines: bool | None = None
+    skip_special_tokens: bool = True
+    priority: int = 0
+    thinking_budget: int | None = None

@@ -1,0 +1,324 @@
+"""What the routes of a server share: model, engine, limits, stores; and the way from a question to a run."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from pocketvlm.api import Model
+from pocketvlm.engine.request import Request
+from pocketvlm.engine.service import EngineService
+from pocketvlm.errors import PocketVLMError, PromptError
+from pocketvlm.parsing import AnswerParser
+from pocketvlm.processor.limits import MediaLimits
+from pocketvlm.server.admission import Admission
+from pocketvlm.server.answering import Reading
+from pocketvlm.server.asking import Question
+from pocketvlm.server.errors import ApiError, from_failure
+from pocketvlm.server.files import FileStore
+from pocketvlm.server.guiding import Constrain, Ends, constraint_for, needs_grammar
+from pocketvlm.server.logs import Log, Record
+from pocketvlm.server.media import Media
+from pocketvlm.server.metrics import Metrics
+from pocketvlm.server.running import Mailbox, Run, Service
+from pocketvlm.server.settings import Settings
+from pocketvlm.types import Prompt, SamplingParams
+
+if TYPE_CHECKING:
+    from pocketvlm.guided import Grammars
+
+_CHARACTERS_A_TOKEN = 24  # far more than any real text has; longer text is refused before the tokenizer works on it
+
+T = TypeVar("T")
+
+
+class Context:
+    """One server. `start` and `close` belong to the event loop's life; everything else runs on the loop."""
+
+    def __init__(
+        self, model: Model, settings: Settings, service: EngineService, log: Log, media: Media | None = None
+    ) -> None:
+        self.model = model
+        self.settings = settings
+        self.engine = service
+        self.service: Service = service
+        self.log = log
+        self.processor = model.processor
+        self.tokenizer = model.processor.tokenizer
+        self.names = settings.served_model_name or (_name(model.name),)
+        context = model.checkpoint.model.text.max_position_embeddings
+        self.max_model_len = min(settings.max_model_len or context, context)
+        self.created = int(time.time())
+        self.admission = Admission(settings.max_seqs, settings.max_queue)
+        self.metrics = Metrics(self.admission, service)
+        self.files = FileStore(settings)
+        self.media = media or Media(settings)
+        self.draining = False
+        self.body_bytes = 0
+        self.runs: set[Run] = set()
+        self.limits = MediaLimits(
+            max_bytes=settings.max_media_bytes,
+            max_pixels=settings.max_pixels,
+            local_files=False,
+            remote=False,
+            max_images=settings.max_images,
+            max_visual_tokens=settings.max_visual_tokens,
+        )
+        self._threads = ThreadPoolExecutor(settings.workers, "prepare")
+        self._free = asyncio.Semaphore(settings.workers)
+        self._mailbox: Mailbox | None = None
+        self._grammars: Grammars | None = None
+
+    def start(self) -> None:
+        """Begin to run requests, on the running event loop."""
+        self._mailbox = Mailbox(asyncio.get_running_loop())
+        self.engine.start()
+
+    async def close(self) -> None:
+        """End what still runs, and let go of threads and files."""
+        await asyncio.to_thread(self.engine.close)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.media.close()
+        if self._grammars is not None:
+            self._grammars.close()
+        self.files.close()
+
+    async def drain(self) -> None:
+        """Take no new requests; end those that are not done after the time that they are given."""
+        self.draining = True
+        deadline = time.monotonic() + self.settings.drain
+        while self.runs and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        for run in list(self.runs):
+            run.fail(ApiError(503, "the server is shutting down", code="shutting_down"))
+
+    def grammars(self) -> Grammars:
+        """What compiles grammars; loads its library on first use. Raises OptionError where that is missing."""
+        if self._grammars is None:
+            from pocketvlm.guided import Grammars
+
+            checkpoint = self.model.checkpoint
+            self._grammars = Grammars(self.tokenizer, checkpoint.eos_token_ids, checkpoint.model.text.vocab_size)
+        return self._grammars
+
+    def check_model(self, name: str) -> str:
+        """The name that a request gave, if it is one of ours. Raises ApiError 404."""
+        if name not in self.names and name.removesuffix(":latest") not in self.names:
+            known = ", ".join(self.names)
+            raise ApiError(
+                404, f"model {name[:100]!r} is not served here: use {known}", param="model", code="model_not_found"
+            )
+        return name
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """The result of work that decodes, tokenizes or compiles; as many at once as there are threads for it.
+
+        Raises ApiError 503 after the queue's timeout, 400 after the decode timeout (the thread then ends by itself).
+        """
+        try:
+            async with asyncio.timeout(self.settings.queue_timeout):
+                await self._free.acquire()
+        except TimeoutError:
+            raise self._busy() from None
+        loop = asyncio.get_running_loop()
+        future: Future[T] = self._threads.submit(work)
+        future.add_done_callback(lambda _: _quietly(loop, self._free.release))
+        try:
+            async with asyncio.timeout(self.settings.decode_timeout):
+                return await asyncio.wrap_future(future)
+        except TimeoutError:
+            raise ApiError(
+                408, f"images and text took longer than {self.settings.decode_timeout:g} s to prepare", code="timeout"
+            ) from None
+
+    async def prompt_for(self, question: Question, owner: int) -> tuple[Prompt, float]:
+        """Ids and views of a question, and the seconds that fetching took. Raises ApiError."""
+        try:
+            self._check_length(question)
+            if question.messages is None:
+                if question.ids is not None:
+                    return self._raw(question.ids, "(ids)"), 0.0
+                text = question.text or ""
+                return await self.in_thread(lambda: self._raw(self.tokenizer.encode_template(text), text)), 0.0
+            messages, seconds = await self.media.resolve(
+                question.messages, lambda file_id, where: self.files.read(file_id, owner)
+            )
+            tools = list(question.tools.offered) or None
+            work = partial(self.processor, messages, tools=tools, limits=self.limits, **question.options)
+            return await self.in_thread(work), seconds
+        except PocketVLMError as error:
+            raise from_failure(error) from None
+
+    def _raw(self, ids: Any, text: str) -> Prompt:
+        """A prompt without template or images."""
+        special = self.tokenizer.special
+        array = np.array(ids, dtype=np.int64)
+        if ((array < 0) | (array >= self.model.checkpoint.model.text.vocab_size)).any():
+            raise PromptError("prompt: a token id is outside the vocabulary")
+        if special.image in ids or (special.video is not None and special.video in ids):
+            raise PromptError("prompt: placeholders of images stand for nothing here: use /v1/chat/completions")
+        return Prompt(array.astype(np.int32), (), (), text)
+
+    def _check_length(self, question: Question) -> None:
+        most = self.max_model_len * _CHARACTERS_A_TOKEN
+        length = len(question.text or "")
+        for message in question.messages or ():
+            content = message.get("content") if isinstance(message, Mapping) else None
+            if isinstance(content, str):
+                length += len(content)
+            elif isinstance(content, list):
+                texts = (part.get("text") for part in content if isinstance(part, Mapping))
+                length += sum(len(text) for text in texts if isinstance(text, str))
+        if length > most or len(question.ids or ()) > self.max_model_len:
+            count = f"{length} characters" if question.ids is None else f"{len(question.ids)} tokens"
+            raise ApiError(
+                400,
+                f"{count} of text cannot fit into the {self.max_model_len} tokens that this server's context holds",
+                code="context_length_exceeded",
+            )
+
+    def sampling_for(self, question: Question, prompt: Prompt) -> SamplingParams:
+        """How to sample: what the request says, else what the checkpoint says. Raises ApiError."""
+        total = len(prompt.ids)
+        room = self.max_model_len - total
+        if room < 1:
+            raise ApiError(
+                400,
+                f"the prompt has {total} tokens but this server's context holds {self.max_model_len}: shorten the "
+                "text, or use fewer images, a smaller max_slice_nums or downsample_mode='16x'",
+                param="messages" if question.messages is not None else "prompt",
+                code="context_length_exceeded",
+            )
+        given = {name: value for name, value in question.sampling.items() if value is not None}
+        most = min(given.get("max_tokens", self.settings.default_max_tokens), room)
+        if "max_tokens" in given and given["max_tokens"] < 1:
+            most = given["max_tokens"]
+        try:
+            return dataclasses.replace(self.model.sampling_defaults, **{**given, "max_tokens": most})
+        except PocketVLMError as error:
+            raise from_failure(error) from None
+
+    async def ask(self, question: Question, record: Record, also: tuple[Question, ...] = ()) -> Run:
+        """Prepare a question and give it to the engine; `also`: more prompts, answered as further choices.
+
+        Raises ApiError. The run ends by itself when time is up; who reads it cancels it when nobody listens any more.
+        """
+        questions = (question, *also)
+        count = question.n * len(questions)
+        if count > self.settings.max_n:
+            raise ApiError(400, f"n={count} is more than the limit of {self.settings.max_n}", param="n")
+        self.admission.enter(count)
+        began = time.perf_counter()
+        left = False
+
+        def leave(_: Run | None = None) -> None:
+            nonlocal left
+            if not left:
+                left = True
+                self.admission.leave(count, time.perf_counter() - began)
+
+        try:
+            requests: list[Request] = []
+            for each in questions:
+                prompt, seconds = await self.prompt_for(each, record.owner)
+                record.fetch += seconds
+                record.media += prompt.decode_seconds
+                record.preprocess += prompt.preprocess_seconds
+                thinking = each.chat and prompt.text.rstrip().endswith("<think>")
+                constraint = await self._constraint(each, thinking)
+                requests += self._requests(each, prompt, constraint)
+            run = self._submit(question, requests, thinking)
+        except BaseException:
+            leave()
+            raise
+        run.when_released(leave)
+        self._watch(run)
+        return run
+
+    async def _constraint(self, question: Question, thinking: bool) -> Constrain | None:
+        if not needs_grammar(question) and (question.thinking_budget is None or not thinking):
+            return None
+        checkpoint = self.model.checkpoint
+        try:
+            thought = self.tokenizer.token_id("</think>") if thinking else -1
+            ends = Ends(thought, checkpoint.eos_token_ids, checkpoint.model.text.vocab_size)
+            return await self.in_thread(lambda: constraint_for(self.grammars, question, thinking, ends))
+        except PocketVLMError as error:
+            raise from_failure(error) from None
+
+    def _requests(self, question: Question, prompt: Prompt, constraint: Constrain | None) -> list[Request]:
+        params = self.sampling_for(question, prompt)
+        ends = self.model.checkpoint.eos_token_ids
+        seeds = [None if params.seed is None else params.seed + number for number in range(question.n)]
+        return [
+            Request(prompt, dataclasses.replace(params, seed=seed), ends, question.priority, constraint)
+            for seed in seeds
+        ]
+
+    def _submit(self, question: Question, requests: list[Request], thinking: bool) -> Run:
+        assert self._mailbox is not None
+        tools = question.tools
+        normalize = question.normalize_newlines
+        reading = Reading(
+            self.tokenizer,
+            partial(AnswerParser, tools=tools.offered, thinking=thinking, parallel=tools.parallel)
+            if question.chat
+            else None,
+            thinking,
+            self.settings.normalize_newlines if normalize is None else normalize,
+            question.skip_special_tokens,
+            self.settings.runaway_guard and not question.sampling.get("ignore_eos"),
+        )
+        try:
+            return Run(self.service, self._mailbox, requests, reading)
+        except PocketVLMError as error:
+            raise from_failure(error) from None
+
+    def _watch(self, run: Run) -> None:
+        """Keep the run until it is released, and end it when it waits or takes too long."""
+        loop = asyncio.get_running_loop()
+        late = ApiError(408, f"the request took longer than {self.settings.request_timeout:g} s", code="timeout")
+
+        def in_queue() -> None:
+            if not any(self.service.begun(ticket) for ticket in run.tickets):
+                run.fail(self._busy())
+
+        timers = [
+            loop.call_later(self.settings.queue_timeout, in_queue),
+            loop.call_later(self.settings.request_timeout, run.fail, late),
+        ]
+        self.runs.add(run)
+
+        def released(run: Run) -> None:
+            self.runs.discard(run)
+            for timer in timers:
+                timer.cancel()
+
+        run.when_released(released)
+
+    def _busy(self) -> ApiError:
+        return ApiError(
+            503,
+            f"no place for this request within {self.settings.queue_timeout:g} s",
+            code="queue_timeout",
+            headers={"Retry-After": str(self.admission.retry_after())},
+        )
+
+
+def _name(model: str) -> str:
+    """What requests call a model: the name it was loaded by, of a directory its last part."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
+def _quietly(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    """Call on the loop from a thread; nothing where the loop is gone."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call)

@@ -1,0 +1,217 @@
+"""Media of a conversation: what requests name by URL, file or id becomes data in place, before anything is decoded."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pocketvlm.errors import ImageError, OptionError, PromptError
+from pocketvlm.server.fetching import Fetcher
+from pocketvlm.server.settings import Settings
+
+VIDEO_OPTIONS = ("max_num_frames", "stack_frames", "fps")
+_NO_VIDEO = "video is not supported in this version: send single frames as images"
+_AT_ONCE = 4
+_KEYS = ("image", "url", "path")
+
+GetFile = Callable[[str, str], bytes]  # file id, place in the request -> content; raises ApiError
+
+
+class Media:
+    """Gets media by the server's rules. Fetching has threads of its own, so slow sites hold up nothing else."""
+
+    def __init__(self, settings: Settings, fetcher: Fetcher | None = None) -> None:
+        self.settings = settings
+        self.fetcher = fetcher or Fetcher(
+            settings.fetch_timeout, settings.max_media_bytes, settings.allowed_media_domains
+        )
+        self._roots = [Path(path).resolve() for path in settings.allowed_media_path]
+        self._threads = ThreadPoolExecutor(8, "fetch")
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def resolve(self, messages: Sequence[Any], get_file: GetFile) -> tuple[list[Any], float]:
+        """Messages in which every image carries its data, and the seconds that this took.
+
+        Raises ImageError and OptionError, ApiError where there is no such file.
+        """
+        began = time.perf_counter()
+        parts: list[tuple[int, int, str]] = []
+        copied = [
+            {**message, "content": list(message["content"])} if _has_parts(message) else message for message in messages
+        ]
+        for number, message in enumerate(copied):
+            if _has_parts(message):
+                for index, part in enumerate(message["content"]):
+                    where = f"messages[{number}].content[{index}]"
+                    if isinstance(part, Mapping) and _is_media(part, where):
+                        parts.append((number, index, where))
+        if len(parts) > self.settings.max_images:
+            raise ImageError(f"{len(parts)} images are more than the limit of {self.settings.max_images}: send fewer")
+        gate, total = asyncio.Semaphore(_AT_ONCE), 0
+
+        async def one(number: int, index: int, where: str) -> None:
+            nonlocal total
+            async with gate:
+                part = await self._part(copied[number]["content"][index], where, get_file)
+                copied[number]["content"][index] = part
+                total += len(str(_source(part) or ""))
+                if total * 3 // 4 > self.settings.max_body_bytes:
+                    raise ImageError(
+                        f"{where}: the media up to here are more than the limit of {self.settings.max_body_bytes} bytes"
+                    )
+
+        async with _First() as tasks:
+            for number, index, where in parts:
+                tasks.add(one(number, index, where))
+        return copied, time.perf_counter() - began
+
+    async def _part(self, part: Mapping[str, Any], where: str, get_file: GetFile) -> dict[str, Any]:
+        """The part with data instead of whatever it named."""
+        changed = dict(part)
+        inner = part.get("image_url")
+        file_id = changed.pop("file_id", None)
+        if isinstance(inner, Mapping) and inner.get("file_id") is not None:
+            file_id = inner["file_id"]
+        if file_id is not None:
+            if not isinstance(file_id, str):
+                raise ImageError(f"{where}: file_id must be a string")
+            for key in (*_KEYS, "base64"):
+                if changed.get(key) is not None:
+                    raise ImageError(f"{where}: give file_id or {key}, not both")
+            uri = await asyncio.to_thread(lambda: _data_uri(get_file(file_id, where)))
+            if "image_url" in changed:
+                rest = {key: value for key, value in dict(inner or {}).items() if key not in ("file_id", "url")}
+                return {**changed, "image_url": {**rest, "url": uri}}
+            return {**changed, "image": uri}
+        source = _source(part)
+        if not isinstance(source, str):
+            return changed  # the processor says what is wrong with it
+        uri = await self._uri(source, where, path=isinstance(part.get("path"), str))
+        if "image_url" in changed:
+            changed["image_url"] = {**inner, "url": uri} if isinstance(inner, Mapping) else uri
+        else:
+            changed = {key: value for key, value in changed.items() if key not in _KEYS}
+            changed["image"] = uri
+        return changed
+
+    async def _uri(self, source: str, where: str, path: bool) -> str:
+        scheme = source.split(":", 1)[0].lower() if ":" in source[:16] else ""
+        loop = asyncio.get_running_loop()
+        if path or scheme == "file":
+            data = await loop.run_in_executor(self._threads, self._local, source, where, scheme == "file")
+        elif scheme == "data":
+            return source
+        elif scheme in ("http", "https"):
+            if not self.settings.fetch_media:
+                raise ImageError(f"{where}: this server fetches nothing from the network: send the image itself")
+            try:
+                # The fetcher keeps its own time; this is for name servers that do not answer.
+                async with asyncio.timeout(self.settings.fetch_timeout + 2):
+                    data = await loop.run_in_executor(self._threads, self.fetcher.fetch, source, where)
+            except TimeoutError:
+                raise ImageError(
+                    f"{where}: no complete answer from the URL within {self.settings.fetch_timeout:g} s"
+                ) from None
+        elif scheme == "video":
+            raise OptionError(f"{where}: {_NO_VIDEO}")
+        elif scheme:
+            raise ImageError(f"{where}: {scheme}: is not supported: give https, http, data or file, or base64 text")
+        else:
+            return f"data:;base64,{source}"
+        return await asyncio.to_thread(_data_uri, data)
+
+    def _local(self, source: str, where: str, is_uri: bool) -> bytes:
+        """A file below one of the allowed directories. Says nothing about files elsewhere, not even that they exist."""
+        text = source
+        refused = ImageError(f"{where}: this file is not below an allowed media path")
+        if not self._roots:
+            raise ImageError(f"{where}: reading local files is switched off here: send the image as a data URI")
+        if is_uri:
+            parts = urlsplit(source)
+            if parts.netloc not in ("", "localhost"):
+                raise ImageError(f"{where}: a file: URI on another host cannot be opened")
+            text = unquote(parts.path)
+        try:
+            path = Path(text).resolve()
+            if not any(path.is_relative_to(root) for root in self._roots):
+                raise refused
+            if not path.is_file():
+                raise ImageError(f"{where}: no such file below the allowed media path")
+            limit = self.settings.max_media_bytes
+            with path.open("rb") as stream:
+                data = stream.read(limit + 1)
+        except (OSError, ValueError, RuntimeError) as error:
+            if isinstance(error, ImageError):
+                raise
+            raise refused from None
+        if len(data) > limit:
+            raise ImageError(f"{where}: more than the limit of {limit} bytes")
+        return data
+
+
+class _First:
+    """Tasks that run together; the first failure is raised as it is, and the others are cancelled."""
+
+    def __init__(self) -> None:
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def add(self, work: Any) -> None:
+        self._tasks.append(asyncio.ensure_future(work))
+
+    async def __aenter__(self) -> _First:
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        try:
+            await asyncio.gather(*self._tasks)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+
+
+def _has_parts(message: Any) -> bool:
+    return isinstance(message, Mapping) and isinstance(message.get("content"), list)
+
+
+def _is_media(part: Mapping[str, Any], where: str) -> bool:
+    kind = part.get("type")
+    if kind in ("video", "video_url", "input_video"):
+        raise PromptError(f"{where}: {_NO_VIDEO}")
+    if kind in ("image", "image_url"):
+        for name in VIDEO_OPTIONS:
+            if part.get(name) is not None:
+                raise OptionError(f"{where}: {name} is an option of videos, and {_NO_VIDEO}")
+        return True
+    return False
+
+
+def _source(part: Mapping[str, Any]) -> Any:
+    if part.get("type") == "image_url":
+        value = part.get("image_url")
+        return value.get("url") if isinstance(value, Mapping) else value
+    given = [part[key] for key in _KEYS if part.get(key) is not None]
+    return given[0] if len(given) == 1 and part.get("base64") is None else None
+
+
+def _data_uri(data: bytes) -> str:
+    return "data:;base64," + base64.b64encode(data).decode("ascii")
+
+
+def check_options(options: Mapping[str, Any], where: str, known: Sequence[str]) -> dict[str, Any]:
+    """Options for all images of a request, checked by name. Raises OptionError."""
+    for name, value in options.items():
+        if name in VIDEO_OPTIONS:
+            if value is not None:
+                raise OptionError(f"{where}.{name}: this is an option of videos, and {_NO_VIDEO}")
+        elif name not in known:
+            raise OptionError(f"{where}.{name}: not an image option: give one of {', '.join(known)}")
+    return {name: value for name, value in options.items() if value is not None}

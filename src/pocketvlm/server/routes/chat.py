@@ -1,0 +1,184 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
+from pocketvlm.processor.tokenizer import Tokenizer
+from pocketvlm.server.accounts import Account
+from pocketvlm.server.answering import Piece
+from pocketvlm.server.context import Context
+from pocketvlm.server.errors import ApiError
+from pocketvlm.server.logs import Record
+from pocketvlm.server.replies import Answer, Stream, dump, event, whole
+from pocketvlm.server.routes.shared import Route, context_of, record_of
+from pocketvlm.server.running import Run
+from pocketvlm.server.schemas.chat import ChatRequest
+from pocketvlm.types import FinishReason, TokenLogprob
+
+router = APIRouter(route_class=Route, tags=["OpenAI"])
+
+
+@router.post("/v1/chat/completions", summary="Answer a conversation")
+async def chat_completions(body: ChatRequest, request: Request) -> Response:
+    """Text and images in, an answer out, whole or as a stream of server-sent events."""
+    context, record = context_of(request), record_of(request)
+    name = context.check_model(body.model)
+    record.user = body.user
+    record.id = body.request_id or record.id
+    run = await context.ask(body.question(), record)
+    head = {"id": f"chatcmpl-{record.id}", "created": int(time.time()), "model": name}
+    if body.stream:
+        usage = bool(body.stream_options and body.stream_options.include_usage)
+        return Stream(context, run, record, ChatStream(context, run, record, head, usage, bool(body.logprobs)))
+    return await whole(
+        context, run, record, request, lambda answers: _completion(context, run, record, head, answers, body)
+    )
+
+
+def finish_reason(reason: FinishReason | None, called: bool) -> str | None:
+    """OpenAI's word for an end."""
+    return "tool_calls" if reason == "stop" and called else reason
+
+
+def call_id(request_id: str, choice: int, index: int) -> str:
+    """The id of a call: the same for the same request, so that parts of a stream agree."""
+    return f"call_{request_id[-24:]}{choice:x}x{index:x}"
+
+
+def logprob(tokenizer: Tokenizer, token: int, value: float) -> dict[str, Any]:
+    """A token and its log-probability."""
+    data = tokenizer.token_bytes(token)
+    return {"token": data.decode("utf-8", "replace"), "logprob": max(value, -9999.0), "bytes": list(data)}
+
+
+def logprobs(tokenizer: Tokenizer, tokens: tuple[TokenLogprob, ...] | list[TokenLogprob]) -> list[dict[str, Any]]:
+    """OpenAI's list of tokens with their log-probabilities."""
+    return [
+        {
+            **logprob(tokenizer, token.token_id, token.logprob),
+            "top_logprobs": [logprob(tokenizer, other, value) for other, value in token.top],
+        }
+        for token in tokens
+    ]
+
+
+def _completion(
+    context: Context, run: Run, record: Record, head: dict[str, Any], answers: list[Answer], body: ChatRequest
+) -> dict[str, Any]:
+    account = Account.of(run, record)
+    choices = []
+    for index, answer in enumerate(answers):
+        text = "".join(answer.text)
+        message: dict[str, Any] = {"role": "assistant", "content": text if text or not answer.calls else None}
+        if answer.reasoning:
+            message["reasoning_content"] = "".join(answer.reasoning)
+        if answer.calls:
+            message["tool_calls"] = [
+                {
+                    "id": call_id(record.id, index, number),
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": "".join(call.arguments)},
+                }
+                for number, call in enumerate(answer.calls)
+            ]
+        choice: dict[str, Any] = {
+            "index": index,
+            "message": message,
+            "logprobs": {"content": logprobs(context.tokenizer, answer.logprobs)} if body.logprobs else None,
+            "finish_reason": finish_reason(answer.finish_reason, bool(answer.calls)),
+        }
+        if answer.stop is not None:
+            choice["stop_reason"] = answer.stop
+        choices.append(choice)
+    return {
+        **head,
+        "object": "chat.completion",
+        "choices": choices,
+        "usage": account.usage(),
+        "timings": account.timings(),
+    }
+
+
+class ChatStream:
+    """Chunks of /v1/chat/completions."""
+
+    media_type = "text/event-stream; charset=utf-8"
+    ping = b": still at work\n\n"
+
+    def __init__(
+        self, context: Context, run: Run, record: Record, head: dict[str, Any], usage: bool, with_logprobs: bool
+    ) -> None:
+        self._tokenizer = context.tokenizer
+        self._run = run
+        self._record = record
+        self._head = {**head, "object": "chat.completion.chunk"}
+        self._usage = usage
+        self._logprobs = with_logprobs
+        self._pending: list[list[TokenLogprob]] = [[] for _ in run.voices]
+
+    def head(self) -> bytes:
+        """One chunk a choice with the role."""
+        return b"".join(
+            self._chunk(voice.index, {"role": "assistant", "content": ""}, None) for voice in self._run.voices
+        )
+
+    def piece(self, piece: Piece) -> bytes:
+        """Chunks of text, reasoning and calls, and the one with the finish reason."""
+        out = []
+        self._pending[piece.index] += piece.logprobs
+        for delta in piece.deltas:
+            match delta:
+                case Content(text):
+                    out.append(self._chunk(piece.index, {"content": text}, None))
+                case Reasoning(text):
+                    out.append(self._chunk(piece.index, {"reasoning_content": text}, None))
+                case CallBegin(index, name):
+                    function = {"name": name, "arguments": ""}
+                    call = {"index": index, "id": call_id(self._record.id, piece.index, index), "type": "function"}
+                    out.append(self._chunk(piece.index, {"tool_calls": [{**call, "function": function}]}, None))
+                case CallArguments(index, text):
+                    call = {"index": index, "function": {"arguments": text}}
+                    out.append(self._chunk(piece.index, {"tool_calls": [call]}, None))
+        if piece.finish_reason is not None:
+            called = self._run.voices[piece.index].called
+            more = {"timings": Account.of(self._run, self._record).timings()} if self._run.done else {}
+            if piece.stop is not None:
+                more["stop_reason"] = piece.stop  # type: ignore[assignment]
+            out.append(self._chunk(piece.index, {}, finish_reason(piece.finish_reason, called), more))
+        return b"".join(out)
+
+    def tail(self) -> bytes:
+        """The usage, where it was asked for, and the end."""
+        last = b""
+        if self._usage:
+            account = Account.of(self._run, self._record)
+            last = event({**self._head, "choices": [], "usage": account.usage(), "timings": account.timings()})
+        return last + b"data: [DONE]\n\n"
+
+    def failure(self, error: ApiError) -> bytes:
+        """An error object, and the end."""
+        return event(error.body("openai")) + b"data: [DONE]\n\n"
+
+    def _chunk(
+        self, index: int, delta: dict[str, Any], finish: str | None, more: dict[str, Any] | None = None
+    ) -> bytes:
+        choice: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": finish}
+        if self._logprobs:
+            pending = self._pending[index]
+            choice["logprobs"] = {"content": logprobs(self._tokenizer, pending)} if pending else None
+            self._pending[index] = []
+        chunk = {**self._head, "choices": [choice]}
+        if self._usage:
+            chunk["usage"] = None
+        if more:
+            timings = more.pop("timings", None)
+            choice.update(more)
+            if timings is not None:
+                chunk["timings"] = timings
+        return b"data: " + dump(chunk) + b"\n\n"

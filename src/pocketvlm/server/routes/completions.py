@@ -1,0 +1,145 @@
+"""POST /v1/completions: text goes on, no chat template."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from pocketvlm.parsing import Content
+from pocketvlm.processor.tokenizer import Tokenizer
+from pocketvlm.server.accounts import Account
+from pocketvlm.server.answering import Piece
+from pocketvlm.server.context import Context
+from pocketvlm.server.errors import ApiError
+from pocketvlm.server.logs import Record
+from pocketvlm.server.replies import Answer, Stream, event, whole
+from pocketvlm.server.routes.shared import Route, context_of, record_of
+from pocketvlm.server.running import Run
+from pocketvlm.server.schemas.chat import CompletionRequest
+from pocketvlm.types import TokenLogprob
+
+router = APIRouter(route_class=Route, tags=["OpenAI"])
+
+
+@router.post("/v1/completions", summary="Continue text")
+async def completions(body: CompletionRequest, request: Request) -> Response:
+    """Text or token ids in, what follows out; several prompts give choices one after the other."""
+    context, record = context_of(request), record_of(request)
+    name = context.check_model(body.model)
+    record.user = body.user
+    record.id = body.request_id or record.id
+    first, *also = body.questions()
+    run = await context.ask(first, record, tuple(also))
+    head = {"id": f"cmpl-{record.id}", "object": "text_completion", "created": int(time.time()), "model": name}
+    if body.stream:
+        return Stream(context, run, record, CompletionStream(context, run, record, head, body))
+
+    def render(answers: list[Answer]) -> dict[str, Any]:
+        account = Account.of(run, record)
+        choices = []
+        for index, answer in enumerate(answers):
+            echo = _prompt_text(context, run, index) if body.echo else ""
+            choices.append(
+                {
+                    "index": index,
+                    "text": echo + "".join(answer.text),
+                    "logprobs": None if body.logprobs is None else _logprobs(context.tokenizer, answer.logprobs, 0)[0],
+                    "finish_reason": answer.finish_reason,
+                    "stop_reason": answer.stop,
+                }
+            )
+        return {**head, "choices": choices, "usage": account.usage(), "timings": account.timings()}
+
+    return await whole(context, run, record, request, render)
+
+
+def _prompt_text(context: Context, run: Run, index: int) -> str:
+    ids = run.voices[index].request.prompt.ids
+    return context.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+
+
+def _logprobs(tokenizer: Tokenizer, tokens: list[TokenLogprob], offset: int) -> tuple[dict[str, Any], int]:
+    """The older form of log-probabilities: lists side by side; and where the next token's text begins."""
+
+    def text(token: int) -> str:
+        return tokenizer.token_bytes(token).decode("utf-8", "replace")
+
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(text(token.token_id))
+    found = {
+        "tokens": [text(token.token_id) for token in tokens],
+        "token_logprobs": [max(token.logprob, -9999.0) for token in tokens],
+        "top_logprobs": [{text(other): max(value, -9999.0) for other, value in token.top} for token in tokens],
+        "text_offset": offsets,
+    }
+    return found, offset
+
+
+class CompletionStream:
+    """Chunks of /v1/completions."""
+
+    media_type = "text/event-stream; charset=utf-8"
+    ping = b": still at work\n\n"
+
+    def __init__(
+        self, context: Context, run: Run, record: Record, head: dict[str, Any], body: CompletionRequest
+    ) -> None:
+        self._context = context
+        self._run = run
+        self._record = record
+        self._head = head
+        self._echo = bool(body.echo)
+        self._usage = bool(body.stream_options and body.stream_options.include_usage)
+        self._logprobs = body.logprobs is not None
+        self._pending: list[list[TokenLogprob]] = [[] for _ in run.voices]
+        self._offsets = [0] * len(run.voices)
+
+    def head(self) -> bytes:
+        """The prompts, where they are to be repeated."""
+        if not self._echo:
+            return b""
+        voices = self._run.voices
+        return b"".join(
+            self._chunk(voice.index, _prompt_text(self._context, self._run, voice.index), None) for voice in voices
+        )
+
+    def piece(self, piece: Piece) -> bytes:
+        """A chunk of text."""
+        text = "".join(delta.text for delta in piece.deltas if isinstance(delta, Content))
+        self._pending[piece.index] += piece.logprobs
+        if not text and piece.finish_reason is None:
+            return b""
+        return self._chunk(piece.index, text, piece.finish_reason, piece.stop)
+
+    def tail(self) -> bytes:
+        """The usage, where it was asked for, and the end."""
+        last = b""
+        if self._usage:
+            account = Account.of(self._run, self._record)
+            last = event({**self._head, "choices": [], "usage": account.usage(), "timings": account.timings()})
+        return last + b"data: [DONE]\n\n"
+
+    def failure(self, error: ApiError) -> bytes:
+        """An error object, and the end."""
+        return event(error.body("openai")) + b"data: [DONE]\n\n"
+
+    def _chunk(self, index: int, text: str, finish: str | None, stop: str | None = None) -> bytes:
+        choice: dict[str, Any] = {"index": index, "text": text, "logprobs": None, "finish_reason": finish}
+        if stop is not None:
+            choice["stop_reason"] = stop
+        if self._logprobs and self._pending[index]:
+            choice["logprobs"], self._offsets[index] = _logprobs(
+                self._context.tokenizer, self._pending[index], self._offsets[index]
+            )
+            self._pending[index] = []
+        chunk = {**self._head, "choices": [choice]}
+        if self._usage:
+            chunk["usage"] = None
+        if finish is not None and self._run.done:
+            chunk["timings"] = Account.of(self._run, self._record).timings()
+        return event(chunk)

@@ -1,0 +1,54 @@
+"""/v1/files: upload an image once, refer to it by its id."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, File, Form, Request, UploadFile
+from starlette.responses import Response
+
+from pocketvlm.server.replies import Json
+from pocketvlm.server.routes.shared import Route, context_of, record_of
+
+router = APIRouter(route_class=Route, tags=["Files"])
+
+
+@router.post("/v1/files", summary="Upload a file")
+async def upload(
+    request: Request, file: Annotated[UploadFile, File()], purpose: Annotated[str, Form(max_length=64)] = "vision"
+) -> Response:
+    """A multipart form with the fields file and purpose. Files are forgotten after a day, or when the server ends."""
+    context, record = context_of(request), record_of(request)
+    stored = await asyncio.to_thread(context.files.add, file.file, file.filename or "file", purpose, record.owner)
+    return Json(stored.to_dict())
+
+
+@router.get("/v1/files", summary="Files of this key")
+async def files(request: Request) -> Response:
+    """Oldest first."""
+    context, record = context_of(request), record_of(request)
+    found = context.files.all(record.owner)
+    return Json({"object": "list", "data": [file.to_dict() for file in found], "has_more": False})
+
+
+@router.get("/v1/files/{file_id}", summary="One file")
+async def file_info(file_id: str, request: Request) -> Response:
+    """Its name and size."""
+    return Json(context_of(request).files.get(file_id, record_of(request).owner).to_dict())
+
+
+@router.get("/v1/files/{file_id}/content", summary="A file's content")
+async def file_content(file_id: str, request: Request) -> Response:
+    """The bytes that were uploaded."""
+    context, record = context_of(request), record_of(request)
+    data = await asyncio.to_thread(context.files.read, file_id, record.owner)
+    # Whatever it is, it must not run as a page of this server.
+    return Response(data, media_type="application/octet-stream", headers={"Content-Disposition": "attachment"})
+
+
+@router.delete("/v1/files/{file_id}", summary="Forget a file")
+async def delete(file_id: str, request: Request) -> Response:
+    """At once."""
+    context_of(request).files.delete(file_id, record_of(request).owner)
+    return Json({"id": file_id, "object": "file", "deleted": True})

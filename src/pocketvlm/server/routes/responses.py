@@ -1,0 +1,243 @@
+"""POST /v1/responses: OpenAI's newer interface, without storage."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
+from pocketvlm.server.accounts import Account
+from pocketvlm.server.answering import Piece
+from pocketvlm.server.errors import ApiError
+from pocketvlm.server.logs import Record
+from pocketvlm.server.replies import Answer, Stream, event, whole
+from pocketvlm.server.routes.chat import call_id
+from pocketvlm.server.routes.shared import Route, context_of, record_of
+from pocketvlm.server.running import Run
+from pocketvlm.server.schemas.responses import FlatChoice, ResponsesRequest
+
+router = APIRouter(route_class=Route, tags=["OpenAI"])
+
+
+@router.post("/v1/responses", summary="Answer a conversation, as items")
+async def responses(body: ResponsesRequest, request: Request) -> Response:
+    """Items in, items out, whole or as a stream of events."""
+    context, record = context_of(request), record_of(request)
+    name = context.check_model(body.model)
+    record.user = body.user
+    run = await context.ask(body.question(), record)
+    shape = Shape(run, record, name, body)
+    if body.stream:
+        return Stream(context, run, record, ResponseStream(shape))
+    return await whole(context, run, record, request, lambda answers: shape.response(_items(shape, answers[0])))
+
+
+class Shape:
+    """The response object of one request."""
+
+    def __init__(self, run: Run, record: Record, name: str, body: ResponsesRequest) -> None:
+        self.run = run
+        self.record = record
+        self._name = name
+        self._body = body
+        self._created = int(time.time())
+
+    def response(self, items: list[dict[str, Any]], error: ApiError | None = None) -> dict[str, Any]:
+        """As it is now."""
+        body, voice = self._body, self.run.voices[0]
+        choice = body.tool_choice
+        params = voice.request.params
+        reason = voice.finish_reason
+        status, why = "in_progress", None
+        if error is not None:
+            status = "failed"
+        elif reason is not None:
+            status = "completed" if reason == "stop" else "incomplete"
+            why = {"length": "max_output_tokens"}.get(reason, reason) if reason != "stop" else None
+        return {
+            "id": f"resp_{self.record.id}",
+            "object": "response",
+            "created_at": self._created,
+            "status": status,
+            "error": None if error is None else {"code": "server_error", "message": error.message},
+            "incomplete_details": None if why is None else {"reason": why},
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "metadata": body.metadata or {},
+            "model": self._name,
+            "output": items,
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "previous_response_id": None,
+            "reasoning": body.reasoning.model_dump() if body.reasoning else {"effort": None, "summary": None},
+            "store": False,
+            "temperature": params.temperature,
+            "text": body.text.model_dump(by_alias=True, exclude_none=True)
+            if body.text
+            else {"format": {"type": "text"}},
+            "tool_choice": choice.model_dump() if isinstance(choice, FlatChoice) else choice or "auto",
+            "tools": [tool.model_dump() for tool in body.tools or ()],
+            "top_p": params.top_p,
+            "truncation": "disabled",
+            "usage": None if reason is None else self._usage(),
+            **({} if reason is None else {"timings": Account.of(self.run, self.record).timings()}),
+        }
+
+    def _usage(self) -> dict[str, Any]:
+        account = Account.of(self.run, self.record)
+        return {
+            "input_tokens": account.prompt,
+            "input_tokens_details": {"cached_tokens": account.cached, "image_tokens": account.image},
+            "output_tokens": account.completion,
+            "output_tokens_details": {"reasoning_tokens": account.reasoning},
+            "total_tokens": account.prompt + account.completion,
+        }
+
+    def reasoning(self, text: str, status: str = "completed") -> dict[str, Any]:
+        """An item of reasoning."""
+        content = [{"type": "reasoning_text", "text": text}] if text else []
+        return {"id": f"rs_{self.record.id}", "type": "reasoning", "summary": [], "content": content, "status": status}
+
+    def message(self, text: str | None, number: int = 0, status: str = "completed") -> dict[str, Any]:
+        """An item of text; without content while there is none."""
+        content = [] if text is None else [self.part(text)]
+        number_ = f"msg_{self.record.id}{'' if number == 0 else f'x{number}'}"
+        return {"id": number_, "type": "message", "role": "assistant", "status": status, "content": content}
+
+    @staticmethod
+    def part(text: str) -> dict[str, Any]:
+        """The content of a message."""
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+    def call(self, index: int, name: str, arguments: str, status: str = "completed") -> dict[str, Any]:
+        """An item that calls a function."""
+        number = call_id(self.record.id, 0, index)
+        return {
+            "id": f"fc_{number.removeprefix('call_')}",
+            "type": "function_call",
+            "call_id": number,
+            "name": name,
+            "arguments": arguments,
+            "status": status,
+        }
+
+
+def _items(shape: Shape, answer: Answer) -> list[dict[str, Any]]:
+    items = []
+    if answer.reasoning:
+        items.append(shape.reasoning("".join(answer.reasoning)))
+    text = "".join(answer.text)
+    if text or not answer.calls:
+        items.append(shape.message(text))
+    for index, call in enumerate(answer.calls):
+        items.append(shape.call(index, call.name, "".join(call.arguments)))
+    return items
+
+
+class ResponseStream:
+    """Events of /v1/responses: one item after the other, each begun, filled and done."""
+
+    media_type = "text/event-stream; charset=utf-8"
+    ping = b": still at work\n\n"
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._number = -1
+        self._items: list[dict[str, Any]] = []
+        self._kind: str | None = None
+        self._text: list[str] = []
+        self._call = (0, "")
+        self._messages = 0
+
+    def head(self) -> bytes:
+        """The response without output."""
+        response = self._shape.response([])
+        return self._event("response.created", response=response) + self._event(
+            "response.in_progress", response=response
+        )
+
+    def piece(self, piece: Piece) -> bytes:
+        """Items, and pieces of them."""
+        out = []
+        for delta in piece.deltas:
+            match delta:
+                case Content(text):
+                    if self._kind != "message":
+                        out += [self._done(), self._begin("message")]
+                    out.append(self._delta("response.output_text.delta", text, content_index=0, logprobs=[]))
+                case Reasoning(text):
+                    if self._kind != "reasoning":
+                        out += [self._done(), self._begin("reasoning")]
+                    out.append(self._delta("response.reasoning_text.delta", text, content_index=0))
+                case CallBegin(index, name):
+                    out.append(self._done())
+                    self._call = (index, name)
+                    out.append(self._begin("call"))
+                case CallArguments(_, text):
+                    out.append(self._delta("response.function_call_arguments.delta", text))
+        return b"".join(out)
+
+    def tail(self) -> bytes:
+        """The response as a whole."""
+        out = self._done()
+        if not self._items:
+            out += self._begin("message") + self._done()
+        response = self._shape.response(self._items)
+        return out + self._event(f"response.{response['status']}", response=response)
+
+    def failure(self, error: ApiError) -> bytes:
+        """The response, failed."""
+        return self._event("response.failed", response=self._shape.response(self._items, error))
+
+    def _begin(self, kind: str) -> bytes:
+        self._kind, self._text = kind, []
+        item = self._item(None, "in_progress")
+        out = self._event("response.output_item.added", output_index=len(self._items), item=item)
+        if kind == "message":
+            out += self._part("response.content_part.added", self._shape.part(""))
+        elif kind == "reasoning":
+            out += self._part("response.content_part.added", {"type": "reasoning_text", "text": ""})
+        return out
+
+    def _done(self) -> bytes:
+        """End the item that is open."""
+        if self._kind is None:
+            return b""
+        text, place = "".join(self._text), self._place()
+        if self._kind == "message":
+            out = self._event("response.output_text.done", **place, content_index=0, text=text, logprobs=[])
+            out += self._part("response.content_part.done", self._shape.part(text))
+        elif self._kind == "reasoning":
+            out = self._event("response.reasoning_text.done", **place, content_index=0, text=text)
+            out += self._part("response.content_part.done", {"type": "reasoning_text", "text": text})
+        else:
+            out = self._event("response.function_call_arguments.done", **place, name=self._call[1], arguments=text)
+        item = self._item(text, "completed")
+        out += self._event("response.output_item.done", output_index=len(self._items), item=item)
+        self._messages += self._kind == "message"
+        self._items.append(item)
+        self._kind = None
+        return out
+
+    def _item(self, text: str | None, status: str) -> dict[str, Any]:
+        if self._kind == "message":
+            return self._shape.message(text, self._messages, status)
+        if self._kind == "reasoning":
+            return self._shape.reasoning(text or "", status)
+        return self._shape.call(*self._call, text or "", status)
+
+    def _place(self) -> dict[str, Any]:
+        return {"item_id": self._item(None, "")["id"], "output_index": len(self._items)}
+
+    def _delta(self, name: str, text: str, /, **fields: Any) -> bytes:
+        self._text.append(text)
+        return self._event(name, **self._place(), delta=text, **fields)
+
+    def _part(self, name: str, part: dict[str, Any]) -> bytes:
+        return self._event(name, **self._place(), content_index=0, part=part)
+
+    def _event(self, name: str, /, **fields: Any) -> bytes:
+        self._number += 1
+        return event({"type": name, "sequence_number": self._number, **fields}, name)

@@ -1,0 +1,58 @@
+"""What all routes begin with: the server's context, the request's record, JSON bodies of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pydantic_core
+from fastapi import Request
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+
+from pocketvlm.errors import PocketVLMError
+from pocketvlm.server.context import Context
+from pocketvlm.server.errors import ApiError, from_failure
+from pocketvlm.server.logs import Record
+
+
+class _JsonRequest(Request):
+    """A request whose JSON is read by the quick parser, which also refuses NaN and infinity."""
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            try:
+                self._json = pydantic_core.from_json(await self.body(), allow_inf_nan=False)
+            except ValueError as error:
+                raise ApiError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
+        return self._json
+
+
+class Route(APIRoute):
+    """A route that reads bodies so, and turns our own failures into answers."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler, wrapped."""
+        handler = super().get_route_handler()
+        name = self.path
+
+        async def handle(request: Request) -> Response:
+            record_of(request).route = name
+            try:
+                return await handler(_JsonRequest(request.scope, request.receive))
+            except PocketVLMError as error:
+                raise from_failure(error) from None
+
+        return handle
+
+
+def context_of(request: Request) -> Context:
+    """The server that a request came to."""
+    context: Context = request.app.state.context
+    return context
+
+
+def record_of(request: Request) -> Record:
+    """What is noted about a request."""
+    record: Record = request.scope["record"]
+    return record

@@ -1,0 +1,44 @@
+"""POST /tokenize and /detokenize."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from pocketvlm.server.replies import Json
+from pocketvlm.server.routes.shared import Route, context_of, record_of
+from pocketvlm.server.schemas.tokens import DetokenizeRequest, TokenizeRequest
+
+router = APIRouter(route_class=Route, tags=["Tokens"])
+
+
+@router.post("/tokenize", summary="Token ids of text or of a conversation")
+async def tokenize(body: TokenizeRequest, request: Request) -> Response:
+    """Ids, their number, and what each image becomes: size, grid, tokens."""
+    context, record = context_of(request), record_of(request)
+    if body.model is not None:
+        context.check_model(body.model)
+    prompt, _ = await context.prompt_for(body.question(), record.owner)
+    ids = prompt.ids.tolist()
+    answer = {
+        "count": len(ids),
+        "max_model_len": context.max_model_len,
+        "tokens": ids,
+        "visual_tokens": prompt.image_tokens,
+        "images": [asdict(image) for image in prompt.images],
+    }
+    if body.return_token_strs:
+        answer["token_strs"] = [context.tokenizer.token_bytes(token).decode("utf-8", "replace") for token in ids]
+    return Json(answer)
+
+
+@router.post("/detokenize", summary="Text of token ids")
+async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
+    """Control tokens included."""
+    context = context_of(request)
+    if body.model is not None:
+        context.check_model(body.model)
+    text = await context.in_thread(lambda: context.tokenizer.decode(body.tokens, skip_special_tokens=False))
+    return Json({"prompt": text})

@@ -1,0 +1,160 @@
+"""A running request: its sequences in the engine, their events brought to the event loop, their end in any case."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+from pocketvlm.engine.request import Request, TokenEvent
+from pocketvlm.engine.service import Ticket
+from pocketvlm.server.answering import Piece, Reading, Voice
+from pocketvlm.server.errors import ApiError
+from pocketvlm.types import Prompt
+
+
+class Service(Protocol):
+    """What runs requests: the engine's service, or a script that stands in for it in tests."""
+
+    def submit(self, request: Request, deliver: Callable[[TokenEvent], None]) -> Ticket:
+        """Queue a request; `deliver` is called on another thread."""
+        ...
+
+    def cancel(self, ticket: Ticket) -> None:
+        """End a request."""
+        ...
+
+    def begun(self, ticket: Ticket) -> bool:
+        """Whether a request has left the queue."""
+        ...
+
+
+class Mailbox:
+    """Carries events from the engine's thread to the event loop: one wake-up for all that one step made."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._events: deque[tuple[Run, int, TokenEvent]] = deque()
+        self._awake = False
+
+    def post(self, run: Run, index: int, event: TokenEvent) -> None:
+        """Called on the engine's thread."""
+        self._events.append((run, index, event))
+        if not self._awake:
+            self._awake = True
+            self._loop.call_soon_threadsafe(self._empty)
+
+    def _empty(self) -> None:
+        self._awake = False  # first: what is posted from here on wakes the loop again
+        while self._events:
+            run, index, event = self._events.popleft()
+            run.take(index, event)
+
+
+class Run:
+    """The sequences that answer one HTTP request. Everything but `Mailbox.post` happens on the event loop."""
+
+    def __init__(self, service: Service, mailbox: Mailbox, requests: Sequence[Request], how: Reading) -> None:
+        """Queue the requests, one a choice. Raises PromptError where they can never run."""
+        self.prompts: list[Prompt] = list({id(request.prompt): request.prompt for request in requests}.values())
+        self.voices = [Voice(index, request, how) for index, request in enumerate(requests)]
+        self.began = time.perf_counter()
+        self.first: float | None = None
+        self.gaps: list[float] = []
+        self.failure: ApiError | None = None
+        self.tickets: list[Ticket] = []
+        self._service = service
+        self._events: list[list[TokenEvent]] = [[] for _ in requests]
+        self._live = len(requests)
+        self._last: list[float | None] = [None] * len(requests)
+        self._wake: asyncio.Future[None] | None = None
+        self._ended: list[Callable[[Run], None]] = []
+        try:
+            for index, request in enumerate(requests):
+                self.tickets.append(service.submit(request, partial(mailbox.post, self, index)))
+        except BaseException:
+            self.cancel()
+            raise
+
+    @property
+    def done(self) -> bool:
+        """Whether every choice has ended, and all of it was read."""
+        return all(voice.finish_reason is not None for voice in self.voices)
+
+    @property
+    def released(self) -> bool:
+        """Whether the engine is done with all sequences."""
+        return self._live == 0
+
+    def when_released(self, call: Callable[[Run], None]) -> None:
+        """Have `call(run)` called when the engine is done with all sequences."""
+        if self.released:
+            call(self)
+        else:
+            self._ended.append(call)
+
+    def take(self, index: int, event: TokenEvent) -> None:
+        """One event of a choice, on the loop."""
+        self._events[index].append(event)
+        if event.finish_reason is not None:
+            self._live -= 1
+            if self._live == 0:
+                for call in self._ended:
+                    call(self)
+        if event.token_id >= 0:
+            now, last = time.perf_counter(), self._last[index]
+            self.first = self.first or now
+            if last is not None:
+                self.gaps.append(now - last)
+            self._last[index] = now
+        self.wake()
+
+    def wake(self) -> None:
+        """Let `next` return, if only with nothing."""
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def fail(self, error: ApiError) -> None:
+        """End all choices; `next` raises this error."""
+        if self.failure is None and not self.done:
+            self.failure = error
+            self.cancel()
+            self.wake()
+
+    async def next(self) -> list[Piece]:
+        """What came since the last call; waits if there is nothing yet. Raises the error of `fail`.
+
+        `wake` ends the wait, so the list may be empty.
+        """
+        if not any(self._events) and self.failure is None and not self.done:
+            self._wake = asyncio.get_running_loop().create_future()
+            try:
+                await self._wake
+            finally:
+                self._wake = None
+        if self.failure is not None:
+            raise self.failure
+        pieces = []
+        for voice, events in zip(self.voices, self._events, strict=True):
+            if events and voice.finish_reason is None:
+                piece = voice.feed(events)
+                if piece.error is not None:
+                    self.cancel()
+                    raise ApiError(500, f"the engine failed on this request: {piece.error}", code="engine_error")
+                if piece.finish_reason == "abort":
+                    self.cancel()
+                    raise ApiError(503, "the server ended this request: it is shutting down", code="aborted")
+                if piece.finish_reason is not None and events[-1].finish_reason is None:
+                    self._service.cancel(self.tickets[voice.index])
+                pieces.append(piece)
+            events.clear()
+        return pieces
+
+    def cancel(self) -> None:
+        """End what still runs in the engine."""
+        for voice, ticket in zip(self.voices, self.tickets, strict=False):
+            if voice.finish_reason is None:
+                self._service.cancel(ticket)

@@ -1,0 +1,1 @@
+"""The requests of each interface: fields with their types, and how they become a Question."""

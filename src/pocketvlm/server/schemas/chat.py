@@ -1,0 +1,258 @@
+"""OpenAI's /v1/chat/completions and /v1/completions: their requests."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pocketvlm.errors import OptionError
+from pocketvlm.processor.messages import IMAGE_OPTIONS
+from pocketvlm.server.asking import Guide, Question
+from pocketvlm.server.media import check_options
+from pocketvlm.server.schemas.common import Count, Json, Sampling, Strict
+from pocketvlm.server.schemas.tools import NamedTool, Tool, tool_use
+
+_EFFORT = {"none": False, "minimal": False, "low": True, "medium": True, "high": True, "xhigh": True}
+
+_MESSAGES = Field(
+    min_length=1,
+    description="role: system, developer, user, assistant or tool. content: a string or parts: text, image_url "
+    "({url, detail}; https, data and, where allowed, file URLs, or base64 text), image, file ({file_id}). An image "
+    "part may have downsample_mode, max_slice_nums, scale_resolution, slice_mode and use_image_id of its own.",
+    json_schema_extra={"examples": [[{"role": "user", "content": "What is this?"}]]},
+)
+
+
+class StreamOptions(Strict):
+    """What a stream tells besides the answer."""
+
+    include_usage: bool | None = None
+
+
+class JsonSchema(Strict):
+    """A named JSON schema."""
+
+    name: str | None = None
+    description: str | None = None
+    schema_: Json = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Strict):
+    """The form that an answer must have."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    def guide(self) -> Guide | None:
+        """As a guide. Raises OptionError."""
+        if self.type == "json_schema":
+            if self.json_schema is None:
+                raise OptionError("response_format.json_schema: this field is required with type json_schema")
+            return Guide("json_schema", self.json_schema.schema_)
+        if self.json_schema is not None:
+            raise OptionError(f"response_format.json_schema: not with type {self.type!r}")
+        return Guide("json_object") if self.type == "json_object" else None
+
+
+class StructuredOutputs(Strict):
+    """Guided output in one object, of which one field is given."""
+
+    json_: Json | bool | None = Field(None, alias="json")
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+
+
+class Guided(Strict):
+    """Guided output: at most one of these."""
+
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Json | bool | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    response_format: ResponseFormat | None = None
+
+    def guide(self) -> Guide | None:
+        """The one form that is asked for. Raises OptionError where there are two."""
+        inner = self.structured_outputs or StructuredOutputs.model_validate({})
+        found: dict[str, Guide | None] = {
+            "response_format": self.response_format.guide() if self.response_format is not None else None,
+            "guided_json": _json(self.guided_json),
+            "guided_regex": Guide("regex", self.guided_regex) if self.guided_regex is not None else None,
+            "guided_choice": _choice(self.guided_choice),
+            "structured_outputs.json": _json(inner.json_),
+            "structured_outputs.json_object": Guide("json_object") if inner.json_object else None,
+            "structured_outputs.regex": Guide("regex", inner.regex) if inner.regex is not None else None,
+            "structured_outputs.choice": _choice(inner.choice),
+        }
+        given = {name: guide for name, guide in found.items() if guide is not None}
+        if len(given) > 1:
+            raise OptionError(f"{' and '.join(given)}: give only one form for the answer")
+        return next(iter(given.values()), None)
+
+
+def _json(schema: Json | bool | None) -> Guide | None:
+    return None if schema is None else Guide("json_schema", schema)
+
+
+def _choice(choices: list[str] | None) -> Guide | None:
+    if choices is None:
+        return None
+    if not choices or not all(choices):
+        raise OptionError("guided_choice: give at least one choice, none of them empty")
+    return Guide("choice", choices)
+
+
+class ChatRequest(Sampling, Guided):
+    """A conversation to be answered."""
+
+    model: str
+    messages: Annotated[list[Json], _MESSAGES]
+    max_completion_tokens: int | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: Json | None = Field(None, description="Variables of the template, such as enable_thinking.")
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
+        None, description="none and minimal: the model does not think first; anything else: it does."
+    )
+    thinking_token_budget: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Most tokens of reasoning; then the answer begins."
+    )
+    mm_processor_kwargs: Json | None = Field(
+        None, description="Options for all images: " + ", ".join(IMAGE_OPTIONS) + "."
+    )
+    continue_final_message: bool | None = Field(None, description="The answer goes on in the last message.")
+    add_generation_prompt: bool | None = None
+    skip_special_tokens: bool | None = None
+    normalize_newlines: bool | None = Field(None, description="Make the two characters \\n a newline.")
+    priority: int | None = Field(None, description="Lower numbers run first.")
+    user: str | None = None
+    request_id: str | None = Field(None, max_length=128, pattern=r"^[A-Za-z0-9._:\-]+$")
+
+    def question(self) -> Question:
+        """What is asked. Raises OptionError."""
+        sampling = self.sampling()
+        if self.max_completion_tokens is not None:
+            if self.max_tokens is not None and self.max_tokens != self.max_completion_tokens:
+                raise OptionError("max_tokens and max_completion_tokens differ: give only one of them")
+            sampling["max_tokens"] = self.max_completion_tokens
+        if self.top_logprobs is not None and not self.logprobs:
+            raise OptionError("top_logprobs needs logprobs: true")
+        if self.logprobs:
+            sampling["logprobs"] = self.top_logprobs or 0
+        if self.stream_options is not None and not self.stream:
+            raise OptionError("stream_options is for streams: give stream: true too")
+        guide = self.guide()
+        given = self.tool_choice or "auto"
+        choice, name = (given, None) if isinstance(given, str) else ("named", given.function.name)
+        tools = tool_use(
+            [tool.plain() for tool in self.tools or ()],
+            choice,
+            name,
+            self.parallel_tool_calls is not False,
+        )
+        if guide is not None and tools.offered and tools.choice != "auto":
+            raise OptionError("response_format cannot be kept while a function must be called: give only one of them")
+        return Question(
+            messages=[plain_message(message) for message in self.messages],
+            sampling=sampling,
+            options=self._options(),
+            tools=tools,
+            guide=guide,
+            n=self.n or 1,
+            normalize_newlines=self.normalize_newlines,
+            skip_special_tokens=self.skip_special_tokens is not False,
+            priority=self.priority or 0,
+            thinking_budget=self.thinking_token_budget,
+        )
+
+    def _options(self) -> dict[str, Any]:
+        options = check_options(self.mm_processor_kwargs or {}, "mm_processor_kwargs", IMAGE_OPTIONS)
+        if self.chat_template_kwargs is not None:
+            options["template_kwargs"] = self.chat_template_kwargs
+        if self.reasoning_effort is not None and "enable_thinking" not in (self.chat_template_kwargs or {}):
+            options["enable_thinking"] = _EFFORT[self.reasoning_effort]
+        if self.continue_final_message:
+            if self.add_generation_prompt:
+                raise OptionError("continue_final_message and add_generation_prompt exclude each other")
+            options["continue_final_message"] = True
+        if self.add_generation_prompt is not None:
+            options["add_generation_prompt"] = self.add_generation_prompt
+        return options
+
+
+def plain_message(message: Json) -> Json:
+    """A message with OpenAI's newer spellings in the processor's."""
+    changed = dict(message)
+    if changed.get("role") == "developer":
+        changed["role"] = "system"
+    content = changed.get("content")
+    if isinstance(content, list):
+        changed["content"] = [plain_part(part) for part in content]
+    return changed
+
+
+def plain_part(part: Any) -> Any:
+    """A part that names an uploaded file as an image."""
+    if isinstance(part, dict) and part.get("type") == "file" and isinstance(part.get("file"), dict):
+        rest = {key: value for key, value in part.items() if key not in ("type", "file")}
+        unknown = [key for key in part["file"] if key != "file_id"]
+        if unknown:
+            raise OptionError(f"messages: file.{unknown[0]} is not supported: upload the file and give its file_id")
+        return {**rest, "type": "image", "file_id": part["file"].get("file_id")}
+    return part
+
+
+class CompletionRequest(Sampling, Guided):
+    """Text to be continued, without a chat template. Control tokens in it are control tokens."""
+
+    model: str
+    prompt: str | list[str] | list[Count] | list[list[Count]]
+    n: Annotated[int, Field(ge=1)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: bool | None = None
+    skip_special_tokens: bool | None = None
+    normalize_newlines: bool | None = None
+    priority: int | None = None
+    user: str | None = None
+    request_id: str | None = Field(None, max_length=128, pattern=r"^[A-Za-z0-9._:\-]+$")
+
+    def questions(self) -> list[Question]:
+        """One for each prompt. Raises OptionError."""
+        sampling = self.sampling()
+        if self.logprobs is not None:
+            if self.echo:
+                raise OptionError("logprobs with echo: log-probabilities of the prompt are not supported")
+            sampling["logprobs"] = self.logprobs
+        if self.stream_options is not None and not self.stream:
+            raise OptionError("stream_options is for streams: give stream: true too")
+        prompts: list[Any] = [self.prompt]
+        if isinstance(self.prompt, list) and not (self.prompt and isinstance(self.prompt[0], int)):
+            prompts = list(self.prompt)
+        if not prompts:
+            raise OptionError("prompt is empty: give at least one")
+        guide = self.guide()
+        return [
+            Question(
+                text=prompt if isinstance(prompt, str) else None,
+                ids=None if isinstance(prompt, str) else prompt,
+                sampling=sampling,
+                guide=guide,
+                n=self.n or 1,
+                chat=False,
+                normalize_newlines=self.normalize_newlines,
+                skip_special_tokens=self.skip_special_tokens is not False,
+                priority=self.priority or 0,
+            )
+            for prompt in prompts
+        ]

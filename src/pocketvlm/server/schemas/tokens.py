@@ -1,0 +1,54 @@
+"""Requests of /tokenize and /detokenize."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from pocketvlm.errors import OptionError
+from pocketvlm.processor.messages import IMAGE_OPTIONS
+from pocketvlm.server.asking import Question
+from pocketvlm.server.media import check_options
+from pocketvlm.server.schemas.chat import plain_message
+from pocketvlm.server.schemas.common import Count, Json, Strict
+from pocketvlm.server.schemas.tools import Tool, tool_use
+
+
+class TokenizeRequest(Strict):
+    """Text, or a conversation with its images."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Json], Field(min_length=1)] | None = None
+    tools: list[Tool] | None = None
+    chat_template_kwargs: Json | None = None
+    mm_processor_kwargs: Json | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    return_token_strs: bool | None = None
+
+    def question(self) -> Question:
+        """What is asked. Raises OptionError."""
+        if (self.prompt is None) == (self.messages is None):
+            raise OptionError("give prompt or messages, one of them")
+        if self.messages is None:
+            return Question(text=self.prompt, chat=False)
+        options: dict[str, Any] = check_options(self.mm_processor_kwargs or {}, "mm_processor_kwargs", IMAGE_OPTIONS)
+        if self.chat_template_kwargs is not None:
+            options["template_kwargs"] = self.chat_template_kwargs
+        for name in ("add_generation_prompt", "continue_final_message"):
+            if getattr(self, name) is not None:
+                options[name] = getattr(self, name)
+        return Question(
+            messages=[plain_message(message) for message in self.messages],
+            options=options,
+            tools=tool_use([tool.plain() for tool in self.tools or ()], "auto", None, True),
+        )
+
+
+class DetokenizeRequest(Strict):
+    """Token ids."""
+
+    model: str | None = None
+    tokens: Annotated[list[Count], Field(max_length=1_000_000)]

@@ -1,0 +1,131 @@
+"""Answers that must have a form: nano is no great writer, but a grammar lets it write nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from server.kit import Running, events
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"enum": ["ant", "bee"]}, "legs": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["name", "legs"],
+    "additionalProperties": False,
+}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "parameters": {
+                "type": "object",
+                "properties": {"many": {"type": "integer", "minimum": 1, "maximum": 3}, "kind": {"enum": ["a", "b"]}},
+                "required": ["many", "kind"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    for name in ("count", "sort")
+]
+
+
+def text(response: Any) -> str:
+    assert response.status_code == 200, response.text
+    assert response.json()["choices"][0]["finish_reason"] == "stop", response.text
+    return str(response.json()["choices"][0]["message"]["content"])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "animal", "schema": SCHEMA}}},
+        {"guided_json": SCHEMA},
+        {"structured_outputs": {"json": SCHEMA}},
+    ],
+)
+def test_json_by_a_schema(server: Running, fields: dict[str, Any]) -> None:
+    found = json.loads(text(server.chat("An animal?", max_tokens=200, **fields)))
+    assert found["name"] in ("ant", "bee")
+    assert found["legs"] in range(10)
+    again = server.chat("An animal?", max_tokens=200, temperature=3.0, seed=1, n=3, stream=True, **fields)
+    for index in range(3):
+        said = "".join(
+            choice["delta"].get("content", "")
+            for chunk in events(again)[:-1]
+            for choice in chunk["choices"]
+            if choice["index"] == index
+        )
+        assert set(json.loads(said)) == {"name", "legs"}
+
+
+def test_choices_and_expressions(server: Running) -> None:
+    assert text(server.chat("hello", guided_choice=["yes", "no"])) in ("yes", "no")
+    assert re.fullmatch(r"[a-c]{3}-\d\d", text(server.chat("hello", guided_regex=r"[a-c]{3}-\d\d")))
+    body = {"model": "nano", "prompt": "hello", "guided_choice": ["left", "right"]}
+    assert server.client.post("/v1/completions", json=body).json()["choices"][0]["text"] in ("left", "right")
+
+
+def test_thoughts_come_first_and_end_in_time(server: Running) -> None:
+    fields = {"guided_choice": ["yes", "no"], "reasoning_effort": "high", "thinking_token_budget": 7, "max_tokens": 60}
+    body = server.chat("hello", temperature=1.5, seed=3, **fields).json()
+    message = body["choices"][0]["message"]
+    assert message["content"] in ("yes", "no")
+    assert 0 < body["usage"]["completion_tokens_details"]["reasoning_tokens"] <= 8
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "sort"}}])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_function_must_be_called(server: Running, choice: Any, stream: bool) -> None:
+    fields = {"tools": TOOLS, "tool_choice": choice, "parallel_tool_calls": False, "max_tokens": 200}
+    response = server.chat("Count!", temperature=1.0, seed=2, stream=stream, **fields)
+    if stream:
+        chunks = events(response)[:-1]
+        calls = [call for chunk in chunks for call in chunk["choices"][0]["delta"].get("tool_calls", [])]
+        name = calls[0]["function"]["name"]
+        arguments = "".join(call["function"]["arguments"] for call in calls)
+        assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    else:
+        found = response.json()["choices"][0]
+        name, arguments = (found["message"]["tool_calls"][0]["function"][key] for key in ("name", "arguments"))
+        assert found["finish_reason"] == "tool_calls"
+    assert name in (("count", "sort") if choice == "required" else ("sort",))
+    found = json.loads(arguments)
+    assert found["many"] in (1, 2, 3)
+    assert found["kind"] in ("a", "b")
+
+
+def test_other_interfaces(server: Running) -> None:
+    post = server.client.post
+    body = {"model": "nano", "messages": [{"role": "user", "content": "x"}], "stream": False, "format": SCHEMA}
+    said = post("/api/chat", json=body).json()["message"]["content"]
+    assert set(json.loads(said)) == {"name", "legs"}
+    form = {"format": {"type": "json_schema", "name": "animal", "schema": SCHEMA}}
+    answer = post("/v1/responses", json={"model": "nano", "input": "x", "text": form}).json()
+    assert set(json.loads(answer["output"][0]["content"][0]["text"])) == {"name", "legs"}
+    tool = {"name": "count", "input_schema": TOOLS[0]["function"]["parameters"]}
+    asked = {"model": "nano", "max_tokens": 200, "messages": body["messages"], "tools": [tool]}
+    answer = post("/v1/messages", json={**asked, "tool_choice": {"type": "any"}}).json()
+    assert answer["stop_reason"] == "tool_use"
+    assert answer["content"][-1]["input"]["many"] in (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"guided_regex": "("}, "regex"),
+        ({"guided_json": {"type": "wrong"}}, "wrong"),
+        ({"guided_choice": []}, "choice"),
+        ({"guided_choice": ["a"], "guided_regex": "a"}, "only one form"),
+        ({"guided_grammar": "start: x"}, "not supported"),
+        ({"tools": TOOLS, "tool_choice": "required", "guided_choice": ["a"]}, "only one"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "x"}}}, "no function"),
+        ({"tools": [TOOLS[0], TOOLS[0]]}, "two functions"),
+    ],
+)
+def test_forms_that_cannot_be_kept_are_refused(server: Running, fields: dict[str, Any], says: str) -> None:
+    response = server.chat("hello", **fields)
+    assert response.status_code == 400, response.text
+    assert says in response.json()["error"]["message"]
