@@ -23,6 +23,7 @@ from pocketvlm.backends.options import Backend, Precision, Weights, choose
 from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.huggingface import Checkpoint, read_checkpoint
+from pocketvlm.checkpoint.safetensors import leave
 from pocketvlm.engine import Engine, Request, TokenEvent
 from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.engine.memory import page_bytes, slot_bytes
@@ -94,11 +95,13 @@ def load(
     ops = backends.create(backend, threads, device, weights, precision)
     began = time.perf_counter()
     checkpoint = read_checkpoint(resolve(model, revision, progress and partial(progress, "download")))
-    tensors = checkpoint.tensors(expected_tensors(checkpoint.model))
+    tensors = checkpoint.tensors(expected_tensors(checkpoint.model), sparse=choice.weights != "bf16")
     place = _place(cache, str(model), checkpoint)
     with ops.keeping(place, tensors):
         processor = processor_for(checkpoint, place)
         network = MiniCPMV(checkpoint.model, ops, tensors, progress and partial(progress, "load"))
+    if choice.weights != "bf16":
+        leave(tensors.values())
     given = {
         "prefill_chunk": prefill_chunk,
         "max_model_len": max_model_len,

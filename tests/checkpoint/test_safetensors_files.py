@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_checkpoint import encode
 
-from pocketvlm.checkpoint.safetensors import map_tensors, read_header
+from pocketvlm.checkpoint.safetensors import leave, map_tensors, read_header
 from pocketvlm.errors import CheckpointError, PocketVLMError
 
 GOOD = encode(
@@ -206,3 +206,13 @@ def test_any_bytes_give_entries_or_a_checkpoint_error(
     except CheckpointError:
         return
     assert library_accepts(path)
+
+
+def test_tensors_that_were_left_can_be_read_again(tmp_path: Path) -> None:
+    values = np.arange(40_000, dtype=np.float32).reshape(200, 200)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(encode({"a": ("F32", values), "b": ("F32", values * 2)}))
+    tensors = map_tensors(read_header(path).values(), sparse=True)
+    assert all((tensor.data == factor * values).all() for factor, tensor in enumerate(tensors, 1))
+    leave(tensors)
+    assert all((tensor.data == factor * values).all() for factor, tensor in enumerate(tensors, 1))

@@ -59,14 +59,14 @@ class Checkpoint:
             counts[entry.dtype] = counts.get(entry.dtype, 0) + entry.parameters
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
-    def tensors(self, expected: Mapping[str, tuple[int, ...]]) -> dict[str, StoredTensor]:
+    def tensors(self, expected: Mapping[str, tuple[int, ...]], sparse: bool = False) -> dict[str, StoredTensor]:
         """The tensors a model expects, by name, as read-only memory-mapped views in the order of `expected`.
 
         expected: name -> shape of every tensor, names as on the hub. Raises TensorError that lists all missing,
-        unexpected and mis-shaped tensors, and CheckpointError if a file changed since.
+        unexpected and mis-shaped tensors, and CheckpointError if a file changed since. sparse: see `map_tensors`.
         """
         wanted = match(self.entries, expected, str(self.path))
-        stored = map_tensors(wanted.values())
+        stored = map_tensors(wanted.values(), sparse)
         return {
             name: StoredTensor(name, tensor.dtype, tensor.data) for name, tensor in zip(wanted, stored, strict=True)
         }

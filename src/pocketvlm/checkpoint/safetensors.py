@@ -6,6 +6,7 @@ JSON header and the data, so it is read here. Its own validation rules are kept:
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import os
@@ -175,23 +176,39 @@ def read_entries(directory: Path) -> dict[str, TensorEntry]:
     return entries
 
 
-def map_tensors(entries: Iterable[TensorEntry]) -> list[StoredTensor]:
+def map_tensors(entries: Iterable[TensorEntry], sparse: bool = False) -> list[StoredTensor]:
     """Read-only views of the tensors, in the order given; float32, float16, or bfloat16 as uint16 bits.
 
     The files are memory-mapped and stay mapped while a view lives. Only a tensor that its file puts at an odd address
-    is copied. The entries' dtypes must be in SUPPORTED.
+    is copied. The entries' dtypes must be in SUPPORTED. sparse: only some rows here and there will be read; in large
+    pages each of those would make 2 MB resident.
     """
     maps: dict[Path, mmap.mmap] = {}
-    return [_view(entry, _map(entry.file, maps)) for entry in entries]
+    return [_view(entry, _map(entry.file, maps, sparse)) for entry in entries]
 
 
-def _map(path: Path, maps: dict[Path, mmap.mmap]) -> mmap.mmap:
+def leave(tensors: Iterable[StoredTensor]) -> None:
+    """Unmap what was read of mapped tensors until somebody reads there again: it no longer counts as resident."""
+    for tensor in tensors:
+        base: Any = tensor.data
+        while isinstance(base, np.ndarray):
+            base = base.base
+        mapped = base.obj if isinstance(base, memoryview) else base
+        if isinstance(mapped, mmap.mmap):
+            with contextlib.suppress(AttributeError, OSError):
+                mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _map(path: Path, maps: dict[Path, mmap.mmap], sparse: bool) -> mmap.mmap:
     if path not in maps:
         try:
             with path.open("rb") as file:
                 maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be mapped into memory: {error}") from None
+        if sparse:
+            with contextlib.suppress(AttributeError, OSError):
+                maps[path].madvise(mmap.MADV_NOHUGEPAGE)
     return maps[path]
 
 

@@ -102,7 +102,9 @@ def _given(error: typer.TyperException) -> object:
 
 def _say(line: str) -> None:
     with contextlib.suppress(OSError):
-        print(printable(" ".join(line.split())), file=sys.stderr, flush=True)
+        # In one piece: another thread may speak at the same time.
+        sys.stderr.write(printable(" ".join(line.split())) + "\n")
+        sys.stderr.flush()
 
 
 def _drop_stdout() -> None:
