@@ -80,7 +80,7 @@ def test_many_threads_get_the_answers_of_requests_alone(
         thread.start()
     for thread in threads:
         thread.join()
-    for index, request in enumerate(requests):
+    for index in range(len(requests)):
         assert receivers[index].tokens() == wanted[index]
         ticket = tickets[index]
         assert {event.request_id for event in receivers[index].events} == {ticket.number}

@@ -52,9 +52,15 @@ class Scheduler:
         A sequence of higher precedence takes the place of a running one of lower priority. One whose beginning is being
         read by another right now waits for that checkpoint.
         """
+        coming: set[bytes] | None = None
         for sequence in list(self.waiting):
-            if not self._awaits_another(sequence) and not self._enter(sequence):
+            if coming is None:
+                coming = self._coming()
+            if self._awaits_another(sequence, coming):
+                continue
+            if not self._enter(sequence):
                 break
+            coming = None
 
     def due_view(self) -> tuple[Sequence, int] | None:
         """The view to encode next: the first that the next chunk of a running sequence needs."""
@@ -101,9 +107,9 @@ class Scheduler:
             if sequence.holding is None:  # it failed meanwhile
                 continue
             sequence.computed = work.stop
-            for index, view in enumerate(sequence.request.prompt.views):
-                if view.start + view.tokens <= work.stop:
-                    sequence.features.pop(index, None)
+            views = sequence.request.prompt.views
+            for index in [i for i in sequence.features if views[i].start + views[i].tokens <= work.stop]:
+                del sequence.features[index]
             if work.stop in sequence.keys:
                 self.prefix.keep(sequence.keys[work.stop], sequence.holding, work.stop)
             token = drawn.get(sequence.id)
@@ -166,13 +172,17 @@ class Scheduler:
         assert sequence.holding is not None
         return max(0, self.memory.pages_for(sequence.length + 1) - sequence.holding.count)
 
-    def _awaits_another(self, sequence: Sequence) -> bool:
+    def _coming(self) -> set[bytes]:
+        """Names of the checkpoints that running sequences have still to reach."""
         if not self.prefix.limit:
-            return False
-        for position, key in reversed(sequence.keys.items()):
+            return set()
+        return {key for other in self.running for position, key in other.keys.items() if position > other.computed}
+
+    def _awaits_another(self, sequence: Sequence, coming: set[bytes]) -> bool:
+        for key in reversed(sequence.keys.values()):
             if key in self.prefix:
                 return False
-            if any(other.keys.get(position) == key and other.computed < position for other in self.running):
+            if key in coming:
                 return True
         return False
 

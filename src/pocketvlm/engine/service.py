@@ -41,7 +41,7 @@ class _Job:
 
 
 class EngineService:
-    """Runs one engine on a thread of its own. Nobody else may step the engine meanwhile."""
+    """Runs one engine on a thread of its own. Nobody else may use the engine or its backend meanwhile."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
