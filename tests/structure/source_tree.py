@@ -17,7 +17,7 @@ FLOORS = (
     ("backends.native", "backends.torch"),
     ("backends",),
     ("model", "processor", "checkpoint"),
-    ("engine", "quantize", "train"),
+    ("engine", "guided", "quantize", "train"),
     ("api",),
     ("server", "bench", "jobs"),
     ("cli",),

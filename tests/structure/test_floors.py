@@ -16,7 +16,11 @@ PLACES: dict[str, tuple[str, ...]] = {
     "av": ("processor",),
     "huggingface_hub": ("checkpoint.download",),
     "jinja2": ("processor",),
-    "numpy": ("types", "backends", "model", "processor", "checkpoint", "engine", "quantize", "train", "api", "bench"),
+    "llguidance": ("guided",),
+    "numpy": (
+        *("types", "backends", "model", "processor", "checkpoint", "engine", "guided", "quantize", "train", "api"),
+        "bench",
+    ),
     "rich": ("cli",),
     "safetensors": ("quantize", "train"),
     "tokenizers": ("processor",),

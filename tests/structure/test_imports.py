@@ -19,6 +19,7 @@ HEAVY = {
     "httpx2",
     "huggingface_hub",
     "jinja2",
+    "llguidance",
     "numpy",
     "requests",
     "rich",

@@ -180,12 +180,22 @@ class Tokenizer:
         known = self._bytes.get(token_id)
         if known is None:
             token = self._backend.id_to_token(token_id) if token_id >= 0 else None
-            try:
-                known = bytes(self._bytes_of_char[char] for char in token or "")
-            except KeyError:  # an added token with characters outside the alphabet stands for itself
-                known = (token or "").encode()
-            self._bytes[token_id] = known
+            known = self._bytes[token_id] = self._spelled(token or "")
         return known
+
+    def _spelled(self, token: str) -> bytes:
+        try:
+            return bytes([self._bytes_of_char[char] for char in token])
+        except KeyError:  # an added token with characters outside the alphabet stands for itself
+            return token.encode()
+
+    def vocabulary(self, size: int) -> list[bytes]:
+        """`token_bytes` of the ids 0 to size - 1, in a list that is not kept here."""
+        words = [b""] * size
+        for token, token_id in self._backend.get_vocab(with_added_tokens=True).items():
+            if token_id < size:
+                words[token_id] = self._spelled(token)
+        return words
 
     def is_skipped(self, token_id: int) -> bool:
         """Whether decoding leaves this id out by default (it is flagged special in tokenizer.json)."""
