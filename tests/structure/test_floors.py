@@ -17,9 +17,10 @@ PLACES: dict[str, tuple[str, ...]] = {
     "fastapi": ("server",),
     "huggingface_hub": ("checkpoint.download",),
     "jinja2": ("processor",),
+    "llguidance": ("guided",),
     "numpy": (
-        *("types", "backends", "model", "processor", "checkpoint", "engine", "quantize", "train", "api", "bench"),
-        "server",
+        *("types", "backends", "model", "processor", "checkpoint", "engine", "guided", "quantize", "train", "api"),
+        *("server", "bench"),
     ),
     "prometheus_client": ("server.metrics",),
     "pydantic": ("server.schemas",),

@@ -20,6 +20,7 @@ HEAVY = {
     "httpx2",
     "huggingface_hub",
     "jinja2",
+    "llguidance",
     "numpy",
     "prometheus_client",
     "pydantic",

@@ -149,6 +149,10 @@ class Tokenizer:
         control = self._control_bytes.get(token_id)
         return self._vocabulary.token(token_id) if control is None else control
 
+    def vocabulary(self, size: int) -> list[bytes]:
+        """`token_bytes` of the ids 0 to size - 1."""
+        return [self.token_bytes(token_id) for token_id in range(size)]
+
     def is_skipped(self, token_id: int) -> bool:
         """Whether decoding leaves this id out by default (it is flagged special in tokenizer.json)."""
         return token_id in self._skipped

@@ -1,0 +1,199 @@
+"""Compiled grammars of one tokenizer, and what each sequence holds of them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pocketvlm.errors import OptionError
+from pocketvlm.guided import lark, vocabulary
+from pocketvlm.guided.tools import Piece, tool_grammar
+from pocketvlm.guided.trial import Trial, limits
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+    from numpy.typing import NDArray
+
+    from pocketvlm.processor.tokenizer import Tokenizer
+
+KEPT = 64
+THOUGHT_END = "\n\n"
+
+
+class GrammarConstraint:
+    """Where one sequence stands in its grammar. Not to be shared between threads or sequences."""
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+        """Take over a matcher that has seen no token."""
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+        self._mask = np.zeros((vocab_size + 31) // 32, np.uint32)
+        self._address = int(self._mask.ctypes.data)
+
+    def mask(self) -> NDArray[np.uint32]:
+        """uint32 [(vocab + 31) // 32]: bit t % 32 of word t // 32 says that token t may come next.
+
+        The array is valid until the next call. End ids are in it only where the grammar is complete. Raises ValueError
+        where the grammar cannot go on (it is too ambiguous for the limits).
+        """
+        self._matcher.unsafe_compute_mask_ptr(self._address, self._mask.nbytes)
+        if self._matcher.is_error():
+            raise ValueError(f"guided output cannot go on: {lark.explained(self._matcher.get_error())}")
+        return self._mask
+
+    def accept(self, token_id: int) -> None:
+        """Go on by the token that was drawn. Raises ValueError for one that is not allowed; nothing goes on then."""
+        if not 0 <= token_id < self._vocab_size:
+            raise ValueError(f"guided output: there is no token {token_id}")
+        if not self._matcher.consume_token(token_id):
+            text = lark.explained(self._matcher.get_error())
+            raise ValueError(f"guided output: token {token_id} is not allowed here: {text}")
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing but an end id may follow."""
+        return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
+
+    def forced(self) -> list[int]:
+        """The tokens that must come next, as the tokenizer would write them; often none. They are not accepted yet."""
+        return list(self._matcher.compute_ff_tokens())
+
+
+class Grammar:
+    """A compiled grammar. `constraint` may be called from any thread."""
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+        """Take over a matcher that stays at the beginning."""
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+
+    def constraint(self) -> GrammarConstraint:
+        """One more sequence at the beginning of the grammar: some 20 microseconds."""
+        return GrammarConstraint(self._matcher.deep_copy(), self._vocab_size)
+
+
+class Grammars:
+    """Makes grammars for one tokenizer and keeps the last ones by content. Safe to share between threads.
+
+    Every method raises OptionError for what it cannot do, naming the keyword or value, and CheckpointError where the
+    tokenizer lacks a control token that the answer needs. `thinking`: the prompt ended inside `<think>`, so any text up
+    to the control token `</think>` and an empty line come before the answer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, end_ids: Sequence[int], vocab_size: int) -> None:
+        """For a model with vocab_size ids (which may be more than have a token); end_ids end an answer.
+
+        Cheap: the library and its form of the vocabulary are loaded by `prepare`, at the latest for the first grammar.
+        """
+        self._tokenizer = tokenizer
+        self._end_ids = list(end_ids)
+        self._vocab_size = vocab_size
+        self._built: LLTokenizer | None = None
+        self._trial = Trial()
+        self._kept: OrderedDict[str, Grammar] = OrderedDict()
+        self._building = threading.Lock()
+        self._lock = threading.Lock()
+
+    def prepare(self) -> None:
+        """Load what every grammar needs: about 0.6 s of one processor for 248 000 ids, once. Raises OptionError."""
+        self._vocabulary()
+
+    def close(self) -> None:
+        """End the helper process. Grammars that exist go on working."""
+        self._trial.close()
+
+    def json_schema(self, schema: object, *, thinking: bool = False) -> Grammar:
+        """JSON text that a schema (draft 2020-12, as parsed JSON) allows, properties in the schema's order.
+
+        OpenAI's strict subset is covered. Blanks between the parts are free up to one line break with 64 spaces.
+        Refused: not, if, uniqueItems, contains, propertyNames, dependent..., unevaluated..., formats that are not
+        known, oneOf with schemas that overlap. Names that `additionalProperties` allows may come twice.
+        """
+        text = lark.plain_schema(schema, "json schema")
+        return self._compile(f"answer: {lark.json_rule(text, blanks=True)}", [], thinking, "json schema")
+
+    def json_object(self, *, thinking: bool = False) -> Grammar:
+        """Any JSON object."""
+        return self.json_schema({"type": "object"}, thinking=thinking)
+
+    def regex(self, pattern: str, *, thinking: bool = False) -> Grammar:
+        """Text that a regular expression matches as a whole: Rust's dialect, `\\d` and `\\w` ASCII, no look-around."""
+        lark.dump(pattern, "regex", lark.REGEX_BYTES)
+        return self._compile(f"answer: R\nR: /{lark.regex(pattern)}/", [], thinking, f"regex {lark.shown(pattern)}")
+
+    def choice(self, choices: Sequence[str], *, thinking: bool = False) -> Grammar:
+        """One of some texts, exactly."""
+        if not choices or isinstance(choices, str) or not all(isinstance(text, str) for text in choices):
+            raise OptionError(f"choice must be a list of texts with at least one, not {lark.shown(choices)}")
+        lark.dump(list(choices), "choice", lark.CHOICE_BYTES)
+        texts = " | ".join(map(lark.literal, dict.fromkeys(choices)))
+        return self._compile(f"answer: C\nC: {texts}", [], thinking, "choice")
+
+    def tool_calls(
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        required: bool,
+        name: str | None = None,
+        parallel: bool = True,
+        thinking: bool = False,
+    ) -> Grammar:
+        """Calls of tools (OpenAI's form) as the chat template writes them; name: only that one, and it is required.
+
+        Without required, any text may come first or alone. With parallel, several calls may follow each other. Nothing
+        comes after them. See `tools.py` for what arguments look like.
+        """
+        for marker in ("<tool_call>", "</tool_call>"):
+            self._tokenizer.token_id(marker)
+        body, pieces = tool_grammar(tools, required=required, name=name, parallel=parallel)
+        return self._compile(body, pieces, thinking, "tools")
+
+    def _vocabulary(self) -> LLTokenizer:
+        with self._building:
+            if self._built is None:
+                self._built = vocabulary.build(self._tokenizer, self._end_ids, self._vocab_size)
+            return self._built
+
+    def _compile(self, body: str, pieces: Sequence[Piece], thinking: bool, what: str) -> Grammar:
+        """The grammar of a body with the rule `answer`; `pieces` are tried alone where the whole is refused."""
+        built = self._vocabulary()
+        thought, begin = "", ""
+        if thinking:
+            self._tokenizer.token_id("</think>")
+            thought, begin = (
+                f"T: {lark.without('</think>', '<tool_call>')}\n",
+                f"T </think> {lark.literal(THOUGHT_END)} ",
+            )
+        text = f"%llguidance {{}}\nstart: {begin}answer\n{thought}{body}\n"
+        with self._lock:
+            if text in self._kept:
+                self._kept.move_to_end(text)
+                return self._kept[text]
+        if len(text.encode()) > lark.GRAMMAR_BYTES:
+            raise OptionError(f"{what}: the grammar has more than {lark.GRAMMAR_BYTES} bytes; make it smaller")
+        if complaint := self._trial.complaint(text):
+            for piece in pieces:
+                if own := self._trial.complaint(f"%llguidance {{}}\nstart: {piece.rule}\n"):
+                    what, complaint = piece.what, own
+                    break
+            raise OptionError(f"{what}: {lark.explained(complaint)}")
+        grammar = Grammar(self._matcher(built, text, what), self._vocab_size)
+        with self._lock:
+            self._kept[text] = grammar
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return grammar
+
+    def _matcher(self, built: LLTokenizer, text: str, what: str) -> LLMatcher:
+        from llguidance import LLMatcher
+
+        matcher = LLMatcher(built, text, log_level=0, limits=limits())  # type: ignore[arg-type]
+        # The first mask once for all sequences: copies keep it.
+        matcher.compute_bitmask()
+        if matcher.is_error():
+            raise OptionError(f"{what}: {lark.explained(matcher.get_error())}")
+        return matcher

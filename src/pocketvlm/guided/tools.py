@@ -1,0 +1,149 @@
+"""Grammar of tool calls in the checkpoint's own form (chat_template.jinja), arguments by each parameter's schema.
+
+    <tool_call>
+    <function=NAME>
+    <parameter=P>
+    value
+    </parameter>
+    </function>
+    </tool_call>
+
+`<tool_call>` and `</tool_call>` are control tokens, the rest is text. Parameters come in any order, each at most once,
+the required ones always; none that the schema does not name. A value whose schema is a text is written raw and cannot
+contain a tag of the form; every other value is JSON with ", " and ": ". Where a schema allows any text and other things
+too, the value is text. Raw texts keep to enum, const, minLength, maxLength and pattern; their `format` is only a note.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pocketvlm.errors import OptionError
+from pocketvlm.guided import lark
+from pocketvlm.guided.values import NOTES, Values, listed
+
+TOOLS = 128
+PARAMETERS = 64  # bits of the number that says which ones were given
+CLOSE = "</parameter>"
+# A raw text that held these would read as more than one value, or as the end of the call.
+FORBIDDEN = (CLOSE, "<parameter=", "</function>", "</tool_call>")
+# What the schema of all arguments may say; parameters that it does not name are never written.
+_ARGUMENTS = NOTES | {"type", "properties", "required", "additionalProperties", "patternProperties"}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a grammar that stands alone: the body of its rule, and what to call it in an error."""
+
+    rule: str
+    what: str
+
+
+def tool_grammar(
+    tools: Sequence[Mapping[str, Any]], *, required: bool, name: str | None, parallel: bool
+) -> tuple[str, list[Piece]]:
+    """Rules in Lark's form with `answer` on top, and their JSON parts. Raises OptionError."""
+    functions = [_function(tool, index) for index, tool in enumerate(tools)]
+    lark.dump([*tools], "tools", lark.SCHEMA_BYTES)
+    if len(functions) > TOOLS:
+        raise OptionError(f"there are {len(functions)} tools; at most {TOOLS} are accepted")
+    names = [str(function["name"]) for function in functions]
+    if twice := next((one for one in names if names.count(one) > 1), None):
+        raise OptionError(f"two tools have the name {twice!r}")
+    if name is not None:
+        if name not in names:
+            raise OptionError(f"tool {lark.shown(name)} is called for, but the tools are {', '.join(names) or 'none'}")
+        functions = [functions[names.index(name)]]
+    if not functions:
+        raise OptionError("tool calls are asked for, but there are no tools")
+    rules: list[str] = []
+    pieces: list[Piece] = []
+    for index, function in enumerate(functions):
+        _Function(function, index, rules, pieces).write()
+    bodies = " | ".join(f"f_{index}" for index in range(len(functions)))
+    more = ' ("\\n" call)*' if parallel else ""
+    if required or name is not None:
+        head = [f"answer: call{more}"]
+    else:
+        head = [f"answer: TEXT (call{more})?", f"TEXT: {lark.without('<tool_call>')}"]
+    head.append(f'call: <tool_call> "\\n<function=" ({bodies}) "</function>\\n" </tool_call>')
+    return "\n".join([*head, *rules]), pieces
+
+
+def _function(tool: Mapping[str, Any], index: int) -> Mapping[str, Any]:
+    """The function of a tool in OpenAI's form, or alone."""
+    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise OptionError(f'tool {index} is not {{"type": "function", "function": {{"name": ...}}}}')
+    return function
+
+
+class _Function:
+    """Writes the rules of one tool."""
+
+    def __init__(self, function: Mapping[str, Any], index: int, rules: list[str], pieces: list[Piece]) -> None:
+        self.name = _tag(function["name"], "tool")
+        self.index = index
+        self.rules = rules
+        self.pieces = pieces
+        self.values = Values(function.get("parameters") or {})
+        self.what = f"tool {self.name!r}"
+
+    def write(self) -> None:
+        properties, required = self._arguments()
+        # Required ones first: whether all are there is one look at the lowest bits.
+        order = [*required, *(name for name in properties if name not in required)]
+        if len(order) > PARAMETERS:
+            raise OptionError(f"{self.what} has {len(order)} parameters; at most {PARAMETERS} are accepted")
+        arguments = f"a_{self.index}"
+        start = f" {arguments}::0x0" if order else ""
+        self.rules.append(f"f_{self.index}: {lark.literal(self.name + '>' + chr(10))}{start}")
+        if not order:
+            return
+        lines = [f'{arguments}::_ : ""' + (f" %if is_ones([0:{len(required)}])" if required else "")]
+        for bit, name in enumerate(order):
+            value = f"v_{self.index}_{bit}"
+            begin = lark.literal(f"<parameter={_tag(name, f'{self.what}: parameter')}>\n")
+            lines.append(f"  | {begin} {value} {arguments}::set_bit({bit}) %if bit_clear({bit})")
+            self._value(properties.get(name, {}), value, f"{self.what}, parameter {name!r}")
+        self.rules.append("\n".join(lines))
+
+    def _arguments(self) -> tuple[Mapping[str, Any], list[str]]:
+        """Properties and required names of the schema of all arguments."""
+        root = self.values.followed(self.values.root, f"{self.what}: parameters")
+        if not isinstance(root, Mapping) or root.get("type", "object") != "object":
+            raise OptionError(f'{self.what}: parameters must be a schema of the type "object"')
+        for keyword in root:
+            if keyword not in _ARGUMENTS and not keyword.startswith("x-"):
+                raise OptionError(f'{self.what}: keyword "{keyword}" beside the properties is not supported')
+        properties, required = root.get("properties", {}), listed(root.get("required", []), "required", self.what)
+        if not isinstance(properties, Mapping) or not all(isinstance(one, str) for one in required):
+            raise OptionError(f'{self.what}: "properties" must be an object and "required" a list of names')
+        missing = [name for name in required if name not in properties]
+        if missing and root.get("additionalProperties") is False:
+            raise OptionError(f"{self.what}: parameter {missing[0]!r} is required, but is no property")
+        return properties, list(dict.fromkeys(required))
+
+    def _value(self, schema: object, rule: str, what: str) -> None:
+        """The rule of one value with its end."""
+        end = lark.literal(f"\n{CLOSE}\n")
+        value = self.values.of(schema, what)
+        if value.texts:
+            texts = " | ".join(value.texts)
+            self.rules.append(f"{rule}: {rule.upper()}")
+            self.rules.append(f"{rule.upper()}: (({texts}) & {lark.without(*FORBIDDEN)}) {end}")
+            self.pieces.append(Piece(f"V\nV: {texts}", what))
+        else:
+            body = lark.json_rule(lark.plain_schema(value.schema, what), blanks=False)
+            self.rules.append(f"{rule}: {rule}_json {end}\n{rule}_json: {body}")
+            self.pieces.append(Piece(f"j\nj: {body}", what))
+
+
+def _tag(name: str, what: str) -> str:
+    """A name that can stand in a tag."""
+    if not name or re.search(r"[\s<>]", name):
+        raise OptionError(f"{what} {lark.shown(name)}: the name must have no blanks and none of < and >")
+    return name
