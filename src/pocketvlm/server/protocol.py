@@ -64,6 +64,10 @@ def limited(max_header_bytes: int, header_timeout: float) -> type[asyncio.Protoc
             if not self.transport.is_closing():
                 super().on_message_complete()
 
+        def send_400_response(self, msg: str) -> None:
+            """What is sent is no HTTP: an answer in our form."""
+            self._refuse(b"400 Bad Request", b"this is not a valid HTTP request")
+
         def _timeout(self) -> None:
             if self._in_headers and not self.transport.is_closing():
                 self._refuse(b"408 Request Timeout", b"no whole headers in time")

@@ -48,7 +48,7 @@ def address(listener: socket.socket) -> str:
 class Server(uvicorn.Server):
     """uvicorn, with our own way to stop: SIGTERM and SIGINT finish what runs, a second SIGINT does not."""
 
-    def __init__(self, context: Context, log_level: int = logging.WARNING) -> None:
+    def __init__(self, context: Context, log_level: int = logging.ERROR) -> None:
         settings = context.settings
         self.context = context
         self.app, gate = create_app(context)

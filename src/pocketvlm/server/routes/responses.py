@@ -42,7 +42,7 @@ class Shape:
         self.run = run
         self.record = record
         self._name = name
-        self._body = body
+        self._body = body.model_copy(update={"input": ""})  # images need not stay as long as the answer takes
         self._created = int(time.time())
 
     def response(self, items: list[dict[str, Any]], error: ApiError | None = None) -> dict[str, Any]:
