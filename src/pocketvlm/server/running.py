@@ -68,7 +68,9 @@ class Run:
         self.tickets: list[Ticket] = []
         self._service = service
         self._events: list[list[TokenEvent]] = [[] for _ in requests]
-        self._live = len(requests)
+        self._live = len(requests)  # in the engine
+        self._open = len(requests)  # not yet read to their end
+        self._fresh = False  # whether there are events to read
         self._last: list[float | None] = [None] * len(requests)
         self._wake: asyncio.Future[None] | None = None
         self._ended: list[Callable[[Run], None]] = []
@@ -82,7 +84,7 @@ class Run:
     @property
     def done(self) -> bool:
         """Whether every choice has ended, and all of it was read."""
-        return all(voice.finish_reason is not None for voice in self.voices)
+        return self._open == 0
 
     @property
     def released(self) -> bool:
@@ -99,6 +101,7 @@ class Run:
     def take(self, index: int, event: TokenEvent) -> None:
         """One event of a choice, on the loop."""
         self._events[index].append(event)
+        self._fresh = True
         if event.finish_reason is not None:
             self._live -= 1
             if self._live == 0:
@@ -129,7 +132,7 @@ class Run:
 
         `wake` ends the wait, so the list may be empty.
         """
-        if not any(self._events) and self.failure is None and not self.done:
+        if not self._fresh and self.failure is None and self._open:
             self._wake = asyncio.get_running_loop().create_future()
             try:
                 await self._wake
@@ -137,6 +140,7 @@ class Run:
                 self._wake = None
         if self.failure is not None:
             raise self.failure
+        self._fresh = False
         pieces = []
         for voice, events in zip(self.voices, self._events, strict=True):
             if events and voice.finish_reason is None:
@@ -147,8 +151,10 @@ class Run:
                 if piece.finish_reason == "abort":
                     self.cancel()
                     raise ApiError(503, "the server ended this request: it is shutting down", code="aborted")
-                if piece.finish_reason is not None and events[-1].finish_reason is None:
-                    self._service.cancel(self.tickets[voice.index])
+                if piece.finish_reason is not None:
+                    self._open -= 1
+                    if events[-1].finish_reason is None:
+                        self._service.cancel(self.tickets[voice.index])
                 pieces.append(piece)
             events.clear()
         return pieces
