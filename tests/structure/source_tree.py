@@ -16,7 +16,7 @@ FLOORS = (
     ("backends.ops", "backends.options"),
     ("backends.native", "backends.torch"),
     ("backends",),
-    ("model", "processor", "checkpoint"),
+    ("model", "processor", "checkpoint", "parsing"),
     ("engine", "quantize", "train"),
     ("api",),
     ("server", "bench", "jobs"),

@@ -16,7 +16,10 @@ PLACES: dict[str, tuple[str, ...]] = {
     "av": ("processor",),
     "huggingface_hub": ("checkpoint.download",),
     "jinja2": ("processor",),
-    "numpy": ("types", "backends", "model", "processor", "checkpoint", "engine", "quantize", "train", "api", "bench"),
+    "numpy": (
+        *("types", "backends", "model", "processor", "checkpoint", "parsing", "engine", "quantize", "train", "api"),
+        "bench",
+    ),
     "rich": ("cli",),
     "safetensors": ("quantize", "train"),
     "tokenizers": ("processor",),

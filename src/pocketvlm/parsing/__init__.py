@@ -1,0 +1,52 @@
+"""From the text of an answer to what it says: reasoning, text and calls; where it stops; whether it runs away.
+
+Everything here reads a stream and gives the same at any split of it. Names load on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pocketvlm.parsing.answer import AnswerParser
+    from pocketvlm.parsing.deltas import CallArguments, CallBegin, CallEnd, Content, Delta, Reasoning
+    from pocketvlm.parsing.newlines import NewlineNormalizer, normalize_newlines
+    from pocketvlm.parsing.runaway import RunawayGuard
+    from pocketvlm.parsing.stops import StopStrings
+
+__all__ = [
+    "AnswerParser",
+    "CallArguments",
+    "CallBegin",
+    "CallEnd",
+    "Content",
+    "Delta",
+    "NewlineNormalizer",
+    "Reasoning",
+    "RunawayGuard",
+    "StopStrings",
+    "normalize_newlines",
+]
+
+_HOME = {
+    "AnswerParser": "answer",
+    "CallArguments": "deltas",
+    "CallBegin": "deltas",
+    "CallEnd": "deltas",
+    "Content": "deltas",
+    "Delta": "deltas",
+    "NewlineNormalizer": "newlines",
+    "Reasoning": "deltas",
+    "RunawayGuard": "runaway",
+    "StopStrings": "stops",
+    "normalize_newlines": "newlines",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
