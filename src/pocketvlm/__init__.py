@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pocketvlm.errors import PocketVLMError as PocketVLMError
     from pocketvlm.errors import PromptError as PromptError
     from pocketvlm.errors import TensorError as TensorError
-    from pocketvlm.processor.newlines import NewlineNormalizer as NewlineNormalizer
-    from pocketvlm.processor.newlines import normalize_newlines as normalize_newlines
+    from pocketvlm.parsing.newlines import NewlineNormalizer as NewlineNormalizer
+    from pocketvlm.parsing.newlines import normalize_newlines as normalize_newlines
     from pocketvlm.types import Chunk as Chunk
     from pocketvlm.types import ImageInfo as ImageInfo
     from pocketvlm.types import Prompt as Prompt
@@ -45,7 +45,7 @@ _HOMES = {
         "PromptError",
         "TensorError",
     ),
-    "pocketvlm.processor.newlines": ("NewlineNormalizer", "normalize_newlines"),
+    "pocketvlm.parsing.newlines": ("NewlineNormalizer", "normalize_newlines"),
     "pocketvlm.types": ("Chunk", "ImageInfo", "Prompt", "Result", "SamplingParams", "Timings", "Usage", "View"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -29,9 +29,9 @@ from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.engine.memory import page_bytes, slot_bytes
 from pocketvlm.errors import CacheWarning, InputError, OptionError, PocketVLMError
 from pocketvlm.model import MiniCPMV, expected_tensors
-from pocketvlm.processor.newlines import NewlineNormalizer
+from pocketvlm.parsing.newlines import NewlineNormalizer
+from pocketvlm.parsing.stops import StopStrings
 from pocketvlm.processor.processor import Processor
-from pocketvlm.processor.stops import StopStrings
 from pocketvlm.processor.tokenizer import Detokenizer
 from pocketvlm.types import Chunk, FinishReason, Prompt, Result, SamplingParams, Timings, Usage
 

@@ -292,7 +292,7 @@ def test_threads_may_share_a_processor(ours):
 
 def test_imports_are_light():
     code = (
-        "import sys, pocketvlm, pocketvlm.processor, pocketvlm.processor.newlines; "
+        "import sys, pocketvlm, pocketvlm.processor, pocketvlm.parsing.newlines; "
         "from pocketvlm.processor import Processor, Tokenizer, ChatTemplate, load_image, plan_image; "
         "print([name for name in ('PIL', 'tokenizers', 'jinja2', 'torch', 'ssl') if name in sys.modules])"
     )

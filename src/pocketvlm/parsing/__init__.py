@@ -1,55 +1,52 @@
-"""Answers taken apart (stand-in until the real parsers are merged)."""
+"""From the text of an answer to what it says: reasoning, text and calls; where it stops; whether it runs away.
+
+Everything here reads a stream and gives the same at any split of it. Names load on first use.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pocketvlm.parsing.answer import AnswerParser
+    from pocketvlm.parsing.deltas import CallArguments, CallBegin, CallEnd, Content, Delta, Reasoning
+    from pocketvlm.parsing.newlines import NewlineNormalizer, normalize_newlines
+    from pocketvlm.parsing.runaway import RunawayGuard
+    from pocketvlm.parsing.stops import StopStrings
+
+__all__ = [
+    "AnswerParser",
+    "CallArguments",
+    "CallBegin",
+    "CallEnd",
+    "Content",
+    "Delta",
+    "NewlineNormalizer",
+    "Reasoning",
+    "RunawayGuard",
+    "StopStrings",
+    "normalize_newlines",
+]
+
+_HOME = {
+    "AnswerParser": "answer",
+    "CallArguments": "deltas",
+    "CallBegin": "deltas",
+    "CallEnd": "deltas",
+    "Content": "deltas",
+    "Delta": "deltas",
+    "NewlineNormalizer": "newlines",
+    "Reasoning": "deltas",
+    "RunawayGuard": "runaway",
+    "StopStrings": "stops",
+    "normalize_newlines": "newlines",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
-    text: str
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-
-@dataclass(frozen=True, slots=True)
-class Reasoning:
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallBegin:
-    index: int
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallArguments:
-    index: int
-    json: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallEnd:
-    index: int
-
-
-Delta = Content | Reasoning | CallBegin | CallArguments | CallEnd
-
-
-class AnswerParser:
-    def __init__(
-        self, *, tools: Sequence[Mapping[str, Any]] = (), thinking: bool = False, parallel: bool = True
-    ) -> None:
-        self.thinking = thinking
-
-    def feed(self, text: str) -> list[Delta]:
-        return [Reasoning(text) if self.thinking else Content(text)] if text else []
-
-    def finish(self) -> list[Delta]:
-        return []
-
-
-class RunawayGuard:
-    def add(self, token_id: int) -> bool:
-        return False
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

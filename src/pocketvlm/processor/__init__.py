@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from pocketvlm.processor.image import ImageOptions, pack_pixel_values, plan_image, prepare_image
     from pocketvlm.processor.limits import MediaLimits
     from pocketvlm.processor.media import load_image
-    from pocketvlm.processor.newlines import NewlineNormalizer, normalize_newlines
     from pocketvlm.processor.processor import Processor
     from pocketvlm.processor.tokenizer import Detokenizer, Tokenizer
 
@@ -22,11 +21,9 @@ __all__ = [
     "Detokenizer",
     "ImageOptions",
     "MediaLimits",
-    "NewlineNormalizer",
     "Processor",
     "Tokenizer",
     "load_image",
-    "normalize_newlines",
     "pack_pixel_values",
     "plan_image",
     "prepare_image",
@@ -37,11 +34,9 @@ _HOME = {
     "Detokenizer": "tokenizer",
     "ImageOptions": "image",
     "MediaLimits": "limits",
-    "NewlineNormalizer": "newlines",
     "Processor": "processor",
     "Tokenizer": "tokenizer",
     "load_image": "media",
-    "normalize_newlines": "newlines",
     "pack_pixel_values": "image",
     "plan_image": "image",
     "prepare_image": "image",

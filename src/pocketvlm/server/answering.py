@@ -6,9 +6,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pocketvlm.engine.request import Request, TokenEvent
-from pocketvlm.parsing import AnswerParser, CallArguments, CallBegin, Content, Delta, Reasoning, RunawayGuard
-from pocketvlm.processor.newlines import NewlineNormalizer
-from pocketvlm.processor.stops import StopStrings
+from pocketvlm.parsing import (
+    AnswerParser,
+    CallArguments,
+    CallBegin,
+    Content,
+    Delta,
+    NewlineNormalizer,
+    Reasoning,
+    RunawayGuard,
+    StopStrings,
+)
 from pocketvlm.processor.tokenizer import Detokenizer, Tokenizer
 from pocketvlm.types import FinishReason, TokenLogprob
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pocketvlm.processor import NewlineNormalizer, normalize_newlines
-from pocketvlm.processor.newlines import SPAN_LIMIT
+from pocketvlm.parsing import NewlineNormalizer, normalize_newlines
+from pocketvlm.parsing.newlines import SPAN_LIMIT
 
 PIECES = [
     "\\n", "\\r\\n", "\\r", "\\", "\\\\", "\\nabla", "\\neq", "\\rho", "\\(", "\\)", "\\[", "\\]", "\\$", "\\`", "$",

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketvlm.processor.stops import StopStrings
+from pocketvlm.parsing.stops import StopStrings
 
 WORDS = st.text(alphabet="ab\n", min_size=1, max_size=4)
 

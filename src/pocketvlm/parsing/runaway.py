@@ -1,0 +1,48 @@
+"""Notices an answer that repeats the same block of tokens without end."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pocketvlm.errors import OptionError
+
+
+class RunawayGuard:
+    """Feed the ids of an answer as they are drawn; `add` says when its end is nothing but repetitions of one block.
+
+    That is so when the last tokens are at least `min_repeats` copies of a block of 1 to `max_period` tokens, and at
+    least `min_tokens` tokens long. So blocks of up to min_tokens / min_repeats tokens need `min_tokens` tokens and
+    longer ones `min_repeats` copies: a line of dashes, a row of zeros, a form with twenty empty rows are shorter.
+    Repetitions that differ in anything, such as numbered lines, are not noticed. A token costs some vector operations
+    of `max_period` integers, whatever came before.
+    """
+
+    def __init__(self, max_period: int = 200, min_repeats: int = 8, min_tokens: int = 512) -> None:
+        """Start with an empty answer. Raises OptionError unless max_period >= 1, min_repeats >= 2, min_tokens >= 1."""
+        for name, value, least in (
+            ("max_period", max_period, 1),
+            ("min_repeats", min_repeats, 2),
+            ("min_tokens", min_tokens, 1),
+        ):
+            if value < least:
+                raise OptionError(f"{name}={value}: give {least} or more")
+        periods = np.arange(1, max_period + 1)
+        # How many tokens in a row must equal the one a period before; the first block has nothing to equal.
+        self._needed = np.maximum(min_repeats * periods, min_tokens) - periods
+        self._equal = np.zeros(max_period, dtype=np.int64)
+        # The last max_period ids, newest first, from _newest on; moved to the end when the beginning is reached.
+        self._ids = np.full(9 * max_period, -1, dtype=np.int64)
+        self._newest = 8 * max_period
+
+    def add(self, token_id: int) -> bool:
+        """Take the next id, 0 or more; True as long as the answer repeats itself without end."""
+        size = len(self._equal)
+        recent = self._ids[self._newest : self._newest + size]
+        self._equal += 1
+        self._equal *= recent == token_id
+        if self._newest == 0:
+            self._ids[-size:] = recent
+            self._newest = len(self._ids) - size
+        self._newest -= 1
+        self._ids[self._newest] = token_id
+        return bool((self._equal >= self._needed).any())

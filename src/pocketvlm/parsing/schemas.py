@@ -1,0 +1,153 @@
+"""Which JSON types the parameters of a tool may have, read from its JSON schema.
+
+Only what decides how a written value is read: `type` (one or several), `enum`, `const`, `anyOf`, `oneOf`, `allOf`,
+`$ref` inside the schema, `nullable`, and keywords that belong to one type. Values are not validated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pocketvlm.errors import OptionError
+
+Types = frozenset[str]
+STRING: Types = frozenset({"string"})
+# Where a schema says nothing: text, unless it is an object or a list as a whole. A lone 3 or true stays text.
+UNTYPED: Types = frozenset({"string", "object", "array"})
+
+_NAMES = {name: name for name in ("string", "integer", "number", "boolean", "null", "object", "array")}
+# What hand-written tools say instead, after their own language.
+_NAMES |= {"str": "string", "int": "integer", "float": "number", "double": "number", "bool": "boolean"}
+_NAMES |= {"dict": "object", "list": "array", "tuple": "array"}
+_IMPLIED = {
+    "object": ("properties", "required", "additionalProperties", "patternProperties", "propertyNames"),
+    "array": ("items", "prefixItems", "minItems", "maxItems", "uniqueItems", "contains"),
+    "string": ("pattern", "minLength", "maxLength", "format"),
+    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+}
+_DEPTH = 32  # of $ref, anyOf and the like inside each other
+
+
+class Signature:
+    """The parameters of one tool."""
+
+    def __init__(self, parameters: Any = None) -> None:
+        """parameters: a JSON schema of an object; anything else says nothing."""
+        self._root = parameters
+        self._known: dict[int, Types | None] = {}
+
+    def knows(self, name: str) -> bool:
+        """Whether the schema lists a parameter of this name."""
+        return bool(self._listed(self._root, name))
+
+    def types(self, name: str) -> Types:
+        """JSON types that a parameter may have; never empty."""
+        found = [self._types(schema) or UNTYPED for schema in self._listed(self._root, name)]
+        if not found and isinstance(self._root, Mapping):
+            found = [self._types(self._root.get("additionalProperties")) or UNTYPED]
+        return frozenset().union(*found) or UNTYPED
+
+    def _listed(self, schema: Any, name: str) -> list[Mapping[str, Any]]:
+        """The schemas of a parameter, in the alternatives and behind the references too."""
+        found: list[Mapping[str, Any]] = []
+        waiting, seen = [schema], set[int]()
+        while waiting:
+            part = waiting.pop()
+            if not isinstance(part, Mapping) or id(part) in seen:
+                continue
+            seen.add(id(part))
+            properties = part.get("properties")
+            if isinstance(properties, Mapping) and name in properties:
+                own = properties[name]
+                found.append(own if isinstance(own, Mapping) else {})
+            waiting += [
+                self._target(part),
+                *(other for key in ("allOf", "anyOf", "oneOf") for other in _list(part, key)),
+            ]
+        return found
+
+    def _types(self, schema: Any, depth: int = 0) -> Types | None:
+        """The types that a schema allows, None if it says nothing about them."""
+        if not isinstance(schema, Mapping) or depth > _DEPTH:
+            return None
+        if id(schema) not in self._known:
+            self._known[id(schema)] = None  # what a circle finds; and no part is looked at twice
+            found = self._stated(schema, depth)
+            self._known[id(schema)] = found | {"null"} if found and schema.get("nullable") is True else found
+        return self._known[id(schema)]
+
+    def _stated(self, schema: Mapping[str, Any], depth: int) -> Types | None:
+        if "const" in schema:
+            return frozenset({kind_of(schema["const"])})
+        if values := _list(schema, "enum"):
+            return frozenset(map(kind_of, values))
+        stated = schema.get("type")
+        names = [stated] if isinstance(stated, str) else _list(schema, "type")
+        if types := frozenset(_NAMES[name] for name in names if isinstance(name, str) and name in _NAMES):
+            return types
+        if types := self._types(self._target(schema), depth + 1) or frozenset():
+            return types
+        for key in ("anyOf", "oneOf"):
+            if parts := _list(schema, key):
+                return frozenset().union(*(self._types(part, depth + 1) or UNTYPED for part in parts))
+        known = [found for part in _list(schema, "allOf") if (found := self._types(part, depth + 1))]
+        if known and (types := known[0].intersection(*known[1:])):
+            return types
+        implied = frozenset(name for name, keys in _IMPLIED.items() if any(key in schema for key in keys))
+        return implied or None
+
+    def _target(self, schema: Mapping[str, Any]) -> Any:
+        """What `$ref` names inside the tool's own schema; None without one or where it leads nowhere."""
+        reference = schema.get("$ref")
+        if not isinstance(reference, str) or not reference.startswith("#"):
+            return None
+        place: Any = self._root
+        for step in reference[1:].split("/")[1:]:
+            key = step.replace("~1", "/").replace("~0", "~")
+            if isinstance(place, Mapping):
+                place = place.get(key)
+            elif isinstance(place, Sequence) and not isinstance(place, str) and key.isdecimal():
+                place = place[int(key)] if int(key) < len(place) else None
+            else:
+                return None
+        return place
+
+
+def signatures(tools: Sequence[Mapping[str, Any]]) -> dict[str, Signature]:
+    """Name -> parameters of each tool.
+
+    tools: {"type": "function", "function": {"name", "parameters"}}, or the inner object alone. Raises OptionError
+    naming the tool that has no name.
+    """
+    result = {}
+    for index, tool in enumerate(tools):
+        function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
+            raise OptionError(
+                f"tools[{index}] has no function name: give {{'type': 'function', 'function': {{'name': ..., "
+                "'parameters': ...}}"
+            )
+        result[name] = Signature(function.get("parameters"))
+    return result
+
+
+def kind_of(value: Any) -> str:
+    """The JSON type of a value that came out of JSON; whole numbers are integers, also 2.0."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return "integer"
+    if isinstance(value, float):
+        return "number"
+    if isinstance(value, str):
+        return "string"
+    return "object" if isinstance(value, Mapping) else "array"
+
+
+def _list(schema: Mapping[str, Any], key: str) -> Sequence[Any]:
+    value = schema.get(key)
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else ()

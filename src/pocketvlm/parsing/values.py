@@ -1,0 +1,95 @@
+"""The text of a parameter as JSON: typed by its schema, and never an error.
+
+- Where text is the only type, the value is the text as it stands, quotes and blanks included.
+- Otherwise it is read as JSON, or as Python writes the same ('...', True, None, a comma at the end). A value of an
+  allowed type is taken. One of another type is taken where text is not allowed: the caller sees what the model meant.
+- Everything else is text: what cannot be read, numbers that JSON has no form for, text among the allowed types.
+
+So "12" for integer or string is 12, "null" for string or null is null, "None" for string alone is text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NoReturn
+
+from pocketvlm.parsing.schemas import STRING, Types, kind_of
+from pocketvlm.parsing.tape import BLANK
+
+_WORDS = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
+_NUMBER = re.compile(r"[-+]?[\d.]*([eE][-+]?\d*)?")
+_PYTHON = re.compile(
+    r"""(?P<single>'(?:[^'\\]|\\.)*')|"(?:[^"\\]|\\.)*"|(?P<word>\w+)|(?P<comma>,\s*(?=[\]}]))""", re.DOTALL
+)
+_QUOTED = re.compile(r"""\\(.)|(")""", re.DOTALL)
+
+
+def is_text(text: str, types: Types) -> bool | None:
+    """Whether a value that begins like this is text, however it goes on; None if that depends on how."""
+    if "string" not in types:
+        return False
+    if types == STRING:
+        return True
+    begin = text.strip(BLANK)
+    if not begin:
+        return None
+    if (begin[0] == "{" and "object" in types) or (begin[0] == "[" and "array" in types):
+        return False
+    ended = begin != text.lstrip(BLANK)
+    if any(word == begin if ended else word.startswith(begin) for word in _words(types)):
+        return None
+    return None if types & {"integer", "number"} and _NUMBER.fullmatch(begin) else True
+
+
+def to_json(text: str, types: Types) -> str:
+    """The value as JSON text. text: what stands between the tags, without the form's line breaks."""
+    if types == STRING:
+        return dump(text)
+    try:
+        value = _read(text)
+        kind = kind_of(value)
+        if kind == "integer" and types & {"integer", "number"}:
+            value = int(value) if "number" not in types else value
+        elif kind == "string" or (kind not in types and "string" in types):
+            return dump(text)
+        return dump(value)
+    except (ValueError, RecursionError):
+        return dump(text)
+
+
+def dump(value: Any) -> str:
+    """JSON as clients know it, on one line. Raises ValueError for numbers that are not finite."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair can only be written as an escape
+        text = json.dumps(value, allow_nan=False)
+    return text
+
+
+def _words(types: Types) -> list[str]:
+    kinds = {"true": "boolean", "false": "boolean", "null": "null"}
+    return [word for word, meaning in _WORDS.items() if kinds[meaning] in types]
+
+
+def _read(text: str) -> Any:
+    """The value that JSON or Python text stands for. Raises ValueError or RecursionError."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except ValueError:
+        return json.loads(_PYTHON.sub(_translate, text), parse_constant=_refuse)
+
+
+def _translate(token: re.Match[str]) -> str:
+    """A token of Python as JSON has it."""
+    if token["comma"]:
+        return ""
+    if token["single"]:
+        inner = _QUOTED.sub(lambda found: "'" if found[1] == "'" else '\\"' if found[2] else found[0], token[0][1:-1])
+        return f'"{inner}"'
+    return _WORDS.get(token[0], token[0])
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
