@@ -13,6 +13,7 @@ std::string isa_name(Isa isa) {
     switch (isa) {
         case Isa::neon: return "neon";
         case Isa::neondot: return "neondot";
+        case Isa::neoni8mm: return "neoni8mm";
         case Isa::avx2: return "avx2";
         case Isa::avx512: return "avx512";
         case Isa::avxvnni: return "avxvnni";
@@ -25,13 +26,29 @@ std::string isa_name(Isa isa) {
 #if defined(POCKETVLM_ARM)
 namespace {
 
+#if defined(__APPLE__)
+bool has(const char* feature) {
+    int answer = 0;
+    size_t size = sizeof answer;
+    return sysctlbyname(feature, &answer, &size, nullptr, 0) == 0 && answer != 0;
+}
+#endif
+
 bool has_dot_product() {
 #if defined(__linux__)
     return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
 #elif defined(__APPLE__)
-    int answer = 0;
-    size_t size = sizeof answer;
-    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &answer, &size, nullptr, 0) == 0 && answer != 0;
+    return has("hw.optional.arm.FEAT_DotProd");
+#else
+    return false;
+#endif
+}
+
+bool has_mixed_products() {
+#if defined(__linux__) && defined(HWCAP2_I8MM)
+    return (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
+#elif defined(__APPLE__)
+    return has("hw.optional.arm.FEAT_I8MM");
 #else
     return false;
 #endif
@@ -63,7 +80,10 @@ std::vector<Isa> usable_isas() {
     }
 #elif defined(POCKETVLM_ARM)
     usable.push_back(Isa::neon);
-    if (has_dot_product()) usable.push_back(Isa::neondot);
+    if (has_dot_product()) {
+        usable.push_back(Isa::neondot);
+        if (has_mixed_products()) usable.push_back(Isa::neoni8mm);
+    }
 #endif
     return usable;
 }

@@ -11,7 +11,7 @@
 #define POCKETVLM_FOR_EACH_HALVES_ISA(do_for) POCKETVLM_FOR_EACH_ISA(do_for) do_for(avx512bf16)
 #elif defined(POCKETVLM_ARM)
 #define POCKETVLM_FOR_EACH_ISA(do_for) do_for(serial) do_for(neon)
-#define POCKETVLM_FOR_EACH_BYTES_ISA(do_for) POCKETVLM_FOR_EACH_ISA(do_for) do_for(neondot)
+#define POCKETVLM_FOR_EACH_BYTES_ISA(do_for) POCKETVLM_FOR_EACH_ISA(do_for) do_for(neondot) do_for(neoni8mm)
 #define POCKETVLM_FOR_EACH_HALVES_ISA(do_for) POCKETVLM_FOR_EACH_ISA(do_for)
 #else
 #define POCKETVLM_FOR_EACH_ISA(do_for) do_for(serial)
@@ -21,7 +21,7 @@
 
 namespace pocketvlm {
 
-enum class Isa { serial, neon, neondot, avx2, avxvnni, avx512, avx512vnni, avx512bf16 };
+enum class Isa { serial, neon, neondot, neoni8mm, avx2, avxvnni, avx512, avx512vnni, avx512bf16 };
 
 // Those that this build holds and this processor and operating system run, best last.
 std::vector<Isa> usable_isas();

@@ -16,6 +16,7 @@ const Kernels avx512vnni_kernels = POCKETVLM_KERNELS(avx512, avx512vnni, avx512)
 const Kernels avx512bf16_kernels = POCKETVLM_KERNELS(avx512, avx512vnni, avx512bf16);
 #elif defined(POCKETVLM_ARM)
 const Kernels neondot_kernels = POCKETVLM_KERNELS(neon, neondot, neon);
+const Kernels neoni8mm_kernels = POCKETVLM_KERNELS(neon, neoni8mm, neon);
 #endif
 #undef POCKETVLM_KERNELS
 
@@ -27,6 +28,7 @@ const Kernels& kernels_of(Isa isa) {
     if (isa == Isa::avxvnni) return avxvnni_kernels;
     if (isa == Isa::avx2) return avx2_kernels;
 #elif defined(POCKETVLM_ARM)
+    if (isa == Isa::neoni8mm) return neoni8mm_kernels;
     if (isa == Isa::neondot) return neondot_kernels;
     if (isa == Isa::neon) return neon_kernels;
 #endif

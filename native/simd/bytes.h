@@ -15,6 +15,8 @@
 #include "simd/bytes_avxvnni.h"
 #elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_avx2
 #include "simd/bytes_avx2.h"
+#elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_neoni8mm
+#include "simd/bytes_neoni8mm.h"
 #elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_neondot
 #include "simd/bytes_neondot.h"
 #elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) == POCKETVLM_ISA_neon

@@ -9,11 +9,12 @@
 #define POCKETVLM_ISA_serial 1
 #define POCKETVLM_ISA_neon 2
 #define POCKETVLM_ISA_neondot 3
-#define POCKETVLM_ISA_avx2 4
-#define POCKETVLM_ISA_avxvnni 5
-#define POCKETVLM_ISA_avx512 6
-#define POCKETVLM_ISA_avx512vnni 7
-#define POCKETVLM_ISA_avx512bf16 8
+#define POCKETVLM_ISA_neoni8mm 4
+#define POCKETVLM_ISA_avx2 5
+#define POCKETVLM_ISA_avxvnni 6
+#define POCKETVLM_ISA_avx512 7
+#define POCKETVLM_ISA_avx512vnni 8
+#define POCKETVLM_ISA_avx512bf16 9
 #define POCKETVLM_ISA_NUMBER_(isa) POCKETVLM_ISA_##isa
 #define POCKETVLM_ISA_NUMBER(isa) POCKETVLM_ISA_NUMBER_(isa)
 
