@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_kit import Run, alone, ask, check_idle, check_memory, engine_of, network, pictured, text
-from oracle import Oracle
+from oracle import Oracle, make_prompt
 
 from pocketvlm.engine import Request
-from pocketvlm.engine.scheduler import REREAD_ROWS
+from pocketvlm.engine.scheduler import FEW_ROWS
 from pocketvlm.errors import OptionError, PromptError
 from pocketvlm.model import MiniCPMV
 from pocketvlm.types import SamplingParams
@@ -79,10 +79,10 @@ def test_preempted_equals_not_preempted_bit_for_bit(oracle: Oracle, weights: str
 
 
 def test_rows_read_again_have_the_bits_of_single_rows(model: MiniCPMV) -> None:
-    request = ask(text(5, 30), 4 * REREAD_ROWS + 2)
+    request = ask(text(5, 30), 4 * FEW_ROWS + 2)
     run = Run(engine_of(model))
     number = run.add(request)
-    for _ in range(2 + 3 * REREAD_ROWS):
+    for _ in range(2 + 3 * FEW_ROWS):
         run.step()
     run.engine.scheduler._preempt(run.engine.scheduler.running[0])
     run.finish()
@@ -105,7 +105,8 @@ def test_a_short_prompt_does_not_wait_for_long_ones_before_it(model: MiniCPMV) -
     assert oldest.computed >= before + 2 * 16  # nor does the oldest wait for ever
 
 
-def test_views_and_steps_take_turns(oracle: Oracle, model: MiniCPMV) -> None:
+def test_views_and_steps_take_turns(oracle: Oracle, model: MiniCPMV, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(model.ops), "patches_at_once", 32)  # one view
     engine = engine_of(model, chunk=64)
     run = Run(engine)
     writer = run.add(ask(text(1, 10), 40))
@@ -120,6 +121,38 @@ def test_views_and_steps_take_turns(oracle: Oracle, model: MiniCPMV) -> None:
         assert (more_views - views) + (more_tokens - tokens) == 1
     assert engine.vision.misses == 8
     run.finish()
+
+
+def test_new_views_of_all_requests_are_encoded_together(
+    oracle: Oracle, model: MiniCPMV, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(model.ops), "patches_at_once", 5 * 64)
+    passes: list[list[str]] = []
+    encode = MiniCPMV.encode
+
+    def listening(self: MiniCPMV, views: Any) -> Any:
+        passes.append([view.digest for view in views])
+        return encode(self, views)
+
+    monkeypatch.setattr(MiniCPMV, "encode", listening)
+    engine = engine_of(model, chunk=64, prefix_cache=0)
+    run = Run(engine)
+    prompts = [make_prompt(oracle.config, [(8, 8)] * 2, "16x", 12, seed) for seed in (1, 2, 1, 3)]
+    few = pictured(oracle, 9, views=1)
+    asked = [ask(prompt, 5, seed) for seed, prompt in enumerate([*prompts[:3], few, prompts[3]])]
+    numbers = [run.add(request) for request in asked]
+    run.finish()
+    one, two, three = ([view.digest for view in asked[i].prompt.views] for i in (0, 1, 4))
+    assert passes == [[*one, *two], [few.views[0].digest], three]
+    assert (engine.vision.misses, engine.vision.hits) == (7, 2)
+    whole = [features if features.base is None else features.base for features in engine.vision._kept.values()]
+    assert engine.vision.nbytes == sum(array.nbytes for array in whole)
+    passes.clear()
+    for number, request in zip(numbers, asked, strict=True):
+        tokens, rows = alone(model, request, chunk=64)
+        assert run.tokens(number) == tokens
+        np.testing.assert_array_equal(run.rows(number), rows)
+    check_idle(engine)
 
 
 def test_views_are_not_encoded_before_their_chunk_is_due(oracle: Oracle, model: MiniCPMV) -> None:
@@ -203,6 +236,7 @@ def test_a_view_that_cannot_be_encoded_ends_its_request_alone(
     numbers = [run.add(good), run.add(bad), run.add(good)]
     run.finish()
     assert run.events[numbers[1]][-1].error == "FloatingPointError: broken view"
+    assert [len(run.events[number]) for number in numbers] == [5, 1, 5]
     monkeypatch.undo()
     for number in (numbers[0], numbers[2]):
         assert run.tokens(number) == alone(model, good)[0]

@@ -106,6 +106,8 @@ class Ops(Protocol):
     """What a backend does. Shapes in brackets; T rows, H hidden size, everything float32 unless said otherwise."""
 
     name: str
+    # Patches that the vision side gives to one pass, of as many views as that is: more would take longer for each.
+    patches_at_once: int
 
     def describe(self) -> dict[str, str]:
         """What was chosen and why (instruction set, threads, weight type), for `pocketvlm info`."""

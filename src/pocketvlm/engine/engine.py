@@ -1,4 +1,4 @@
-"""The engine's loop: admit, encode a view or run a step, sample, commit."""
+"""The engine's loop: admit, encode views or run a step, sample, commit."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Engine:
         return bool(self.scheduler.waiting or self.scheduler.running)
 
     def step(self) -> list[TokenEvent]:
-        """Encode one view, or run one step and return the tokens that it made; the two take turns where both are due.
+        """Encode the views that are due, or run one step and return the tokens that it made; the two take turns where both are due.
 
         What goes wrong with one request ends that one, with an event that says so.
         """
@@ -205,15 +205,22 @@ class Engine:
                     failed.append(self._fail(sequence, error))
 
     def _encode_due(self, failed: list[TokenEvent]) -> bool:
-        """Encode the view that is due; False where none is."""
-        due = self.scheduler.due_view()
-        if due is None:
-            return False
+        """Encode the views that are due; False where none are. If they fail together, each is tried alone."""
+        due = self.scheduler.due_views(self.model.ops.patches_at_once)
         try:
-            self.vision.encode(*due)
+            if due:
+                self.vision.encode(due)
         except Exception as error:
-            failed.append(self._fail(due[0], error))
-        return True
+            if len(due) == 1:
+                failed.append(self._fail(due[0][0], error))
+                return True
+            for sequence, index in due:
+                try:
+                    if sequence.holding is not None:
+                        self.vision.encode([(sequence, index)])
+                except Exception as its:
+                    failed.append(self._fail(sequence, its))
+        return bool(due)
 
     def _fail(self, sequence: Sequence, error: Exception) -> TokenEvent:
         """End one request with an error."""

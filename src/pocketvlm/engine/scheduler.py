@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import time
+from collections.abc import Iterator
 from typing import Protocol
 
 from pocketvlm.engine.memory import Memory
@@ -13,15 +14,16 @@ from pocketvlm.types import FinishReason
 
 DEFAULT_PREFILL_CHUNK = 512
 DEFAULT_MAX_SEQS = 16
-# Rows of an answer that are read again at once after a preemption: as few as have the bits of single ones.
-REREAD_ROWS = 3
+# So few rows in one step have the bits of single ones; more are summed in another order. Parts of an answer that are
+# read again after a preemption have no more.
+FEW_ROWS = 3
 
 
 class Views(Protocol):
     """What the scheduler asks of the vision side."""
 
-    def missing(self, sequence: Sequence, start: int, stop: int) -> int | None:
-        """The first view that start..stop needs and that is not encoded yet."""
+    def missing(self, sequence: Sequence, start: int, stop: int) -> Iterator[int]:
+        """The views that start..stop needs and that are not encoded yet."""
 
 
 class Scheduler:
@@ -62,14 +64,30 @@ class Scheduler:
                 break
             coming = None
 
-    def due_view(self) -> tuple[Sequence, int] | None:
-        """The view to encode next: the first that the next chunk of a running sequence needs."""
+    def due_views(self, patches: int) -> list[tuple[Sequence, int]]:
+        """The views to encode next: those that the next chunks of running sequences need, the first of them in any case
+        and more up to so many patches. Equal ones are there once; one of few rows has other bits in company, so it is
+        encoded alone.
+        """
+        found: list[tuple[Sequence, int]] = []
+        names: set[tuple[str, str]] = set()
         for sequence in self.running:
-            if sequence.reading:
-                index = self.views.missing(sequence, sequence.computed, self._stop(sequence))
-                if index is not None:
-                    return sequence, index
-        return None
+            if not sequence.reading:
+                continue
+            for index in self.views.missing(sequence, sequence.computed, self._stop(sequence)):
+                view = sequence.request.prompt.views[index]
+                name = (view.digest, view.downsample_mode)
+                if view.digest and name in names:
+                    continue
+                patches -= view.rows * view.cols
+                few = view.tokens <= FEW_ROWS
+                if found and (few or patches < 0):
+                    return found
+                found.append((sequence, index))
+                names.add(name)
+                if few:
+                    return found
+        return found
 
     def plan(self) -> Plan:
         """One token of each decoding sequence, and prompt chunks up to `prefill_chunk` tokens in all.
@@ -83,7 +101,7 @@ class Scheduler:
             part = Work(sequence, sequence.computed, self._stop(sequence))
             if not sequence.reading:
                 work.append(part)
-            elif self.views.missing(sequence, part.start, part.stop) is None:
+            elif next(self.views.missing(sequence, part.start, part.stop), None) is None:
                 chunks.append(part)
         if self._passed_over:
             chunks.sort(key=_priority_and_rest)
@@ -216,7 +234,7 @@ class Scheduler:
         """Where the next part of a sequence ends."""
         if sequence.reading:
             return sequence.cuts[bisect.bisect_right(sequence.cuts, sequence.computed)]
-        return min(sequence.computed + REREAD_ROWS, sequence.length)
+        return min(sequence.computed + FEW_ROWS, sequence.length)
 
 
 def _order(sequence: Sequence) -> tuple[int, int]:

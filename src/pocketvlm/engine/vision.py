@@ -1,9 +1,13 @@
-"""Features of views: encoded one view at a time, kept by digest in memory and, if wanted, on disk."""
+"""Features of views: encoded as requests come to need them, kept by digest in memory and, if wanted, on disk."""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from collections.abc import Sequence as List
+
+import numpy as np
 
 from pocketvlm.backends.ops import Array
 from pocketvlm.engine.featurefiles import FeatureFiles
@@ -24,8 +28,8 @@ class Vision:
         self._kept: OrderedDict[tuple[str, str], Array] = OrderedDict()
         self.nbytes = self.hits = self.misses = 0
 
-    def missing(self, sequence: Sequence, start: int, stop: int) -> int | None:
-        """The first view with ids in start..stop of the prompt whose features have to be computed; None: there are all.
+    def missing(self, sequence: Sequence, start: int, stop: int) -> Iterator[int]:
+        """Views with ids in start..stop of the prompt whose features have to be computed.
 
         Features that are kept are given to the sequence on the way.
         """
@@ -36,24 +40,30 @@ class Vision:
                 continue
             found = self._find(view)
             if found is None:
-                return index
-            self.hits += 1
-            sequence.features[index] = found
-        return None
+                yield index
+            else:
+                self.hits += 1
+                sequence.features[index] = found
 
-    def encode(self, sequence: Sequence, index: int) -> None:
-        """Compute the features of one view of a sequence and keep them."""
+    def encode(self, due: List[tuple[Sequence, int]]) -> None:
+        """Compute the features of some sequences' views in one pass, and keep them. All or none."""
         began = time.perf_counter()
-        view = sequence.request.prompt.views[index]
-        (features,) = self.model.encode((view,))
-        if tuple(features.shape) != (view.tokens, self.width):
-            raise ValueError(f"view {index} has {view.tokens} placeholders but {len(features)} rows of features")
-        self.misses += 1
-        sequence.features[index] = features
-        self._keep(view, features)
-        if self.files is not None and view.digest:
-            self.files.write(_name(view), self.model.ops.to_numpy(features))
-        sequence.seconds.vision += time.perf_counter() - began
+        views = [sequence.request.prompt.views[index] for sequence, index in due]
+        computed = self.model.encode(views)
+        if len(due) > 1:  # parts of one array: a copy each, or the last one that is kept would keep all of it
+            computed = [self.model.ops.take(rows, np.arange(len(rows), dtype=np.int32)) for rows in computed]
+        for (_, index), view, features in zip(due, views, computed, strict=True):
+            if tuple(features.shape) != (view.tokens, self.width):
+                raise ValueError(f"view {index} has {view.tokens} placeholders but {len(features)} rows of features")
+        for (sequence, index), view, features in zip(due, views, computed, strict=True):
+            self.misses += 1
+            sequence.features[index] = features
+            self._keep(view, features)
+            if self.files is not None and view.digest:
+                self.files.write(_name(view), self.model.ops.to_numpy(features))
+        spent, patches = time.perf_counter() - began, sum(view.rows * view.cols for view in views)
+        for (sequence, _), view in zip(due, views, strict=True):
+            sequence.seconds.vision += spent * view.rows * view.cols / patches
 
     def _find(self, view: View) -> Array | None:
         key = (view.digest, view.downsample_mode)

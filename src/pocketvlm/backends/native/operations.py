@@ -85,6 +85,8 @@ class NativeOps:
     """The contract on NumPy arrays. Safe to call from several threads; operations of one object run one at a time."""
 
     name = "native"
+    # One view of the usual size: what lies between two layers then stays in the cache. Sixteen took 8 % longer.
+    patches_at_once = 1024
 
     def __init__(
         self, runtime: Runtime, description: dict[str, str], weights: WeightType = "stored", fast: bool = False

@@ -31,6 +31,7 @@ class TorchOps:
         if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
             raise BackendError(f"device={device!r} is not available: PyTorch sees no CUDA device; use device='cpu'")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.patches_at_once = 1024 if self.device.type == "cpu" else 16 * 1024
         if threads is not None:
             torch.set_num_threads(threads)
 
