@@ -111,7 +111,7 @@ class Engine:
         return bool(self.scheduler.waiting or self.scheduler.running)
 
     def step(self) -> list[TokenEvent]:
-        """Encode the views that are due, or run one step and return the tokens that it made; the two take turns where both are due.
+        """Encode the views that are due, or run one step and return its tokens; the two take turns where both are due.
 
         What goes wrong with one request ends that one, with an event that says so.
         """
