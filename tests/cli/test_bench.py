@@ -19,7 +19,7 @@ def check(result: dict[str, Any], view_tokens: int) -> None:
     for row, scenario in zip(result["scenarios"], SCENARIOS, strict=True):
         assert row["tokens"] == scenario.words + scenario.views * view_tokens
         assert row["image_tokens"] == scenario.views * view_tokens
-        assert row["chunks"] == -(-row["tokens"] // 512)
+        assert row["chunks"] == -(-row["tokens"] // 256)
         for spread in (row["ttft"], row["decode"]):
             assert 0 < spread["least"] <= spread["median"] <= spread["most"]
     for row in (result["decode"], result["batch"], *result["vision_seconds"].values()):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -122,12 +125,38 @@ def test_the_python_of_the_readme_runs() -> None:
     assert done.stdout.count("penguin") >= 2
 
 
+def readme_commands() -> list[list[str]]:
+    lines = [line for block in readme_blocks("sh") for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
 def test_the_commands_of_the_readme_run() -> None:
-    lines = [line.split("#")[0] for block in readme_blocks("sh") for line in block.splitlines()]
-    commands = [shlex.split(line) for line in lines if line.startswith("pocketvlm") and " nano" in line]
+    commands = [words for words in readme_commands() if words[0] == "pocketvlm" and "nano" in words]
+    commands = [words for words in commands if words[1] != "serve"]
     assert len(commands) >= 3
     for command in commands:
         argv = [sys.executable, "-m", *command]
         done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip()
+
+
+def test_the_server_of_the_readme_answers_what_the_readme_sends() -> None:
+    (serve,) = (words for words in readme_commands() if words[:3] == ["pocketvlm", "serve", "nano"])
+    (curl,) = (words for words in readme_commands() if words[0] == "curl")
+    _, url, option, body = curl
+    assert option == "-d"
+    argv = [sys.executable, "-m", *serve]
+    argv[argv.index("--port") + 1] = "0"  # any free one
+    with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            found = re.search(r"http://127\.0\.0\.1:\d+", process.stderr.readline())
+            assert found is not None
+            request = urllib.request.Request(found[0] + urlsplit(url).path, body.encode(), method="POST")
+            with urllib.request.urlopen(request, timeout=60) as response:
+                answer = json.load(response)
+            assert answer["choices"][0]["message"]["content"]
+        finally:
+            process.terminate()
+        assert process.wait(60) == 0

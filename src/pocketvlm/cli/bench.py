@@ -33,7 +33,7 @@ def bench(
     precision: options.Precision = None,
     threads: options.Threads = None,
     prefill_chunk: Annotated[
-        int | None, option("--prefill-chunk", "N", panel=ENGINE, help="Tokens of a prompt that one step takes.")
+        int | None, option("--prefill-chunk", "N", panel=ENGINE, help="Tokens of prompts that one step takes (256).")
     ] = None,
     as_json: Annotated[bool, option("--json", FLAG, panel=OUTPUT, help="Only the JSON object.")] = False,
     quiet: options.Quiet = False,

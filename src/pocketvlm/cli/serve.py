@@ -164,7 +164,7 @@ def serve(
         Size, option("--memory", "SIZE", panel=ENGINE, help="For the state of answers. Default: half of the machine's.")
     ] = None,
     prefill_chunk: Annotated[
-        int | None, option("--prefill-chunk", "N", panel=ENGINE, help="Tokens of a prompt that one step takes.")
+        int | None, option("--prefill-chunk", "N", panel=ENGINE, help="Tokens of prompts that one step takes (256).")
     ] = None,
     prefix_cache: Annotated[
         Size, option("--prefix-cache", "SIZE", panel=ENGINE, help="Of --memory, for prompts that begin alike.")
