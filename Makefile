@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 
 SOURCES := pyproject.toml CMakeLists.txt $(shell find native -type f)
 
-.PHONY: demo test test-full lint types pytest native-test neon neon-if-present sanitize docs bench clean
+.PHONY: demo test test-full test-long lint types pytest native-test neon neon-if-present sanitize docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/pocketvlm run nano -i examples/penguin.png -p "Describe this image."
@@ -21,12 +21,16 @@ types: $(VENV)/.developed
 	$(BIN)/mypy
 
 pytest: $(VENV)/.developed
-	$(BIN)/pytest -m "not full"
+	$(BIN)/pytest -m "not full and not long"
 	$(BIN)/pytest -m full
 
 # The slow part of `make test` alone: the real checkpoint's shape, random weights, about 12 GB of memory.
 test-full: $(VENV)/.developed
 	$(BIN)/pytest -m full --durations=0
+
+# Half an hour that `make test` leaves out: the server under load, random requests and random schedules at length.
+test-long: $(VENV)/.developed
+	$(BIN)/pytest -m long --durations=0
 
 # --- the kernels alone: tests/native, a program without Python ---
 

@@ -137,3 +137,11 @@ class Traffic(RuleBasedStateMachine):
 
 Traffic.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestRandomTraffic = Traffic.TestCase
+
+
+class MuchTraffic(Traffic):
+    """The same at length."""
+
+
+MuchTraffic.TestCase.settings = settings(max_examples=1000, stateful_step_count=50, deadline=None)
+TestMuchRandomTraffic = pytest.mark.long(MuchTraffic.TestCase)

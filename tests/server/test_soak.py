@@ -24,7 +24,7 @@ from server.wire import chat_body, post
 
 import pocketvlm
 
-SECONDS = float(os.environ.get("POCKETVLM_SOAK_SECONDS", "60"))
+SECONDS = float(os.environ.get("POCKETVLM_SOAK_SECONDS", "600"))
 PICTURES = ("dog.png", "apple.png", "hello.png", "stars.png")
 BAD: list[dict[str, Any]] = [
     {"foo": 1},
@@ -150,7 +150,7 @@ def test_a_short_soak() -> None:
         assert all(done[kind] > 0 for kind in ("good", "bad", "broken"))
 
 
-@pytest.mark.full
+@pytest.mark.long
 def test_a_long_soak_leaves_nothing_behind() -> None:
     with process("--max-queue", "200") as server:
         soak(server, SECONDS / 4, 32)
