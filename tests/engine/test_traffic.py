@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from engine_kit import Run, alone, ask, check_idle, check_memory, engine_of, longer, network, pictured, text
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
