@@ -155,10 +155,11 @@ def test_a_long_soak_leaves_nothing_behind() -> None:
     with process("--max-queue", "200") as server:
         soak(server, SECONDS / 4, 32)
         before = server.figures()
-        soak(server, SECONDS * 3 / 4, 32)
+        done = soak(server, SECONDS * 3 / 4, 32)
         time.sleep(0.5)
         after = server.figures()
-    assert after["threads"] <= before["threads"]
+    print(f"{done.total()} requests, {dict(done)}; before {before}, after {after}")
+    assert after["threads"] <= before["threads"] + 6  # pools start a thread when none of theirs is free
     assert after["files"] <= before["files"] + 2
     assert after["memory"] < before["memory"] * 1.1 + (16 << 20)
 
