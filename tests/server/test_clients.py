@@ -142,6 +142,19 @@ def test_openai_tools_and_reasoning(scripted: Running) -> None:
         assert again.status == "completed"
 
 
+def test_one_call_ends_an_answer_that_may_have_no_more() -> None:
+    script = Script([f"{CALL}\n{CALL}\nand so on" + " and on" * 200])
+    with running(prepare=script.install) as server:
+        fields = {"tools": [WEATHER], "parallel_tool_calls": False}
+        choice = server.chat("Weather?", **fields).json()["choices"][0]
+        assert [call["function"]["arguments"] for call in choice["message"]["tool_calls"]] == [ARGUMENTS]
+        assert (choice["message"]["content"], choice["finish_reason"]) == (None, "tool_calls")
+        until(lambda: 0 in script.stopped)
+        choice = server.chat("Weather?", tools=[WEATHER]).json()["choices"][0]
+        assert len(choice["message"]["tool_calls"]) == 2
+        assert choice["message"]["content"].startswith("and so on")
+
+
 def test_openai_response_stream_with_tools(scripted: Running) -> None:
     with openai.OpenAI(base_url=f"{scripted.url}/v1", api_key="none") as client:
         tools = [{"type": "function", **WEATHER["function"]}]

@@ -116,6 +116,8 @@ class Voice:
                 self._end(reason, text, deltas)
             elif text:
                 self._read(text, deltas)
+                if self._parser is not None and self._parser.done:  # one call, where there may be only one
+                    self._end("stop", "", deltas)
         if any(isinstance(delta, CallBegin) for delta in deltas):
             self.called = True
         return Piece(
