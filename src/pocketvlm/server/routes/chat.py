@@ -13,10 +13,9 @@ from pocketvlm.processor.tokenizer import Tokenizer
 from pocketvlm.server.accounts import Account
 from pocketvlm.server.answering import Piece
 from pocketvlm.server.context import Context
-from pocketvlm.server.errors import ApiError
 from pocketvlm.server.logs import Record
-from pocketvlm.server.replies import Answer, Stream, dump, event, whole
-from pocketvlm.server.routes.shared import Route, context_of, record_of
+from pocketvlm.server.replies import Answer, Stream, dump, whole
+from pocketvlm.server.routes.shared import ChunkStream, Route, context_of, record_of
 from pocketvlm.server.running import Run
 from pocketvlm.server.schemas.chat import ChatRequest
 from pocketvlm.types import FinishReason, TokenLogprob
@@ -105,20 +104,14 @@ def _completion(
     }
 
 
-class ChatStream:
+class ChatStream(ChunkStream):
     """Chunks of /v1/chat/completions."""
-
-    media_type = "text/event-stream; charset=utf-8"
-    ping = b": still at work\n\n"
 
     def __init__(
         self, context: Context, run: Run, record: Record, head: dict[str, Any], usage: bool, with_logprobs: bool
     ) -> None:
+        super().__init__(run, record, {**head, "object": "chat.completion.chunk"}, usage)
         self._tokenizer = context.tokenizer
-        self._run = run
-        self._record = record
-        self._head = {**head, "object": "chat.completion.chunk"}
-        self._usage = usage
         self._logprobs = with_logprobs
         self._pending: list[list[TokenLogprob]] = [[] for _ in run.voices]
 
@@ -152,18 +145,6 @@ class ChatStream:
                 more["stop_reason"] = piece.stop  # type: ignore[assignment]
             out.append(self._chunk(piece.index, {}, finish_reason(piece.finish_reason, called), more))
         return b"".join(out)
-
-    def tail(self) -> bytes:
-        """The usage, where it was asked for, and the end."""
-        last = b""
-        if self._usage:
-            account = Account.of(self._run, self._record)
-            last = event({**self._head, "choices": [], "usage": account.usage(), "timings": account.timings()})
-        return last + b"data: [DONE]\n\n"
-
-    def failure(self, error: ApiError) -> bytes:
-        """An error object, and the end."""
-        return event(error.body("openai")) + b"data: [DONE]\n\n"
 
     def _chunk(
         self, index: int, delta: dict[str, Any], finish: str | None, more: dict[str, Any] | None = None

@@ -13,10 +13,9 @@ from pocketvlm.processor.tokenizer import Tokenizer
 from pocketvlm.server.accounts import Account
 from pocketvlm.server.answering import Piece
 from pocketvlm.server.context import Context
-from pocketvlm.server.errors import ApiError
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Answer, Stream, event, whole
-from pocketvlm.server.routes.shared import Route, context_of, record_of
+from pocketvlm.server.routes.shared import ChunkStream, Route, context_of, record_of
 from pocketvlm.server.running import Run
 from pocketvlm.server.schemas.chat import CompletionRequest
 from pocketvlm.types import TokenLogprob
@@ -80,21 +79,15 @@ def _logprobs(tokenizer: Tokenizer, tokens: list[TokenLogprob], offset: int) -> 
     return found, offset
 
 
-class CompletionStream:
+class CompletionStream(ChunkStream):
     """Chunks of /v1/completions."""
-
-    media_type = "text/event-stream; charset=utf-8"
-    ping = b": still at work\n\n"
 
     def __init__(
         self, context: Context, run: Run, record: Record, head: dict[str, Any], body: CompletionRequest
     ) -> None:
+        super().__init__(run, record, head, bool(body.stream_options and body.stream_options.include_usage))
         self._context = context
-        self._run = run
-        self._record = record
-        self._head = head
         self._echo = bool(body.echo)
-        self._usage = bool(body.stream_options and body.stream_options.include_usage)
         self._logprobs = body.logprobs is not None
         self._pending: list[list[TokenLogprob]] = [[] for _ in run.voices]
         self._offsets = [0] * len(run.voices)
@@ -115,18 +108,6 @@ class CompletionStream:
         if not text and piece.finish_reason is None:
             return b""
         return self._chunk(piece.index, text, piece.finish_reason, piece.stop)
-
-    def tail(self) -> bytes:
-        """The usage, where it was asked for, and the end."""
-        last = b""
-        if self._usage:
-            account = Account.of(self._run, self._record)
-            last = event({**self._head, "choices": [], "usage": account.usage(), "timings": account.timings()})
-        return last + b"data: [DONE]\n\n"
-
-    def failure(self, error: ApiError) -> bytes:
-        """An error object, and the end."""
-        return event(error.body("openai")) + b"data: [DONE]\n\n"
 
     def _chunk(self, index: int, text: str, finish: str | None, stop: str | None = None) -> bytes:
         choice: dict[str, Any] = {"index": index, "text": text, "logprobs": None, "finish_reason": finish}

@@ -1,4 +1,4 @@
-"""What all routes begin with: the server's context, the request's record, JSON bodies of any size."""
+"""What routes share: the server's context, the request's record, JSON bodies of any size, the end of a stream."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from pocketvlm.errors import PocketVLMError
+from pocketvlm.server.accounts import Account
 from pocketvlm.server.context import Context
 from pocketvlm.server.errors import ApiError, from_failure
 from pocketvlm.server.logs import Record
+from pocketvlm.server.replies import event
+from pocketvlm.server.running import Run
 
 
 class _JsonRequest(Request):
@@ -56,3 +59,25 @@ def record_of(request: Request) -> Record:
     """What is noted about a request."""
     record: Record = request.scope["record"]
     return record
+
+
+class ChunkStream:
+    """What streams of OpenAI's chunks have in common: how they stay open, and how they end."""
+
+    media_type = "text/event-stream; charset=utf-8"
+    ping = b": still at work\n\n"
+
+    def __init__(self, run: Run, record: Record, head: dict[str, Any], usage: bool) -> None:
+        self._run, self._record, self._head, self._usage = run, record, head, usage
+
+    def tail(self) -> bytes:
+        """The usage, where it was asked for, and the end."""
+        last = b""
+        if self._usage:
+            account = Account.of(self._run, self._record)
+            last = event({**self._head, "choices": [], "usage": account.usage(), "timings": account.timings()})
+        return last + b"data: [DONE]\n\n"
+
+    def failure(self, error: ApiError) -> bytes:
+        """An error object, and the end."""
+        return event(error.body("openai")) + b"data: [DONE]\n\n"
