@@ -98,14 +98,14 @@ class Connection(asyncio.Protocol):
 
     def ask(self, request: bytes) -> asyncio.Future[Received]:
         """Send a request; the answer comes as a future, whatever becomes of it."""
-        self._waiting = asyncio.get_running_loop().create_future()
+        self._waiting = future = asyncio.get_running_loop().create_future()
         self._pending, self._in_head, self._chunked, self._trailer, self._left = b"", True, False, False, -1
         self._now = Received(self._clock())
         if self._transport is None or self._transport.is_closing():
             self._finish("the connection was closed before the request was sent")
         else:
             self._transport.write(request)
-        return self._waiting if self._waiting is not None else _done(self._now)
+        return future
 
     def close(self) -> None:
         """Close it."""
@@ -193,10 +193,10 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, error: str) -> None:
         waiting, self._waiting = self._waiting, None
-        self._now.error = error
         if error or not self._keep:
             self.close()
         if waiting is not None and not waiting.done():
+            self._now.error = error
             waiting.set_result(self._now)
 
 
@@ -260,12 +260,6 @@ class Client:
         if connection.reusable and not received.error:
             self._idle.append(connection)
         return received
-
-
-def _done(received: Received) -> asyncio.Future[Received]:
-    future: asyncio.Future[Received] = asyncio.get_running_loop().create_future()
-    future.set_result(received)
-    return future
 
 
 def _because(error: Exception | None) -> str:

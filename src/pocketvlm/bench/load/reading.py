@@ -62,9 +62,9 @@ def read(received: Received) -> Outcome:
             outcome.error = f"in the stream: {error_text(data)}"
             return outcome
         last = moment
-        text, finished, called = _choices(chunk)
+        text, finished, more = _choices(chunk)
         ended = ended or finished
-        if text or called:
+        if text or more:
             times.append(moment)
             texts.append(text)
         elif finished and not times:
@@ -104,16 +104,20 @@ def events(received: Received) -> Iterator[tuple[float, bytes]]:
 
 
 def _choices(chunk: dict[str, Any]) -> tuple[str, bool, bool]:
-    """Text of a chunk, whether a choice ends with it, whether it is part of a call."""
-    text, finished, called = "", False, False
+    """Text of a chunk, whether a choice ends with it, whether it is output without text.
+
+    That is a part of a call, or a token of /completions that makes no whole character yet.
+    """
+    text, finished, more = "", False, False
     for choice in chunk.get("choices") or ():
         delta = choice.get("delta") or choice
         for name in _TEXTS:
             if isinstance(value := delta.get(name), str):
                 text += value
-        called = called or bool(delta.get("tool_calls"))
-        finished = finished or choice.get("finish_reason") is not None
-    return text, finished, called
+        ends = choice.get("finish_reason") is not None
+        more = more or bool(delta.get("tool_calls")) or ("text" in choice and not ends)
+        finished = finished or ends
+    return text, finished, more
 
 
 def error_text(body: bytes) -> str:
