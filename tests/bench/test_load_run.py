@@ -82,6 +82,17 @@ def test_failures_are_counted_and_the_run_goes_on() -> None:
     assert found["output_lens"] == [0, 0, 0, 2, 2, 2]
 
 
+def test_a_server_that_refuses_to_be_asked_for_usage_is_not_asked_again() -> None:
+    def reply(body: dict[str, Any], number: int) -> bytes:
+        if "stream_options" in body:
+            return whole(422, {"detail": "Unsupported fields: {'stream_options'}"})
+        return answer(body, number)
+
+    (found,), server = run(reply)
+    assert (found["completed"], found["output_tokens_counted_by"]) == (6, "usage")
+    assert ["stream_options" in body for body in server.bodies] == [True] + [False] * 8
+
+
 def test_without_usage_the_usual_cost_is_assumed() -> None:
     (found,), _ = run(lambda body, number: stream(chunk("a"), chunk("b"), chunk(None, "stop"), b"data: [DONE]"))
     assert (found["completed"], found["total_output_tokens"], found["total_input_tokens"]) == (6, 12, 0)

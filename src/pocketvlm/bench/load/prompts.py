@@ -75,6 +75,7 @@ class Prompts:
 
     def __init__(self, endpoint: Endpoint, fields: dict[str, Any], seed: int) -> None:
         """fields: of every request, such as the model."""
+        self.ask_usage = True  # whether to ask for the usage; some servers refuse the field, and state it anyway
         self._endpoint = endpoint
         self._fields = fields
         self._random = random.Random(seed)
@@ -106,7 +107,9 @@ class Prompts:
 
     def body(self, text: str, output: int, pictures: list[str] | None = None) -> dict[str, Any]:
         """A request with this text, behind pictures as data URIs."""
-        common = {**self._fields, "max_tokens": output, "stream": True, "stream_options": {"include_usage": True}}
+        common = {**self._fields, "max_tokens": output, "stream": True}
+        if self.ask_usage:
+            common["stream_options"] = {"include_usage": True}
         if self._endpoint == "completions":
             return {**common, "prompt": text}
         content: Any = text
