@@ -125,7 +125,17 @@ def llama(binary: Path, files: Mapping[str, Path], threads: int, more: Sequence[
     port = free_port()
     command = [str(binary), "-m", str(files["text Q4_K_M"]), "--mmproj", str(files["mmproj BF16"])]
     command += ["--host", "127.0.0.1", "--port", str(port), "--threads", str(threads), "--threads-batch", str(threads)]
-    command += ["--parallel", "16", "--cont-batching", "--ctx-size", str(16 * 2048), "--no-webui", *more]
+    command += [
+        "--parallel",
+        "16",
+        "--cont-batching",
+        "--ctx-size",
+        str(16 * 2048),
+        "--flash-attn",
+        "on",
+        "--no-webui",
+        *more,
+    ]
     return Server("llama.cpp server Q4_K_M", command, "bench", port, {"ignore_eos": True})
 
 
