@@ -248,7 +248,7 @@ def render(record: dict[str, Any], rows: dict[str, Figures], complain: Callable[
     except ImportError as error:
         picture = None
         complain(f"the picture is left out ({error}): `pip install matplotlib`")
-    report.write_page(PAGE, report.page(record, rows, picture and f"../benchmarks/results/{picture.name}"))
+    report.write_page(PAGE, report.page(record, rows, picture and f"../benchmarks/results/{picture.name}"), "compare")
 
 
 def main() -> None:

@@ -11,8 +11,6 @@ from typing import Any
 from comparison.goals import Verdict, judge
 from comparison.rows import Figures
 
-BEGIN, END = "<!-- compare: begin -->", "<!-- compare: end -->"
-
 
 def save(path: Path, record: Mapping[str, Any], rows: Mapping[str, Figures]) -> None:
     """Write everything that was measured."""
@@ -97,10 +95,11 @@ def page(record: Mapping[str, Any], rows: Mapping[str, Figures], picture: str | 
     )
 
 
-def write_page(path: Path, text: str) -> None:
-    """Replace the part of a page between the markers."""
-    before, rest = path.read_text().split(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+def write_page(path: Path, text: str, name: str) -> None:
+    """Replace the part of a page between the markers of this name."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = path.read_text().split(begin)
+    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:

@@ -9,7 +9,8 @@ PocketVLMError
 ├── InputError             messages or media that cannot be used
 │   ├── ImageError         an image that cannot be fetched, decoded or accepted
 │   └── PromptError        messages, template or length
-└── BackendError           a backend that cannot run here
+├── BackendError           a backend that cannot run here
+└── AddressError           a server elsewhere that cannot be reached, or refuses
 
 CacheWarning               prepared files that cannot be kept or used; loading goes on without them
 """
@@ -17,6 +18,7 @@ CacheWarning               prepared files that cannot be kept or used; loading g
 from __future__ import annotations
 
 __all__ = [
+    "AddressError",
     "BackendError",
     "CacheWarning",
     "CheckpointError",
@@ -69,6 +71,10 @@ class PromptError(InputError):
 
 class BackendError(PocketVLMError, RuntimeError):
     """A backend cannot run on this machine or in this installation."""
+
+
+class AddressError(PocketVLMError, RuntimeError):
+    """A server that is measured cannot be reached, or refuses what it is asked."""
 
 
 class CacheWarning(UserWarning):

@@ -153,6 +153,16 @@ def test_files_have_limits() -> None:
     assert not directory.exists()
 
 
+def test_small_pieces_leave_at_once() -> None:
+    """Without this a token waits up to 40 ms for the client's acknowledgement of the one before."""
+    with running() as server, wire(server) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+        (connection,) = server.server.server_state.connections
+        transport: Any = connection.transport
+        assert transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_many_idle_connections_change_nothing(server: Running) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     idle = []

@@ -18,6 +18,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("checkpoint.download",),
     "jinja2": ("processor",),
     "llguidance": ("guided",),
+    "matplotlib": ("bench.load.plot",),
     "numpy": (
         *(
             "types",

@@ -1,4 +1,4 @@
-"""The command line: `run`, `serve`, `info`, `tokens`, `bench`, `pull` and `cache`. One file each, light to import."""
+"""The command line: `run`, `serve`, `info`, `tokens`, `bench`, `bench serve`, `pull`, `cache`. One light file each."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from pocketvlm import __version__
 from pocketvlm.cli import cache
 from pocketvlm.cli.bench import bench
+from pocketvlm.cli.bench_serve import bench_serve
 from pocketvlm.cli.failure import FAILED, report
 from pocketvlm.cli.info import info
 from pocketvlm.cli.plain import PlainCommand, PlainValues
@@ -42,7 +43,11 @@ MODEL is "nano" (built in, the default), a directory, or a hub id such as openbm
 
 
 class _Group(PlainValues, TyperGroup):
-    """Reports what a command raises, and turns it into an exit code."""
+    """Reports what a command raises, and turns it into an exit code. Knows commands whose names are two words."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        two = " ".join(args[:2])
+        return super().resolve_command(ctx, [two, *args[2:]] if len(args) > 1 and two in self.commands else args)
 
     def invoke(self, ctx: typer.Context) -> None:  # type: ignore[override]
         try:
@@ -82,13 +87,13 @@ def _root(
         print(ctx.get_help())
 
 
-for _function in (run, serve, info, tokens, bench, pull):
-    _name = _function.__name__
+for _function in (run, serve, info, tokens, bench, bench_serve, pull):
+    _name = _function.__name__.replace("_", " ")
     app.command(
         _name,
         cls=PlainCommand,
         epilog=sys.modules[_function.__module__].EPILOG,
-        context_settings={"auto_envvar_prefix": f"POCKETVLM_{_name.upper()}"},
+        context_settings={"auto_envvar_prefix": f"POCKETVLM_{_function.__name__.upper()}"},
     )(_function)
 
 

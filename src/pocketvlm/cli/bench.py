@@ -17,6 +17,7 @@ Examples:
   pocketvlm bench
   pocketvlm bench --random --weights int4
   pocketvlm bench openbmb/MiniCPM-V-4.6 --runs 9 --json
+  pocketvlm bench serve --url http://127.0.0.1:8000/v1
 
 Close everything else first: figures of a busy machine say little. The last line of the output is one JSON object.
 """
@@ -42,7 +43,7 @@ def bench(
     """Time a model on this machine: first token, decoding, vision, memory, and the share of the machine's limits.
 
     The prompts are random ids and random pixels, so no answer is shown; what is timed is what a real prompt of that
-    length takes.
+    length takes. `pocketvlm bench serve` measures a server instead: see `pocketvlm bench serve --help`.
     """
     import json
 
@@ -127,6 +128,7 @@ def _memory() -> dict[str, int]:
 
 
 def _page(result: dict[str, Any]) -> str:
+    from pocketvlm.bench.table import columns
     from pocketvlm.cli.terminal import printable, size
 
     head = {"model": result["model"], **result["backend"]}
@@ -142,7 +144,7 @@ def _page(result: dict[str, Any]) -> str:
     ]  # fmt: skip
     batch, alone = result["batch"], result["decode"]
     pixels = result["view_pixels"]
-    lines += ["", *_columns(rows), ""]
+    lines += ["", *columns(rows), ""]
     facts = {
         f"vision, one {pixels}x{pixels} view": ", ".join(
             f"{mode} {_milliseconds(spread)}" for mode, spread in result["vision_seconds"].items()
@@ -163,6 +165,8 @@ def _page(result: dict[str, Any]) -> str:
 
 def _card(card: dict[str, Any]) -> list[str]:
     """The roofline as text."""
+    from pocketvlm.bench.table import columns
+
     limits = card["limits"]
     lines = [
         f"limits measured here: read {limits['read_bandwidth'] / 1e9:.0f} GB/s, int8 {limits['int8'] / 1e9:.0f} Gop/s, "
@@ -193,7 +197,7 @@ def _card(card: dict[str, Any]) -> list[str]:
                     f"{part['operations'] / seconds / 1e9:.0f}" if product else "",
                 ]
             )
-        lines += _columns(rows)
+        lines += columns(rows)
     return lines
 
 
@@ -203,15 +207,3 @@ def _milliseconds(spread: dict[str, float]) -> str:
 
 def _rate(spread: dict[str, float]) -> str:
     return f"{spread['median']:.1f} ({spread['least']:.1f}-{spread['most']:.1f})"
-
-
-def _columns(rows: list[list[str]]) -> list[str]:
-    """Rows with their columns aligned: the first text to the left, the rest to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    left = 1 if rows[0][0] == "" else 0
-    return [
-        "  ".join(
-            cell.ljust(w) if i <= left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -1,0 +1,146 @@
+"""What rows ask of a server, and the seconds and counts that come of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from pocketvlm.bench.load.http import Client, Connection
+from pocketvlm.bench.load.prompts import Sizes
+from pocketvlm.bench.load.reading import Outcome, events, read
+from pocketvlm.bench.load.run import Sent, send_all
+from service.servers import ROUTE, Server
+
+QUESTION = "what is in this picture and where is it"
+ANSWER = "there is a red box next to a blue one and both of them lie on a green floor"
+
+
+class FailedError(Exception):
+    """A request that a server did not answer."""
+
+
+def good(outcomes: list[Outcome]) -> list[Outcome]:
+    """The same; raises FailedError where one failed."""
+    for outcome in outcomes:
+        if not outcome.ok:
+            raise FailedError(outcome.error)
+    return outcomes
+
+
+async def together(server: Server, count: int, sizes: Sizes) -> Sent:
+    """So many requests at the same time. Raises FailedError."""
+    client = server.client()
+    try:
+        made = [client.request("POST", ROUTE, server.prompts.asked(sizes, server.cost).encode()) for _ in range(count)]
+        sent = await send_all(client, made)
+    finally:
+        client.close()
+    good(sent.outcomes)
+    return sent
+
+
+async def throughput(server: Server, clients: int, input_len: int, output_len: int) -> float:
+    """Output tokens a second of all clients, each with one request: from the first to the last byte."""
+    sent = await together(server, clients, Sizes(input_len, output_len))
+    return sum(outcome.output_tokens for outcome in sent.outcomes) / sent.seconds
+
+
+async def first_token(server: Server, body: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+    """Seconds to the end of an answer of one token, and the server's own timings where it states them."""
+    client = server.client()
+    try:
+        received = await client.ask(server.request({**body, "max_tokens": 1}, client))
+    finally:
+        client.close()
+    outcome = good([read(received)])[0]
+    timings: dict[str, Any] = {}
+    for _, data in events(received):
+        if data != b"[DONE]":
+            timings = json.loads(data).get("timings") or timings
+    return outcome.latency, timings
+
+
+async def image_question(server: Server, side: int) -> dict[str, Any]:
+    """A request about an image that nobody has seen."""
+    return server.prompts.body(QUESTION, 1, [server.prompts.picture(side, side)])
+
+
+async def turns(server: Server, side: int) -> tuple[float, float]:
+    """Seconds to the first token of a question about a new image, and of the next about the same."""
+    body = await image_question(server, side)
+    first, _ = await first_token(server, body)
+    more = [{"role": "assistant", "content": ANSWER}, {"role": "user", "content": "and what is behind it"}]
+    second, _ = await first_token(server, {**body, "messages": [*body["messages"], *more]})
+    return first, second
+
+
+@asynccontextmanager
+async def images_in_flight(server: Server, count: int, side: int, answer: int) -> AsyncIterator[list[Outcome]]:
+    """A block with so many requests about new images in flight all the time; gives those that have ended."""
+    ended: list[Outcome] = []
+    client = server.client()
+
+    async def ask_on() -> None:
+        while True:
+            body = server.prompts.body(QUESTION, answer, [server.prompts.picture(side, side)])
+            ended.append(read(await client.ask(server.request(body, client))))
+
+    tasks = [asyncio.create_task(ask_on()) for _ in range(count)]
+    try:
+        await asyncio.sleep(1.0)
+        yield ended
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        client.close()
+
+
+async def short_texts(server: Server, count: int, input_len: int) -> list[float]:
+    """Seconds to the first token of short texts, one after the other, with pauses that follow no beat."""
+    client = server.client()
+    found = []
+    try:
+        for number in range(count):
+            await asyncio.sleep(0.05 + 0.037 * (number % 7))
+            body = server.prompts.asked(Sizes(input_len, 1), server.cost)
+            found.append(good([read(await client.ask(client.request("POST", ROUTE, body.encode())))])[0].latency)
+    finally:
+        client.close()
+    return found
+
+
+@asynccontextmanager
+async def idle_connections(server: Server, count: int) -> AsyncIterator[int]:
+    """A block with so many connections that were used once and are kept open; gives how many are still open."""
+    client: Client = server.client()
+    health = client.request("GET", "/models")
+    kept: list[Connection] = []
+    for _ in range(count):
+        connection = await client.connect()
+        good_status((await connection.ask(health)).status)
+        kept.append(connection)
+    try:
+        yield len(kept)
+    finally:
+        left = sum(connection.reusable for connection in kept)
+        for connection in kept:
+            connection.close()
+        await asyncio.sleep(0.2)
+    if left != count:
+        raise FailedError(f"only {left} of {count} idle connections were still open at the end")
+
+
+def good_status(status: int) -> None:
+    """Raises FailedError unless it is 200."""
+    if status != 200:
+        raise FailedError(f"status {status}")
+
+
+def percentile(values: list[float], percent: int) -> float:
+    """By linear interpolation between the nearest two."""
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1] if len(values) > 1 else values[0]

@@ -1,0 +1,208 @@
+"""The rows of the comparison: each takes its turns and gives its figures."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from pocketvlm.bench.load.prompts import Sizes
+from service import asking
+from service.asking import FailedError, percentile
+from service.bare import Bare
+from service.servers import Server
+
+CLIENTS = (1, 4, 8, 16)
+INPUT = 32
+SIDE = 448  # pixels of an image: one view
+IN_FLIGHT = 4
+IDLE = 500
+
+
+@dataclass
+class Figures:
+    """What a row found: by column, one value a turn. unit: "tok/s", "ms", "%" or "x"."""
+
+    name: str
+    unit: str
+    values: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, column: str, value: float) -> None:
+        """One more turn."""
+        self.values.setdefault(column, []).append(value)
+
+    def median(self, column: str) -> float:
+        """Of all turns."""
+        return statistics.median(self.values[column])
+
+
+@dataclass
+class Bench:
+    """What rows need. servers: ours first."""
+
+    servers: Sequence[Server]
+    bare: Callable[[], Bare]
+    runs: int
+    complain: Callable[[str], None]
+    output: int = 128
+    samples: int = 40
+
+    @property
+    def ours(self) -> Server:
+        """Our server."""
+        return self.servers[0]
+
+    def alone(self, server: Server, work: Callable[[], Any]) -> Any:
+        """Have it work while all others are stopped."""
+        server.resume()
+        try:
+            return asyncio.run(work())
+        finally:
+            server.pause()
+
+
+def throughput(bench: Bench, clients: int) -> Figures:
+    """Output tokens a second of so many clients; ratios are of neighbours in time."""
+    figures = Figures(f"throughput, {clients} client{'s' if clients > 1 else ''}", "tok/s")
+    left = list(bench.servers)
+    for turn in range(bench.runs + 1):  # the first does not count
+        rates: dict[str, float] = {}
+        for server in list(left):
+            length = min(server.output, bench.output)
+            try:
+                rates[server.name] = bench.alone(
+                    server, lambda s=server, n=length: asking.throughput(s, clients, INPUT, n)
+                )
+            except FailedError as error:
+                if server is bench.ours:
+                    raise
+                bench.complain(f"{figures.name}, {server.name}: left out, it failed: {error}")
+                left.remove(server)
+        for name, rate in rates.items() if turn else ():
+            figures.add(name, rate)
+            if name != bench.ours.name:
+                figures.add(f"ratio to {name}", rates[bench.ours.name] / rate)
+    return figures
+
+
+def text_beside_images(bench: Bench) -> Figures:
+    """First token of short texts while images are in flight, beside one chunk and one view alone."""
+    figures = Figures("first token of short text, 4 images in flight", "ms")
+    server = bench.ours
+
+    async def run() -> list[float]:
+        async with asking.images_in_flight(server, IN_FLIGHT, SIDE, 16) as ended:
+            found = await asking.short_texts(server, bench.samples, INPUT)
+            asking.good(list(ended))
+        return found
+
+    async def alone() -> tuple[float, float]:
+        _, text = await asking.first_token(server, server.prompts.asked(Sizes(600, 1), server.cost).body)
+        _, image = await asking.first_token(server, await asking.image_question(server, SIDE))
+        short = await asking.short_texts(server, 5, INPUT)
+        figures.add("idle, median", statistics.median(short) * 1e3)
+        return text["prefill"], image["vision"]
+
+    for turn in range(bench.runs + 1):
+        chunk, view = bench.alone(server, alone)
+        figures.add("one chunk and one view", (chunk + view) * 1e3)
+        if not turn:
+            figures.values.clear()
+            continue
+        found = bench.alone(server, run)
+        figures.add("p95", percentile(found, 95) * 1e3)
+        figures.add("median", statistics.median(found) * 1e3)
+    return figures
+
+
+def second_turn(bench: Bench) -> Figures:
+    """First token of the second question about an image, as a part of the first's."""
+    figures = Figures("second turn about an image", "ms")
+    for turn in range(bench.runs + 1):
+        for server in bench.servers:
+            if server.output < bench.ours.output:
+                continue  # without a prefix cache there is nothing to see
+            try:
+                first, second = bench.alone(server, lambda s=server: asking.turns(s, SIDE))
+            except FailedError as error:
+                if server is bench.ours:
+                    raise
+                if not turn:
+                    bench.complain(f"{figures.name}, {server.name}: left out, it failed: {error}")
+                continue
+            if turn:
+                figures.add(f"{server.name}, first turn", first * 1e3)
+                figures.add(f"{server.name}, second turn", second * 1e3)
+                figures.add(f"{server.name}, second over first, %", 100 * second / first)
+    return figures
+
+
+def overhead(bench: Bench) -> Figures:
+    """Time a token over HTTP beside the same prompts straight through the engine, at 1 and 8 sequences."""
+    figures = Figures("server over bare engine", "ms")
+    server, bare = bench.ours, bench.bare()
+    try:
+        for sequences in (1, 8):
+            for turn in range(2 * bench.runs + 1):
+                texts = [server.prompts.words(server.cost.words(INPUT)) for _ in range(sequences)]
+                work = [lambda t=texts: _over_http(bench, t), lambda t=texts: bare.per_token(t, bench.output)]
+                spent = {}
+                for which in (0, 1) if turn % 2 else (1, 0):
+                    spent[which] = work[which]()
+                if turn:
+                    figures.add(f"server, {sequences} at a time", spent[0] * 1e3)
+                    figures.add(f"engine, {sequences} at a time", spent[1] * 1e3)
+                    figures.add(f"overhead, {sequences} at a time, %", 100 * (spent[0] / spent[1] - 1))
+    finally:
+        bare.close()
+    return figures
+
+
+def _over_http(bench: Bench, texts: Sequence[str]) -> float:
+    server = bench.ours
+
+    async def run() -> float:
+        client = server.client()
+        try:
+            bodies = [server.prompts.body(text, bench.output) for text in texts]
+            sent = await asking.send_all(client, [server.request(body, client) for body in bodies])
+        finally:
+            client.close()
+        spent = [(o.latency - o.ttft) / (o.output_tokens - 1) for o in asking.good(sent.outcomes)]
+        return sum(spent) / len(spent)
+
+    return float(bench.alone(server, run))
+
+
+def idle_connections(bench: Bench) -> Figures:
+    """Throughput at 8 clients with many kept connections that do nothing, beside none."""
+    figures = Figures(f"{IDLE} idle connections", "tok/s")
+    server = bench.ours
+
+    async def crowded() -> float:
+        async with asking.idle_connections(server, IDLE):
+            return await asking.throughput(server, 8, INPUT, bench.output)
+
+    async def empty() -> float:
+        return await asking.throughput(server, 8, INPUT, bench.output)
+
+    for turn in range(2 * bench.runs + 1):
+        order = (empty, crowded) if turn % 2 else (crowded, empty)
+        found = {work: bench.alone(server, work) for work in order}
+        if turn:
+            figures.add("with them", found[crowded])
+            figures.add("without", found[empty])
+            figures.add("ratio", found[crowded] / found[empty])
+    return figures
+
+
+ROWS: dict[str, Callable[[Bench], Figures]] = {
+    **{f"throughput-{count}": partial(throughput, clients=count) for count in CLIENTS},
+    "text-beside-images": text_beside_images,
+    "second-turn": second_turn,
+    "overhead": overhead,
+    "idle-connections": idle_connections,
+}

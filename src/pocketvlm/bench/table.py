@@ -1,0 +1,17 @@
+"""Rows of text with their columns aligned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """One line a row: the first text to the left, the rest to the right. An empty first cell indents."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    left = 1 if rows[0][0] == "" else 0
+    return [
+        "  ".join(
+            cell.ljust(w) if i <= left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
