@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 import statistics
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -112,6 +115,34 @@ async def short_texts(server: Server, count: int, input_len: int) -> list[float]
     finally:
         client.close()
     return found
+
+
+def quiet_per_token(server: Server, bodies: list[dict[str, Any]]) -> float:
+    """Mean seconds a token after the first, by the server's own account, for a client that hardly takes any processor.
+
+    It looks at its connections four times a second; what the server sends meanwhile waits in the system's buffers.
+    """
+    client = server.client()
+    sockets = [socket.create_connection(("127.0.0.1", server.port)) for _ in bodies]
+    answers = [b""] * len(bodies)
+    for connection, body in zip(sockets, bodies, strict=True):
+        connection.sendall(server.request(body, client))
+        connection.setblocking(False)
+    while not all(answer.endswith(b"0\r\n\r\n") for answer in answers):
+        time.sleep(0.25)
+        for number, connection in enumerate(sockets):
+            with contextlib.suppress(BlockingIOError):
+                answers[number] += connection.recv(1 << 20)
+    spent = []
+    for connection, answer in zip(sockets, answers, strict=True):
+        connection.close()
+        last = [line for line in answer.split(b"\n") if line.startswith(b"data: {")][-1]
+        found = json.loads(last.removeprefix(b"data: "))
+        if "usage" not in found:
+            raise FailedError(last.decode())
+        timings, tokens = found["timings"], found["usage"]["completion_tokens"]
+        spent.append((timings["total"] - timings["ttft"]) / (tokens - 1))
+    return sum(spent) / len(spent)
 
 
 @asynccontextmanager

@@ -141,24 +141,42 @@ def second_turn(bench: Bench) -> Figures:
 
 
 def overhead(bench: Bench) -> Figures:
-    """Time a token over HTTP beside the same prompts straight through the engine, at 1 and 8 sequences."""
+    """Time a token over HTTP beside the same prompts straight through the engine, at 1 and 8 sequences.
+
+    Twice over HTTP: with a client that hardly takes any processor, which shows the server alone, and with one that
+    reads each token when it comes, on the same cores. Many short turns: neighbours in time differ least.
+    """
     figures = Figures("server over bare engine", "ms")
     server, bare = bench.ours, bench.bare()
     try:
         for sequences in (1, 8):
-            for turn in range(2 * bench.runs + 1):
+            for turn in range(4 * bench.runs + 1):
                 texts = [server.prompts.words(server.cost.words(INPUT)) for _ in range(sequences)]
-                work = [lambda t=texts: _over_http(bench, t), lambda t=texts: bare.per_token(t, bench.output)]
-                spent = {}
-                for which in (0, 1) if turn % 2 else (1, 0):
-                    spent[which] = work[which]()
-                if turn:
-                    figures.add(f"server, {sequences} at a time", spent[0] * 1e3)
-                    figures.add(f"engine, {sequences} at a time", spent[1] * 1e3)
-                    figures.add(f"overhead, {sequences} at a time, %", 100 * (spent[0] / spent[1] - 1))
+                ways: dict[str, Callable[[], float]] = {
+                    "engine": partial(bare.per_token, texts, bench.output // 2),
+                    "server": partial(_quietly, bench, texts),
+                    "server and client": partial(_over_http, bench, texts),
+                }
+                first = turn % len(ways)
+                order = [*ways][first:] + [*ways][:first]
+                spent = {way: ways[way]() for way in order}
+                for way in ways if turn else ():
+                    figures.add(f"{way}, {sequences} at a time", spent[way] * 1e3)
+                    if way != "engine":
+                        share = 100 * (spent[way] / spent["engine"] - 1)
+                        figures.add(f"{way} over engine, {sequences} at a time, %", share)
     finally:
         bare.close()
     return figures
+
+
+def _quietly(bench: Bench, texts: Sequence[str]) -> float:
+    server = bench.ours
+    server.resume()
+    try:
+        return asking.quiet_per_token(server, [server.prompts.body(text, bench.output // 2) for text in texts])
+    finally:
+        server.pause()
 
 
 def _over_http(bench: Bench, texts: Sequence[str]) -> float:
@@ -167,7 +185,7 @@ def _over_http(bench: Bench, texts: Sequence[str]) -> float:
     async def run() -> float:
         client = server.client()
         try:
-            bodies = [server.prompts.body(text, bench.output) for text in texts]
+            bodies = [server.prompts.body(text, bench.output // 2) for text in texts]
             sent = await asking.send_all(client, [server.request(body, client) for body in bodies])
         finally:
             client.close()
