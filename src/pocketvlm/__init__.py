@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pocketvlm.api import Model as Model
     from pocketvlm.api import load as load
+    from pocketvlm.api.llm import LLM as LLM
     from pocketvlm.errors import BackendError as BackendError
     from pocketvlm.errors import CheckpointError as CheckpointError
     from pocketvlm.errors import ConfigError as ConfigError
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 # Where each public name lives; modules are imported on first use so that `import pocketvlm` stays cheap.
 _HOMES = {
     "pocketvlm.api": ("Model", "load"),
+    "pocketvlm.api.llm": ("LLM",),
     "pocketvlm.errors": (
         "BackendError",
         "CheckpointError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pocketvlm.errors import OptionError
+from pocketvlm.errors import OptionError, PocketVLMError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,7 +81,7 @@ class Prompt:
 class SamplingParams:
     """How the next token is chosen and when generation ends (names as in vLLM and OpenAI).
 
-    temperature 0 is greedy. top_k 0 and top_p 1 are off. Penalties follow the usual definitions: repetition over prompt
+    temperature 0 is greedy. top_k 0 (or -1) and top_p 1 are off. Penalties follow the usual definitions: repetition over prompt
     and output, presence and frequency over the output. stop strings end the text before the match. logprobs: how many
     alternatives are reported beside each token, 0 to 20, None for no report. logit_bias: pairs of token id and a number
     from -100 to 100 that is added to its logit.
@@ -104,7 +104,12 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse values outside their range, naming field and value."""
+        """Bring other spellings into one form, and refuse values outside their range, naming field and value."""
+        for name in ("stop", "stop_token_ids"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str | int) else tuple(value or ()))
+        if self.top_k == -1:
+            object.__setattr__(self, "top_k", 0)
         checks: tuple[tuple[str, bool, str], ...] = (
             ("temperature", 0.0 <= self.temperature <= 100.0, "a number from 0 (greedy) to 100"),
             ("top_p", 0.0 < self.top_p <= 1.0, "a number above 0 and at most 1"),
@@ -191,16 +196,18 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A whole answer: the fold of its chunks."""
+    """A whole answer: the fold of its chunks. error: what went wrong, for one of many questions."""
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
+    error: PocketVLMError | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary: text, finish_reason, usage, timings (seconds)."""
+        """A JSON-ready dictionary: text, finish_reason, usage, timings (seconds), and error if there is one."""
         usage = {**asdict(self.usage), "total_tokens": self.usage.total_tokens}
         timings = {name: round(value, 6) for name, value in asdict(self.timings).items()}
-        return {"text": self.text, "finish_reason": self.finish_reason, "usage": usage, "timings": timings}
+        error = {} if self.error is None else {"error": str(self.error)}
+        return {"text": self.text, "finish_reason": self.finish_reason, "usage": usage, "timings": timings, **error}

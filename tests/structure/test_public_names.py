@@ -18,6 +18,7 @@ PUBLIC = [
     "ImageError",
     "ImageInfo",
     "InputError",
+    "LLM",
     "Model",
     "NewlineNormalizer",
     "OptionError",
