@@ -81,10 +81,10 @@ class Prompt:
 class SamplingParams:
     """How the next token is chosen and when generation ends (names as in vLLM and OpenAI).
 
-    temperature 0 is greedy. top_k 0 (or -1) and top_p 1 are off. Penalties follow the usual definitions: repetition over prompt
-    and output, presence and frequency over the output. stop strings end the text before the match. logprobs: how many
-    alternatives are reported beside each token, 0 to 20, None for no report. logit_bias: pairs of token id and a number
-    from -100 to 100 that is added to its logit.
+    temperature 0 is greedy. top_k 0 or -1 and top_p 1 are off. Penalties follow the usual definitions: repetition over
+    prompt and output, presence and frequency over the output. stop strings end the text before the match. logprobs: how
+    many alternatives are reported beside each token, 0 to 20, None for no report. logit_bias: pairs of token id and a
+    number from -100 to 100 that is added to its logit.
     """
 
     temperature: float = 1.0

@@ -175,7 +175,7 @@ def test_a_closed_model_says_so() -> None:
         reader.start()
     reader.join(20)
     assert not reader.is_alive()
-    for call in (lambda: model.ask("Hello"), lambda: model.engine, lambda: model.info(), lambda: model.ask(["a"])):
+    for call in (lambda: model.ask("Hello"), lambda: model.engine, model.info, lambda: model.ask(["a"])):
         with pytest.raises(PocketVLMError, match="nano is closed: load it again"):
             call()
     model.close()

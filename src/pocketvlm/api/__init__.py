@@ -263,11 +263,11 @@ class Model:
 
     def close(self) -> None:
         """End what runs and let go of weights and state; the model answers no more."""
-        self._calls.cancel()
+        if self._open is not None:
+            self._calls.cancel()
         if self._pool is not None:
             self._pool.shutdown()
-        self._closed = True
-        del self.engine, self._calls
+        self._open = None
 
     def __enter__(self) -> Model:
         """The model itself: `with load(...) as model`."""

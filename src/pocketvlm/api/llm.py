@@ -83,9 +83,9 @@ class LLM:
             raise OptionError(f"tensor_parallel_size={tensor_parallel_size} is not supported: this engine runs as one")
         weights, precision = _DTYPES[dtype]
         given = {name: value for name, value in others.items() if name not in _MOOT}
-        for name in given:
+        for name, value in given.items():
             if name not in signature(load).parameters:
-                raise OptionError(f"LLM: {name}={given[name]!r} is not supported: leave it out")
+                raise OptionError(f"LLM: {name}={value!r} is not supported: leave it out")
         options = {"weights": quantization or weights, "precision": None if quantization else precision, **given}
         self.llm_engine: Model = load(
             model, revision=revision, max_model_len=max_model_len, max_seqs=max_num_seqs, **options

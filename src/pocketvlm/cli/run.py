@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,7 +25,7 @@ Examples:
   echo "Hello" | pocketvlm run --output json
 
 A single argument that cannot be the name of a model, because it has a space in it for instance, is the prompt. \
-Without a prompt, stdin is read unless it is the terminal.
+Without a prompt, stdin is read; at a terminal, without images, a chat begins.
 
 Each option can be set as POCKETVLM_RUN_<OPTION>, e.g. POCKETVLM_RUN_MAX_TOKENS=64.
 """
@@ -136,6 +137,22 @@ def run(
     }
     given = {option: value for option, value in sampling.items() if value is not None}
     _check(given, name=backend, threads=threads, device=device, weights=weights, precision=precision)
+    if text is None and not image and output == "text" and _at_terminal():
+        from pocketvlm.cli.chat import begin
+
+        engine = {
+            "revision": revision,
+            "backend": backend,
+            "weights": weights,
+            "precision": precision,
+            "threads": threads,
+            "device": device,
+            "cache": cache,
+        }
+        more = {"system": system, "normalize_newlines": normalize_newlines or None}
+        given |= {option: value for option, value in more.items() if value is not None}
+        begin(name, engine, given, picked, processor_kwargs, [], quiet=quiet)
+        return
     question = read_prompt(text, image or [], piped=True)
     if not question.strip() and not image:
         raise OptionError(_nothing_to_answer(model, prompt_argument, prompt))
@@ -164,6 +181,11 @@ def run(
         activity.say(f"reading the prompt{_count(images)}")
         chunks = loaded.stream(question, images, system=system, normalize_newlines=normalize_newlines, **params)
         show(chunks, name, output, quiet, activity)
+
+
+def _at_terminal() -> bool:
+    """Whether a person sits at both ends."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
 def _count(images: Sequence[object]) -> str:
