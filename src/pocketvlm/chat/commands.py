@@ -203,7 +203,11 @@ def _load(session: Session, argument: str) -> Reply:
     names = [argument] if Path(argument).is_file() else _names(argument)
     if len(names) != 1:
         raise OptionError("give one file: write /load talk.json")
-    path = Path(names[0]).expanduser()
+    return load_conversation(session, Path(names[0]).expanduser())
+
+
+def load_conversation(session: Session, path: Path) -> Reply:
+    """Go on with a conversation that was saved; the reply says what is in it. Raises InputError."""
     loaded = Conversation.load(path)
     session.conversation, session.pending, session.file, session.last = loaded, [], path, None
     session.settings.change("system", loaded.system or "default")

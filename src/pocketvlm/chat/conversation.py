@@ -121,9 +121,11 @@ class Conversation:
                 raise PromptError(f"{where}.content must be a string or a list of parts")
             read = tuple(_part(part, f"{where}.content[{number}]") for number, part in enumerate(parts))
             extra = {key: value for key, value in given.items() if key not in _KNOWN and value is not None}
-            (checked,) = read_messages(
-                [{**given, "content": "" if content is None else [{"type": "text", "text": ""}]}]
-            ).messages
+            bare = {**given, "content": None if content is None else ""}
+            try:
+                (checked,) = read_messages([bare]).messages
+            except InputError as error:
+                raise type(error)(str(error).replace("messages[0]", where)) from None
             message = Message(checked["role"], read, checked.get("reasoning_content", ""), extra)
             if message.role == "system" and index == 0 and not message.media:
                 talk.system = message.text

@@ -54,7 +54,7 @@ def stats(session: Session) -> Iterator[str]:
         yield "no answer yet"
     else:
         times, usage = turn.timings, turn.usage
-        yield f"last answer: first token after {_time(times.ttft)}, decoded at {_rate(turn)}"
+        yield f"last answer: first token after {_time(times.ttft)}{_rate(turn)}"
         yield (
             f"  of which media {_time(times.decode_media + times.preprocess)}, vision {_time(times.vision)}, "
             f"prompt {_time(times.prefill)}"
@@ -85,7 +85,7 @@ def _time(seconds: float) -> str:
 
 def _rate(turn: Turn) -> str:
     made = turn.usage.completion_tokens - 1
-    return f"{made / turn.timings.decode:.1f} tokens a second" if made > 0 and turn.timings.decode > 0 else "no rate"
+    return f", then {made / turn.timings.decode:.1f} tokens a second" if made > 0 and turn.timings.decode > 0 else ""
 
 
 def size(nbytes: int) -> str:

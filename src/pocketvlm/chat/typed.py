@@ -45,6 +45,7 @@ _JOINS = re.compile(
     re.IGNORECASE,
 )
 _BLANKS = " \t\r\n"
+_ESCAPED_WORD = re.compile(r"(?:\\.|[^\s\\])+", re.DOTALL)
 _VIDEO = re.compile(r"video:(?P<path>.+?)(?::(?P<fps>\d+(?:\.\d+)?))?", re.DOTALL)
 
 
@@ -93,7 +94,7 @@ class Typed:
         said = texts[first].lstrip(_BLANKS + ",;:") if first else texts[0]
         for at in range(first, stop):
             said += names[at] + texts[at + 1]
-        return said.strip(_BLANKS) if any(map(str.isalnum, said)) else ""
+        return said.strip(_BLANKS) if any(map(str.isalnum, "".join(texts))) else ""
 
     def _gaps(self) -> Iterator[tuple[int, int]]:
         """Where the texts before, between and behind the media are."""
@@ -122,8 +123,9 @@ def understand(line: str) -> Typed:
         word = line[at : _word_end(line, at)]
         if word.lower().startswith(("http://", "https://")):
             addresses.append(_trimmed(word))
-        elif (missing := _absent(line, at, word)) is not None:
-            absent.append(missing)
+        elif (missing := _absent(line, at)) is not None:
+            absent.append(missing[0])
+            word = line[at : missing[1]]
         at += max(len(word), 1)
     if not found and len(addresses) == 1 and line.strip() == addresses[0]:
         start = line.index(addresses[0])
@@ -266,17 +268,20 @@ def _unescaped(text: str) -> str:
     return re.sub(r"\\(.)", r"\1", text)
 
 
-def _absent(line: str, at: int, word: str) -> Absent | None:
-    """What to say of a word that ends like a media file but is none."""
+def _absent(line: str, at: int) -> tuple[Absent, int] | None:
+    """What to say of a word that ends like a media file but is none, and where it ends."""
     closing = _QUOTES.get(line[at])
-    if closing is not None:
-        inside = line[at + 1 :].partition(closing)[0]
-        word = inside if "/" in inside else word[1:]
-    name = _unescaped(_trimmed(word)).strip("\"'")
+    end = line.find(closing, at + 1) if closing is not None else -1
+    if end > 0:
+        name, end = line[at + 1 : end], end + 1
+    else:
+        word = _ESCAPED_WORD.match(line, at)
+        name, end = (_trimmed(word[0]), word.end()) if word is not None else ("", at)
+    name = _unescaped(name)
     if name.lower().startswith("file:"):
         name = path_of(name)
     elif "://" in name:
         return None
     if Path(name).suffix.lower() not in SUFFIXES or len(name) > 1000:
         return None
-    return Absent(name, "/" in name)
+    return Absent(name, "/" in name), end

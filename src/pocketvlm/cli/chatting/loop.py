@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pocketvlm import api
-from pocketvlm.chat.commands import Reply, command
+from pocketvlm.chat.commands import Reply, command, load_conversation
 from pocketvlm.chat.media import Medium, open_media
 from pocketvlm.chat.session import Piece, Session
 from pocketvlm.chat.settings import Settings
@@ -55,10 +55,10 @@ def chat_with(
         session = Session(loaded, Settings(loaded.sampling_defaults, loaded.processor.config, given))
         reader, screen = _terminal(quiet, history)
         if not isinstance(reader, LineReader) or reader.asks:
-            how = loaded.ops.describe()
+            how = {name: text.partition(" (")[0] for name, text in loaded.ops.describe().items()}
             screen.note([f"{loaded.name} · {how['backend']} {how.get('weights', '')} · /help shows what can be typed"])
         if start is not None:
-            _do(session, screen, f"/load {start}")
+            screen.note(load_conversation(session, start).lines)
         for image in images:
             screen.note(session.attach(_opened(image)))
         return _loop(session, reader, screen)

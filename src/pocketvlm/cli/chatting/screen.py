@@ -34,7 +34,9 @@ class Screen:
     def error(self, text: str) -> None:
         """Say what went wrong."""
         self.failed = True
-        self._err([f"error: {printable(' '.join(text.split()))}"])
+        line = printable(f"error: {' '.join(text.split())}")
+        on_terminal = sys.stderr is not None and is_terminal(sys.stderr)
+        self._err(layout([line], width_of_terminal()) if on_terminal else [line])
 
     def answer(self, pieces: Iterator[Piece]) -> Turn | None:
         """Show an answer as it comes; returns how it went."""
