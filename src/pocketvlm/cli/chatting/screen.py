@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Iterable, Iterator
 
 from pocketvlm.chat.figures import status
@@ -41,15 +42,18 @@ class Screen:
     def answer(self, pieces: Iterator[Piece]) -> Turn | None:
         """Show an answer as it comes; returns how it went."""
         clean = printable if is_terminal(sys.stdout) else str
-        turn, said, thinking = None, "", False
+        turn, said = None, ""
+        thought = Thought()
         try:
             for piece in pieces:
                 if isinstance(piece, Turn):
                     turn = piece
-                elif isinstance(piece, Reasoning) and not thinking:
-                    thinking = True
-                    self.note(["thinking ..."])
+                elif isinstance(piece, Reasoning):
+                    if not thought.text:
+                        self.note(["thinking ..."])
+                    thought.add(piece.text)
                 elif isinstance(piece, Content):
+                    self.note(thought.fold())
                     said = piece.text
                     sys.stdout.write(clean(said))
                     sys.stdout.flush()
@@ -57,13 +61,10 @@ class Screen:
             if not said.endswith("\n") and (said or turn is not None):
                 sys.stdout.write("\n")
                 sys.stdout.flush()
-        self.after(turn)
-        return turn
-
-    def after(self, turn: Turn | None) -> None:
-        """The lines below an answer."""
+            self.note(thought.fold())
         if turn is not None:
-            self.note([*([thought(turn)] if turn.thought_tokens else []), status(turn)])
+            self.note([status(turn)])
+        return turn
 
     def _err(self, lines: Iterable[str]) -> None:
         if sys.stderr is not None:
@@ -71,9 +72,29 @@ class Screen:
             sys.stderr.flush()
 
 
-def thought(turn: Turn) -> str:
-    """The line that thinking is folded to."""
-    return f"thought for {turn.thought_seconds:.1f} s, {turn.thought_tokens} tokens (/show thinking)"
+class Thought:
+    """The thinking of one answer, which becomes one line when it is over."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._began = time.monotonic()
+        self._open = False
+
+    @property
+    def seconds(self) -> float:
+        """Since the question."""
+        return time.monotonic() - self._began
+
+    def add(self, text: str) -> None:
+        """More of it."""
+        self.text += text
+        self._open = True
+
+    def fold(self) -> Iterator[str]:
+        """The line that is left of it; none where there is none, or no more."""
+        if self._open:
+            self._open = False
+            yield f"thought for {self.seconds:.1f} s (/show thinking)"
 
 
 def width_of_terminal() -> int:
