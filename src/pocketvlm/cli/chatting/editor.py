@@ -29,7 +29,7 @@ _OPTIONS = {command.name: command.completes for command in COMMANDS}
 
 
 class Editor:
-    """Reads messages from a terminal. Enter sends, Alt+Enter and Ctrl+J begin a new line, Tab completes."""
+    """Reads messages from a terminal. Enter sends, Alt+Enter begins a new line, Tab completes."""
 
     def __init__(self, history: Path | None) -> None:
         """history: the file that lines are kept in (None: only while the chat lasts)."""
@@ -101,7 +101,9 @@ def _paths(word: str) -> Iterator[Completion]:
 def _bindings() -> KeyBindings:
     bindings = KeyBindings()
 
+    # Enter that was pressed while an answer came arrives as a line feed.
     @bindings.add("enter")
+    @bindings.add("c-j")
     def _send(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         if buffer.complete_state is not None and buffer.complete_state.current_completion is not None:
@@ -113,7 +115,6 @@ def _bindings() -> KeyBindings:
             buffer.validate_and_handle()
 
     @bindings.add("escape", "enter")
-    @bindings.add("c-j")
     def _newline(event: KeyPressEvent) -> None:
         event.current_buffer.newline(copy_margin=False)
 
