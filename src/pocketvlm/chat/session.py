@@ -41,6 +41,9 @@ class Heard:
     notes: tuple[str, ...]
 
 
+# Of a pasted text with many names, the first ones say enough.
+_MOST_NOTES = 3
+
 Piece = Content | Reasoning | Turn
 
 
@@ -73,8 +76,10 @@ class Session:
             self._refused = line.strip()
             raise InputError(f"{_not_there(meant)}: nothing was sent; the same line once more sends it as text")
         self._refused = ""
-        notes = [f"there is no file {absent.name} here: it was sent as text" for absent in typed.absent]
-        notes += [f"{address} was sent as text; /url {address} shows it to the model" for address in typed.addresses]
+        absent = list(dict.fromkeys(one.name for one in typed.absent))[:_MOST_NOTES]
+        addresses = list(dict.fromkeys(typed.addresses))[:_MOST_NOTES]
+        notes = [f"there is no file {name} here: it was sent as text" for name in absent]
+        notes += [f"{address} was sent as text; /url {address} shows it to the model" for address in addresses]
         groups: list[tuple[Medium, ...]] = []
         for found in typed.found:
             options = {} if found.fps is None else {"fps": found.fps}

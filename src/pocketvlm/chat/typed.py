@@ -34,6 +34,10 @@ _MAGIC: tuple[tuple[int, bytes, Kind], ...] = (
 )
 # Names of files with blanks are looked for over so many words.
 _WORDS = 16
+_LONGEST = 1000
+# A name in quotes may have such quotes in it.
+_CLOSINGS = 4
+_DIRECTORIES = ("/", "./", "../", "~/")
 _END_MARKS = ".,;:!?)]}>\"'”’»`"
 _OPENERS = "([{<"
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
@@ -45,6 +49,8 @@ _JOINS = re.compile(
     re.IGNORECASE,
 )
 _BLANKS = " \t\r\n"
+# A line without these names no media.
+_WORTH_IT = re.compile(rf"/|:|{'|'.join(map(re.escape, SUFFIXES))}", re.IGNORECASE)
 _ESCAPED_WORD = re.compile(r"(?:\\.|[^\s\\])+", re.DOTALL)
 _VIDEO = re.compile(r"video:(?P<path>.+?)(?::(?P<fps>\d+(?:\.\d+)?))?", re.DOTALL)
 
@@ -110,7 +116,7 @@ def understand(line: str) -> Typed:
     found: list[Found] = []
     absent: list[Absent] = []
     addresses: list[str] = []
-    at = 0
+    at = 0 if _WORTH_IT.search(line) else len(line)
     while at < len(line):
         if not _begins(line, at):
             at += 1
@@ -134,19 +140,27 @@ def understand(line: str) -> Typed:
 
 
 def kind_of(name: str) -> Kind | None:
-    """What a path leads to, by its suffix or, for a path with a directory, by its first bytes; None: no media file."""
+    """What a path leads to, by its suffix or, if it begins with a directory, by its first bytes; None: no media."""
+    kind = _kind_by_name(name)
+    if not 0 < len(name) <= _LONGEST or "\n" in name or not (kind or name.startswith(_DIRECTORIES)):
+        return None
     try:
         path = Path(name).expanduser()
-        if not name or not path.is_file():
+        if not path.is_file():
             return None
-        kind = SUFFIXES.get(path.suffix.lower())
-        if kind is not None or "/" not in name:
+        if kind is not None:
             return kind
         with path.open("rb") as stream:
             head = stream.read(12)
     except (OSError, RuntimeError, ValueError):  # RuntimeError: ~ without a home, ValueError: a NUL inside
         return None
     return next((kind for at, magic, kind in _MAGIC if head[at:].startswith(magic)), None)
+
+
+def _kind_by_name(name: str) -> Kind | None:
+    """What the end of a name says."""
+    stem, dot, suffix = name.rpartition(".")
+    return SUFFIXES.get(dot + suffix.lower()) if stem and stem[-1] != "/" else None
 
 
 def _begins(line: str, at: int) -> bool:
@@ -209,7 +223,9 @@ def _quoted(line: str, at: int) -> Found | None:
     """A path in quotes, to any of the closing quotes that follow."""
     closing = _QUOTES.get(line[at])
     end = at
-    while closing is not None and (end := line.find(closing, end + 1)) > 0:
+    for _ in range(_CLOSINGS):
+        if closing is None or (end := line.find(closing, end + 1, at + _LONGEST)) < 0:
+            break
         inside = line[at + 1 : end]
         for name in (path_of(inside) if inside.lower().startswith("file:") else inside, _unescaped(inside)):
             kind = kind_of(name)
@@ -226,7 +242,7 @@ def _shell_word(line: str, at: int) -> Found | None:
         if character == "\\" and end + 1 < len(line):
             name, end = name + line[end + 1], end + 2
         elif character in "'\"":
-            close = line.find(character, end + 1)
+            close = line.find(character, end + 1, at + _LONGEST)
             if close < 0:
                 return None
             name, end = name + line[end + 1 : close], close + 1
@@ -255,10 +271,8 @@ def _plain(line: str, at: int) -> Found | None:
     for end in reversed(ends):
         raw = line[at:end]
         for name in (raw, raw.rstrip(_END_MARKS)):
-            # Only words that end like a file are worth asking the disk for, unless it is one word.
-            if end != ends[0] and Path(name).suffix.lower() not in SUFFIXES:
-                continue
-            kind = kind_of(name)
+            # Several words are worth asking the disk for only if they end like a file.
+            kind = kind_of(name) if end == ends[0] or _kind_by_name(name) else None
             if kind is not None:
                 return Found(kind, name, at, at + len(name))
     return None
@@ -282,6 +296,6 @@ def _absent(line: str, at: int) -> tuple[Absent, int] | None:
         name = path_of(name)
     elif "://" in name:
         return None
-    if Path(name).suffix.lower() not in SUFFIXES or len(name) > 1000:
+    if _kind_by_name(name) is None or len(name) > _LONGEST:
         return None
     return Absent(name, "/" in name), end

@@ -108,7 +108,9 @@ def _loop(session: Session, reader: Reader, screen: Screen) -> int:
 def _do(session: Session, screen: Screen, line: str) -> bool:
     """Do what a line says; False where it ends the chat."""
     try:
-        reply = _heard(session, line)
+        with Activity(screen.quiet) as activity:
+            activity.say("opening")
+            reply = _heard(session, line)
         if reply.leave:
             return False
         if reply.answer is not None:
