@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from PIL import Image
 
 import pocketvlm
 from pocketvlm import ImageError, InputError, Model, OptionError, PocketVLMError, PromptError
+from pocketvlm.engine import TokenEvent
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 8}
 ENDLESS: dict[str, Any] = {"temperature": 1.5, "seed": 1, "ignore_eos": True, "max_tokens": 1500}
+MANY = {name: value for name, value in ENDLESS.items() if name != "max_tokens"}
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,18 @@ def test_questions_of_a_list_have_options_of_their_own(model: Model, red: Path) 
     assert right.error is None
 
 
+@pytest.fixture
+def slowly(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses between the engine's steps, so that an answer does not end before it is cancelled."""
+    step = model.engine.step
+
+    def slow() -> list[TokenEvent]:
+        time.sleep(0.005)
+        return step()
+
+    monkeypatch.setattr(model.engine, "step", slow)
+
+
 def test_an_iterator_is_read_as_answers_are(model: Model) -> None:
     taken = []
 
@@ -69,6 +84,17 @@ def test_an_iterator_is_read_as_answers_are(model: Model) -> None:
     answers.close()  # type: ignore[attr-defined]
     assert not model.engine.sequences
     assert len(taken) <= 7
+
+
+def test_closing_an_iterator_cancels_what_runs(model: Model, slowly: None) -> None:
+    answers = model.ask(
+        ({"text": "Hello", "max_tokens": 1 if first else 1500} for first in (True, *[False] * 9)), **MANY
+    )
+    next(answers)
+    before = model.engine.stats().generated_tokens
+    answers.close()  # type: ignore[attr-defined]
+    assert not model.engine.sequences
+    assert model.engine.stats().generated_tokens < before + 1000
 
 
 def test_what_cannot_be_questions(model: Model) -> None:
@@ -122,7 +148,9 @@ def test_async_calls_share_the_engine_and_give_the_same(model: Model, red: Path)
     assert said.token_ids == model.ask("Hello", **GREEDY).token_ids
 
 
-def test_async_streams_do_not_block_the_loop_and_can_be_left(model: Model) -> None:
+def test_async_streams_do_not_block_the_loop_and_can_be_left(model: Model, slowly: None) -> None:
+    before = model.engine.stats().generated_tokens
+
     async def some() -> tuple[int, int]:
         ticks = 0
 
@@ -147,6 +175,7 @@ def test_async_streams_do_not_block_the_loop_and_can_be_left(model: Model) -> No
     seen, ticks = asyncio.run(some())
     assert seen == 5
     assert ticks > 5
+    assert model.engine.stats().generated_tokens < before + 1000
 
 
 def test_a_cancelled_task_ends_its_request(model: Model) -> None:

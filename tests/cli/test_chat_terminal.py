@@ -197,7 +197,10 @@ def test_without_colour(terminal, picture):
     chat.ready()
     chat.type(f"What is this? '{picture}'\r")
     chat.wait("ttft ")
-    chat.type("/exit\r")
+    chat.ready()
+    chat.type("/he")
+    chat.wait("/help")  # the menu
+    chat.type("\x03\x04")
     assert chat.close() == 0
     assert not COLOUR.search(chat.seen)
     assert "\x1b[2m" not in chat.seen

@@ -101,9 +101,8 @@ def _paths(word: str) -> Iterator[Completion]:
 def _bindings() -> KeyBindings:
     bindings = KeyBindings()
 
-    # Enter that was pressed while an answer came arrives as a line feed.
+    # A line feed counts as Enter: so arrives what was typed while an answer came.
     @bindings.add("enter")
-    @bindings.add("c-j")
     def _send(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         if buffer.complete_state is not None and buffer.complete_state.current_completion is not None:

@@ -17,8 +17,8 @@ def split_blocks(text: str) -> tuple[str, str]:
     cut = 0
     at = 0
     blank = False
-    for number, line in enumerate(lines):
-        if blank and not fence and line[:1].strip() and number:
+    for line in lines:
+        if blank and line[:1].strip():
             cut = at
         match = _FENCE.match(line)
         if match is not None and not fence:
