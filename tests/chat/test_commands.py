@@ -82,6 +82,10 @@ def test_pdf_takes_pages(session: Session, here: Path) -> None:
     assert session.pending[1].image.getpixel((50, 50))[2] > 200
     assert session.pending[1].image.size == (400, 560), "144 dots an inch"
     assert len(run(session, "/pdf paper.pdf").lines) == 3
+    (here / "paper.pdf").rename(here / "my paper.pdf")
+    assert len(run(session, "/pdf my paper.pdf 2-").lines) == 2
+    assert len(run(session, "/pdf 'my paper.pdf' 3").lines) == 1
+    (here / "my paper.pdf").rename(here / "paper.pdf")
     for wrong, message in (
         ("/pdf paper.pdf 4", "pages '4' are not supported: give numbers from 1 to 3"),
         ("/pdf no.pdf", "no.pdf: no such file"),

@@ -83,28 +83,26 @@ def _names(argument: str) -> list[str]:
         return [argument]
 
 
+def _with_last(argument: str, pattern: str) -> tuple[str, str | None]:
+    """An argument without its last word, and that word, if there are more and it has a certain form."""
+    head, _, last = argument.rpartition(" ")
+    return (head.rstrip(), last) if head and re.fullmatch(pattern, last) else (argument, None)
+
+
 def _image(session: Session, argument: str) -> Reply:
     return _attach(session, argument, lambda name: open_media(name, "image"), "/image cat.png")
 
 
 def _video(session: Session, argument: str) -> Reply:
-    names = _names(argument)
-    try:
-        fps = float(names[-1]) if len(names) > 1 else None
-    except ValueError:
-        fps = None
-    if fps is not None:
-        options = {"fps": fps}
-        return _attach(session, shlex.join(names[:-1]), lambda name: open_media(name, "video", options=options), "")
-    return _attach(session, argument, lambda name: open_media(name, "video"), "/video clip.mp4 or /video clip.mp4 2")
+    argument, fps = _with_last(argument, r"\d+(\.\d+)?")
+    options = {"fps": float(fps)} if fps else {}
+    example = "/video clip.mp4 or /video clip.mp4 2"
+    return _attach(session, argument, lambda name: open_media(name, "video", options=options), example)
 
 
 def _pdf(session: Session, argument: str) -> Reply:
-    names = _names(argument)
-    pages = None
-    if len(names) > 1 and re.fullmatch(r"all|\d[\d,-]*", names[-1]):
-        *names, pages = names
-    return _attach(session, shlex.join(names), lambda name: open_media(name, "pdf", pages), "/pdf paper.pdf 1-3,5")
+    argument, pages = _with_last(argument, r"all|\d[\d,-]*")
+    return _attach(session, argument, lambda name: open_media(name, "pdf", pages), "/pdf paper.pdf 1-3,5")
 
 
 def _url(session: Session, argument: str) -> Reply:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,7 +125,8 @@ def _pdf(path: Path, pages: str | None) -> Opened:
         Medium("image", f"{path.name} page {number}", None, draw_page(path, number), page=True) for number in chosen
     )
     left = total - len(chosen)
-    note = f"pages 1 to {len(chosen)} of {total}; more with /pdf {path.name} {len(chosen) + 1}-{total}"
+    more = f"/pdf {shlex.quote(str(path))} {len(chosen) + 1}-{total}"
+    note = f"pages 1 to {len(chosen)} of {total}; more with {more}"
     return Opened(media, note if pages is None and left else "")
 
 

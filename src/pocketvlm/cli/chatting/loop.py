@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -24,6 +25,8 @@ from pocketvlm.errors import PocketVLMError
 
 # Ctrl+C so many times during one answer leaves the chat: a step may take long, but not for ever.
 _INSISTS = 3
+# How the processor names a part of a message, which nobody here has numbered.
+_PLACE = re.compile(r"^messages\[\d+\](\.content\[\d+\])?: ")
 
 
 class Reader(Protocol):
@@ -119,7 +122,9 @@ def _do(session: Session, screen: Screen, line: str) -> bool:
         else:
             screen.tell(reply.lines)
     except PocketVLMError as error:
-        screen.error(str(error))
+        screen.error(_PLACE.sub("", str(error)))
+        if session.pending:
+            screen.note(["what waits is still there; /undo takes it back"])
     except KeyboardInterrupt:
         screen.error("interrupted: nothing was sent")
     except MemoryError:
