@@ -101,7 +101,9 @@ def text_beside_images(bench: Bench) -> Figures:
         return found
 
     async def alone() -> tuple[float, float]:
-        _, text = await asking.first_token(server, server.prompts.asked(Sizes(DEFAULT_PREFILL_CHUNK - 16, 1), server.cost).body)
+        _, text = await asking.first_token(
+            server, server.prompts.asked(Sizes(DEFAULT_PREFILL_CHUNK - 16, 1), server.cost).body
+        )
         _, image = await asking.first_token(server, await asking.image_question(server, SIDE))
         short = await asking.short_texts(server, 5, INPUT)
         figures.add("idle, median", statistics.median(short) * 1e3)
