@@ -123,6 +123,31 @@ def test_views_and_steps_take_turns(oracle: Oracle, model: MiniCPMV, monkeypatch
     run.finish()
 
 
+def test_a_short_text_in_two_parts_waits_for_one_view(
+    oracle: Oracle, model: MiniCPMV, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(model.ops), "patches_at_once", 32)  # one view
+    engine = engine_of(model, chunk=64)
+    run = Run(engine)
+    for seed in range(4):
+        run.add(ask(pictured(oracle, seed, views=6), 2))
+    for turn in range(6):
+        run.step()
+        before = engine.vision.misses
+        short = run.add(ask(text(20 + turn, 45, [38]), 1))
+        while not run.events[short]:
+            run.step()
+        assert engine.vision.misses <= before + 1
+    steps = views = 0
+    while engine.busy:
+        at = engine.vision.misses
+        run.step()
+        views += engine.vision.misses - at
+        steps += engine.vision.misses == at
+    assert views > 0
+    assert steps < 3 * views + 10  # nor do views wait for long
+
+
 def test_new_views_of_all_requests_are_encoded_together(
     oracle: Oracle, model: MiniCPMV, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,7 +73,7 @@ class Engine:
         self.sequences: dict[int, Sequence] = {}
         self._numbers = itertools.count()
         self._steps = 0
-        self._encoded = False
+        self._encoded = self._hurried = False
 
     def check(self, request: Request) -> int:
         """Tokens that the request may make, at most max_tokens; raises PromptError where it can never run."""
@@ -113,19 +113,21 @@ class Engine:
     def step(self) -> list[TokenEvent]:
         """Encode the views that are due, or run one step and return its tokens; the two take turns where both are due.
 
+        Where a step left few tokens of a prompt, one more comes before the views: a short text waits for one view.
         What goes wrong with one request ends that one, with an event that says so.
         """
         failed: list[TokenEvent] = []
         self._constrain(failed)
         self.scheduler.admit()
-        if not self._encoded and self._encode_due(failed):
-            self._encoded = True
+        hurried = not self._encoded and not self._hurried and self.scheduler.nearly_read()
+        if not self._encoded and not hurried and self._encode_due(failed):
+            self._encoded, self._hurried = True, False
             return failed
         plan = self.scheduler.plan()
         if not plan.work:
             self._encode_due(failed)
             return failed
-        self._encoded = False
+        self._encoded, self._hurried = False, hurried
         self._steps += 1
         try:
             logits = self.runner.run(plan)

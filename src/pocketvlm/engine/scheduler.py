@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from pocketvlm.engine.memory import Memory
-from pocketvlm.engine.prefix import PrefixCache
+from pocketvlm.engine.prefix import LEAST_GAP, PrefixCache
 from pocketvlm.engine.request import Drawn, Plan, Sequence, TokenEvent, Work
 from pocketvlm.types import FinishReason
 
@@ -89,6 +89,15 @@ class Scheduler:
                 if few:
                     return found
         return found
+
+    def nearly_read(self) -> bool:
+        """Whether a prompt that was begun has few tokens left, and all the views for them: the part behind a mark."""
+        for sequence in self.running:
+            length = len(sequence.request.prompt.ids)
+            few = 0 < sequence.computed < length <= sequence.computed + LEAST_GAP
+            if few and next(self.views.missing(sequence, sequence.computed, length), None) is None:
+                return True
+        return False
 
     def plan(self) -> Plan:
         """One token of each decoding sequence, and prompt chunks up to `prefill_chunk` tokens in all.
