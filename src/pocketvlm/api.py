@@ -27,16 +27,18 @@ from pocketvlm.checkpoint.safetensors import leave
 from pocketvlm.engine import Engine, Request, TokenEvent
 from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.engine.memory import page_bytes, slot_bytes
-from pocketvlm.errors import CacheWarning, InputError, OptionError, PocketVLMError
+from pocketvlm.errors import CacheWarning, OptionError, PocketVLMError
 from pocketvlm.model import MiniCPMV, expected_tensors
 from pocketvlm.parsing.newlines import NewlineNormalizer
 from pocketvlm.parsing.stops import StopStrings
+from pocketvlm.processor.messages import as_messages
 from pocketvlm.processor.processor import Processor
 from pocketvlm.processor.tokenizer import Detokenizer
-from pocketvlm.types import Chunk, FinishReason, Prompt, Result, SamplingParams, Timings, Usage
+from pocketvlm.types import Chunk, FinishReason, MediaSeconds, Prompt, Result, SamplingParams, Timings, Usage, View
 
 Progress = Callable[[str, int, int], None]
 Messages = Sequence[Mapping[str, Any]]
+Media = Sequence[Any]
 
 SAMPLING_OPTIONS = tuple(field.name for field in fields(SamplingParams))
 PROCESSOR_OPTIONS = (
@@ -45,6 +47,11 @@ PROCESSOR_OPTIONS = (
     "slice_mode",
     "use_image_id",
     "scale_resolution",
+    "max_num_frames",
+    "stack_frames",
+    "fps",
+    "start",
+    "end",
     "tools",
     "enable_thinking",
     "template_kwargs",
@@ -177,12 +184,13 @@ def describe(name: str, checkpoint: Checkpoint, ops: Ops) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Call:
-    """One running request: its events not yet read, and when its prompt arrived."""
+    """One running request: its events not yet read, when its prompt arrived, and what was spent on videos before."""
 
     number: int
     prompt: Prompt
     began: float
     events: deque[TokenEvent]
+    before: MediaSeconds
 
 
 class Model:
@@ -228,13 +236,16 @@ class Model:
             repetition_penalty=generation.repetition_penalty,
         )
 
-    def ask(self, text: str, images: Sequence[Any] = (), *, system: str | None = None, **params: Any) -> Result:
-        """One question, with images (path, URL, data URI, bytes, PIL image or NumPy array) before the text.
+    def ask(
+        self, text: str, images: Media = (), *, videos: Media = (), system: str | None = None, **params: Any
+    ) -> Result:
+        """One question, with images (path, URL, data URI, bytes, PIL image or NumPy array) and videos before the text.
 
-        params: fields of SamplingParams, options of the processor, `normalize_newlines`. Raises InputError and
-        OptionError.
+        videos: path, URL, data URI, bytes, folder or list of images, or NumPy array [frames, height, width, 3]. Among
+        images, "video:PATH[:fps]" is a video in that place. params: fields of SamplingParams, options of the
+        processor, `normalize_newlines`. Raises InputError and OptionError.
         """
-        return fold(self.stream(text, images, system=system, **params))
+        return fold(self.stream(text, images, videos=videos, system=system, **params))
 
     def chat(self, messages: Messages, **params: Any) -> Result:
         """The answer to OpenAI-style messages; parts in both spellings, `image` and `image_url`."""
@@ -245,9 +256,15 @@ class Model:
         return fold(self.stream(prompt, **params))
 
     def stream(
-        self, request: str | Messages | Prompt, images: Sequence[Any] = (), *, system: str | None = None, **params: Any
+        self,
+        request: str | Messages | Prompt,
+        images: Media = (),
+        *,
+        videos: Media = (),
+        system: str | None = None,
+        **params: Any,
     ) -> Iterator[Chunk]:
-        """The answer in chunks as they come: to a text with images, to messages, or to a Prompt.
+        """The answer in chunks as they come: to a text with images and videos, to messages, or to a Prompt.
 
         Arguments are checked at once; the work runs as the iterator is read. Closing it ends the request. The last
         chunk has finish_reason, usage and timings.
@@ -255,14 +272,14 @@ class Model:
         began = time.perf_counter()
         sampling, options, normalize = self._split(params)
         if isinstance(request, Prompt):
-            if images or system or options:
-                raise OptionError("a Prompt is already processed: give images, system and processor options to it")
+            if images or videos or system or options:
+                raise OptionError("a Prompt is already processed: give media, system and processor options to it")
             prompt = request
         elif isinstance(request, str):
-            prompt = self.processor(as_messages(request, images, system), **options)
+            prompt = self.processor(as_messages(request, images, system, videos), **options)
         else:
-            if images or system:
-                raise OptionError("with messages, put images and the system prompt into the messages")
+            if images or videos or system:
+                raise OptionError("with messages, put images, videos and the system prompt into the messages")
             prompt = self.processor(request, **options)
         prepared = Request(prompt, sampling, self.checkpoint.eos_token_ids)
         self._engine.check(prepared)
@@ -275,8 +292,9 @@ class Model:
 
     def encode_images(self, prompt: Prompt) -> list[NDArray[np.float32]]:
         """Features float32 [tokens, hidden] of each image: overview first, then its slices row by row."""
+        views = tuple(view for view in prompt.views if isinstance(view, View))  # those of videos are pending ones
         with self._lock:
-            features = [self.ops.to_numpy(rows) for rows in self._engine.runner.encode(prompt.views)]
+            features = [self.ops.to_numpy(rows) for rows in self._engine.runner.encode(views)]
         grouped = []
         for image in prompt.images:
             count = 1 + (image.grid[0] * image.grid[1] if image.grid else 0)
@@ -306,7 +324,7 @@ class Model:
     def _chunks(self, request: Request, normalize: bool, began: float) -> Iterator[Chunk]:
         with self._lock:
             number = self._engine.add(request)
-            call = self._calls[number] = _Call(number, request.prompt, began, deque())
+            call = self._calls[number] = _Call(number, request.prompt, began, deque(), request.prompt.later_seconds())
         detokenizer, stops = Detokenizer(self.processor.tokenizer), StopStrings(request.params.stop)
         normalizer = NewlineNormalizer() if normalize else None
         made, ttft = 0, 0.0
@@ -315,7 +333,7 @@ class Model:
             while reason == "abort":
                 event = self._next(call)
                 if event.error is not None:
-                    raise PocketVLMError(event.error)
+                    raise event.cause if isinstance(event.cause, PocketVLMError) else PocketVLMError(event.error)
                 made += 1
                 ttft = ttft or time.perf_counter() - call.began
                 ends = event.token_id in request.stop_ids and event.finish_reason is not None
@@ -354,9 +372,11 @@ class Model:
     def _account(self, call: _Call, made: int, ttft: float) -> tuple[Usage, Timings]:
         seconds = self._release(call)
         usage = Usage(len(call.prompt.ids), call.prompt.image_tokens, made)
+        prompt, later = call.prompt, call.prompt.later_seconds()
         timings = Timings(
             load=self.load_seconds,
-            decode_media=call.prompt.decode_seconds,
+            decode_media=prompt.decode_seconds + later.decode - call.before.decode,
+            resize=prompt.resize_seconds + later.resize - call.before.resize,
             preprocess=call.prompt.preprocess_seconds,
             vision=seconds.vision,
             prefill=seconds.prefill,
@@ -364,17 +384,6 @@ class Model:
             ttft=ttft,
         )
         return usage, timings
-
-
-def as_messages(text: str, images: Sequence[Any] = (), system: str | None = None) -> list[dict[str, Any]]:
-    """OpenAI-style messages of one question with its images before the text."""
-    if isinstance(images, str | bytes | Path | Mapping) or not isinstance(images, Sequence):
-        raise InputError(f"images must be a list, not {type(images).__name__}: write images=[...]")
-    content: Any = text
-    if images:
-        content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
-    system_part = [] if system is None else [{"role": "system", "content": system}]
-    return [*system_part, {"role": "user", "content": content}]
 
 
 def fold(chunks: Iterator[Chunk]) -> Result:

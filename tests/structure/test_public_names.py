@@ -29,6 +29,8 @@ PUBLIC = [
     "TensorError",
     "Timings",
     "Usage",
+    "VideoError",
+    "VideoInfo",
     "View",
     "__version__",
     "load",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from pocketvlm.api import Model
+from pocketvlm.engine.fitting import ways_to_fit
 from pocketvlm.engine.request import Request
 from pocketvlm.engine.service import EngineService
 from pocketvlm.errors import PocketVLMError, PromptError
@@ -192,8 +193,8 @@ class Context:
         if room < 1:
             raise ApiError(
                 400,
-                f"the prompt has {total} tokens but this server's context holds {self.max_model_len}: shorten the "
-                "text, or use fewer images, a smaller max_slice_nums or downsample_mode='16x'",
+                f"the prompt has {total} tokens but this server's context holds {self.max_model_len}: "
+                f"{ways_to_fit(prompt, self.max_model_len - 1)}",
                 param="messages" if question.messages is not None else "prompt",
                 code="context_length_exceeded",
             )
