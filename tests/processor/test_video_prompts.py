@@ -6,8 +6,9 @@ import random
 
 import numpy as np
 import pytest
+from clips import decode_all, drawing, write_clip
 from processor_kit import noise
-from video_kit import decode_all, drawing, reference_video, write_clip
+from video_kit import reference_video
 
 from pocketvlm.errors import InputError, OptionError, VideoError
 from pocketvlm.processor import MediaLimits, pack_pixel_values

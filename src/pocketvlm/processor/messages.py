@@ -14,6 +14,7 @@ ROLES = ("system", "user", "assistant", "tool")
 IMAGE_OPTIONS = ("downsample_mode", "max_slice_nums", "scale_resolution", "slice_mode", "use_image_id")
 MAX_DEPTH = 100
 VIDEO_OPTIONS = ("max_num_frames", "stack_frames", "fps", "start", "end")
+MEDIA_OPTIONS = (*IMAGE_OPTIONS, *VIDEO_OPTIONS)
 _SOURCE_KEYS = ("url", "path", "base64")
 _DETAIL: dict[str, str | None] = {"low": "16x", "high": "4x", "auto": None}
 _A = {"image": "an image", "video": "a video"}

@@ -29,8 +29,8 @@ class VideoOptions:
 
     max_num_frames: most main frames; a longer video is thinned to so many over its whole length. stack_frames: frames
     a second; 1 is the main frame alone, of s > 1 the other s - 1 become one composite picture behind it. fps: main
-    frames a second (None: 1), at most those there are, or the rate of a source that has none of its own. start, end: seconds of the part that
-    is looked at.
+    frames a second (None: 1), at most those there are, or the rate of a source that has none of its own. start, end:
+    seconds of the part that is looked at.
     """
 
     max_num_frames: int = 128

@@ -72,6 +72,10 @@ class Context:
             remote=False,
             max_images=settings.max_images,
             max_visual_tokens=settings.max_visual_tokens,
+            max_videos=settings.max_videos,
+            max_video_frames=settings.max_video_frames,
+            max_video_seconds=settings.max_video_seconds,
+            max_video_pixels=min(settings.max_pixels, MediaLimits().max_video_pixels),
         )
         self._threads = ThreadPoolExecutor(settings.workers, "prepare")
         self._free = asyncio.Semaphore(settings.workers)
