@@ -7,7 +7,6 @@ of any length a few pictures are in memory: those that were just asked for, and 
 from __future__ import annotations
 
 import hashlib
-import math
 import threading
 import time
 from collections.abc import Sequence
@@ -216,30 +215,26 @@ def _choose(
                 "it, or give fps, the rate of these frames, to have some of them chosen"
             )
         return [(number,) for number in range(frames.total)], frames.total, None, None
-    begin = _first_from(frames, options.start or 0.0)
-    end = frames.total if options.end is None else _first_from(frames, options.end)
+    begin = frames.number_at(options.start or 0.0)
+    end = frames.total if options.end is None else frames.number_at(options.end)
     if begin >= end:
         raise VideoError(
             f"{frames.name}: no frame between start={options.start or 0.0:g} and "
             f"end={frames.seconds if options.end is None else options.end:g}: it is {frames.seconds:g} s long"
         )
-    total = end - begin
-    whole = total == frames.total
-    seconds = frames.seconds if whole else total / frames.fps
+    total, fps, seconds = end - begin, frames.fps, frames.seconds
+    if total < frames.total:
+        seconds, span = total / fps, min(options.end or seconds, seconds) - (options.start or 0.0)
+        if span > 0 and not 0.9 < seconds / span < 1.1:  # frames are not equally long: this part has a rate of its own
+            fps, seconds = total / span, span
     if seconds > limits.max_video_seconds:
         raise VideoError(
             f"{frames.name}: {seconds:.0f} s are longer than the limit of {limits.max_video_seconds:g} s: give a "
             "shorter part with start and end, or raise max_video_seconds"
         )
     # Asking for r frames a second is asking for one a second of a clip that runs r times as long; for no frame twice.
-    pace = 1.0 if options.fps is None or frames.paced else min(options.fps, frames.fps)
-    paced = (total, frames.fps / pace, seconds * pace, options.max_num_frames)
+    pace = 1.0 if options.fps is None or frames.paced else min(options.fps, fps)
+    paced = (total, fps / pace, seconds * pace, options.max_num_frames)
     chosen = units(*paced, options.stack_frames)
     shifted = [tuple(begin + number for number in unit) for unit in chosen]
-    return shifted, len(sample(*paced)[0]), frames.fps, seconds
-
-
-def _first_from(frames: Frames, second: float) -> int:
-    """Number of the first frame at or after a time, by the average rate; the total where there is none."""
-    assert frames.fps is not None
-    return min(frames.total, math.ceil(second * frames.fps - 1e-6))
+    return shifted, len(sample(*paced)[0]), fps, seconds

@@ -38,7 +38,8 @@ _BY_DECODING_TIME = ("mov", "avi", "flv")
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What a file holds. times: of all frames, ascending, in the stream's unit; empty where frames can only be counted.
+    """What a file holds. times: of all frames, ascending, in units of `unit` seconds; empty where frames can only be
+    counted.
 
     keys: numbers of the frames that decoding can begin at; key_times: what to seek for each.
     """
@@ -47,6 +48,7 @@ class Index:
     fps: float
     seconds: float
     times: Sequence[int] = ()
+    unit: float = 0.0
     keys: Sequence[int] = ()
     key_times: Sequence[int] = ()
 
@@ -196,6 +198,11 @@ class VideoFile:
             raise VideoError(f"{self.name}: {total} frames without a rate (0 fps): write it again with one")
         rate = Fraction(rate)
         times = sorted(walk.times)
+        if not stream.frames and walk.sound and times[-1] > times[0] and stream.time_base:
+            # Where the number of frames is not written, the rate is a guess: that of most frames, not the average.
+            measured = (total - 1) / ((times[-1] - times[0]) * stream.time_base)
+            if not 0.9 < float(rate / measured) < 1.1:
+                rate = measured
         keys = sorted((bisect.bisect_left(times, time), decoding) for time, decoding in walk.keys)
         sound = walk.sound and len(set(times)) == total and bool(keys) and keys[0][0] == 0
         by_decoding = any(name in container.format.name.split(",") for name in _BY_DECODING_TIME)
@@ -204,6 +211,7 @@ class VideoFile:
             float(rate),
             float(total / rate),
             array("q", times) if sound else (),
+            float(stream.time_base or 0),
             [number for number, _ in keys] if sound else (),
             [decoding if by_decoding else times[number] for number, decoding in keys] if sound else (),
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import io
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -48,11 +50,19 @@ class Frames(Protocol):
     seconds: float | None
     paced: bool
 
+    def number_at(self, second: float) -> int:
+        """Number of the first frame at or after a time; `total` where there is none. Needs fps."""
+
     def digest(self, numbers: Sequence[int]) -> bytes:
         """Bytes that are equal only for equal frames at these numbers."""
 
     def decoder(self, wanted: Sequence[int]) -> Decoder:
         """Something that gives the frames with the numbers `wanted`, and no others."""
+
+
+def _by_rate(frames: Frames, second: float) -> int:
+    """Number of the first frame at or after a time, all frames being equally long."""
+    return min(frames.total, math.ceil(second * (frames.fps or 0.0) - 1e-6))
 
 
 def rated(source: str) -> tuple[str, float | None]:
@@ -147,6 +157,12 @@ class _File:
         self.seconds: float | None = index.seconds
         self._digest = _file_digest(file)
 
+    def number_at(self, second: float) -> int:
+        times = self.index.times
+        if not times:
+            return _by_rate(self, second)
+        return bisect.bisect_left(times, times[0] + math.ceil(second / self.index.unit - 1e-6))
+
     def digest(self, numbers: Sequence[int]) -> bytes:
         return self._digest
 
@@ -182,6 +198,9 @@ class _Animation:
             return PIL.Image.open(self.file.bytes(), formats=("WEBP",))
         except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, ...
             raise VideoError(f"{self.name}: damaged or incomplete WebP file: {error}") from error
+
+    def number_at(self, second: float) -> int:
+        return _by_rate(self, second)
 
     def digest(self, numbers: Sequence[int]) -> bytes:
         return self._digest
@@ -257,6 +276,9 @@ class _Images:
         self.total, self.fps = len(images), fps
         self.seconds = None if fps is None else self.total / fps
         self._size: tuple[int, int] | None = None
+
+    def number_at(self, second: float) -> int:
+        return _by_rate(self, second)
 
     def digest(self, numbers: Sequence[int]) -> bytes:
         digest = hashlib.sha256()
