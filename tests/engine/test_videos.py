@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from engine_kit import Run, alone, ask, check_idle, engine_of, network, pictured, text
-from oracle import Oracle
+from oracle import Oracle, make_prompt
 
 from pocketvlm.engine.fitting import ways_to_fit
 from pocketvlm.errors import PromptError, VideoError
@@ -88,8 +88,8 @@ def test_without_checkpoints_features_are_found_by_name(oracle: Oracle, model: M
 
 
 def test_equal_frames_are_encoded_once(oracle: Oracle, model: MiniCPMV) -> None:
-    prompt = pictured(oracle, 1, views=3)
-    still = replace(prompt.views[0])
+    prompt = make_prompt(oracle.config, [(8, 8)] * 3, seed=1)
+    still = prompt.views[0]
     same = replace(prompt, views=tuple(replace(still, start=view.start) for view in prompt.views))
     pending, slow = filmed(same)
     slow.let()
