@@ -262,12 +262,13 @@ class Model:
         *,
         videos: Media = (),
         system: str | None = None,
+        progress: Progress | None = None,
         **params: Any,
     ) -> Iterator[Chunk]:
         """The answer in chunks as they come: to a text with images and videos, to messages, or to a Prompt.
 
         Arguments are checked at once; the work runs as the iterator is read. Closing it ends the request. The last
-        chunk has finish_reason, usage and timings.
+        chunk has finish_reason, usage and timings. progress("watch", pictures, of all) is called on another thread.
         """
         began = time.perf_counter()
         sampling, options, normalize = self._split(params)
@@ -276,11 +277,11 @@ class Model:
                 raise OptionError("a Prompt is already processed: give media, system and processor options to it")
             prompt = request
         elif isinstance(request, str):
-            prompt = self.processor(as_messages(request, images, system, videos), **options)
+            prompt = self.processor(as_messages(request, images, system, videos), progress=progress, **options)
         else:
             if images or videos or system:
                 raise OptionError("with messages, put images, videos and the system prompt into the messages")
-            prompt = self.processor(request, **options)
+            prompt = self.processor(request, progress=progress, **options)
         prepared = Request(prompt, sampling, self.checkpoint.eos_token_ids)
         self._engine.check(prepared)
         return self._chunks(prepared, normalize, began)

@@ -175,7 +175,13 @@ def run(
         )
         activity.say(f"reading the prompt{_count(images, 'image')}{_count(videos, 'video')}")
         chunks = loaded.stream(
-            question, images, videos=videos, system=system, normalize_newlines=normalize_newlines, **params
+            question,
+            images,
+            videos=videos,
+            system=system,
+            progress=lambda _, done, total: activity.say("watching the video", done, total),
+            normalize_newlines=normalize_newlines,
+            **params,
         )
         show(chunks, name, output, quiet, activity)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +27,8 @@ from pocketvlm.types import MediaSeconds, PendingView, VideoInfo, View
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# Stage ("watch"), pictures made, and how many there are.
+Progress = Callable[[str, int, int], None]
 # Pictures that are made before they are asked for.
 AHEAD = 4
 
@@ -54,6 +56,7 @@ class Clip:
         """Chooses the frames and decodes the first of them. Raises VideoError or OptionError."""
         self.frames, self.options, self._config = frames, options, config
         self.seconds = MediaSeconds()
+        self.progress: Progress | None = None
         chosen, self.main_frames, self.fps, self.duration = _choose(frames, options, limits)
         self._decoders: dict[bool, Decoder] = {}
         self._wanted = {
@@ -140,6 +143,8 @@ class Clip:
         views = prepare_image(image, self.options.image, self._config)
         self.seconds.decode += decoded - began
         self.seconds.resize += time.perf_counter() - decoded
+        if self.progress is not None:
+            self.progress("watch", number + 1, len(self.units))
         if number == len(self.units) - 1:
             self._close()
         return views

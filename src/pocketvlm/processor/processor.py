@@ -12,7 +12,7 @@ import numpy as np
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import CheckpointError, OptionError, PromptError
 from pocketvlm.processor.chat import ChatTemplate, protect_messages
-from pocketvlm.processor.clip import Clip
+from pocketvlm.processor.clip import Clip, Progress
 from pocketvlm.processor.guard import Guard, Piece, strings_in
 from pocketvlm.processor.image import Patches
 from pocketvlm.processor.limits import MediaLimits
@@ -95,13 +95,15 @@ class Processor:
         start: float | None = None,
         end: float | None = None,
         limits: MediaLimits | None = None,
+        progress: Progress | None = None,
     ) -> Prompt:
         """Token ids and views of a conversation (messages.read_messages says what may be in it).
 
         None leaves an option to the checkpoint, or to the template for enable_thinking; a part's own options win over
         these. Videos have max_slice_nums 1 and no image id unless asked otherwise, and options of their own from
         max_num_frames on (sampling.VideoOptions). continue_final_message leaves the last message open, so that the
-        answer goes on in it. Raises PromptError, ImageError, VideoError or OptionError.
+        answer goes on in it. progress("watch", done, total) is called for each picture of a video that was made, on
+        another thread. Raises PromptError, ImageError, VideoError or OptionError.
         """
         started = time.perf_counter()
         request = {
@@ -128,6 +130,8 @@ class Processor:
         pieces = self._render(conversation, tools, variables, add_generation_prompt, continue_final_message)
         self._check_placeholders(pieces, conversation)
         images, videos = media.read(conversation)
+        for clip in videos:
+            clip.progress = progress
         return self._assemble(pieces, images, videos, media, started)
 
     def _render(
