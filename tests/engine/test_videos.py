@@ -120,6 +120,32 @@ def test_others_go_on_while_frames_are_decoded(oracle: Oracle, model: MiniCPMV) 
     check_idle(run.engine)
 
 
+def test_two_answers_about_one_clip_do_not_hinder_each_other(oracle: Oracle, model: MiniCPMV) -> None:
+    """Nothing is kept, so both need every view; the clip has only the one that was asked for last."""
+
+    class Narrow(Slow):
+        at = -1
+
+        def ready(self, number: int, patience: float = 0.0) -> bool:
+            was, self.at = self.at, number
+            return was == number  # it takes one more look until it is there
+
+    plain = pictured(oracle, 1, views=3)
+    pending, _ = filmed(plain)
+    slow = Narrow(tuple(view for view in plain.views if isinstance(view, View)))
+    slow.let()
+    prompt = replace(pending, views=tuple(replace(view, source=slow) for view in pending.views))
+    run = Run(engine_of(model, 8000, prefix_cache=0, vision_cache=0))
+    numbers = []
+    for seed in range(3):  # each begins when the one before has its first view
+        numbers.append(run.add(ask(prompt, seed=seed)))
+        while len(slow.loaded) <= seed:
+            run.step()
+    run.finish(400)
+    for seed, number in enumerate(numbers):
+        assert run.tokens(number) == alone(model, ask(plain, seed=seed))[0]
+
+
 def test_a_clip_that_breaks_ends_its_request_alone(oracle: Oracle, model: MiniCPMV) -> None:
     pending, slow = filmed(pictured(oracle, 1, views=3), broken=1)
     slow.let()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import random
 import struct
+import threading
+import weakref
 from pathlib import Path
 
 import av
@@ -311,3 +314,26 @@ def test_few_pictures_are_in_memory_and_any_order_is_right(tmp_path):
     assert not fresh.ready(7)
     assert fresh.ready(7, 20.0)
     assert fresh.load(7, 0).digest == wanted[7]
+
+
+def test_nothing_is_made_for_a_clip_that_is_gone(tmp_path):
+    clip_bytes(tmp_path, frames=60)
+    clip = clip_of(str(tmp_path / "a.mp4"), fps=10)
+    began, go_on, made = threading.Event(), threading.Event(), []
+
+    def hold(stage, number, of_all):
+        made.append(number)
+        began.set()
+        go_on.wait(20)
+
+    clip.progress = hold
+    clip.ready(0)
+    futures = list(clip._made.values())
+    assert began.wait(20)
+    gone = weakref.ref(clip)
+    del clip
+    go_on.set()
+    assert [type(future.exception()) for future in futures] == [type(None)] + [VideoError] * AHEAD
+    assert made == [1]
+    gc.collect()
+    assert gone() is None

@@ -10,7 +10,7 @@ from typing import Protocol
 from pocketvlm.engine.memory import Memory
 from pocketvlm.engine.prefix import LEAST_GAP, PrefixCache
 from pocketvlm.engine.request import Drawn, Plan, Sequence, TokenEvent, Work
-from pocketvlm.types import FinishReason, PendingView
+from pocketvlm.types import FinishReason, PendingView, Pictures
 
 # As quick as 512 for the prompt itself, and other streams wait half as long (docs/log.md).
 DEFAULT_PREFILL_CHUNK = 256
@@ -73,6 +73,7 @@ class Scheduler:
         """
         found: list[tuple[Sequence, int]] = []
         names: set[tuple[str, str]] = set()
+        readers: dict[Pictures, Sequence] = {}
         for sequence in self.running:
             if not sequence.reading:
                 continue
@@ -81,7 +82,11 @@ class Scheduler:
                 name = (view.digest, view.downsample_mode)
                 if view.digest and name in names:
                     continue
-                if isinstance(view, PendingView) and not view.ready(0.0 if found else patience):
+                # A clip keeps few pictures around the one asked for: the first in order is its reader.
+                if isinstance(view, PendingView) and (
+                    readers.setdefault(view.source, sequence) is not sequence
+                    or not view.ready(0.0 if found else patience)
+                ):
                     patience = 0.0
                     break
                 patches -= view.rows * view.cols

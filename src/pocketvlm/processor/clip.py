@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
@@ -131,7 +132,7 @@ class Clip:
                 self._made.pop(other).cancel()
             for other in range(number, min(number + AHEAD + 1, len(self.units))):
                 if other not in self._made:
-                    self._made[other] = self._threads.submit(self._make, other)
+                    self._made[other] = self._threads.submit(_make, weakref.ref(self), other)
             return self._made[number]
 
     def _make(self, number: int) -> tuple[Patches, ...]:
@@ -187,6 +188,14 @@ class Clip:
             row, col = divmod(index, grid[1])
             canvas.paste(image, (col * (self.width + GAP), row * (self.height + GAP)))
         return canvas
+
+
+def _make(clip: weakref.ref[Clip], number: int) -> tuple[Patches, ...]:
+    """A picture of a clip that somebody still wants: what waits in the queue does not keep it."""
+    found = clip()
+    if found is None:
+        raise VideoError("nobody waits for this video any more")
+    return found._make(number)
 
 
 def open_clip(
