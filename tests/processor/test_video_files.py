@@ -104,6 +104,7 @@ def test_seeking_reads_less_and_skips_what_nobody_needs(tmp_path):
     assert decoded([3, 235], []) < 40
     whole = decoded(range(0, 240, 12), [])
     assert decoded(range(0, 240, 12), range(0, 240, 12)) < whole
+    assert decoded([100] * 20, []) < 30
 
 
 def test_a_variable_rate_counts_frames_as_the_reference_does(tmp_path):
@@ -285,6 +286,13 @@ def test_odd_inputs_that_are_fine(tmp_path):
     assert [unit.frames for unit in part.units] == [(0,), (1,), (2,)]
     with pytest.raises(OptionError, match="fps=0 is not supported"):
         clip_of(clip_bytes(tmp_path), fps=0)
+
+
+def test_more_frames_than_any_clip_has(tmp_path, monkeypatch):
+    monkeypatch.setattr("pocketvlm.processor.container.MOST_FPS", 2)
+    data = clip_bytes(tmp_path)
+    with pytest.raises(VideoError, match="more than 8 frames: cut the file or raise max_video_seconds"):
+        open_frames(data, MediaLimits(max_video_seconds=4))
 
 
 def test_a_file_that_changes_is_not_mixed_with_what_it_was(tmp_path):

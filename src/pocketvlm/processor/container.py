@@ -139,42 +139,34 @@ class VideoFile:
             stated = _stated_seconds(container, stream)
             if part is None:
                 self._check_seconds(stated)
-            walk = _Walk()
+            walk, seen, broken = _Walk(), 0.0, ""
             most = int(max(self.limits.max_video_seconds, stated if part is not None else 0.0) * MOST_FPS)
             try:
                 for packet in container.demux(stream):
                     walk.add(packet, stream.codec_context.name)
                     if walk.packets > most:
-                        raise VideoError(
-                            f"{self.name}: more than {most} frames: cut the file or raise max_video_seconds"
-                        )
+                        break
+                seen = walk.span * float(stream.time_base or 0)
+                if walk.sound and seen < 0.95 * stated - 1.0:
+                    seen = _length(container)  # video that ends before the sound is whole
             except (av.FFmpegError, ValueError, OSError) as error:
-                walk.broken = _reason(error)
-            if walk.packets < stream.frames or walk.broken:
+                broken = f" ({_reason(error)})"
+            if walk.packets > most:
+                raise VideoError(f"{self.name}: more than {most} frames: cut the file or raise max_video_seconds")
+            # Other formats than this count frames that were left out too.
+            least = stream.frames if _is(container, "mov") else 0.9 * stream.frames
+            if broken or walk.packets < least:
                 end = f" of {stream.frames}" if stream.frames else ""
-                raise VideoError(
-                    f"{self.name}: the file ends after frame {walk.packets}{end} or is damaged there"
-                    f"{f' ({walk.broken})' if walk.broken else ''}: get a whole copy"
-                )
+                raise self._cut_off(f"frame {walk.packets}{end}", broken)
             found = self._finish(walk, container, stream)
-            self._check_end(walk, container, stream)
+            if walk.sound and seen < 0.95 * stated - 1.0:
+                raise self._cut_off(f"{seen:.1f} s of {stated:.1f} s", "")
         if part is None:
             self._check_seconds(found.seconds)
         return found
 
-    def _check_end(self, walk: _Walk, container: Any, stream: Any) -> None:
-        """Refuse a file that says it is longer than it is. Video that ends before the sound is none such."""
-        stated, unit = _stated_seconds(container, stream), stream.time_base
-        if not walk.sound or not unit or float((max(walk.times) - min(walk.times)) * unit) > 0.95 * stated - 1.0:
-            return
-        container.seek(0)
-        last = max((float(p.pts * p.time_base) for p in container.demux() if p.pts is not None), default=0.0)
-        first = (container.start_time or 0) / 1e6
-        if last - first < 0.95 * stated - 1.0:
-            raise VideoError(
-                f"{self.name}: the file ends after {last - first:.1f} s of {stated:.1f} s or is damaged there: get a "
-                "whole copy"
-            )
+    def _cut_off(self, where: str, why: str) -> VideoError:
+        return VideoError(f"{self.name}: the file ends after {where} or is damaged there{why}: get a whole copy")
 
     def _check_seconds(self, seconds: float) -> None:
         most = self.limits.max_video_seconds
@@ -205,7 +197,7 @@ class VideoFile:
                 rate = measured
         keys = sorted((bisect.bisect_left(times, time), decoding) for time, decoding in walk.keys)
         sound = walk.sound and len(set(times)) == total and bool(keys) and keys[0][0] == 0
-        by_decoding = any(name in container.format.name.split(",") for name in _BY_DECODING_TIME)
+        by_decoding = _is(container, *_BY_DECODING_TIME)
         return Index(
             total,
             float(rate),
@@ -225,7 +217,11 @@ class _Walk:
     times: list[int] = field(default_factory=list)
     keys: list[tuple[int, int]] = field(default_factory=list)
     sound: bool = True
-    broken: str = ""
+
+    @property
+    def span(self) -> int:
+        """From the first frame to the last, in the stream's unit."""
+        return max(self.times) - min(self.times) if self.times else 0
 
     def add(self, packet: Any, codec: str) -> None:
         if not packet.size:
@@ -255,9 +251,15 @@ class Reader:
         self._frames: Iterator[Any] = iter(())
         self._at = 0  # number of the next frame; only a bound after a jump
         self._size: tuple[int, int] | None = None
+        self._last: tuple[int, Image] | None = None  # clips of few frames a second ask for one several times
 
     def read(self, number: int) -> Image:
         """The frame of this number, upright, as RGB. Raises VideoError where it cannot be decoded."""
+        if self._last is None or self._last[0] != number:
+            self._last = number, self._upright(self._decoded(number), number)
+        return self._last[1]
+
+    def _decoded(self, number: int) -> Any:
         frame = self._find(number, self._seeks)
         if frame is None and self._seeks:
             # A key frame that is none, or times that do not agree: only counting from the beginning is sure.
@@ -268,7 +270,7 @@ class Reader:
             raise VideoError(
                 f"{self.file.name}: frame {number} of {self.index.total} cannot be decoded: the file is damaged"
             )
-        return self._upright(frame, number)
+        return frame
 
     def close(self) -> None:
         """Close the file."""
@@ -355,6 +357,19 @@ def _stated_seconds(container: Any, stream: Any) -> float:
     if stream.duration and stream.time_base:
         return max(0.0, float(stream.duration * stream.time_base))
     return max(0.0, container.duration / 1e6) if container.duration else 0.0
+
+
+def _length(container: Any) -> float:
+    """Seconds until the last packet of any stream."""
+    container.seek(0)
+    last = max(
+        (float(packet.pts * packet.time_base) for packet in container.demux() if packet.pts is not None), default=0.0
+    )
+    return last - (container.start_time or 0) / 1e6
+
+
+def _is(container: Any, *names: str) -> bool:
+    return any(name in container.format.name.split(",") for name in names)
 
 
 def _reason(error: BaseException) -> str:
