@@ -74,6 +74,7 @@ def tokens(
     from pocketvlm.checkpoint.huggingface import read_checkpoint
     from pocketvlm.cli.terminal import Activity
     from pocketvlm.engine.fitting import ways_to_fit
+    from pocketvlm.processor.messages import as_messages
 
     chosen = options.processor_options(processor_kwargs, api.PROCESSOR_OPTIONS, picked)
     with Activity(quiet) as activity:
@@ -82,7 +83,7 @@ def tokens(
         checkpoint = read_checkpoint(path, weights=False)
         processor = api.processor_for(checkpoint)
         activity.say(f"reading {len(images)} images and {len(videos)} videos")
-        processed = processor(api.as_messages(text, images, system, videos), **chosen)
+        processed = processor(as_messages(text, images, system, videos), **chosen)
     report = count(model, [*(image or []), *(f"video:{name}" for name in videos)], processed, processor, chosen)
     report["context"] = context = checkpoint.model.text.max_position_embeddings
     if len(processed.ids) >= context:
@@ -122,7 +123,7 @@ def count(
     videos = []
     for index, video in enumerate(prompt.videos):
         tag = 2 + len(str(index)) if watched.use_image_id else 0
-        modes = {}
+        modes: dict[str, Any] = {}
         for mode in MODES:
             options = replace(watched, downsample_mode=mode)
             pictured = plan_pictures(video.width, video.height, video.pictures, options)
@@ -131,7 +132,8 @@ def count(
                 "tokens": sum(picture.tokens for picture in pictured) + tag,
             }
         videos.append(modes)
-    text_tokens = len(prompt.ids) - sum(media.tokens for media in (*prompt.images, *prompt.videos))
+    text_tokens = len(prompt.ids) - sum(image.tokens for image in prompt.images)
+    text_tokens -= sum(video.tokens for video in prompt.videos)
     stills = [name for name in names if name[:6].lower() != "video:"]
     clips = [name[6:] for name in names if name[:6].lower() == "video:"]
     return {

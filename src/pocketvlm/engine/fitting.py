@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pocketvlm.types import Prompt
+from pocketvlm.types import ImageInfo, Prompt, VideoInfo
 
 
 def ways_to_fit(prompt: Prompt, limit: int) -> str:
@@ -19,7 +19,7 @@ def ways_to_fit(prompt: Prompt, limit: int) -> str:
             ways.append(f"max_num_frames={frames}")
         if len(video.pictures) > video.main_frames:
             ways.append("stack_frames=1")
-    media = [*prompt.videos, *prompt.images]
+    media: list[ImageInfo | VideoInfo] = [*prompt.videos, *prompt.images]
     if any(info.grid for info in media):
         ways.append("a smaller max_slice_nums")
     if any(info.downsample_mode == "4x" for info in media):
