@@ -345,3 +345,18 @@ def test_nothing_is_made_for_a_clip_that_is_gone(tmp_path):
     assert made == [1]
     gc.collect()
     assert gone() is None
+
+
+def test_both_decoders_of_a_long_clip_go_forward_only(tmp_path):
+    clip_bytes(tmp_path, frames=200)
+    clip = clip_of(str(tmp_path / "a.mp4"), max_num_frames=5, stack_frames=3)
+    asked = {}
+    for unit, lane in zip(clip.units, clip._lanes, strict=True):
+        asked.setdefault(lane, []).extend(unit.frames)
+    assert sorted(asked) == [0, 1]
+    assert all(numbers == sorted(numbers) for numbers in asked.values())
+    every = decode_all(tmp_path / "a.mp4")
+    alone = clip_of([Image.fromarray(frame) for frame in every], max_num_frames=200)
+    for number, unit in enumerate(clip.units):
+        if len(unit.frames) == 1:
+            assert clip.load(number, 0).digest == alone.load(unit.frames[0], 0).digest

@@ -59,16 +59,11 @@ class Clip:
         self.seconds = MediaSeconds()
         self.progress: Progress | None = None
         chosen, self.main_frames, self.fps, self.duration = _choose(frames, options, limits)
-        self._decoders: dict[bool, Decoder] = {}
-        self._wanted = {
-            alone: sorted({number for unit in chosen if (len(unit) == 1) is alone for number in unit})
-            for alone in (True, False)
-        }
-        # Of a long clip single frames and composites lie far apart: each have a decoder then.
-        flat = [number for unit in chosen for number in unit]
-        self._together = flat == sorted(flat)
+        self._decoders: dict[int, Decoder] = {}
+        self._lanes = _lanes(chosen)
         self._first: tuple[int, Image] | None = None
-        first = self._read(chosen[0][0], True)
+        self._chosen = chosen
+        first = self._read(chosen[0][0], 0)
         self._first = (chosen[0][0], first)
         self.width, self.height = first.size
         self.units = tuple(self._unit(unit) for unit in chosen)
@@ -137,7 +132,7 @@ class Clip:
 
     def _make(self, number: int) -> tuple[Patches, ...]:
         began, unit = time.perf_counter(), self.units[number]
-        image = self._compose([self._read(index, len(unit.frames) == 1) for index in unit.frames])
+        image = self._compose([self._read(index, self._lanes[number]) for index in unit.frames])
         if number:
             self._first = None
         decoded = time.perf_counter()
@@ -150,14 +145,13 @@ class Clip:
             self._close()
         return views
 
-    def _read(self, number: int, alone: bool) -> Image:
+    def _read(self, number: int, lane: int) -> Image:
         if self._first is not None and self._first[0] == number:
             return self._first[1]
-        alone = alone or self._together
-        if alone not in self._decoders:
-            wanted = self._wanted[True] + self._wanted[False] if self._together else self._wanted[alone]
-            self._decoders[alone] = self.frames.decoder(wanted)
-        return self._decoders[alone].read(number)
+        if lane not in self._decoders:
+            units = zip(self._chosen, self._lanes, strict=True)
+            self._decoders[lane] = self.frames.decoder(sorted({n for unit, its in units if its == lane for n in unit}))
+        return self._decoders[lane].read(number)
 
     def _close(self) -> None:
         for decoder in self._decoders.values():
@@ -188,6 +182,19 @@ class Clip:
             row, col = divmod(index, grid[1])
             canvas.paste(image, (col * (self.width + GAP), row * (self.height + GAP)))
         return canvas
+
+
+def _lanes(chosen: list[tuple[int, ...]]) -> list[int]:
+    """For each picture which of two decoders reads it, so that both go forward only.
+
+    Main frames of a long clip are spread over all of it, composites lie in its first minutes.
+    """
+    lanes, at = [], [-1, -1]
+    for unit in chosen:
+        lane = 0 if unit[0] >= at[0] else 1
+        at[lane] = unit[-1]
+        lanes.append(lane)
+    return lanes
 
 
 def _make(clip: weakref.ref[Clip], number: int) -> tuple[Patches, ...]:
