@@ -347,6 +347,19 @@ def test_nothing_is_made_for_a_clip_that_is_gone(tmp_path):
     assert gone() is None
 
 
+def test_a_picture_is_made_once_however_many_are_asked_for_before(tmp_path):
+    clip_bytes(tmp_path, frames=60)
+    clip, made = clip_of(str(tmp_path / "a.mp4"), fps=10), []
+    clip.progress = lambda stage, number, of_all: made.append(number)
+    for start in range(0, 60, 12):
+        for number in range(start, start + 12):
+            clip.ready(number, 20.0)
+        for number in range(start, start + 12):
+            clip.load(number, 0)
+    assert made == list(range(1, 61))
+    assert len(clip._made) <= AHEAD + 1
+
+
 def test_both_decoders_of_a_long_clip_go_forward_only(tmp_path):
     clip_bytes(tmp_path, frames=200)
     clip = clip_of(str(tmp_path / "a.mp4"), max_num_frames=5, stack_frames=3)

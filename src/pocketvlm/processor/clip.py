@@ -110,25 +110,35 @@ class Clip:
         return sum(view_tokens(size, self.options.image) for unit in self.units for size in unit.sizes)
 
     def ready(self, number: int, patience: float = 0.0) -> bool:
-        """Whether `load` would not wait, after at most so many seconds. Begins to make the picture."""
-        future = self._begin(number)
+        """Whether `load` would not wait, after at most so many seconds. Begins to make the picture.
+
+        Several may be asked for one after the other before the first of them is loaded.
+        """
+        with self._lock:
+            future = self._begin(number)
         return bool(wait_for([future], patience).done)
 
     def load(self, number: int, part: int) -> View:
-        """View `part` of a picture. Raises VideoError."""
-        return self._begin(number).result()[part].at(0)
+        """View `part` of a picture. Raises VideoError. Pictures before it are forgotten."""
+        with self._lock:
+            future = self._begin(number)
+            self._forget([other for other in self._made if other < number])
+        return future.result()[part].at(0)
 
     def _begin(self, number: int) -> Future[tuple[Patches, ...]]:
-        """The picture in the making; those before it are forgotten, and some behind it begun."""
-        with self._lock:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(1, "frames")
-            for other in [other for other in self._made if not number <= other <= number + AHEAD]:
-                self._made.pop(other).cancel()
-            for other in range(number, min(number + AHEAD + 1, len(self.units))):
-                if other not in self._made:
-                    self._made[other] = self._threads.submit(_make, weakref.ref(self), other)
-            return self._made[number]
+        """The picture in the making, and some behind it; after a jump the others are forgotten."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(1, "frames")
+        if self._made and not min(self._made) <= number <= max(self._made) + 1:
+            self._forget(list(self._made))
+        for other in range(number, min(number + AHEAD + 1, len(self.units))):
+            if other not in self._made:
+                self._made[other] = self._threads.submit(_make, weakref.ref(self), other)
+        return self._made[number]
+
+    def _forget(self, numbers: list[int]) -> None:
+        for number in numbers:
+            self._made.pop(number).cancel()
 
     def _make(self, number: int) -> tuple[Patches, ...]:
         began, unit = time.perf_counter(), self.units[number]
