@@ -48,6 +48,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3, help="counted turns of each row (default 3)")
     parser.add_argument("--only", default="", help="rows whose name begins with this; stored results are left alone")
+    parser.add_argument("--update", action="store_true", help="with --only: put these rows among the stored ones")
     parser.add_argument("--quick", action="store_true", help="nano, one short turn, no peers; stored results are left")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--gguf", type=Path, default=ROOT / "build" / "peers", help="where files of gigabytes are kept")
@@ -62,6 +63,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=int, default=128, help="tokens of an answer (default 128)")
     parser.add_argument("--render", action="store_true", help="measure nothing: page and picture out of stored results")
     options = parser.parse_args()
+    if options.update and (options.quick or not options.only):
+        parser.error("--update goes with --only, and not with --quick")
     if not any(name.startswith(options.only) for name in ROWS):
         parser.error(f"--only {options.only}: rows are {', '.join(ROWS)}")
     return options
@@ -72,6 +75,7 @@ class Serving:
 
     def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
         self.options, self.scratch = options, scratch
+        self.stored = stored() if options.update else None
         self.began = time.perf_counter()
         self.missing: list[str] = []
         self.rows: dict[str, Figures] = {}
@@ -155,6 +159,8 @@ class Serving:
             16 if options.quick else options.output,
             5 if options.quick else 40,
         )
+        if self.stored is not None:
+            self.rows = dict(self.stored[1])
         for name, row in ROWS.items():
             if name.startswith(options.only):
                 self.rows[name] = row(bench)
@@ -164,12 +170,13 @@ class Serving:
 
     def record(self) -> dict[str, Any]:
         """What is stored beside the rows."""
-        runs = 1 if self.options.quick else self.options.runs
-        return {"machine": self.machine, "runs": runs, "missing": self.missing}
+        if self.stored is not None:  # of the run that most rows are of
+            return self.stored[0]
+        return {"machine": self.machine, "missing": self.missing}
 
     def whole(self) -> bool:
-        """Whether this run's results replace those that are stored."""
-        return not (self.options.only or self.options.quick)
+        """Whether this run's results replace those that are stored, or some of them."""
+        return self.options.update or not (self.options.only or self.options.quick)
 
     def keep(self) -> None:
         """Store what was found so far."""
@@ -182,6 +189,12 @@ class Serving:
         """End all servers."""
         for server in self.servers:
             server.stop()
+
+
+def stored() -> tuple[dict[str, Any], dict[str, Figures]]:
+    """What was measured last: the run, and its rows."""
+    record = json.loads((RESULTS / "serving.json").read_text())
+    return record, {name: Figures(**row) for name, row in record.pop("rows").items()}
 
 
 def render(record: dict[str, Any], rows: dict[str, Figures]) -> None:
@@ -201,8 +214,7 @@ def main() -> None:
     # For gguf and matplotlib; behind what is installed, which has its own NumPy.
     sys.path += [str(path) for path in options.llama_packages]
     if options.render:
-        record = json.loads((RESULTS / "serving.json").read_text())
-        render(record, {name: Figures(**row) for name, row in record.pop("rows").items()})
+        render(*stored())
         return
     with tempfile.TemporaryDirectory() as scratch:
         serving = Serving(options, Path(scratch))

@@ -18,8 +18,7 @@ from pocketvlm.bench.load.reading import Outcome, events, read
 from pocketvlm.bench.load.run import Sent, send_all
 from service.servers import ROUTE, Server
 
-QUESTION = "what is in this picture and where is it"
-ANSWER = "there is a red box next to a blue one and both of them lie on a green floor"
+QUESTION, ANSWER = 12, 24  # tokens
 
 
 class FailedError(Exception):
@@ -69,16 +68,25 @@ async def first_token(server: Server, body: dict[str, Any]) -> tuple[float, dict
 
 async def image_question(server: Server, side: int) -> dict[str, Any]:
     """A request about an image that nobody has seen."""
-    return server.prompts.body(QUESTION, 1, [server.prompts.picture(side, side)])
+    return server.prompts.body(text(server, QUESTION), 1, [server.prompts.picture(side, side)])
 
 
-async def turns(server: Server, side: int) -> tuple[float, float]:
-    """Seconds to the first token of a question about a new image, and of the next about the same."""
+def text(server: Server, tokens: int) -> str:
+    """Words that are so many tokens for this server: vocabularies differ."""
+    return server.prompts.words(server.cost.words(tokens))
+
+
+async def turns(server: Server, side: int) -> tuple[float, float, dict[str, Any]]:
+    """Seconds to the first token of a question about a new image, and of the next about the same.
+
+    Behind them where the second's time went, where the server says so.
+    """
     body = await image_question(server, side)
     first, _ = await first_token(server, body)
-    more = [{"role": "assistant", "content": ANSWER}, {"role": "user", "content": "and what is behind it"}]
-    second, _ = await first_token(server, {**body, "messages": [*body["messages"], *more]})
-    return first, second
+    answer = {"role": "assistant", "content": text(server, ANSWER)}
+    more = [answer, {"role": "user", "content": text(server, QUESTION)}]
+    second, timings = await first_token(server, {**body, "messages": [*body["messages"], *more]})
+    return first, second, timings
 
 
 @asynccontextmanager
@@ -89,7 +97,7 @@ async def images_in_flight(server: Server, count: int, side: int, answer: int) -
 
     async def ask_on() -> None:
         while True:
-            body = server.prompts.body(QUESTION, answer, [server.prompts.picture(side, side)])
+            body = {**await image_question(server, side), "max_tokens": answer}
             ended.append(read(await client.ask(server.request(body, client))))
 
     tasks = [asyncio.create_task(ask_on()) for _ in range(count)]

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from pocketvlm.bench.load.prompts import Sizes
+from pocketvlm.engine.scheduler import DEFAULT_PREFILL_CHUNK
 from service import asking
 from service.asking import FailedError, percentile
 from service.bare import Bare
@@ -100,7 +101,9 @@ def text_beside_images(bench: Bench) -> Figures:
         return found
 
     async def alone() -> tuple[float, float]:
-        _, text = await asking.first_token(server, server.prompts.asked(Sizes(600, 1), server.cost).body)
+        _, text = await asking.first_token(
+            server, server.prompts.asked(Sizes(DEFAULT_PREFILL_CHUNK - 16, 1), server.cost).body
+        )
         _, image = await asking.first_token(server, await asking.image_question(server, SIDE))
         short = await asking.short_texts(server, 5, INPUT)
         figures.add("idle, median", statistics.median(short) * 1e3)
@@ -126,7 +129,7 @@ def second_turn(bench: Bench) -> Figures:
             if server.output < bench.ours.output:
                 continue  # without a prefix cache there is nothing to see
             try:
-                first, second = bench.alone(server, lambda s=server: asking.turns(s, SIDE))
+                first, second, timings = bench.alone(server, lambda s=server: asking.turns(s, SIDE))
             except FailedError as error:
                 if server is bench.ours:
                     raise
@@ -137,6 +140,8 @@ def second_turn(bench: Bench) -> Figures:
                 figures.add(f"{server.name}, first turn", first * 1e3)
                 figures.add(f"{server.name}, second turn", second * 1e3)
                 figures.add(f"{server.name}, second over first, %", 100 * second / first)
+                for stage in ("media", "preprocess", "vision", "prefill") if server is bench.ours else ():
+                    figures.add(f"of the second: {stage}", timings[stage] * 1e3)
     return figures
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pocketvlm.errors import OptionError, PocketVLMError
@@ -37,6 +37,59 @@ class View:
     tokens: int
     digest: str
 
+    def load(self) -> View:
+        """The view itself: its patches are here."""
+        return self
+
+
+class Pictures(Protocol):
+    """Makes the views of a clip when they are due. See `pocketvlm.processor.clip.Clip`."""
+
+    def ready(self, number: int, patience: float = 0.0) -> bool:
+        """Whether `load` would not wait, after at most so many seconds. Begins to make the picture."""
+
+    def load(self, number: int, part: int) -> View:
+        """View `part` of picture `number`, with start 0. Raises VideoError."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PendingView:
+    """A view whose patches are not made yet: part of a picture of a clip. Other fields as in `View`.
+
+    digest: over what the pixels are made of, not over the pixels: equal digests mean equal views, equal views may have
+        unequal ones.
+    """
+
+    source: Pictures
+    number: int
+    part: int
+    rows: int
+    cols: int
+    downsample_mode: DownsampleMode
+    start: int
+    tokens: int
+    digest: str
+
+    def ready(self, patience: float = 0.0) -> bool:
+        """Whether `load` would not wait, after so many seconds at most. Asking is what begins the work."""
+        return self.source.ready(self.number, patience)
+
+    def at(self, start: int) -> PendingView:
+        """The same view with its first placeholder at index `start` of the prompt."""
+        return replace(self, start=start)
+
+    def load(self) -> View:
+        """The view with its patches, and a digest over its pixels. Waits; raises VideoError where decoding fails."""
+        return replace(self.source.load(self.number, self.part), start=self.start)
+
+
+@dataclass(slots=True)
+class MediaSeconds:
+    """Seconds spent on the frames of a clip so far, on a thread beside vision."""
+
+    decode: float = 0.0
+    resize: float = 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
@@ -52,28 +105,61 @@ class ImageInfo:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What became of one video: sizes in pixels (width, height), token counts, and the frames that are looked at.
+
+    frames: of the whole video. fps, seconds: rate, and length of the part that was asked for; None for frames without a
+        rate. pictures: frame numbers of each picture, in order: one is a frame alone, several are a composite.
+    main_frames: pictures that max_num_frames counts; the others are made of frames between them.
+    grid, overview_size, slice_size: of a frame alone, as in ImageInfo.
+    """
+
+    width: int
+    height: int
+    frames: int
+    fps: float | None
+    seconds: float | None
+    pictures: tuple[tuple[int, ...], ...]
+    main_frames: int
+    downsample_mode: DownsampleMode
+    grid: tuple[int, int] | None
+    overview_size: tuple[int, int]
+    slice_size: tuple[int, int] | None
+    vision_tokens: int
+    tokens: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
     """A rendered, tokenized request.
 
     ids: int32 [tokens]; each image placeholder is one id. text: the rendered template before image expansion.
-    views: in reading order. images: one entry per image, in reading order.
+    views: in reading order. images, videos: one entry for each, in reading order.
     marks: positions in ids, ascending, up to which another prompt may begin alike: after the system prompt, after each
-        image, before each assistant header.
-    decode_seconds / preprocess_seconds: time spent on fetching + decoding media, and on everything after it.
+        image or video, before each assistant header.
+    decode_seconds / resize_seconds / preprocess_seconds: time spent on fetching + decoding media, on making patches of
+        pixels, and on everything after it. later: the same for each video, whose frames are decoded when they are due.
     """
 
     ids: NDArray[np.int32]
-    views: tuple[View, ...]
+    views: tuple[View | PendingView, ...]
     images: tuple[ImageInfo, ...]
     text: str
     decode_seconds: float = 0.0
     preprocess_seconds: float = 0.0
     marks: tuple[int, ...] = ()
+    resize_seconds: float = 0.0
+    videos: tuple[VideoInfo, ...] = ()
+    later: tuple[MediaSeconds, ...] = ()
+
+    def later_seconds(self) -> MediaSeconds:
+        """Decoding and resizing of all videos' frames up to now."""
+        return MediaSeconds(sum(clip.decode for clip in self.later), sum(clip.resize for clip in self.later))
 
     @property
     def image_tokens(self) -> int:
-        """Number of ids that stand for image features."""
+        """Number of ids that stand for features of images and videos."""
         return sum(view.tokens for view in self.views)
 
 
@@ -172,10 +258,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds spent in each stage of one answer; `ttft` counts from the call to the first token."""
+    """Seconds spent in each stage of one answer; `ttft` counts from the call to the first token.
+
+    decode_media: fetching and decoding. resize: pixels to patches. preprocess: template, ids, and what else comes
+    before the model. Frames of videos are decoded and resized beside vision, so the sum may be more than passes.
+    """
 
     load: float = 0.0
     decode_media: float = 0.0
+    resize: float = 0.0
     preprocess: float = 0.0
     vision: float = 0.0
     prefill: float = 0.0

@@ -107,7 +107,7 @@ def test_what_cannot_be_questions(model: Model) -> None:
             model.ask(wrong)  # type: ignore[call-overload]
     with pytest.raises(InputError, match="2 questions but 1 lists of images"):
         model.ask(["a", "b"], [[]])
-    with pytest.raises(InputError, match="put images into them"):
+    with pytest.raises(InputError, match="put media into them"):
         model.ask(iter(["a"]), [[]])
     with pytest.raises(OptionError, match="did you mean 'temperature'"):
         model.ask(["a"], temprature=1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -35,6 +37,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Image.new("RGB", (100 + 10 * number, 80), "red").save(path, "PNG")
     pages = [Image.new("RGB", (200, 280), colour) for colour in ("white", "red", "blue")]
     pages[0].save(tmp_path / "paper.pdf", save_all=True, append_images=pages[1:])
-    (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
+    with av.open(tmp_path / "clip.mp4", "w") as clip:
+        stream = clip.add_stream("mpeg4", rate=4)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for number in range(20):
+            pixels = np.full((120, 160, 3), 10 * number, np.uint8)
+            clip.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        clip.mux(stream.encode(None))
     (tmp_path / "notes.txt").write_text("no picture")
     return tmp_path

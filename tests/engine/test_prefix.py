@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Oracle
 
-from pocketvlm.engine.prefix import cut_places, name_checkpoints
+from pocketvlm.engine.prefix import LEAST_GAP, cut_places, name_checkpoints
 from pocketvlm.errors import PromptError
 from pocketvlm.model import MiniCPMV
 from pocketvlm.types import View
@@ -32,7 +32,7 @@ def test_cuts_up_to_a_checkpoint_do_not_depend_on_what_follows(marks: list[int],
     assert cuts[-1] == length
     assert all(0 < b - a <= chunk for a, b in zip([0, *cuts], cuts, strict=False))
     assert set(checkpoints) <= set(cuts) & set(marks)
-    assert all(b - a >= 32 for a, b in zip([0, *checkpoints], checkpoints, strict=False))
+    assert all(b - a >= LEAST_GAP for a, b in zip([0, *checkpoints], checkpoints, strict=False))
     for place in checkpoints:
         other, others = cut_places(place + 50, [m for m in marks if m <= place], chunk)
         assert [c for c in other if c <= place] == [c for c in cuts if c <= place]
@@ -40,7 +40,7 @@ def test_cuts_up_to_a_checkpoint_do_not_depend_on_what_follows(marks: list[int],
 
 
 def test_names_tell_everything_apart(oracle: Oracle) -> None:
-    prompt = pictured(oracle, 1, views=2, words=40)
+    prompt = pictured(oracle, 1, views=2, words=80)
     places = cut_places(len(prompt.ids), prompt.marks, 16)[1]
     names = name_checkpoints(prompt, places)
     assert list(names) == places
@@ -66,9 +66,9 @@ def test_names_tell_everything_apart(oracle: Oracle) -> None:
 @pytest.mark.parametrize("weights", ["int8", "int4", "bf16"])
 def test_a_hit_has_the_bits_of_a_miss(oracle: Oracle, weights: str) -> None:
     model = network(oracle, weights)
-    first = pictured(oracle, 1, words=40)
-    for prompt in (first, text(3, 90, [33, 71])):
-        follow = longer(prompt, 5, 60, [len(prompt.ids) + 20])
+    first = pictured(oracle, 1, words=80)
+    for prompt in (first, text(3, 160, [65, 133])):
+        follow = longer(prompt, 5, 80, [len(prompt.ids) + 40])
         run = Run(engine_of(model))
         cold = run.add(ask(prompt))
         run.finish()
@@ -86,7 +86,7 @@ def test_a_hit_has_the_bits_of_a_miss(oracle: Oracle, weights: str) -> None:
 def test_the_second_turn_runs_neither_vision_nor_the_beginning(oracle: Oracle, model: MiniCPMV) -> None:
     engine = engine_of(model, page_size=64, chunk=512)
     run = Run(engine)
-    prompt = pictured(oracle, 7, views=3, words=40)
+    prompt = pictured(oracle, 7, views=3, words=80)
     run.add(ask(prompt))
     run.finish()
     encoded = []
@@ -115,7 +115,7 @@ def replace_encode(model: MiniCPMV, seen: list[object]) -> MiniCPMV:
 
 
 def test_many_answers_to_one_prompt_read_it_once(oracle: Oracle, model: MiniCPMV) -> None:
-    prompt = pictured(oracle, 2, words=40)
+    prompt = pictured(oracle, 2, words=80)
     run = Run(engine_of(model))
     numbers = [run.add(ask(prompt, seed=seed)) for seed in range(5)]
     run.finish()
@@ -129,7 +129,7 @@ def test_many_answers_to_one_prompt_read_it_once(oracle: Oracle, model: MiniCPMV
 
 
 def test_those_that_wait_for_one_that_is_cancelled_go_on(model: MiniCPMV) -> None:
-    prompt = text(2, 80, [60])
+    prompt = text(2, 100, [70])
     run = Run(engine_of(model))
     numbers = [run.add(ask(prompt, seed=seed)) for seed in range(3)]
     run.step()
@@ -141,16 +141,16 @@ def test_those_that_wait_for_one_that_is_cancelled_go_on(model: MiniCPMV) -> Non
 
 
 def test_the_cache_keeps_its_limit_and_drops_what_was_not_used(model: MiniCPMV) -> None:
-    prompts = [text(seed, 60, [40]) for seed in range(4)]
+    prompts = [text(seed, 90, [70]) for seed in range(4)]
     engine = engine_of(model)
-    engine.prefix.limit = 3 * engine.memory.bytes_for(40)
+    engine.prefix.limit = 3 * engine.memory.bytes_for(70)
     run = Run(engine)
     for prompt in (*prompts[:3], prompts[0], prompts[3]):
         run.add(ask(prompt))
         run.finish()
         assert engine.memory.kept <= engine.prefix.limit
     assert len(engine.prefix) == 3
-    keys = [name_checkpoints(prompt, [40]) for prompt in prompts]
+    keys = [name_checkpoints(prompt, [70]) for prompt in prompts]
     assert [engine.prefix.find(key) is not None for key in keys] == [True, False, True, True]
     check_idle(engine)
 

@@ -61,10 +61,10 @@ def test_preempted_equals_not_preempted_bit_for_bit(oracle: Oracle, weights: str
     model = network(oracle, weights)
     requests = [
         ask(pictured(oracle, 3, words=12), 70, 1, repetition_penalty=1.1),
-        ask(text(4, 45, [35]), 60, 2),
+        ask(text(4, 80, [66]), 60, 2),
         ask(text(5, 8), 90, 3),
     ]
-    run = Run(engine_of(model, tokens=130))
+    run = Run(engine_of(model, tokens=150))
     numbers = [run.add(request) for request in requests]
     while run.engine.busy:
         run.step()
@@ -121,6 +121,31 @@ def test_views_and_steps_take_turns(oracle: Oracle, model: MiniCPMV, monkeypatch
         assert (more_views - views) + (more_tokens - tokens) == 1
     assert engine.vision.misses == 8
     run.finish()
+
+
+def test_a_short_text_in_two_parts_waits_for_one_view(
+    oracle: Oracle, model: MiniCPMV, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(model.ops), "patches_at_once", 32)  # one view
+    engine = engine_of(model, chunk=160)
+    run = Run(engine)
+    for seed in range(4):
+        run.add(ask(pictured(oracle, seed, views=6), 2))
+    for turn in range(6):
+        run.step()
+        before = engine.vision.misses
+        short = run.add(ask(text(20 + turn, 75, [66]), 1))
+        while not run.events[short]:
+            run.step()
+        assert engine.vision.misses <= before + 1
+    steps = views = 0
+    while engine.busy:
+        at = engine.vision.misses
+        run.step()
+        views += engine.vision.misses - at
+        steps += engine.vision.misses == at
+    assert views > 0
+    assert steps < 3 * views + 10  # nor do views wait for long
 
 
 def test_new_views_of_all_requests_are_encoded_together(

@@ -66,7 +66,7 @@ def test_many_threads_get_the_answers_of_requests_alone(
     oracle: Oracle, model: MiniCPMV, service: EngineService
 ) -> None:
     requests = [ask(text(n % 5, 10 + 3 * n, [5]), 6, n) for n in range(12)] + [
-        ask(pictured(oracle, 1, words=40), 6, 3)
+        ask(pictured(oracle, 1, words=80), 6, 3)
     ] * 3
     wanted = [alone(model, request)[0] for request in requests]  # the backend records for one engine at a time
     receivers = [Receiver() for _ in requests]

@@ -16,7 +16,7 @@ from pocketvlm.engine import Request
 from pocketvlm.model import MiniCPMV
 from pocketvlm.types import Prompt, SamplingParams
 
-LONGEST = 160  # tokens; no prompt and its answer have more
+LONGEST = 260  # tokens; no prompt and its answer have more
 
 
 @cache
@@ -27,13 +27,13 @@ def model() -> MiniCPMV:
 @cache
 def prompts() -> list[Prompt]:
     oracle = make_oracle(config_dict(), seed=9)
-    chat = text(1, 50, [36])
-    picture = pictured(oracle, 2, views=2, words=34)
+    chat = text(1, 80, [66])
+    picture = pictured(oracle, 2, views=2, words=70)
     return [
         text(3, 1),
         text(4, 20),
         chat,
-        longer(chat, 5, 45, [83]),
+        longer(chat, 5, 65, [132]),
         longer(chat, 6, 30),
         picture,
         longer(picture, 7, 20),

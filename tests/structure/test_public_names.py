@@ -30,6 +30,8 @@ PUBLIC = [
     "TensorError",
     "Timings",
     "Usage",
+    "VideoError",
+    "VideoInfo",
     "View",
     "__version__",
     "load",

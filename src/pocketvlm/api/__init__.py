@@ -29,11 +29,13 @@ from pocketvlm.engine import Engine, Request
 from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.errors import InputError, OptionError, PocketVLMError
 from pocketvlm.model import MiniCPMV, expected_tensors
+from pocketvlm.processor.messages import as_messages
 from pocketvlm.processor.processor import Processor
-from pocketvlm.types import Chunk, Prompt, Result, SamplingParams
+from pocketvlm.types import Chunk, Prompt, Result, SamplingParams, View
 
 Progress = Callable[[str, int, int], None]
 Messages = Sequence[Mapping[str, Any]]
+Media = Sequence[Any]
 
 SAMPLING_OPTIONS = tuple(field.name for field in fields(SamplingParams))
 PROCESSOR_OPTIONS = (
@@ -42,6 +44,11 @@ PROCESSOR_OPTIONS = (
     "slice_mode",
     "use_image_id",
     "scale_resolution",
+    "max_num_frames",
+    "stack_frames",
+    "fps",
+    "start",
+    "end",
     "tools",
     "enable_thinking",
     "template_kwargs",
@@ -178,40 +185,53 @@ class Model:
         )
 
     @overload
-    def ask(self, text: str, images: Sequence[Any] = (), *, system: str | None = None, **params: Any) -> Result: ...
+    def ask(
+        self, text: str, images: Media = (), *, videos: Media = (), system: str | None = None, **params: Any
+    ) -> Result: ...
     @overload
     def ask(
-        self, text: list[Any] | tuple[Any, ...], images: Sequence[Any] = (), *, system: str | None = None, **params: Any
+        self,
+        text: list[Any] | tuple[Any, ...],
+        images: Media = (),
+        *,
+        videos: Media = (),
+        system: str | None = None,
+        **params: Any,
     ) -> list[Result]: ...
     @overload
     def ask(
-        self, text: Iterator[Any], images: Sequence[Any] = (), *, system: str | None = None, **params: Any
+        self, text: Iterator[Any], images: Media = (), *, videos: Media = (), system: str | None = None, **params: Any
     ) -> Iterator[Result]: ...
-    def ask(self, text: Any, images: Sequence[Any] = (), *, system: str | None = None, **params: Any) -> Any:
-        """One question, with images (path, URL, data URI, bytes, PIL image or NumPy array) before the text.
+    def ask(
+        self, text: Any, images: Media = (), *, videos: Media = (), system: str | None = None, **params: Any
+    ) -> Any:
+        """One question, with images (path, URL, data URI, bytes, PIL image or NumPy array) and videos before the text.
 
-        params: fields of SamplingParams, options of the processor, `normalize_newlines`. Raises InputError and
-        OptionError.
+        videos: path, URL, data URI, bytes, folder or list of images, or NumPy array [frames, height, width, 3]. Among
+        images, "video:PATH[:fps]" is a video in that place. params: fields of SamplingParams, options of the
+        processor, `normalize_newlines`. Raises InputError and OptionError.
 
         A list or an iterator of questions gives a list or an iterator of results, in order. A question is a text or a
-        mapping with "text", "images" and options of its own; beside a list, `images` may hold a list of images for each
-        question. They share the engine's steps. A question that fails has a result with `error` and the others go on.
+        mapping with "text", "images", "videos" and options of its own; beside a list, `images` and `videos` may hold a
+        list for each question. They share the engine's steps. A question that fails has a result with `error` and the
+        others go on.
         """
         if isinstance(text, str):
-            return fold(self.stream(text, images, system=system, **params))
+            return fold(self.stream(text, images, videos=videos, system=system, **params))
         self._split(params)
         given = {**params, "system": system}
         if isinstance(text, Iterator):
-            if images:
-                raise InputError("with an iterator of questions, put images into them: {'text': ..., 'images': [...]}")
+            if images or videos:
+                raise InputError("with an iterator of questions, put media into them: {'text': ..., 'images': [...]}")
             return self._many(question(item, given) for item in text)
         if not isinstance(text, list | tuple):
             raise InputError(f"text must be a string, or a list or an iterator of questions, not {type(text).__name__}")
         asked = [question(item, given) for item in text]
-        if images and len(images) != len(asked):
-            raise InputError(f"{len(asked)} questions but {len(images)} lists of images: give one for each question")
-        for arguments, its in zip(asked, images, strict=False):
-            arguments.setdefault("images", its)
+        for name, media in (("images", images), ("videos", videos)):
+            if media and len(media) != len(asked):
+                raise InputError(f"{len(asked)} questions but {len(media)} lists of {name}: give one for each question")
+            for arguments, its in zip(asked, media, strict=False):
+                arguments.setdefault(name, its)
         return list(self._many(iter(asked)))
 
     def chat(self, messages: Messages, **params: Any) -> Result:
@@ -223,25 +243,33 @@ class Model:
         return fold(self.stream(prompt, **params))
 
     def stream(
-        self, request: str | Messages | Prompt, images: Sequence[Any] = (), *, system: str | None = None, **params: Any
+        self,
+        request: str | Messages | Prompt,
+        images: Media = (),
+        *,
+        videos: Media = (),
+        system: str | None = None,
+        progress: Progress | None = None,
+        **params: Any,
     ) -> Stream:
-        """The answer in chunks as they come: to a text with images, to messages, or to a Prompt.
+        """The answer in chunks as they come: to a text with images and videos, to messages, or to a Prompt.
 
         Arguments are checked at once; the work runs as the stream is read. Closing or cancelling it ends the request.
-        The last chunk has finish_reason, usage and timings.
+        The last chunk has finish_reason, usage and timings. progress("watch", pictures, of all) is called on another
+        thread.
         """
         began = time.perf_counter()
         sampling, options, normalize = self._split(params)
         if isinstance(request, Prompt):
-            if images or system or options:
-                raise OptionError("a Prompt is already processed: give images, system and processor options to it")
+            if images or videos or system or options:
+                raise OptionError("a Prompt is already processed: give media, system and processor options to it")
             prompt = request
         elif isinstance(request, str):
-            prompt = self.processor(as_messages(request, images, system), **options)
+            prompt = self.processor(as_messages(request, images, system, videos), progress=progress, **options)
         else:
-            if images or system:
-                raise OptionError("with messages, put images and the system prompt into the messages")
-            prompt = self.processor(request, **options)
+            if images or videos or system:
+                raise OptionError("with messages, put images, videos and the system prompt into the messages")
+            prompt = self.processor(request, progress=progress, **options)
         prepared = Request(prompt, sampling, self.checkpoint.eos_token_ids)
         self.engine.check(prepared)
         call = Call(prepared, began, normalize)
@@ -284,8 +312,9 @@ class Model:
 
     def encode_images(self, prompt: Prompt) -> list[NDArray[np.float32]]:
         """Features float32 [tokens, hidden] of each image: overview first, then its slices row by row."""
+        views = tuple(view for view in prompt.views if isinstance(view, View))  # those of videos are pending ones
         with self._calls.lock:
-            features = [self.ops.to_numpy(rows) for rows in self.engine.runner.encode(prompt.views)]
+            features = [self.ops.to_numpy(rows) for rows in self.engine.runner.encode(views)]
         grouped = []
         for image in prompt.images:
             count = 1 + (image.grid[0] * image.grid[1] if image.grid else 0)
@@ -330,14 +359,3 @@ class Model:
         chosen["stop_token_ids"] = tuple(chosen["stop_token_ids"])
         options = {name: given[name] for name in PROCESSOR_OPTIONS if name in given}
         return SamplingParams(**chosen), options, bool(given.get("normalize_newlines", False))
-
-
-def as_messages(text: str, images: Sequence[Any] = (), system: str | None = None) -> list[dict[str, Any]]:
-    """OpenAI-style messages of one question with its images before the text."""
-    if isinstance(images, str | bytes | Path | Mapping) or not isinstance(images, Sequence):
-        raise InputError(f"images must be a list, not {type(images).__name__}: write images=[...]")
-    content: Any = text
-    if images:
-        content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
-    system_part = [] if system is None else [{"role": "system", "content": system}]
-    return [*system_part, {"role": "user", "content": content}]

@@ -14,12 +14,15 @@ from pocketvlm.errors import PocketVLMError
 from pocketvlm.parsing.newlines import NewlineNormalizer
 from pocketvlm.parsing.stops import StopStrings
 from pocketvlm.processor.tokenizer import Detokenizer, Tokenizer
-from pocketvlm.types import Chunk, FinishReason, Prompt, Result, Timings, Usage
+from pocketvlm.types import Chunk, FinishReason, MediaSeconds, Prompt, Result, Timings, Usage
 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One running request: its events not yet read, when its prompt arrived, whether somebody wants it to end."""
+    """One running request: its events not yet read, when its prompt arrived, whether somebody wants it to end.
+
+    before: what was spent on its videos before it began.
+    """
 
     request: Request
     began: float
@@ -27,6 +30,7 @@ class Call:
     number: int = -1
     events: deque[TokenEvent] = field(default_factory=deque)
     cancelled: bool = False
+    before: MediaSeconds = field(default_factory=MediaSeconds)
 
     @property
     def prompt(self) -> Prompt:
@@ -46,6 +50,7 @@ class Calls:
         """Begin a request."""
         with self.lock:
             call.number = self._engine.add(call.request)
+            call.before = call.prompt.later_seconds()
             self._running[call.number] = call
 
     def next(self, call: Call) -> TokenEvent | None:
@@ -101,8 +106,7 @@ def _chunks(calls: Calls, call: Call, tokenizer: Tokenizer, load_seconds: float)
     calls.add(call)
     detokenizer, stops = Detokenizer(tokenizer), StopStrings(call.request.params.stop)
     normalizer = NewlineNormalizer() if call.normalize else None
-    made, ttft, text = 0, 0.0, ""
-    ids: tuple[int, ...] = ()
+    made, ttft = 0, 0.0
     reason: FinishReason | None = None
     seconds: StageSeconds | None = None
     try:
@@ -111,7 +115,7 @@ def _chunks(calls: Calls, call: Call, tokenizer: Tokenizer, load_seconds: float)
             if event is None:
                 reason, ids, text = "abort", (), ""
             elif event.error is not None:
-                raise PocketVLMError(event.error)
+                raise event.cause if isinstance(event.cause, PocketVLMError) else PocketVLMError(event.error)
             else:
                 made += 1
                 ttft = ttft or time.perf_counter() - call.began
@@ -130,16 +134,18 @@ def _chunks(calls: Calls, call: Call, tokenizer: Tokenizer, load_seconds: float)
     finally:
         if seconds is None:
             calls.release(call)
+    prompt, later = call.prompt, call.prompt.later_seconds()
     timings = Timings(
         load=load_seconds,
-        decode_media=call.prompt.decode_seconds,
-        preprocess=call.prompt.preprocess_seconds,
+        decode_media=prompt.decode_seconds + later.decode - call.before.decode,
+        resize=prompt.resize_seconds + later.resize - call.before.resize,
+        preprocess=prompt.preprocess_seconds,
         vision=seconds.vision,
         prefill=seconds.prefill,
         decode=seconds.decode,
         ttft=ttft,
     )
-    yield Chunk(text, ids, reason, Usage(len(call.prompt.ids), call.prompt.image_tokens, made), timings)
+    yield Chunk(text, ids, reason, Usage(len(prompt.ids), prompt.image_tokens, made), timings)
 
 
 def fold(chunks: Iterator[Chunk]) -> Result:

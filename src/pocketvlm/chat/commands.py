@@ -152,7 +152,7 @@ def _set(session: Session, argument: str) -> Reply:
         return Reply((f"{name}: {session.settings.value(name)} - {setting.help}; give {setting.values}, or default",))
     session.settings.change(name, value.strip())
     lines = [f"{name}: {session.settings.value(name)}"]
-    if name in ("mode", "slices"):
+    if name in ("mode", "slices", "frames", "stack", "fps"):
         lines += [session.describe(medium) for medium in (*session.conversation.media, *session.pending)]
     return Reply(tuple(lines))
 

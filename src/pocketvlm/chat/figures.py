@@ -55,10 +55,8 @@ def stats(session: Session) -> Iterator[str]:
     else:
         times, usage = turn.timings, turn.usage
         yield f"last answer: first token after {_time(times.ttft)}{_rate(turn)}"
-        yield (
-            f"  of which media {_time(times.decode_media + times.preprocess)}, vision {_time(times.vision)}, "
-            f"prompt {_time(times.prefill)}"
-        )
+        media = times.decode_media + times.resize + times.preprocess
+        yield (f"  of which media {_time(media)}, vision {_time(times.vision)}, prompt {_time(times.prefill)}")
         share = f", {100 * turn.kept_tokens / usage.prompt_tokens:.0f} %" if turn.kept_tokens else ""
         yield (
             f"  prompt of {usage.prompt_tokens} tokens ({usage.image_tokens} of images), "

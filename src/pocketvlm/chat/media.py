@@ -60,9 +60,7 @@ class Medium:
         return {"type": "image_url", "image_url": {"url": address}, **self.options}
 
     def describe(self, config: ProcessorConfig, options: Mapping[str, Any], number: int) -> str:
-        """What the model will see of it, e.g. `image 1: 1920x1080, 9 views, 597 tokens (cat.png)`; number from 1."""
-        if self.kind == "video":
-            return f"video {number} ({self.name})"
+        """What the model will see of image `number`, e.g. `image 1: 1920x1080, 9 views, 597 tokens (cat.png)`."""
         chosen = {name: value for name, value in options.items() if name in IMAGE_OPTIONS}
         resolved = ImageOptions.resolve(config, chosen, self.options)
         width, height = self.image.size

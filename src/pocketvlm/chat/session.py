@@ -87,20 +87,34 @@ class Session:
             groups.append(opened.media)
             notes += [opened.note] if opened.note else []
         alone = not self.conversation.media and not self.pending and len(groups) == 1
-        names, shown = [], []
-        for media in groups:
-            shown += self.attach(media)
-            names.append(names_of(media, [self._number(medium) for medium in media], alone))
+        shown = self.attach(tuple(medium for media in groups for medium in media))
+        names = [names_of(media, [self._number(medium) for medium in media], alone) for media in groups]
         return Heard(typed.sentence(tuple(names)), (*shown, *notes))
 
     def attach(self, media: tuple[Medium, ...]) -> list[str]:
-        """Let media wait for the next question; returns what the model will see of them."""
+        """Let media wait for the next question; returns what the model will see of them. Raises InputError for a video
+        that cannot be watched; then none of them waits.
+        """
+        before = list(self.pending)
         self.pending += media
-        return [self.describe(medium) for medium in media]
+        try:
+            return [self.describe(medium) for medium in media]
+        except BaseException:
+            self.pending = before
+            raise
 
     def describe(self, medium: Medium) -> str:
         """What the model will see of a medium of this chat, in one line."""
-        return medium.describe(self.model.processor.config, self.settings.image_options, self._number(medium))
+        number, options = self._number(medium), self.settings.media_options
+        if medium.kind == "image":
+            return medium.describe(self.model.processor.config, options, number)
+        # Only the index of the video is read for this; its frames are decoded when they are due.
+        (info,) = self.model.processor([{"role": "user", "content": [medium.part()]}], **options).videos
+        taken = sum(map(len, info.pictures))
+        frames = f"{taken} of {info.frames} frames" + (
+            f" in {len(info.pictures)} pictures" if taken > len(info.pictures) else ""
+        )
+        return f"video {number}: {info.width}x{info.height}, {frames}, {info.tokens} tokens ({medium.name})"
 
     def _number(self, medium: Medium) -> int:
         """Its place among the media of its kind, from 1."""

@@ -9,7 +9,8 @@ from typing import Any
 
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import OptionError
-from pocketvlm.processor.messages import IMAGE_OPTIONS
+from pocketvlm.processor.messages import IMAGE_OPTIONS, MEDIA_OPTIONS, VIDEO_OPTIONS
+from pocketvlm.processor.sampling import VideoOptions
 from pocketvlm.processor.sizes import ImageOptions
 from pocketvlm.types import SamplingParams
 
@@ -50,6 +51,9 @@ SETTINGS: dict[str, Setting] = {
     "stop": Setting(_texts, "a text", "an answer ends before it"),
     "mode": Setting(str, "16x or 4x", "16x: few tokens an image; 4x: four times as many", "downsample_mode"),
     "slices": Setting(int, "1 to 9 or more", "most slices of an image; 1 never cuts", "max_slice_nums"),
+    "frames": Setting(int, "1, 2 ...", "most frames of a video, evenly spread", "max_num_frames"),
+    "stack": Setting(int, "1 to 10", "frames of a video's second; more than 1 share a picture", "stack_frames"),
+    "fps": Setting(float, "above 0", "frames of a video that are taken a second"),
     "use_image_id": Setting(_switch, "on or off", "number the images in the prompt"),
     "thinking": Setting(_switch, "on or off", "let the model think first", "enable_thinking"),
     "normalize_newlines": Setting(_switch, "on or off", r"turn a literal \n of an answer into a new line"),
@@ -104,12 +108,14 @@ class Settings:
             return _shown(self.given[option])
         if option in IMAGE_OPTIONS:
             return f"({_shown(getattr(ImageOptions.resolve(self._config, {}), option))})"
+        if option in VIDEO_OPTIONS:
+            return f"({_shown(getattr(VideoOptions(), option) or 1)})"
         return f"({_UNSET.get(name) or _shown(getattr(self._defaults, option))})"
 
     @property
-    def image_options(self) -> dict[str, Any]:
-        """Options of the processor for images."""
-        return {name: value for name, value in self.given.items() if name in IMAGE_OPTIONS}
+    def media_options(self) -> dict[str, Any]:
+        """Options of the processor for images and videos."""
+        return {name: value for name, value in self.given.items() if name in MEDIA_OPTIONS}
 
     @property
     def system(self) -> str | None:
@@ -129,7 +135,7 @@ class Settings:
     def _check(self, given: Mapping[str, Any]) -> None:
         sampling = {name: value for name, value in given.items() if name in SamplingParams.__dataclass_fields__}
         SamplingParams(**sampling)
-        ImageOptions.resolve(self._config, {name: value for name, value in given.items() if name in IMAGE_OPTIONS})
+        VideoOptions.resolve(self._config, {name: value for name, value in given.items() if name in MEDIA_OPTIONS})
 
 
 def _shown(value: Any) -> str:

@@ -51,6 +51,9 @@ def chat(
     slice_mode: options.SliceMode = None,
     use_image_id: options.UseImageId = None,
     scale_resolution: options.ScaleResolution = None,
+    max_num_frames: options.MaxNumFrames = None,
+    stack_frames: options.StackFrames = None,
+    fps: options.Fps = None,
     processor_kwargs: options.ProcessorKwargs = None,
     revision: options.Revision = None,
     backend: options.Backend = "native",
@@ -78,6 +81,9 @@ def chat(
         "slice_mode": slice_mode,
         "use_image_id": use_image_id,
         "scale_resolution": scale_resolution,
+        "max_num_frames": max_num_frames,
+        "stack_frames": stack_frames,
+        "fps": fps,
         "enable_thinking": thinking,
     }
     engine = {

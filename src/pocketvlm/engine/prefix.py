@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pocketvlm.engine.memory import Holding, Memory, Snapshot
 from pocketvlm.types import Prompt
 
-# Reading so few tokens again costs about as much as keeping and copying a state.
-LEAST_GAP = 32
+# A cut and a copy of the state cost about as much as reading so few tokens again (docs/log.md).
+LEAST_GAP = 64
 
 
 def cut_places(length: int, marks: Sequence[int], chunk: int, gap: int = LEAST_GAP) -> tuple[list[int], list[int]]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pocketvlm.errors import OptionError, PromptError
-from pocketvlm.processor.messages import IMAGE_OPTIONS
+from pocketvlm.processor.messages import MEDIA_OPTIONS
 from pocketvlm.server.asking import Guide, Question, ToolUse
 from pocketvlm.server.media import check_options
 from pocketvlm.server.schemas.common import Json, Strict
@@ -99,7 +99,7 @@ class ResponsesRequest(Strict):
         sampling = {name: value for name in ("temperature", "top_p") if (value := getattr(self, name)) is not None}
         if self.max_output_tokens is not None:
             sampling["max_tokens"] = self.max_output_tokens
-        options = check_options(self.mm_processor_kwargs or {}, "mm_processor_kwargs", IMAGE_OPTIONS)
+        options = check_options(self.mm_processor_kwargs or {}, "mm_processor_kwargs", MEDIA_OPTIONS)
         if self.reasoning is not None and self.reasoning.effort is not None:
             options["enable_thinking"] = _EFFORT[self.reasoning.effort]
         tools, guide = self.tool_use(), self._guide()
