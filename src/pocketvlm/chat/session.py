@@ -15,6 +15,7 @@ from pocketvlm.chat.settings import Settings
 from pocketvlm.chat.typed import Absent, understand
 from pocketvlm.errors import InputError, OptionError
 from pocketvlm.parsing import AnswerParser, Content, Reasoning, RunawayGuard
+from pocketvlm.processor.kept import KeptPictures
 from pocketvlm.types import FinishReason, Timings, Usage
 
 
@@ -57,6 +58,7 @@ class Session:
         self.pending: list[Medium] = []
         self.last: Turn | None = None
         self.file: Path | None = None
+        self._kept = KeptPictures()
         self._refused = ""
         self._stream: Stream | None = None
         self._stopped = False
@@ -163,7 +165,7 @@ class Session:
         self.conversation.system = self.settings.system
         arguments = self.settings.arguments()
         chosen = {name: value for name, value in arguments.items() if name in PROCESSOR_OPTIONS}
-        prompt = self.model.processor(self.conversation.prompt(), **chosen)
+        prompt = self.model.processor(self.conversation.prompt(), kept=self._kept, **chosen)
         parser = AnswerParser(thinking=prompt.text.rstrip().endswith("<think>"))
         guard = RunawayGuard()
         kept = self.model.engine.stats().prefix_reused_tokens

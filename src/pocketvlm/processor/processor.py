@@ -15,6 +15,7 @@ from pocketvlm.processor.chat import ChatTemplate, protect_messages
 from pocketvlm.processor.clip import Clip, Progress
 from pocketvlm.processor.guard import Guard, Piece, strings_in
 from pocketvlm.processor.image import Patches
+from pocketvlm.processor.kept import KeptPictures
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.processor.messages import Conversation, read_messages, read_tools
 from pocketvlm.processor.reading import MediaReader, Picture
@@ -96,6 +97,7 @@ class Processor:
         end: float | None = None,
         limits: MediaLimits | None = None,
         progress: Progress | None = None,
+        kept: KeptPictures | None = None,
     ) -> Prompt:
         """Token ids and views of a conversation (messages.read_messages says what may be in it).
 
@@ -103,7 +105,8 @@ class Processor:
         these. Videos have max_slice_nums 1 and no image id unless asked otherwise, and options of their own from
         max_num_frames on (sampling.VideoOptions). continue_final_message leaves the last message open, so that the
         answer goes on in it. progress("watch", done, total) is called for each picture of a video that was made, on
-        another thread. Raises PromptError, ImageError, VideoError or OptionError.
+        another thread. kept: images that were cut for earlier prompts. Raises PromptError, ImageError, VideoError or
+        OptionError.
         """
         started = time.perf_counter()
         request = {
@@ -122,7 +125,7 @@ class Processor:
         }
         limits = limits or self.limits
         conversation = read_messages(messages)
-        media = MediaReader(self.config, limits, request, sampling)
+        media = MediaReader(self.config, limits, request, sampling, kept)
         media.check(conversation)
         variables = _variables(template_kwargs, enable_thinking)
         if continue_final_message and add_generation_prompt:

@@ -11,12 +11,15 @@ from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import ImageError, OptionError, VideoError
 from pocketvlm.processor.clip import Clip, open_clip
 from pocketvlm.processor.image import Patches, prepare_image
+from pocketvlm.processor.kept import KeptPictures
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.processor.media import load_image
 from pocketvlm.processor.messages import Conversation, MediaPart
 from pocketvlm.processor.sampling import VideoOptions
 from pocketvlm.processor.sizes import ImageOptions, Layout, describe, plan_layout
 from pocketvlm.types import ImageInfo
+
+_FEWER = "send fewer or smaller images, or a smaller max_slice_nums"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,15 @@ class MediaReader:
     """Reads the media of one conversation. decoding, resizing: seconds so far."""
 
     def __init__(
-        self, config: ProcessorConfig, limits: MediaLimits, request: Mapping[str, Any], sampling: Mapping[str, Any]
+        self,
+        config: ProcessorConfig,
+        limits: MediaLimits,
+        request: Mapping[str, Any],
+        sampling: Mapping[str, Any],
+        kept: KeptPictures | None = None,
     ) -> None:
-        """request: options for all images and videos; sampling: for all videos."""
-        self.config, self.limits = config, limits
+        """request: options for all images and videos; sampling: for all videos. kept: images that were cut before."""
+        self.config, self.limits, self.kept = config, limits, kept
         self.request, self.sampling = request, {**request, **sampling}
         self.decoding = self.resizing = 0.0
         self._visual = self._frames = 0
@@ -78,6 +86,10 @@ class MediaReader:
 
     def _image(self, part: MediaPart) -> Picture:
         began, options = time.perf_counter(), self._image_options(part)
+        before = None if self.kept is None else self.kept.find(part.source, options)
+        if before is not None:
+            self._count(before.describe(0).vision_tokens, part, ImageError, _FEWER)
+            return before
         try:
             image = load_image(part.source, self.limits, is_base64=part.base64)
         except ImageError as error:
@@ -85,11 +97,14 @@ class MediaReader:
         decoded = time.perf_counter()
         layout = plan_layout(image.width, image.height, options)
         tokens = describe(image.width, image.height, layout, options, 0).vision_tokens
-        self._count(tokens, part, ImageError, "send fewer or smaller images, or a smaller max_slice_nums")
+        self._count(tokens, part, ImageError, _FEWER)
         views = prepare_image(image, options, self.config)
         self.decoding += decoded - began
         self.resizing += time.perf_counter() - decoded
-        return Picture(image.width, image.height, layout, options, views)
+        picture = Picture(image.width, image.height, layout, options, views)
+        if self.kept is not None:
+            self.kept.keep(part.source, options, picture)
+        return picture
 
     def _video(self, part: MediaPart) -> Clip:
         began = time.perf_counter()
