@@ -86,7 +86,11 @@ class LLM:
         for name, value in given.items():
             if name not in signature(load).parameters:
                 raise OptionError(f"LLM: {name}={value!r} is not supported: leave it out")
-        options = {"weights": quantization or weights, "precision": None if quantization else precision, **given}
+        options: dict[str, Any] = {
+            "weights": quantization or weights,
+            "precision": None if quantization else precision,
+            **given,
+        }
         self.llm_engine: Model = load(
             model, revision=revision, max_model_len=max_model_len, max_seqs=max_num_seqs, **options
         )

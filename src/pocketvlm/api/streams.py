@@ -106,7 +106,8 @@ def _chunks(calls: Calls, call: Call, tokenizer: Tokenizer, load_seconds: float)
     calls.add(call)
     detokenizer, stops = Detokenizer(tokenizer), StopStrings(call.request.params.stop)
     normalizer = NewlineNormalizer() if call.normalize else None
-    made, ttft = 0, 0.0
+    made, ttft, text = 0, 0.0, ""
+    ids: tuple[int, ...] = ()
     reason: FinishReason | None = None
     seconds: StageSeconds | None = None
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pocketvlm.errors import ImageError, OptionError
 from pocketvlm.processor.limits import MediaLimits
@@ -49,7 +49,7 @@ def draw_page(path: Path, number: int, limits: MediaLimits | None = None) -> Ima
         pdf.close()
 
 
-def _open(path: Path):  # type: ignore[no-untyped-def]
+def _open(path: Path) -> Any:
     try:
         import pypdfium2
     except ImportError:

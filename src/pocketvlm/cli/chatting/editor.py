@@ -127,7 +127,7 @@ class _Kept(FileHistory):
         if len(string) > _LONGEST_KEPT:
             return
         try:
-            Path(self.filename).touch(mode=0o600)
+            Path(os.fsdecode(self.filename)).touch(mode=0o600)
             super().store_string(string)
         except OSError:
             return
