@@ -172,8 +172,7 @@ class Serving:
         """What is stored beside the rows."""
         if self.stored is not None:  # of the run that most rows are of
             return self.stored[0]
-        runs = 1 if self.options.quick else self.options.runs
-        return {"machine": self.machine, "runs": runs, "missing": self.missing}
+        return {"machine": self.machine, "missing": self.missing}
 
     def whole(self) -> bool:
         """Whether this run's results replace those that are stored, or some of them."""

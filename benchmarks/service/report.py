@@ -69,6 +69,12 @@ def table(rows: Rows) -> str:
     )
 
 
+def _turns(rows: Rows) -> str:
+    """How many turns each row had; rows can be of different runs."""
+    counts = {figures.name: min(map(len, figures.values.values())) for figures in rows.values()}
+    return "; ".join(f"{name}: {count}" for name, count in counts.items())
+
+
 def page(record: Mapping[str, Any], rows: Rows, picture: str | None) -> str:
     """What stands in docs/benchmarks.md."""
     facts = "; ".join(f"{key}: {value}" for key, value in record["machine"].items())
@@ -77,8 +83,8 @@ def page(record: Mapping[str, Any], rows: Rows, picture: str | None) -> str:
         [
             *([f"![Throughput over the number of clients]({picture})"] if picture else []),
             table(rows),
-            f"Median (least-most) of {record['runs']} turns after one that does not count, four times as many for the "
-            f"overhead of the server, twice for idle connections. Ratios are of neighbours in time. {facts}.{missed}",
+            f"Median (least-most) of the turns after one that does not count: {_turns(rows)}. Ratios are of neighbours "
+            f"in time. {facts}.{missed}",
         ]
     )
 
