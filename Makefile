@@ -28,9 +28,11 @@ pytest: $(VENV)/.developed
 test-full: $(VENV)/.developed
 	$(BIN)/pytest -m full --durations=0
 
-# Half an hour that `make test` leaves out: the server under load, random requests and random schedules at length.
+# Half an hour that `make test` leaves out: the server under load, random requests and random schedules at length, and
+# new random examples for every test that draws some (`make test` draws the same ones each time).
 test-long: $(VENV)/.developed
-	$(BIN)/pytest -m long --durations=0
+	$(BIN)/pytest -m long --durations=0 --hypothesis-profile=new
+	$(BIN)/pytest -m "not full and not long" --hypothesis-profile=new $$(grep -rlE --include="test_*.py" "^(import|from) hypothesis" tests)
 
 # --- the kernels alone: tests/native, a program without Python ---
 

@@ -41,8 +41,10 @@ TEXT = st.lists(st.sampled_from(PIECES), max_size=10).map("".join) | st.text(max
 AMBIGUOUS = re.compile(
     r"</parameter>\s*(<parameter=|</function>|</?tool_call>)|(</function>|</tool_call>)\s*<tool_call>"
 )
+# Text that begins as a call does is one: an answer may have been cut off there.
+BEGUN = re.compile(r"<tool_call>\s*<function=[^>\s]*>")
 VALUE = TEXT.filter(lambda text: not AMBIGUOUS.search(text) and "\r" not in text)
-SHOWN = TEXT.filter(lambda text: "think>" not in text and text == text.strip())
+SHOWN = TEXT.filter(lambda text: "think>" not in text and not BEGUN.search(text) and text == text.strip())
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | VALUE,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(VALUE, inner, max_size=3),
@@ -84,7 +86,7 @@ def written(name: str, message: dict[str, Any], thinking: bool) -> str:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("thinking", [False, True], ids=["plain", "thinking"])
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(reasoning=SHOWN, content=SHOWN, calls=CALLS)
 def test_what_the_template_writes_is_read_back(name, thinking, reasoning, content, calls):
     if not TEMPLATES[name].is_file():
