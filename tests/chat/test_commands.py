@@ -217,6 +217,7 @@ def test_set_shows_and_changes(session: Session, here: Path) -> None:
     assert lines(session, "/set max_slice_nums 2") == "slices: 2"
     for wrong, message in (
         ("/set temprature 1", "did you mean 'temperature'"),
+        ("/set temp 1", "did you mean 'temperature'"),
         ("/set xyzzy 1", "/set shows them all"),
         ("/set temperature hot", "temperature='hot' is not supported: give 0 to 100"),
         ("/set temperature -1", r"temperature=-1.0 is out of range"),
@@ -314,6 +315,19 @@ def test_save_refuses_to_replace_a_strange_file(session: Session, here: Path) ->
     with pytest.raises(OptionError, match=r"write /save talk\.json"):
         run(session, "/save")
     assert sorted(path.name for path in here.iterdir() if "json" in path.name) == ["mine.json"]
+
+
+def test_a_new_conversation_does_not_replace_the_saved_one(session: Session, here: Path) -> None:
+    ask(session, "Hello")
+    run(session, "/save talk.json")
+    kept = (here / "talk.json").read_text()
+    run(session, "/clear")
+    with pytest.raises(InputError, match="nothing was said yet"):
+        run(session, "/save talk.json overwrite")
+    ask(session, "Hello again")
+    with pytest.raises(OptionError, match=r"write /save talk\.json"):
+        run(session, "/save")
+    assert (here / "talk.json").read_text() == kept
 
 
 def test_pictures_can_be_saved_inside_the_file(session: Session, here: Path) -> None:

@@ -118,6 +118,12 @@ def test_limits(clip: Path) -> None:
             response = server.chat([*parts, TEXT])
             assert response.status_code == 400
             assert says in response.json()["error"]["message"]
+    with running(max_media_bytes=1000, max_video_frames=2) as server:
+        response = server.chat([{"type": "video", "video": uri(clip)}, TEXT])
+        assert response.status_code == 400
+        assert "limit of 1000" in response.json()["error"]["message"]
+        response = server.client.post("/v1/files", files={"file": ("clip.mp4", clip.read_bytes())})
+        assert response.status_code == 413
     with running(max_video_seconds=2) as server:
         response = server.chat([{"type": "video", "video": uri(clip)}, TEXT])
         assert "3 s are longer than the limit of 2 s" in response.json()["error"]["message"]

@@ -119,7 +119,7 @@ def _paste(session: Session, argument: str) -> Reply:
 
 def _clear(session: Session, argument: str) -> Reply:
     _nothing(argument, "/clear")
-    session.conversation, session.pending, session.last = Conversation(), [], None
+    session.conversation, session.pending, session.file, session.last = Conversation(), [], None, None
     return Reply(("a new conversation; the settings stay",))
 
 
@@ -189,6 +189,8 @@ def _save(session: Session, argument: str) -> Reply:
     path = Path(names[0]).expanduser() if names else session.file
     if path is None or len(names) > 1:
         raise OptionError("give one file: write /save talk.json; with embed behind it the pictures are in the file")
+    if not session.conversation.messages:
+        raise InputError("nothing was said yet, so there is nothing to save")
     if path.exists() and path != session.file and "overwrite" not in flags:
         raise InputError(f"{path} is there already: /save {shlex.quote(str(path))} overwrite replaces it")
     size = session.conversation.save(path, "embed" in flags)

@@ -98,6 +98,8 @@ class Conversation:
             given = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: not a JSON file, as it is not text") from None
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: not a JSON file: {error}") from None
         messages = given.get("messages") if isinstance(given, Mapping) else given

@@ -79,7 +79,8 @@ class Settings:
         wanted = name.lower().replace("-", "_")
         wanted = {setting.option: key for key, setting in SETTINGS.items() if setting.option}.get(wanted, wanted)
         if wanted not in SETTINGS:
-            near = difflib.get_close_matches(wanted, SETTINGS, 1)
+            begun = [key for key in SETTINGS if key.startswith(wanted)]
+            near = begun or difflib.get_close_matches(wanted, SETTINGS, 1)
             hint = f"did you mean {near[0]!r}?" if near else "/set shows them all"
             raise OptionError(f"there is no setting {name!r}: {hint}")
         return wanted

@@ -260,7 +260,8 @@ def _shell_word(line: str, at: int) -> Found | None:
 
 def _plain(line: str, at: int) -> Found | None:
     """A path without quotes, the longest one that is there; its name may have blanks in it."""
-    ends, end = [], at
+    ends: list[int] = []
+    end = at
     while len(ends) < _WORDS and end < len(line):
         end = _word_end(line, end)
         ends.append(end)

@@ -147,7 +147,7 @@ def run(
         "end": end,
         "enable_thinking": thinking,
     }
-    given = {option: value for option, value in sampling.items() if value is not None}
+    given: dict[str, Any] = {option: value for option, value in sampling.items() if value is not None}
     _check(given, name=backend, threads=threads, device=device, weights=weights, precision=precision)
     if text is None and not image and not video and output == "text" and _at_terminal():
         from pocketvlm.cli.chat import begin

@@ -230,11 +230,19 @@ def _decode(data: bytes, name: str, limits: MediaLimits, content_type: str = "")
         told = f", sent as {content_type}" if content_type else ""
         raise ImageError(
             f"{name}: not a picture in a format we read ({', '.join(FORMATS)}); it starts with {data[:12]!r}{told}"
+            f"{_hint(data)}"
         ) from None
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: {error}: send a smaller image or raise PIL.Image.MAX_IMAGE_PIXELS") from None
     except Exception as error:  # decoders of broken files raise OSError, SyntaxError, ValueError, struct.error, ...
         raise ImageError(f"{name}: damaged or incomplete image file: {error}") from error
+
+
+def _hint(data: bytes) -> str:
+    """What else it may be, for messages."""
+    if data[4:8] == b"ftyp" or data[:4] == b"\x1aE\xdf\xa3" or (data[:4] == b"RIFF" and data[8:12] == b"AVI "):
+        return ": it looks like a video: give it as one"
+    return ": it is a PDF file: give its pages as pictures" if data[:5] == b"%PDF-" else ""
 
 
 def _to_rgb(image: Image, name: str, from_png: bool = False) -> Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -21,6 +22,8 @@ from pocketvlm.parsing import Content, Reasoning
 
 # Shorter waits need no words.
 _PATIENCE = 0.5
+# Seconds between two drawings.
+_PERIOD = 0.1
 
 
 class LiveScreen(Screen):
@@ -34,18 +37,21 @@ class LiveScreen(Screen):
         """Show an answer as it comes; returns how it went."""
         state = _State()
         turn = None
-        with silent_keys(), Live(state, console=self.console, refresh_per_second=10, transient=True) as live:
+        # Not rich's own thread: where it draws while another one prints, both count the same lines as drawn.
+        with silent_keys(), Live(state, console=self.console, auto_refresh=False, transient=True) as live:
             try:
-                for piece in pieces:
-                    if isinstance(piece, Turn):
-                        turn = piece
-                    elif isinstance(piece, Reasoning):
-                        state.thought.add(printable(piece.text))
-                    elif isinstance(piece, Content):
-                        self._folded(live, state)
-                        done, rest = split_blocks(state.text + printable(piece.text))
-                        state.text = rest
-                        live.console.print(_Block(done, state))
+                with _drawn_again(live) as lock:
+                    for piece in pieces:
+                        with lock:
+                            if isinstance(piece, Turn):
+                                turn = piece
+                            elif isinstance(piece, Reasoning):
+                                state.thought.add(printable(piece.text))
+                            elif isinstance(piece, Content):
+                                self._folded(live, state)
+                                done, state.text = split_blocks(state.text + printable(piece.text))
+                                if done:
+                                    live.console.print(_Block(done, state))
             finally:
                 rest, state.text = state.text, ""
                 state.over = True
@@ -66,6 +72,25 @@ class LiveScreen(Screen):
         # What was drawn must be there before what comes on the other stream.
         sys.stdout.flush()
         super()._err(lines)
+
+
+@contextlib.contextmanager
+def _drawn_again(live: Live) -> Iterator[threading.Lock]:
+    """Draw now and then; whoever holds the lock keeps that from happening."""
+    lock, over = threading.Lock(), threading.Event()
+
+    def draw() -> None:
+        while not over.wait(_PERIOD):
+            with lock, contextlib.suppress(OSError):
+                live.refresh()
+
+    thread = threading.Thread(target=draw, name="draw", daemon=True)
+    thread.start()
+    try:
+        yield lock
+    finally:
+        over.set()
+        thread.join()
 
 
 class _State:

@@ -163,9 +163,12 @@ def _answer(session: Session, screen: Screen, pieces: Iterator[Piece]) -> None:
             turn = screen.answer(pieces)
         except _Leave:
             raise SystemExit(130) from None
-    said = session.conversation.messages and session.conversation.messages[-1].role == "assistant"
+    last = session.conversation.messages[-1] if session.conversation.messages else None
+    said = last is not None and last.role == "assistant"
     if turn is not None and turn.reason == "abort" and not turn.usage.completion_tokens and not said:
         screen.note(["nothing came yet: the question was taken back"])
+    elif turn is not None and turn.reason != "abort" and last is not None and not last.text.strip():
+        screen.note(["the answer is empty: /regen asks again, /undo takes the question back"])
 
 
 @contextlib.contextmanager

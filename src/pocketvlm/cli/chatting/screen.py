@@ -106,13 +106,14 @@ def layout(lines: Iterable[str], width: int) -> list[str]:
     """Lines wrapped to a width; those with a tab are rows of a table, in one column where two do not fit."""
     given = [printable(line) for line in lines]
     first = max((len(line.partition("\t")[0]) for line in given if "\t" in line), default=0)
+    second = max((len(line.partition("\t")[2]) for line in given), default=0)
     shown = []
     for line in given:
         left, tab, right = line.partition("\t")
         if not tab:
             indent = " " * (len(line) - len(line.lstrip()))
             shown += textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False) or [""]
-        elif width >= first + _GAP + 30:
+        elif width >= first + _GAP + min(second, 30):
             indent = " " * (first + _GAP)
             shown += textwrap.wrap(
                 right, width, initial_indent=f"{left:{first + _GAP}}", subsequent_indent=indent, break_on_hyphens=False

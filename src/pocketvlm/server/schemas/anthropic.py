@@ -159,6 +159,8 @@ def _part(block: Mapping[str, Any], where: str) -> dict[str, Any]:
     kind = block.get("type")
     if kind == "text":
         return {"type": "text", "text": block.get("text")}
+    if kind == "video":
+        raise PromptError(f"{where}: this interface has no videos: send them to /v1/chat/completions or /v1/responses")
     if kind != "image":
         raise PromptError(f"{where}: blocks of type {str(kind)[:40]!r} are not supported here: give text or image")
     source = block.get("source")
