@@ -19,7 +19,7 @@ def llm() -> LLM:
         gpu_memory_utilization=0.9,
         max_model_len=2000,
         max_num_seqs=4,
-        limit_mm_per_prompt={"image": 1},
+        limit_mm_per_prompt={"image": 1, "video": 1},
         mm_processor_kwargs={"max_slice_nums": 1},
         seed=7,
         cache=False,
@@ -66,6 +66,9 @@ def test_the_last_message_can_be_continued(llm: LLM) -> None:
 def test_refusals_name_what_is_wrong(llm: LLM) -> None:
     with pytest.raises(InputError, match=r"2 images are more than limit_mm_per_prompt=\{'image': 1\}"):
         llm.chat(talk("a", 2))
+    frames = {"type": "video", "video": [Image.new("RGB", (60, 40), "red")] * 2}
+    with pytest.raises(InputError, match=r"2 videos are more than limit_mm_per_prompt=\{'video': 1\}"):
+        llm.chat([{"role": "user", "content": [frames, frames]}])
     with pytest.raises(PromptError):
         llm.chat([[]])
     with pytest.raises(InputError, match="a conversation or a list of them"):

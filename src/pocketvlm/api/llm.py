@@ -74,7 +74,7 @@ class LLM:
 
         dtype: "auto" (codes, as `load`), "bfloat16" or "float16" (weights as stored), "float32" (exact). quantization:
         "int8" or "int4" codes. seed: of requests that have none. limit_mm_per_prompt: most media of a kind, e.g.
-        {"image": 2}. mm_processor_kwargs: options of the processor for every request. Arguments of vLLM that are about
+        {"image": 2, "video": 1}. mm_processor_kwargs: options of the processor for every request. Arguments of vLLM that are about
         graphics cards or foreign code change nothing; of others, those of `load` are taken. Raises OptionError.
         """
         if dtype not in _DTYPES:
@@ -159,11 +159,10 @@ class LLM:
         return [replace(one, seed=self._seed) if one.seed is None else one for one in each]
 
     def _check(self, prompt: Prompt) -> None:
-        most = self._limits.get("image")
-        if most is not None and len(prompt.images) > most:
-            raise InputError(
-                f"{len(prompt.images)} images are more than limit_mm_per_prompt={{'image': {most}}}: raise it"
-            )
+        for kind, count in (("image", len(prompt.images)), ("video", len(prompt.videos))):
+            most = self._limits.get(kind)
+            if most is not None and count > most:
+                raise InputError(f"{count} {kind}s are more than limit_mm_per_prompt={{{kind!r}: {most}}}: raise it")
 
 
 def _is_one(messages: Any) -> bool:
