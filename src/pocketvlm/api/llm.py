@@ -74,8 +74,9 @@ class LLM:
 
         dtype: "auto" (codes, as `load`), "bfloat16" or "float16" (weights as stored), "float32" (exact). quantization:
         "int8" or "int4" codes. seed: of requests that have none. limit_mm_per_prompt: most media of a kind, e.g.
-        {"image": 2, "video": 1}. mm_processor_kwargs: options of the processor for every request. Arguments of vLLM that are about
-        graphics cards or foreign code change nothing; of others, those of `load` are taken. Raises OptionError.
+        {"image": 2, "video": 1}. mm_processor_kwargs: options of the processor for every request. Arguments of vLLM
+        that are about graphics cards or foreign code change nothing; of others, those of `load` are taken. Raises
+        OptionError.
         """
         if dtype not in _DTYPES:
             raise OptionError(f"dtype={dtype!r} is not supported: give one of {', '.join(_DTYPES)}")
