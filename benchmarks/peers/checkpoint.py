@@ -1,7 +1,8 @@
 """A checkpoint directory of the released shape with random weights, so that whole starts can be timed.
 
 Tensors, configuration and sizes are those of the released checkpoint. The tokenizer is a stand-in: as many tokens and
-merges, made of random words, so that reading it takes as long; special tokens have their places. The rest is nano's.
+merges, made of random words, so that reading it takes as long; what the chat template writes is as many tokens as the
+released one makes of it, and special tokens have their places. The rest is nano's.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 NAMES = {"bf16": "BF16", "f16": "F16", "f32": "F32"}
 LONGEST_WORD = 12
+TEMPLATE_WORDS = ("system", "user", "assistant", "\u010a\u010a")  # the last is two line breaks
 
 
 def write_checkpoint(tensors: Mapping[str, StoredTensor], nano: Path, directory: Path) -> Path:
@@ -72,12 +74,19 @@ def write_safetensors(tensors: Mapping[str, StoredTensor], path: Path) -> None:
             file.write(np.ascontiguousarray(tensor.data).data)
 
 
+def template_merges() -> list[tuple[str, str]]:
+    """The merges, letter by letter, that make one token of each word of a chat template."""
+    return [(word[:i], word[i]) for word in TEMPLATE_WORDS for i in range(1, len(word))]
+
+
 def random_words(size: int, seed: int = 0) -> tuple[dict[str, int], list[list[str]]]:
     """A byte-level vocabulary of `size` tokens and the merges that make those beyond the 256 bytes."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
     vocabulary = {letter: number for number, letter in enumerate(letters)}
-    tokens, merges = list(letters), []
+    merges = [list(pair) for pair in template_merges()]
+    tokens = [*letters, *("".join(pair) for pair in merges)]
+    vocabulary |= {token: number for number, token in enumerate(tokens)}
     random = np.random.default_rng(seed)
     usual = "\u0120etaoinshrdlucmfwypvbgkjqxz" + "".join(letters[94:])
     while len(tokens) < size:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from checkpoint import template_merges
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -123,11 +124,11 @@ def digest(tensors: Tensors) -> str:
 
 
 def vocabulary(size: int) -> tuple[list[str], list[int]]:
-    """Stand-in tokens and their types: the 256 bytes, one merged pair, the special tokens at their ids, fillers."""
+    """Stand-in tokens and their types: the 256 bytes, a chat template's words, the special tokens, fillers."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
-    tokens = [letters[byte] for byte in range(256)] + [letters[32] * 2]
+    tokens = [*(letters[byte] for byte in range(256)), *("".join(pair) for pair in template_merges())]
     types = [NORMAL] * len(tokens)
     for number in range(len(tokens), size):
         tokens.append(SPECIAL_TOKENS.get(number, f"[PAD{number}]"))
@@ -230,7 +231,7 @@ def write_text(tensors: Tensors, config: ModelConfig, path: Path) -> None:
     writer.add_string("tokenizer.ggml.pre", "qwen35")
     writer.add_array("tokenizer.ggml.tokens", tokens)
     writer.add_array("tokenizer.ggml.token_type", types)
-    writer.add_array("tokenizer.ggml.merges", [f"{tokens[32]} {tokens[32]}"])
+    writer.add_array("tokenizer.ggml.merges", [" ".join(pair) for pair in template_merges()])
     writer.add_uint32("tokenizer.ggml.bos_token_id", 248045)
     writer.add_uint32("tokenizer.ggml.eos_token_id", 248046)
     writer.add_uint32("tokenizer.ggml.padding_token_id", 248044)

@@ -116,6 +116,7 @@ def test_rows(native: NativeOps, dtype: str) -> None:
     native.put(x, rows, values)
     np.testing.assert_array_equal(x, expected)
     assert native.take(x, np.zeros(0, np.int32)).shape == (0, 33)
+    np.testing.assert_array_equal(native.concat([x[:20], values, x[20:]]), np.concatenate([x[:20], values, x[20:]]))
 
 
 def test_windows(native: NativeOps) -> None:

@@ -39,7 +39,7 @@ class Network:
         for _ in range(3):
             gate, up = ops.linears(ops.rms_norm(x, self.norm, 1e-6), (self.gate, self.up))
             x = ops.linear(ops.swiglu(gate, up), self.down, residual=x)
-        return x
+        return ops.concat([x, self.norm.reshape(1, -1), x])
 
 
 def test_recorded_equals_one_by_one(kernels: NativeOps) -> None:

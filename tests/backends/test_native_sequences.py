@@ -10,7 +10,7 @@ from exact_ops import attention, attention_views, cached, conv_silu, gated_delta
 from native_kit import Inputs, close, pages_of
 
 from pocketvlm.backends.native import NativeOps
-from pocketvlm.backends.ops import Batch
+from pocketvlm.backends.ops import Array, Batch
 
 
 @pytest.mark.parametrize("head_dim", [3, 16, 40, 72])
@@ -150,3 +150,32 @@ def test_two_parts_make_the_whole(native: NativeOps, cut: int) -> None:
     expected = native.attention(query, keys, values, whole)
     cut_up = np.concatenate([native.attention(query[r], keys, values, p) for r, p in pieces])
     close(cut_up, expected.astype(np.float64), 3e-6)
+
+
+def test_turns_part_what_shares_a_slot() -> None:
+    offsets = np.array([0, 3, 4, 9, 11, 12], np.int32)
+    positions = np.array([0, 1, 2, 7, 8, 9, 10, 11, 12, 0, 1, 2], np.int32)
+    context = np.array([0, 7, 8, 0, 2], np.int32)
+    pages = np.arange(10, dtype=np.int32).reshape(5, 2)
+    kept: dict[int, list[Array]] = {1: [], 3: []}
+    batch = Batch(offsets, positions, context, pages, np.array([4, 2, 2, 0, 0], np.int32), 16, kept)
+    found = [
+        (
+            rows,
+            turn.offsets.tolist(),
+            turn.positions.tolist(),
+            turn.context.tolist(),
+            turn.slots.tolist(),
+            turn.pages[:, 0].tolist(),
+        )
+        for rows, turn in batch.turns()
+    ]
+    assert found == [
+        (slice(0, 4), [0, 3, 4], [0, 1, 2, 7], [0, 7], [4, 2], [0, 2]),
+        (slice(4, 11), [0, 5, 7], [8, 9, 10, 11, 12, 0, 1], [8, 0], [2, 0], [4, 6]),
+        (slice(11, 12), [0, 1], [2], [2], [0], [8]),
+    ]
+    assert [list(turn.kept) for _, turn in batch.turns()] == [[1], [1], []]
+    assert batch.turns()[1][1].kept[1] is kept[3]
+    apart = replace(batch, slots=np.arange(5, dtype=np.int32))
+    assert [(rows, turn is apart) for rows, turn in apart.turns()] == [(slice(None), True)]

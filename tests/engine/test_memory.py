@@ -7,8 +7,10 @@ import pytest
 from engine_kit import network
 from oracle import Oracle
 
+from pocketvlm.backends.ops import Array
 from pocketvlm.engine.memory import Holding, Memory
 from pocketvlm.model import MiniCPMV
+from pocketvlm.model.text import read_place
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,12 @@ def holds(memory: Memory, holding: Holding, value: float) -> bool:
     ]
     slots = [bool((array[holding.slot] == value).all()) for array in memory._arrays(type(memory.states[0]))]
     return all(same) and all(slots)
+
+
+def slot_of(memory: Memory, holding: Holding) -> list[Array]:
+    """A copy of a sequence's slot, with room set aside for it."""
+    assert memory.reserve_copy()
+    return [read_place(memory.model.ops, array, holding.slot) for array in memory._arrays(type(memory.states[0]))]
 
 
 def take(memory: Memory, tokens: int) -> Holding:
@@ -73,7 +81,7 @@ def test_a_snapshot_outlives_its_sequence_and_what_goes_on_does_not_touch_it(mod
     memory = Memory(model, 1 << 40, 8)
     first = take(memory, 20)
     fill(memory, first, 1.0)
-    snapshot = memory.snapshot(first, 20)
+    snapshot = memory.snapshot(first, 20, slot_of(memory, first))
     assert memory.used == memory.bytes_for(20) + memory.slot_bytes
     assert memory.kept == memory.bytes_for(20)
     memory.close(first)
@@ -103,7 +111,7 @@ def test_secure_keeps_the_limit_and_uses_it_fully(model: MiniCPMV) -> None:
     assert memory.used == memory.allocated == limit
     assert not memory.secure(1, 0, last_resort=True)
     assert not memory.secure(0, 1, last_resort=True)
-    assert not memory.secure_copy()
+    assert not memory.reserve_copy()
 
 
 def test_a_copy_finds_room_in_free_pages(model: MiniCPMV) -> None:
@@ -113,7 +121,8 @@ def test_a_copy_finds_room_in_free_pages(model: MiniCPMV) -> None:
     fill(memory, short, 3.0)
     memory.close(long)
     assert memory.allocated == memory.limit
-    assert memory.secure_copy()
+    copies = slot_of(memory, short)
+    assert memory.allocated <= memory.limit
     assert holds(memory, short, 3.0)
-    memory.snapshot(short, 160)
+    memory.snapshot(short, 160, copies)
     assert memory.allocated <= memory.limit

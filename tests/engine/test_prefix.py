@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from engine_kit import Run, alone, ask, check_idle, engine_of, longer, network, pictured, text
+import torch
+from engine_kit import Run, alone, ask, check_idle, check_memory, engine_of, longer, network, pictured, text
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import Oracle
+from oracle import Oracle, config_dict, make_oracle
 
 from pocketvlm.engine.prefix import LEAST_GAP, cut_places, name_checkpoints
+from pocketvlm.engine.scheduler import Scheduler
 from pocketvlm.errors import PromptError
 from pocketvlm.model import MiniCPMV
 from pocketvlm.types import View
@@ -81,6 +83,46 @@ def test_a_hit_has_the_bits_of_a_miss(oracle: Oracle, weights: str) -> None:
             assert run.engine.prefix.hits == number + 1
         assert run.tokens(cold) == alone(model, ask(prompt))[0]
         check_idle(run.engine)
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4", "bf16"])
+def test_parts_of_one_step_have_the_bits_of_steps_of_their_own(
+    oracle: Oracle, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits, and what is kept on the way, alone and beside others."""
+    if weights == "bf16":
+        oracle = make_oracle(config_dict(), seed=9, dtype=torch.bfloat16)
+    model = network(oracle, weights)
+    if weights == "bf16" and not model.ops.describe()["isa"].startswith("avx512bf16"):
+        pytest.skip("bfloat16 weights have float32 products on this processor: equal within rounding only")
+    requests = [
+        ask(text(1, 150, [9, 40, 64, 73, 110])),
+        ask(pictured(oracle, 2, views=3, words=20)),
+        ask(text(3, 70, [20, 61, 69])),
+    ]
+
+    def read(company: int) -> tuple[Run, list[int]]:
+        run = Run(engine_of(model, chunk=64))
+        made: list[int] = []
+        while len(made) < len(requests):
+            made += [run.add(request) for request in requests[len(made) : len(made) + company]]
+            run.finish()
+        check_memory(run.engine)
+        return run, [run.engine.stats().steps, *made]
+
+    together, (few, *numbers) = read(3)
+    whole = Scheduler._cuts
+    monkeypatch.setattr(Scheduler, "_cuts", lambda self, sequence, room: whole(self, sequence, room)[:1])
+    apart, (many, *others) = read(1)
+    assert few < many - 10
+    for one, other in zip(numbers, others, strict=True):
+        np.testing.assert_array_equal(together.rows(one), apart.rows(other))
+    kept, same = together.engine.prefix._snapshots, apart.engine.prefix._snapshots
+    assert len(kept) == 5 + 3 + 3
+    assert kept.keys() == same.keys()
+    for name, snapshot in kept.items():
+        for copy, other_copy in zip(snapshot.copies, same[name].copies, strict=True):
+            np.testing.assert_array_equal(copy, other_copy)
 
 
 def test_the_second_turn_runs_neither_vision_nor_the_beginning(oracle: Oracle, model: MiniCPMV) -> None:

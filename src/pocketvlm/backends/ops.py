@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -75,6 +76,9 @@ class Place:
 class Batch:
     """Which rows of a ragged batch belong to which sequence, and where those sequences keep their state.
 
+    Neighbours that share a slot are parts of one sequence, each going on where the one before ends. Only the operations
+    that carry a state from row to row must take them one after the other (`turns`).
+
     offsets: int32 [sequences + 1], rows offsets[s]..offsets[s+1] belong to sequence s, in order, at least one each.
     positions: int32 [rows], place of each row in its sequence: context[s], context[s] + 1, ...
     context: int32 [sequences], tokens of the sequence that earlier steps have already put into the state. Where it is 0
@@ -82,6 +86,7 @@ class Batch:
     pages: int32 [sequences, n], page table: token t of sequence s lives in page pages[s, t // page_size] at row
         t % page_size; unused entries are -1.
     slots: int32 [sequences], index of the recurrent and the convolution state.
+    kept: lists that take copies of what the slot of some sequence holds behind its last row, layer by layer.
     """
 
     offsets: Ints
@@ -90,6 +95,7 @@ class Batch:
     pages: Ints
     slots: Ints
     page_size: int
+    kept: Mapping[int, list[Array]] = field(default_factory=dict)
 
     @property
     def sequences(self) -> int:
@@ -100,6 +106,27 @@ class Batch:
     def rows(self) -> int:
         """Number of rows."""
         return int(self.offsets[-1])
+
+    def turns(self) -> list[tuple[slice, Batch]]:
+        """The batch cut between parts of one sequence: rows, and a batch of them in which every slot is there once."""
+        slots = self.slots.tolist()
+        cuts = [i for i in range(1, len(slots)) if slots[i] == slots[i - 1]]
+        if not cuts:
+            return [(slice(None), self)]
+        found = []
+        for first, last in pairwise((0, *cuts, len(slots))):
+            start, stop = int(self.offsets[first]), int(self.offsets[last])
+            part = Batch(
+                self.offsets[first : last + 1] - self.offsets[first],
+                self.positions[start:stop],
+                self.context[first:last],
+                self.pages[first:last],
+                self.slots[first:last],
+                self.page_size,
+                {i - first: copies for i, copies in self.kept.items() if first <= i < last},
+            )
+            found.append((slice(start, stop), part))
+        return found
 
 
 class Ops(Protocol):
@@ -153,6 +180,9 @@ class Ops(Protocol):
 
     def put(self, x: Array, rows: Ints, values: Array) -> None:
         """Write values [n, H] over rows `rows` [n] of x [T, H] in place (facts 3.9)."""
+
+    def concat(self, parts: Sequence[Array]) -> Array:
+        """Arrays [n, H] end to end -> [sum of n, H]."""
 
     def linear(
         self,

@@ -135,6 +135,7 @@ class Engine:
         try:
             logits = self.runner.run(plan)
         except Exception as error:  # nobody can say whose fault it was, nor what is left of their states
+            self.memory.reserved = 0
             return failed + [self._fail(work.sequence, error) for work in plan.work]
         drawn: dict[int, Drawn] = {}
         for number, row in logits.items():
@@ -193,7 +194,7 @@ class Engine:
             parts = []
             for start in range(0, total, chunk):
                 stop = min(start + chunk, total)
-                hidden, _ = self.runner.hidden(Plan((Work(sequence, start, stop),)))
+                hidden = self.runner.hidden(Plan((Work(sequence, start, stop),)))
                 rows = np.arange(stop - start, dtype=np.int32)
                 parts.append(self.model.ops.to_numpy(self.model.logits(hidden, rows)))
             return np.concatenate(parts)

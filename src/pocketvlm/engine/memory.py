@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -84,6 +84,7 @@ class Memory:
         )
         self._holdings: set[Holding] = set()
         self._snapshots: set[Snapshot] = set()
+        self.reserved = 0  # snapshots to come
         # How many running sequences and how many snapshots use each page.
         self._running, self._kept = np.zeros(0, np.int32), np.zeros(0, np.int32)
         self._slots = 0
@@ -101,7 +102,7 @@ class Memory:
     @property
     def allocated(self) -> int:
         """Bytes of arrays and copies, used or not."""
-        return self._bytes(len(self._running), self._slots + len(self._snapshots))
+        return self._bytes(len(self._running), self._slots + self._copies)
 
     @property
     def used(self) -> int:
@@ -132,7 +133,7 @@ class Memory:
         if not any(more):
             return True
         least = len(self._running) + more[0], self._slots + more[1]
-        room = self.limit - self._bytes(least[0], least[1] + len(self._snapshots))
+        room = self.limit - self._bytes(least[0], least[1] + self._copies)
         if room >= 0:
             wish = max(_LEAST_PAGES, len(self._running) * 3 // 2) - least[0] if more[0] else 0
             extra = max(0, min(wish, room // self.page_bytes))
@@ -143,20 +144,20 @@ class Memory:
         if not last_resort:
             return False
         least = held[0] + pages, held[1] + slots
-        room = self.limit - self._bytes(least[0], least[1] + len(self._snapshots))
+        room = self.limit - self._bytes(least[0], least[1] + self._copies)
         if room < 0:
             return False
         self._resize(least[0] + min(room // self.page_bytes, max(0, len(self._running) - least[0])), least[1])
         return True
 
-    def secure_copy(self) -> bool:
-        """Make sure that a snapshot may be taken; False where the limit forbids it."""
-        if self.allocated + self.slot_bytes <= self.limit:
-            return True
-        less = -(-len(self._free_pages) // 2)
-        if less * self.page_bytes < max(self.slot_bytes, self.limit // 16):
-            return False
-        self._resize(len(self._running) - less, self._slots)
+    def reserve_copy(self) -> bool:
+        """Set room aside for a snapshot of this step; False where the limit forbids it."""
+        if self.allocated + self.slot_bytes > self.limit:
+            less = -(-len(self._free_pages) // 2)
+            if less * self.page_bytes < max(self.slot_bytes, self.limit // 16):
+                return False
+            self._resize(len(self._running) - less, self._slots)
+        self.reserved += 1
         return True
 
     def open(self, snapshot: Snapshot | None = None) -> Holding:
@@ -192,14 +193,15 @@ class Memory:
         self._running[holding.pages] -= 1
         self._free(holding.pages)
 
-    def snapshot(self, holding: Holding, tokens: int) -> Snapshot:
-        """Keep the state of a sequence that has computed exactly `tokens` tokens; ask `secure_copy` first.
+    def snapshot(self, holding: Holding, tokens: int, copies: Sequence[Array]) -> Snapshot:
+        """Keep the state of a sequence after its first `tokens` tokens, for which room is reserved.
 
-        The sequence may go on writing behind them, into the last page too.
+        copies: what its slot held then, array by array, [1, n] each. The sequence may have gone on behind them, into
+        the last page too.
         """
         pages = holding.pages[: self.pages_for(tokens)].copy()
-        copies = tuple(read_place(self.model.ops, array, holding.slot) for array in self._arrays(DeltaState))
-        snapshot = Snapshot(tokens, pages, copies)
+        snapshot = Snapshot(tokens, pages, tuple(copies))
+        self.reserved -= 1
         self._snapshots.add(snapshot)
         self._kept[pages] += 1
         return snapshot
@@ -215,6 +217,10 @@ class Memory:
         for state in self.states:
             if isinstance(state, kind):
                 yield from (getattr(state, name) for name in state.__slots__)
+
+    @property
+    def _copies(self) -> int:
+        return len(self._snapshots) + self.reserved
 
     def _bytes(self, pages: int, slots: int) -> int:
         return pages * self.page_bytes + slots * self.slot_bytes

@@ -6,34 +6,25 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from pocketvlm.backends.ops import Array
 from pocketvlm.engine.memory import Holding, Memory, Snapshot
 from pocketvlm.types import Prompt
 
-# A cut and a copy of the state cost about as much as reading so few tokens again (docs/log.md).
-LEAST_GAP = 64
+# A copy of the state costs about as much as reading so few tokens again (docs/log.md).
+LEAST_GAP = 8
 
 
 def cut_places(length: int, marks: Sequence[int], chunk: int, gap: int = LEAST_GAP) -> tuple[list[int], list[int]]:
-    """Ends of the chunks of a prompt of `length` tokens, and those of them that are checkpoints.
+    """Ends of the parts that a prompt of `length` tokens is read in, and those of them that are checkpoints.
 
-    Each mark that is at least `gap` behind the last checkpoint is one; between them chunks have `chunk` tokens, the
-    last one fewer. Up to a checkpoint this depends on nothing behind it: whoever goes on there was cut alike.
+    Each mark that is at least `gap` behind the last checkpoint is one, and a part ends behind every `chunk` tokens. Up
+    to a checkpoint this depends on nothing behind it: whoever goes on there was cut alike.
     """
-    cuts: list[int] = []
     checkpoints: list[int] = []
-    at = last = 0
-    for mark in (*marks, length):
-        if mark < length:
-            if mark - last < gap:
-                continue
+    for mark in marks:
+        if gap + (checkpoints[-1] if checkpoints else 0) <= mark < length:
             checkpoints.append(mark)
-            last = mark
-        elif mark > length:
-            continue
-        while at < mark:
-            at = min(at + chunk, mark)
-            cuts.append(at)
-    return cuts, checkpoints
+    return sorted({*checkpoints, *range(chunk, length, chunk), length}), checkpoints
 
 
 def name_checkpoints(prompt: Prompt, checkpoints: Sequence[int]) -> dict[int, bytes]:
@@ -90,16 +81,20 @@ class PrefixCache:
                 return self._snapshots[key]
         return None
 
-    def keep(self, key: bytes, holding: Holding, tokens: int) -> None:
-        """Keep the state of a sequence after its first `tokens` tokens, if that fits; others go for it."""
-        memory = self.memory
-        if key in self._snapshots or memory.bytes_for(tokens) > self.limit:
-            return
-        while not memory.secure_copy():
+    def reserve(self, key: bytes, tokens: int) -> bool:
+        """Make room for the state of this name, after `tokens` tokens; others go for it. False if it is not kept."""
+        if key in self._snapshots or self.memory.bytes_for(tokens) > self.limit:
+            return False
+        while not self.memory.reserve_copy():
             if not self.evict():
-                return
-        self._snapshots[key] = memory.snapshot(holding, tokens)
-        while memory.kept > self.limit:
+                return False
+        return True
+
+    def keep(self, key: bytes, holding: Holding, tokens: int, copies: Sequence[Array]) -> None:
+        """Keep the state of a sequence after its first `tokens` tokens, for which there is room; copies of its slot."""
+        if key not in self._snapshots:
+            self._snapshots[key] = self.memory.snapshot(holding, tokens, copies)
+        while self.memory.kept > self.limit:
             self.evict()
 
     def evict(self) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -72,7 +73,8 @@ class Sequence:
     """A request on its way: its ids so far, how many of them the state holds, and where that state is.
 
     cuts: the ends of its prompt's chunks. keys: the checkpoints among them, position -> name. features: of views whose
-    ids are not all computed, by index. cached: prompt tokens that were not computed for it. Times are of perf_counter.
+    ids are not all computed, by index. copies: of its slot, as a step went past some positions. cached: prompt tokens
+    that were not computed for it. Times are of perf_counter.
     """
 
     id: int
@@ -85,6 +87,7 @@ class Sequence:
     computed: int = 0
     holding: Holding | None = None
     features: dict[int, Array] = field(default_factory=dict)
+    copies: dict[int, list[Array]] = field(default_factory=dict)
     constraint: Constraint | None = None
     seconds: StageSeconds = field(default_factory=StageSeconds)
     cached: int = 0
@@ -117,16 +120,26 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Tokens start..stop of one sequence that go through the network in one step."""
+    """Tokens start..stop of one sequence that go through the network in one step.
+
+    cuts: positions between them where one part ends and the next begins, with the bits that steps of their own give.
+    kept: ends of parts whose state becomes a checkpoint.
+    """
 
     sequence: Sequence
     start: int
     stop: int
+    cuts: tuple[int, ...] = ()
+    kept: tuple[int, ...] = ()
 
     @property
     def samples(self) -> bool:
         """Whether this step yields the sequence's next token."""
         return self.stop == self.sequence.length
+
+    def parts(self) -> Iterator[tuple[int, int]]:
+        """First and last position, exclusive, of each part."""
+        return pairwise((self.start, *self.cuts, self.stop))
 
 
 @dataclass(frozen=True, slots=True)

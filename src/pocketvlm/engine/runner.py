@@ -34,9 +34,10 @@ class Runner:
         if self.decoding.fits(plan.work):
             rows = self.decoding.run(plan.work)
         else:
-            hidden, batch = self.hidden(plan)
+            hidden = self.hidden(plan)
             if wanted:
-                rows = self.model.logits(hidden, (batch.offsets[1:] - 1)[wanted])
+                last = np.cumsum([work.stop - work.start for work in plan.work], dtype=np.int32) - np.int32(1)
+                rows = self.model.logits(hidden, last[wanted])
         logits: dict[int, NDArray[np.float32]] = {}
         if rows is not None:
             table = self.model.ops.to_numpy(rows)
@@ -50,17 +51,15 @@ class Runner:
                 seconds.prefill += spent
         return logits
 
-    def hidden(self, plan: Plan) -> tuple[Array, Batch]:
-        """Hidden rows [T, hidden] of every token of the plan, and the batch that says whose they are."""
-        batch = self._batch(plan)
+    def hidden(self, plan: Plan) -> Array:
+        """Hidden rows [T, hidden] of every token of the plan."""
         ids = np.concatenate([work.sequence.ids(work.start, work.stop) for work in plan.work])
-        splices = [
-            splice
-            for work, offset in zip(plan.work, batch.offsets, strict=False)
-            for splice in _splices(work, int(offset))
-        ]
-        x = self.model.embed(ids, splices)
-        return self.model.forward(x, batch, self.memory.states), batch
+        splices: list[tuple[Ints, Array]] = []
+        offset = 0
+        for work in plan.work:
+            splices += _splices(work, offset)
+            offset += work.stop - work.start
+        return self.model.forward(self.model.embed(ids, splices), self._batch(plan), self.memory.states)
 
     def encode(self, views: tuple[View | PendingView, ...]) -> list[Array]:
         """Features of views, as many at a time as the backend likes."""
@@ -75,18 +74,23 @@ class Runner:
         return features + self.model.encode(group)
 
     def _batch(self, plan: Plan) -> Batch:
-        counts = [work.stop - work.start for work in plan.work]
-        held = [work.sequence.holding for work in plan.work if work.sequence.holding is not None]
-        pages = np.full((len(plan.work), max(holding.count for holding in held)), -1, dtype=np.int32)
+        parts = [(work, start, stop) for work in plan.work for start, stop in work.parts()]
+        held = [work.sequence.holding for work, _, _ in parts if work.sequence.holding is not None]
+        pages = np.full((len(parts), max(holding.count for holding in held)), -1, dtype=np.int32)
         for row, holding in zip(pages, held, strict=True):
             row[: holding.count] = holding.pages
         return Batch(
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
-            positions=np.concatenate([np.arange(w.start, w.stop, dtype=np.int32) for w in plan.work]),
-            context=np.array([work.start for work in plan.work], dtype=np.int32),
+            offsets=np.cumsum([0, *(stop - start for _, start, stop in parts)]).astype(np.int32),
+            positions=np.concatenate([np.arange(work.start, work.stop, dtype=np.int32) for work in plan.work]),
+            context=np.array([start for _, start, _ in parts], dtype=np.int32),
             pages=pages,
             slots=np.array([holding.slot for holding in held], dtype=np.int32),
             page_size=self.memory.page_size,
+            kept={
+                i: work.sequence.copies.setdefault(stop, [])
+                for i, (work, _, stop) in enumerate(parts)
+                if stop in work.kept
+            },
         )
 
 

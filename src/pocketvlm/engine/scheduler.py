@@ -5,10 +5,11 @@ from __future__ import annotations
 import bisect
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol
 
 from pocketvlm.engine.memory import Memory
-from pocketvlm.engine.prefix import LEAST_GAP, PrefixCache
+from pocketvlm.engine.prefix import PrefixCache
 from pocketvlm.engine.request import Drawn, Plan, Sequence, TokenEvent, Work
 from pocketvlm.types import FinishReason, PendingView, Pictures
 
@@ -18,6 +19,8 @@ DEFAULT_MAX_SEQS = 16
 # So few rows in one step have the bits of single ones; more are summed in another order. Parts of an answer that are
 # read again after a preemption have no more.
 FEW_ROWS = 3
+# A rest of a prompt that goes before the next view.
+SHORT_REST = 64
 
 
 class Views(Protocol):
@@ -100,41 +103,43 @@ class Scheduler:
         return found
 
     def nearly_read(self) -> bool:
-        """Whether a prompt that was begun has few tokens left, and all the views for them: the part behind a mark."""
+        """Whether a prompt that was begun has few tokens left, and all the views for them."""
         for sequence in self.running:
             length = len(sequence.request.prompt.ids)
-            few = 0 < sequence.computed < length <= sequence.computed + LEAST_GAP
+            few = 0 < sequence.computed < length <= sequence.computed + SHORT_REST
             if few and next(self.views.missing(sequence, sequence.computed, length), None) is None:
                 return True
         return False
 
     def plan(self) -> Plan:
-        """One token of each decoding sequence, and prompt chunks up to `prefill_chunk` tokens in all.
+        """One token of each decoding sequence, and parts of prompts up to `prefill_chunk` tokens in all.
 
         A prompt is always cut at the same places, whoever else is there: sums are then rounded in the same order, and
-        its answer has the same bits. A chunk that does not fit any more waits a step; in every second such step the
+        its answer has the same bits. A part that does not fit any more waits a step; in every second such step the
         sequence with the least to read goes first, so that a short prompt does not wait for long ones before it.
         """
-        chunks, work = [], []
+        readers, work = [], []
         for sequence in self.running:
-            part = Work(sequence, sequence.computed, self._stop(sequence))
+            stop = self._stop(sequence)
             if not sequence.reading:
-                work.append(part)
-            elif next(self.views.missing(sequence, part.start, part.stop), None) is None:
-                chunks.append(part)
+                work.append(Work(sequence, sequence.computed, stop))
+            elif next(self.views.missing(sequence, sequence.computed, stop), None) is None:
+                readers.append(sequence)
         if self._passed_over:
-            chunks.sort(key=_priority_and_rest)
+            readers.sort(key=_priority_and_rest)
         room, passed_over = self.prefill_chunk, False
-        for part in chunks:
-            if part.stop - part.start <= room:
-                room -= part.stop - part.start
-                work.append(part)
+        for sequence in readers:
+            cuts = self._cuts(sequence, room)
+            if cuts:
+                room -= cuts[-1] - sequence.computed
+                work.append(Work(sequence, sequence.computed, cuts[-1], cuts[:-1]))
             else:
                 passed_over = True
         self._passed_over = passed_over and not self._passed_over
-        work.sort(key=lambda part: part.sequence.order)
+        work.sort(key=lambda item: item.sequence.order)
         # Growing may preempt, but only sequences behind the one that grows.
-        return Plan(tuple(part for part in work if self._grow(part.sequence, part.stop)))
+        work = [item for item in work if self._grow(item.sequence, item.stop)]
+        return Plan(tuple(replace(item, kept=self._kept(item)) for item in work))
 
     def commit(self, plan: Plan, drawn: dict[int, Drawn]) -> list[TokenEvent]:
         """Book what a step computed, and the tokens drawn by request id; finished sequences leave."""
@@ -147,8 +152,8 @@ class Scheduler:
             views = sequence.request.prompt.views
             for index in [i for i in sequence.features if views[i].start + views[i].tokens <= work.stop]:
                 del sequence.features[index]
-            if work.stop in sequence.keys:
-                self.prefix.keep(sequence.keys[work.stop], sequence.holding, work.stop)
+            for place in work.kept:
+                self.prefix.keep(sequence.keys[place], sequence.holding, place, sequence.copies.pop(place))
             token = drawn.get(sequence.id)
             if token is None:
                 continue
@@ -158,6 +163,7 @@ class Scheduler:
             events.append(TokenEvent(sequence.id, token.id, reason, token.logprob))
             if reason is not None:
                 self.remove(sequence)
+        self.memory.reserved = 0
         return events
 
     def remove(self, sequence: Sequence) -> None:
@@ -248,21 +254,31 @@ class Scheduler:
             sequence.holding = None
         sequence.computed = 0
         sequence.features.clear()
+        sequence.copies.clear()
 
     def _stop(self, sequence: Sequence) -> int:
-        """Where the next part of a sequence ends."""
+        """Up to where the next step of a sequence goes if it has all the room."""
         if sequence.reading:
-            return sequence.cuts[bisect.bisect_right(sequence.cuts, sequence.computed)]
+            return self._cuts(sequence, self.prefill_chunk)[-1]
         return min(sequence.computed + FEW_ROWS, sequence.length)
+
+    def _cuts(self, sequence: Sequence, room: int) -> tuple[int, ...]:
+        """Ends of the next parts of a prompt that have up to `room` tokens together; none where the first has more."""
+        cuts, at = sequence.cuts, sequence.computed
+        return cuts[bisect.bisect_right(cuts, at) : bisect.bisect_right(cuts, at + room)]
+
+    def _kept(self, work: Work) -> tuple[int, ...]:
+        """The checkpoints on the way that there is room for."""
+        keys = work.sequence.keys
+        return tuple(place for _, place in work.parts() if place in keys and self.prefix.reserve(keys[place], place))
 
 
 def _order(sequence: Sequence) -> tuple[int, int]:
     return sequence.order
 
 
-def _priority_and_rest(part: Work) -> tuple[int, int]:
-    request = part.sequence.request
-    return request.priority, len(request.prompt.ids) - part.start
+def _priority_and_rest(sequence: Sequence) -> tuple[int, int]:
+    return sequence.request.priority, len(sequence.request.prompt.ids) - sequence.computed
 
 
 def _finish_reason(sequence: Sequence, token: Drawn) -> FinishReason | None:

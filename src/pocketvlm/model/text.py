@@ -29,6 +29,7 @@ class DeltaState:
 
 
 LayerState = AttentionState | DeltaState
+Turns = list[tuple[slice, Batch]]
 
 
 def new_state(ops: Ops, config: TextConfig, kind: str, places: int, page_size: int) -> LayerState:
@@ -63,6 +64,11 @@ def write_place(ops: Ops, array: Array, place: int, values: Array) -> None:
     ops.put(array.reshape(len(array), -1), np.array([place], np.int32), values)
 
 
+def read_slot(ops: Ops, state: DeltaState, slot: int) -> list[Array]:
+    """Copies [1, n] of what one slot of each array of a layer holds."""
+    return [read_place(ops, array, slot) for array in (state.conv, state.delta)]
+
+
 def full_attention(ops: Ops, w: FullAttention, c: TextConfig, x: Array, batch: Batch, state: AttentionState) -> Array:
     """Gated softmax attention up to o_proj's input: [T, hidden] -> [T, heads * head_dim] (facts 3.3)."""
     query_gate, key, value = ops.linears(x, (w.q_proj, w.k_proj, w.v_proj))
@@ -82,34 +88,42 @@ def full_attention(ops: Ops, w: FullAttention, c: TextConfig, x: Array, batch: B
     return ops.sigmoid_gate(ops.attention(query, state.keys, state.values, batch), gate)
 
 
-def linear_attention(ops: Ops, w: LinearAttention, c: TextConfig, x: Array, batch: Batch, state: DeltaState) -> Array:
+def linear_attention(ops: Ops, w: LinearAttention, c: TextConfig, x: Array, turns: Turns, state: DeltaState) -> Array:
     """Gated DeltaNet up to out_proj's input: [T, hidden] -> [T, value_dim] (facts 3.5)."""
     qkv, z, b, a = ops.linears(x, (w.in_proj_qkv, w.in_proj_z, w.in_proj_b, w.in_proj_a))
-    out = ops.gated_delta_rule(
-        ops.conv_silu(qkv, w.conv1d, state.conv, batch),
-        b,
-        a,
-        w.a_log,
-        w.dt_bias,
-        state.delta,
-        batch,
-        c.linear_num_key_heads,
-        c.linear_num_value_heads,
-        c.linear_key_head_dim,
-        c.linear_value_head_dim,
-    )
+    parts = []
+    for rows, batch in turns:
+        out = ops.gated_delta_rule(
+            ops.conv_silu(qkv[rows], w.conv1d, state.conv, batch),
+            b[rows],
+            a[rows],
+            w.a_log,
+            w.dt_bias,
+            state.delta,
+            batch,
+            c.linear_num_key_heads,
+            c.linear_num_value_heads,
+            c.linear_key_head_dim,
+            c.linear_value_head_dim,
+        )
+        parts.append(out)
+        for i, copies in batch.kept.items():
+            copies.extend(read_slot(ops, state, int(batch.slots[i])))
+    out = ops.concat(parts) if len(parts) > 1 else parts[0]
     return ops.gated_rms_norm(out, z, w.norm, c.rms_norm_eps)
 
 
-def decoder_layer(ops: Ops, w: DecoderLayer, c: TextConfig, x: Array, batch: Batch, state: LayerState) -> Array:
-    """x + Mixer(norm(x)), then + MLP(norm(.)): [T, hidden] -> [T, hidden] (facts 3.2)."""
+def decoder_layer(
+    ops: Ops, w: DecoderLayer, c: TextConfig, x: Array, batch: Batch, turns: Turns, state: LayerState
+) -> Array:
+    """x + Mixer(norm(x)), then + MLP(norm(.)): [T, hidden] -> [T, hidden] (facts 3.2). turns: of the batch."""
     normed = ops.rms_norm(x, w.input_layernorm, c.rms_norm_eps)
     if isinstance(w.mixer, FullAttention):
         assert isinstance(state, AttentionState)
         x = ops.linear(full_attention(ops, w.mixer, c, normed, batch, state), w.mixer.o_proj, residual=x)
     else:
         assert isinstance(state, DeltaState)
-        x = ops.linear(linear_attention(ops, w.mixer, c, normed, batch, state), w.mixer.out_proj, residual=x)
+        x = ops.linear(linear_attention(ops, w.mixer, c, normed, turns, state), w.mixer.out_proj, residual=x)
     normed = ops.rms_norm(x, w.post_attention_layernorm, c.rms_norm_eps)
     gated = ops.swiglu(*ops.linears(normed, (w.gate_proj, w.up_proj)))
     return ops.linear(gated, w.down_proj, residual=x)
@@ -117,8 +131,9 @@ def decoder_layer(ops: Ops, w: DecoderLayer, c: TextConfig, x: Array, batch: Bat
 
 def decode_layers(ops: Ops, w: Weights, c: TextConfig, x: Array, batch: Batch, states: tuple[LayerState, ...]) -> Array:
     """All decoder layers: embeddings [T, hidden] -> hidden rows [T, hidden] before the final norm."""
+    turns = batch.turns()
     for layer, state in zip(w.layers, states, strict=True):
-        x = decoder_layer(ops, layer, c, x, batch, state)
+        x = decoder_layer(ops, layer, c, x, batch, turns, state)
     return x
 
 

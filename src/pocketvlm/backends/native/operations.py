@@ -212,6 +212,16 @@ class NativeOps:
     def put(self, x: Floats, rows: Ints, values: Floats) -> None:
         self._native.put(x, rows, values)
 
+    def concat(self, parts: Sequence[Floats]) -> Floats:
+        out = self._new((sum(map(len, parts)), parts[0].shape[1]))
+        start = 0
+        for part in parts:
+            rows = np.arange(start, start + len(part), dtype=np.int32)
+            self._hold(rows)
+            self.put(out, rows, part)
+            start += len(part)
+        return out
+
     def linear(
         self,
         x: Floats,

@@ -87,6 +87,9 @@ class TorchOps:
     def put(self, x: Tensor, rows: Ints, values: Tensor) -> None:
         x[self._index(rows)] = values
 
+    def concat(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(parts))
+
     def linear(
         self,
         x: Tensor,
