@@ -59,7 +59,7 @@ def stats(session: Session) -> Iterator[str]:
         yield (f"  of which media {_time(media)}, vision {_time(times.vision)}, prompt {_time(times.prefill)}")
         share = f", {100 * turn.kept_tokens / usage.prompt_tokens:.0f} %" if turn.kept_tokens else ""
         yield (
-            f"  prompt of {usage.prompt_tokens} tokens ({usage.image_tokens} of images), "
+            f"  prompt of {usage.prompt_tokens} tokens ({usage.image_tokens} of pictures), "
             f"{turn.kept_tokens} of them not read again{share}"
         )
         if turn.thought_tokens:
@@ -71,7 +71,7 @@ def stats(session: Session) -> Iterator[str]:
         f"{engine.prefix_reused_tokens} tokens were not read again"
     )
     yield (
-        f"kept image features: {size(engine.vision_bytes)}; "
+        f"kept features of pictures: {size(engine.vision_bytes)}; "
         f"{engine.vision_hits} of {engine.vision_hits + engine.vision_misses} views were known"
     )
     yield f"memory: {size(resident_bytes())} resident, {size(engine.bytes_used)} of them state"

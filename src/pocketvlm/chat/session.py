@@ -112,9 +112,9 @@ class Session:
             return medium.describe(self.model.processor.config, options, number)
         # Only the index of the video is read for this; its frames are decoded when they are due.
         (info,) = self.model.processor([{"role": "user", "content": [medium.part()]}], **options).videos
-        taken = sum(map(len, info.pictures))
+        taken = len({number for picture in info.pictures for number in picture})
         frames = f"{taken} of {info.frames} frames" + (
-            f" in {len(info.pictures)} pictures" if taken > len(info.pictures) else ""
+            f" in {len(info.pictures)} pictures" if taken != len(info.pictures) else ""
         )
         return f"video {number}: {info.width}x{info.height}, {frames}, {info.tokens} tokens ({medium.name})"
 

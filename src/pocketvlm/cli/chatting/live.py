@@ -60,8 +60,11 @@ class LiveScreen(Screen):
                 live.console.print(_Block(rest, state))
         if turn is not None:
             self.note([status(turn)])
-        self.console.print()
         return turn
+
+    def gap(self) -> None:
+        """An empty line behind an answer."""
+        self.console.print()
 
     def _folded(self, live: Live, state: _State) -> None:
         for line in state.thought.fold():

@@ -169,6 +169,7 @@ def _answer(session: Session, screen: Screen, pieces: Iterator[Piece]) -> None:
         screen.note(["nothing came yet: the question was taken back"])
     elif turn is not None and turn.reason != "abort" and last is not None and not last.text.strip():
         screen.note(["the answer is empty: /regen asks again, /undo takes the question back"])
+    screen.gap()
 
 
 @contextlib.contextmanager

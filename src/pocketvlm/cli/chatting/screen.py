@@ -66,6 +66,9 @@ class Screen:
             self.note([status(turn)])
         return turn
 
+    def gap(self) -> None:
+        """What stands between an answer and the next line: here nothing."""
+
     def _err(self, lines: Iterable[str]) -> None:
         if sys.stderr is not None:
             sys.stderr.write("".join(f"{line}\n" for line in lines))
