@@ -131,12 +131,18 @@ def stored(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> StoredTensor:
 
 
 def make_prompt(
-    config: ModelConfig, sizes: list[tuple[int, int]], mode: str = "16x", text: int = 9, seed: int = 0
+    config: ModelConfig,
+    sizes: list[tuple[int, int]],
+    mode: str = "16x",
+    text: int = 9,
+    seed: int = 0,
+    video: bool = False,
 ) -> Prompt:
     """Random ids with one run of placeholders per view of `sizes` (rows, cols) and `text` ids around each.
 
-    There is a mark behind each view.
+    There is a mark behind each view. video: the views are pictures of a video.
     """
+    placeholder = config.video_token_id if video else config.image_token_id
     random = np.random.default_rng(seed)
     views: list[View] = []
     ids: list[int] = []
@@ -151,7 +157,7 @@ def make_prompt(
         patches = random.uniform(-1, 1, (rows * cols, config.vision.patch_dim)).astype(np.float32)
         digest = hashlib.sha256(patches.tobytes()).hexdigest()
         views.append(View(patches, rows, cols, mode, len(ids), tokens, digest))  # type: ignore[arg-type]
-        ids.extend([config.image_token_id] * tokens)
+        ids.extend([placeholder] * tokens)
         marks.append(len(ids))
         words()
     return Prompt(np.array(ids, dtype=np.int32), tuple(views), (), "", marks=tuple(marks))
@@ -165,8 +171,9 @@ def reference_inputs(prompt: Prompt, config: ModelConfig) -> dict[str, Any]:
         packed = [
             v.patches.reshape(-1, 3, patch, patch).transpose(1, 2, 0, 3).reshape(3, patch, -1) for v in prompt.views
         ]
-        inputs["pixel_values"] = torch.from_numpy(np.concatenate(packed, axis=-1))[None]
-        inputs["target_sizes"] = torch.tensor([(v.rows, v.cols) for v in prompt.views], dtype=torch.int32)
+        kind = "_videos" if prompt.ids[prompt.views[0].start] == config.video_token_id else ""
+        inputs[f"pixel_values{kind}"] = torch.from_numpy(np.concatenate(packed, axis=-1))[None]
+        inputs[f"target_sizes{kind}"] = torch.tensor([(v.rows, v.cols) for v in prompt.views], dtype=torch.int32)
         inputs["downsample_mode"] = prompt.views[0].downsample_mode
     return inputs
 
@@ -178,11 +185,13 @@ def reference_logits(oracle: Oracle, prompt: Prompt) -> np.ndarray:
 
 
 def reference_features(oracle: Oracle, prompt: Prompt) -> np.ndarray:
-    """Image features float32 [image tokens, hidden] of transformers."""
+    """Features float32 [image tokens, hidden] of transformers, of images or of a video."""
     inputs = reference_inputs(prompt, oracle.config)
     del inputs["input_ids"]
+    model = oracle.model.model
+    features = model.get_video_features if "pixel_values_videos" in inputs else model.get_image_features
     with torch.no_grad():
-        return torch.cat(oracle.model.model.get_image_features(**inputs).pooler_output).float().numpy()
+        return torch.cat(features(**inputs).pooler_output).float().numpy()
 
 
 def assert_close(ours: np.ndarray, reference: np.ndarray, tolerance: float) -> None:

@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pocketvlm.api import Model as Model
     from pocketvlm.api import load as load
+    from pocketvlm.api.llm import LLM as LLM
     from pocketvlm.errors import BackendError as BackendError
     from pocketvlm.errors import CheckpointError as CheckpointError
     from pocketvlm.errors import ConfigError as ConfigError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pocketvlm.errors import PocketVLMError as PocketVLMError
     from pocketvlm.errors import PromptError as PromptError
     from pocketvlm.errors import TensorError as TensorError
+    from pocketvlm.errors import VideoError as VideoError
     from pocketvlm.parsing.newlines import NewlineNormalizer as NewlineNormalizer
     from pocketvlm.parsing.newlines import normalize_newlines as normalize_newlines
     from pocketvlm.types import Chunk as Chunk
@@ -28,11 +30,13 @@ if TYPE_CHECKING:
     from pocketvlm.types import SamplingParams as SamplingParams
     from pocketvlm.types import Timings as Timings
     from pocketvlm.types import Usage as Usage
+    from pocketvlm.types import VideoInfo as VideoInfo
     from pocketvlm.types import View as View
 
 # Where each public name lives; modules are imported on first use so that `import pocketvlm` stays cheap.
 _HOMES = {
     "pocketvlm.api": ("Model", "load"),
+    "pocketvlm.api.llm": ("LLM",),
     "pocketvlm.errors": (
         "BackendError",
         "CheckpointError",
@@ -44,9 +48,20 @@ _HOMES = {
         "PocketVLMError",
         "PromptError",
         "TensorError",
+        "VideoError",
     ),
     "pocketvlm.parsing.newlines": ("NewlineNormalizer", "normalize_newlines"),
-    "pocketvlm.types": ("Chunk", "ImageInfo", "Prompt", "Result", "SamplingParams", "Timings", "Usage", "View"),
+    "pocketvlm.types": (
+        "Chunk",
+        "ImageInfo",
+        "Prompt",
+        "Result",
+        "SamplingParams",
+        "Timings",
+        "Usage",
+        "VideoInfo",
+        "View",
+    ),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -8,6 +8,7 @@ PocketVLMError
 │   └── TensorError        missing, unexpected or mis-shaped tensors
 ├── InputError             messages or media that cannot be used
 │   ├── ImageError         an image that cannot be fetched, decoded or accepted
+│   ├── VideoError         the same of a video
 │   └── PromptError        messages, template or length
 ├── BackendError           a backend that cannot run here
 └── AddressError           a server elsewhere that cannot be reached, or refuses
@@ -30,6 +31,7 @@ __all__ = [
     "PocketVLMError",
     "PromptError",
     "TensorError",
+    "VideoError",
 ]
 
 
@@ -63,6 +65,10 @@ class InputError(PocketVLMError, ValueError):
 
 class ImageError(InputError):
     """An image cannot be fetched, decoded or accepted."""
+
+
+class VideoError(InputError):
+    """A video cannot be fetched, decoded or accepted."""
 
 
 class PromptError(InputError):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pocketvlm.errors import OptionError
+from pocketvlm.errors import OptionError, PocketVLMError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +37,59 @@ class View:
     tokens: int
     digest: str
 
+    def load(self) -> View:
+        """The view itself: its patches are here."""
+        return self
+
+
+class Pictures(Protocol):
+    """Makes the views of a clip when they are due. See `pocketvlm.processor.clip.Clip`."""
+
+    def ready(self, number: int, patience: float = 0.0) -> bool:
+        """Whether `load` would not wait, after at most so many seconds. Begins to make the picture."""
+
+    def load(self, number: int, part: int) -> View:
+        """View `part` of picture `number`, with start 0. Raises VideoError."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PendingView:
+    """A view whose patches are not made yet: part of a picture of a clip. Other fields as in `View`.
+
+    digest: over what the pixels are made of, not over the pixels: equal digests mean equal views, equal views may have
+        unequal ones.
+    """
+
+    source: Pictures
+    number: int
+    part: int
+    rows: int
+    cols: int
+    downsample_mode: DownsampleMode
+    start: int
+    tokens: int
+    digest: str
+
+    def ready(self, patience: float = 0.0) -> bool:
+        """Whether `load` would not wait, after so many seconds at most. Asking is what begins the work."""
+        return self.source.ready(self.number, patience)
+
+    def at(self, start: int) -> PendingView:
+        """The same view with its first placeholder at index `start` of the prompt."""
+        return replace(self, start=start)
+
+    def load(self) -> View:
+        """The view with its patches, and a digest over its pixels. Waits; raises VideoError where decoding fails."""
+        return replace(self.source.load(self.number, self.part), start=self.start)
+
+
+@dataclass(slots=True)
+class MediaSeconds:
+    """Seconds spent on the frames of a clip so far, on a thread beside vision."""
+
+    decode: float = 0.0
+    resize: float = 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
@@ -52,28 +105,61 @@ class ImageInfo:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What became of one video: sizes in pixels (width, height), token counts, and the frames that are looked at.
+
+    frames: of the whole video. fps, seconds: rate, and length of the part that was asked for; None for frames without a
+        rate. pictures: frame numbers of each picture, in order: one is a frame alone, several are a composite.
+    main_frames: pictures that max_num_frames counts; the others are made of frames between them.
+    grid, overview_size, slice_size: of a frame alone, as in ImageInfo.
+    """
+
+    width: int
+    height: int
+    frames: int
+    fps: float | None
+    seconds: float | None
+    pictures: tuple[tuple[int, ...], ...]
+    main_frames: int
+    downsample_mode: DownsampleMode
+    grid: tuple[int, int] | None
+    overview_size: tuple[int, int]
+    slice_size: tuple[int, int] | None
+    vision_tokens: int
+    tokens: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
     """A rendered, tokenized request.
 
     ids: int32 [tokens]; each image placeholder is one id. text: the rendered template before image expansion.
-    views: in reading order. images: one entry per image, in reading order.
+    views: in reading order. images, videos: one entry for each, in reading order.
     marks: positions in ids, ascending, up to which another prompt may begin alike: after the system prompt, after each
-        image, before each assistant header.
-    decode_seconds / preprocess_seconds: time spent on fetching + decoding media, and on everything after it.
+        image or video, before each assistant header.
+    decode_seconds / resize_seconds / preprocess_seconds: time spent on fetching + decoding media, on making patches of
+        pixels, and on everything after it. later: the same for each video, whose frames are decoded when they are due.
     """
 
     ids: NDArray[np.int32]
-    views: tuple[View, ...]
+    views: tuple[View | PendingView, ...]
     images: tuple[ImageInfo, ...]
     text: str
     decode_seconds: float = 0.0
     preprocess_seconds: float = 0.0
     marks: tuple[int, ...] = ()
+    resize_seconds: float = 0.0
+    videos: tuple[VideoInfo, ...] = ()
+    later: tuple[MediaSeconds, ...] = ()
+
+    def later_seconds(self) -> MediaSeconds:
+        """Decoding and resizing of all videos' frames up to now."""
+        return MediaSeconds(sum(clip.decode for clip in self.later), sum(clip.resize for clip in self.later))
 
     @property
     def image_tokens(self) -> int:
-        """Number of ids that stand for image features."""
+        """Number of ids that stand for features of images and videos."""
         return sum(view.tokens for view in self.views)
 
 
@@ -81,10 +167,10 @@ class Prompt:
 class SamplingParams:
     """How the next token is chosen and when generation ends (names as in vLLM and OpenAI).
 
-    temperature 0 is greedy. top_k 0 and top_p 1 are off. Penalties follow the usual definitions: repetition over prompt
-    and output, presence and frequency over the output. stop strings end the text before the match. logprobs: how many
-    alternatives are reported beside each token, 0 to 20, None for no report. logit_bias: pairs of token id and a number
-    from -100 to 100 that is added to its logit.
+    temperature 0 is greedy. top_k 0 or -1 and top_p 1 are off. Penalties follow the usual definitions: repetition over
+    prompt and output, presence and frequency over the output. stop strings end the text before the match. logprobs: how
+    many alternatives are reported beside each token, 0 to 20, None for no report. logit_bias: pairs of token id and a
+    number from -100 to 100 that is added to its logit.
     """
 
     temperature: float = 1.0
@@ -104,7 +190,12 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse values outside their range, naming field and value."""
+        """Bring other spellings into one form, and refuse values outside their range, naming field and value."""
+        for name in ("stop", "stop_token_ids"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str | int) else tuple(value or ()))
+        if self.top_k == -1:
+            object.__setattr__(self, "top_k", 0)
         checks: tuple[tuple[str, bool, str], ...] = (
             ("temperature", 0.0 <= self.temperature <= 100.0, "a number from 0 (greedy) to 100"),
             ("top_p", 0.0 < self.top_p <= 1.0, "a number above 0 and at most 1"),
@@ -167,10 +258,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds spent in each stage of one answer; `ttft` counts from the call to the first token."""
+    """Seconds spent in each stage of one answer; `ttft` counts from the call to the first token.
+
+    decode_media: fetching and decoding. resize: pixels to patches. preprocess: template, ids, and what else comes
+    before the model. Frames of videos are decoded and resized beside vision, so the sum may be more than passes.
+    """
 
     load: float = 0.0
     decode_media: float = 0.0
+    resize: float = 0.0
     preprocess: float = 0.0
     vision: float = 0.0
     prefill: float = 0.0
@@ -191,16 +287,18 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A whole answer: the fold of its chunks."""
+    """A whole answer: the fold of its chunks. error: what went wrong, for one of many questions."""
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
+    error: PocketVLMError | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary: text, finish_reason, usage, timings (seconds)."""
+        """A JSON-ready dictionary: text, finish_reason, usage, timings (seconds), and error if there is one."""
         usage = {**asdict(self.usage), "total_tokens": self.usage.total_tokens}
         timings = {name: round(value, 6) for name, value in asdict(self.timings).items()}
-        return {"text": self.text, "finish_reason": self.finish_reason, "usage": usage, "timings": timings}
+        error = {} if self.error is None else {"error": str(self.error)}
+        return {"text": self.text, "finish_reason": self.finish_reason, "usage": usage, "timings": timings, **error}

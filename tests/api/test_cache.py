@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 import pocketvlm
-from pocketvlm import Model, OptionError, api, packfile
+from pocketvlm import Model, OptionError, packfile
+from pocketvlm.api import about
 from pocketvlm.backends import cache as packed_cache
 from pocketvlm.backends.native import store
 from pocketvlm.backends.native.coding import Coded
@@ -26,11 +27,12 @@ from pocketvlm.backends.native.operations import Tied
 from pocketvlm.checkpoint.hub import embedded_directory
 from pocketvlm.errors import CacheWarning, CheckpointError
 from pocketvlm.processor import vocabulary
+from pocketvlm.processor.messages import as_messages
 
 
 @pytest.fixture(autouse=True)
 def _keep_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "SMALLEST_KEPT", 0)
+    monkeypatch.setattr(about, "SMALLEST_KEPT", 0)
 
 
 def load(cache: Any, **options: Any) -> Model:
@@ -43,7 +45,7 @@ def state(model: Model) -> str:
 
 def logits(model: Model) -> np.ndarray:
     image = np.arange(150 * 170 * 3, dtype=np.uint32).astype(np.uint8).reshape(150, 170, 3)
-    return model.logits(model.processor(api.as_messages("What is this?", [image])))
+    return model.logits(model.processor(as_messages("What is this?", [image])))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,7 @@ def test_the_second_start_reads_what_the_first_one_kept(tmp_path: Path, expected
     assert file.stat().st_mtime > 1
     for model in (first, second):
         np.testing.assert_array_equal(logits(model), expected)
-    tied = second._engine.model.weights.embed_tokens
+    tied = second.engine.model.weights.embed_tokens
     assert isinstance(tied, Tied)
     assert isinstance(tied.coded, Coded)
     assert not tied.coded.codes.flags.writeable
@@ -195,9 +197,9 @@ def test_without_a_home_loading_says_so_once(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_default_place_and_small_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POCKETVLM_CACHE", str(tmp_path))
-    monkeypatch.setattr(api, "SMALLEST_KEPT", 64_000_000)
+    monkeypatch.setattr(about, "SMALLEST_KEPT", 64_000_000)
     assert state(load(True)) == "none"
-    monkeypatch.setattr(api, "SMALLEST_KEPT", 0)
+    monkeypatch.setattr(about, "SMALLEST_KEPT", 0)
     assert state(load(True)).startswith(f"encoded, kept in {tmp_path}/packed/")
 
 
@@ -259,8 +261,9 @@ def test_a_cache_that_is_no_place_is_refused(bad: Any) -> None:
 SCRIPT = """
 import os, signal, sys
 from pocketvlm import api
+from pocketvlm.api import about
 from pocketvlm import packfile
-api.SMALLEST_KEPT = 0
+about.SMALLEST_KEPT = 0
 put, calls = packfile._put, []
 def dying(*arguments):
     put(*arguments)

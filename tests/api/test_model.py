@@ -108,7 +108,7 @@ def test_stop_strings_end_before_the_match(model: Model) -> None:
 
 
 def test_closing_a_stream_frees_its_memory(model: Model) -> None:
-    memory = model._engine.memory
+    memory = model.engine.memory
     stream = model.stream("Hello", temperature=0, max_tokens=50, ignore_eos=True)
     next(stream)
     assert memory.used > memory.kept

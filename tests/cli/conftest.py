@@ -76,9 +76,16 @@ class FakeModel:
         return self
 
     def stream(
-        self, request: str, images: Sequence[Any] = (), *, system: str | None = None, **params: Any
+        self,
+        request: str,
+        images: Sequence[Any] = (),
+        *,
+        videos: Sequence[Any] = (),
+        system: str | None = None,
+        progress: Any = None,
+        **params: Any,
     ) -> Iterator[Chunk]:
-        self.asked = {"text": request, "images": list(images), "system": system, **params}
+        self.asked = {"text": request, "images": list(images), "videos": list(videos), "system": system, **params}
         return self._answer()
 
     def _answer(self) -> Iterator[Chunk]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pocketvlm import api
+from pocketvlm.api import about
 from pocketvlm.errors import CacheWarning
 from pocketvlm.packfile import read_header
 
@@ -22,7 +23,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     somebody else.
     """
     monkeypatch.setenv("POCKETVLM_CACHE", str(tmp_path))
-    monkeypatch.setattr(api, "SMALLEST_KEPT", 0)
+    monkeypatch.setattr(about, "SMALLEST_KEPT", 0)
     place = tmp_path / "packed"
     for weights in ("int4", "int8"):
         api.load("nano", weights=weights)

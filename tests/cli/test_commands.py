@@ -40,7 +40,9 @@ def test_version_and_help(invoke):
 def test_help_of_run_is_in_groups_and_ends_with_examples(invoke, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     text = invoke("run", "--help").out
-    groups = [text.index(f"─ {name} ─") for name in ("Input", "Sampling", "Image processing", "Engine", "Output")]
+    groups = [
+        text.index(f"─ {name} ─") for name in ("Input", "Sampling", "Image and video processing", "Engine", "Output")
+    ]
     assert groups == sorted(groups)
     assert groups[-1] < text.index("Examples:")
     assert "POCKETVLM_RUN_MAX_TOKENS=64" in text

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from pocketvlm.errors import BackendError, ImageError, OptionError
+from pocketvlm.errors import BackendError, ImageError, OptionError, VideoError
 
 
 def one_line(outcome, code, *parts):
@@ -93,6 +93,7 @@ def test_a_prompt_that_is_no_text_is_refused(invoke, model):
     ("error", "code", "parts"),
     [
         (ImageError("image 1: damaged"), 1, ("error: image 1: damaged\n",)),
+        (VideoError("messages[0].content[1]: a.mp4: damaged"), 1, ("error: video: a.mp4: damaged\n",)),
         (BackendError("no kernels\nat all"), 1, ("error: no kernels at all\n",)),
         (OptionError("max_slice_nums=0 is not supported"), 2, ("max_slice_nums=0",)),
         (ImageError("messages[1].content[2]: c.png: damaged"), 1, ("error: image 3: c.png: damaged\n",)),

@@ -211,12 +211,6 @@ def test_no_color_and_a_narrow_terminal_get_plain_text(picture):
     assert "\x1b[2m" not in seen
 
 
-def test_a_terminal_without_a_question_gets_a_hint_at_once():
-    code, seen = in_terminal("run", "nano")
-    assert code == 2
-    assert "no prompt" in seen
-
-
 PROGRESS = """
 import sys, time
 from pocketvlm.cli.terminal import Activity

@@ -116,7 +116,7 @@ def test_stdin_is_read_once_if_it_is_the_image(invoke, model):
 
 def test_options_that_are_not_given_do_not_reach_the_model(invoke, model):
     invoke("run", "nano", "hi")
-    assert model.asked == {"text": "hi", "images": [], "system": None, "normalize_newlines": False}
+    assert model.asked == {"text": "hi", "images": [], "videos": [], "system": None, "normalize_newlines": False}
     assert model.loaded.pop("progress") is not None
     assert model.loaded == {
         "model": "nano",
@@ -135,6 +135,7 @@ def test_every_option_reaches_the_model_under_its_name(invoke, model):
         "--system S --max-tokens 5 --min-tokens 1 --temperature 0.5 --top-p 0.9 --top-k 3 --min-p 0.1 "
         "--repetition-penalty 1.1 --presence-penalty 0.2 --frequency-penalty -0.2 --seed 7 --stop END --stop STOP "
         "--stop-token-id 4 --ignore-eos --downsample-mode 4x --max-slice-nums 2 --no-slice-mode --use-image-id "
+        "--max-num-frames 9 --stack-frames 5 --fps 2.5 --start 1 --end 3 "
         "--scale-resolution 224 --thinking --normalize-newlines --backend torch --weights bf16 --precision exact "
         "--threads 3 --no-cache --device cpu --revision main"
     )
@@ -142,6 +143,7 @@ def test_every_option_reaches_the_model_under_its_name(invoke, model):
     assert model.asked == {
         "text": "hi",
         "images": [],
+        "videos": [],
         "system": "S",
         "max_tokens": 5,
         "min_tokens": 1,
@@ -161,6 +163,11 @@ def test_every_option_reaches_the_model_under_its_name(invoke, model):
         "slice_mode": False,
         "use_image_id": True,
         "scale_resolution": 224,
+        "max_num_frames": 9,
+        "stack_frames": 5,
+        "fps": 2.5,
+        "start": 1.0,
+        "end": 3.0,
         "enable_thinking": True,
         "normalize_newlines": True,
     }

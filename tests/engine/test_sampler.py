@@ -145,7 +145,7 @@ def test_greedy_and_min_tokens() -> None:
         ("temperature", float("nan")),
         ("top_p", 0.0),
         ("top_p", 1.5),
-        ("top_k", -1),
+        ("top_k", -2),
         ("min_p", 2),
         ("repetition_penalty", 0),
         ("presence_penalty", 3),

@@ -22,6 +22,9 @@ CASES: dict[str, tuple[list[tuple[int, int]], str, int]] = {
     "448x448 in 4x": ([(32, 32)], "4x", 12),
     "1920x1080 sliced": ([(24, 44), *[(32, 32)] * 8], "16x", 4),
     "two images": ([(28, 36), (32, 32)], "16x", 12),
+    # Frames of 1920x1080; with stack_frames 3 there is a composite of two others behind each.
+    "video": ([(24, 44)] * 3, "16x", 3),
+    "video, stack_frames 3": ([(24, 44), (32, 32)] * 2, "16x", 3),
 }
 
 
@@ -33,7 +36,7 @@ def oracle() -> Oracle:
 @pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest, oracle: Oracle) -> tuple[Prompt, np.ndarray, np.ndarray | None]:
     sizes, mode, text = CASES[request.param]
-    prompt = make_prompt(oracle.config, sizes, mode, text, seed=1)
+    prompt = make_prompt(oracle.config, sizes, mode, text, seed=1, video="video" in request.param)
     features = reference_features(oracle, prompt) if sizes else None
     return prompt, reference_logits(oracle, prompt), features
 

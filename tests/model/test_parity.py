@@ -108,9 +108,10 @@ def test_text_logits(oracle: Oracle, ops: Ops) -> None:
     assert_close(engine_for(oracle, ops).prompt_logits(prompt), reference_logits(oracle, prompt), 2e-4)
 
 
+@pytest.mark.parametrize("video", [False, True], ids=["images", "video"])
 @pytest.mark.parametrize("mode", ["16x", "4x"])
-def test_image_features_and_logits(oracle: Oracle, ops: Ops, mode: str) -> None:
-    prompt = make_prompt(oracle.config, sizes_for(mode), mode, text=30)
+def test_image_features_and_logits(oracle: Oracle, ops: Ops, mode: str, video: bool) -> None:
+    prompt = make_prompt(oracle.config, sizes_for(mode), mode, text=30, video=video)
     engine = engine_for(oracle, ops)
     features = np.concatenate([ops.to_numpy(f) for f in engine.runner.encode(prompt.views)])
     reference = reference_features(oracle, prompt)

@@ -6,13 +6,13 @@ import json
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
+from video_kit import reference_video
 
 from pocketvlm.backends.ops import Place
 from pocketvlm.config import ProcessorConfig
@@ -61,6 +61,7 @@ TEMPLATE = """
     {%- for part in content -%}
       {{- '' if loop.first else '\\n' -}}
       {%- if part.type == 'image' -%}<|image_pad|>
+      {%- elif part.type == 'video' -%}<|video_pad|>
       {%- elif part.type == 'text' -%}{{ part.text }}
       {%- else -%}{{ raise_exception('Unexpected item type in content.') }}{%- endif -%}
     {%- endfor -%}
@@ -154,8 +155,8 @@ def reference(folder: Path, template: str = TEMPLATE) -> Any:
     from transformers import TokenizersBackend
     from transformers.models.minicpmv4_6.processing_minicpmv4_6 import MiniCPMV4_6Processor
 
-    class WithoutVideo(MiniCPMV4_6Processor):
-        """The video half needs torchvision even to be constructed; images and text do not touch it."""
+    class WithoutTorchvision(MiniCPMV4_6Processor):
+        """Its parts are given: the PIL image processor, and the video processor without what torchvision does."""
 
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
             return type(argument)
@@ -163,8 +164,7 @@ def reference(folder: Path, template: str = TEMPLATE) -> Any:
     path = write_tokenizer(folder)
     path.with_name("tokenizer_config.json").write_text(json.dumps(SETTINGS))
     tokenizer = TokenizersBackend.from_pretrained(folder)
-    video = SimpleNamespace(slice_mode=True, downsample_mode="16x", model_input_names=[])
-    return WithoutVideo(reference_images(), video, tokenizer, chat_template=template)
+    return WithoutTorchvision(reference_images(), reference_video(), tokenizer, chat_template=template)
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -102,7 +102,10 @@ def test_tool_calls_get_their_arguments_parsed():
         ([{"role": "user", "content": b"x"}], ["messages[0].content", "bytes"]),
         ([{"role": "user", "content": {"type": "text"}}], ["messages[0].content", "dict"]),
         (user("hi"), ["messages[0].content[0]", "{'type': 'text', 'text': ...}"]),
-        (user({"text": "x"}), ["messages[0].content[0]", "type=None", "'text', 'image' or 'image_url'"]),
+        (
+            user({"text": "x"}),
+            ["messages[0].content[0]", "type=None", "'text', 'image', 'image_url', 'video' or 'video_url'"],
+        ),
         (user({"type": "input_audio"}), ["messages[0].content[0]", "'input_audio'"]),
         (user({"type": "text"}), ["messages[0].content[0]", "'text' must be a string", "NoneType"]),
         (user({"type": "text", "text": ["x"]}), ["'text' must be a string", "list"]),
@@ -113,8 +116,11 @@ def test_tool_calls_get_their_arguments_parsed():
         (user({"type": "image_url"}), ["'image_url' must be a string or an object"]),
         (user({"type": "image_url", "image_url": {"href": "u"}}), ["image_url", "unknown key 'href'"]),
         (user({"type": "image_url", "image_url": {"url": 3}}), ["'url' string"]),
-        (user({"type": "video", "video": "a.mp4"}), ["messages[0].content[0]", "video comes later"]),
-        (user({"type": "video_url", "video_url": {"url": "a.mp4"}}), ["video comes later"]),
+        (
+            user({"type": "video"}),
+            ["messages[0].content[0]", "a video part", "exactly one of video, url, path, base64"],
+        ),
+        (user({"type": "video_url", "video_url": {"href": "u"}}), ["video_url", "unknown key 'href'"]),
         ([{"role": "assistant", "tool_calls": {"name": "f"}}], ["messages[0].tool_calls", "list"]),
         ([{"role": "assistant", "tool_calls": ["f"]}], ["messages[0].tool_calls[0]", "str"]),
         ([{"role": "assistant", "tool_calls": [{"function": {}}]}], ["tool_calls[0]", "'name'"]),
@@ -175,3 +181,21 @@ def test_tools():
     ):
         with pytest.raises(PromptError, match=words):
             read_tools(bad)
+
+
+def test_videos_are_read_like_images():
+    parts = [
+        {"type": "video", "video": ["a.png", "b.png"], "fps": 2, "stack_frames": None},
+        {"type": "video_url", "video_url": {"url": "u", "detail": "high"}, "max_num_frames": 3, "max_slice_nums": 2},
+        {"type": "image", "image": "i"},
+    ]
+    read = read_messages(user(*parts))
+    assert read.messages[0]["content"] == [{"type": "video"}, {"type": "video"}, {"type": "image"}]
+    assert [part.source for part in read.videos] == [["a.png", "b.png"], "u"]
+    assert [part.source for part in read.images] == ["i"]
+    assert read.videos[0].options == {"fps": 2}
+    assert read.videos[1].options == {"downsample_mode": "4x", "max_num_frames": 3, "max_slice_nums": 2}
+    with pytest.raises(OptionError, match=r"'fps' is not an image option"):
+        read_messages(user({"type": "image", "image": "i", "fps": 2}))
+    with pytest.raises(OptionError, match=r"'speed' is not a video option: give one of max_num_frames"):
+        read_messages(user({"type": "video", "video": "i", "speed": 2}))

@@ -61,7 +61,7 @@ def test_usage_and_timings(server: Running) -> None:
     assert usage["prompt_tokens_details"]["cached_tokens"] == again["timings"]["cached_tokens"] > 0
     assert again["timings"]["vision"] == 0 < first["timings"]["vision"]
     assert set(again["timings"]) == {
-        "queue", "media", "preprocess", "vision", "prefill", "decode", "ttft", "total", "cached_tokens",
+        "queue", "media", "resize", "preprocess", "vision", "prefill", "decode", "ttft", "total", "cached_tokens",
     }  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def test_detail_and_options_of_parts(server: Running) -> None:
         ({"messages": [{"role": "king", "content": "x"}]}, "messages[0]", "role"),
         ({"tool_choice": "required"}, None, "needs tools"),
         ({"mm_processor_kwargs": {"zoom": 2}}, None, "zoom"),
-        ({"mm_processor_kwargs": {"fps": 2}}, None, "video"),
+        ({"mm_processor_kwargs": {"fps": 0}}, None, "fps=0 is not supported"),
         ({"mm_processor_kwargs": {"downsample_mode": "2x"}}, None, "16x"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "json_schema"),
         ({"response_format": {"type": "json_schema"}}, None, "json_schema"),
@@ -184,9 +184,9 @@ def test_what_is_not_done_is_refused_by_name(
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ([{"type": "video_url", "video_url": {"url": "x"}}], "video is not supported"),
-        ([{"type": "image_url", "image_url": {"url": "video:/tmp/x.mp4:2"}}], "video is not supported"),
-        ([image(fps=2)], "option of videos"),
+        ([{"type": "video_url", "video_url": {"url": "!!!"}}], "base64"),
+        ([{"type": "image_url", "image_url": {"url": "video:/tmp/x.mp4:2"}}], "switched off"),
+        ([image(fps=2)], "'fps' is not an image option"),
         ([image(zoom=2)], "zoom"),
         ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}], "messages[0].content[0]"),
         ([{"type": "image_url", "image_url": {"url": "!!!"}}], "base64"),

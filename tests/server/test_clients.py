@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from pathlib import Path
 
 import anthropic
 import ollama
 import openai
 import pytest
+from clips import write_clip
 from server.kit import EXAMPLES, Running, Script, image, picture, running, until
 
 WEATHER = {
@@ -74,6 +76,60 @@ def test_openai_models_errors_and_files(client: openai.OpenAI) -> None:
     assert client.files.delete(file.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(file.id)
+
+
+def test_openai_videos_by_data_and_by_file(client: openai.OpenAI, tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", 30, 10)
+    file = client.files.create(file=tmp_path / "clip.mp4", purpose="user_data")
+    url = "data:video/mp4;base64," + base64.b64encode((tmp_path / "clip.mp4").read_bytes()).decode()
+    text = "What is this?"
+    parts = [{"type": "video_url", "video_url": {"url": url}}, {"type": "video_url", "video_url": {"file_id": file.id}}]
+    chats = [
+        client.chat.completions.create(
+            model="nano", messages=[{"role": "user", "content": [part, {"type": "text", "text": text}]}], temperature=0
+        )
+        for part in parts
+    ]
+    parts = [{"type": "input_video", "video_url": url}, {"type": "input_video", "file_id": file.id}]
+    responses = [
+        client.responses.create(
+            model="nano",
+            input=[{"role": "user", "content": [part, {"type": "input_text", "text": text}]}],
+            temperature=0,
+        )
+        for part in parts
+    ]
+    said = chats[0].choices[0].message.content
+    assert said
+    assert [chat.choices[0].message.content for chat in chats] == [said] * 2
+    assert [response.output_text for response in responses] == [said] * 2
+    assert {chat.usage.prompt_tokens for chat in chats} == {response.usage.input_tokens for response in responses}
+    for part, says in (
+        ({"type": "input_video"}, "needs one of video_url and file_id"),
+        ({"type": "input_video", "video_url": url, "speed": 2}, "'speed' is not a video option"),
+        ({"type": "input_file", "file_id": file.id}, "type 'input_file' are not supported"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=says):
+            client.responses.create(model="nano", input=[{"role": "user", "content": [part]}])
+    image_part = {"type": "input_image", "file_id": file.id, "detail": "auto"}
+    with pytest.raises(openai.BadRequestError, match="looks like a video: give it as one"):
+        client.responses.create(model="nano", input=[{"role": "user", "content": [image_part]}])
+
+
+def test_interfaces_without_videos_say_so(server: Running, tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", 3, 10)
+    data = base64.b64encode((tmp_path / "clip.mp4").read_bytes()).decode()
+    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0) as client:
+        for kind, says in (("video", "no videos: send them to"), ("image", "looks like a video")):
+            block = {"type": kind, "source": {"type": "base64", "media_type": "video/mp4", "data": data}}
+            with pytest.raises(anthropic.BadRequestError, match=says):
+                client.messages.create(model="nano", max_tokens=5, messages=[{"role": "user", "content": [block]}])
+    with pytest.raises(ollama.ResponseError, match="looks like a video"):
+        ollama.Client(host=server.url).generate(model="nano", prompt="What?", images=[str(tmp_path / "clip.mp4")])
+    message = {"role": "user", "content": "What?", "videos": [data]}
+    answer = server.client.post("/api/chat", json={"model": "nano", "messages": [message]})
+    assert answer.status_code == 400
+    assert "videos" in answer.json()["error"]
 
 
 def test_openai_completions(client: openai.OpenAI) -> None:

@@ -19,7 +19,7 @@ FLOORS = (
     ("model", "processor", "checkpoint", "parsing"),
     ("engine", "guided", "quantize", "train"),
     ("api",),
-    ("server", "bench", "jobs"),
+    ("server", "bench", "chat", "jobs"),
     ("cli",),
 )
 BASE = "base"

@@ -23,7 +23,9 @@ HEAVY = {
     "llguidance",
     "numpy",
     "prometheus_client",
+    "prompt_toolkit",
     "pydantic",
+    "pypdfium2",
     "requests",
     "rich",
     "safetensors",
@@ -55,12 +57,12 @@ def test_importing_the_errors_and_types_loads_nothing_heavy() -> None:
     assert not loaded("from pocketvlm import OptionError, SamplingParams; SamplingParams()") & HEAVY
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["serve", "--help"]])
-def test_the_command_line_answers_without_heavy_libraries(arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", ["--help", "--version", "run --help", "chat --help", "serve --help"])
+def test_the_command_line_answers_without_heavy_libraries(arguments: str) -> None:
     code = f"""
 from pocketvlm.cli import main
 try:
-    status = main({arguments!r})
+    status = main({arguments.split()!r})
 except SystemExit as stop:
     status = stop.code
 assert not status, status

@@ -1,4 +1,4 @@
-"""The command line: `run`, `serve`, `info`, `tokens`, `bench`, `bench serve`, `pull`, `cache`. One light file each."""
+"""The command line: `run`, `chat`, `serve`, `info`, `tokens`, `bench`, `pull`, `cache`. One light file each."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from pocketvlm import __version__
 from pocketvlm.cli import cache
 from pocketvlm.cli.bench import bench
 from pocketvlm.cli.bench_serve import bench_serve
+from pocketvlm.cli.chat import chat
 from pocketvlm.cli.failure import FAILED, report
 from pocketvlm.cli.info import info
 from pocketvlm.cli.plain import PlainCommand, PlainValues
@@ -34,6 +35,7 @@ Examples:
 
   pocketvlm run nano -i cat.jpg "What is this?"
   pocketvlm run nano -i page.png "Read the text." --downsample-mode 4x
+  pocketvlm chat openbmb/MiniCPM-V-4.6
   pocketvlm serve openbmb/MiniCPM-V-4.6
   pocketvlm tokens -i page.png
   pocketvlm info openbmb/MiniCPM-V-4.6
@@ -87,7 +89,7 @@ def _root(
         print(ctx.get_help())
 
 
-for _function in (run, serve, info, tokens, bench, bench_serve, pull):
+for _function in (run, chat, serve, info, tokens, bench, bench_serve, pull):
     _name = _function.__name__.replace("_", " ")
     app.command(
         _name,

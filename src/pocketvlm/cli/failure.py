@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from pocketvlm.cli.terminal import printable
-from pocketvlm.errors import CacheWarning, OptionError, PocketVLMError
+from pocketvlm.errors import CacheWarning, OptionError, PocketVLMError, VideoError
 
 # How the processor names a part of a message.
 _PART = re.compile(r"^messages\[\d+\]\.content\[(\d+)\]: ")
@@ -61,7 +61,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, typer.TyperException):
         return _usage(error), error.exit_code
     if isinstance(error, PocketVLMError):
-        return _as_typed(str(error)), USAGE if isinstance(error, OptionError) else FAILED
+        return _as_typed(error), USAGE if isinstance(error, OptionError) else FAILED
     if isinstance(error, MemoryError):
         return f"not enough memory{f': {error}' if str(error) else ''}: close other programs, or ask for less", FAILED
     if isinstance(error, OSError) and error.strerror:
@@ -70,9 +70,11 @@ def _explain(error: BaseException) -> tuple[str, int]:
     return f"unexpected {text} (run again with --debug for the traceback)", FAILED
 
 
-def _as_typed(message: str) -> str:
+def _as_typed(error: PocketVLMError) -> str:
     """A message about places in a request, in terms of the command line: its images are the first parts."""
-    message = _PART.sub(lambda found: f"image {int(found[1]) + 1}: ", message)
+    # A video may come behind any number of images; its name is in the message.
+    video = isinstance(error, VideoError)
+    message = _PART.sub(lambda found: "video: " if video else f"image {int(found[1]) + 1}: ", str(error))
     return message.removeprefix("options: ")
 
 

@@ -30,7 +30,7 @@ def info(
 
     Sizes, types, layers, context and end ids come from the files' headers; no weight is read.
     """
-    from pocketvlm.api import describe
+    from pocketvlm.api.about import describe
     from pocketvlm.backends import create
     from pocketvlm.checkpoint.hub import resolve
     from pocketvlm.checkpoint.huggingface import read_checkpoint

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pocketvlm.errors import ImageError, InputError, OptionError
+from pocketvlm.errors import ImageError, InputError, OptionError, VideoError
 
 STDIN = "-"
 
@@ -16,6 +16,23 @@ def read_images(names: Sequence[str]) -> list[str | bytes]:
     if list(names).count(STDIN) > 1:
         raise OptionError("-i - is given twice: stdin holds one image")
     return [_read_stdin_image() if name == STDIN else _checked(name) for name in names]
+
+
+def read_videos(names: Sequence[str]) -> list[str]:
+    """Videos as the processor takes them; a path that is not there is refused now. Raises VideoError, OptionError."""
+    if STDIN in names:
+        raise OptionError("-v -: a video is not read from stdin: give its path")
+    for name in names:
+        _check_video(name)
+    return list(names)
+
+
+def _check_video(name: str) -> None:
+    from pocketvlm.processor.frames import rated
+
+    path = rated(name)[0]
+    if _missing(path):
+        raise VideoError(f"video {path!r}: there is no such file")
 
 
 def _is_piped() -> bool:
@@ -33,14 +50,19 @@ def _read_stdin_image() -> bytes:
 
 
 def _checked(name: str) -> str:
-    is_path = "://" not in name and not name.lower().startswith(("data:", "file:", "http:", "https:"))
-    try:
-        missing = is_path and not Path(name).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):
-        missing = False  # the processor says why such a path cannot be read
-    if missing:
+    if name[:6].lower() == "video:":
+        _check_video(name)
+    elif _missing(name):
         raise ImageError(f"image {name!r}: there is no such file")
     return name
+
+
+def _missing(name: str) -> bool:
+    is_path = "://" not in name and not name.lower().startswith(("data:", "file:", "http:", "https:"))
+    try:
+        return is_path and not Path(name).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        return False  # the processor says why such a path cannot be read
 
 
 def read_prompt(text: str | None, images: Sequence[str], piped: bool) -> str:

@@ -10,7 +10,7 @@ import typer
 from pocketvlm.backends import options as backend_options
 from pocketvlm.errors import OptionError
 
-INPUT, SAMPLING, IMAGES, ENGINE, OUTPUT = "Input", "Sampling", "Image processing", "Engine", "Output"
+INPUT, SAMPLING, IMAGES, ENGINE, OUTPUT = "Input", "Sampling", "Image and video processing", "Engine", "Output"
 DEFAULT_MODEL = "nano"
 FLAG = ""
 
@@ -35,7 +35,17 @@ Image = Annotated[
         "-i",
         "PATH|URL|-",
         panel=INPUT,
-        help="Image: path, URL, data URI, or - for bytes on stdin. Repeatable.",
+        help="Image: path, URL, data URI, or - for bytes on stdin; video:PATH is a video in this place. Repeatable.",
+    ),
+]
+Video = Annotated[
+    list[str] | None,
+    option(
+        "--video",
+        "-v",
+        "PATH[:FPS]|URL",
+        panel=INPUT,
+        help="Video: path, URL, data URI, or a folder of pictures (FPS is their rate); after the images. Repeatable.",
     ),
 ]
 Prompt = Annotated[str | None, option("--prompt", "-p", "TEXT", panel=INPUT, help="The question; - reads stdin.")]
@@ -49,17 +59,49 @@ DownsampleMode = Annotated[
     option("--downsample-mode", "16x|4x", panel=IMAGES, help="16x: few tokens, fast. 4x: four times as many."),
 ]
 MaxSliceNums = Annotated[
-    int | None, option("--max-slice-nums", "N", panel=IMAGES, help="Most slices an image is cut into; 1 never cuts.")
+    int | None,
+    option(
+        "--max-slice-nums",
+        "N",
+        panel=IMAGES,
+        help="Most slices an image is cut into; 1 never cuts, the default for videos.",
+    ),
 ]
 SliceMode = Annotated[
     bool | None,
     option("--slice-mode/--no-slice-mode", FLAG, panel=IMAGES, help="Cut large images into slices."),
 ]
 UseImageId = Annotated[
-    bool | None, option("--use-image-id/--no-use-image-id", FLAG, panel=IMAGES, help="Number the images in the prompt.")
+    bool | None,
+    option(
+        "--use-image-id/--no-use-image-id", FLAG, panel=IMAGES, help="Number the images in the prompt; off for videos."
+    ),
 ]
 ScaleResolution = Annotated[
     int | None, option("--scale-resolution", "N", panel=IMAGES, help="Side in pixels of the square one view aims at.")
+]
+MaxNumFrames = Annotated[
+    int | None,
+    option("--max-num-frames", "N", panel=IMAGES, help="Most frames of a video, evenly spread. Default: 128."),
+]
+StackFrames = Annotated[
+    int | None,
+    option(
+        "--stack-frames",
+        "N",
+        panel=IMAGES,
+        help="Frames of a video a second, all but the first in one picture; 3 or 5 for fast motion. Default: 1.",
+    ),
+]
+Fps = Annotated[
+    float | None,
+    option("--fps", "X", panel=IMAGES, help="Frames of a video that are taken a second. Default: 1."),
+]
+Start = Annotated[
+    float | None, option("--start", "SECONDS", panel=IMAGES, help="Where in a video to begin. Default: 0.")
+]
+End = Annotated[
+    float | None, option("--end", "SECONDS", panel=IMAGES, help="Where in a video to end. Default: its end.")
 ]
 ProcessorKwargs = Annotated[
     str | None,

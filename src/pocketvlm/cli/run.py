@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pocketvlm.cli import options
-from pocketvlm.cli.inputs import read_images, read_prompt
+from pocketvlm.cli.inputs import read_images, read_prompt, read_videos
 from pocketvlm.cli.options import FLAG, OUTPUT, SAMPLING, option
 from pocketvlm.errors import OptionError
 
@@ -20,11 +21,12 @@ Examples:
 
   pocketvlm run -i cat.jpg -p "What is this?"
   pocketvlm run nano -i a.jpg -i https://example.com/b.png "What differs?"
+  pocketvlm run openbmb/MiniCPM-V-4.6 -v clip.mp4 -p "What happens?" --stack-frames 3
   cat page.png | pocketvlm run openbmb/MiniCPM-V-4.6 -i - -p "Read the text." --downsample-mode 4x
   echo "Hello" | pocketvlm run --output json
 
 A single argument that cannot be the name of a model, because it has a space in it for instance, is the prompt. \
-Without a prompt, stdin is read unless it is the terminal.
+Without a prompt, stdin is read; at a terminal, without images, a chat begins.
 
 Each option can be set as POCKETVLM_RUN_<OPTION>, e.g. POCKETVLM_RUN_MAX_TOKENS=64.
 """
@@ -39,6 +41,7 @@ def run(
         str | None, typer.Argument(metavar="PROMPT", help="The question; or use --prompt, or stdin.")
     ] = None,
     image: options.Image = None,
+    video: options.Video = None,
     prompt: options.Prompt = None,
     system: options.System = None,
     thinking: options.Thinking = None,
@@ -82,6 +85,11 @@ def run(
     slice_mode: options.SliceMode = None,
     use_image_id: options.UseImageId = None,
     scale_resolution: options.ScaleResolution = None,
+    max_num_frames: options.MaxNumFrames = None,
+    stack_frames: options.StackFrames = None,
+    fps: options.Fps = None,
+    start: options.Start = None,
+    end: options.End = None,
     processor_kwargs: options.ProcessorKwargs = None,
     revision: options.Revision = None,
     backend: options.Backend = "native",
@@ -106,7 +114,7 @@ def run(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Ask one question about images, or about none.
+    """Ask one question about images and videos, or about none.
 
     The answer streams to stdout; one line of figures goes to stderr.
     """
@@ -132,14 +140,35 @@ def run(
         "slice_mode": slice_mode,
         "use_image_id": use_image_id,
         "scale_resolution": scale_resolution,
+        "max_num_frames": max_num_frames,
+        "stack_frames": stack_frames,
+        "fps": fps,
+        "start": start,
+        "end": end,
         "enable_thinking": thinking,
     }
-    given = {option: value for option, value in sampling.items() if value is not None}
+    given: dict[str, Any] = {option: value for option, value in sampling.items() if value is not None}
     _check(given, name=backend, threads=threads, device=device, weights=weights, precision=precision)
+    if text is None and not image and not video and output == "text" and _at_terminal():
+        from pocketvlm.cli.chat import begin
+
+        engine = {
+            "revision": revision,
+            "backend": backend,
+            "weights": weights,
+            "precision": precision,
+            "threads": threads,
+            "device": device,
+            "cache": cache,
+        }
+        more = {"system": system, "normalize_newlines": normalize_newlines or None}
+        given |= {option: value for option, value in more.items() if value is not None}
+        begin(name, engine, given, picked, processor_kwargs, [], quiet=quiet)
+        return
     question = read_prompt(text, image or [], piped=True)
-    if not question.strip() and not image:
+    if not question.strip() and not image and not video:
         raise OptionError(_nothing_to_answer(model, prompt_argument, prompt))
-    images = read_images(image or [])
+    images, videos = read_images(image or []), read_videos(video or [])
 
     # Heavy from here on: everything above has answered typing mistakes at once.
     from pocketvlm import api
@@ -161,13 +190,26 @@ def run(
             cache=cache,
             progress=activity.loading(name),
         )
-        activity.say(f"reading the prompt{_count(images)}")
-        chunks = loaded.stream(question, images, system=system, normalize_newlines=normalize_newlines, **params)
+        activity.say(f"reading the prompt{_count(images, 'image')}{_count(videos, 'video')}")
+        chunks = loaded.stream(
+            question,
+            images,
+            videos=videos,
+            system=system,
+            progress=lambda _, done, total: activity.say("watching the video", done, total),
+            normalize_newlines=normalize_newlines,
+            **params,
+        )
         show(chunks, name, output, quiet, activity)
 
 
-def _count(images: Sequence[object]) -> str:
-    return f" and {len(images)} image{'s' if len(images) > 1 else ''}" if images else ""
+def _at_terminal() -> bool:
+    """Whether a person sits at both ends."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+
+
+def _count(media: Sequence[object], kind: str) -> str:
+    return f" and {len(media)} {kind}{'s' if len(media) > 1 else ''}" if media else ""
 
 
 def _model_and_prompt(model: str | None, argument: str | None, prompt: str | None) -> tuple[str, str | None]:

@@ -119,8 +119,15 @@ def serve(
     max_images: Annotated[int | None, _setting("max_images", "N", MEDIA, "Images of a request.")] = None,
     max_media_bytes: Annotated[Size, _setting("max_media_bytes", "SIZE", MEDIA, "Encoded size of an image.")] = None,
     max_pixels: Annotated[int | None, _setting("max_pixels", "N", MEDIA, "Width times height of an image.")] = None,
+    max_videos: Annotated[int | None, _setting("max_videos", "N", MEDIA, "Videos of a request.")] = None,
+    max_video_frames: Annotated[
+        int | None, _setting("max_video_frames", "N", MEDIA, "Frames that are looked at, of all videos of a request.")
+    ] = None,
+    max_video_seconds: Annotated[
+        float | None, _setting("max_video_seconds", "S", MEDIA, "Length of a video, or of the part that is asked for.")
+    ] = None,
     max_visual_tokens: Annotated[
-        int | None, _setting("max_visual_tokens", "N", MEDIA, "Tokens of all images of a request.")
+        int | None, _setting("max_visual_tokens", "N", MEDIA, "Tokens of all images and videos of a request.")
     ] = None,
     max_files: Annotated[int | None, _setting("max_files", "N", MEDIA, "Uploaded files that are kept.")] = None,
     max_files_bytes: Annotated[Size, _setting("max_files_bytes", "SIZE", MEDIA, "Size of all of them.")] = None,

@@ -1,4 +1,4 @@
-"""`pocketvlm tokens`: what images and a prompt will cost, before any weight is read."""
+"""`pocketvlm tokens`: what images, videos and a prompt will cost, before any weight is read."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pocketvlm.cli import options
-from pocketvlm.cli.inputs import read_images, read_prompt
+from pocketvlm.cli.inputs import read_images, read_prompt, read_videos
 from pocketvlm.errors import OptionError
 from pocketvlm.types import DownsampleMode
 
 if TYPE_CHECKING:
     from pocketvlm.processor.processor import Processor
-    from pocketvlm.types import ImageInfo, Prompt
+    from pocketvlm.types import ImageInfo, Prompt, VideoInfo
 
 EPILOG = """
 Examples:
 
   pocketvlm tokens -i page.png
+  pocketvlm tokens -v clip.mp4 --stack-frames 3
   pocketvlm tokens nano -i a.jpg -i b.png -p "What differs?" --max-slice-nums 4 --json
 
 Each option can be set as POCKETVLM_TOKENS_<OPTION>.
@@ -29,6 +30,7 @@ MODES: tuple[DownsampleMode, ...] = ("16x", "4x")
 def tokens(
     model: Annotated[str, options.model_argument("TOKENS")] = options.DEFAULT_MODEL,
     image: options.Image = None,
+    video: options.Video = None,
     prompt: options.Prompt = None,
     system: options.System = None,
     thinking: options.Thinking = None,
@@ -37,22 +39,32 @@ def tokens(
     slice_mode: options.SliceMode = None,
     use_image_id: options.UseImageId = None,
     scale_resolution: options.ScaleResolution = None,
+    max_num_frames: options.MaxNumFrames = None,
+    stack_frames: options.StackFrames = None,
+    fps: options.Fps = None,
+    start: options.Start = None,
+    end: options.End = None,
     processor_kwargs: options.ProcessorKwargs = None,
     revision: options.Revision = None,
     as_json: Annotated[bool, options.json_option("TOKENS")] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Count the tokens of images and a prompt, in 16x and in 4x, without running the model."""
-    if not image and not prompt:
+    """Count the tokens of images, videos and a prompt, in 16x and in 4x, without running the model."""
+    if not image and not video and not prompt:
         raise OptionError("there is nothing to count: give images or a prompt, as in pocketvlm tokens -i page.png")
-    images = read_images(image or [])
+    images, videos = read_images(image or []), read_videos(video or [])
     picked = {
         "downsample_mode": downsample_mode,
         "max_slice_nums": max_slice_nums,
         "slice_mode": slice_mode,
         "use_image_id": use_image_id,
         "scale_resolution": scale_resolution,
+        "max_num_frames": max_num_frames,
+        "stack_frames": stack_frames,
+        "fps": fps,
+        "start": start,
+        "end": end,
         "enable_thinking": thinking,
     }
     text = read_prompt(prompt, image or [], piped=False)
@@ -61,6 +73,8 @@ def tokens(
     from pocketvlm.checkpoint.hub import resolve
     from pocketvlm.checkpoint.huggingface import read_checkpoint
     from pocketvlm.cli.terminal import Activity
+    from pocketvlm.engine.fitting import ways_to_fit
+    from pocketvlm.processor.messages import as_messages
 
     chosen = options.processor_options(processor_kwargs, api.PROCESSOR_OPTIONS, picked)
     with Activity(quiet) as activity:
@@ -68,10 +82,12 @@ def tokens(
         path = resolve(model, revision, activity.downloading(model), weights=False)
         checkpoint = read_checkpoint(path, weights=False)
         processor = api.processor_for(checkpoint)
-        activity.say(f"reading {len(images)} images")
-        processed = processor(api.as_messages(text, images, system), **chosen)
-    report = count(model, image or [], processed, processor, chosen)
-    report["context"] = checkpoint.model.text.max_position_embeddings
+        activity.say(f"reading {len(images)} images and {len(videos)} videos")
+        processed = processor(as_messages(text, images, system, videos), **chosen)
+    report = count(model, [*(image or []), *(f"video:{name}" for name in videos)], processed, processor, chosen)
+    report["context"] = context = checkpoint.model.text.max_position_embeddings
+    if len(processed.ids) >= context:
+        report["to_fit"] = ways_to_fit(processed, context - 1)
     if as_json:
         import json
 
@@ -83,10 +99,14 @@ def tokens(
 def count(
     model: str, names: Sequence[str], prompt: Prompt, processor: Processor, chosen: dict[str, Any]
 ) -> dict[str, Any]:
-    """Tokens of each image and of the whole prompt, in both modes; the mode not chosen is computed from sizes alone."""
+    """Tokens of each image and video and of the whole prompt, in both modes.
+
+    The mode not chosen is computed from sizes alone. names: of images, and of videos with "video:" before them.
+    """
     from dataclasses import replace
 
-    from pocketvlm.processor.messages import IMAGE_OPTIONS
+    from pocketvlm.processor.messages import IMAGE_OPTIONS, VIDEO_OPTIONS
+    from pocketvlm.processor.sampling import VideoOptions, plan_pictures
     from pocketvlm.processor.sizes import ImageOptions, plan_image
 
     image_options = {name: value for name, value in chosen.items() if name in IMAGE_OPTIONS}
@@ -98,16 +118,37 @@ def count(
         ]
         for mode in MODES
     }
+    video_options = {name: value for name, value in chosen.items() if name in (*IMAGE_OPTIONS, *VIDEO_OPTIONS)}
+    watched = VideoOptions.resolve(processor.config, video_options).image
+    videos = []
+    for index, video in enumerate(prompt.videos):
+        tag = 2 + len(str(index)) if watched.use_image_id else 0
+        modes: dict[str, Any] = {}
+        for mode in MODES:
+            options = replace(watched, downsample_mode=mode)
+            pictured = plan_pictures(video.width, video.height, video.pictures, options)
+            modes[mode] = {
+                "vision_tokens": sum(picture.vision_tokens for picture in pictured),
+                "tokens": sum(picture.tokens for picture in pictured) + tag,
+            }
+        videos.append(modes)
     text_tokens = len(prompt.ids) - sum(image.tokens for image in prompt.images)
+    text_tokens -= sum(video.tokens for video in prompt.videos)
+    stills = [name for name in names if name[:6].lower() != "video:"]
+    clips = [name[6:] for name in names if name[:6].lower() == "video:"]
     return {
         "model": model,
         "downsample_mode": resolved.downsample_mode,
         "images": [
             _image(name, image, {mode: plans[mode][index] for mode in MODES})
-            for index, (name, image) in enumerate(zip(names, prompt.images, strict=True))
+            for index, (name, image) in enumerate(zip(stills, prompt.images, strict=True))
         ],
+        "videos": [_video(name, video, modes) for name, video, modes in zip(clips, prompt.videos, videos, strict=True)],
         "text_tokens": text_tokens,
-        "prompt_tokens": {mode: text_tokens + sum(plan.tokens for plan in plans[mode]) for mode in MODES},
+        "prompt_tokens": {
+            mode: text_tokens + sum(plan.tokens for plan in plans[mode]) + sum(each[mode]["tokens"] for each in videos)
+            for mode in MODES
+        },
     }
 
 
@@ -129,12 +170,26 @@ def _image(name: str, image: ImageInfo, plans: dict[str, ImageInfo]) -> dict[str
     }
 
 
+def _video(name: str, video: VideoInfo, modes: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "video": name,
+        "width": video.width,
+        "height": video.height,
+        "fps": video.fps,
+        "seconds": video.seconds,
+        "frames": video.frames,
+        "main_frames": video.main_frames,
+        "pictures": [list(frames) for frames in video.pictures],
+        **modes,
+    }
+
+
 def _table(report: dict[str, Any]) -> str:
     """Columns for people: sizes as width x height in the chosen mode, the grid as rows x columns."""
     from pocketvlm.cli.terminal import printable
 
     mode = report["downsample_mode"]
-    lines = []
+    lines: list[str] = []
     if report["images"]:
         head = ["image", "size", "grid", "overview", "slice", *MODES]
         rows = [
@@ -148,14 +203,37 @@ def _table(report: dict[str, Any]) -> str:
             ]
             for image in report["images"]
         ]
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        for row in (head, *rows):
-            numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-            lines.append("  ".join([row[0].ljust(widths[0]), *numbers]))
-        lines.append("")
+        lines += _columns(head, rows)
+    if report["videos"]:
+        head = ["video", "size", "seconds", "frames", "taken", "composites", *MODES]
+        rows = [
+            [
+                printable(_short(video["video"])),
+                _by((video["width"], video["height"])),
+                "-" if video["seconds"] is None else f"{video['seconds']:.1f}",
+                str(video["frames"]),
+                str(video["main_frames"]),
+                str(len(video["pictures"]) - video["main_frames"]),
+                *(str(video[each]["tokens"]) for each in MODES),
+            ]
+            for video in report["videos"]
+        ]
+        lines += _columns(head, rows)
     totals = " · ".join(f"{report['prompt_tokens'][each]} tokens in {each}" for each in MODES)
     lines.append(f"prompt: {totals} ({report['text_tokens']} of them text), context {report['context']}")
+    if "to_fit" in report:
+        lines.append(f"too long for the context: {report['to_fit']}")
     return "\n".join(lines)
+
+
+def _columns(head: list[str], rows: list[list[str]]) -> list[str]:
+    """A table and an empty line behind it: the first column to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = []
+    for row in (head, *rows):
+        numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *numbers]))
+    return [*lines, ""]
 
 
 def _by(pair: tuple[int, int] | None) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm.engine.featurefiles import FeatureFiles
+from pocketvlm.engine.fitting import ways_to_fit
 from pocketvlm.engine.memory import Memory
 from pocketvlm.engine.prefix import PrefixCache, cut_places, name_checkpoints
 from pocketvlm.engine.request import Drawn, Plan, Request, Sequence, StageSeconds, TokenEvent, Work
@@ -22,6 +23,8 @@ from pocketvlm.model import MiniCPMV
 from pocketvlm.types import Prompt, SamplingParams
 
 MOST_PREFIX_CACHE = 1 << 30
+# Seconds that a step with nothing to do but to wait for a video's frames takes: new requests come in between.
+_PATIENCE = 0.05
 
 
 def default_memory_limit() -> int:
@@ -125,7 +128,7 @@ class Engine:
             return failed
         plan = self.scheduler.plan()
         if not plan.work:
-            self._encode_due(failed)
+            self._encode_due(failed, _PATIENCE)
             return failed
         self._encoded, self._hurried = False, hurried
         self._steps += 1
@@ -207,9 +210,12 @@ class Engine:
                 except Exception as error:
                     failed.append(self._fail(sequence, error))
 
-    def _encode_due(self, failed: list[TokenEvent]) -> bool:
-        """Encode the views that are due; False where none are. If they fail together, each is tried alone."""
-        due = self.scheduler.due_views(self.model.ops.patches_at_once)
+    def _encode_due(self, failed: list[TokenEvent], patience: float = 0.0) -> bool:
+        """Encode the views that are due; False where none are. If they fail together, each is tried alone.
+
+        patience: seconds to wait for one that is still being decoded.
+        """
+        due = self.scheduler.due_views(self.model.ops.patches_at_once, patience)
         try:
             if due:
                 self.vision.encode(due)
@@ -229,7 +235,7 @@ class Engine:
         """End one request with an error."""
         self.scheduler.remove(sequence)
         text = str(error) if isinstance(error, PocketVLMError) else f"{type(error).__name__}: {error}"
-        return TokenEvent(sequence.id, -1, "error", error=text)
+        return TokenEvent(sequence.id, -1, "error", error=text, cause=error)
 
     def _check_memory(self, prompt: Prompt, max_tokens: int) -> None:
         """Raise PromptError where the state of prompt and answer can never fit."""
@@ -248,8 +254,8 @@ class Engine:
             raise PromptError("the prompt has no tokens: give it some text or an image")
         if total + spare > limit:
             raise PromptError(
-                f"the prompt has {total} tokens but the model's context holds {limit}: shorten the text, or use fewer "
-                "images, a smaller max_slice_nums or downsample_mode='16x'"
+                f"the prompt has {total} tokens but the model's context holds {limit}: "
+                f"{ways_to_fit(prompt, limit - spare)}"
             )
         if int(prompt.ids.max()) >= vocab or int(prompt.ids.min()) < 0:
             raise PromptError(f"the prompt has a token id outside 0..{vocab - 1}")

@@ -38,7 +38,8 @@ class Request:
 class TokenEvent:
     """One sampled token of one request; the last one carries the reason for the end.
 
-    With finish_reason "error" or "abort" there is no token (token_id -1); `error` says what went wrong.
+    With finish_reason "error" or "abort" there is no token (token_id -1); `error` says what went wrong, and `cause`
+    is the exception, if there was one.
     """
 
     request_id: int
@@ -46,6 +47,7 @@ class TokenEvent:
     finish_reason: FinishReason | None
     logprob: TokenLogprob | None = None
     error: str | None = None
+    cause: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from pocketvlm.engine.decoding import Decoding
 from pocketvlm.engine.memory import Memory
 from pocketvlm.engine.request import Plan, Work
 from pocketvlm.model import MiniCPMV
-from pocketvlm.types import View
+from pocketvlm.types import PendingView, View
 
 
 class Runner:
@@ -61,7 +61,7 @@ class Runner:
             offset += work.stop - work.start
         return self.model.forward(self.model.embed(ids, splices), self._batch(plan), self.memory.states)
 
-    def encode(self, views: tuple[View, ...]) -> list[Array]:
+    def encode(self, views: tuple[View | PendingView, ...]) -> list[Array]:
         """Features of views, as many at a time as the backend likes."""
         features: list[Array] = []
         most = self.model.ops.patches_at_once
@@ -70,7 +70,7 @@ class Runner:
             if group and sum(v.rows * v.cols for v in group) + view.rows * view.cols > most:
                 features += self.model.encode(group)
                 group = []
-            group.append(view)
+            group.append(view.load())
         return features + self.model.encode(group)
 
     def _batch(self, plan: Plan) -> Batch:

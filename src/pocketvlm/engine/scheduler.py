@@ -11,7 +11,7 @@ from typing import Protocol
 from pocketvlm.engine.memory import Memory
 from pocketvlm.engine.prefix import PrefixCache
 from pocketvlm.engine.request import Drawn, Plan, Sequence, TokenEvent, Work
-from pocketvlm.types import FinishReason
+from pocketvlm.types import FinishReason, PendingView, Pictures
 
 # As quick as 512 for the prompt itself, and other streams wait half as long (docs/log.md).
 DEFAULT_PREFILL_CHUNK = 256
@@ -68,13 +68,15 @@ class Scheduler:
                 break
             coming = None
 
-    def due_views(self, patches: int) -> list[tuple[Sequence, int]]:
+    def due_views(self, patches: int, patience: float = 0.0) -> list[tuple[Sequence, int]]:
         """The views to encode next: those that the next chunks of running sequences need, the first of them in any case
         and more up to so many patches. Equal ones are there once; one of few rows has other bits in company, so it is
-        encoded alone.
+        encoded alone. Views of clips that are still being decoded hold up their own sequence only; the first of them is
+        waited for, so many seconds at most.
         """
         found: list[tuple[Sequence, int]] = []
         names: set[tuple[str, str]] = set()
+        readers: dict[Pictures, Sequence] = {}
         for sequence in self.running:
             if not sequence.reading:
                 continue
@@ -83,6 +85,13 @@ class Scheduler:
                 name = (view.digest, view.downsample_mode)
                 if view.digest and name in names:
                     continue
+                # A clip keeps few pictures around the one asked for: the first in order is its reader.
+                if isinstance(view, PendingView) and (
+                    readers.setdefault(view.source, sequence) is not sequence
+                    or not view.ready(0.0 if found else patience)
+                ):
+                    patience = 0.0
+                    break
                 patches -= view.rows * view.cols
                 few = view.tokens <= FEW_ROWS
                 if found and (few or patches < 0):

@@ -13,9 +13,11 @@ from pocketvlm.backends.ops import Array
 from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.engine.request import Sequence
 from pocketvlm.model import MiniCPMV
-from pocketvlm.types import View
+from pocketvlm.types import PendingView, View
 
 DEFAULT_VISION_CACHE = 128 << 20
+# Views of clips whose pixels were seen: names are remembered for so many.
+_MOST_NAMES = 1 << 16
 
 
 class Vision:
@@ -26,6 +28,7 @@ class Vision:
         self.model, self.limit, self.files = model, limit, files
         self.width = model.config.text.hidden_size
         self._kept: OrderedDict[tuple[str, str], Array] = OrderedDict()
+        self._digests: OrderedDict[str, str] = OrderedDict()  # of pending views: that of their pixels
         self.nbytes = self.hits = self.misses = 0
 
     def missing(self, sequence: Sequence, start: int, stop: int) -> Iterator[int]:
@@ -46,50 +49,73 @@ class Vision:
                 sequence.features[index] = found
 
     def encode(self, due: List[tuple[Sequence, int]]) -> None:
-        """Compute the features of some sequences' views in one pass, and keep them. All or none."""
+        """Compute the features of some sequences' views in one pass, and keep them. All or none.
+
+        A view of a clip is loaded here; one with the pixels of another is not computed again.
+        """
+        views = [self._loaded(sequence.request.prompt.views[index]) for sequence, index in due]
         began = time.perf_counter()
-        views = [sequence.request.prompt.views[index] for sequence, index in due]
-        computed = self.model.encode(views)
-        if len(due) > 1:  # parts of one array: a copy each, or the last one that is kept would keep all of it
+        first: dict[object, int] = {}
+        for place, view in enumerate(views):
+            first.setdefault((view.digest, view.downsample_mode) if view.digest else place, place)
+        # Of a clip's view only now it is known what it shows; of others `missing` has looked already.
+        pending = [
+            view is not sequence.request.prompt.views[index] for view, (sequence, index) in zip(views, due, strict=True)
+        ]
+        found = {place: self._find(views[place]) if pending[place] else None for place in first.values()}
+        fresh = [place for place, features in found.items() if features is None]
+        computed = self.model.encode([views[place] for place in fresh])
+        if len(fresh) > 1:  # parts of one array: a copy each, or the last one that is kept would keep all of it
             computed = [self.model.ops.take(rows, np.arange(len(rows), dtype=np.int32)) for rows in computed]
-        for (_, index), view, features in zip(due, views, computed, strict=True):
-            if tuple(features.shape) != (view.tokens, self.width):
-                raise ValueError(f"view {index} has {view.tokens} placeholders but {len(features)} rows of features")
-        for (sequence, index), view, features in zip(due, views, computed, strict=True):
-            self.misses += 1
-            sequence.features[index] = features
-            self._keep(view, features)
+        for place, features in zip(fresh, computed, strict=True):
+            tokens, index = views[place].tokens, due[place][1]
+            if tuple(features.shape) != (tokens, self.width):
+                raise ValueError(f"view {index} has {tokens} placeholders but {len(features)} rows of features")
+        for place, features in zip(fresh, computed, strict=True):
+            view, found[place] = views[place], features
+            key = (view.digest, view.downsample_mode)
+            self._keep(key, features)
             if self.files is not None and view.digest:
-                self.files.write(_name(view), self.model.ops.to_numpy(features))
+                self.files.write("-".join(key), self.model.ops.to_numpy(features))
+        self.misses += len(fresh)
+        self.hits += len(due) - len(fresh)
+        for place, ((sequence, index), view) in enumerate(zip(due, views, strict=True)):
+            sequence.features[index] = found[first.get((view.digest, view.downsample_mode), place)]
         spent, patches = time.perf_counter() - began, sum(view.rows * view.cols for view in views)
         for (sequence, _), view in zip(due, views, strict=True):
             sequence.seconds.vision += spent * view.rows * view.cols / patches
 
-    def _find(self, view: View) -> Array | None:
-        key = (view.digest, view.downsample_mode)
-        if not view.digest:
+    def _loaded(self, view: View | PendingView) -> View:
+        """The view with its patches; the digest of its pixels is remembered under its own name."""
+        loaded = view.load()
+        if loaded is not view and view.digest:
+            self._digests[view.digest] = loaded.digest
+            while len(self._digests) > _MOST_NAMES:
+                self._digests.popitem(last=False)
+        return loaded
+
+    def _find(self, view: View | PendingView) -> Array | None:
+        digest = view.digest if isinstance(view, View) else self._digests.get(view.digest, "")
+        key = (digest, view.downsample_mode)
+        if not digest:
             return None
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        found = self.files.read(_name(view), view.tokens, self.width) if self.files is not None else None
+        found = self.files.read("-".join(key), view.tokens, self.width) if self.files is not None else None
         if found is None:
             return None
         features = self.model.ops.from_numpy(found)
-        self._keep(view, features)
+        self._keep(key, features)
         return features
 
-    def _keep(self, view: View, features: Array) -> None:
-        if not view.digest:
+    def _keep(self, key: tuple[str, str], features: Array) -> None:
+        if not key[0]:
             return
-        self._kept[view.digest, view.downsample_mode] = features
+        self._kept[key] = features
         self.nbytes += self._bytes(features)
         while self.nbytes > self.limit:
             self.nbytes -= self._bytes(self._kept.popitem(last=False)[1])
 
     def _bytes(self, features: Array) -> int:
         return len(features) * self.width * 4
-
-
-def _name(view: View) -> str:
-    return f"{view.digest}-{view.downsample_mode}"

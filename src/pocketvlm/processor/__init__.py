@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pocketvlm.processor.limits import MediaLimits
     from pocketvlm.processor.media import load_image
     from pocketvlm.processor.processor import Processor
+    from pocketvlm.processor.sampling import VideoOptions
     from pocketvlm.processor.tokenizer import Detokenizer, Tokenizer
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "MediaLimits",
     "Processor",
     "Tokenizer",
+    "VideoOptions",
     "load_image",
     "pack_pixel_values",
     "plan_image",
@@ -36,6 +38,7 @@ _HOME = {
     "MediaLimits": "limits",
     "Processor": "processor",
     "Tokenizer": "tokenizer",
+    "VideoOptions": "sampling",
     "load_image": "media",
     "pack_pixel_values": "image",
     "plan_image": "image",

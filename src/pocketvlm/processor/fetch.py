@@ -1,4 +1,4 @@
-"""Fetching a picture over http(s) with the standard library, bounded in time, size and redirects.
+"""Fetching a picture or a video over http(s) with the standard library, bounded in time, size and redirects.
 
 Every address that this machine can reach is fetched, inner networks included: a service that takes URLs from strangers
 switches MediaLimits.remote off and fetches by its own rules.
@@ -35,7 +35,7 @@ def _opener() -> urllib.request.OpenerDirector:
         urllib.request.HTTPErrorProcessor(),
     ):
         opener.add_handler(handler)
-    opener.addheaders = [("User-Agent", AGENT), ("Accept", "image/*")]
+    opener.addheaders = [("User-Agent", AGENT), ("Accept", "image/*, video/*")]
     return opener
 
 

@@ -1,4 +1,4 @@
-"""Limits on pictures that come from outside."""
+"""Limits on pictures and videos that come from outside."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class MediaLimits:
-    """What a picture may cost and where it may come from; every failure names the limit that stopped it.
+    """What a picture or video may cost and where it may come from; every failure names the limit that stopped it.
 
     max_bytes: encoded size. max_pixels: width x height after decoding. max_ratio: longer side over shorter side.
     timeout: seconds for one fetch. max_redirects: per fetch. local_files, remote: whether paths and file: URLs, and
     http(s) URLs, are opened at all. max_images: per conversation. max_visual_tokens: of all images of a conversation,
-    which bounds the memory that their patches take.
+    which bounds the memory that their patches take; videos count in it too.
+
+    Of videos: max_videos: per conversation. max_video_frames: frames that are looked at, of all videos of a
+    conversation. max_video_seconds: length of a video, or of the part that is asked for. max_video_pixels: width x
+    height of a frame. max_bytes holds for those that are fetched or sent, not for local files, which are read bit by
+    bit.
     """
 
     max_bytes: int = 64 << 20
@@ -24,3 +29,7 @@ class MediaLimits:
     remote: bool = True
     max_images: int = 1000
     max_visual_tokens: int = 1_000_000
+    max_videos: int = 100
+    max_video_frames: int = 20_000
+    max_video_seconds: float = 4 * 3600.0
+    max_video_pixels: int = 36_000_000

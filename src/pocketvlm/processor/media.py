@@ -18,11 +18,13 @@ import base64
 import binascii
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-from pocketvlm.errors import ImageError
+from pocketvlm.errors import ImageError, PocketVLMError
 from pocketvlm.processor.limits import MediaLimits
 
 if TYPE_CHECKING:
@@ -52,12 +54,12 @@ def load_image(source: Any, limits: MediaLimits | None = None, *, is_base64: boo
     """
     limits = limits or MediaLimits()
     if isinstance(source, str) and is_base64:
-        return _decode(_from_base64(source, "base64 text", limits), "base64 text", limits)
+        return _decode(from_base64(source, "base64 text", limits), "base64 text", limits)
     if isinstance(source, str | os.PathLike):
-        return _from_name(os.fspath(source), limits)
+        return _from_name(os.fsdecode(source), limits)
     if isinstance(source, bytes | bytearray | memoryview):
         name = f"{len(source)} bytes"
-        _check_bytes(len(source), name, limits)
+        check_bytes(len(source), name, limits)
         return _decode(bytes(source), name, limits)
     # Pillow first: its images also have a `read`-like surface in some subclasses.
     import PIL.Image
@@ -74,7 +76,8 @@ def load_image(source: Any, limits: MediaLimits | None = None, *, is_base64: boo
     )
 
 
-def _check_bytes(count: int, name: str, limits: MediaLimits) -> None:
+def check_bytes(count: int, name: str, limits: MediaLimits) -> None:
+    """Raise ImageError for more bytes than the limit."""
     if count > limits.max_bytes:
         raise ImageError(
             f"{name}: {count} bytes are more than the limit of {limits.max_bytes}: "
@@ -82,7 +85,8 @@ def _check_bytes(count: int, name: str, limits: MediaLimits) -> None:
         )
 
 
-def _check_size(width: int, height: int, name: str, limits: MediaLimits) -> None:
+def check_size(width: int, height: int, name: str, limits: MediaLimits) -> None:
+    """Raise ImageError for a size in pixels outside the limits."""
     if width < 1 or height < 1:
         raise ImageError(f"{name}: an image of {width}x{height} pixels has nothing to see")
     if width * height > limits.max_pixels:
@@ -96,28 +100,46 @@ def _check_size(width: int, height: int, name: str, limits: MediaLimits) -> None
         )
 
 
-def _from_name(source: str | bytes, limits: MediaLimits) -> Image:
-    text = os.fsdecode(source)
-    if not text:
-        raise ImageError("an empty string names no image: give a path, a URL or a data URI")
-    name = shorten(text)
-    scheme = text.split(":", 1)[0].lower() if ":" in text else ""
+def locate(source: str, limits: MediaLimits) -> tuple[bytes | Path, str]:
+    """What a path, file:, http:, https: or data: URI leads to: bytes and the content type they came with, or a file.
+
+    Raises ImageError, also for a path without a regular file.
+    """
+    if not source:
+        raise ImageError("an empty string names no file: give a path, a URL or a data URI")
+    name = shorten(source)
+    scheme = source.split(":", 1)[0].lower() if ":" in source else ""
     if scheme == "data":
-        return _decode(_from_data_uri(text, name, limits), name, limits)
+        return _from_data_uri(source, name, limits), ""
     if scheme in ("http", "https"):
         if not limits.remote:
-            raise ImageError(f"{name}: fetching from the network is switched off here: send the image itself")
+            raise ImageError(f"{name}: fetching from the network is switched off here: send the data itself")
         from pocketvlm.processor.fetch import fetch
 
-        data, content_type = fetch(text, name, limits)
-        return _decode(data, name, limits, content_type)
+        return fetch(source, name, limits)
     if scheme == "file":
-        text = _file_path(text, name)
-    elif "://" in text:
+        source = _file_path(source, name)
+    elif "://" in source:
         raise ImageError(f"{name}: {scheme}: is not supported: use http, https, data or file, or a path")
     if not limits.local_files:
-        raise ImageError(f"{name}: reading local files is switched off here: send the image as a data URI")
-    return _from_path(text, name, limits)
+        raise ImageError(f"{name}: reading local files is switched off here: send the data as a data URI")
+    with readable(name):
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise ImageError(f"{name}: no such file")
+        return path, ""
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """What the system says about a file becomes an ImageError that names it."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~ without a home, ValueError: a NUL inside
+        if isinstance(error, PocketVLMError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ImageError(f"{name}: cannot be read: {reason}") from error
 
 
 def _file_path(text: str, name: str) -> str:
@@ -127,24 +149,22 @@ def _file_path(text: str, name: str) -> str:
     return unquote(parts.path)
 
 
-def _from_path(text: str, name: str, limits: MediaLimits) -> Image:
-    try:
-        path = Path(text).expanduser()
-        if not path.exists():
-            raise ImageError(f"{name}: no such file")
-        if not path.is_file():
+def _from_name(source: str, limits: MediaLimits) -> Image:
+    name = shorten(source)
+    found, content_type = locate(source, limits)
+    if isinstance(found, bytes):
+        return _decode(found, name, limits, content_type)
+    with readable(name):
+        if not found.is_file():
             raise ImageError(f"{name}: not a regular file")
-        _check_bytes(path.stat().st_size, name, limits)
-        with path.open("rb") as stream:
-            return _decode(_read(stream, name, limits), name, limits)
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~ without a home, ValueError: a NUL inside
-        if isinstance(error, ImageError):
-            raise
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ImageError(f"{name}: cannot be read: {reason}") from error
+        check_bytes(found.stat().st_size, name, limits)
+        with found.open("rb") as stream:
+            data = read_stream(stream, name, limits)
+    return _decode(data, name, limits)
 
 
-def _read(stream: Any, name: str, limits: MediaLimits) -> bytes:
+def read_stream(stream: Any, name: str, limits: MediaLimits) -> bytes:
+    """All bytes of a binary file object. Raises ImageError for more than the limit, and what reading raises."""
     data = stream.read(limits.max_bytes + 1)
     if not isinstance(data, bytes):
         raise ImageError(f"{name}: must be opened in binary mode ('rb')")
@@ -156,7 +176,7 @@ def _read(stream: Any, name: str, limits: MediaLimits) -> bytes:
 def _from_file(stream: Any, limits: MediaLimits) -> Image:
     name = shorten(str(getattr(stream, "name", "") or "file object"))
     try:
-        data = _read(stream, name, limits)
+        data = read_stream(stream, name, limits)
     except (OSError, ValueError) as error:
         if isinstance(error, ImageError):
             raise
@@ -169,15 +189,16 @@ def _from_data_uri(text: str, name: str, limits: MediaLimits) -> bytes:
     if not comma:
         raise ImageError(f"{name}: a data URI needs a comma before its data")
     if head.replace(" ", "").lower().endswith(";base64"):
-        return _from_base64(unquote(body) if "%" in body else body, name, limits)
+        return from_base64(unquote(body) if "%" in body else body, name, limits)
     data = unquote_to_bytes(body)
-    _check_bytes(len(data), name, limits)
+    check_bytes(len(data), name, limits)
     return data
 
 
-def _from_base64(text: str, name: str, limits: MediaLimits) -> bytes:
+def from_base64(text: str, name: str, limits: MediaLimits) -> bytes:
+    """The bytes of base64 text, padded or not. Raises ImageError."""
     compact = "".join(text.split()).rstrip("=")
-    _check_bytes(len(compact) * 3 // 4, name, limits)
+    check_bytes(len(compact) * 3 // 4, name, limits)
     try:
         return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
@@ -199,7 +220,7 @@ def _decode(data: bytes, name: str, limits: MediaLimits, content_type: str = "")
         )
     try:
         image: Image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_size(image.width, image.height, name, limits)
+        check_size(image.width, image.height, name, limits)
         # Turning the picture upright makes a new image that no longer knows its format.
         from_png = image.format == "PNG"
         return _to_rgb(ImageOps.exif_transpose(image), name, from_png)
@@ -209,11 +230,19 @@ def _decode(data: bytes, name: str, limits: MediaLimits, content_type: str = "")
         told = f", sent as {content_type}" if content_type else ""
         raise ImageError(
             f"{name}: not a picture in a format we read ({', '.join(FORMATS)}); it starts with {data[:12]!r}{told}"
+            f"{_hint(data)}"
         ) from None
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: {error}: send a smaller image or raise PIL.Image.MAX_IMAGE_PIXELS") from None
     except Exception as error:  # decoders of broken files raise OSError, SyntaxError, ValueError, struct.error, ...
         raise ImageError(f"{name}: damaged or incomplete image file: {error}") from error
+
+
+def _hint(data: bytes) -> str:
+    """What else it may be, for messages."""
+    if data[4:8] == b"ftyp" or data[:4] == b"\x1aE\xdf\xa3" or (data[:4] == b"RIFF" and data[8:12] == b"AVI "):
+        return ": it looks like a video: give it as one"
+    return ": it is a PDF file: give its pages as pictures" if data[:5] == b"%PDF-" else ""
 
 
 def _to_rgb(image: Image, name: str, from_png: bool = False) -> Image:
@@ -241,7 +270,7 @@ def _from_pillow(image: Image, limits: MediaLimits) -> Image:
     import PIL.Image
 
     name = f"Pillow image ({image.mode})"
-    _check_size(image.width, image.height, name, limits)
+    check_size(image.width, image.height, name, limits)
     try:
         image.load()
         if "A" in image.getbands() or image.info.get("transparency") is not None:
@@ -271,7 +300,7 @@ def _from_array(source: Any, limits: MediaLimits) -> Image:
         turned = array.ndim == 3 and array.shape[0] in (1, 3, 4)
         hint = ": transpose(1, 2, 0) puts the channels last" if turned else ""
         raise ImageError(f"{name}: give [height, width] or [height, width, 1, 3 or 4]{hint}")
-    _check_size(array.shape[1], array.shape[0], name, limits)
+    check_size(array.shape[1], array.shape[0], name, limits)
     if array.shape[2] == 1:
         array = np.repeat(array, 3, axis=2)
     elif array.shape[2] == 4:

@@ -1,26 +1,30 @@
-"""OpenAI-style messages: checked, brought into the form that chat templates read, images taken out in order."""
+"""OpenAI-style messages: checked, brought into the form that chat templates read, media taken out in order."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from pocketvlm.errors import OptionError, PromptError
+from pocketvlm.errors import InputError, OptionError, PromptError
 
 ROLES = ("system", "user", "assistant", "tool")
 IMAGE_OPTIONS = ("downsample_mode", "max_slice_nums", "scale_resolution", "slice_mode", "use_image_id")
 MAX_DEPTH = 100
-_SOURCE_KEYS = ("image", "url", "path", "base64")
+VIDEO_OPTIONS = ("max_num_frames", "stack_frames", "fps", "start", "end")
+MEDIA_OPTIONS = (*IMAGE_OPTIONS, *VIDEO_OPTIONS)
+_SOURCE_KEYS = ("url", "path", "base64")
 _DETAIL: dict[str, str | None] = {"low": "16x", "high": "4x", "auto": None}
+_A = {"image": "an image", "video": "a video"}
 # The first is the name that templates read; the others are what other servers and libraries call it.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 @dataclass(frozen=True, slots=True)
-class ImagePart:
-    """One image of a conversation: what to load, its own options, and where it stands (for error messages)."""
+class MediaPart:
+    """One image or video: what to load, its own options, and where it stands (for error messages)."""
 
     source: Any
     options: Mapping[str, Any]
@@ -30,33 +34,58 @@ class ImagePart:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages ready for a template, and the images in reading order.
+    """Messages ready for a template, and the images and videos in reading order.
 
-    messages: plain dictionaries; every image part has become {"type": "image"}.
+    messages: plain dictionaries; every media part has become {"type": "image"} or {"type": "video"}.
     """
 
     messages: list[dict[str, Any]]
-    images: list[ImagePart] = field(default_factory=list)
+    images: list[MediaPart] = field(default_factory=list)
+    videos: list[MediaPart] = field(default_factory=list)
 
 
 def read_messages(messages: Any) -> Conversation:
-    """Check messages and take their images out. Raises PromptError or OptionError naming message, part and key.
+    """Check messages and take their media out. Raises PromptError or OptionError naming message, part and key.
 
     Accepted content: a string, None, or a list of parts {"type": "text", "text": ...},
     {"type": "image", "image" | "url" | "path" | "base64": ..., + image options} and
-    {"type": "image_url", "image_url": {"url": ..., "detail": "low" | "high" | "auto"} or a string, + image options}.
-    Keys whose value is None count as absent.
+    {"type": "image_url", "image_url": {"url": ..., "detail": "low" | "high" | "auto"} or a string, + image options};
+    the same with "video", with options of images and of videos. Keys whose value is None count as absent.
     """
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise PromptError(f"messages must be a list of {{'role', 'content'}} objects, not {type(messages).__name__}")
     if not messages:
         raise PromptError("messages is empty: give at least one user message")
-    images: list[ImagePart] = []
-    read = [_message(message, f"messages[{index}]", images) for index, message in enumerate(messages)]
-    return Conversation(read, images)
+    read = Conversation([])
+    for index, message in enumerate(messages):
+        read.messages.append(_message(message, f"messages[{index}]", read))
+    return read
 
 
-def _message(message: Any, where: str, images: list[ImagePart]) -> dict[str, Any]:
+def as_messages(
+    text: str, images: Sequence[Any] = (), system: str | None = None, videos: Sequence[Any] = ()
+) -> list[dict[str, Any]]:
+    """OpenAI-style messages of one question with its images, then its videos, before the text.
+
+    An image that is "video:..." is a video in that place.
+    """
+    for name, given in (("images", images), ("videos", videos)):
+        if isinstance(given, str | bytes | Path | Mapping) or not isinstance(given, Sequence):
+            raise InputError(f"{name} must be a list, not {type(given).__name__}: write {name}=[...]")
+    content: Any = text
+    if images or videos:
+        media = [("video" if _is_video(image) else "image", image) for image in images]
+        media += [("video", video) for video in videos]
+        content = [*({"type": kind, kind: source} for kind, source in media), {"type": "text", "text": text}]
+    system_part = [] if system is None else [{"role": "system", "content": system}]
+    return [*system_part, {"role": "user", "content": content}]
+
+
+def _is_video(source: Any) -> bool:
+    return isinstance(source, str) and source[:6].lower() == "video:"
+
+
+def _message(message: Any, where: str, media: Conversation) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise PromptError(f"{where} must be an object with 'role' and 'content', not {type(message).__name__}")
     given = {key: value for key, value in message.items() if value is not None}
@@ -69,7 +98,7 @@ def _message(message: Any, where: str, images: list[ImagePart]) -> dict[str, Any
     if content is None and role in ("system", "user"):
         raise PromptError(f"{where}: a {role} message needs 'content': a string or a list of parts")
     if content is not None:
-        result["content"] = _content(content, f"{where}.content", images)
+        result["content"] = _content(content, f"{where}.content", media)
     if calls:
         result["tool_calls"] = _tool_calls(calls, f"{where}.tool_calls")
     reasoning = next((given[name] for name in _REASONING if name in given), None)
@@ -83,15 +112,15 @@ def _message(message: Any, where: str, images: list[ImagePart]) -> dict[str, Any
     return result
 
 
-def _content(content: Any, where: str, images: list[ImagePart]) -> str | list[dict[str, Any]]:
+def _content(content: Any, where: str, media: Conversation) -> str | list[dict[str, Any]]:
     if isinstance(content, str):
         return str(content)
     if not isinstance(content, Sequence) or isinstance(content, bytes):
         raise PromptError(f"{where} must be a string or a list of parts, not {type(content).__name__}")
-    return [_part(part, f"{where}[{index}]", images) for index, part in enumerate(content)]
+    return [_part(part, f"{where}[{index}]", media) for index, part in enumerate(content)]
 
 
-def _part(part: Any, where: str, images: list[ImagePart]) -> dict[str, Any]:
+def _part(part: Any, where: str, media: Conversation) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         hint = " (text is {'type': 'text', 'text': ...}, an image {'type': 'image', 'image': ...})"
         raise PromptError(f"{where} must be an object with a 'type', not {type(part).__name__}{hint}")
@@ -103,39 +132,40 @@ def _part(part: Any, where: str, images: list[ImagePart]) -> dict[str, Any]:
             raise PromptError(f"{where}: 'text' must be a string, not {type(text).__name__}")
         _nothing_left(given, where, ())
         return {"type": "text", "text": str(text)}
-    if kind == "image":
-        images.append(_image(given, where))
-        return {"type": "image"}
-    if kind == "image_url":
-        images.append(_image_url(given, where))
-        return {"type": "image"}
-    if kind in ("video", "video_url"):
-        raise PromptError(f"{where}: video comes later; give single frames as images")
-    raise PromptError(f"{where}: type={kind!r} is not supported: give 'text', 'image' or 'image_url'")
+    if kind in ("image", "video"):
+        (media.images if kind == "image" else media.videos).append(_plain(kind, given, where))
+        return {"type": kind}
+    if kind in ("image_url", "video_url"):
+        (media.images if kind == "image_url" else media.videos).append(_by_url(kind, given, where))
+        return {"type": kind.removesuffix("_url")}
+    raise PromptError(
+        f"{where}: type={kind!r} is not supported: give 'text', 'image', 'image_url', 'video' or 'video_url'"
+    )
 
 
-def _image(given: dict[str, Any], where: str) -> ImagePart:
-    sources = [key for key in _SOURCE_KEYS if key in given]
+def _plain(kind: str, given: dict[str, Any], where: str) -> MediaPart:
+    keys = (kind, *_SOURCE_KEYS)
+    sources = [key for key in keys if key in given]
     if len(sources) != 1:
         found = " and ".join(map(repr, sources)) or "none"
-        raise PromptError(f"{where}: an image part needs exactly one of {', '.join(_SOURCE_KEYS)}; found {found}")
+        raise PromptError(f"{where}: {_A[kind]} part needs exactly one of {', '.join(keys)}; found {found}")
     key = sources[0]
     source = given.pop(key)
     if key in ("url", "base64") and not isinstance(source, str):
         raise PromptError(f"{where}: {key!r} must be a string, not {type(source).__name__}")
-    return ImagePart(source, _image_options(given, where), where, base64=key == "base64")
+    return MediaPart(source, _options(kind, given, where), where, base64=key == "base64")
 
 
-def _image_url(given: dict[str, Any], where: str) -> ImagePart:
-    value = given.pop("image_url", None)
+def _by_url(key: str, given: dict[str, Any], where: str) -> MediaPart:
+    value = given.pop(key, None)
     detail = given.pop("detail", None)
     if isinstance(value, Mapping):
         inner = {key: item for key, item in value.items() if item is not None}
         value, detail = inner.pop("url", None), inner.pop("detail", detail)
-        _nothing_left(inner, f"{where}.image_url", ("url", "detail"))
+        _nothing_left(inner, f"{where}.{key}", ("url", "detail"))
     if not isinstance(value, str):
-        raise PromptError(f"{where}: 'image_url' must be a string or an object with a 'url' string")
-    options = _image_options(given, where)
+        raise PromptError(f"{where}: {key!r} must be a string or an object with a 'url' string")
+    options = _options(key.removesuffix("_url"), given, where)
     if detail is not None:
         if not isinstance(detail, str) or detail not in _DETAIL:
             raise OptionError(f"{where}: detail={detail!r} is not supported: give 'low', 'high' or 'auto'")
@@ -145,13 +175,14 @@ def _image_url(given: dict[str, Any], where: str) -> ImagePart:
                 f"{where}: detail={detail!r} means downsample_mode={mode!r}, but the part says "
                 f"downsample_mode={options['downsample_mode']!r}: give only one of them"
             )
-    return ImagePart(value, options, where)
+    return MediaPart(value, options, where)
 
 
-def _image_options(given: dict[str, Any], where: str) -> dict[str, Any]:
+def _options(kind: str, given: dict[str, Any], where: str) -> dict[str, Any]:
+    known = IMAGE_OPTIONS if kind == "image" else (*VIDEO_OPTIONS, *IMAGE_OPTIONS)
     for key in given:
-        if key not in IMAGE_OPTIONS:
-            raise OptionError(f"{where}: {key!r} is not an image option: give one of {', '.join(IMAGE_OPTIONS)}")
+        if key not in known:
+            raise OptionError(f"{where}: {key!r} is not {_A[kind]} option: give one of {', '.join(known)}")
     return dict(given)
 
 

@@ -1,26 +1,27 @@
-"""A conversation becomes a prompt: template, token ids, and the views of its images at their places (facts 4.4, 6)."""
+"""A conversation becomes a prompt: template, token ids, and the views of its media at their places (facts 4.4, 6)."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pocketvlm.config import ProcessorConfig
-from pocketvlm.errors import CheckpointError, ImageError, OptionError, PromptError
+from pocketvlm.errors import CheckpointError, OptionError, PromptError
 from pocketvlm.processor.chat import ChatTemplate, protect_messages
+from pocketvlm.processor.clip import Clip, Progress
 from pocketvlm.processor.guard import Guard, Piece, strings_in
-from pocketvlm.processor.image import Patches, prepare_image
+from pocketvlm.processor.image import Patches
+from pocketvlm.processor.kept import KeptPictures
 from pocketvlm.processor.limits import MediaLimits
-from pocketvlm.processor.media import load_image
-from pocketvlm.processor.messages import Conversation, ImagePart, read_messages, read_tools
-from pocketvlm.processor.sizes import ImageOptions, Layout, describe, plan_layout
+from pocketvlm.processor.messages import Conversation, read_messages, read_tools
+from pocketvlm.processor.reading import MediaReader, Picture
+from pocketvlm.processor.sizes import ImageOptions, Layout
 from pocketvlm.processor.tokenizer import Tokenizer
-from pocketvlm.types import ImageInfo, Prompt, View
+from pocketvlm.types import ImageInfo, PendingView, Prompt, VideoInfo, View
 
 if TYPE_CHECKING:
     from pocketvlm.backends.ops import Place
@@ -28,17 +29,6 @@ if TYPE_CHECKING:
 # The control token before each role. In a template that writes another one, only images leave marks.
 _TURN = "<|im_start|>"
 _RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "enable_thinking")
-
-
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    """One decoded and cut image."""
-
-    width: int
-    height: int
-    layout: Layout
-    options: ImageOptions
-    views: tuple[Patches, ...]
 
 
 class Processor:
@@ -100,13 +90,23 @@ class Processor:
         slice_mode: bool | None = None,
         use_image_id: bool | None = None,
         scale_resolution: int | None = None,
+        max_num_frames: int | None = None,
+        stack_frames: int | None = None,
+        fps: float | None = None,
+        start: float | None = None,
+        end: float | None = None,
         limits: MediaLimits | None = None,
+        progress: Progress | None = None,
+        kept: KeptPictures | None = None,
     ) -> Prompt:
         """Token ids and views of a conversation (messages.read_messages says what may be in it).
 
-        None leaves an option to the checkpoint, or to the template for enable_thinking; an image part's own options
-        win over these. continue_final_message leaves the last message open, so that the answer goes on in it.
-        Raises PromptError, ImageError or OptionError.
+        None leaves an option to the checkpoint, or to the template for enable_thinking; a part's own options win over
+        these. Videos have max_slice_nums 1 and no image id unless asked otherwise, and options of their own from
+        max_num_frames on (sampling.VideoOptions). continue_final_message leaves the last message open, so that the
+        answer goes on in it. progress("watch", done, total) is called for each picture of a video that was made, on
+        another thread. kept: images that were cut for earlier prompts. Raises PromptError, ImageError, VideoError or
+        OptionError.
         """
         started = time.perf_counter()
         request = {
@@ -116,48 +116,26 @@ class Processor:
             "use_image_id": use_image_id,
             "scale_resolution": scale_resolution,
         }
+        sampling = {
+            "max_num_frames": max_num_frames,
+            "stack_frames": stack_frames,
+            "fps": fps,
+            "start": start,
+            "end": end,
+        }
         limits = limits or self.limits
         conversation = read_messages(messages)
-        if len(conversation.images) > limits.max_images:
-            raise ImageError(
-                f"{len(conversation.images)} images are more than the limit of {limits.max_images}: "
-                "send fewer or raise max_images"
-            )
-        ImageOptions.resolve(self.config, request)  # refuse a bad option even when there is no image
-        options = [
-            ImageOptions.resolve(self.config, request, part.options, where=part.where) for part in conversation.images
-        ]
+        media = MediaReader(self.config, limits, request, sampling, kept)
+        media.check(conversation)
         variables = _variables(template_kwargs, enable_thinking)
         if continue_final_message and add_generation_prompt:
             add_generation_prompt = False
         pieces = self._render(conversation, tools, variables, add_generation_prompt, continue_final_message)
-        self._check_placeholders(pieces, len(conversation.images))
-
-        fetching, visual = 0.0, 0
-        pictures = []
-        for part, chosen in zip(conversation.images, options, strict=True):
-            before = time.perf_counter()
-            image = _load(part, limits)
-            fetching += time.perf_counter() - before
-            layout = plan_layout(image.width, image.height, chosen)
-            visual += describe(image.width, image.height, layout, chosen, 0).vision_tokens
-            if visual > limits.max_visual_tokens:
-                raise ImageError(
-                    f"{part.where}: {visual} visual tokens up to here are more than the limit of "
-                    f"{limits.max_visual_tokens}: send fewer or smaller images, or a smaller max_slice_nums"
-                )
-            views = prepare_image(image, chosen, self.config)
-            pictures.append(_Picture(image.width, image.height, layout, chosen, views))
-        ids, placed, images, marks = self._assemble(pieces, pictures)
-        return Prompt(
-            ids=np.array(ids, dtype=np.int32),
-            views=tuple(placed),
-            images=tuple(images),
-            text="".join(piece.text for piece in pieces),
-            decode_seconds=fetching,
-            preprocess_seconds=time.perf_counter() - started - fetching,
-            marks=tuple(marks),
-        )
+        self._check_placeholders(pieces, conversation)
+        images, videos = media.read(conversation)
+        for clip in videos:
+            clip.progress = progress
+        return self._assemble(pieces, images, videos, media, started)
 
     def _render(
         self,
@@ -184,56 +162,95 @@ class Processor:
             text = _cut_open(text, guard)
         return guard.split(text)
 
-    def _check_placeholders(self, pieces: list[Piece], images: int) -> None:
-        spelling = self.tokenizer.spelling("image_token")
-        found = sum(piece.control and piece.text == spelling for piece in pieces)
-        if found != images:
-            raise PromptError(f"the chat template wrote {found} image placeholders for {images} images")
+    def _check_placeholders(self, pieces: list[Piece], conversation: Conversation) -> None:
+        for kind, parts in (("image", conversation.images), ("video", conversation.videos)):
+            if kind == "video" and self.tokenizer.special.video is None:
+                if parts:
+                    raise PromptError(f"{parts[0].where}: the tokenizer of this checkpoint has no token for video")
+                continue
+            spelling = self.tokenizer.spelling(f"{kind}_token")
+            found = sum(piece.control and piece.text == spelling for piece in pieces)
+            if found != len(parts):
+                raise PromptError(f"the chat template wrote {found} {kind} placeholders for {len(parts)} {kind}s")
 
     def _assemble(
-        self, pieces: list[Piece], pictures: list[_Picture]
-    ) -> tuple[list[int], list[View], list[ImageInfo], list[int]]:
-        """Ids of all pieces, each image placeholder replaced by its block (facts 4.4); and Prompt.marks."""
+        self, pieces: list[Piece], images: list[Picture], clips: list[Clip], media: MediaReader, started: float
+    ) -> Prompt:
+        """Ids of all pieces, each placeholder replaced by its block (facts 4.4, 4.6), and what belongs to them."""
         ids: list[int] = []
-        views: list[View] = []
-        images: list[ImageInfo] = []
+        views: list[View | PendingView] = []
+        seen: list[ImageInfo] = []
+        watched: list[VideoInfo] = []
         marks: list[int] = []
-        placeholder = self.tokenizer.spelling("image_token")
+        special = self.tokenizer.special
+        placeholders = {self.tokenizer.spelling("image_token"): special.image}
+        if special.video is not None:
+            placeholders[self.tokenizer.spelling("video_token")] = special.video
         before = ""
         for index, piece in enumerate(pieces):
             if not piece.control:
                 ids += self.tokenizer.encode_plain(piece.text)
-            elif piece.text != placeholder:
+                continue
+            placeholder = placeholders.get(piece.text)
+            if placeholder is None:
                 if piece.text == _TURN:
                     role = pieces[index + 1].text if index + 1 < len(pieces) else ""
                     if ids and marks[-1:] != [len(ids)] and (role.startswith("assistant") or before == "system"):
                         marks.append(len(ids))
                     before = role.partition("\n")[0]
                 ids.append(self.tokenizer.control_ids[piece.text])
+                continue
+            begin = len(ids)
+            if placeholder == special.image:
+                picture = images[len(seen)]
+                self._id_tag(picture.options, len(seen), ids)
+                self._block(picture.views, picture.layout, placeholder, ids, views)
+                seen.append(picture.describe(len(ids) - begin))
             else:
-                picture = pictures[len(images)]
-                start = len(ids)
-                self._image_block(picture, len(images), ids, views)
-                images.append(
-                    describe(picture.width, picture.height, picture.layout, picture.options, len(ids) - start)
-                )
-                marks.append(len(ids))
-        counted = ids.count(self.tokenizer.special.image)
+                clip = clips[len(watched)]
+                self._id_tag(clip.options.image, len(watched), ids)
+                for number, unit in enumerate(clip.units):
+                    self._block(clip.views(number), unit.layout, placeholder, ids, views)
+                watched.append(clip.describe(len(ids) - begin))
+            marks.append(len(ids))
+        counted = sum(ids.count(placeholder) for placeholder in placeholders.values())
         if counted != sum(view.tokens for view in views):
             raise AssertionError(f"{counted} placeholders for {sum(view.tokens for view in views)} view tokens")
-        return ids, views, images, marks
+        return Prompt(
+            ids=np.array(ids, dtype=np.int32),
+            views=tuple(views),
+            images=tuple(seen),
+            text="".join(piece.text for piece in pieces),
+            decode_seconds=media.decoding,
+            preprocess_seconds=time.perf_counter() - started - media.decoding - media.resizing,
+            marks=tuple(marks),
+            resize_seconds=media.resizing,
+            videos=tuple(watched),
+            later=tuple(clip.seconds for clip in clips),
+        )
 
-    def _image_block(self, picture: _Picture, index: int, ids: list[int], views: list[View]) -> None:
+    def _id_tag(self, options: ImageOptions, index: int, ids: list[int]) -> None:
         special = self.tokenizer.special
-        if picture.options.use_image_id:
+        if options.use_image_id:
             ids += [special.image_id_start, *self.tokenizer.encode_plain(str(index)), special.image_id_end]
-        columns = picture.layout.grid[1] if picture.layout.grid else 0
-        for number, view in enumerate(picture.views):
+
+    def _block(
+        self,
+        pictured: Sequence[Patches | PendingView],
+        layout: Layout,
+        placeholder: int,
+        ids: list[int],
+        views: list[View | PendingView],
+    ) -> None:
+        """The ids of one picture: its overview, then its slices, a line for each row of them."""
+        special = self.tokenizer.special
+        columns = layout.grid[1] if layout.grid else 0
+        for number, view in enumerate(pictured):
             if number > 1 and (number - 1) % columns == 0:
                 ids += self.tokenizer.encode_plain("\n")
             ids.append(special.image_start if number == 0 else special.slice_start)
             views.append(view.at(len(ids)))
-            ids += [special.image] * view.tokens
+            ids += [placeholder] * view.tokens
             ids.append(special.image_end if number == 0 else special.slice_end)
 
 
@@ -252,13 +269,6 @@ def _variables(template_kwargs: Mapping[str, Any] | None, enable_thinking: bool 
     if given is not None and not isinstance(given, bool):
         raise OptionError(f"enable_thinking={given!r} is not supported: give true, false or leave it out")
     return variables
-
-
-def _load(part: ImagePart, limits: MediaLimits) -> Any:
-    try:
-        return load_image(part.source, limits, is_base64=part.base64)
-    except ImageError as error:
-        raise ImageError(f"{part.where}: {error}") from error.__cause__
 
 
 def _leave_open(message: dict[str, Any], guard: Guard) -> None:

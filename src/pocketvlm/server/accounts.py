@@ -22,6 +22,7 @@ class Account:
     reasoning: int
     queue: float
     media: float
+    resize: float
     preprocess: float
     vision: float
     prefill: float
@@ -34,6 +35,8 @@ class Account:
         """The account of a run, whatever has happened to it."""
         firsts = {id(voice.request.prompt): ticket for voice, ticket in zip(run.voices, run.tickets, strict=True)}
         stages = [ticket.seconds for ticket in run.tickets]
+        # Frames of videos are decoded and resized beside everything else, when they are due.
+        later = [prompt.later_seconds() for prompt in run.prompts]
         return cls(
             prompt=sum(len(prompt.ids) for prompt in run.prompts),
             image=sum(prompt.image_tokens for prompt in run.prompts),
@@ -41,7 +44,8 @@ class Account:
             completion=sum(voice.tokens for voice in run.voices),
             reasoning=sum(voice.reasoning_tokens for voice in run.voices),
             queue=max(ticket.queue_seconds for ticket in run.tickets),
-            media=record.fetch + record.media,
+            media=record.fetch + record.media + sum(clips.decode for clips in later),
+            resize=sum(prompt.resize_seconds for prompt in run.prompts) + sum(clips.resize for clips in later),
             preprocess=record.preprocess,
             vision=sum(stage.vision for stage in stages),
             prefill=sum(stage.prefill for stage in stages),
@@ -62,7 +66,7 @@ class Account:
 
     def timings(self) -> dict[str, Any]:
         """Seconds of each stage, and how many tokens of the prompt needed no work."""
-        names = ("queue", "media", "preprocess", "vision", "prefill", "decode", "ttft", "total")
+        names = ("queue", "media", "resize", "preprocess", "vision", "prefill", "decode", "ttft", "total")
         return {**{name: round(getattr(self, name), 6) for name in names}, "cached_tokens": self.cached}
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from pocketvlm.api import Model
+from pocketvlm.engine.fitting import ways_to_fit
 from pocketvlm.engine.request import Request
 from pocketvlm.engine.service import EngineService
 from pocketvlm.errors import PocketVLMError, PromptError
@@ -71,6 +72,10 @@ class Context:
             remote=False,
             max_images=settings.max_images,
             max_visual_tokens=settings.max_visual_tokens,
+            max_videos=settings.max_videos,
+            max_video_frames=settings.max_video_frames,
+            max_video_seconds=settings.max_video_seconds,
+            max_video_pixels=min(settings.max_pixels, MediaLimits().max_video_pixels),
         )
         self._threads = ThreadPoolExecutor(settings.workers, "prepare")
         self._free = asyncio.Semaphore(settings.workers)
@@ -192,8 +197,8 @@ class Context:
         if room < 1:
             raise ApiError(
                 400,
-                f"the prompt has {total} tokens but this server's context holds {self.max_model_len}: shorten the "
-                "text, or use fewer images, a smaller max_slice_nums or downsample_mode='16x'",
+                f"the prompt has {total} tokens but this server's context holds {self.max_model_len}: "
+                f"{ways_to_fit(prompt, self.max_model_len - 1)}",
                 param="messages" if question.messages is not None else "prompt",
                 code="context_length_exceeded",
             )

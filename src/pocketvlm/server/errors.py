@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from starlette.exceptions import HTTPException
 
-from pocketvlm.errors import ImageError, InputError, OptionError, PocketVLMError, PromptError
+from pocketvlm.errors import ImageError, InputError, OptionError, PocketVLMError, PromptError, VideoError
 
 Style = Literal["openai", "anthropic", "ollama"]
 
@@ -73,6 +73,8 @@ def from_failure(error: PocketVLMError) -> ApiError:
     message = str(error).removeprefix("options: ")
     if isinstance(error, ImageError):
         return ApiError(400, message, param=_place(message), code="invalid_image")
+    if isinstance(error, VideoError):
+        return ApiError(400, message, param=_place(message), code="invalid_video")
     if isinstance(error, PromptError):
         long = "context holds" in message or "state takes" in message
         code = "context_length_exceeded" if long else "invalid_prompt"

@@ -139,7 +139,11 @@ class Fetcher:
         cut.daemon = True
         cut.start()
         try:
-            headers = {"User-Agent": f"pocketvlm/{__version__}", "Accept": "image/*", "Accept-Encoding": "identity"}
+            headers = {
+                "User-Agent": f"pocketvlm/{__version__}",
+                "Accept": "image/*, video/*",
+                "Accept-Encoding": "identity",
+            }
             connection.request("GET", target.request, headers=headers)
             with connection.getresponse() as response:
                 location = response.headers.get("Location")

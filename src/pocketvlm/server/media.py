@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pocketvlm.errors import ImageError, OptionError, PromptError
+from pocketvlm.errors import ImageError, OptionError, VideoError
+from pocketvlm.processor.frames import rated
 from pocketvlm.server.fetching import Fetcher
 from pocketvlm.server.settings import Settings
 
-VIDEO_OPTIONS = ("max_num_frames", "stack_frames", "fps")
-_NO_VIDEO = "video is not supported in this version: send single frames as images"
 _AT_ONCE = 4
-_KEYS = ("image", "url", "path")
+
+_TYPES = ("image", "image_url", "video", "video_url")
+_SOURCES = ("image", "video", "image_url", "video_url", "url", "path")
 
 GetFile = Callable[[str, str], bytes]  # file id, place in the request -> content; raises ApiError
 
@@ -39,34 +40,43 @@ class Media:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def resolve(self, messages: Sequence[Any], get_file: GetFile) -> tuple[list[Any], float]:
-        """Messages in which every image carries its data, and the seconds that this took.
+        """Messages in which every image and video carries its data, and the seconds that this took.
 
-        Raises ImageError and OptionError, ApiError where there is no such file.
+        Raises ImageError, VideoError and OptionError, ApiError where there is no such file.
         """
         began = time.perf_counter()
         parts: list[tuple[int, int, str]] = []
+        kinds = {"image": 0, "video": 0}
         copied = [
             {**message, "content": list(message["content"])} if _has_parts(message) else message for message in messages
         ]
         for number, message in enumerate(copied):
             if _has_parts(message):
                 for index, part in enumerate(message["content"]):
-                    where = f"messages[{number}].content[{index}]"
-                    if isinstance(part, Mapping) and _is_media(part, where):
-                        parts.append((number, index, where))
-        if len(parts) > self.settings.max_images:
-            raise ImageError(f"{len(parts)} images are more than the limit of {self.settings.max_images}: send fewer")
+                    if isinstance(part, Mapping) and part.get("type") in _TYPES:
+                        message["content"][index] = named = _by_name(part)
+                        parts.append((number, index, f"messages[{number}].content[{index}]"))
+                        kinds[_kind(named)] += 1
+        for kind, most in (("image", self.settings.max_images), ("video", self.settings.max_videos)):
+            if kinds[kind] > most:
+                raise _failure(kind, f"{kinds[kind]} {kind}s are more than the limit of {most}: send fewer")
         gate, total = asyncio.Semaphore(_AT_ONCE), 0
 
         async def one(number: int, index: int, where: str) -> None:
             nonlocal total
             async with gate:
-                part = await self._part(copied[number]["content"][index], where, get_file)
+                part = copied[number]["content"][index]
+                try:
+                    part = await self._part(part, where, get_file)
+                except ImageError as error:
+                    raise _failure(_kind(part), str(error)) from error.__cause__
                 copied[number]["content"][index] = part
-                total += len(str(_source(part) or ""))
+                source = _source(part)
+                total += sum(len(str(each)) for each in (source if isinstance(source, list) else [source or ""]))
                 if total * 3 // 4 > self.settings.max_body_bytes:
-                    raise ImageError(
-                        f"{where}: the media up to here are more than the limit of {self.settings.max_body_bytes} bytes"
+                    most = self.settings.max_body_bytes
+                    raise _failure(
+                        _kind(part), f"{where}: the media up to here are more than the limit of {most} bytes"
                     )
 
         async with _First() as tasks:
@@ -76,31 +86,37 @@ class Media:
 
     async def _part(self, part: Mapping[str, Any], where: str, get_file: GetFile) -> dict[str, Any]:
         """The part with data instead of whatever it named."""
-        changed = dict(part)
-        inner = part.get("image_url")
+        changed, kind = dict(part), _kind(part)
+        by_url, keys = f"{kind}_url", (kind, "url", "path")
+        inner = part.get(by_url)
         file_id = changed.pop("file_id", None)
         if isinstance(inner, Mapping) and inner.get("file_id") is not None:
             file_id = inner["file_id"]
         if file_id is not None:
             if not isinstance(file_id, str):
                 raise ImageError(f"{where}: file_id must be a string")
-            for key in (*_KEYS, "base64"):
+            for key in (*keys, "base64"):
                 if changed.get(key) is not None:
                     raise ImageError(f"{where}: give file_id or {key}, not both")
             uri = await asyncio.to_thread(lambda: _data_uri(get_file(file_id, where)))
-            if "image_url" in changed:
+            if by_url in changed:
                 rest = {key: value for key, value in dict(inner or {}).items() if key not in ("file_id", "url")}
-                return {**changed, "image_url": {**rest, "url": uri}}
-            return {**changed, "image": uri}
+                return {**changed, by_url: {**rest, "url": uri}}
+            return {**changed, kind: uri}
         source = _source(part)
+        if kind == "video" and isinstance(source, list) and all(isinstance(each, str) for each in source):
+            if len(source) > self.settings.max_video_frames:
+                most = self.settings.max_video_frames
+                raise ImageError(f"{where}: {len(source)} frames are more than the limit of {most}: send fewer")
+            return {**changed, kind: [await self._uri(each, where, path=False) for each in source]}
         if not isinstance(source, str):
             return changed  # the processor says what is wrong with it
         uri = await self._uri(source, where, path=isinstance(part.get("path"), str))
-        if "image_url" in changed:
-            changed["image_url"] = {**inner, "url": uri} if isinstance(inner, Mapping) else uri
+        if by_url in changed:
+            changed[by_url] = {**inner, "url": uri} if isinstance(inner, Mapping) else uri
         else:
-            changed = {key: value for key, value in changed.items() if key not in _KEYS}
-            changed["image"] = uri
+            changed = {key: value for key, value in changed.items() if key not in keys}
+            changed[kind] = uri
         return changed
 
     async def _uri(self, source: str, where: str, path: bool) -> str:
@@ -112,7 +128,7 @@ class Media:
             return source
         elif scheme in ("http", "https"):
             if not self.settings.fetch_media:
-                raise ImageError(f"{where}: this server fetches nothing from the network: send the image itself")
+                raise ImageError(f"{where}: this server fetches nothing from the network: send the data itself")
             try:
                 # The fetcher keeps its own time; this is for name servers that do not answer.
                 async with asyncio.timeout(self.settings.fetch_timeout + 2):
@@ -121,8 +137,6 @@ class Media:
                 raise ImageError(
                     f"{where}: no complete answer from the URL within {self.settings.fetch_timeout:g} s"
                 ) from None
-        elif scheme == "video":
-            raise OptionError(f"{where}: {_NO_VIDEO}")
         elif scheme:
             raise ImageError(f"{where}: {scheme}: is not supported: give https, http, data or file, or base64 text")
         else:
@@ -134,7 +148,7 @@ class Media:
         text = source
         refused = ImageError(f"{where}: this file is not below an allowed media path")
         if not self._roots:
-            raise ImageError(f"{where}: reading local files is switched off here: send the image as a data URI")
+            raise ImageError(f"{where}: reading local files is switched off here: send it as a data URI")
         if is_uri:
             parts = urlsplit(source)
             if parts.netloc not in ("", "localhost"):
@@ -182,23 +196,36 @@ def _has_parts(message: Any) -> bool:
     return isinstance(message, Mapping) and isinstance(message.get("content"), list)
 
 
-def _is_media(part: Mapping[str, Any], where: str) -> bool:
-    kind = part.get("type")
-    if kind in ("video", "video_url", "input_video"):
-        raise PromptError(f"{where}: {_NO_VIDEO}")
-    if kind in ("image", "image_url"):
-        for name in VIDEO_OPTIONS:
-            if part.get(name) is not None:
-                raise OptionError(f"{where}: {name} is an option of videos, and {_NO_VIDEO}")
-        return True
-    return False
+def _kind(part: Mapping[str, Any]) -> str:
+    return str(part["type"]).removesuffix("_url")
+
+
+def _failure(kind: str, text: str) -> ImageError | VideoError:
+    return VideoError(text) if kind == "video" else ImageError(text)
+
+
+def _by_name(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The part; where its source is `video:PATH[:fps]`, a video part with that path, and the rate as its fps."""
+    source = _source(part)
+    if not isinstance(source, str) or source[:6].lower() != "video:":
+        return dict(part)
+    path, fps = rated(source)
+    rest = {key: value for key, value in part.items() if key not in ("type", *_SOURCES)}
+    inner = part.get(str(part["type"]))
+    if isinstance(inner, Mapping) and inner.get("detail") is not None:
+        rest.setdefault("detail", inner["detail"])
+    if fps is not None:
+        rest.setdefault("fps", fps)
+    named = path if path[:5].lower() in ("data:", "file:", "http:", "https") else Path(path).absolute().as_uri()
+    return {**rest, "type": "video_url", "video_url": {"url": named}}
 
 
 def _source(part: Mapping[str, Any]) -> Any:
-    if part.get("type") == "image_url":
-        value = part.get("image_url")
+    kind = part.get("type")
+    if kind in ("image_url", "video_url"):
+        value = part.get(str(kind))
         return value.get("url") if isinstance(value, Mapping) else value
-    given = [part[key] for key in _KEYS if part.get(key) is not None]
+    given = [part[key] for key in (str(kind), "url", "path") if part.get(key) is not None]
     return given[0] if len(given) == 1 and part.get("base64") is None else None
 
 
@@ -207,11 +234,8 @@ def _data_uri(data: bytes) -> str:
 
 
 def check_options(options: Mapping[str, Any], where: str, known: Sequence[str]) -> dict[str, Any]:
-    """Options for all images of a request, checked by name. Raises OptionError."""
-    for name, value in options.items():
-        if name in VIDEO_OPTIONS:
-            if value is not None:
-                raise OptionError(f"{where}.{name}: this is an option of videos, and {_NO_VIDEO}")
-        elif name not in known:
-            raise OptionError(f"{where}.{name}: not an image option: give one of {', '.join(known)}")
+    """Options for all images and videos of a request, checked by name. Raises OptionError."""
+    for name in options:
+        if name not in known:
+            raise OptionError(f"{where}.{name}: not an image or video option: give one of {', '.join(known)}")
     return {name: value for name, value in options.items() if value is not None}

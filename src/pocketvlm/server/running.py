@@ -11,8 +11,9 @@ from typing import Protocol
 
 from pocketvlm.engine.request import Request, TokenEvent
 from pocketvlm.engine.service import Ticket
+from pocketvlm.errors import InputError
 from pocketvlm.server.answering import Piece, Reading, Voice
-from pocketvlm.server.errors import ApiError
+from pocketvlm.server.errors import ApiError, from_failure
 from pocketvlm.types import Prompt
 
 
@@ -147,6 +148,9 @@ class Run:
                 piece = voice.feed(events)
                 if piece.error is not None:
                     self.cancel()
+                    cause = events[-1].cause
+                    if isinstance(cause, InputError):  # frames of a video are decoded when they are due
+                        raise from_failure(cause)
                     raise ApiError(500, f"the engine failed on this request: {piece.error}", code="engine_error")
                 if piece.finish_reason == "abort":
                     self.cancel()

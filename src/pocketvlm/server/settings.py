@@ -57,6 +57,9 @@ class Settings:
     max_pixels: int = 50_000_000
     max_images: int = 64
     max_visual_tokens: int = 16_384
+    max_videos: int = 4
+    max_video_frames: int = 512
+    max_video_seconds: float = 3600.0
     max_files_bytes: int = 512 * MIB
     max_files: int = 1000
     file_seconds: float = 24 * 3600.0
@@ -73,6 +76,7 @@ class Settings:
         positive = (
             "max_seqs", "max_n", "default_max_tokens", "max_body_bytes", "max_bodies_bytes", "max_header_bytes",
             "max_media_bytes", "max_pixels", "max_images", "max_visual_tokens", "max_files", "max_files_bytes",
+            "max_videos", "max_video_frames", "max_video_seconds",
             "queue_timeout", "request_timeout", "fetch_timeout", "decode_timeout", "body_timeout", "header_timeout",
             "keep_alive", "ping", "file_seconds",
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""/v1/files: upload an image once, refer to it by its id."""
+"""/v1/files: upload an image or a video once, refer to it by its id."""
 
 from __future__ import annotations
 

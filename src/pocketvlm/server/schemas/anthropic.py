@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pocketvlm.errors import OptionError, PromptError
-from pocketvlm.processor.messages import IMAGE_OPTIONS
+from pocketvlm.processor.messages import MEDIA_OPTIONS
 from pocketvlm.server.asking import Question, ToolUse
 from pocketvlm.server.media import check_options
 from pocketvlm.server.schemas.common import Json, Strict
@@ -78,7 +78,7 @@ class CountRequest(Strict):
 
     def question(self) -> Question:
         """What is asked. Raises OptionError and PromptError."""
-        options = check_options(self.mm_processor_kwargs or {}, "mm_processor_kwargs", IMAGE_OPTIONS)
+        options = check_options(self.mm_processor_kwargs or {}, "mm_processor_kwargs", MEDIA_OPTIONS)
         if self.thinking is not None:
             options["enable_thinking"] = self.thinking.type != "disabled"
         if self.messages[-1].role == "assistant":
@@ -159,6 +159,8 @@ def _part(block: Mapping[str, Any], where: str) -> dict[str, Any]:
     kind = block.get("type")
     if kind == "text":
         return {"type": "text", "text": block.get("text")}
+    if kind == "video":
+        raise PromptError(f"{where}: this interface has no videos: send them to /v1/chat/completions or /v1/responses")
     if kind != "image":
         raise PromptError(f"{where}: blocks of type {str(kind)[:40]!r} are not supported here: give text or image")
     source = block.get("source")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pocketvlm.errors import OptionError
-from pocketvlm.processor.messages import IMAGE_OPTIONS
+from pocketvlm.processor.messages import MEDIA_OPTIONS
 from pocketvlm.server.asking import Guide, Question
 from pocketvlm.server.media import check_options
 from pocketvlm.server.schemas.common import Count, Json, Sampling, Strict
@@ -127,7 +127,7 @@ class ChatRequest(Sampling, Guided):
         None, description="Most tokens of reasoning; then the answer begins."
     )
     mm_processor_kwargs: Json | None = Field(
-        None, description="Options for all images: " + ", ".join(IMAGE_OPTIONS) + "."
+        None, description="Options for all images and videos: " + ", ".join(MEDIA_OPTIONS) + "."
     )
     continue_final_message: bool | None = Field(None, description="The answer goes on in the last message.")
     add_generation_prompt: bool | None = None
@@ -175,7 +175,7 @@ class ChatRequest(Sampling, Guided):
         )
 
     def _options(self) -> dict[str, Any]:
-        options = check_options(self.mm_processor_kwargs or {}, "mm_processor_kwargs", IMAGE_OPTIONS)
+        options = check_options(self.mm_processor_kwargs or {}, "mm_processor_kwargs", MEDIA_OPTIONS)
         if self.chat_template_kwargs is not None:
             options["template_kwargs"] = self.chat_template_kwargs
         if self.reasoning_effort is not None and "enable_thinking" not in (self.chat_template_kwargs or {}):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pocketvlm.errors import OptionError, PromptError
-from pocketvlm.processor.messages import IMAGE_OPTIONS
+from pocketvlm.processor.messages import MEDIA_OPTIONS
 from pocketvlm.server.asking import Guide, Question, ToolUse
 from pocketvlm.server.media import check_options
 from pocketvlm.server.schemas.common import Json, Strict
@@ -99,7 +99,7 @@ class ResponsesRequest(Strict):
         sampling = {name: value for name in ("temperature", "top_p") if (value := getattr(self, name)) is not None}
         if self.max_output_tokens is not None:
             sampling["max_tokens"] = self.max_output_tokens
-        options = check_options(self.mm_processor_kwargs or {}, "mm_processor_kwargs", IMAGE_OPTIONS)
+        options = check_options(self.mm_processor_kwargs or {}, "mm_processor_kwargs", MEDIA_OPTIONS)
         if self.reasoning is not None and self.reasoning.effort is not None:
             options["enable_thinking"] = _EFFORT[self.reasoning.effort]
         tools, guide = self.tool_use(), self._guide()
@@ -183,21 +183,23 @@ def _content(content: Any, where: str) -> Any:
         match part.get("type"):
             case "input_text" | "output_text" | "text":
                 parts.append({"type": "text", "text": part.get("text")})
-            case "input_image":
-                parts.append(_image(part, place))
+            case "input_image" | "input_video":
+                parts.append(_medium(part, place))
             case kind:
                 raise PromptError(f"{place}: parts of type {str(kind)[:40]!r} are not supported")
     return parts
 
 
-def _image(part: Mapping[str, Any], where: str) -> dict[str, Any]:
-    more = {key: value for key, value in part.items() if key not in ("type", "image_url", "file_id", "detail")}
+def _medium(part: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """An input_image, or our own input_video, as a part of chat completions; other keys are options."""
+    by_url = str(part["type"]).removeprefix("input_") + "_url"
+    more = {key: value for key, value in part.items() if key not in ("type", by_url, "file_id", "detail")}
     detail = {"detail": part["detail"]} if part.get("detail") is not None else {}
-    url, file_id = part.get("image_url"), part.get("file_id")
+    url, file_id = part.get(by_url), part.get("file_id")
     if (url is None) == (file_id is None):
-        raise PromptError(f"{where}: an input_image needs one of image_url and file_id")
+        raise PromptError(f"{where}: an {part['type']} needs one of {by_url} and file_id")
     source = {"url": url} if file_id is None else {"file_id": file_id}
-    return {"type": "image_url", "image_url": {**source, **detail}, **more}
+    return {"type": by_url, by_url: {**source, **detail}, **more}
 
 
 def _text(content: Any) -> str:

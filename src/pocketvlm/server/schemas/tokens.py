@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from pocketvlm.errors import OptionError
-from pocketvlm.processor.messages import IMAGE_OPTIONS
+from pocketvlm.processor.messages import MEDIA_OPTIONS
 from pocketvlm.server.asking import Question
 from pocketvlm.server.media import check_options
 from pocketvlm.server.schemas.chat import plain_message
@@ -34,7 +34,7 @@ class TokenizeRequest(Strict):
             raise OptionError("give prompt or messages, one of them")
         if self.messages is None:
             return Question(text=self.prompt, chat=False)
-        options: dict[str, Any] = check_options(self.mm_processor_kwargs or {}, "mm_processor_kwargs", IMAGE_OPTIONS)
+        options: dict[str, Any] = check_options(self.mm_processor_kwargs or {}, "mm_processor_kwargs", MEDIA_OPTIONS)
         if self.chat_template_kwargs is not None:
             options["template_kwargs"] = self.chat_template_kwargs
         for name in ("add_generation_prompt", "continue_final_message"):

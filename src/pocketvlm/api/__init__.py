@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import difflib
-import threading
 import time
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm import backends
-from pocketvlm.backends import cache as packed_cache
+from pocketvlm.api.about import arithmetic, describe, place_of
+from pocketvlm.api.many import in_order, on_thread, question
+from pocketvlm.api.streams import Call, Calls, Stream, fold
 from pocketvlm.backends.ops import Ops, Place
 from pocketvlm.backends.options import Backend, Precision, Weights, choose
 from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.huggingface import Checkpoint, read_checkpoint
 from pocketvlm.checkpoint.safetensors import leave
-from pocketvlm.engine import Engine, Request, TokenEvent
+from pocketvlm.engine import Engine, Request
 from pocketvlm.engine.featurefiles import FeatureFiles
-from pocketvlm.engine.memory import page_bytes, slot_bytes
-from pocketvlm.errors import CacheWarning, InputError, OptionError, PocketVLMError
+from pocketvlm.errors import InputError, OptionError, PocketVLMError
 from pocketvlm.model import MiniCPMV, expected_tensors
-from pocketvlm.parsing.newlines import NewlineNormalizer
-from pocketvlm.parsing.stops import StopStrings
+from pocketvlm.processor.messages import as_messages
 from pocketvlm.processor.processor import Processor
-from pocketvlm.processor.tokenizer import Detokenizer
-from pocketvlm.types import Chunk, FinishReason, Prompt, Result, SamplingParams, Timings, Usage
+from pocketvlm.types import Chunk, Prompt, Result, SamplingParams, View
 
 Progress = Callable[[str, int, int], None]
 Messages = Sequence[Mapping[str, Any]]
+Media = Sequence[Any]
 
 SAMPLING_OPTIONS = tuple(field.name for field in fields(SamplingParams))
 PROCESSOR_OPTIONS = (
@@ -45,12 +44,15 @@ PROCESSOR_OPTIONS = (
     "slice_mode",
     "use_image_id",
     "scale_resolution",
+    "max_num_frames",
+    "stack_frames",
+    "fps",
+    "start",
+    "end",
     "tools",
     "enable_thinking",
     "template_kwargs",
 )
-# Smaller checkpoints are read and encoded in no time.
-SMALLEST_KEPT = 64_000_000
 
 
 def load(
@@ -96,7 +98,7 @@ def load(
     began = time.perf_counter()
     checkpoint = read_checkpoint(resolve(model, revision, progress and partial(progress, "download")))
     tensors = checkpoint.tensors(expected_tensors(checkpoint.model), sparse=choice.weights != "bf16")
-    place = _place(cache, str(model), checkpoint)
+    place = place_of(cache, str(model), checkpoint)
     with ops.keeping(place, tensors):
         processor = processor_for(checkpoint, place)
         network = MiniCPMV(checkpoint.model, ops, tensors, progress and partial(progress, "load"))
@@ -112,30 +114,10 @@ def load(
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if vision_cache_dir is not None:
         limit = {} if vision_cache_disk is None else {"limit": vision_cache_disk}
-        owner = f"{fingerprint(checkpoint.tensor_files)} {sorted(_arithmetic(ops).items())}"
+        owner = f"{fingerprint(checkpoint.tensor_files)} {sorted(arithmetic(ops).items())}"
         options["vision_files"] = FeatureFiles(Path(vision_cache_dir).expanduser(), owner, **limit)
     engine = Engine(network, memory_limit, **options)
     return Model(str(model), checkpoint, processor, engine, choice.precision, time.perf_counter() - began)
-
-
-def _arithmetic(ops: Ops) -> dict[str, str]:
-    """What of a backend's description its results depend on: all but threads, places, and why it was chosen."""
-    kept = ("backend", "device", "isa", "precision", "weights", "arithmetic")
-    return {name: text.partition(" (")[0] for name, text in ops.describe().items() if name in kept}
-
-
-def _place(cache: bool | str | Path, model: str, checkpoint: Checkpoint) -> Place | None:
-    """Where the coded weights and the tokenizer of a checkpoint are kept, if anywhere."""
-    if cache is False or checkpoint.nbytes < SMALLEST_KEPT:
-        return None
-    try:
-        directory = packed_cache.directory(None if cache is True else cache)
-    except OptionError as error:
-        if cache is not True:
-            raise
-        warnings.warn(f"weights and tokenizer of {model} are not kept: {error}", CacheWarning, stacklevel=3)
-        return None
-    return Place(directory, model, str(checkpoint.path.resolve()), fingerprint(checkpoint.tensor_files))
 
 
 def processor_for(checkpoint: Checkpoint, place: Place | None = None) -> Processor:
@@ -148,41 +130,6 @@ def processor_for(checkpoint: Checkpoint, place: Place | None = None) -> Process
         checkpoint.model.image_token_id,
         place=place,
     )
-
-
-def describe(name: str, checkpoint: Checkpoint, ops: Ops) -> dict[str, Any]:
-    """What a checkpoint is and how a backend would run it, from the files' headers alone."""
-    config = checkpoint.model
-    return {
-        "model": name,
-        "path": str(checkpoint.path),
-        "parameters": checkpoint.parameters,
-        "bytes": checkpoint.nbytes,
-        "stored_as": checkpoint.dtypes,
-        "vocabulary": config.text.vocab_size,
-        "context": config.text.max_position_embeddings,
-        "text_layers": len(config.text.layer_types),
-        "full_attention_layers": config.text.layer_types.count("full_attention"),
-        "text_width": config.text.hidden_size,
-        "vision_layers": config.vision.num_hidden_layers,
-        "vision_width": config.vision.hidden_size,
-        "downsample_mode": checkpoint.processor.downsample_mode,
-        "max_slice_nums": checkpoint.processor.max_slice_nums,
-        "eos_token_ids": list(checkpoint.eos_token_ids),
-        "kv_cache_bytes_per_token": page_bytes(config.text, 1),
-        "state_bytes_per_sequence": slot_bytes(config.text),
-        "backend": ops.describe(),
-    }
-
-
-@dataclass(slots=True)
-class _Call:
-    """One running request: its events not yet read, and when its prompt arrived."""
-
-    number: int
-    prompt: Prompt
-    began: float
-    events: deque[TokenEvent]
 
 
 class Model:
@@ -202,19 +149,28 @@ class Model:
         self.processor = processor
         self.precision = precision
         self.load_seconds = load_seconds
-        self._engine = engine
-        self._lock = threading.Lock()
-        self._calls: dict[int, _Call] = {}
+        self._open: tuple[Engine, Calls] | None = (engine, Calls(engine))
+        self._pool: ThreadPoolExecutor | None = None
 
     @property
     def engine(self) -> Engine:
         """What runs the requests. Step it only while no call of this object is under way."""
-        return self._engine
+        return self._parts[0]
+
+    @property
+    def _parts(self) -> tuple[Engine, Calls]:
+        if self._open is None:
+            raise PocketVLMError(f"the model {self.name} is closed: load it again")
+        return self._open
+
+    @property
+    def _calls(self) -> Calls:
+        return self._parts[1]
 
     @property
     def ops(self) -> Ops:
         """The backend's operations."""
-        return self._engine.model.ops
+        return self.engine.model.ops
 
     @property
     def sampling_defaults(self) -> SamplingParams:
@@ -228,13 +184,55 @@ class Model:
             repetition_penalty=generation.repetition_penalty,
         )
 
-    def ask(self, text: str, images: Sequence[Any] = (), *, system: str | None = None, **params: Any) -> Result:
-        """One question, with images (path, URL, data URI, bytes, PIL image or NumPy array) before the text.
+    @overload
+    def ask(
+        self, text: str, images: Media = (), *, videos: Media = (), system: str | None = None, **params: Any
+    ) -> Result: ...
+    @overload
+    def ask(
+        self,
+        text: list[Any] | tuple[Any, ...],
+        images: Media = (),
+        *,
+        videos: Media = (),
+        system: str | None = None,
+        **params: Any,
+    ) -> list[Result]: ...
+    @overload
+    def ask(
+        self, text: Iterator[Any], images: Media = (), *, videos: Media = (), system: str | None = None, **params: Any
+    ) -> Iterator[Result]: ...
+    def ask(
+        self, text: Any, images: Media = (), *, videos: Media = (), system: str | None = None, **params: Any
+    ) -> Any:
+        """One question, with images (path, URL, data URI, bytes, PIL image or NumPy array) and videos before the text.
 
-        params: fields of SamplingParams, options of the processor, `normalize_newlines`. Raises InputError and
-        OptionError.
+        videos: path, URL, data URI, bytes, folder or list of images, or NumPy array [frames, height, width, 3]. Among
+        images, "video:PATH[:fps]" is a video in that place. params: fields of SamplingParams, options of the
+        processor, `normalize_newlines`. Raises InputError and OptionError.
+
+        A list or an iterator of questions gives a list or an iterator of results, in order. A question is a text or a
+        mapping with "text", "images", "videos" and options of its own; beside a list, `images` and `videos` may hold a
+        list for each question. They share the engine's steps. A question that fails has a result with `error` and the
+        others go on.
         """
-        return fold(self.stream(text, images, system=system, **params))
+        if isinstance(text, str):
+            return fold(self.stream(text, images, videos=videos, system=system, **params))
+        self._split(params)
+        given = {**params, "system": system}
+        if isinstance(text, Iterator):
+            if images or videos:
+                raise InputError("with an iterator of questions, put media into them: {'text': ..., 'images': [...]}")
+            return self._many(question(item, given) for item in text)
+        if not isinstance(text, list | tuple):
+            raise InputError(f"text must be a string, or a list or an iterator of questions, not {type(text).__name__}")
+        asked = [question(item, given) for item in text]
+        for name, media in (("images", images), ("videos", videos)):
+            if media and len(media) != len(asked):
+                raise InputError(f"{len(asked)} questions but {len(media)} lists of {name}: give one for each question")
+            for arguments, its in zip(asked, media, strict=False):
+                arguments.setdefault(name, its)
+        return list(self._many(iter(asked)))
 
     def chat(self, messages: Messages, **params: Any) -> Result:
         """The answer to OpenAI-style messages; parts in both spellings, `image` and `image_url`."""
@@ -245,38 +243,78 @@ class Model:
         return fold(self.stream(prompt, **params))
 
     def stream(
-        self, request: str | Messages | Prompt, images: Sequence[Any] = (), *, system: str | None = None, **params: Any
-    ) -> Iterator[Chunk]:
-        """The answer in chunks as they come: to a text with images, to messages, or to a Prompt.
+        self,
+        request: str | Messages | Prompt,
+        images: Media = (),
+        *,
+        videos: Media = (),
+        system: str | None = None,
+        progress: Progress | None = None,
+        **params: Any,
+    ) -> Stream:
+        """The answer in chunks as they come: to a text with images and videos, to messages, or to a Prompt.
 
-        Arguments are checked at once; the work runs as the iterator is read. Closing it ends the request. The last
-        chunk has finish_reason, usage and timings.
+        Arguments are checked at once; the work runs as the stream is read. Closing or cancelling it ends the request.
+        The last chunk has finish_reason, usage and timings. progress("watch", pictures, of all) is called on another
+        thread.
         """
         began = time.perf_counter()
         sampling, options, normalize = self._split(params)
         if isinstance(request, Prompt):
-            if images or system or options:
-                raise OptionError("a Prompt is already processed: give images, system and processor options to it")
+            if images or videos or system or options:
+                raise OptionError("a Prompt is already processed: give media, system and processor options to it")
             prompt = request
         elif isinstance(request, str):
-            prompt = self.processor(as_messages(request, images, system), **options)
+            prompt = self.processor(as_messages(request, images, system, videos), progress=progress, **options)
         else:
-            if images or system:
-                raise OptionError("with messages, put images and the system prompt into the messages")
-            prompt = self.processor(request, **options)
+            if images or videos or system:
+                raise OptionError("with messages, put images, videos and the system prompt into the messages")
+            prompt = self.processor(request, progress=progress, **options)
         prepared = Request(prompt, sampling, self.checkpoint.eos_token_ids)
-        self._engine.check(prepared)
-        return self._chunks(prepared, normalize, began)
+        self.engine.check(prepared)
+        call = Call(prepared, began, normalize)
+        return Stream(self._calls, call, self.processor.tokenizer, self.load_seconds)
+
+    async def aask(self, text: str, images: Sequence[Any] = (), **params: Any) -> Result:
+        """`ask` for callers with an event loop. Cancelling the task ends the request."""
+        return await self._afold(self.astream(text, images, **params))
+
+    async def achat(self, messages: Messages, **params: Any) -> Result:
+        """`chat` for callers with an event loop."""
+        return await self._afold(self.astream(messages, **params))
+
+    def astream(
+        self, request: str | Messages | Prompt, images: Sequence[Any] = (), **params: Any
+    ) -> AsyncGenerator[Chunk, None]:
+        """`stream` for callers with an event loop: everything, reading the images too, runs on a thread."""
+        return on_thread(partial(self.stream, request, images, **params), self._threads())
+
+    def close(self) -> None:
+        """End what runs and let go of weights and state; the model answers no more."""
+        if self._open is not None:
+            self._calls.cancel()
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._open = None
+
+    def __enter__(self) -> Model:
+        """The model itself: `with load(...) as model`."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close it."""
+        self.close()
 
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
         """Logits float32 [tokens, vocab] at every position of a prompt."""
-        with self._lock:
-            return self._engine.prompt_logits(prompt)
+        with self._calls.lock:
+            return self.engine.prompt_logits(prompt)
 
     def encode_images(self, prompt: Prompt) -> list[NDArray[np.float32]]:
         """Features float32 [tokens, hidden] of each image: overview first, then its slices row by row."""
-        with self._lock:
-            features = [self.ops.to_numpy(rows) for rows in self._engine.runner.encode(prompt.views)]
+        views = tuple(view for view in prompt.views if isinstance(view, View))  # those of videos are pending ones
+        with self._calls.lock:
+            features = [self.ops.to_numpy(rows) for rows in self.engine.runner.encode(views)]
         grouped = []
         for image in prompt.images:
             count = 1 + (image.grid[0] * image.grid[1] if image.grid else 0)
@@ -287,6 +325,25 @@ class Model:
     def info(self) -> dict[str, Any]:
         """What is loaded and how it runs: sizes, types, kernels and the reasons for them."""
         return describe(self.name, self.checkpoint, self.ops)
+
+    def _many(self, questions: Iterator[dict[str, Any]]) -> Iterator[Result]:
+        return in_order((partial(self.stream, **arguments) for arguments in questions), self._width)
+
+    async def _afold(self, chunks: AsyncGenerator[Chunk, None]) -> Result:
+        async with aclosing(chunks):
+            return fold(iter([chunk async for chunk in chunks]))
+
+    def _threads(self) -> Executor:
+        """Threads that read streams for event loops."""
+        with self._calls.lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._width, "pocketvlm-stream")
+            return self._pool
+
+    @property
+    def _width(self) -> int:
+        """Requests that the engine runs at once."""
+        return self.engine.scheduler.max_seqs
 
     def _split(self, params: dict[str, Any]) -> tuple[SamplingParams, dict[str, Any], bool]:
         known = (*SAMPLING_OPTIONS, *PROCESSOR_OPTIONS, "normalize_newlines")
@@ -302,89 +359,3 @@ class Model:
         chosen["stop_token_ids"] = tuple(chosen["stop_token_ids"])
         options = {name: given[name] for name in PROCESSOR_OPTIONS if name in given}
         return SamplingParams(**chosen), options, bool(given.get("normalize_newlines", False))
-
-    def _chunks(self, request: Request, normalize: bool, began: float) -> Iterator[Chunk]:
-        with self._lock:
-            number = self._engine.add(request)
-            call = self._calls[number] = _Call(number, request.prompt, began, deque())
-        detokenizer, stops = Detokenizer(self.processor.tokenizer), StopStrings(request.params.stop)
-        normalizer = NewlineNormalizer() if normalize else None
-        made, ttft = 0, 0.0
-        reason: FinishReason = "abort"
-        try:
-            while reason == "abort":
-                event = self._next(call)
-                if event.error is not None:
-                    raise PocketVLMError(event.error)
-                made += 1
-                ttft = ttft or time.perf_counter() - call.began
-                ends = event.token_id in request.stop_ids and event.finish_reason is not None
-                text = stops.feed("" if ends else detokenizer.add(event.token_id))
-                if event.finish_reason is not None:
-                    text += stops.feed(detokenizer.flush()) + stops.finish()
-                    reason = event.finish_reason
-                if stops.matched is not None:
-                    reason = "stop"
-                if normalizer is not None:
-                    text = normalizer.feed(text) + ("" if reason == "abort" else normalizer.finish())
-                if reason == "abort":
-                    yield Chunk(text, (event.token_id,))
-                else:
-                    last = Chunk(text, (event.token_id,), reason, *self._account(call, made, ttft))
-        finally:
-            if reason == "abort":
-                self._release(call)
-        yield last
-
-    def _next(self, call: _Call) -> TokenEvent:
-        """The next event of a call; steps the engine, for everybody, while there is none."""
-        while True:
-            with self._lock:
-                if call.events:
-                    return call.events.popleft()
-                for event in self._engine.step():
-                    if event.request_id in self._calls:
-                        self._calls[event.request_id].events.append(event)
-
-    def _release(self, call: _Call) -> Any:
-        with self._lock:
-            self._calls.pop(call.number, None)
-            return self._engine.release(call.number)
-
-    def _account(self, call: _Call, made: int, ttft: float) -> tuple[Usage, Timings]:
-        seconds = self._release(call)
-        usage = Usage(len(call.prompt.ids), call.prompt.image_tokens, made)
-        timings = Timings(
-            load=self.load_seconds,
-            decode_media=call.prompt.decode_seconds,
-            preprocess=call.prompt.preprocess_seconds,
-            vision=seconds.vision,
-            prefill=seconds.prefill,
-            decode=seconds.decode,
-            ttft=ttft,
-        )
-        return usage, timings
-
-
-def as_messages(text: str, images: Sequence[Any] = (), system: str | None = None) -> list[dict[str, Any]]:
-    """OpenAI-style messages of one question with its images before the text."""
-    if isinstance(images, str | bytes | Path | Mapping) or not isinstance(images, Sequence):
-        raise InputError(f"images must be a list, not {type(images).__name__}: write images=[...]")
-    content: Any = text
-    if images:
-        content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
-    system_part = [] if system is None else [{"role": "system", "content": system}]
-    return [*system_part, {"role": "user", "content": content}]
-
-
-def fold(chunks: Iterator[Chunk]) -> Result:
-    """A whole answer out of its chunks."""
-    text: list[str] = []
-    ids: list[int] = []
-    for chunk in chunks:
-        text.append(chunk.text)
-        ids.extend(chunk.token_ids)
-    assert chunk.finish_reason is not None
-    assert chunk.usage is not None
-    assert chunk.timings is not None
-    return Result("".join(text), tuple(ids), chunk.finish_reason, chunk.usage, chunk.timings)

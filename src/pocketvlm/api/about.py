@@ -1,0 +1,62 @@
+"""What is said of a checkpoint and of how it would run, and where what is prepared for it is kept."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from pocketvlm.backends import cache as packed_cache
+from pocketvlm.backends.ops import Ops, Place
+from pocketvlm.checkpoint.fingerprint import fingerprint
+from pocketvlm.checkpoint.huggingface import Checkpoint
+from pocketvlm.engine.memory import page_bytes, slot_bytes
+from pocketvlm.errors import CacheWarning, OptionError
+
+# Smaller checkpoints are read and encoded in no time.
+SMALLEST_KEPT = 64_000_000
+
+
+def arithmetic(ops: Ops) -> dict[str, str]:
+    """What of a backend's description its results depend on: all but threads, places, and why it was chosen."""
+    kept = ("backend", "device", "isa", "precision", "weights", "arithmetic")
+    return {name: text.partition(" (")[0] for name, text in ops.describe().items() if name in kept}
+
+
+def place_of(cache: bool | str | Path, model: str, checkpoint: Checkpoint) -> Place | None:
+    """Where the coded weights and the tokenizer of a checkpoint are kept, if anywhere."""
+    if cache is False or checkpoint.nbytes < SMALLEST_KEPT:
+        return None
+    try:
+        directory = packed_cache.directory(None if cache is True else cache)
+    except OptionError as error:
+        if cache is not True:
+            raise
+        warnings.warn(f"weights and tokenizer of {model} are not kept: {error}", CacheWarning, stacklevel=3)
+        return None
+    return Place(directory, model, str(checkpoint.path.resolve()), fingerprint(checkpoint.tensor_files))
+
+
+def describe(name: str, checkpoint: Checkpoint, ops: Ops) -> dict[str, Any]:
+    """What a checkpoint is and how a backend would run it, from the files' headers alone."""
+    config = checkpoint.model
+    return {
+        "model": name,
+        "path": str(checkpoint.path),
+        "parameters": checkpoint.parameters,
+        "bytes": checkpoint.nbytes,
+        "stored_as": checkpoint.dtypes,
+        "vocabulary": config.text.vocab_size,
+        "context": config.text.max_position_embeddings,
+        "text_layers": len(config.text.layer_types),
+        "full_attention_layers": config.text.layer_types.count("full_attention"),
+        "text_width": config.text.hidden_size,
+        "vision_layers": config.vision.num_hidden_layers,
+        "vision_width": config.vision.hidden_size,
+        "downsample_mode": checkpoint.processor.downsample_mode,
+        "max_slice_nums": checkpoint.processor.max_slice_nums,
+        "eos_token_ids": list(checkpoint.eos_token_ids),
+        "kv_cache_bytes_per_token": page_bytes(config.text, 1),
+        "state_bytes_per_sequence": slot_bytes(config.text),
+        "backend": ops.describe(),
+    }

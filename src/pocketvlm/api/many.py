@@ -1,0 +1,113 @@
+"""Many questions at once: answers in the order of the questions, and the same for callers with an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any
+
+from pocketvlm.api.streams import Stream, fold
+from pocketvlm.errors import InputError, PocketVLMError
+from pocketvlm.types import Chunk, Result, Timings, Usage
+
+Ask = Callable[[], Stream]
+
+
+class Job:
+    """One question that a thread answers, and that any other thread may cancel, begun or not."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._stream: Stream | None = None
+        self._cancelled = False
+
+    def open(self) -> Stream:
+        """The stream of its answer. Raises PocketVLMError where the question is refused."""
+        stream = self._ask()
+        self._stream = stream
+        if self._cancelled:
+            stream.cancel()
+        return stream
+
+    def answer(self) -> Result:
+        """Its answer, or the error of ours that ended it."""
+        try:
+            return fold(self.open())
+        except PocketVLMError as error:
+            return Result("", (), "error", Usage(0, 0, 0), Timings(), error)
+
+    def cancel(self) -> None:
+        """End it after the step that runs."""
+        self._cancelled = True
+        if self._stream is not None:
+            self._stream.cancel()
+
+
+def in_order(questions: Iterable[Ask], width: int) -> Iterator[Result]:
+    """Answers in the order of the questions, `width` of them made at once.
+
+    Questions are taken as they are needed, at most 2 * width before their answers are read. Closing the iterator
+    cancels what runs.
+    """
+    waiting: deque[tuple[Job, Future[Result]]] = deque()
+    pool = ThreadPoolExecutor(width, "pocketvlm-ask")
+    try:
+        for ask in questions:
+            job = Job(ask)
+            waiting.append((job, pool.submit(job.answer)))
+            while len(waiting) >= 2 * width or (waiting and waiting[0][1].done()):
+                yield waiting[0][1].result()
+                waiting.popleft()
+        while waiting:
+            yield waiting[0][1].result()
+            waiting.popleft()
+    finally:
+        for job, _ in waiting:
+            job.cancel()
+        pool.shutdown(cancel_futures=True)
+
+
+async def on_thread(ask: Ask, pool: Executor) -> AsyncGenerator[Chunk, None]:
+    """The chunks of an answer that a thread of `pool` makes; leaving the loop early cancels it and awaits its end."""
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Queue[Chunk | BaseException | None] = asyncio.Queue()
+    job = Job(ask)
+
+    def tell(item: Chunk | BaseException | None) -> None:
+        loop.call_soon_threadsafe(arrived.put_nowait, item)
+
+    def work() -> None:
+        try:
+            for chunk in job.open():
+                tell(chunk)
+            tell(None)
+        except BaseException as error:
+            tell(error)
+
+    future = pool.submit(work)
+    try:
+        while (item := await arrived.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        job.cancel()
+        future.cancel()
+        await asyncio.wait([asyncio.wrap_future(future)])
+
+
+def question(item: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `Model.stream` for one of many questions: a text, or a mapping with "text", "images" and options.
+
+    given: what all of them share. Raises InputError.
+    """
+    if isinstance(item, str):
+        return {"request": item, **given}
+    if not isinstance(item, Mapping):
+        raise InputError(f"a question must be a text or a mapping with 'text', not {type(item).__name__}")
+    own = dict(item)
+    if not isinstance(own.get("text"), str):
+        raise InputError(f"a question needs 'text', a string; this mapping has {', '.join(map(str, own)) or 'nothing'}")
+    return {**given, "request": own.pop("text"), **own}

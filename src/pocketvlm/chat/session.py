@@ -1,0 +1,234 @@
+"""A chat with a model: what was typed becomes messages, and an answer comes back in pieces."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pocketvlm.api import PROCESSOR_OPTIONS, Model
+from pocketvlm.api.streams import Stream
+from pocketvlm.chat.conversation import Conversation, Message
+from pocketvlm.chat.media import Medium, names_of, open_media
+from pocketvlm.chat.settings import Settings
+from pocketvlm.chat.typed import Absent, understand
+from pocketvlm.errors import InputError, OptionError
+from pocketvlm.parsing import AnswerParser, Content, Reasoning, RunawayGuard
+from pocketvlm.processor.kept import KeptPictures
+from pocketvlm.types import FinishReason, Timings, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """How an answer went. Seconds and tokens as in Result; ttft counts from the question, reading images included.
+
+    kept_tokens: of the prompt, those whose state was kept from before. thought_tokens, thought_seconds: of thinking.
+    """
+
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+    kept_tokens: int
+    thought_tokens: int
+    thought_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a typed line meant: the text to send, empty where it only named media; and what to say about it."""
+
+    text: str
+    notes: tuple[str, ...]
+
+
+# Of a pasted text with many names, the first ones say enough.
+_MOST_NOTES = 3
+
+Piece = Content | Reasoning | Turn
+
+
+class Session:
+    """One conversation with one model. Used by one thread; `stop` may be called from any, and by signal handlers."""
+
+    def __init__(self, model: Model, settings: Settings) -> None:
+        self.model = model
+        self.settings = settings
+        self.conversation = Conversation()
+        self.pending: list[Medium] = []
+        self.last: Turn | None = None
+        self.file: Path | None = None
+        self._kept = KeptPictures()
+        self._refused = ""
+        self._stream: Stream | None = None
+        self._stopped = False
+
+    def hear(self, line: str) -> Heard:
+        """Take a typed line: its media wait for the text they come with. Raises InputError, and nothing was taken then.
+
+        A path that is not there is refused once; the same line again is sent as text.
+        """
+        try:
+            line.encode("utf-8")
+        except UnicodeEncodeError:
+            raise InputError("the line is not UTF-8 text: check the terminal's encoding") from None
+        typed = understand(line)
+        meant = [absent for absent in typed.absent if absent.meant]
+        if meant and line.strip() != self._refused:
+            self._refused = line.strip()
+            raise InputError(f"{_not_there(meant)}: nothing was sent; the same line once more sends it as text")
+        self._refused = ""
+        absent = list(dict.fromkeys(one.name for one in typed.absent))[:_MOST_NOTES]
+        addresses = list(dict.fromkeys(typed.addresses))[:_MOST_NOTES]
+        notes = [f"there is no file {name} here: it was sent as text" for name in absent]
+        notes += [f"{address} was sent as text; /url {address} shows it to the model" for address in addresses]
+        groups: list[tuple[Medium, ...]] = []
+        for found in typed.found:
+            options = {} if found.fps is None else {"fps": found.fps}
+            opened = open_media(found.location, found.kind, options=options)
+            groups.append(opened.media)
+            notes += [opened.note] if opened.note else []
+        alone = not self.conversation.media and not self.pending and len(groups) == 1
+        shown = self.attach(tuple(medium for media in groups for medium in media))
+        names = [names_of(media, [self._number(medium) for medium in media], alone) for media in groups]
+        return Heard(typed.sentence(tuple(names)), (*shown, *notes))
+
+    def attach(self, media: tuple[Medium, ...]) -> list[str]:
+        """Let media wait for the next question; returns what the model will see of them. Raises InputError for a video
+        that cannot be watched; then none of them waits.
+        """
+        before = list(self.pending)
+        self.pending += media
+        try:
+            return [self.describe(medium) for medium in media]
+        except BaseException:
+            self.pending = before
+            raise
+
+    def describe(self, medium: Medium) -> str:
+        """What the model will see of a medium of this chat, in one line."""
+        number, options = self._number(medium), self.settings.media_options
+        if medium.kind == "image":
+            return medium.describe(self.model.processor.config, options, number)
+        # Only the index of the video is read for this; its frames are decoded when they are due.
+        (info,) = self.model.processor([{"role": "user", "content": [medium.part()]}], **options).videos
+        taken = len({number for picture in info.pictures for number in picture})
+        frames = f"{taken} of {info.frames} frames" + (
+            f" in {len(info.pictures)} pictures" if taken != len(info.pictures) else ""
+        )
+        return f"video {number}: {info.width}x{info.height}, {frames}, {info.tokens} tokens ({medium.name})"
+
+    def _number(self, medium: Medium) -> int:
+        """Its place among the media of its kind, from 1."""
+        same = [one for one in (*self.conversation.media, *self.pending) if one.kind == medium.kind]
+        return next(at for at, one in enumerate(same, 1) if one is medium)
+
+    def ask(self, text: str) -> Iterator[Piece]:
+        """Send a text with the media that wait. The answer comes in pieces, the last one is a Turn.
+
+        If nothing comes of it, the question is taken back and its media wait again. Raises InputError, PocketVLMError.
+        """
+        media, self.pending = self.pending, []
+        self.conversation.messages.append(Message("user", (*media, text)))
+        try:
+            yield from self._answer()
+        finally:
+            if self.conversation.messages[-1].role == "user":
+                self.conversation.messages.pop()
+                self.pending = [*media, *self.pending]
+
+    def again(self) -> Iterator[Piece]:
+        """Answer the last question anew; if nothing comes the old answer stays. Raises OptionError without one."""
+        taken = self.conversation.undo()
+        if not taken:
+            raise OptionError("there is no question yet to answer again")
+        self.conversation.messages.append(taken[0])
+        return self._replace(taken[1:])
+
+    def _replace(self, old: list[Message]) -> Iterator[Piece]:
+        try:
+            yield from self._answer()
+        finally:
+            if self.conversation.messages[-1].role == "user":
+                self.conversation.messages += old
+
+    def stop(self) -> None:
+        """End the answer that comes, after the step that runs."""
+        self._stopped = True
+        if self._stream is not None:
+            self._stream.cancel()
+
+    def _answer(self) -> Iterator[Piece]:
+        """The answer to the conversation; it becomes a message when it ends, or as much of it as came."""
+        began = time.perf_counter()
+        self._stopped = False
+        self.conversation.system = self.settings.system
+        arguments = self.settings.arguments()
+        chosen = {name: value for name, value in arguments.items() if name in PROCESSOR_OPTIONS}
+        prompt = self.model.processor(self.conversation.prompt(), kept=self._kept, **chosen)
+        parser = AnswerParser(thinking=prompt.text.rstrip().endswith("<think>"))
+        guard = RunawayGuard()
+        kept = self.model.engine.stats().prefix_reused_tokens
+        rest = {name: value for name, value in arguments.items() if name not in chosen}
+        stream = self._stream = self.model.stream(prompt, **rest)
+        if self._stopped:
+            stream.cancel()
+        said: list[str] = []
+        thought: list[str] = []
+        ttft = 0.0
+        thought_tokens, thought_seconds, repeats = 0, 0.0, False
+        try:
+            for chunk in stream:
+                ttft = ttft or time.perf_counter() - began
+                repeats = repeats or max(map(guard.add, chunk.token_ids), default=False)
+                if repeats:
+                    stream.cancel()
+                pieces = parser.feed(chunk.text)
+                if chunk.finish_reason is not None:
+                    pieces += parser.finish()
+                for piece in pieces:
+                    if isinstance(piece, Content):
+                        said.append(piece.text)
+                    elif isinstance(piece, Reasoning):
+                        thought.append(piece.text)
+                    else:
+                        continue
+                    yield piece
+                if thought and not said:
+                    thought_tokens += len(chunk.token_ids)
+                    thought_seconds = time.perf_counter() - began - ttft
+        finally:
+            self._stream = None
+            stream.close()
+            if said or thought:
+                self.conversation.messages.append(Message("assistant", ("".join(said),), "".join(thought)))
+        assert chunk.finish_reason is not None
+        assert chunk.usage is not None
+        assert chunk.timings is not None
+        if not (said or thought) and chunk.finish_reason != "abort":
+            self.conversation.messages.append(Message("assistant", ("",)))
+        self.last = Turn(
+            "repetition" if repeats else chunk.finish_reason,
+            chunk.usage,
+            replace(chunk.timings, ttft=ttft),
+            self.model.engine.stats().prefix_reused_tokens - kept,
+            thought_tokens,
+            thought_seconds,
+        )
+        yield self.last
+
+
+def _not_there(meant: list[Absent]) -> str:
+    """Which files are not there, with one that is if its name is nearly the same."""
+    from difflib import get_close_matches
+
+    texts = []
+    for absent in meant:
+        path = Path(absent.name)
+        try:
+            names = [entry.name for entry in path.expanduser().parent.iterdir()]
+        except (OSError, RuntimeError, ValueError):
+            names = []
+        near = get_close_matches(path.name, names, 1)
+        texts.append(f"{absent.name}{f' (there is {near[0]})' if near else ''}")
+    return f"there is no file {', '.join(texts)}"

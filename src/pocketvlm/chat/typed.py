@@ -1,0 +1,302 @@
+"""What a typed line means: which of its words are files or addresses of media, and what is left to say.
+
+A word counts as a file only if that file is there, so that talk about files stays talk.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+Kind = Literal["image", "video", "pdf"]
+
+SUFFIXES: dict[str, Kind] = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"), "image"),
+    **dict.fromkeys((".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi"), "video"),
+    ".pdf": "pdf",
+}
+# The first bytes of files whose names do not say what they are.
+_MAGIC: tuple[tuple[int, bytes, Kind], ...] = (
+    (0, b"\x89PNG", "image"),
+    (0, b"\xff\xd8\xff", "image"),
+    (0, b"GIF8", "image"),
+    (8, b"WEBP", "image"),
+    (0, b"BM", "image"),
+    (0, b"II*\0", "image"),
+    (0, b"MM\0*", "image"),
+    (0, b"%PDF", "pdf"),
+    (4, b"ftyp", "video"),
+    (0, b"\x1a\x45\xdf\xa3", "video"),
+)
+# Names of files with blanks are looked for over so many words.
+_WORDS = 16
+_LONGEST = 1000
+# A name in quotes may have such quotes in it.
+_CLOSINGS = 4
+_DIRECTORIES = ("/", "./", "../", "~/")
+_END_MARKS = ".,;:!?)]}>\"'”’»`"
+_OPENERS = "([{<"
+_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
+# What stands between media that are only listed; what ends a sentence; what goes on with one that media began.
+_SEPARATOR = re.compile(r"[\s,;&+]*")
+_ENDED = re.compile(r"[.!?:。？！：…]\s*$|\n\s*$")
+_JOINS = re.compile(
+    r"\s*(and|or|vs\.?|versus|with|to|from|in|on|is|are|was|were|has|have|does|do|shows?|looks?|und|et|y|,)\b",
+    re.IGNORECASE,
+)
+_BLANKS = " \t\r\n"
+# A line without these names no media.
+_WORTH_IT = re.compile(rf"/|:|{'|'.join(map(re.escape, SUFFIXES))}", re.IGNORECASE)
+_ESCAPED_WORD = re.compile(r"(?:\\.|[^\s\\])+", re.DOTALL)
+_VIDEO = re.compile(r"video:(?P<path>.+?)(?::(?P<fps>\d+(?:\.\d+)?))?", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Media in a line: what it is, its path or address, and the place start..end where the line names it.
+
+    fps: frames a second to look at, of `video:PATH:FPS`.
+    """
+
+    kind: Kind
+    location: str
+    start: int
+    end: int
+    fps: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A word that has the form of a media file that is not there. meant: it has a directory, so it is no mere word."""
+
+    name: str
+    meant: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """A line, the media in it in order, what looked like media but is not there, and addresses that stayed text."""
+
+    line: str
+    found: tuple[Found, ...]
+    absent: tuple[Absent, ...]
+    addresses: tuple[str, ...]
+
+    def sentence(self, names: tuple[str, ...]) -> str:
+        """What is left to say: media around a sentence are left out, inside it one of `names` stands for each."""
+        count = len(self.found)
+        texts = [self.line[start:end] for start, end in self._gaps()]
+        is_list = [_SEPARATOR.fullmatch(text) is not None for text in texts]
+        first = next((at for at in range(1, count + 1) if not is_list[at]), count) if is_list[0] else 0
+        if _JOINS.match(texts[first]):
+            first = 0
+        stop = next((at for at in range(count, first, -1) if not is_list[at]), first)
+        if not _ENDED.search(texts[stop]):
+            stop = count
+        said = texts[first].lstrip(_BLANKS + ",;:") if first else texts[0]
+        for at in range(first, stop):
+            said += names[at] + texts[at + 1]
+        return said.strip(_BLANKS) if any(map(str.isalnum, "".join(texts))) else ""
+
+    def _gaps(self) -> Iterator[tuple[int, int]]:
+        """Where the texts before, between and behind the media are."""
+        at = 0
+        for found in self.found:
+            yield at, found.start
+            at = found.end
+        yield at, len(self.line)
+
+
+def understand(line: str) -> Typed:
+    """Find the media in a typed line."""
+    found: list[Found] = []
+    absent: list[Absent] = []
+    addresses: list[str] = []
+    at = 0 if _WORTH_IT.search(line) else len(line)
+    while at < len(line):
+        if not _begins(line, at):
+            at += 1
+            continue
+        here = _address(line, at) or _quoted(line, at) or _shell_word(line, at) or _plain(line, at)
+        if here is not None:
+            found.append(here)
+            at = here.end
+            continue
+        word = line[at : _word_end(line, at)]
+        if word.lower().startswith(("http://", "https://")):
+            addresses.append(_trimmed(word))
+        elif (missing := _absent(line, at)) is not None:
+            absent.append(missing[0])
+            word = line[at : missing[1]]
+        at += max(len(word), 1)
+    if not found and len(addresses) == 1 and line.strip() == addresses[0]:
+        start = line.index(addresses[0])
+        found.append(Found("image", addresses.pop(), start, start + len(line.strip())))
+    return Typed(line, tuple(found), tuple(absent), tuple(addresses))
+
+
+def kind_of(name: str) -> Kind | None:
+    """What a path leads to, by its suffix or, if it begins with a directory, by its first bytes; None: no media."""
+    kind = _kind_by_name(name)
+    if not 0 < len(name) <= _LONGEST or "\n" in name or not (kind or name.startswith(_DIRECTORIES)):
+        return None
+    try:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            return None
+        if kind is not None:
+            return kind
+        with path.open("rb") as stream:
+            head = stream.read(12)
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: ~ without a home, ValueError: a NUL inside
+        return None
+    return next((kind for at, magic, kind in _MAGIC if head[at:].startswith(magic)), None)
+
+
+def _kind_by_name(name: str) -> Kind | None:
+    """What the end of a name says."""
+    stem, dot, suffix = name.rpartition(".")
+    return SUFFIXES.get(dot + suffix.lower()) if stem and stem[-1] != "/" else None
+
+
+def _begins(line: str, at: int) -> bool:
+    """Whether a word may begin here."""
+    if line[at].isspace() or line[at] in _OPENERS:
+        return False
+    return at == 0 or line[at - 1].isspace() or line[at - 1] in _OPENERS or line[at - 1] in _QUOTES
+
+
+def _word_end(line: str, at: int) -> int:
+    """The next blank."""
+    while at < len(line) and not line[at].isspace():
+        at += 1
+    return at
+
+
+def _trimmed(word: str) -> str:
+    """A word without the punctuation of the sentence around it; brackets and quotes that it opened itself stay."""
+    while word and word[-1] in _END_MARKS:
+        opener = {")": "(", "]": "[", "}": "{", ">": "<"}.get(word[-1])
+        if opener is not None and word.count(opener) >= word.count(word[-1]):
+            break
+        word = word[:-1]
+    return word
+
+
+def _address(line: str, at: int) -> Found | None:
+    """A data:, file:, http: or https: address of something whose name says that it is media; and `video:PATH:FPS`."""
+    word = line[at : _word_end(line, at)]
+    lower = word[:8].lower()
+    if lower.startswith("data:") and word[:11].lower() in ("data:image/", "data:video/"):
+        word = word.rstrip(".,;:!?)]}>\"'")
+        return Found("video" if lower == "data:vid" else "image", word, at, at + len(word))
+    if lower.startswith(("http://", "https://")):
+        word = _trimmed(word)
+        try:
+            kind = SUFFIXES.get(Path(unquote(urlsplit(word).path)).suffix.lower())
+        except ValueError:
+            return None
+        return None if kind is None or kind == "pdf" else Found(kind, word, at, at + len(word))
+    for spelled in (word, _trimmed(word)):
+        if lower.startswith("file:"):
+            path = path_of(spelled)
+            kind = kind_of(path)
+            if kind is not None:
+                return Found(kind, path, at, at + len(spelled))
+        if lower.startswith("video:") and (match := _VIDEO.fullmatch(spelled)):
+            path, fps = match["path"], match["fps"]
+            if Path(path).expanduser().exists():
+                return Found("video", path, at, at + len(spelled), float(fps) if fps else None)
+    return None
+
+
+def path_of(address: str) -> str:
+    """The path that a file: address of this machine names."""
+    return unquote(urlsplit(address).path)
+
+
+def _quoted(line: str, at: int) -> Found | None:
+    """A path in quotes, to any of the closing quotes that follow."""
+    closing = _QUOTES.get(line[at])
+    end = at
+    for _ in range(_CLOSINGS):
+        if closing is None or (end := line.find(closing, end + 1, at + _LONGEST)) < 0:
+            break
+        inside = line[at + 1 : end]
+        for name in (path_of(inside) if inside.lower().startswith("file:") else inside, _unescaped(inside)):
+            kind = kind_of(name)
+            if kind is not None:
+                return Found(kind, name, at, end + 1)
+    return None
+
+
+def _shell_word(line: str, at: int) -> Found | None:
+    """A path as a shell reads it, with quotes and backslashes: so terminals write what is dropped on them."""
+    name, end = "", at
+    while end < len(line) and not line[end].isspace():
+        character = line[end]
+        if character == "\\" and end + 1 < len(line):
+            name, end = name + line[end + 1], end + 2
+        elif character in "'\"":
+            close = line.find(character, end + 1, at + _LONGEST)
+            if close < 0:
+                return None
+            name, end = name + line[end + 1 : close], close + 1
+        else:
+            name, end = name + character, end + 1
+    if name == line[at:end]:
+        return None
+    for cut in range(len(name) - len(name.rstrip(_END_MARKS)) + 1):
+        shown = name[: len(name) - cut]
+        kind = kind_of(shown)
+        if kind is not None:
+            return Found(kind, shown, at, end - cut)
+    return None
+
+
+def _plain(line: str, at: int) -> Found | None:
+    """A path without quotes, the longest one that is there; its name may have blanks in it."""
+    ends: list[int] = []
+    end = at
+    while len(ends) < _WORDS and end < len(line):
+        end = _word_end(line, end)
+        ends.append(end)
+        if line[end : end + 1] == "\n":
+            break
+        while end < len(line) and line[end].isspace():
+            end += 1
+    for end in reversed(ends):
+        raw = line[at:end]
+        for name in (raw, raw.rstrip(_END_MARKS)):
+            # Several words are worth asking the disk for only if they end like a file.
+            kind = kind_of(name) if end == ends[0] or _kind_by_name(name) else None
+            if kind is not None:
+                return Found(kind, name, at, at + len(name))
+    return None
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text)
+
+
+def _absent(line: str, at: int) -> tuple[Absent, int] | None:
+    """What to say of a word that ends like a media file but is none, and where it ends."""
+    closing = _QUOTES.get(line[at])
+    end = line.find(closing, at + 1) if closing is not None else -1
+    if end > 0:
+        name, end = line[at + 1 : end], end + 1
+    else:
+        word = _ESCAPED_WORD.match(line, at)
+        name, end = (_trimmed(word[0]), word.end()) if word is not None else ("", at)
+    name = _unescaped(name)
+    if name.lower().startswith("file:"):
+        name = path_of(name)
+    elif "://" in name:
+        return None
+    if _kind_by_name(name) is None or len(name) > _LONGEST:
+        return None
+    return Absent(name, "/" in name), end

@@ -1,0 +1,185 @@
+"""The loop of a chat: read a line, do what it says, show what comes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from pocketvlm import api
+from pocketvlm.chat.commands import Reply, command, load_conversation
+from pocketvlm.chat.media import Medium, open_media
+from pocketvlm.chat.session import Piece, Session
+from pocketvlm.chat.settings import Settings
+from pocketvlm.cli.chatting.reader import LineReader
+from pocketvlm.cli.chatting.screen import Screen
+from pocketvlm.cli.failure import FAILED, warnings_as_lines
+from pocketvlm.cli.terminal import Activity, is_terminal
+from pocketvlm.errors import PocketVLMError
+
+# Ctrl+C so many times during one answer leaves the chat: a step may take long, but not for ever.
+_INSISTS = 3
+# How the processor names a part of a message, which nobody here has numbered.
+_PLACE = re.compile(r"^messages\[\d+\](\.content\[\d+\])?: ")
+
+
+class Reader(Protocol):
+    """Where lines come from."""
+
+    def read(self, waiting: str) -> str:
+        """The next message; raises EOFError and KeyboardInterrupt."""
+
+
+def chat_with(
+    model: str,
+    engine: dict[str, Any],
+    given: dict[str, Any],
+    images: list[Any],
+    start: Path | None,
+    *,
+    quiet: bool,
+    history: bool,
+) -> int:
+    """Load a model and chat until the end of input; returns the exit code.
+
+    engine: arguments of `load`. given: of `Model.stream`, and "system". images: paths, addresses or bytes for the first
+    question. start: a saved conversation to go on with.
+    """
+    with warnings_as_lines(quiet), contextlib.ExitStack() as stack:
+        with Activity(quiet) as activity:
+            activity.say(f"loading {model}")
+            loaded = stack.enter_context(api.load(model, progress=activity.loading(model), **engine))
+        session = Session(loaded, Settings(loaded.sampling_defaults, loaded.processor.config, given))
+        reader, screen = _terminal(quiet, history)
+        if not isinstance(reader, LineReader) or reader.asks:
+            how = {name: text.partition(" (")[0] for name, text in loaded.ops.describe().items()}
+            screen.note([f"{loaded.name} · {how['backend']} {how.get('weights', '')} · /help shows what can be typed"])
+        if start is not None:
+            screen.note(load_conversation(session, start).lines)
+        for image in images:
+            screen.note(session.attach(_opened(image)))
+        return _loop(session, reader, screen)
+
+
+def _opened(image: Any) -> tuple[Medium, ...]:
+    if isinstance(image, bytes):
+        from pocketvlm.processor import load_image
+
+        return (Medium("image", "stdin", None, load_image(image)),)
+    return open_media(image).media
+
+
+def _terminal(quiet: bool, history: bool) -> tuple[Reader, Screen]:
+    """Line editing and Markdown where a person sits at a terminal that can do more than write lines."""
+    capable = os.environ.get("TERM") not in ("dumb", "") and "TERM" in os.environ
+    capable = capable and sys.stdin is not None and is_terminal(sys.stdin) and is_terminal(sys.stdout)
+    if not capable:
+        return LineReader(), Screen(quiet)
+    from pocketvlm.cli.chatting.editor import Editor, history_file
+    from pocketvlm.cli.chatting.live import LiveScreen
+
+    return Editor(history_file() if history else None), LiveScreen(quiet)
+
+
+def _loop(session: Session, reader: Reader, screen: Screen) -> int:
+    idle = False
+    while True:
+        count = len(session.pending)
+        try:
+            line = reader.read(f"[{count} waiting] " if count else "")
+        except EOFError:
+            break
+        except KeyboardInterrupt:
+            if isinstance(reader, LineReader) and not reader.asks:
+                raise
+            screen.note(["/exit or Ctrl+D leaves" if idle else ""])
+            idle = True
+            continue
+        idle = False
+        if not _do(session, screen, line):
+            break
+    alone = isinstance(reader, LineReader) and not reader.asks
+    return FAILED if alone and screen.failed else 0
+
+
+def _do(session: Session, screen: Screen, line: str) -> bool:
+    """Do what a line says; False where it ends the chat."""
+    try:
+        with Activity(screen.quiet) as activity:
+            activity.say("opening")
+            reply = _heard(session, line)
+        if reply.leave:
+            return False
+        if reply.answer is not None:
+            screen.note(reply.lines)
+            _answer(session, screen, reply.answer)
+        else:
+            screen.tell(reply.lines)
+    except PocketVLMError as error:
+        screen.error(_PLACE.sub("", str(error)))
+        if session.pending:
+            screen.note(["what waits is still there; /undo takes it back"])
+    except KeyboardInterrupt:
+        screen.error("interrupted: nothing was sent")
+    except MemoryError:
+        screen.error("not enough memory: /slices 1 or /mode 16x make pictures smaller, /clear begins anew")
+    return True
+
+
+def _heard(session: Session, line: str) -> Reply:
+    """A command's reply, or the answer to a text."""
+    if not line.strip():
+        return Reply()
+    called = command(line)
+    if called is not None:
+        return called[0].run(session, called[1])
+    heard = session.hear(line)
+    return Reply(heard.notes, session.ask(heard.text) if heard.text else None)
+
+
+class _Leave(BaseException):
+    """Somebody insists on leaving."""
+
+
+def _answer(session: Session, screen: Screen, pieces: Iterator[Piece]) -> None:
+    """Show an answer; Ctrl+C stops it between two steps of the engine."""
+    pressed = 0
+
+    def stop(*_: object) -> None:
+        nonlocal pressed
+        pressed += 1
+        session.stop()
+        if pressed >= _INSISTS:
+            raise _Leave
+
+    with _on_interrupt(stop), contextlib.closing(pieces):  # type: ignore[type-var]
+        try:
+            turn = screen.answer(pieces)
+        except _Leave:
+            raise SystemExit(130) from None
+    last = session.conversation.messages[-1] if session.conversation.messages else None
+    said = last is not None and last.role == "assistant"
+    if turn is not None and turn.reason == "abort" and not turn.usage.completion_tokens and not said:
+        screen.note(["nothing came yet: the question was taken back"])
+    elif turn is not None and turn.reason != "abort" and last is not None and not last.text.strip():
+        screen.note(["the answer is empty: /regen asks again, /undo takes the question back"])
+    screen.gap()
+
+
+@contextlib.contextmanager
+def _on_interrupt(call: Any) -> Iterator[None]:
+    """Ctrl+C calls something else for a while."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.signal(signal.SIGINT, call)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)

@@ -1,0 +1,30 @@
+"""Markdown that is shown while it comes: whole blocks are done with, the last one is drawn again and again."""
+
+from __future__ import annotations
+
+import re
+
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+
+
+def split_blocks(text: str) -> tuple[str, str]:
+    """What nothing that follows can change any more, and the rest: the last block, or one that may go on.
+
+    Blocks are separated by blank lines outside of fenced code; one that goes on with indented lines is not over.
+    """
+    lines = text.split("\n")
+    fence = ""
+    cut = 0
+    at = 0
+    blank = False
+    for line in lines:
+        if blank and line[:1].strip():
+            cut = at
+        match = _FENCE.match(line)
+        if match is not None and not fence:
+            fence = match[1]
+        elif match is not None and match[1].startswith(fence) and not line.strip(" `~"):
+            fence = ""
+        blank = not line.strip() and not fence
+        at += len(line) + 1
+    return text[:cut], text[cut:]

@@ -1,0 +1,31 @@
+"""Lines from whatever stdin is: a pipe, a file, or a terminal without line editing."""
+
+from __future__ import annotations
+
+import sys
+
+from pocketvlm.cli.terminal import is_terminal
+
+PROMPT = "> "
+
+
+class LineReader:
+    """One message a line; a backslash at the end of a line goes on in the next."""
+
+    def __init__(self) -> None:
+        self.asks = sys.stdin is not None and is_terminal(sys.stdin)
+
+    def read(self, waiting: str) -> str:
+        """The next message. waiting: the media that go with it. Raises EOFError at the end, KeyboardInterrupt."""
+        lines: list[str] = []
+        while True:
+            if self.asks and sys.stderr is not None:
+                sys.stderr.write("... " if lines else f"{waiting}{PROMPT}")
+                sys.stderr.flush()
+            raw = sys.stdin.buffer.readline() if sys.stdin is not None else b""
+            if not raw and not lines:
+                raise EOFError
+            line = raw.decode("utf-8", "replace").rstrip("\r\n")
+            lines.append(line.removesuffix("\\"))
+            if not raw or not line.endswith("\\"):
+                return "\n".join(lines)

@@ -1,0 +1,336 @@
+"""Where the frames of a video come from: a file, an animation, a folder, a list of images, or an array."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import io
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pocketvlm.errors import ImageError, OptionError, VideoError
+from pocketvlm.processor.container import Index, Reader, VideoFile
+from pocketvlm.processor.limits import MediaLimits
+from pocketvlm.processor.media import check_bytes, from_base64, load_image, locate, read_stream, shorten
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_BLOCK = 1 << 20
+_RATED = re.compile(r"(.+):([0-9]*\.?[0-9]+)", re.DOTALL)
+
+
+class Decoder(Protocol):
+    """Gives single frames, best in ascending order."""
+
+    def read(self, number: int) -> Image:
+        """An RGB frame. Raises VideoError."""
+
+    def close(self) -> None:
+        """Let go of what is open."""
+
+
+class Frames(Protocol):
+    """A video before it is sampled. fps and seconds are None where its frames have no rate: all are looked at.
+
+    paced: whether the caller's fps is the rate of these frames, and not how many of them are to be taken.
+    """
+
+    name: str
+    total: int
+    fps: float | None
+    seconds: float | None
+    paced: bool
+
+    def number_at(self, second: float) -> int:
+        """Number of the first frame at or after a time; `total` where there is none. Needs fps."""
+
+    def digest(self, numbers: Sequence[int]) -> bytes:
+        """Bytes that are equal only for equal frames at these numbers."""
+
+    def decoder(self, wanted: Sequence[int]) -> Decoder:
+        """Something that gives the frames with the numbers `wanted`, and no others."""
+
+
+def _by_rate(frames: Frames, second: float) -> int:
+    """Number of the first frame at or after a time, all frames being equally long."""
+    return min(frames.total, math.ceil(second * (frames.fps or 0.0) - 1e-6))
+
+
+def rated(source: str) -> tuple[str, float | None]:
+    """`video:PATH[:fps]`, or without the prefix, as the path and the rate; a path that exists is taken as it is."""
+    text = source[6:] if source[:6].lower() == "video:" else source
+    found = _RATED.fullmatch(text)
+    if found is None or "://" in text or text[:5].lower() == "data:" or _exists(text):
+        return text, None
+    return found[1], float(found[2])
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def open_frames(
+    source: Any, limits: MediaLimits, *, fps: float | None = None, is_base64: bool = False, part: float | None = None
+) -> Frames:
+    """The frames of any accepted source. Raises VideoError or OptionError.
+
+    source: str or os.PathLike (a video file, an animation, a folder of pictures; ~ path, file:, http:, https: or data:
+    URI), bytes, a binary file object, a list of images, or a uint8 NumPy array [frames, height, width] or
+    [frames, height, width, 1 | 3]. fps: the rate of a folder, a list or an array. part: seconds that are wanted of it.
+    """
+    with _as_video_errors():
+        if isinstance(source, str) and is_base64:
+            return _encoded(from_base64(source, "base64 text", limits), "base64 text", limits, part)
+        if isinstance(source, str | os.PathLike):
+            text = os.fsdecode(source)
+            found, _ = locate(text, limits)
+            if isinstance(found, Path) and found.is_dir():
+                return _folder(found, shorten(text), limits, fps)
+            if isinstance(found, Path) and not found.is_file():
+                raise VideoError(f"{shorten(text)}: not a regular file")
+            return _encoded(found, shorten(text), limits, part)
+        if isinstance(source, bytes | bytearray | memoryview):
+            check_bytes(len(source), f"{len(source)} bytes", limits)
+            return _encoded(bytes(source), f"{len(source)} bytes", limits, part)
+        if hasattr(source, "__array_interface__") and hasattr(source, "dtype"):
+            return _Array(source, limits, fps)
+        if isinstance(source, Sequence):
+            return _Images(list(source), f"list of {len(source)} images", limits, fps)
+        if hasattr(source, "read") and not hasattr(source, "getbands"):
+            name = shorten(str(getattr(source, "name", "") or "file object"))
+            return _encoded(read_stream(source, name, limits), name, limits, part)
+    raise VideoError(
+        f"a video cannot be a {type(source).__name__}: give a path, a folder, a URL, a data URI, bytes, a list of "
+        "images or a NumPy array [frames, height, width, 3]"
+    )
+
+
+@contextmanager
+def _as_video_errors() -> Iterator[None]:
+    """Failures of the parts that images share are failures of the video."""
+    try:
+        yield
+    except ImageError as error:
+        raise VideoError(str(error)) from error.__cause__
+
+
+def _encoded(data: bytes | Path, name: str, limits: MediaLimits, part: float | None) -> Frames:
+    file = VideoFile(data, name, limits)
+    with file.bytes() as stream:
+        start = stream.read(16)
+    if not start:
+        raise VideoError(f"{name}: empty, no video data")
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return _Animation(file)
+    return _File(file, file.index(part))
+
+
+def _file_digest(file: VideoFile) -> bytes:
+    digest = hashlib.sha256()
+    with file.bytes() as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.digest()
+
+
+class _File:
+    """A file that FFmpeg's libraries read."""
+
+    paced = False
+
+    def __init__(self, file: VideoFile, index: Index) -> None:
+        self.name, self.file, self.index = file.name, file, index
+        self.total = index.total
+        self.fps: float | None = index.fps
+        self.seconds: float | None = index.seconds
+        self._digest = _file_digest(file)
+
+    def number_at(self, second: float) -> int:
+        times = self.index.times
+        if not times:
+            return _by_rate(self, second)
+        return bisect.bisect_left(times, times[0] + math.ceil(second / self.index.unit - 1e-6))
+
+    def digest(self, numbers: Sequence[int]) -> bytes:
+        return self._digest
+
+    def decoder(self, wanted: Sequence[int]) -> Decoder:
+        return Reader(self.file, self.index, wanted)
+
+
+class _Animation:
+    """An animated WebP, which FFmpeg does not read: frames by Pillow, times out of the file's own chunks."""
+
+    paced = False
+
+    def __init__(self, file: VideoFile) -> None:
+        self.name, self.file = file.name, file
+        with file.bytes() as stream:
+            durations = _webp_durations(stream)
+        image = self.open()
+        self.total = getattr(image, "n_frames", 1)
+        file.check_size(image.width, image.height)
+        image.close()
+        seconds = sum(durations) / 1000
+        if self.total > 1 and (len(durations) != self.total or seconds <= 0):
+            raise VideoError(f"{self.name}: {self.total} frames but {seconds:g} s: the animation is damaged")
+        self.fps: float | None = self.total / seconds if self.total > 1 else 1.0
+        self.seconds: float | None = seconds if self.total > 1 else 1.0
+        self._digest = _file_digest(file)
+
+    def open(self) -> Image:
+        import PIL.Image
+        import PIL.WebPImagePlugin  # registers its format
+
+        try:
+            return PIL.Image.open(self.file.bytes(), formats=("WEBP",))
+        except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, ...
+            raise VideoError(f"{self.name}: damaged or incomplete WebP file: {error}") from error
+
+    def number_at(self, second: float) -> int:
+        return _by_rate(self, second)
+
+    def digest(self, numbers: Sequence[int]) -> bytes:
+        return self._digest
+
+    def decoder(self, wanted: Sequence[int]) -> Decoder:
+        return _AnimationReader(self)
+
+
+class _AnimationReader:
+    def __init__(self, animation: _Animation) -> None:
+        self._animation = animation
+        self._image: Image | None = None
+
+    def read(self, number: int) -> Image:
+        try:
+            if self._image is None:
+                self._image = self._animation.open()
+            self._image.seek(number)
+            return self._image.convert("RGB")
+        except Exception as error:
+            raise VideoError(
+                f"{self._animation.name}: frame {number} of {self._animation.total} cannot be decoded: the file is "
+                f"damaged ({error})"
+            ) from error
+
+    def close(self) -> None:
+        if self._image is not None:
+            self._image.close()
+            self._image = None
+
+
+def _webp_durations(stream: Any) -> list[int]:
+    """Milliseconds of each frame: the chunks ANMF of a RIFF file begin with 12 bytes of places and 3 of duration."""
+    found = []
+    stream.seek(12)
+    while len(head := stream.read(8)) == 8:
+        size = int.from_bytes(head[4:], "little")
+        if head[:4] == b"ANMF":
+            found.append(int.from_bytes(stream.read(16)[12:15], "little"))
+            size -= 16
+        if size < 0:
+            break
+        stream.seek(size + size % 2, io.SEEK_CUR)
+    return found
+
+
+def _folder(path: Path, name: str, limits: MediaLimits, fps: float | None) -> Frames:
+    def natural(file: Path) -> list[tuple[bool, int, str]]:
+        parts = re.split(r"(\d+)", file.name)
+        return [(part.isdigit(), int(part) if part.isdigit() and part.isascii() else 0, part) for part in parts]
+
+    try:
+        files = sorted((file for file in path.iterdir() if file.suffix.lower() in SUFFIXES), key=natural)
+    except OSError as error:
+        raise VideoError(f"{name}: cannot be read: {error.strerror}") from error
+    if not files:
+        raise VideoError(f"{name}: there is no picture in this folder ({', '.join(SUFFIXES)})")
+    return _Images(files, name, limits, fps)
+
+
+class _Images:
+    """Pictures that are frames, in order and of one size. Files and URLs are kept as they are encoded."""
+
+    paced = True
+
+    def __init__(self, images: list[Any], name: str, limits: MediaLimits, fps: float | None) -> None:
+        if not images:
+            raise VideoError("a video of no images has nothing to see: give at least one")
+        if fps is None and len(images) > limits.max_video_frames:
+            raise VideoError(f"{name}: more than the limit of {limits.max_video_frames} frames: give fewer, or fps")
+        self.name, self._limits = name, limits
+        self.images = [locate(image, limits)[0] if isinstance(image, str) else image for image in images]
+        self.total, self.fps = len(images), fps
+        self.seconds = None if fps is None else self.total / fps
+        self._size: tuple[int, int] | None = None
+
+    def number_at(self, second: float) -> int:
+        return _by_rate(self, second)
+
+    def digest(self, numbers: Sequence[int]) -> bytes:
+        digest = hashlib.sha256()
+        for number in numbers:
+            source = self.images[number]
+            try:
+                data = source.read_bytes() if isinstance(source, Path) else source
+            except OSError as error:
+                raise VideoError(f"frame {number} of {self.name}: cannot be read: {error.strerror}") from error
+            if not isinstance(data, bytes):
+                image = self.read(number)
+                digest.update(f"{image.width} {image.height}\n".encode())
+                data = image.tobytes()
+            digest.update(len(data).to_bytes(8, "little"))
+            digest.update(data)
+        return digest.digest()
+
+    def decoder(self, wanted: Sequence[int]) -> Decoder:
+        return self
+
+    def read(self, number: int) -> Image:
+        try:
+            image = load_image(self.images[number], self._limits)
+        except ImageError as error:
+            raise VideoError(f"frame {number} of {self.name}: {error}") from error.__cause__
+        self._size = self._size or image.size
+        if image.size != self._size:
+            raise VideoError(
+                f"frame {number} of {self.name} has {image.width}x{image.height} pixels, the first one "
+                f"{self._size[0]}x{self._size[1]}: give all frames one size"
+            )
+        return image
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _Array(_Images):
+    """uint8 [frames, height, width] or [frames, height, width, 1 | 3]."""
+
+    def __init__(self, source: Any, limits: MediaLimits, fps: float | None) -> None:
+        import numpy as np
+
+        array: NDArray[np.uint8] = np.asarray(source)
+        name = f"array {array.dtype}{list(array.shape)}"
+        if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
+            raise VideoError(f"{name}: give uint8 [frames, height, width] or [frames, height, width, 1 or 3]")
+        super().__init__(list(array), name, limits, fps)
+
+
+def check_rate(frames: Frames, stack: int, start: float | None, end: float | None) -> None:
+    """Raise OptionError for options that need times where frames have none."""
+    given = [name for name, asked in (("stack_frames", stack > 1), ("start", start), ("end", end)) if asked]
+    if frames.fps is None and given:
+        raise OptionError(f"{frames.name}: {given[0]} needs the times of frames: give fps, the rate of these frames")

@@ -1,0 +1,47 @@
+"""Pictures that were cut to views, kept while a conversation goes on: its next question does not cut them again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from pocketvlm.processor.sizes import ImageOptions
+
+if TYPE_CHECKING:
+    from pocketvlm.processor.reading import Picture
+
+# Six pictures of nine views each, as the released checkpoint cuts them.
+DEFAULT_LIMIT = 128 << 20
+
+
+class KeptPictures:
+    """Cut pictures by the object they were made of, those used last kept. Whoever keeps them changes no such object."""
+
+    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+        """limit: bytes of patches."""
+        self._limit = limit
+        self._bytes = 0
+        # The source stands beside its picture, so that nothing else gets its id.
+        self._pictures: OrderedDict[tuple[int, ImageOptions], tuple[Any, Picture]] = OrderedDict()
+
+    def find(self, source: Any, options: ImageOptions) -> Picture | None:
+        """The picture that was made of this very object with these options, if it is kept."""
+        found = self._pictures.get((id(source), options))
+        if found is None:
+            return None
+        self._pictures.move_to_end((id(source), options))
+        return found[1]
+
+    def keep(self, source: Any, options: ImageOptions, picture: Picture) -> None:
+        """Keep a picture; those used longest ago go for it. Names of files are not kept: the files may change."""
+        if isinstance(source, str) or _nbytes(picture) > self._limit:
+            return
+        self._pictures[id(source), options] = source, picture
+        self._bytes += _nbytes(picture)
+        while self._bytes > self._limit:
+            _, (_, dropped) = self._pictures.popitem(last=False)
+            self._bytes -= _nbytes(dropped)
+
+
+def _nbytes(picture: Picture) -> int:
+    return sum(view.patches.nbytes for view in picture.views)

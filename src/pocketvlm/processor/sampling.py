@@ -1,0 +1,164 @@
+"""Which frames of a video are looked at, and which of them share one picture (facts 4.6): indices, no pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from pocketvlm.config import ProcessorConfig
+from pocketvlm.errors import OptionError
+from pocketvlm.processor.sizes import ImageOptions, plan_image
+from pocketvlm.types import ImageInfo
+
+MAX_FRAMES = 100_000
+MAX_STACK = 64
+# What the model card advises for video, where an image has the checkpoint's own settings.
+ADVISED = {"max_slice_nums": 1, "use_image_id": False}
+OWN = ("max_num_frames", "stack_frames", "fps", "start", "end")
+# Width in pixels of the black lines between the frames of a composite.
+GAP = 6
+
+
+@dataclass(frozen=True, slots=True)
+class VideoOptions:
+    """How a video is sampled, and how each of its pictures is cut (`image`).
+
+    max_num_frames: most main frames; a longer video is thinned to so many over its whole length. stack_frames: frames
+    a second; 1 is the main frame alone, of s > 1 the other s - 1 become one composite picture behind it. fps: main
+    frames a second (None: 1), at most those there are, or the rate of a source that has none of its own. start, end:
+    seconds of the part that is looked at.
+    """
+
+    max_num_frames: int = 128
+    stack_frames: int = 1
+    fps: float | None = None
+    start: float | None = None
+    end: float | None = None
+    image: ImageOptions = field(default_factory=lambda: ImageOptions(max_slice_nums=1, use_image_id=False))
+
+    def __post_init__(self) -> None:
+        """Refuse values that we do not do, naming option, value and what is allowed."""
+        checks = (
+            ("max_num_frames", _whole(self.max_num_frames, MAX_FRAMES), f"a whole number from 1 to {MAX_FRAMES}"),
+            ("stack_frames", _whole(self.stack_frames, MAX_STACK), f"a whole number from 1 (off) to {MAX_STACK}"),
+            ("fps", self.fps is None or _number(self.fps, 1e-4, 1000.0), "a number from 0.0001 to 1000"),
+            ("start", self.start is None or _number(self.start, 0.0, 1e9), "seconds from 0"),
+            ("end", self.end is None or _number(self.end, 0.0, 1e9), "seconds from 0"),
+        )
+        for name, good, wanted in checks:
+            if not good:
+                raise OptionError(f"{name}={getattr(self, name)!r} is not supported: give {wanted}")
+        if self.end is not None and self.end <= (self.start or 0.0):
+            raise OptionError(f"end={self.end!r} is not after start={self.start or 0.0!r}: nothing is between them")
+
+    @classmethod
+    def resolve(cls, config: ProcessorConfig, *overrides: Mapping[str, Any], where: str = "options") -> VideoOptions:
+        """Combine the model card's advice, the checkpoint's defaults, and options of request and content part.
+
+        Later ones win, None is "not given". Raises OptionError; `where` names the place in the message.
+        """
+        mine: dict[str, Any] = {}
+        pictures = []
+        for override in overrides:
+            mine |= {name: value for name, value in override.items() if name in OWN and value is not None}
+            pictures.append({name: value for name, value in override.items() if name not in OWN})
+        image = ImageOptions.resolve(config, ADVISED, *pictures, where=where)
+        try:
+            return replace(cls(image=image), **mine)
+        except OptionError as error:
+            raise OptionError(f"{where}: {error}") from None
+
+
+def _whole(value: object, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def _number(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def sample(total: int, fps: float, seconds: float, maximum: int, stack: int = 1) -> tuple[list[int], list[int]]:
+    """Indices of main frames and of sub-frames (none for stack 1) of a video of `total` frames.
+
+    Up to `maximum` seconds there is one main frame a second. Of a longer video one for each tenth of a second is
+    thinned to `maximum` of them. Products are cut to whole numbers in float64, as the reference does.
+    """
+    if seconds > maximum:
+        count = int(seconds / 0.1)
+        mains = [min(int(round(step * 0.1, 1) * fps), total - 1) for step in _thin(count, maximum)]
+    else:
+        mains = [int(second * fps) for second in range(math.ceil(seconds))]
+    return mains, [min(int(stamp * fps), total - 1) for stamp in _sub_stamps(seconds, maximum, stack)]
+
+
+def _thin(count: int, most: int) -> list[int]:
+    """At most `most` of 0..count-1, evenly spread."""
+    if count <= most:
+        return list(range(count))
+    return [int(index) for index in np.linspace(0, count - 1, most, dtype=int)]
+
+
+def _sub_stamps(seconds: float, maximum: int, stack: int) -> list[float]:
+    """Times of the sub-frames: stack - 1 within each second, none past the end, thinned to maximum * (stack - 1)."""
+    inside = stack - 1
+    if inside < 1:
+        return []
+    last = math.ceil(seconds) - 1
+    # All of a second's but the last one's lie before the end.
+    count = last * inside + sum(last + part / stack < seconds for part in range(1, stack))
+    return [step // inside + (step % inside + 1) / stack for step in _thin(count, maximum * inside)]
+
+
+def units(total: int, fps: float, seconds: float, maximum: int, stack: int = 1) -> list[tuple[int, ...]]:
+    """Frame indices of each picture, in the order of the prompt: a main frame, then the composite of its sub-frames.
+
+    The i-th main frame goes with the composite of second i, also where a long video's main frames are further apart:
+    composites of later seconds are left out then. That is the reference's rule.
+    """
+    mains, subs = sample(total, fps, seconds, maximum, stack)
+    composites: dict[int, list[int]] = {}
+    for stamp, index in zip(_sub_stamps(seconds, maximum, stack), subs, strict=True):
+        composites.setdefault(int(stamp), []).append(index)
+    found: list[tuple[int, ...]] = []
+    for number, index in enumerate(mains):
+        found.append((index,))
+        if number in composites:
+            found.append(tuple(composites[number]))
+    return found
+
+
+def plan_pictures(
+    width: int, height: int, pictures: Sequence[tuple[int, ...]], options: ImageOptions
+) -> list[ImageInfo]:
+    """What each picture of a video with frames of width x height will cost (facts 4.6), without any pixel."""
+    plain = replace(options, use_image_id=False)
+    return [
+        plan_image(*canvas_size(canvas_grid(len(frames), width, height), width, height), plain) for frames in pictures
+    ]
+
+
+def canvas_grid(count: int, width: int, height: int) -> tuple[int, int]:
+    """(rows, columns) of a composite of `count` frames of width x height: nearest to square for 2 and 3 frames."""
+    if count == 4:
+        return 2, 2
+    if count not in (2, 3):
+        return 1, count
+    beside, below = (abs(_ratio(rows, cols, width, height) - 1.0) for rows, cols in ((1, count), (count, 1)))
+    if beside == below and count == 2:
+        return (1, 2) if width / height >= 1.0 else (2, 1)
+    return (1, count) if beside <= below else (count, 1)
+
+
+def _ratio(rows: int, cols: int, width: int, height: int) -> float:
+    canvas = canvas_size((rows, cols), width, height)
+    return canvas[0] / max(1, canvas[1])
+
+
+def canvas_size(grid: tuple[int, int], width: int, height: int) -> tuple[int, int]:
+    """(width, height) of a composite with frames of width x height in a grid of (rows, columns)."""
+    rows, cols = grid
+    return cols * width + (cols - 1) * GAP, rows * height + (rows - 1) * GAP
