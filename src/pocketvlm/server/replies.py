@@ -19,15 +19,17 @@ from pocketvlm.server.answering import Piece
 from pocketvlm.server.context import Context
 from pocketvlm.server.errors import ApiError, internal
 from pocketvlm.server.logs import Record
+from pocketvlm.server.protocol import WRITE
 from pocketvlm.server.running import Run
 from pocketvlm.types import FinishReason, TokenLogprob
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _GONE = 499  # what others log where the client did not wait
 
 
 def dump(value: Any) -> bytes:
     """Compact JSON in UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return _encode(value).encode("utf-8", "replace")
 
 
 def event(value: Any, name: str | None = None) -> bytes:
@@ -134,27 +136,39 @@ class Stream(Response):
         watch = asyncio.create_task(_watch(receive, gone, self._run))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await self._body(send, gone)
+            await self._body(send, gone, scope.get(WRITE))
         finally:
             watch.cancel()
             if gone.is_set():
                 self._record.status = _GONE
             settle(self._run, self._record, self._context.metrics)
 
-    async def _body(self, send: Send, gone: asyncio.Event) -> None:
+    async def _body(self, send: Send, gone: asyncio.Event, write: Callable[[bytes], bool] | None) -> None:
         async def out(data: bytes, more: bool = True) -> None:
             if data or not more:
                 await send({"type": "http.response.body", "body": data, "more_body": more})
 
         run, renderer = self._run, self._renderer
         pinger = _Pinger(self._context.settings.ping, run)
+
+        late: list[bytes] = []
+
+        def at_once(pieces: list[Piece]) -> None:
+            pinger.sent = pinger.sent or bool(pieces)
+            data = b"".join([renderer.piece(piece) for piece in pieces])
+            if data and (run.done or write is None or not write(data)):
+                late.append(data)
+                run.wake()
+
         try:
             await out(renderer.head())
+            run.listen(at_once)
             while not run.done and not gone.is_set():
-                pieces = await run.next()
-                if pieces:
-                    pinger.sent = True
-                    await out(b"".join([renderer.piece(piece) for piece in pieces]))
+                at_once(await run.next())
+                if late and not run.done:
+                    data = b"".join(late)
+                    late.clear()
+                    await out(data)
                 elif pinger.due:
                     pinger.due = False
                     await out(renderer.ping)
@@ -168,7 +182,7 @@ class Stream(Response):
             last = renderer.failure(internal(self._record.id))
         finally:
             pinger.stop()
-        await out(last, more=False)
+        await out(b"".join(late) + last, more=False)
 
 
 class _Pinger:

@@ -50,9 +50,13 @@ class Mailbox:
 
     def _empty(self) -> None:
         self._awake = False  # first: what is posted from here on wakes the loop again
+        reached: dict[Run, None] = {}
         while self._events:
             run, index, event = self._events.popleft()
             run.take(index, event)
+            reached[run] = None
+        for run in reached:
+            run.arrived()
 
 
 class Run:
@@ -74,6 +78,8 @@ class Run:
         self._fresh = False  # whether there are events to read
         self._last: list[float | None] = [None] * len(requests)
         self._wake: asyncio.Future[None] | None = None
+        self._listener: Callable[[list[Piece]], None] | None = None
+        self._trouble: Exception | None = None  # of what was read for the listener
         self._ended: list[Callable[[Run], None]] = []
         try:
             for index, request in enumerate(requests):
@@ -114,6 +120,24 @@ class Run:
             if last is not None:
                 self.gaps.append(now - last)
             self._last[index] = now
+
+    def listen(self, listener: Callable[[list[Piece]], None]) -> None:
+        """Give pieces to `listener` at once, without waking a task, if they come while `next` waits for some.
+
+        `next` returns when all is read; what goes wrong in reading or in the listener is raised there.
+        """
+        self._listener = listener
+
+    def arrived(self) -> None:
+        """All that one step made has been taken."""
+        if self._listener is not None and self._wake is not None and self.failure is None:
+            try:
+                self._listener(self._read())
+            except Exception as error:
+                self._trouble = error
+            else:
+                if not self.done:
+                    return
         self.wake()
 
     def wake(self) -> None:
@@ -141,6 +165,12 @@ class Run:
                 self._wake = None
         if self.failure is not None:
             raise self.failure
+        if self._trouble is not None:
+            raise self._trouble
+        return self._read()
+
+    def _read(self) -> list[Piece]:
+        """What the voices make of the events that came. Raises ApiError where a choice failed."""
         self._fresh = False
         pieces = []
         for voice, events in zip(self.voices, self._events, strict=True):

@@ -114,6 +114,7 @@ class ChatStream(ChunkStream):
         self._tokenizer = context.tokenizer
         self._logprobs = with_logprobs
         self._pending: list[list[TokenLogprob]] = [[] for _ in run.voices]
+        self._around: dict[tuple[int, str], list[bytes]] = {}
 
     def head(self) -> bytes:
         """One chunk a choice with the role."""
@@ -128,9 +129,9 @@ class ChatStream(ChunkStream):
         for delta in piece.deltas:
             match delta:
                 case Content(text):
-                    out.append(self._chunk(piece.index, {"content": text}, None))
+                    out.append(self._text(piece.index, "content", text))
                 case Reasoning(text):
-                    out.append(self._chunk(piece.index, {"reasoning_content": text}, None))
+                    out.append(self._text(piece.index, "reasoning_content", text))
                 case CallBegin(index, name):
                     function = {"name": name, "arguments": ""}
                     call = {"index": index, "id": call_id(self._record.id, piece.index, index), "type": "function"}
@@ -145,6 +146,15 @@ class ChatStream(ChunkStream):
                 more["stop_reason"] = piece.stop  # type: ignore[assignment]
             out.append(self._chunk(piece.index, {}, finish_reason(piece.finish_reason, called), more))
         return b"".join(out)
+
+    def _text(self, index: int, name: str, text: str) -> bytes:
+        """A chunk with text; without log-probabilities all but the text is the same each time."""
+        if self._logprobs:
+            return self._chunk(index, {name: text}, None)
+        around = self._around.get((index, name))
+        if around is None:
+            around = self._around[index, name] = self._chunk(index, {name: 0}, None).split(b'":0}', 1)
+        return b'%b":%b}%b' % (around[0], dump(text), around[1])
 
     def _chunk(
         self, index: int, delta: dict[str, Any], finish: str | None, more: dict[str, Any] | None = None
