@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pocketvlm import ImageError, InputError, OptionError
+from pocketvlm import ImageError, InputError, OptionError, VideoError
 from pocketvlm.chat.commands import COMMANDS, Reply, command
 from pocketvlm.chat.media import read_pages
 from pocketvlm.chat.session import Session
@@ -140,6 +141,10 @@ def test_url_takes_addresses_only(session: Session, here: Path) -> None:
         run(session, "/url a.png")
     with pytest.raises(ImageError, match=r"cannot be fetched|no complete answer"):
         run(session, "/url http://127.0.0.1:9/a.png")
+    with pytest.raises(VideoError, match=r"cannot be fetched|no complete answer"):
+        run(session, "/url http://127.0.0.1:9/a.mp4")
+    data = base64.b64encode((here / "clip.mp4").read_bytes()).decode()
+    assert lines(session, f"/url data:video/mp4;base64,{data}").startswith("video 1: 160x120, 5 of 20 frames")
 
 
 def test_paste_takes_a_picture_or_files(session: Session, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

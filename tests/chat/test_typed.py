@@ -94,6 +94,8 @@ def test_videos_may_say_how_many_frames(here: Path) -> None:
     (found,) = understand("What happens in video:clip.mp4?").found
     assert (found.location, found.fps) == ("clip.mp4", None)
     assert understand("video: clip").found == ()
+    (found,) = understand("video:https://example.com/watch?v=1, what happens?").found
+    assert (found.kind, found.location) == ("video", "https://example.com/watch?v=1")
 
 
 def test_the_kind_of_a_file(here: Path) -> None:

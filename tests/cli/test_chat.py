@@ -7,6 +7,7 @@ import os
 import stat
 
 import pytest
+from clips import write_clip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompt_toolkit.completion import CompleteEvent
@@ -34,6 +35,17 @@ def test_the_first_answer_is_that_of_run(invoke, picture):
     run = invoke("run", "nano", "-i", str(picture), "What is this?", *GREEDY)
     assert invoke("chat", "-i", str(picture), *GREEDY, stdin=b"What is this?\n").out == run.out
     assert invoke("chat", *GREEDY, stdin=f"What is this? '{picture}'".encode()).out == run.out
+
+
+def test_a_video_to_begin_with(invoke, tmp_path):
+    write_clip(tmp_path / "clip.mp4", 30, 10)
+    run = invoke("run", "nano", "-v", str(tmp_path / "clip.mp4"), "What is this?", *GREEDY)
+    chat = invoke("chat", "-v", str(tmp_path / "clip.mp4"), *GREEDY, stdin=b"What is this?\n")
+    assert chat.out == run.out
+    assert chat.err.startswith("video 1: 64x48, 3 of 30 frames, ")
+    for more in ("-v", f"{tmp_path}/clip.mp4:2"), ("-i", f"video:{tmp_path}/clip.mp4:2"):
+        assert "6 of 30 frames" in invoke("chat", *more, stdin=b"/show\n").err
+    assert "there is no such file" in invoke("chat", "-v", f"{tmp_path}/none.mp4", stdin=b"").err
 
 
 def test_commands_and_lines_that_go_on(invoke, picture, tmp_path):

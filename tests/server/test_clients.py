@@ -124,6 +124,10 @@ def test_interfaces_without_videos_say_so(server: Running, tmp_path: Path) -> No
             block = {"type": kind, "source": {"type": "base64", "media_type": "video/mp4", "data": data}}
             with pytest.raises(anthropic.BadRequestError, match=says):
                 client.messages.create(model="nano", max_tokens=5, messages=[{"role": "user", "content": [block]}])
+        named = {"type": "image", "source": {"type": "url", "url": f"video:data:video/mp4;base64,{data}"}}
+        assert client.messages.create(
+            model="nano", max_tokens=5, messages=[{"role": "user", "content": [named]}]
+        ).content
     with pytest.raises(ollama.ResponseError, match="looks like a video"):
         ollama.Client(host=server.url).generate(model="nano", prompt="What?", images=[str(tmp_path / "clip.mp4")])
     message = {"role": "user", "content": "What?", "videos": [data]}

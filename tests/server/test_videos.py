@@ -77,6 +77,15 @@ def test_options_of_the_part_of_its_name_and_of_the_request(local: Running, clip
     assert seen(plain, mm_processor_kwargs={"downsample_mode": "4x"}) > 9 * one
 
 
+def test_tokens_of_a_video_without_running_it(local: Running, clip: Path) -> None:
+    messages = [{"role": "user", "content": [{"type": "video", "video": uri(clip)}, TEXT]}]
+    counted = local.client.post("/tokenize", json={"messages": messages}).json()
+    (video,) = counted["videos"]
+    assert (video["frames"], video["pictures"], counted["images"]) == (30, [[0], [10], [20]], [])
+    assert local.client.get("/v1/models/nano").json()["modalities"]["input"] == ["text", "image", "video"]
+    assert counted["count"] == ask(local, messages[0]["content"][0])["usage"]["prompt_tokens"]
+
+
 def test_frames_as_a_list_of_images(local: Running) -> None:
     part = {"type": "video", "video": [picture("dog.png")] * 3}
     answer = ask(local, part, image())

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pocketvlm.chat.typed import Kind, kind_of, path_of
+from pocketvlm.chat.typed import Kind, kind_of, kind_of_address, path_of
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import ImageError, OptionError
 from pocketvlm.processor.clipboard import clipboard
+from pocketvlm.processor.frames import rated
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.processor.media import load_image, shorten
 from pocketvlm.processor.messages import IMAGE_OPTIONS
@@ -83,21 +84,24 @@ def open_media(
 ) -> Opened:
     """Read an image, or pages of a PDF file; a video is only looked up. Raises ImageError or OptionError.
 
-    location: a path or an address. kind: what it is (None: found out). pages: of a PDF file, such as `1-3,5` (None: the
-    first PDF_PAGES). options: of the processor, for this one.
+    location: a path or an address, also `video:PATH[:FPS]`. kind: what it is (None: found out). pages: of a PDF file,
+    such as `1-3,5` (None: the first PDF_PAGES). options: of the processor, for this one.
     """
+    given = dict(options or {})
+    if kind is None and location[:6].lower() == "video:":
+        kind, (location, fps) = "video", rated(location)
+        given |= {} if fps is None else {"fps": fps}
     lower = location[:8].lower()
     remote = lower.startswith(("http://", "https://", "data:"))
     path = None if remote else Path(path_of(location) if lower.startswith("file:") else location).expanduser()
     if kind is None:
-        kind = "image" if path is None else kind_of(str(path.absolute())) or "image"
+        kind = (kind_of_address(location) if path is None else kind_of(str(path.absolute()))) or "image"
     if kind == "pdf":
         if path is None:
             raise ImageError(f"{shorten(location)}: PDF files are read from disk only: download it first")
         return _pdf(path, pages)
     address = location if path is None else path.absolute().as_uri()
     name = shorten(location, 40) if path is None else path.name
-    given = dict(options or {})
     if kind == "video":
         if path is not None and not path.exists():
             raise ImageError(f"{location}: no such file")

@@ -16,7 +16,9 @@ Kind = Literal["image", "video", "pdf"]
 
 SUFFIXES: dict[str, Kind] = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"), "image"),
-    **dict.fromkeys((".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi"), "video"),
+    **dict.fromkeys(
+        (".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ogv", ".3gp", ".flv"), "video"
+    ),
     ".pdf": "pdf",
 }
 # The first bytes of files whose names do not say what they are.
@@ -193,14 +195,14 @@ def _address(line: str, at: int) -> Found | None:
     lower = word[:8].lower()
     if lower.startswith("data:") and word[:11].lower() in ("data:image/", "data:video/"):
         word = word.rstrip(".,;:!?)]}>\"'")
-        return Found("video" if lower == "data:vid" else "image", word, at, at + len(word))
+        return Found(kind_of_address(word) or "image", word, at, at + len(word))
     if lower.startswith(("http://", "https://")):
         word = _trimmed(word)
-        try:
-            kind = SUFFIXES.get(Path(unquote(urlsplit(word).path)).suffix.lower())
-        except ValueError:
-            return None
+        kind = kind_of_address(word)
         return None if kind is None or kind == "pdf" else Found(kind, word, at, at + len(word))
+    if word[:13].lower().startswith(("video:http://", "video:https:/")):
+        word = _trimmed(word)
+        return Found("video", word[6:], at, at + len(word))
     for spelled in (word, _trimmed(word)):
         if lower.startswith("file:"):
             path = path_of(spelled)
@@ -212,6 +214,16 @@ def _address(line: str, at: int) -> Found | None:
             if Path(path).expanduser().exists():
                 return Found("video", path, at, at + len(spelled), float(fps) if fps else None)
     return None
+
+
+def kind_of_address(address: str) -> Kind | None:
+    """What the name of a data:, http: or https: address says that it leads to."""
+    if address[:5].lower() == "data:":
+        return "video" if address[5:11].lower() == "video/" else "image"
+    try:
+        return SUFFIXES.get(Path(unquote(urlsplit(address).path)).suffix.lower())
+    except ValueError:
+        return None
 
 
 def path_of(address: str) -> str:

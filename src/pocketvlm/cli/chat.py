@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pocketvlm.cli import options
-from pocketvlm.cli.inputs import STDIN, read_images
+from pocketvlm.cli.inputs import STDIN, read_images, read_videos
 from pocketvlm.cli.options import ENGINE, FLAG, INPUT, SAMPLING, option
 from pocketvlm.errors import OptionError
 
@@ -32,6 +32,7 @@ def chat(
         list[str] | None,
         option("--image", "-i", "PATH|URL", panel=INPUT, help="Picture, video or PDF to begin with. Repeatable."),
     ] = None,
+    video: options.Video = None,
     system: options.System = None,
     load: Annotated[
         Path | None, option("--load", "FILE", panel=INPUT, help="Go on with a conversation: OpenAI messages as JSON.")
@@ -96,7 +97,8 @@ def chat(
         "cache": cache,
     }
     given = {name: value for name, value in {**sampling, "system": system}.items() if value is not None}
-    begin(model, engine, given, picked, processor_kwargs, list(image or []), load, quiet=quiet, history=history)
+    media = [*(image or []), *(f"video:{name}" for name in read_videos(video or []))]
+    begin(model, engine, given, picked, processor_kwargs, media, load, quiet=quiet, history=history)
 
 
 def begin(

@@ -77,5 +77,5 @@ def model_object(context: Context, name: str) -> dict[str, Any]:
         "root": context.model.name,
         "max_model_len": context.max_model_len,
         "capabilities": list(CAPABILITIES),
-        "modalities": {"input": ["text", "image"], "output": ["text"]},
+        "modalities": {"input": ["text", "image", "video"], "output": ["text"]},
     }

@@ -16,7 +16,7 @@ router = APIRouter(route_class=Route, tags=["Tokens"])
 
 @router.post("/tokenize", summary="Token ids of text or of a conversation")
 async def tokenize(body: TokenizeRequest, request: Request) -> Response:
-    """Ids, their number, and what each image becomes: size, grid, tokens."""
+    """Ids, their number, and what each image and video becomes: size, grid, frames, tokens."""
     context, record = context_of(request), record_of(request)
     if body.model is not None:
         context.check_model(body.model)
@@ -28,6 +28,7 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
         "tokens": ids,
         "visual_tokens": prompt.image_tokens,
         "images": [asdict(image) for image in prompt.images],
+        "videos": [asdict(video) for video in prompt.videos],
     }
     if body.return_token_strs:
         answer["token_strs"] = [context.tokenizer.token_bytes(token).decode("utf-8", "replace") for token in ids]
