@@ -22,16 +22,16 @@ types: $(VENV)/.developed
 
 pytest: $(VENV)/.developed
 	$(BIN)/pytest -m "not full and not long"
-	$(BIN)/pytest -m full
+	$(BIN)/pytest -m "full and not long"
 
-# The slow part of `make test` alone: the real checkpoint's shape, random weights, about 12 GB of memory.
+# The real checkpoint's shape, random weights, about 12 GB of memory: what `make test` does of it, and three longer cases.
 test-full: $(VENV)/.developed
 	$(BIN)/pytest -m full --durations=0
 
 # Half an hour that `make test` leaves out: the server under load, random requests and random schedules at length, and
 # new random examples for every test that draws some (`make test` draws the same ones each time).
 test-long: $(VENV)/.developed
-	$(BIN)/pytest -m long --durations=0 --hypothesis-profile=new
+	$(BIN)/pytest -m "long and not full" --durations=0 --hypothesis-profile=new
 	$(BIN)/pytest -m "not full and not long" --hypothesis-profile=new $$(grep -rlE --include="test_*.py" "^(import|from) hypothesis" tests)
 
 # --- the kernels alone: tests/native, a program without Python ---

@@ -26,6 +26,8 @@ CASES: dict[str, tuple[list[tuple[int, int]], str, int]] = {
     "video": ([(24, 44)] * 3, "16x", 3),
     "video, stack_frames 3": ([(24, 44), (32, 32)] * 2, "16x", 3),
 }
+# `make test` leaves these out, which take the most time; `make test-full` does not.
+LONG = ("1920x1080 sliced", "two images", "video")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,9 @@ def oracle() -> Oracle:
     return make_oracle(dict(RELEASED), seed=11, dtype=torch.bfloat16)
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in CASES]
+)
 def case(request: pytest.FixtureRequest, oracle: Oracle) -> tuple[Prompt, np.ndarray, np.ndarray | None]:
     sizes, mode, text = CASES[request.param]
     prompt = make_prompt(oracle.config, sizes, mode, text, seed=1, video="video" in request.param)

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
-from pocketvlm.processor.sizes import ImageOptions
-
-if TYPE_CHECKING:
-    from pocketvlm.processor.reading import Picture
+from pocketvlm.processor.image import Patches
+from pocketvlm.processor.sizes import ImageOptions, Layout, describe
+from pocketvlm.types import ImageInfo
 
 # Six pictures of nine views each, as the released checkpoint cuts them.
 DEFAULT_LIMIT = 128 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One decoded and cut image."""
+
+    width: int
+    height: int
+    layout: Layout
+    options: ImageOptions
+    views: tuple[Patches, ...]
+
+    def describe(self, tokens: int) -> ImageInfo:
+        """The public summary; `tokens` counts the whole block with its markers."""
+        return describe(self.width, self.height, self.layout, self.options, tokens)
 
 
 class KeptPictures:

@@ -15,10 +15,10 @@ from pocketvlm.processor.chat import ChatTemplate, protect_messages
 from pocketvlm.processor.clip import Clip, Progress
 from pocketvlm.processor.guard import Guard, Piece, strings_in
 from pocketvlm.processor.image import Patches
-from pocketvlm.processor.kept import KeptPictures
+from pocketvlm.processor.kept import KeptPictures, Picture
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.processor.messages import Conversation, read_messages, read_tools
-from pocketvlm.processor.reading import MediaReader, Picture
+from pocketvlm.processor.reading import MediaReader
 from pocketvlm.processor.sizes import ImageOptions, Layout
 from pocketvlm.processor.tokenizer import Tokenizer
 from pocketvlm.types import ImageInfo, PendingView, Prompt, VideoInfo, View

@@ -4,37 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import ImageError, OptionError, VideoError
 from pocketvlm.processor.clip import Clip, open_clip
-from pocketvlm.processor.image import Patches, prepare_image
-from pocketvlm.processor.kept import KeptPictures
+from pocketvlm.processor.image import prepare_image
+from pocketvlm.processor.kept import KeptPictures, Picture
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.processor.media import load_image
 from pocketvlm.processor.messages import Conversation, MediaPart
 from pocketvlm.processor.sampling import VideoOptions
-from pocketvlm.processor.sizes import ImageOptions, Layout, describe, plan_layout
-from pocketvlm.types import ImageInfo
+from pocketvlm.processor.sizes import ImageOptions, describe, plan_layout
 
 _FEWER = "send fewer or smaller images, or a smaller max_slice_nums"
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One decoded and cut image."""
-
-    width: int
-    height: int
-    layout: Layout
-    options: ImageOptions
-    views: tuple[Patches, ...]
-
-    def describe(self, tokens: int) -> ImageInfo:
-        """The public summary; `tokens` counts the whole block with its markers."""
-        return describe(self.width, self.height, self.layout, self.options, tokens)
 
 
 class MediaReader:
