@@ -51,6 +51,17 @@ def test_random_clips_as_transformers_chooses(part):
         assert mains + subs == reference_indices(total, fps, seconds, maximum, stack)
 
 
+def test_all_frames_of_a_short_clip_and_none_behind_them() -> None:
+    """As many a second as there are: seconds times rate may be a little more than the number of frames."""
+    over = 0
+    for total in range(1, 60):
+        for rate in (tenths / 10 for tenths in range(1, 300)):
+            seconds = total / rate * rate
+            over += seconds > total
+            assert sample(total, rate / rate, seconds, 128)[0] == list(range(total))
+    assert over > 100
+
+
 def test_a_composite_belongs_to_the_second_of_its_main_frame():
     assert units(90, 30, 3.0, 128, 3) == [(0,), (10, 20), (30,), (40, 49), (60,), (70, 80)]
     # 3.1 s: no sub-frame lies in the last tenth of a second.

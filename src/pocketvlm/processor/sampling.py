@@ -91,7 +91,8 @@ def sample(total: int, fps: float, seconds: float, maximum: int, stack: int = 1)
         count = int(seconds / 0.1)
         mains = [min(int(round(step * 0.1, 1) * fps), total - 1) for step in _thin(count, maximum)]
     else:
-        mains = [int(second * fps) for second in range(math.ceil(seconds))]
+        # Rounding may make a last second that begins behind the last frame.
+        mains = [index for second in range(math.ceil(seconds)) if (index := int(second * fps)) < total]
     return mains, [min(int(stamp * fps), total - 1) for stamp in _sub_stamps(seconds, maximum, stack)]
 
 
