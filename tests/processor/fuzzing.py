@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import resource
 import sys
 import tempfile
@@ -99,6 +100,14 @@ def watch(data: bytes, generator: random.Random) -> None:
         clip.load(number, 0)
 
 
+def peak() -> int:
+    """Most bytes that were resident. ru_maxrss may be the parent's, from before this program was loaded."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024  # type: ignore[index]
+
+
 def main(seed: int, count: int, seconds: float) -> None:
     """Until so many files were tried, or so many seconds have passed."""
     warnings.simplefilter("ignore")
@@ -122,7 +131,7 @@ def main(seed: int, count: int, seconds: float) -> None:
                 if len(str(error)) > 600:
                     raise
                 refused += 1
-    print("done", read, refused, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, flush=True)
+    print("done", read, refused, peak(), flush=True)
 
 
 if __name__ == "__main__":
