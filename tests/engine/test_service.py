@@ -193,3 +193,17 @@ def test_a_step_that_fails_ends_what_there_is_and_the_thread_goes_on(
     good = Receiver()
     service.submit(request, good)
     assert good.tokens() == alone(model, request)[0]
+
+
+def test_memory_of_views_goes_back_when_nobody_asks_any_more(
+    oracle: Oracle, service: EngineService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bool] = []
+    monkeypatch.setattr("pocketvlm.engine.service._REST", 0.05)
+    monkeypatch.setattr(service.engine.model.ops, "return_memory", lambda: given.append(True))
+    for prompt in (text(1, 20), pictured(oracle, 3)):
+        receiver = Receiver(lambda event: given.append(False) if event.finish_reason else None)
+        service.submit(ask(prompt), receiver)
+        assert receiver.tokens()
+    assert eventually(lambda: not service.engine.untidy)
+    assert given == [False, False, True]

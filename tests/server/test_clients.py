@@ -203,7 +203,7 @@ def test_openai_tools_and_reasoning(scripted: Running) -> None:
 
 
 def test_one_call_ends_an_answer_that_may_have_no_more() -> None:
-    script = Script([f"{CALL}\n{CALL}\nand so on" + " and on" * 200])
+    script = Script([f"{CALL}\n{CALL}\nand so on" + " and on" * 200], pause=0.001)
     with running(prepare=script.install) as server:
         fields = {"tools": [WEATHER], "parallel_tool_calls": False}
         choice = server.chat("Weather?", **fields).json()["choices"][0]

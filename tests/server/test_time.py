@@ -168,7 +168,7 @@ def test_a_failure_of_the_engine_reaches_the_client() -> None:
 
 def test_running_away_is_noticed() -> None:
     text = "I said so. " * 400
-    script = Script([text])
+    script = Script([text], pause=0.001)
     with running(prepare=script.install) as server:
         choice = server.chat("hello", max_tokens=2000).json()["choices"][0]
         assert choice["finish_reason"] == "repetition"

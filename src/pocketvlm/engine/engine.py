@@ -76,7 +76,7 @@ class Engine:
         self.sequences: dict[int, Sequence] = {}
         self._numbers = itertools.count()
         self._steps = 0
-        self._encoded = self._hurried = False
+        self._encoded = self._hurried = self._looked = False
 
     def check(self, request: Request) -> int:
         """Tokens that the request may make, at most max_tokens; raises PromptError where it can never run."""
@@ -145,13 +145,24 @@ class Engine:
                 failed.append(self._fail(self.sequences[number], error))
         return failed + self.scheduler.commit(plan, drawn)
 
-    def release(self, number: int) -> StageSeconds:
-        """Forget a request, ended or not; returns the time it spent in each stage."""
+    def release(self, number: int, tidy: bool = True) -> StageSeconds:
+        """Forget a request, ended or not; returns the time it spent in each stage. tidy: also call `tidy`."""
         sequence = self.sequences.pop(number)
         self.scheduler.remove(sequence)
-        if sequence.request.prompt.views and not self.sequences:
-            self.model.ops.return_memory()
+        if tidy:
+            self.tidy()
         return sequence.seconds
+
+    @property
+    def untidy(self) -> bool:
+        """Whether `tidy` would do something."""
+        return self._looked and not self.sequences
+
+    def tidy(self) -> None:
+        """Give back memory that views took, if no request is left. Takes milliseconds: best when nobody waits."""
+        if self.untidy:
+            self.model.ops.return_memory()
+            self._looked = False
 
     def stats(self, arriving: int = 0) -> EngineStats:
         """How things stand; may be called from any thread. arriving: requests that wait outside."""
@@ -218,6 +229,7 @@ class Engine:
         due = self.scheduler.due_views(self.model.ops.patches_at_once, patience)
         try:
             if due:
+                self._looked = True
                 self.vision.encode(due)
         except Exception as error:
             if len(due) == 1:

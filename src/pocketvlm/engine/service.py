@@ -15,6 +15,8 @@ from pocketvlm.engine.stats import EngineStats
 from pocketvlm.errors import PocketVLMError
 
 Deliver = Callable[[TokenEvent], None]
+# Seconds without a request before memory is given back: who asks again at once does not wait for that.
+_REST = 1.0
 _log = logging.getLogger("pocketvlm.engine")
 
 
@@ -100,7 +102,8 @@ class EngineService:
         while True:
             with self._wake:
                 while self._open and not (self._new or self._cancelled or self._jobs):
-                    self._wake.wait()
+                    if not self._wake.wait(_REST if self.engine.untidy else None):
+                        self.engine.tidy()
                 new, cancelled = list(self._new), self._cancelled
                 self._new.clear()
                 self._cancelled = set()
@@ -155,7 +158,7 @@ class EngineService:
     def _drop(self, job: _Job) -> None:
         del self._jobs[job.ticket.number]
         if job.ticket.number in self.engine.sequences:
-            self.engine.release(job.ticket.number)
+            self.engine.release(job.ticket.number, tidy=False)
 
     def _deliver(self, job: _Job, event: TokenEvent) -> bool:
         try:
