@@ -4,7 +4,7 @@
 
 Writes the text model (arch qwen35) and the vision file (arch clip) in 16-bit floats with the `gguf` package, and lets
 llama.cpp itself quantize the text model, so both packages must be importable. Files are named after a digest of the
-weights and made once. The vocabulary is a stand-in of the right size: only token ids mean anything.
+weights and made once. The vocabulary is a stand-in of the right size: bytes, and the words of a chat template.
 """
 
 from __future__ import annotations

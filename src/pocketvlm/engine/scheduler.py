@@ -139,7 +139,7 @@ class Scheduler:
         work.sort(key=lambda item: item.sequence.order)
         # Growing may preempt, but only sequences behind the one that grows.
         work = [item for item in work if self._grow(item.sequence, item.stop)]
-        return Plan(tuple(replace(item, kept=self._kept(item)) for item in work))
+        return Plan(tuple(self._with_checkpoints(item) if item.sequence.reading else item for item in work))
 
     def commit(self, plan: Plan, drawn: dict[int, Drawn]) -> list[TokenEvent]:
         """Book what a step computed, and the tokens drawn by request id; finished sequences leave."""
@@ -267,10 +267,11 @@ class Scheduler:
         cuts, at = sequence.cuts, sequence.computed
         return cuts[bisect.bisect_right(cuts, at) : bisect.bisect_right(cuts, at + room)]
 
-    def _kept(self, work: Work) -> tuple[int, ...]:
-        """The checkpoints on the way that there is room for."""
+    def _with_checkpoints(self, work: Work) -> Work:
+        """The same with the checkpoints on its way that there is room for."""
         keys = work.sequence.keys
-        return tuple(place for _, place in work.parts() if place in keys and self.prefix.reserve(keys[place], place))
+        kept = [place for _, place in work.parts() if place in keys and self.prefix.reserve(keys[place], place)]
+        return replace(work, kept=tuple(kept))
 
 
 def _order(sequence: Sequence) -> tuple[int, int]:

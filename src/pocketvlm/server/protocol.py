@@ -9,7 +9,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 # What a request's scope calls the function that sends a part of its answer at once, without waiting and without the
-# layers above: bytes in, and whether they were sent. A token passes there eight times quicker.
+# layers above: bytes in, and whether they were sent. Its price for each token is what counts (docs/log.md).
 WRITE = "pocketvlm.write"
 _BODY = b'{"error":{"message":"%s","type":"invalid_request_error","param":null,"code":"headers"}}'
 
