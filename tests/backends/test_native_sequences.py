@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -157,7 +158,7 @@ def test_turns_part_what_shares_a_slot() -> None:
     positions = np.array([0, 1, 2, 7, 8, 9, 10, 11, 12, 0, 1, 2], np.int32)
     context = np.array([0, 7, 8, 0, 2], np.int32)
     pages = np.arange(10, dtype=np.int32).reshape(5, 2)
-    kept: dict[int, list[Array]] = {1: [], 3: []}
+    kept: dict[int, Iterator[Array]] = {1: iter(()), 3: iter(())}
     batch = Batch(offsets, positions, context, pages, np.array([4, 2, 2, 0, 0], np.int32), 16, kept)
     found = [
         (

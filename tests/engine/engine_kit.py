@@ -126,7 +126,8 @@ def check_memory(engine: Engine) -> None:
     assert memory.kept <= engine.prefix.limit
     states = memory.states
     sizes = sum(array.nbytes for state in states for array in (getattr(state, n) for n in state.__slots__))
-    copies = sum(array.nbytes for snapshot in memory._snapshots for array in snapshot.copies)
+    held = [*(snapshot.copies for snapshot in memory._snapshots), *memory._spare]
+    copies = sum(array.nbytes for arrays in held for array in arrays)
     assert sizes + copies == memory.allocated
 
 

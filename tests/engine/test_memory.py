@@ -10,7 +10,7 @@ from oracle import Oracle
 from pocketvlm.backends.ops import Array
 from pocketvlm.engine.memory import Holding, Memory
 from pocketvlm.model import MiniCPMV
-from pocketvlm.model.text import read_place
+from pocketvlm.model.text import write_place
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,11 @@ def holds(memory: Memory, holding: Holding, value: float) -> bool:
 
 def slot_of(memory: Memory, holding: Holding) -> list[Array]:
     """A copy of a sequence's slot, with room set aside for it."""
-    assert memory.reserve_copy()
-    return [read_place(memory.model.ops, array, holding.slot) for array in memory._arrays(type(memory.states[0]))]
+    copies = memory.reserve_copy()
+    assert copies is not None
+    for copy, array in zip(copies, memory._arrays(type(memory.states[0])), strict=True):
+        write_place(memory.model.ops, copy, 0, array[holding.slot : holding.slot + 1].reshape(1, -1))
+    return copies
 
 
 def take(memory: Memory, tokens: int) -> Holding:
@@ -111,7 +114,7 @@ def test_secure_keeps_the_limit_and_uses_it_fully(model: MiniCPMV) -> None:
     assert memory.used == memory.allocated == limit
     assert not memory.secure(1, 0, last_resort=True)
     assert not memory.secure(0, 1, last_resort=True)
-    assert not memory.reserve_copy()
+    assert memory.reserve_copy() is None
 
 
 def test_a_copy_finds_room_in_free_pages(model: MiniCPMV) -> None:
@@ -125,4 +128,42 @@ def test_a_copy_finds_room_in_free_pages(model: MiniCPMV) -> None:
     assert memory.allocated <= memory.limit
     assert holds(memory, short, 3.0)
     memory.snapshot(short, 160, copies)
+    assert memory.allocated <= memory.limit
+
+
+def test_dropped_copies_and_prepared_ones_are_used_again(model: MiniCPMV) -> None:
+    memory = Memory(model, 1 << 30, 8)
+    holding = take(memory, 20)
+    fill(memory, holding, 3.0)
+    snapshot = memory.snapshot(holding, 20, slot_of(memory, holding))
+    held = memory.allocated
+    memory.drop(snapshot)
+    assert memory.allocated == held
+    again = memory.reserve_copy()
+    assert again is not None
+    assert [id(copy) for copy in again] == [id(copy) for copy in snapshot.copies]
+    memory.reserved = 0
+    limit = memory.slot_bytes * 3
+    prepared = 0
+    while memory.unprepared(limit):
+        memory.prepare()
+        prepared += 1
+    assert prepared == 3  # as many as may ever be kept
+    assert memory.allocated == held + 2 * memory.slot_bytes
+    for _ in range(prepared):
+        copies = memory.reserve_copy()
+        assert copies is not None
+        assert not any(copy.any() for copy in copies)
+    assert memory.allocated == held + 2 * memory.slot_bytes
+
+
+def test_sequences_get_the_room_of_spare_copies(model: MiniCPMV) -> None:
+    plain = Memory(model, 0, 8)
+    memory = Memory(model, 16 * plain.page_bytes + 3 * plain.slot_bytes, 8)
+    take(memory, 8 * 10)
+    while memory.unprepared(1 << 40):
+        memory.prepare()
+    assert memory.limit - memory.slot_bytes < memory.allocated <= memory.limit
+    assert memory.secure(0, 1)
+    assert memory.open()
     assert memory.allocated <= memory.limit

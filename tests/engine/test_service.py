@@ -207,3 +207,20 @@ def test_memory_of_views_goes_back_when_nobody_asks_any_more(
         assert receiver.tokens()
     assert eventually(lambda: not service.engine.untidy)
     assert given == [False, False, True]
+
+
+def test_room_for_checkpoints_is_made_when_nobody_asks(
+    model: MiniCPMV, service: EngineService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pocketvlm.engine.service._REST", 0.05)
+    engine = service.engine
+    receiver = Receiver()
+    service.submit(ask(text(1, 40, [10, 30])), receiver)
+    assert receiver.tokens()
+    assert eventually(lambda: not engine.unprepared)
+    ready = engine.memory.allocated
+    assert ready >= engine.memory.used + 2 * engine.memory.slot_bytes
+    other = Receiver()
+    service.submit(ask(text(2, 40, [10, 30])), other)
+    assert other.tokens() == alone(model, ask(text(2, 40, [10, 30])))[0]
+    assert len(engine.prefix) == 4

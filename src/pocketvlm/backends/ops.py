@@ -8,7 +8,7 @@ arguments, and none reads memory that its arguments do not name: outputs and scr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -86,7 +86,7 @@ class Batch:
     pages: int32 [sequences, n], page table: token t of sequence s lives in page pages[s, t // page_size] at row
         t % page_size; unused entries are -1.
     slots: int32 [sequences], index of the recurrent and the convolution state.
-    kept: lists that take copies of what the slot of some sequence holds behind its last row, layer by layer.
+    kept: where to copy what the slot of some sequence holds behind its last row: arrays [1, n], layer by layer.
     """
 
     offsets: Ints
@@ -95,7 +95,7 @@ class Batch:
     pages: Ints
     slots: Ints
     page_size: int
-    kept: Mapping[int, list[Array]] = field(default_factory=dict)
+    kept: Mapping[int, Iterator[Array]] = field(default_factory=dict)
 
     @property
     def sequences(self) -> int:

@@ -164,6 +164,16 @@ class Engine:
             self.model.ops.return_memory()
             self._looked = False
 
+    @property
+    def unprepared(self) -> bool:
+        """Whether `prepare` would do something."""
+        return not self.sequences and self.memory.unprepared(self.prefix.limit)
+
+    def prepare(self) -> None:
+        """Make room for one more checkpoint, if no request is left. Takes milliseconds, which the next turn saves."""
+        if self.unprepared:
+            self.memory.prepare()
+
     def stats(self, arriving: int = 0) -> EngineStats:
         """How things stand; may be called from any thread. arriving: requests that wait outside."""
         memory, prefix, vision, scheduler = self.memory, self.prefix, self.vision, self.scheduler

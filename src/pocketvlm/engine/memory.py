@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from pocketvlm.model.text import AttentionState, DeltaState, LayerState, new_sta
 
 PAGE_SIZE = 64
 _LEAST_PAGES = 16
+# Room for copies that waits for snapshots: fresh memory costs a page fault for every 4 KiB (docs/log.md).
+_SPARE_COPIES = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +88,7 @@ class Memory:
         self._holdings: set[Holding] = set()
         self._snapshots: set[Snapshot] = set()
         self.reserved = 0  # snapshots to come
+        self._spare: list[list[Array]] = []  # arrays of snapshots that were dropped, or made beforehand
         # How many running sequences and how many snapshots use each page.
         self._running, self._kept = np.zeros(0, np.int32), np.zeros(0, np.int32)
         self._slots = 0
@@ -133,6 +137,8 @@ class Memory:
         if not any(more):
             return True
         least = len(self._running) + more[0], self._slots + more[1]
+        if self._bytes(least[0], least[1] + self._copies) > self.limit:
+            self._spare.clear()
         room = self.limit - self._bytes(least[0], least[1] + self._copies)
         if room >= 0:
             wish = max(_LEAST_PAGES, len(self._running) * 3 // 2) - least[0] if more[0] else 0
@@ -150,15 +156,29 @@ class Memory:
         self._resize(least[0] + min(room // self.page_bytes, max(0, len(self._running) - least[0])), least[1])
         return True
 
-    def reserve_copy(self) -> bool:
-        """Set room aside for a snapshot of this step; False where the limit forbids it."""
-        if self.allocated + self.slot_bytes > self.limit:
-            less = -(-len(self._free_pages) // 2)
-            if less * self.page_bytes < max(self.slot_bytes, self.limit // 16):
-                return False
-            self._resize(len(self._running) - less, self._slots)
+    def reserve_copy(self) -> list[Array] | None:
+        """Room for a snapshot of this step: arrays [1, n] for what its slot holds; None where the limit forbids it."""
+        if not self._spare:
+            if self.allocated + self.slot_bytes > self.limit:
+                less = -(-len(self._free_pages) // 2)
+                if less * self.page_bytes < max(self.slot_bytes, self.limit // 16):
+                    return None
+                self._resize(len(self._running) - less, self._slots)
+            self._spare.append(self._new_copy())
         self.reserved += 1
-        return True
+        return self._spare.pop()
+
+    def unprepared(self, limit: int) -> bool:
+        """Whether `prepare` should make room for a copy: few wait, and with it copies have `limit` bytes at most."""
+        more = self.slot_bytes
+        few = len(self._spare) < _SPARE_COPIES
+        return few and self._copies * more + more <= limit and self.allocated + more <= self.limit
+
+    def prepare(self) -> None:
+        """Make room for a copy beforehand; it counts as allocated."""
+        for array in (copy := self._new_copy()):
+            array[:] = 0  # only what has been written to has memory
+        self._spare.append(copy)
 
     def open(self, snapshot: Snapshot | None = None) -> Holding:
         """Take a slot for a new sequence, or for one that goes on after `snapshot`; takes a page for its last, partial
@@ -211,6 +231,12 @@ class Memory:
         self._snapshots.remove(snapshot)
         self._kept[snapshot.pages] -= 1
         self._free(snapshot.pages)
+        if len(self._spare) < _SPARE_COPIES:
+            self._spare.append(list(snapshot.copies))
+
+    def _new_copy(self) -> list[Array]:
+        ops = self.model.ops
+        return [ops.zeros(1, math.prod(array.shape[1:])) for array in self._arrays(DeltaState)]
 
     def _arrays(self, kind: type[LayerState]) -> Iterator[Array]:
         """Every array of the layers of one kind, in order."""
@@ -220,7 +246,7 @@ class Memory:
 
     @property
     def _copies(self) -> int:
-        return len(self._snapshots) + self.reserved
+        return len(self._snapshots) + self.reserved + len(self._spare)
 
     def _bytes(self, pages: int, slots: int) -> int:
         return pages * self.page_bytes + slots * self.slot_bytes

@@ -81,14 +81,14 @@ class PrefixCache:
                 return self._snapshots[key]
         return None
 
-    def reserve(self, key: bytes, tokens: int) -> bool:
-        """Make room for the state of this name, after `tokens` tokens; others go for it. False if it is not kept."""
+    def reserve(self, key: bytes, tokens: int) -> list[Array] | None:
+        """Arrays for a copy of the slot of this name, after `tokens` tokens; others go for it. None: it is not kept."""
         if key in self._snapshots or self.memory.bytes_for(tokens) > self.limit:
-            return False
-        while not self.memory.reserve_copy():
+            return None
+        while (copies := self.memory.reserve_copy()) is None:
             if not self.evict():
-                return False
-        return True
+                return None
+        return copies
 
     def keep(self, key: bytes, holding: Holding, tokens: int, copies: Sequence[Array]) -> None:
         """Keep the state of a sequence after its first `tokens` tokens, for which there is room; copies of its slot."""

@@ -73,8 +73,8 @@ class Sequence:
     """A request on its way: its ids so far, how many of them the state holds, and where that state is.
 
     cuts: the ends of its prompt's parts. keys: the checkpoints among them, position -> name. features: of views whose
-    ids are not all computed, by index. copies: of its slot, as a step went past some positions. cached: prompt tokens
-    that were not computed for it. Times are of perf_counter.
+    ids are not all computed, by index. copies: of its slot, or room for them, at positions that a step goes past.
+    cached: prompt tokens that were not computed for it. Times are of perf_counter.
     """
 
     id: int

@@ -86,11 +86,7 @@ class Runner:
             pages=pages,
             slots=np.array([holding.slot for holding in held], dtype=np.int32),
             page_size=self.memory.page_size,
-            kept={
-                i: work.sequence.copies.setdefault(stop, [])
-                for i, (work, _, stop) in enumerate(parts)
-                if stop in work.kept
-            },
+            kept={i: iter(work.sequence.copies[stop]) for i, (work, _, stop) in enumerate(parts) if stop in work.kept},
         )
 
 

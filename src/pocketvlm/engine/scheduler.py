@@ -269,9 +269,11 @@ class Scheduler:
 
     def _with_checkpoints(self, work: Work) -> Work:
         """The same with the checkpoints on its way that there is room for."""
-        keys = work.sequence.keys
-        kept = [place for _, place in work.parts() if place in keys and self.prefix.reserve(keys[place], place)]
-        return replace(work, kept=tuple(kept))
+        keys, copies = work.sequence.keys, work.sequence.copies
+        for _, place in work.parts():
+            if place in keys and (room := self.prefix.reserve(keys[place], place)) is not None:
+                copies[place] = room
+        return replace(work, kept=tuple(copies))
 
 
 def _order(sequence: Sequence) -> tuple[int, int]:

@@ -15,8 +15,9 @@ from pocketvlm.engine.stats import EngineStats
 from pocketvlm.errors import PocketVLMError
 
 Deliver = Callable[[TokenEvent], None]
-# Seconds without a request before memory is given back: who asks again at once does not wait for that.
+# Seconds without a request before memory is given back and made ready: who asks again at once does not wait for that.
 _REST = 1.0
+_BREATH = 0.01  # between one such thing and the next
 _log = logging.getLogger("pocketvlm.engine")
 
 
@@ -101,9 +102,11 @@ class EngineService:
     def _run(self) -> None:
         while True:
             with self._wake:
+                pause = _REST
                 while self._open and not (self._new or self._cancelled or self._jobs):
-                    if not self._wake.wait(_REST if self.engine.untidy else None):
-                        self.engine.tidy()
+                    if not self._wake.wait(pause if self.engine.untidy or self.engine.unprepared else None):
+                        pause = _BREATH
+                        self._rest()
                 new, cancelled = list(self._new), self._cancelled
                 self._new.clear()
                 self._cancelled = set()
@@ -117,6 +120,13 @@ class EngineService:
                 self._step()
             elif closed:
                 return
+
+    def _rest(self) -> None:
+        """One thing that is best done while nobody waits."""
+        if self.engine.untidy:
+            self.engine.tidy()
+        else:
+            self.engine.prepare()
 
     def _add(self, job: _Job) -> None:
         self._jobs[job.ticket.number] = job

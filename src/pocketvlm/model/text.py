@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,9 +65,10 @@ def write_place(ops: Ops, array: Array, place: int, values: Array) -> None:
     ops.put(array.reshape(len(array), -1), np.array([place], np.int32), values)
 
 
-def read_slot(ops: Ops, state: DeltaState, slot: int) -> list[Array]:
-    """Copies [1, n] of what one slot of each array of a layer holds."""
-    return [read_place(ops, array, slot) for array in (state.conv, state.delta)]
+def keep_slot(ops: Ops, state: DeltaState, slot: int, copies: Iterator[Array]) -> None:
+    """Copy what one slot of each array of a layer holds into the next arrays [1, n]."""
+    for array in (state.conv, state.delta):
+        write_place(ops, next(copies), 0, array[slot : slot + 1].reshape(1, -1))
 
 
 def full_attention(ops: Ops, w: FullAttention, c: TextConfig, x: Array, batch: Batch, state: AttentionState) -> Array:
@@ -108,7 +110,7 @@ def linear_attention(ops: Ops, w: LinearAttention, c: TextConfig, x: Array, turn
         )
         parts.append(out)
         for i, copies in batch.kept.items():
-            copies.extend(read_slot(ops, state, int(batch.slots[i])))
+            keep_slot(ops, state, int(batch.slots[i]), copies)
     out = ops.concat(parts) if len(parts) > 1 else parts[0]
     return ops.gated_rms_norm(out, z, w.norm, c.rms_norm_eps)
 
