@@ -19,6 +19,7 @@ from pocketvlm.bench.load.run import Sent, send_all
 from service.servers import ROUTE, Server
 
 QUESTION, ANSWER = 12, 24  # tokens
+THOUGHT = 2.0  # seconds that a person reads and types
 
 
 class FailedError(Exception):
@@ -79,12 +80,14 @@ def text(server: Server, tokens: int) -> str:
 async def turns(server: Server, side: int) -> tuple[float, float, dict[str, Any]]:
     """Seconds to the first token of a question about a new image, and of the next about the same.
 
-    Behind them where the second's time went, where the server says so.
+    Behind them where the second's time went, where the server says so. Before each question a person reads and types.
     """
     body = await image_question(server, side)
+    await asyncio.sleep(THOUGHT)
     first, _ = await first_token(server, body)
     answer = {"role": "assistant", "content": text(server, ANSWER)}
     more = [answer, {"role": "user", "content": text(server, QUESTION)}]
+    await asyncio.sleep(THOUGHT)
     second, timings = await first_token(server, {**body, "messages": [*body["messages"], *more]})
     return first, second, timings
 
