@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import av
@@ -13,6 +14,8 @@ import pocketvlm
 from pocketvlm import Model
 from pocketvlm.chat.session import Session
 from pocketvlm.chat.settings import Settings
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

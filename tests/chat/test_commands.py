@@ -8,27 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_kit import ask, lines, run
 from PIL import Image
 
 from pocketvlm import ImageError, InputError, OptionError, VideoError
-from pocketvlm.chat.commands import COMMANDS, Reply, command
+from pocketvlm.chat.commands import COMMANDS, command
 from pocketvlm.chat.media import read_pages
 from pocketvlm.chat.session import Session
 from pocketvlm.processor import clipboard, pdf
-
-
-def run(session: Session, line: str) -> Reply:
-    found = command(line)
-    assert found is not None
-    return found[0].run(session, found[1])
-
-
-def lines(session: Session, line: str) -> str:
-    return "\n".join(run(session, line).lines)
-
-
-def ask(session: Session, line: str) -> None:
-    list(session.ask(session.hear(line).text))
 
 
 def test_lines_that_are_no_commands(here: Path) -> None:
@@ -63,39 +50,6 @@ def test_image_takes_one_path_with_blanks_or_several(session: Session, here: Pat
     with pytest.raises(ImageError):
         run(session, "/image a.png notes.txt")
     assert len(session.pending) == 4
-
-
-def test_video_may_say_how_many_frames(session: Session, here: Path) -> None:
-    assert lines(session, "/video clip.mp4").startswith("video 1: 160x120, 5 of 20 frames, ")
-    (here / "clip.mp4").rename(here / "my clip.mp4")
-    assert "10 of 20 frames" in lines(session, "/video my clip.mp4 2")
-    parts = [medium.part() for medium in session.pending]
-    assert parts[1] == {"type": "video", "video": str(here / "my clip.mp4"), "fps": 2.0}
-    (here / "my clip.mp4").rename(here / "clip.mp4")
-    run(session, "/undo")
-    assert "20 of 20 frames" in lines(session, "/set fps 4")
-    run(session, "/set fps default")
-    assert "in 10 pictures" in lines(session, "/set stack 3")
-    with pytest.raises(OptionError, match="stack=99"):
-        run(session, "/set stack 99")
-
-
-def test_a_video_is_watched_and_remembered(session: Session, here: Path) -> None:
-    ask(session, "What happens in clip.mp4?")
-    assert session.last is not None
-    assert session.last.usage.image_tokens > 0
-    ask(session, "And then?")
-    assert session.last.kept_tokens > 0
-    assert session.last.timings.vision == 0
-
-
-def test_a_video_that_cannot_be_watched_does_not_wait(session: Session, here: Path) -> None:
-    with pytest.raises(ImageError, match=r"no\.mp4: no such file"):
-        run(session, "/video no.mp4")
-    (here / "bad.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
-    with pytest.raises(InputError, match=r"bad\.mp4"):
-        session.hear("What differs between a.png and bad.mp4?")
-    assert not session.pending
 
 
 def test_pdf_takes_pages(session: Session, here: Path) -> None:

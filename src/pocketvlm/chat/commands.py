@@ -17,6 +17,7 @@ from pocketvlm.chat.settings import SETTINGS
 from pocketvlm.chat.typed import kind_of
 from pocketvlm.errors import InputError, OptionError
 
+_NUMBER = r"\d+(?:\.\d+)?"
 _NAME = re.compile(r"/([A-Za-z?]+)(?:\s+(.*))?", re.DOTALL)
 
 
@@ -94,9 +95,12 @@ def _image(session: Session, argument: str) -> Reply:
 
 
 def _video(session: Session, argument: str) -> Reply:
-    argument, fps = _with_last(argument, r"\d+(\.\d+)?")
-    options = {"fps": float(fps)} if fps else {}
-    example = "/video clip.mp4 or /video clip.mp4 2"
+    argument, part = _with_last(argument, rf"{_NUMBER}-({_NUMBER})?|-{_NUMBER}")
+    argument, fps = _with_last(argument, _NUMBER)
+    start, _, end = (part or "").partition("-")
+    given = {"fps": fps, "start": start, "end": end}
+    options = {name: float(value) for name, value in given.items() if value}
+    example = "/video clip.mp4 or /video clip.mp4 2 10-40 (two frames of each second, from second 10 to 40)"
     return _attach(session, argument, lambda name: open_media(name, "video", options=options), example)
 
 
@@ -152,7 +156,7 @@ def _set(session: Session, argument: str) -> Reply:
         return Reply((f"{name}: {session.settings.value(name)} - {setting.help}; give {setting.values}, or default",))
     session.settings.change(name, value.strip())
     lines = [f"{name}: {session.settings.value(name)}"]
-    if name in ("mode", "slices", "frames", "stack", "fps"):
+    if name in ("mode", "slices", "frames", "stack", "fps", "start", "end"):
         lines += [session.describe(medium) for medium in (*session.conversation.media, *session.pending)]
     return Reply(tuple(lines))
 
@@ -261,7 +265,9 @@ HINTS = (
 
 COMMANDS: tuple[Command, ...] = (
     Command("image", "/image PATH...", "show pictures to the model with the next question", _image, "paths"),
-    Command("video", "/video PATH [FPS]", "show a video, FPS frames of each second", _video, "paths"),
+    Command(
+        "video", "/video PATH [FPS] [START-END]", "show a video, or seconds of it, FPS frames of each", _video, "paths"
+    ),
     Command("pdf", "/pdf PATH [PAGES]", "show pages of a PDF file, such as 1-3,5", _pdf, "paths"),
     Command("url", "/url ADDRESS...", "show a picture from the web", _url),
     Command("paste", "/paste", "show the picture that was copied last", _paste),

@@ -111,7 +111,10 @@ class Session:
         if medium.kind == "image":
             return medium.describe(self.model.processor.config, options, number)
         # Only the index of the video is read for this; its frames are decoded when they are due.
-        (info,) = self.model.processor([{"role": "user", "content": [medium.part()]}], **options).videos
+        try:
+            (info,) = self.model.processor([{"role": "user", "content": [medium.part()]}], **options).videos
+        except OptionError as error:
+            raise OptionError(str(error).replace("messages[0].content[0]", medium.name)) from None
         taken = len({number for picture in info.pictures for number in picture})
         frames = f"{taken} of {info.frames} frames" + (
             f" in {len(info.pictures)} pictures" if taken != len(info.pictures) else ""

@@ -54,13 +54,22 @@ SETTINGS: dict[str, Setting] = {
     "frames": Setting(int, "1, 2 ...", "most frames of a video, evenly spread", "max_num_frames"),
     "stack": Setting(int, "1 to 10", "frames of a video's second; more than 1 share a picture", "stack_frames"),
     "fps": Setting(float, "above 0", "frames of a video that are taken a second"),
+    "start": Setting(float, "seconds", "where the part of a video begins that is looked at"),
+    "end": Setting(float, "seconds", "where the part of a video ends that is looked at"),
     "use_image_id": Setting(_switch, "on or off", "number the images in the prompt"),
     "thinking": Setting(_switch, "on or off", "let the model think first", "enable_thinking"),
     "normalize_newlines": Setting(_switch, "on or off", r"turn a literal \n of an answer into a new line"),
     "system": Setting(str, "a text", "what the model is told before everything"),
 }
 # What there is where nothing was chosen and the checkpoint has no value.
-_UNSET = {"seed": "random", "thinking": "as the template says", "normalize_newlines": "off", "system": "none"}
+_UNSET = {
+    "seed": "random",
+    "thinking": "as the template says",
+    "normalize_newlines": "off",
+    "system": "none",
+    "start": "the beginning",
+    "end": "the end",
+}
 
 
 class Settings:
@@ -110,7 +119,7 @@ class Settings:
         if option in IMAGE_OPTIONS:
             return f"({_shown(getattr(ImageOptions.resolve(self._config, {}), option))})"
         if option in VIDEO_OPTIONS:
-            return f"({_shown(getattr(VideoOptions(), option) or 1)})"
+            return f"({_UNSET.get(name) or _shown(getattr(VideoOptions(), option) or 1)})"
         return f"({_UNSET.get(name) or _shown(getattr(self._defaults, option))})"
 
     @property
