@@ -131,11 +131,18 @@ def test_a_copy_finds_room_in_free_pages(model: MiniCPMV) -> None:
     assert memory.allocated <= memory.limit
 
 
+def prepare(memory: Memory, limit: int) -> None:
+    """All that `Memory.prepare` would do."""
+    while memory.unprepared(limit):
+        memory.prepare(limit)
+
+
 def test_dropped_copies_and_prepared_ones_are_used_again(model: MiniCPMV) -> None:
     memory = Memory(model, 1 << 30, 8)
     holding = take(memory, 20)
     fill(memory, holding, 3.0)
     snapshot = memory.snapshot(holding, 20, slot_of(memory, holding))
+    prepare(memory, 0)
     held = memory.allocated
     memory.drop(snapshot)
     assert memory.allocated == held
@@ -143,26 +150,36 @@ def test_dropped_copies_and_prepared_ones_are_used_again(model: MiniCPMV) -> Non
     assert again is not None
     assert [id(copy) for copy in again] == [id(copy) for copy in snapshot.copies]
     memory.reserved = 0
-    limit = memory.slot_bytes * 3
-    prepared = 0
-    while memory.unprepared(limit):
-        memory.prepare()
-        prepared += 1
-    assert prepared == 3  # as many as may ever be kept
+    prepare(memory, memory.slot_bytes * 3)  # as many as may ever be kept
     assert memory.allocated == held + 2 * memory.slot_bytes
-    for _ in range(prepared):
+    for _ in range(3):
         copies = memory.reserve_copy()
         assert copies is not None
         assert not any(copy.any() for copy in copies)
     assert memory.allocated == held + 2 * memory.slot_bytes
 
 
+def test_pages_are_added_before_they_are_needed(model: MiniCPMV) -> None:
+    memory = Memory(model, 1 << 30, 8)
+    one = take(memory, 8 * 20)
+    fill(memory, one, 1.0)
+    prepare(memory, 0)
+    ready = memory.allocated
+    assert ready >= memory.used + 16 * memory.page_bytes
+    assert memory.secure(16, 0)
+    assert memory.allocated == ready
+    assert holds(memory, one, 1.0)
+    full = Memory(model, 60 * memory.page_bytes + 2 * memory.slot_bytes, 8)
+    take(full, 8 * 20)
+    take(full, 8 * 20)
+    assert not full.unprepared(0)
+
+
 def test_sequences_get_the_room_of_spare_copies(model: MiniCPMV) -> None:
     plain = Memory(model, 0, 8)
     memory = Memory(model, 16 * plain.page_bytes + 3 * plain.slot_bytes, 8)
     take(memory, 8 * 10)
-    while memory.unprepared(1 << 40):
-        memory.prepare()
+    prepare(memory, 1 << 40)
     assert memory.limit - memory.slot_bytes < memory.allocated <= memory.limit
     assert memory.secure(0, 1)
     assert memory.open()

@@ -170,9 +170,9 @@ class Engine:
         return not self.sequences and self.memory.unprepared(self.prefix.limit)
 
     def prepare(self) -> None:
-        """Make room for one more checkpoint, if no request is left. Takes milliseconds, which the next turn saves."""
+        """Make room for what comes, a step at a time, if no request is left. Takes time that the next turn saves."""
         if self.unprepared:
-            self.memory.prepare()
+            self.memory.prepare(self.prefix.limit)
 
     def stats(self, arriving: int = 0) -> EngineStats:
         """How things stand; may be called from any thread. arriving: requests that wait outside."""

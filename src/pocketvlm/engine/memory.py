@@ -169,16 +169,17 @@ class Memory:
         return self._spare.pop()
 
     def unprepared(self, limit: int) -> bool:
-        """Whether `prepare` should make room for a copy: few wait, and with it copies have `limit` bytes at most."""
-        more = self.slot_bytes
-        few = len(self._spare) < _SPARE_COPIES
-        return few and self._copies * more + more <= limit and self.allocated + more <= self.limit
+        """Whether `prepare` would do something. limit: bytes that copies may have."""
+        return self._lacks_copies(limit) or self._pages_ahead() > 0
 
-    def prepare(self) -> None:
-        """Make room for a copy beforehand; it counts as allocated."""
-        for array in (copy := self._new_copy()):
-            array[:] = 0  # only what has been written to has memory
-        self._spare.append(copy)
+    def prepare(self, limit: int) -> None:
+        """Make room for one more copy, or more pages, before they are needed; both count as allocated."""
+        if self._lacks_copies(limit):
+            for array in (copy := self._new_copy()):
+                array[:] = 0  # only what has been written to has memory
+            self._spare.append(copy)
+        elif more := self._pages_ahead():
+            self._resize(len(self._running) + more, self._slots)
 
     def open(self, snapshot: Snapshot | None = None) -> Holding:
         """Take a slot for a new sequence, or for one that goes on after `snapshot`; takes a page for its last, partial
@@ -233,6 +234,16 @@ class Memory:
         self._free(snapshot.pages)
         if len(self._spare) < _SPARE_COPIES:
             self._spare.append(list(snapshot.copies))
+
+    def _lacks_copies(self, limit: int) -> bool:
+        few = len(self._spare) < _SPARE_COPIES
+        return few and (self._copies + 1) * self.slot_bytes <= limit and self.allocated + self.slot_bytes <= self.limit
+
+    def _pages_ahead(self) -> int:
+        """Pages to add where few are free, as long as half of the limit stays for whatever else will be needed."""
+        more = max(_LEAST_PAGES, len(self._running) // 2)
+        room = self.allocated + more * self.page_bytes <= self.limit // 2
+        return more if room and len(self._free_pages) < _LEAST_PAGES else 0
 
     def _new_copy(self) -> list[Array]:
         ops = self.model.ops
