@@ -2,7 +2,8 @@
 
     python recipes/nano/evaluate.py --samples 200 --json recipes/nano/figures.json
 
-Held out are digits by index and words by hash; emoji and shapes come with fresh positions, sizes and backgrounds.
+Held out are digits by index, words by hash, and of clips what a thing does; emoji and shapes come with fresh positions,
+sizes and backgrounds. Clips are encoded as video files first.
 Answers are greedy, with the checkpoint's own processing unless the row says otherwise.
 """
 
@@ -15,14 +16,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from clips import MAKERS, Clip, some_clip
 from data import Source, native_size, pair_questions, shape_questions
 from phrases import ask, text_pair
 from PIL import Image
 from render import MARK, Scene, digit_scene, emoji_scene, shape_scene, text_scene
+from watching import ask as ask_clip
+from watching import happening, main_question, neighbour_question, order_question
 
 import pocketvlm
 
-Question = tuple[str, str, list[Image.Image]]
+Question = tuple[str, str, list[Image.Image] | list[bytes]]  # with pictures, or with video files
 Maker = Callable[[random.Random], Question]
 
 
@@ -94,6 +98,23 @@ def text(rng: random.Random) -> Question:
     return (*text_pair(rng), [])
 
 
+def watched(kind: str, put: Callable[[random.Random, Clip], tuple[str, str]], verbs: str = "") -> Maker:
+    """A question about a kind of clip, written as a file first."""
+
+    def make(rng: random.Random) -> Question:
+        while True:
+            clip = some_clip(rng, kind or rng.choice(list(MAKERS)), True)
+            if not verbs or clip.verb in verbs.split():
+                return *put(rng, clip), [clip.encoded(rng.choice([8, 10, 12, 15]), rng.randint(18, 30))]
+
+    return make
+
+
+def happens(rng: random.Random, clip: Clip) -> tuple[str, str]:
+    """The whole clip in a sentence."""
+    return ask_clip(rng, "happens"), happening(clip)
+
+
 TASKS: dict[str, tuple[Maker, dict[str, Any]]] = {
     "emoji": (emoji, {}),
     "handwritten digits": (digit, {}),
@@ -109,6 +130,15 @@ TASKS: dict[str, tuple[Maker, dict[str, Any]]] = {
     "emoji, 4x": (emoji, {"downsample_mode": "4x"}),
     "two pictures": (pair, {}),
     "text only": (text, {}),
+    "clips: direction": (watched("move", main_question), {}),
+    "clips: order of colours": (watched("colours", order_question), {}),
+    "clips: the colour before or after": (watched("colours", neighbour_question), {}),
+    "clips: how often a thing blinks, jumps, the screen flashes": (
+        watched("count", main_question, "blink jump flash"),
+        {},
+    ),
+    "clips: how often a thing vanishes, changes colour": (watched("count", main_question, "vanish turn"), {}),
+    "clips: what happens": (watched("", happens), {}),
 }
 
 
@@ -126,8 +156,9 @@ def measure(model: pocketvlm.Model, samples: int, seed: int, show: int, only: st
         rng = random.Random(f"{seed} {name.removesuffix(', 4x').removesuffix(', 16x')}")
         right = close = 0
         for number in range(samples):
-            question, answer, images = make(rng)
-            said = model.ask(question, images, temperature=0, max_tokens=40, **options).text
+            question, answer, shown = make(rng)
+            media = "videos" if shown and isinstance(shown[0], bytes) else "images"
+            said = model.ask(question, temperature=0, max_tokens=40, **{media: shown}, **options).text
             right += plain(said) == plain(answer)
             close += plain(said).lower() == plain(answer).lower()
             if number < show:

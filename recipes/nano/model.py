@@ -179,15 +179,24 @@ class GatedNorm(nn.Module):
         return y * self.weight * F.silu(gate.float())
 
 
-def delta_rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> Tensor:
-    """The gated delta rule over whole sequences as one chunk; q, k, v [n, heads, t, d], g and beta [n, heads, t]."""
-    length = q.shape[-2]
-    total = g.cumsum(-1)
-    future = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
-    decay = (total[..., :, None] - total[..., None, :]).masked_fill(future, float("-inf")).exp()
-    system = (k * beta[..., None]) @ k.transpose(-1, -2) * decay  # the solver reads below the diagonal only
-    fresh = torch.linalg.solve_triangular(system, v * beta[..., None], upper=False, unitriangular=True)
-    return (q @ k.transpose(-1, -2) * decay) @ fresh
+def delta_rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, chunk: int = 48) -> Tensor:
+    """The gated delta rule, chunk after chunk; q, k, v [n, heads, t, d], g and beta [n, heads, t]."""
+    state, out, whole = None, [], (q, k, v, g, beta)
+    for start in range(0, q.shape[2], chunk):
+        q, k, v, g, beta = (x[:, :, start : start + chunk] for x in whole)
+        length = q.shape[-2]
+        total = g.cumsum(-1)
+        future = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
+        decay = (total[..., :, None] - total[..., None, :]).masked_fill(future, float("-inf")).exp()
+        system = (k * beta[..., None]) @ k.transpose(-1, -2) * decay  # the solver reads below the diagonal only
+        since = total.exp()[..., None]
+        news = v if state is None else v - (k * since) @ state
+        fresh = torch.linalg.solve_triangular(system, news * beta[..., None], upper=False, unitriangular=True)
+        own = (q @ k.transpose(-1, -2) * decay) @ fresh
+        out.append(own if state is None else own + (q * since) @ state)
+        added = (k * decay[..., -1, :, None]).transpose(-1, -2) @ fresh
+        state = added if state is None else state * since[..., -1:, :] + added
+    return torch.cat(out, 2)
 
 
 class DeltaNet(nn.Module):
@@ -227,6 +236,11 @@ class DeltaNet(nn.Module):
         return self.out_proj(out.reshape(n, length, inner))
 
 
+def pick(x: Tensor, at: Tensor) -> Tensor:
+    """[n, t, d] at the positions at [n, some]."""
+    return x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))
+
+
 class Attention(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -237,27 +251,32 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(self.heads * self.width, dim, bias=False)
         self.q_norm, self.k_norm = RMSNorm(self.width), RMSNorm(self.width)
 
-    def rotate(self, x: Tensor) -> Tensor:
+    def rotate(self, x: Tensor, at: Tensor) -> Tensor:
+        """Turn queries or keys [n, heads, t, width] by their positions [n or 1, t]."""
         rope = TEXT["rope_parameters"]
         dims = int(self.width * rope["partial_rotary_factor"])
         steps = torch.arange(0, dims, 2, device=x.device, dtype=torch.float32) / dims
-        angle = torch.arange(x.shape[-2], device=x.device)[:, None] * rope["rope_theta"] ** -steps
+        angle = at[:, None, :, None] * rope["rope_theta"] ** -steps
         cos, sin = angle.cos(), angle.sin()
         left, right, rest = x.split([dims // 2, dims // 2, self.width - dims], -1)
         return torch.cat([left * cos - right * sin, right * cos + left * sin, rest], -1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, at: Tensor | None = None) -> Tensor:
+        """The output at the positions at [n, some], or at all."""
         n, length, _ = x.shape
-        q, gate = self.q_proj(x).view(n, length, self.heads, 2 * self.width).chunk(2, -1)
+        every = torch.arange(length, device=x.device)[None]
+        asking = x if at is None else pick(x, at)
+        at = every if at is None else at
+        q, gate = self.q_proj(asking).view(n, asking.shape[1], self.heads, 2 * self.width).chunk(2, -1)
         k = self.k_norm(self.k_proj(x).view(n, length, self.kv, self.width)).transpose(1, 2)
         v = self.v_proj(x).view(n, length, self.kv, self.width).transpose(1, 2)
-        k = self.rotate(k).repeat_interleave(self.heads // self.kv, 1).to(v.dtype)
+        k = self.rotate(k, every).repeat_interleave(self.heads // self.kv, 1).to(v.dtype)
         v = v.repeat_interleave(self.heads // self.kv, 1)
-        q = self.rotate(self.q_norm(q).transpose(1, 2)).to(v.dtype)
-        future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+        q = self.rotate(self.q_norm(q).transpose(1, 2), at).to(v.dtype)
+        future = (every[:, None, :] > at[:, :, None])[:, None]
         scores = ((q * self.width**-0.5) @ k.transpose(-1, -2)).float().masked_fill(future, float("-inf"))
-        out = (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).reshape(n, length, -1)
-        return self.o_proj(out * gate.reshape(n, length, -1).sigmoid())
+        out = (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).reshape(n, asking.shape[1], -1)
+        return self.o_proj(out * gate.reshape(n, asking.shape[1], -1).sigmoid())
 
 
 class MLP(nn.Module):
@@ -282,9 +301,12 @@ class TextLayer(nn.Module):
         self.mlp = MLP(dim, TEXT["intermediate_size"])
         self.input_layernorm, self.post_attention_layernorm = RMSNorm(dim), RMSNorm(dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        mixer = self.linear_attn if hasattr(self, "linear_attn") else self.self_attn
-        x = x + mixer(self.input_layernorm(x))
+    def forward(self, x: Tensor, at: Tensor | None = None) -> Tensor:
+        y = self.input_layernorm(x)
+        if at is None:
+            x = x + (self.linear_attn(y) if hasattr(self, "linear_attn") else self.self_attn(y))
+        else:
+            x = pick(x, at) + self.self_attn(y, at)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -315,14 +337,23 @@ class Nano(nn.Module):
             out.append((tower, self.merger.mlp[0](tower, half)))
         return out
 
-    def read(self, ids: Tensor, rows: Tensor, features: Tensor | None) -> Tensor:
-        """Final hidden states; features replace the embeddings at the flat positions rows."""
+    def read(
+        self, ids: Tensor, rows: Tensor, features: Tensor | None, at: Tensor | None = None, inner: list | None = None
+    ) -> Tensor:
+        """Final hidden states, or those of the positions at [n, some]; features go to the flat positions rows.
+
+        What every layer but the last gives is added to inner.
+        """
         x = self.language_model.embed_tokens(ids)
         if features is not None:
             flat = x.flatten(0, 1).index_copy(0, rows, features.to(x.dtype))
             x = flat.view_as(x)
-        for layer in self.language_model.layers:
+        *layers, last = self.language_model.layers
+        for layer in layers:
             x = layer(x)
+            if inner is not None:
+                inner.append(x)
+        x = last(x, at)
         return self.language_model.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
