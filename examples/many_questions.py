@@ -5,7 +5,7 @@ from pathlib import Path
 import pocketvlm
 
 HERE = Path(__file__).parent
-pictures = [HERE / name for name in ("penguin.png", "missing.png", "apple.png", "hello.png")]
+pictures = [HERE / name for name in ("penguin.png", "missing.png", "apple.png", "open.png")]
 
 with pocketvlm.load("nano") as model:
     questions = ["What is this?"] * len(pictures)

@@ -1,4 +1,4 @@
-"""What happens in a video: `python watch_a_clip.py clip.mp4`; without a file, three pictures stand for the frames."""
+"""What happens in a video: `python watch_a_clip.py clip.mp4`; without a file, the one that is here."""
 
 import sys
 from pathlib import Path
@@ -7,12 +7,11 @@ import pocketvlm
 
 HERE = Path(__file__).parent
 
-clip = sys.argv[1] if len(sys.argv) > 1 else [HERE / name for name in ("apple.png", "apple.png", "penguin.png")]
-fps = None if len(sys.argv) > 1 else 1
+clip = sys.argv[1] if len(sys.argv) > 1 else HERE / "penguin.mp4"
 
 with pocketvlm.load("nano") as model:
-    part = {"type": "video", "video": clip, "fps": fps, "max_num_frames": 64}
-    prompt = model.processor([{"role": "user", "content": [part, {"type": "text", "text": "What is this?"}]}])
+    part = {"type": "video", "video": clip, "max_num_frames": 64}
+    prompt = model.processor([{"role": "user", "content": [part, {"type": "text", "text": "What happens?"}]}])
     (video,) = prompt.videos
     print(f"{len(video.pictures)} of {video.frames} frames, {video.tokens} tokens")
     result = model.generate(prompt, temperature=0, max_tokens=32)

@@ -15,7 +15,7 @@ async def main() -> None:
         print()
         asked = [
             model.aask("What is this?", [HERE / name], temperature=0, max_tokens=16)
-            for name in ("apple.png", "hello.png")
+            for name in ("apple.png", "open.png")
         ]
         for result in await asyncio.gather(*asked):
             print(result.text)

@@ -12,7 +12,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SAID = {
     "many_questions.py": ["penguin.png: A penguin emoji.", "missing.png: ", "no such file", "3 yellow stars"],
     "moved_from_vllm.py": ["A penguin emoji.\n3\n"],
-    "watch_a_clip.py": ["3 of 3 frames, 33 tokens\n", "decode "],
+    "watch_a_clip.py": ["5 of 50 frames, 55 tokens\nA penguin moves right.\ndecode "],
     "with_asyncio.py": ["A penguin emoji.\n", "An apple emoji.\n"],
 }
 

@@ -32,7 +32,7 @@ def test_the_answer_is_the_models_own(server: Running) -> None:
 
 
 def test_a_stream_joined_is_the_whole_answer(server: Running) -> None:
-    content = [image("hello.png"), {"type": "text", "text": "Read the text."}]
+    content = [image("open.png"), {"type": "text", "text": "Read the text."}]
     whole, stream = server.chat(content), server.chat(content, stream=True)
     assert streamed(stream) == text_of(whole)
     found = events(stream)
@@ -44,7 +44,7 @@ def test_a_stream_joined_is_the_whole_answer(server: Running) -> None:
 
 
 def test_several_images_stand_in_their_order(server: Running) -> None:
-    content = [image("dog.png"), image("hello.png"), {"type": "text", "text": "Which is the first?"}]
+    content = [image("dog.png"), image("open.png"), {"type": "text", "text": "Which is the first?"}]
     body = server.chat(content, max_tokens=4).json()
     one = server.chat([image("dog.png"), {"type": "text", "text": "Which is the first?"}], max_tokens=4).json()
     both, first = (each["usage"]["prompt_tokens_details"]["image_tokens"] for each in (body, one))

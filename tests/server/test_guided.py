@@ -47,10 +47,10 @@ def text(response: Any) -> str:
     ],
 )
 def test_json_by_a_schema(server: Running, fields: dict[str, Any]) -> None:
-    found = json.loads(text(server.chat("An animal?", max_tokens=200, **fields)))
+    found = json.loads(text(server.chat("An animal?", max_tokens=1000, **fields)))
     assert found["name"] in ("ant", "bee")
     assert found["legs"] in range(10)
-    again = server.chat("An animal?", max_tokens=200, temperature=3.0, seed=1, n=3, stream=True, **fields)
+    again = server.chat("An animal?", max_tokens=1000, temperature=3.0, seed=1, n=3, stream=True, **fields)
     for index in range(3):
         said = "".join(
             choice["delta"].get("content", "")

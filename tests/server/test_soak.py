@@ -25,7 +25,7 @@ from server.wire import chat_body, post
 import pocketvlm
 
 SECONDS = float(os.environ.get("POCKETVLM_SOAK_SECONDS", "600"))
-PICTURES = ("dog.png", "apple.png", "hello.png", "stars.png")
+PICTURES = ("dog.png", "apple.png", "open.png", "stars.png")
 BAD: list[dict[str, Any]] = [
     {"foo": 1},
     {"temperature": -1},

@@ -103,7 +103,7 @@ def test_frames_as_a_list_of_images(local: Running) -> None:
         ({"video": ""}, "no video data"),
         ({"video": "file:///etc/passwd"}, "not below an allowed media path"),
         ({"video": {"a": 1}}, "cannot be a dict"),
-        ({"video": [picture("dog.png"), picture("hello.png")]}, "give all frames one size"),
+        ({"video": [picture("dog.png"), picture("open.png")]}, "give all frames one size"),
         ({"video": ["x"] * 21}, "21 frames are more than the limit of 20"),
     ],
 )
