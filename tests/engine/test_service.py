@@ -224,3 +224,24 @@ def test_room_for_checkpoints_is_made_when_nobody_asks(
     service.submit(ask(text(2, 40, [10, 30])), other)
     assert other.tokens() == alone(model, ask(text(2, 40, [10, 30])))[0]
     assert len(engine.prefix) == 4
+
+
+def test_requests_run_where_no_room_can_be_made(
+    model: MiniCPMV, service: EngineService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries: list[bool] = []
+
+    def fail(limit: int) -> None:
+        tries.append(True)
+        raise MemoryError
+
+    monkeypatch.setattr("pocketvlm.engine.service._REST", 0.02)
+    monkeypatch.setattr(service.engine.memory, "prepare", fail)
+    for seed in (1, 2):
+        receiver = Receiver()
+        service.submit(ask(text(seed, 40, [10, 30])), receiver)
+        assert receiver.tokens() == alone(model, ask(text(seed, 40, [10, 30])))[0]
+        assert eventually(lambda: bool(tries))
+    time.sleep(0.1)  # long enough for another try
+    assert tries == [True]
+    assert "requests make their own" in caplog.text

@@ -52,7 +52,7 @@ class EngineService:
         self._new: deque[_Job] = deque()
         self._cancelled: set[int] = set()
         self._jobs: dict[int, _Job] = {}  # the thread's own
-        self._open = True
+        self._open = self._prepares = True
         self._deadline = float("inf")
         self._thread = threading.Thread(target=self._run, name="pocketvlm-engine", daemon=True)
 
@@ -104,7 +104,7 @@ class EngineService:
             with self._wake:
                 pause = _REST
                 while self._open and not (self._new or self._cancelled or self._jobs):
-                    if not self._wake.wait(pause if self.engine.untidy or self.engine.unprepared else None):
+                    if not self._wake.wait(pause if self._restless else None):
                         pause = _BREATH
                         self._rest()
                 new, cancelled = list(self._new), self._cancelled
@@ -121,12 +121,20 @@ class EngineService:
             elif closed:
                 return
 
+    @property
+    def _restless(self) -> bool:
+        return self.engine.untidy or (self._prepares and self.engine.unprepared)
+
     def _rest(self) -> None:
         """One thing that is best done while nobody waits."""
         if self.engine.untidy:
             self.engine.tidy()
-        else:
+            return
+        try:
             self.engine.prepare()
+        except Exception:  # most likely there is no memory; whoever needs it will hear of it
+            self._prepares = False
+            _log.warning("no room could be made beforehand; requests make their own from now on", exc_info=True)
 
     def _add(self, job: _Job) -> None:
         self._jobs[job.ticket.number] = job
