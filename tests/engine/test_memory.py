@@ -182,5 +182,6 @@ def test_sequences_get_the_room_of_spare_copies(model: MiniCPMV) -> None:
     prepare(memory, 1 << 40)
     assert memory.limit - memory.slot_bytes < memory.allocated <= memory.limit
     assert memory.secure(0, 1)
-    assert memory.open()
+    memory.open()
+    assert memory.used == 10 * memory.page_bytes + 2 * memory.slot_bytes
     assert memory.allocated <= memory.limit

@@ -245,3 +245,25 @@ def test_requests_run_where_no_room_can_be_made(
     time.sleep(0.1)  # long enough for another try
     assert tries == [True]
     assert "requests make their own" in caplog.text
+
+
+def test_who_submits_does_not_wait_for_room_being_made(
+    model: MiniCPMV, service: EngineService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resting, submitted, in_time = threading.Event(), threading.Event(), []
+
+    def slow(limit: int) -> None:
+        resting.set()
+        in_time.append(submitted.wait(20))
+        raise MemoryError
+
+    monkeypatch.setattr("pocketvlm.engine.service._REST", 0.02)
+    monkeypatch.setattr(service.engine.memory, "prepare", slow)
+    first, second = Receiver(), Receiver()
+    service.submit(ask(text(1, 20)), first)
+    assert first.tokens()
+    assert resting.wait(20)
+    service.submit(ask(text(2, 20)), second)
+    submitted.set()
+    assert second.tokens() == alone(model, ask(text(2, 20)))[0]
+    assert in_time == [True]

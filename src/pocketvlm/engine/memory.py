@@ -158,15 +158,14 @@ class Memory:
 
     def reserve_copy(self) -> list[Array] | None:
         """Room for a snapshot of this step: arrays [1, n] for what its slot holds; None where the limit forbids it."""
-        if not self._spare:
-            if self.allocated + self.slot_bytes > self.limit:
-                less = -(-len(self._free_pages) // 2)
-                if less * self.page_bytes < max(self.slot_bytes, self.limit // 16):
-                    return None
-                self._resize(len(self._running) - less, self._slots)
-            self._spare.append(self._new_copy())
+        if not self._spare and self.allocated + self.slot_bytes > self.limit:
+            less = -(-len(self._free_pages) // 2)
+            if less * self.page_bytes < max(self.slot_bytes, self.limit // 16):
+                return None
+            self._resize(len(self._running) - less, self._slots)
+        copy = self._spare.pop() if self._spare else self._new_copy()
         self.reserved += 1
-        return self._spare.pop()
+        return copy
 
     def unprepared(self, limit: int) -> bool:
         """Whether `prepare` would do something. limit: bytes that copies may have."""

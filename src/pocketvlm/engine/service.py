@@ -100,17 +100,21 @@ class EngineService:
         return self.engine.stats(len(self._new))
 
     def _run(self) -> None:
+        pause = _REST
         while True:
             with self._wake:
-                pause = _REST
-                while self._open and not (self._new or self._cancelled or self._jobs):
-                    if not self._wake.wait(pause if self._restless else None):
-                        pause = _BREATH
-                        self._rest()
+                while self._idle and self._wake.wait(pause if self._restless else None):
+                    pass
+                resting = self._idle
                 new, cancelled = list(self._new), self._cancelled
                 self._new.clear()
                 self._cancelled = set()
                 closed = not self._open
+            if resting:  # without the lock: who submits something meanwhile does not wait for it
+                self._rest()
+                pause = _BREATH
+                continue
+            pause = _REST
             for job in new:
                 self._add(job)
             late = closed and time.monotonic() >= self._deadline
@@ -120,6 +124,10 @@ class EngineService:
                 self._step()
             elif closed:
                 return
+
+    @property
+    def _idle(self) -> bool:
+        return self._open and not (self._new or self._cancelled or self._jobs)
 
     @property
     def _restless(self) -> bool:
