@@ -101,6 +101,9 @@ def serve(
         list[str] | None,
         _setting("allowed_hosts", "NAME", SAFETY, "Host names besides localhost and addresses. Repeatable."),
     ] = None,
+    strict: Annotated[
+        bool, _setting("strict", FLAG, SAFETY, "Refuse the fields of requests that are otherwise ignored.")
+    ] = False,
     allowed_origins: Annotated[
         list[str] | None,
         _setting("allowed_origins", "URL", SAFETY, "Web pages that may call, such as https://example.com. Repeatable."),

@@ -104,6 +104,11 @@ class Memory:
         return self._bytes(self.pages_for(tokens), 1)
 
     @property
+    def most_tokens(self) -> int:
+        """Tokens of the longest sequence that fits into the limit."""
+        return max(0, (self.limit - self.slot_bytes) // self.page_bytes) * self.page_size
+
+    @property
     def allocated(self) -> int:
         """Bytes of arrays and copies, used or not."""
         return self._bytes(len(self._running), self._slots + self._copies)

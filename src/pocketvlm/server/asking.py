@@ -34,12 +34,22 @@ class ToolUse:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a message stands in the request as it was sent: its path, and that of each of its content parts."""
+
+    message: str
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """Everything that a request asks for.
 
     messages: a conversation as `processor.messages` reads it, or None; then text or ids are a prompt without template.
-    sampling: fields of SamplingParams that were given. options: image options and template variables for the processor.
+    sampling: fields of SamplingParams that were given; "max_tokens": None is no limit but the context.
+    options: image options and template variables for the processor.
     chat: take the answer apart into content, reasoning and calls. thinking_budget: most tokens of reasoning.
+    places: one for each message where the request has no such list; then errors name these.
     """
 
     messages: Sequence[Mapping[str, Any]] | None = None
@@ -55,3 +65,4 @@ class Question:
     skip_special_tokens: bool = True
     priority: int = 0
     thinking_budget: int | None = None
+    places: tuple[Place, ...] = ()

@@ -114,8 +114,10 @@ class Context:
             self._grammars = Grammars(self.tokenizer, checkpoint.eos_token_ids, checkpoint.model.text.vocab_size)
         return self._grammars
 
-    def check_model(self, name: str) -> str:
-        """The name that a request gave, if it is one of ours. Raises ApiError 404."""
+    def check_model(self, name: str | None) -> str:
+        """The name that a request gave, if it is one of ours; without one the first of them. Raises ApiError 404."""
+        if not name:
+            return self.names[0]
         if name not in self.names and name.removesuffix(":latest") not in self.names:
             known = ", ".join(self.names)
             raise ApiError(
@@ -160,7 +162,7 @@ class Context:
             work = partial(self.processor, messages, tools=tools, limits=self.limits, **question.options)
             return await self.in_thread(work), seconds
         except PocketVLMError as error:
-            raise from_failure(error) from None
+            raise from_failure(error, question.places) from None
 
     def _raw(self, ids: Any, text: str) -> Prompt:
         """A prompt without template or images."""
@@ -202,10 +204,17 @@ class Context:
                 param="messages" if question.messages is not None else "prompt",
                 code="context_length_exceeded",
             )
-        given = {name: value for name, value in question.sampling.items() if value is not None}
-        most = min(given.get("max_tokens", self.settings.default_max_tokens), room)
-        if "max_tokens" in given and given["max_tokens"] < 1:
-            most = given["max_tokens"]
+        given = dict(question.sampling)
+        most = given.pop("max_tokens", self.settings.default_max_tokens)
+        if most is None:
+            most = max(1, self.model.engine.memory.most_tokens - total)
+        least = given.get("min_tokens", 0)
+        if least > most:
+            raise ApiError(
+                400, f"min_tokens={least} is more than max_tokens={most}: lower one of them", param="min_tokens"
+            )
+        # Neither limit can be met beyond the end of the context.
+        most, given["min_tokens"] = min(most, room), min(least, room)
         try:
             return dataclasses.replace(self.model.sampling_defaults, **{**given, "max_tokens": most})
         except PocketVLMError as error:

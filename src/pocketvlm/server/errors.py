@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from starlette.exceptions import HTTPException
 
 from pocketvlm.errors import ImageError, InputError, OptionError, PocketVLMError, PromptError, VideoError
+from pocketvlm.server.asking import Place
 
 Style = Literal["openai", "anthropic", "ollama"]
 
@@ -68,9 +70,9 @@ def style_of(path: str) -> Style:
     return "ollama" if path.startswith("/api/") else "openai"
 
 
-def from_failure(error: PocketVLMError) -> ApiError:
-    """What a failure of the layers below means to a client."""
-    message = str(error).removeprefix("options: ")
+def from_failure(error: PocketVLMError, places: Sequence[Place] = ()) -> ApiError:
+    """What a failure of the layers below means to a client. places: what its messages are called in the request."""
+    message = _renamed(str(error).removeprefix("options: "), places)
     if isinstance(error, ImageError):
         return ApiError(400, message, param=_place(message), code="invalid_image")
     if isinstance(error, VideoError):
@@ -80,15 +82,38 @@ def from_failure(error: PocketVLMError) -> ApiError:
         code = "context_length_exceeded" if long else "invalid_prompt"
         return ApiError(400, message, param=_place(message), code=code)
     if isinstance(error, OptionError | InputError):
-        name = message.split("=", 1)[0]
-        return ApiError(400, message, param=_place(message) or (name if name.isidentifier() else None))
+        named = _FIELD.match(message)
+        return ApiError(400, message, param=_place(message) or (named[1] if named else None))
     return ApiError(500, message, code="internal_error")
+
+
+_MESSAGE = re.compile(r"messages\[(\d+)\](?:\.content\[(\d+)\])?")
+_FIELD = re.compile(r"([a-z_]\w*(?:\[\d+\]|\.\w+)*)[:=]")
+_FIELDS = ("messages", "tools", "input", "instructions", "system", "images", "prompt")
+_PATH = re.compile(rf"({'|'.join(_FIELDS)})(\[\d+\]|\.\w+)*(?=[:. ]|$)")
+
+
+def _renamed(text: str, places: Sequence[Place]) -> str:
+    """A message in which `messages[i].content[j]` is what the request itself calls that part."""
+
+    def named(found: re.Match[str]) -> str:
+        number, part = int(found[1]), found[2]
+        if number >= len(places):
+            return found[0]
+        place = places[number]
+        if part is None:
+            return place.message
+        return place.parts[int(part)] if int(part) < len(place.parts) else f"{place.message}.content[{part}]"
+
+    return _MESSAGE.sub(named, text) if places else text
 
 
 def _place(message: str) -> str | None:
     """The request field at the beginning of a message such as `messages[0].content[1]: ...`."""
-    head = message.split(":", 1)[0].split(" ", 1)[0]
-    return head if head.startswith(("messages", "tools")) else None
+    found = _PATH.match(message)
+    if found is None or not ("[" in found[0] or message[found.end() :].startswith(":")):
+        return None
+    return found[0]
 
 
 def from_validation(errors: list[Any]) -> ApiError:
@@ -100,11 +125,12 @@ def from_validation(errors: list[Any]) -> ApiError:
         f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps if isinstance(step, int) or _plain(step)
     ).lstrip(".")
     kind, text = first.get("type", ""), str(first.get("msg", "invalid"))
-    if kind == "extra_forbidden":
-        return ApiError(400, f"{path}: this field is not supported", param=path, code="unsupported_parameter")
     if kind == "missing":
-        where = path or "the request needs a JSON body; it"
-        return ApiError(400, f"{where}: this field is required", param=path or None, code="missing_required_parameter")
+        if not path:
+            return ApiError(400, "the request needs a JSON object as its body", code="missing_required_parameter")
+        return ApiError(400, f"{path}: this field is required", param=path, code="missing_required_parameter")
+    if not path:
+        return ApiError(400, f"the body must be a JSON object: {text[:1].lower()}{text[1:]}", code="invalid_value")
     text = text.removeprefix("Value error, ")
     return ApiError(400, f"{path}: {text}" if path else text, param=path or None, code="invalid_value")
 

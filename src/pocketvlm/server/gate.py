@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pocketvlm.server.context import Context
 from pocketvlm.server.errors import ApiError, internal, style_of
+from pocketvlm.server.fields import IgnoredFields
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Json
 
@@ -41,7 +42,12 @@ class Gate:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         given = headers.get("x-request-id", "")
-        record = Record(given if _ID.fullmatch(given) else secrets.token_hex(12), scope["method"], scope["path"])
+        record = Record(
+            given if _ID.fullmatch(given) else secrets.token_hex(12),
+            scope["method"],
+            scope["path"],
+            ignored=IgnoredFields(self._context.settings.strict),
+        )
         scope["record"] = record
         started = False
         origin = headers.get("origin", "")
@@ -82,6 +88,8 @@ class Gate:
     def _headers(self, record: Record, origin: str) -> list[tuple[bytes, bytes]]:
         number = record.id.encode("ascii")
         more = [(b"x-request-id", number), (b"request-id", number), (b"x-content-type-options", b"nosniff")]
+        if record.ignored:
+            more.append((b"x-ignored-fields", str(record.ignored).encode("ascii")))
         if origin.lower() in self._origins:
             more += [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"Origin")]
         return more

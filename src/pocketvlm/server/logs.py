@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from pocketvlm.server.fields import IgnoredFields
 from pocketvlm.server.settings import LogFormat
 
 
@@ -37,6 +38,7 @@ class Record:
     queue: float | None = None
     ttft: float | None = None
     body_bytes: int = 0
+    ignored: IgnoredFields = field(default_factory=IgnoredFields)
     began: float = field(default_factory=time.perf_counter)
 
     def to_dict(self, seconds: float) -> dict[str, Any]:
@@ -53,6 +55,7 @@ class Record:
             "key": self.owner or None,
             "user": self.user,
             "error": self.error,
+            "ignored": str(self.ignored),
             "stream": self.stream or None,
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,

@@ -57,6 +57,21 @@ class Call:
 
 
 @dataclass(slots=True)
+class TextLogprobs:
+    """Tells the log-probabilities of an answer's text from those of its reasoning and its calls."""
+
+    _waiting: list[TokenLogprob] = field(default_factory=list)
+
+    def add(self, piece: Piece) -> list[TokenLogprob]:
+        """Those of the text in a piece; tokens that have shown nothing yet wait for what they become."""
+        self._waiting += piece.logprobs
+        found = self._waiting if any(isinstance(delta, Content) for delta in piece.deltas) else []
+        if piece.deltas:
+            self._waiting = []
+        return found
+
+
+@dataclass(slots=True)
 class Answer:
     """One choice as a whole: the fold of its pieces."""
 
@@ -64,9 +79,11 @@ class Answer:
     reasoning: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    text_logprobs: list[TokenLogprob] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     stop: str | None = None
+    _text: TextLogprobs = field(default_factory=TextLogprobs)
 
     def add(self, piece: Piece) -> None:
         """Take the next piece."""
@@ -81,6 +98,7 @@ class Answer:
                 case CallArguments(_, text):
                     self.calls[-1].arguments.append(text)
         self.logprobs += piece.logprobs
+        self.text_logprobs += self._text.add(piece)
         self.token_ids += piece.token_ids
         self.finish_reason = piece.finish_reason or self.finish_reason
         self.stop = piece.stop

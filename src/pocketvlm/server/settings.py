@@ -26,7 +26,8 @@ class Settings:
 
     host, port: where it listens (port 0: a free one). api_keys: who may use it, empty for everybody. insecure: listen
     on other addresses than loopback without a key. served_model_name: names that requests may use, the first is shown.
-    max_seqs: sequences that run at the same time. max_queue: sequences that may wait beside them.
+    max_seqs: sequences that run at the same time. max_queue: sequences that may wait for a place. strict: refuse the
+    fields of requests that would otherwise be ignored.
     """
 
     host: str = "127.0.0.1"
@@ -67,6 +68,7 @@ class Settings:
     allowed_media_domains: tuple[str, ...] = ()
     fetch_media: bool = True
     media_workers: int = 0
+    strict: bool = False
     runaway_guard: bool = True
     normalize_newlines: bool = False
     log: LogFormat = "json"

@@ -15,7 +15,7 @@ from pocketvlm.server.errors import ApiError
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Answer, Json, Stream, event, whole
 from pocketvlm.server.routes.chat import call_id
-from pocketvlm.server.routes.shared import Route, context_of, record_of
+from pocketvlm.server.routes.shared import Route, accept
 from pocketvlm.server.running import Run
 from pocketvlm.server.schemas.anthropic import CountRequest, MessagesRequest
 
@@ -25,10 +25,10 @@ router = APIRouter(route_class=Route, tags=["Anthropic"])
 @router.post("/v1/messages", summary="Answer a conversation")
 async def messages(body: MessagesRequest, request: Request) -> Response:
     """Text and image blocks in, blocks out, whole or as a stream of events."""
-    context, record = context_of(request), record_of(request)
+    context, record = accept(request, body)
     name = context.check_model(body.model)
     record.user = body.metadata.user_id if body.metadata else None
-    run = await context.ask(body.question(), record)
+    run = await context.ask(body.question(record.ignored), record)
     if body.stream:
         return Stream(context, run, record, MessageStream(run, record, name))
     return await whole(context, run, record, request, lambda answers: _message(run, record, name, answers[0]))
@@ -37,9 +37,9 @@ async def messages(body: MessagesRequest, request: Request) -> Response:
 @router.post("/v1/messages/count_tokens", summary="Count the tokens of a conversation")
 async def count_tokens(body: CountRequest, request: Request) -> Response:
     """How many tokens the prompt has, those of images included."""
-    context, record = context_of(request), record_of(request)
+    context, record = accept(request, body)
     context.check_model(body.model)
-    prompt, _ = await context.prompt_for(body.question(), record.owner)
+    prompt, _ = await context.prompt_for(body.question(record.ignored), record.owner)
     return Json({"input_tokens": len(prompt.ids)})
 
 

@@ -15,9 +15,10 @@ from pocketvlm.server.answering import Piece
 from pocketvlm.server.context import Context
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Answer, Stream, dump, whole
-from pocketvlm.server.routes.shared import ChunkStream, Route, context_of, record_of
+from pocketvlm.server.routes.shared import ChunkStream, Route, accept
 from pocketvlm.server.running import Run
 from pocketvlm.server.schemas.chat import ChatRequest
+from pocketvlm.server.schemas.common import UsageChunks
 from pocketvlm.types import FinishReason, TokenLogprob
 
 router = APIRouter(route_class=Route, tags=["OpenAI"])
@@ -26,14 +27,14 @@ router = APIRouter(route_class=Route, tags=["OpenAI"])
 @router.post("/v1/chat/completions", summary="Answer a conversation")
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """Text and images in, an answer out, whole or as a stream of server-sent events."""
-    context, record = context_of(request), record_of(request)
+    context, record = accept(request, body)
     name = context.check_model(body.model)
     record.user = body.user
     record.id = body.request_id or record.id
-    run = await context.ask(body.question(), record)
+    run = await context.ask(body.question(record.ignored), record)
     head = {"id": f"chatcmpl-{record.id}", "created": int(time.time()), "model": name}
     if body.stream:
-        usage = bool(body.stream_options and body.stream_options.include_usage)
+        usage = body.stream_options.usage if body.stream_options else "none"
         return Stream(context, run, record, ChatStream(context, run, record, head, usage, bool(body.logprobs)))
     return await whole(
         context, run, record, request, lambda answers: _completion(context, run, record, head, answers, body)
@@ -108,7 +109,7 @@ class ChatStream(ChunkStream):
     """Chunks of /v1/chat/completions."""
 
     def __init__(
-        self, context: Context, run: Run, record: Record, head: dict[str, Any], usage: bool, with_logprobs: bool
+        self, context: Context, run: Run, record: Record, head: dict[str, Any], usage: UsageChunks, with_logprobs: bool
     ) -> None:
         super().__init__(run, record, {**head, "object": "chat.completion.chunk"}, usage)
         self._tokenizer = context.tokenizer
@@ -149,7 +150,7 @@ class ChatStream(ChunkStream):
 
     def _text(self, index: int, name: str, text: str) -> bytes:
         """A chunk with text; without log-probabilities all but the text is the same each time."""
-        if self._logprobs:
+        if self._logprobs or self._usage == "each":
             return self._chunk(index, {name: text}, None)
         around = self._around.get((index, name))
         if around is None:
@@ -164,9 +165,7 @@ class ChatStream(ChunkStream):
             pending = self._pending[index]
             choice["logprobs"] = {"content": logprobs(self._tokenizer, pending)} if pending else None
             self._pending[index] = []
-        chunk = {**self._head, "choices": [choice]}
-        if self._usage:
-            chunk["usage"] = None
+        chunk = self.with_usage({**self._head, "choices": [choice]})
         if more:
             timings = more.pop("timings", None)
             choice.update(more)

@@ -15,7 +15,7 @@ from pocketvlm.server.answering import Piece
 from pocketvlm.server.context import Context
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Answer, Stream, event, whole
-from pocketvlm.server.routes.shared import ChunkStream, Route, context_of, record_of
+from pocketvlm.server.routes.shared import ChunkStream, Route, accept
 from pocketvlm.server.running import Run
 from pocketvlm.server.schemas.chat import CompletionRequest
 from pocketvlm.types import TokenLogprob
@@ -26,11 +26,11 @@ router = APIRouter(route_class=Route, tags=["OpenAI"])
 @router.post("/v1/completions", summary="Continue text")
 async def completions(body: CompletionRequest, request: Request) -> Response:
     """Text or token ids in, what follows out; several prompts give choices one after the other."""
-    context, record = context_of(request), record_of(request)
+    context, record = accept(request, body)
     name = context.check_model(body.model)
     record.user = body.user
     record.id = body.request_id or record.id
-    first, *also = body.questions()
+    first, *also = body.questions(record.ignored)
     run = await context.ask(first, record, tuple(also))
     head = {"id": f"cmpl-{record.id}", "object": "text_completion", "created": int(time.time()), "model": name}
     if body.stream:
@@ -73,7 +73,11 @@ def _logprobs(tokenizer: Tokenizer, tokens: list[TokenLogprob], offset: int) -> 
     found = {
         "tokens": [text(token.token_id) for token in tokens],
         "token_logprobs": [max(token.logprob, -9999.0) for token in tokens],
-        "top_logprobs": [{text(other): max(value, -9999.0) for other, value in token.top} for token in tokens],
+        # The sampled token is always among them, so that logprobs=0 shows it alone.
+        "top_logprobs": [
+            {text(other): max(value, -9999.0) for other, value in ((token.token_id, token.logprob), *token.top)}
+            for token in tokens
+        ],
         "text_offset": offsets,
     }
     return found, offset
@@ -85,7 +89,7 @@ class CompletionStream(ChunkStream):
     def __init__(
         self, context: Context, run: Run, record: Record, head: dict[str, Any], body: CompletionRequest
     ) -> None:
-        super().__init__(run, record, head, bool(body.stream_options and body.stream_options.include_usage))
+        super().__init__(run, record, head, body.stream_options.usage if body.stream_options else "none")
         self._context = context
         self._echo = bool(body.echo)
         self._logprobs = body.logprobs is not None
@@ -118,9 +122,7 @@ class CompletionStream(ChunkStream):
                 self._context.tokenizer, self._pending[index], self._offsets[index]
             )
             self._pending[index] = []
-        chunk = {**self._head, "choices": [choice]}
-        if self._usage:
-            chunk["usage"] = None
+        chunk = self.with_usage({**self._head, "choices": [choice]})
         if finish is not None and self._run.done:
             chunk["timings"] = Account.of(self._run, self._record).timings()
         return event(chunk)

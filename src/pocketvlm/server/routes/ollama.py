@@ -17,7 +17,7 @@ from pocketvlm.server.context import Context
 from pocketvlm.server.errors import ApiError
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Answer, Call, Json, Stream, dump, whole
-from pocketvlm.server.routes.shared import Route, context_of, record_of
+from pocketvlm.server.routes.shared import Route, accept, context_of, record_of
 from pocketvlm.server.running import Run
 from pocketvlm.server.schemas.ollama import OllamaChatRequest, OllamaGenerateRequest, OllamaShowRequest
 
@@ -27,21 +27,21 @@ router = APIRouter(route_class=Route, tags=["Ollama"])
 @router.post("/api/chat", summary="Answer a conversation")
 async def chat(body: OllamaChatRequest, request: Request) -> Response:
     """Messages in, one JSON object a line out."""
-    context = context_of(request)
+    context, record = accept(request, body)
     name = context.check_model(body.model)
-    run = await context.ask(body.question(context.max_model_len), record_of(request))
+    run = await context.ask(body.question(context.max_model_len, record.ignored), record)
     return await _reply(request, run, name, body.stream is not False, True)
 
 
 @router.post("/api/generate", summary="Answer a question")
 async def generate(body: OllamaGenerateRequest, request: Request) -> Response:
     """A prompt in, one JSON object a line out. Without a prompt: whether the model is there, which it is."""
-    context = context_of(request)
+    context, record = accept(request, body)
     name = context.check_model(body.model)
     if not body.prompt and not body.images:
         done = {"done": True, "done_reason": "load"}
         return Json({"model": name, "created_at": _now(), "response": "", **done})
-    run = await context.ask(body.question(context.max_model_len), record_of(request))
+    run = await context.ask(body.question(context.max_model_len, record.ignored), record)
     return await _reply(request, run, name, body.stream is not False, False)
 
 
@@ -63,8 +63,8 @@ async def ps(request: Request) -> Response:
 @router.post("/api/show", summary="What a model is")
 async def show(body: OllamaShowRequest, request: Request) -> Response:
     """Template, sizes and capabilities."""
-    context = context_of(request)
-    context.check_model(body.model or body.name or "")
+    context, _ = accept(request, body)
+    context.check_model(body.model or body.name)
     config = context.model.checkpoint.model.text
     return Json(
         {

@@ -9,15 +9,18 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
+from pocketvlm.processor.tokenizer import Tokenizer
 from pocketvlm.server.accounts import Account
 from pocketvlm.server.answering import Piece
 from pocketvlm.server.errors import ApiError
 from pocketvlm.server.logs import Record
-from pocketvlm.server.replies import Answer, Stream, event, whole
-from pocketvlm.server.routes.chat import call_id
-from pocketvlm.server.routes.shared import Route, context_of, record_of
+from pocketvlm.server.replies import Answer, Json, Stream, TextLogprobs, event, whole
+from pocketvlm.server.routes.chat import call_id, logprobs
+from pocketvlm.server.routes.shared import Route, accept
 from pocketvlm.server.running import Run
-from pocketvlm.server.schemas.responses import FlatChoice, ResponsesRequest
+from pocketvlm.server.schemas.responses import ResponsesRequest
+from pocketvlm.server.schemas.tools import FlatFunction
+from pocketvlm.types import TokenLogprob
 
 router = APIRouter(route_class=Route, tags=["OpenAI"])
 
@@ -25,21 +28,31 @@ router = APIRouter(route_class=Route, tags=["OpenAI"])
 @router.post("/v1/responses", summary="Answer a conversation, as items")
 async def responses(body: ResponsesRequest, request: Request) -> Response:
     """Items in, items out, whole or as a stream of events."""
-    context, record = context_of(request), record_of(request)
+    context, record = accept(request, body)
     name = context.check_model(body.model)
     record.user = body.user
-    run = await context.ask(body.question(), record)
-    shape = Shape(run, record, name, body)
+    run = await context.ask(body.question(record.ignored), record)
+    shape = Shape(context.tokenizer, run, record, name, body)
     if body.stream:
         return Stream(context, run, record, ResponseStream(shape))
     return await whole(context, run, record, request, lambda answers: shape.response(_items(shape, answers[0])))
 
 
+@router.post("/v1/responses/input_tokens", summary="Count the tokens of a conversation")
+async def input_tokens(body: ResponsesRequest, request: Request) -> Response:
+    """How many tokens the prompt has, those of images and videos included."""
+    context, record = accept(request, body)
+    context.check_model(body.model)
+    prompt, _ = await context.prompt_for(body.question(record.ignored), record.owner)
+    return Json({"object": "response.input_tokens", "input_tokens": len(prompt.ids)})
+
+
 class Shape:
     """The response object of one request."""
 
-    def __init__(self, run: Run, record: Record, name: str, body: ResponsesRequest) -> None:
+    def __init__(self, tokenizer: Tokenizer, run: Run, record: Record, name: str, body: ResponsesRequest) -> None:
         self.run = run
+        self._tokenizer = tokenizer
         self.record = record
         self._name = name
         self._body = body.model_copy(update={"input": ""})  # images need not stay as long as the answer takes
@@ -48,7 +61,6 @@ class Shape:
     def response(self, items: list[dict[str, Any]], error: ApiError | None = None) -> dict[str, Any]:
         """As it is now."""
         body, voice = self._body, self.run.voices[0]
-        choice = body.tool_choice
         params = voice.request.params
         reason = voice.finish_reason
         status, why = "in_progress", None
@@ -71,14 +83,13 @@ class Shape:
             "output": items,
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": None,
-            "reasoning": body.reasoning.model_dump() if body.reasoning else {"effort": None, "summary": None},
+            "reasoning": {"effort": body.reasoning.effort if body.reasoning else None, "summary": None},
             "store": False,
             "temperature": params.temperature,
-            "text": body.text.model_dump(by_alias=True, exclude_none=True)
-            if body.text
-            else {"format": {"type": "text"}},
-            "tool_choice": choice.model_dump() if isinstance(choice, FlatChoice) else choice or "auto",
-            "tools": [tool.model_dump() for tool in body.tools or ()],
+            "text": {"format": _format(body)},
+            "tool_choice": _tool_choice(body),
+            "tools": [tool.model_dump() for tool in body.tools or () if isinstance(tool, FlatFunction)],
+            "top_logprobs": body.top_logprobs or 0,
             "top_p": params.top_p,
             "truncation": "disabled",
             "usage": None if reason is None else self._usage(),
@@ -89,7 +100,11 @@ class Shape:
         account = Account.of(self.run, self.record)
         return {
             "input_tokens": account.prompt,
-            "input_tokens_details": {"cached_tokens": account.cached, "image_tokens": account.image},
+            "input_tokens_details": {
+                "cached_tokens": account.cached,
+                "cache_write_tokens": 0,
+                "image_tokens": account.image,
+            },
             "output_tokens": account.completion,
             "output_tokens_details": {"reasoning_tokens": account.reasoning},
             "total_tokens": account.prompt + account.completion,
@@ -100,16 +115,25 @@ class Shape:
         content = [{"type": "reasoning_text", "text": text}] if text else []
         return {"id": f"rs_{self.record.id}", "type": "reasoning", "summary": [], "content": content, "status": status}
 
-    def message(self, text: str | None, number: int = 0, status: str = "completed") -> dict[str, Any]:
-        """An item of text; without content while there is none."""
-        content = [] if text is None else [self.part(text)]
+    def message(
+        self,
+        text: str | None,
+        tokens: list[TokenLogprob],
+        number: int = 0,
+        status: str = "completed",
+    ) -> dict[str, Any]:
+        """An item of text with the log-probabilities of its tokens; without content while there is none."""
+        content = [] if text is None else [self.part(text, tokens)]
         number_ = f"msg_{self.record.id}{'' if number == 0 else f'x{number}'}"
         return {"id": number_, "type": "message", "role": "assistant", "status": status, "content": content}
 
-    @staticmethod
-    def part(text: str) -> dict[str, Any]:
+    def part(self, text: str, tokens: list[TokenLogprob]) -> dict[str, Any]:
         """The content of a message."""
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": self.logprobs(tokens)}
+
+    def logprobs(self, tokens: list[TokenLogprob]) -> list[dict[str, Any]]:
+        """Tokens with their log-probabilities, if the request asked for them."""
+        return logprobs(self._tokenizer, tokens) if self._body.with_logprobs else []
 
     def call(self, index: int, name: str, arguments: str, status: str = "completed") -> dict[str, Any]:
         """An item that calls a function."""
@@ -130,10 +154,20 @@ def _items(shape: Shape, answer: Answer) -> list[dict[str, Any]]:
         items.append(shape.reasoning("".join(answer.reasoning)))
     text = "".join(answer.text)
     if text or not answer.calls:
-        items.append(shape.message(text))
+        items.append(shape.message(text, answer.text_logprobs))
     for index, call in enumerate(answer.calls):
         items.append(shape.call(index, call.name, "".join(call.arguments)))
     return items
+
+
+def _tool_choice(body: ResponsesRequest) -> Any:
+    choice = body.tool_choice or "auto"
+    return choice if isinstance(choice, str) else choice.model_dump(exclude_none=True)
+
+
+def _format(body: ResponsesRequest) -> dict[str, Any]:
+    form = body.text.format if body.text else None
+    return {"type": "text"} if form is None else form.model_dump(by_alias=True, exclude_none=True)
 
 
 class ResponseStream:
@@ -148,6 +182,8 @@ class ResponseStream:
         self._items: list[dict[str, Any]] = []
         self._kind: str | None = None
         self._text: list[str] = []
+        self._tokens: list[TokenLogprob] = []  # of the text of the open item
+        self._reader = TextLogprobs()
         self._call = (0, "")
         self._messages = 0
 
@@ -161,12 +197,15 @@ class ResponseStream:
     def piece(self, piece: Piece) -> bytes:
         """Items, and pieces of them."""
         out = []
+        tokens = self._reader.add(piece)
         for delta in piece.deltas:
             match delta:
                 case Content(text):
                     if self._kind != "message":
                         out += [self._done(), self._begin("message")]
-                    out.append(self._delta("response.output_text.delta", text, content_index=0, logprobs=[]))
+                    self._tokens += tokens
+                    shown, tokens = self._shape.logprobs(tokens), []
+                    out.append(self._delta("response.output_text.delta", text, content_index=0, logprobs=shown))
                 case Reasoning(text):
                     if self._kind != "reasoning":
                         out += [self._done(), self._begin("reasoning")]
@@ -192,11 +231,11 @@ class ResponseStream:
         return self._event("response.failed", response=self._shape.response(self._items, error))
 
     def _begin(self, kind: str) -> bytes:
-        self._kind, self._text = kind, []
+        self._kind, self._text, self._tokens = kind, [], []
         item = self._item(None, "in_progress")
         out = self._event("response.output_item.added", output_index=len(self._items), item=item)
         if kind == "message":
-            out += self._part("response.content_part.added", self._shape.part(""))
+            out += self._part("response.content_part.added", self._shape.part("", []))
         elif kind == "reasoning":
             out += self._part("response.content_part.added", {"type": "reasoning_text", "text": ""})
         return out
@@ -207,8 +246,9 @@ class ResponseStream:
             return b""
         text, place = "".join(self._text), self._place()
         if self._kind == "message":
-            out = self._event("response.output_text.done", **place, content_index=0, text=text, logprobs=[])
-            out += self._part("response.content_part.done", self._shape.part(text))
+            shown = self._shape.logprobs(self._tokens)
+            out = self._event("response.output_text.done", **place, content_index=0, text=text, logprobs=shown)
+            out += self._part("response.content_part.done", self._shape.part(text, self._tokens))
         elif self._kind == "reasoning":
             out = self._event("response.reasoning_text.done", **place, content_index=0, text=text)
             out += self._part("response.content_part.done", {"type": "reasoning_text", "text": text})
@@ -223,7 +263,7 @@ class ResponseStream:
 
     def _item(self, text: str | None, status: str) -> dict[str, Any]:
         if self._kind == "message":
-            return self._shape.message(text, self._messages, status)
+            return self._shape.message(text, self._tokens, self._messages, status)
         if self._kind == "reasoning":
             return self._shape.reasoning(text or "", status)
         return self._shape.call(*self._call, text or "", status)

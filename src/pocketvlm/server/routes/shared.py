@@ -17,6 +17,7 @@ from pocketvlm.server.errors import ApiError, from_failure
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import event
 from pocketvlm.server.running import Run
+from pocketvlm.server.schemas.common import Body, UsageChunks
 
 
 class _JsonRequest(Request):
@@ -61,19 +62,32 @@ def record_of(request: Request) -> Record:
     return record
 
 
+def accept(request: Request, body: Body) -> tuple[Context, Record]:
+    """The server and the record of a request, once the fields of its body have been judged. Raises OptionError."""
+    record = record_of(request)
+    body.accept(record.ignored)
+    return context_of(request), record
+
+
 class ChunkStream:
     """What streams of OpenAI's chunks have in common: how they stay open, and how they end."""
 
     media_type = "text/event-stream; charset=utf-8"
     ping = b": still at work\n\n"
 
-    def __init__(self, run: Run, record: Record, head: dict[str, Any], usage: bool) -> None:
+    def __init__(self, run: Run, record: Record, head: dict[str, Any], usage: UsageChunks) -> None:
         self._run, self._record, self._head, self._usage = run, record, head, usage
+
+    def with_usage(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        """The chunk, with the usage so far or with none, as the client asked."""
+        if self._usage != "none":
+            chunk["usage"] = Account.of(self._run, self._record).usage() if self._usage == "each" else None
+        return chunk
 
     def tail(self) -> bytes:
         """The usage, where it was asked for, and the end."""
         last = b""
-        if self._usage:
+        if self._usage != "none":
             account = Account.of(self._run, self._record)
             last = event({**self._head, "choices": [], "usage": account.usage(), "timings": account.timings()})
         return last + b"data: [DONE]\n\n"

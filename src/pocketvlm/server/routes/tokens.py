@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from pocketvlm.server.replies import Json
-from pocketvlm.server.routes.shared import Route, context_of, record_of
+from pocketvlm.server.routes.shared import Route, accept
 from pocketvlm.server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 router = APIRouter(route_class=Route, tags=["Tokens"])
@@ -17,10 +17,9 @@ router = APIRouter(route_class=Route, tags=["Tokens"])
 @router.post("/tokenize", summary="Token ids of text or of a conversation")
 async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     """Ids, their number, and what each image and video becomes: size, grid, frames, tokens."""
-    context, record = context_of(request), record_of(request)
-    if body.model is not None:
-        context.check_model(body.model)
-    prompt, _ = await context.prompt_for(body.question(), record.owner)
+    context, record = accept(request, body)
+    context.check_model(body.model)
+    prompt, _ = await context.prompt_for(body.question(record.ignored), record.owner)
     ids = prompt.ids.tolist()
     answer = {
         "count": len(ids),
@@ -38,8 +37,7 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
 @router.post("/detokenize", summary="Text of token ids")
 async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     """Control tokens included."""
-    context = context_of(request)
-    if body.model is not None:
-        context.check_model(body.model)
+    context, _ = accept(request, body)
+    context.check_model(body.model)
     text = await context.in_thread(lambda: context.tokenizer.decode(body.tokens, skip_special_tokens=False))
     return Json({"prompt": text})

@@ -11,19 +11,20 @@ from pydantic import Field
 from pocketvlm.errors import OptionError, PromptError
 from pocketvlm.processor.messages import MEDIA_OPTIONS
 from pocketvlm.server.asking import Question, ToolUse
+from pocketvlm.server.fields import MESSAGES, IgnoredFields
 from pocketvlm.server.media import check_options
-from pocketvlm.server.schemas.common import Json, Strict
+from pocketvlm.server.schemas.common import Body, Json, Object
 from pocketvlm.server.schemas.tools import tool_use
 
 
-class Message(Strict):
+class Message(Object):
     """One turn: text, or blocks of text, image, thinking, tool_use and tool_result."""
 
     role: Literal["user", "assistant", "system"]
     content: str | list[Json]
 
 
-class AnthropicTool(Strict):
+class AnthropicTool(Object):
     """A function with a JSON schema of its arguments."""
 
     name: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.:\-]+$")
@@ -43,7 +44,7 @@ class AnthropicTool(Strict):
         return {"type": "function", "function": function}
 
 
-class AnthropicChoice(Strict):
+class AnthropicChoice(Object):
     """Which function must be called."""
 
     type: Literal["auto", "any", "tool", "none"]
@@ -51,7 +52,7 @@ class AnthropicChoice(Strict):
     disable_parallel_tool_use: bool | None = None
 
 
-class ThinkingSetting(Strict):
+class ThinkingSetting(Object):
     """Whether the model thinks first, and for how many tokens at most."""
 
     type: Literal["enabled", "disabled", "adaptive"]
@@ -59,16 +60,17 @@ class ThinkingSetting(Strict):
     display: Literal["summarized"] | None = None
 
 
-class MessageMetadata(Strict):
+class MessageMetadata(Object):
     """Who asks."""
 
     user_id: str | None = None
 
 
-class CountRequest(Strict):
+class CountRequest(Body):
     """What is to be counted."""
 
-    model: str
+    interface = MESSAGES
+    model: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)]
     system: str | list[Json] | None = None
     tools: list[AnthropicTool] | None = None
@@ -76,7 +78,7 @@ class CountRequest(Strict):
     thinking: ThinkingSetting | None = None
     mm_processor_kwargs: Json | None = None
 
-    def question(self) -> Question:
+    def question(self, ignored: IgnoredFields) -> Question:
         """What is asked. Raises OptionError and PromptError."""
         options = check_options(self.mm_processor_kwargs or {}, "mm_processor_kwargs", MEDIA_OPTIONS)
         if self.thinking is not None:
@@ -112,7 +114,7 @@ class MessagesRequest(CountRequest):
     stream: bool | None = None
     metadata: MessageMetadata | None = None
 
-    def question(self) -> Question:
+    def question(self, ignored: IgnoredFields) -> Question:
         """What is asked. Raises OptionError and PromptError."""
         from dataclasses import replace
 
@@ -120,7 +122,7 @@ class MessagesRequest(CountRequest):
         sampling: dict[str, Any] = {name: value for name in names if (value := getattr(self, name)) is not None}
         if self.stop_sequences:
             sampling["stop"] = tuple(self.stop_sequences)
-        return replace(super().question(), sampling=sampling)
+        return replace(super().question(ignored), sampling=sampling)
 
 
 def _system(system: str | list[Json]) -> str:

@@ -9,11 +9,11 @@ from pydantic import Field
 from pocketvlm.errors import OptionError
 from pocketvlm.processor.messages import MEDIA_OPTIONS
 from pocketvlm.server.asking import Guide, Question
+from pocketvlm.server.fields import CHAT, COMPLETIONS, IgnoredFields
 from pocketvlm.server.media import check_options
-from pocketvlm.server.schemas.common import Count, Json, Sampling, Strict
-from pocketvlm.server.schemas.tools import NamedTool, Tool, tool_use
-
-_EFFORT = {"none": False, "minimal": False, "low": True, "medium": True, "high": True, "xhigh": True}
+from pocketvlm.server.schemas.common import Count, Effort, Json, Object, Sampling, UsageChunks, most_tokens, thinks
+from pocketvlm.server.schemas.parts import plain_messages
+from pocketvlm.server.schemas.tools import Tool, ToolChoice, form_of, read_tools
 
 _MESSAGES = Field(
     min_length=1,
@@ -24,13 +24,19 @@ _MESSAGES = Field(
 )
 
 
-class StreamOptions(Strict):
+class StreamOptions(Object):
     """What a stream tells besides the answer."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = Field(None, description="With include_usage: the usage so far in each chunk.")
+
+    @property
+    def usage(self) -> UsageChunks:
+        """In which chunks the usage stands."""
+        return "none" if not self.include_usage else "each" if self.continuous_usage_stats else "last"
 
 
-class JsonSchema(Strict):
+class JsonSchema(Object):
     """A named JSON schema."""
 
     name: str | None = None
@@ -39,7 +45,7 @@ class JsonSchema(Strict):
     strict: bool | None = None
 
 
-class ResponseFormat(Strict):
+class ResponseFormat(Object):
     """The form that an answer must have."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -56,7 +62,7 @@ class ResponseFormat(Strict):
         return Guide("json_object") if self.type == "json_object" else None
 
 
-class StructuredOutputs(Strict):
+class StructuredOutputs(Object):
     """Guided output in one object, of which one field is given."""
 
     json_: Json | bool | None = Field(None, alias="json")
@@ -65,7 +71,7 @@ class StructuredOutputs(Strict):
     choice: list[str] | None = None
 
 
-class Guided(Strict):
+class Guided(Sampling):
     """Guided output: at most one of these."""
 
     structured_outputs: StructuredOutputs | None = None
@@ -105,10 +111,11 @@ def _choice(choices: list[str] | None) -> Guide | None:
     return Guide("choice", choices)
 
 
-class ChatRequest(Sampling, Guided):
+class ChatRequest(Guided):
     """A conversation to be answered."""
 
-    model: str
+    interface = CHAT
+    model: str | None = Field(None, description="The model that is served, if it is left out.")
     messages: Annotated[list[Json], _MESSAGES]
     max_completion_tokens: int | None = None
     n: Annotated[int, Field(ge=1)] | None = None
@@ -117,11 +124,11 @@ class ChatRequest(Sampling, Guided):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: list[Tool] | None = None
-    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: Json | None = Field(None, description="Variables of the template, such as enable_thinking.")
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
-        None, description="none and minimal: the model does not think first; anything else: it does."
+    reasoning_effort: Effort | None = Field(
+        None, description="none and minimal: the model does not think first; default and auto leave it open."
     )
     thinking_token_budget: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Most tokens of reasoning; then the answer begins."
@@ -137,36 +144,22 @@ class ChatRequest(Sampling, Guided):
     user: str | None = None
     request_id: str | None = Field(None, max_length=128, pattern=r"^[A-Za-z0-9._:\-]+$")
 
-    def question(self) -> Question:
-        """What is asked. Raises OptionError."""
-        sampling = self.sampling()
-        if self.max_completion_tokens is not None:
-            if self.max_tokens is not None and self.max_tokens != self.max_completion_tokens:
-                raise OptionError("max_tokens and max_completion_tokens differ: give only one of them")
-            sampling["max_tokens"] = self.max_completion_tokens
-        if self.top_logprobs is not None and not self.logprobs:
+    def question(self, ignored: IgnoredFields) -> Question:
+        """What is asked. Raises OptionError and PromptError."""
+        sampling = {**self.sampling(), **most_tokens(self, "max_completion_tokens", "max_tokens")}
+        if self.top_logprobs and not self.logprobs:
             raise OptionError("top_logprobs needs logprobs: true")
         if self.logprobs:
             sampling["logprobs"] = self.top_logprobs or 0
         if self.stream_options is not None and not self.stream:
-            raise OptionError("stream_options is for streams: give stream: true too")
-        guide = self.guide()
-        given = self.tool_choice or "auto"
-        choice, name = (given, None) if isinstance(given, str) else ("named", given.function.name)
-        tools = tool_use(
-            [tool.plain() for tool in self.tools or ()],
-            choice,
-            name,
-            self.parallel_tool_calls is not False,
-        )
-        if guide is not None and tools.offered and tools.choice != "auto":
-            raise OptionError("response_format cannot be kept while a function must be called: give only one of them")
+            ignored.add("stream_options")
+        tools = read_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
         return Question(
-            messages=[plain_message(message) for message in self.messages],
+            messages=plain_messages(self.messages, ignored),
             sampling=sampling,
             options=self._options(),
             tools=tools,
-            guide=guide,
+            guide=form_of(self.guide(), tools, "response_format", ignored),
             n=self.n or 1,
             normalize_newlines=self.normalize_newlines,
             skip_special_tokens=self.skip_special_tokens is not False,
@@ -178,8 +171,9 @@ class ChatRequest(Sampling, Guided):
         options = check_options(self.mm_processor_kwargs or {}, "mm_processor_kwargs", MEDIA_OPTIONS)
         if self.chat_template_kwargs is not None:
             options["template_kwargs"] = self.chat_template_kwargs
-        if self.reasoning_effort is not None and "enable_thinking" not in (self.chat_template_kwargs or {}):
-            options["enable_thinking"] = _EFFORT[self.reasoning_effort]
+        thinking = thinks(self.reasoning_effort)
+        if thinking is not None and "enable_thinking" not in (self.chat_template_kwargs or {}):
+            options["enable_thinking"] = thinking
         if self.continue_final_message:
             if self.add_generation_prompt:
                 raise OptionError("continue_final_message and add_generation_prompt exclude each other")
@@ -189,32 +183,11 @@ class ChatRequest(Sampling, Guided):
         return options
 
 
-def plain_message(message: Json) -> Json:
-    """A message with OpenAI's newer spellings in the processor's."""
-    changed = dict(message)
-    if changed.get("role") == "developer":
-        changed["role"] = "system"
-    content = changed.get("content")
-    if isinstance(content, list):
-        changed["content"] = [plain_part(part) for part in content]
-    return changed
-
-
-def plain_part(part: Any) -> Any:
-    """A part that names an uploaded file as an image."""
-    if isinstance(part, dict) and part.get("type") == "file" and isinstance(part.get("file"), dict):
-        rest = {key: value for key, value in part.items() if key not in ("type", "file")}
-        unknown = [key for key in part["file"] if key != "file_id"]
-        if unknown:
-            raise OptionError(f"messages: file.{unknown[0]} is not supported: upload the file and give its file_id")
-        return {**rest, "type": "image", "file_id": part["file"].get("file_id")}
-    return part
-
-
-class CompletionRequest(Sampling, Guided):
+class CompletionRequest(Guided):
     """Text to be continued, without a chat template. Control tokens in it are control tokens."""
 
-    model: str
+    interface = COMPLETIONS
+    model: str | None = Field(None, description="The model that is served, if it is left out.")
     prompt: str | list[str] | list[Count] | list[list[Count]]
     n: Annotated[int, Field(ge=1)] | None = None
     stream: bool | None = None
@@ -227,7 +200,7 @@ class CompletionRequest(Sampling, Guided):
     user: str | None = None
     request_id: str | None = Field(None, max_length=128, pattern=r"^[A-Za-z0-9._:\-]+$")
 
-    def questions(self) -> list[Question]:
+    def questions(self, ignored: IgnoredFields) -> list[Question]:
         """One for each prompt. Raises OptionError."""
         sampling = self.sampling()
         if self.logprobs is not None:
@@ -235,7 +208,7 @@ class CompletionRequest(Sampling, Guided):
                 raise OptionError("logprobs with echo: log-probabilities of the prompt are not supported")
             sampling["logprobs"] = self.logprobs
         if self.stream_options is not None and not self.stream:
-            raise OptionError("stream_options is for streams: give stream: true too")
+            ignored.add("stream_options")
         prompts: list[Any] = [self.prompt]
         if isinstance(self.prompt, list) and not (self.prompt and isinstance(self.prompt[0], int)):
             prompts = list(self.prompt)

@@ -8,13 +8,14 @@ from pydantic import Field
 
 from pocketvlm.errors import OptionError
 from pocketvlm.server.asking import Guide, Question
-from pocketvlm.server.schemas.common import Json, Strict
-from pocketvlm.server.schemas.tools import Tool, tool_use
+from pocketvlm.server.fields import OLLAMA, IgnoredFields
+from pocketvlm.server.schemas.common import Body, Json, Object
+from pocketvlm.server.schemas.tools import Tool, read_tools
 
 Think = bool | Literal["low", "medium", "high"]
 
 
-class OllamaOptions(Strict):
+class OllamaOptions(Object):
     """How to sample, in Ollama's names."""
 
     temperature: float | None = None
@@ -46,10 +47,11 @@ class OllamaOptions(Strict):
         return given
 
 
-class OllamaBase(Strict):
+class OllamaBase(Body):
     """Fields of both."""
 
-    model: str
+    interface = OLLAMA
+    model: str | None = None
     stream: bool | None = Field(None, description="true if it is left out.")
     options: OllamaOptions | None = None
     format: Literal["", "json"] | Json | None = Field(None, description="json, or a JSON schema.")
@@ -69,7 +71,7 @@ class OllamaBase(Strict):
         return {"sampling": sampling, "options": options, "guide": guide}
 
 
-class OllamaCall(Strict):
+class OllamaCall(Object):
     """A function call of an earlier answer."""
 
     function: Json
@@ -77,7 +79,7 @@ class OllamaCall(Strict):
     type: str | None = None
 
 
-class OllamaMessage(Strict):
+class OllamaMessage(Object):
     """One message; images are base64 text."""
 
     role: Literal["system", "user", "assistant", "tool"]
@@ -107,9 +109,9 @@ class OllamaChatRequest(OllamaBase):
     messages: Annotated[list[OllamaMessage], Field(min_length=1)]
     tools: list[Tool] | None = None
 
-    def question(self, max_model_len: int) -> Question:
+    def question(self, max_model_len: int, ignored: IgnoredFields) -> Question:
         """What is asked. Raises OptionError."""
-        tools = tool_use([tool.plain() for tool in self.tools or ()], "auto", None, True)
+        tools = read_tools(self.tools, None, None)
         messages = [message.plain() for message in self.messages]
         return Question(messages=messages, tools=tools, **self.fields(max_model_len))
 
@@ -122,7 +124,7 @@ class OllamaGenerateRequest(OllamaBase):
     images: list[str] | None = None
     raw: bool | None = None
 
-    def question(self, max_model_len: int) -> Question:
+    def question(self, max_model_len: int, ignored: IgnoredFields) -> Question:
         """What is asked. Raises OptionError."""
         fields = self.fields(max_model_len)
         if self.raw:
@@ -136,9 +138,10 @@ class OllamaGenerateRequest(OllamaBase):
         return Question(messages=[*system, {"role": "user", "content": content}], **fields)
 
 
-class OllamaShowRequest(Strict):
+class OllamaShowRequest(Body):
     """Which model."""
 
+    interface = OLLAMA
     model: str | None = None
     name: str | None = None
     verbose: bool | None = None

@@ -9,15 +9,17 @@ from pydantic import Field
 from pocketvlm.errors import OptionError
 from pocketvlm.processor.messages import MEDIA_OPTIONS
 from pocketvlm.server.asking import Question
+from pocketvlm.server.fields import TOKENS, IgnoredFields
 from pocketvlm.server.media import check_options
-from pocketvlm.server.schemas.chat import plain_message
-from pocketvlm.server.schemas.common import Count, Json, Strict
-from pocketvlm.server.schemas.tools import Tool, tool_use
+from pocketvlm.server.schemas.common import Body, Count, Json
+from pocketvlm.server.schemas.parts import plain_messages
+from pocketvlm.server.schemas.tools import Tool, read_tools
 
 
-class TokenizeRequest(Strict):
+class TokenizeRequest(Body):
     """Text, or a conversation with its images."""
 
+    interface = TOKENS
     model: str | None = None
     prompt: str | None = None
     messages: Annotated[list[Json], Field(min_length=1)] | None = None
@@ -28,7 +30,7 @@ class TokenizeRequest(Strict):
     continue_final_message: bool | None = None
     return_token_strs: bool | None = None
 
-    def question(self) -> Question:
+    def question(self, ignored: IgnoredFields) -> Question:
         """What is asked. Raises OptionError."""
         if (self.prompt is None) == (self.messages is None):
             raise OptionError("give prompt or messages, one of them")
@@ -41,14 +43,15 @@ class TokenizeRequest(Strict):
             if getattr(self, name) is not None:
                 options[name] = getattr(self, name)
         return Question(
-            messages=[plain_message(message) for message in self.messages],
+            messages=plain_messages(self.messages, ignored),
             options=options,
-            tools=tool_use([tool.plain() for tool in self.tools or ()], "auto", None, True),
+            tools=read_tools(self.tools, None, None),
         )
 
 
-class DetokenizeRequest(Strict):
+class DetokenizeRequest(Body):
     """Token ids."""
 
+    interface = TOKENS
     model: str | None = None
     tokens: Annotated[list[Count], Field(max_length=1_000_000)]

@@ -1,0 +1,175 @@
+"""Which request fields are refused and which are accepted and reported as ignored: one rule for all interfaces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pocketvlm.errors import OptionError
+
+Verdict = Literal["refused", "ignored"]
+
+CHAT, COMPLETIONS, RESPONSES = "chat", "completions", "responses"
+MESSAGES, OLLAMA, TOKENS = "messages", "ollama", "tokens"
+OPENAI = (CHAT, COMPLETIONS, RESPONSES)
+
+_MOST_NAMES = 40
+_MOST_CHARACTERS = 120
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]:\-]")
+
+
+class IgnoredFields:
+    """The fields of one request that change nothing about its answer. strict: refuse them instead."""
+
+    def __init__(self, strict: bool = False) -> None:
+        self._strict = strict
+        self._names: dict[str, None] = {}
+        self._more = 0
+
+    def add(self, name: str) -> None:
+        """Report one field by its path in the request. Raises OptionError if fields must not be ignored."""
+        if self._strict:
+            raise OptionError(f"{name}: this field is not supported, and --strict refuses what it would ignore")
+        safe = _UNSAFE.sub("?", name)[:_MOST_CHARACTERS]
+        if safe in self._names:
+            return
+        if len(self._names) < _MOST_NAMES:
+            self._names[safe] = None
+        else:
+            self._more += 1
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._names)
+
+    def __str__(self) -> str:
+        """The paths, separated by commas; ASCII without blanks inside a path, so that it fits into a header."""
+        more = [f"and-{self._more}-more"] if self._more else []
+        return ", ".join([*self._names, *more])
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What happens to fields that the models of requests do not have.
+
+    interfaces: where the fields are known. names: paths in a request, without list indices. verdict: "refused" or
+    "ignored". why: half a sentence for messages and documentation. harmless: values that ask for what happens anyway;
+    null is always one. They are neither refused nor reported.
+    """
+
+    interfaces: tuple[str, ...]
+    names: tuple[str, ...]
+    verdict: Verdict
+    why: str
+    harmless: tuple[Any, ...] = ()
+
+
+def _refused(interfaces: tuple[str, ...], names: str, why: str, *harmless: Any) -> Rule:
+    return Rule(interfaces, tuple(names.split()), "refused", why, harmless)
+
+
+def _ignored(interfaces: tuple[str, ...], names: str, why: str, *harmless: Any) -> Rule:
+    return Rule(interfaces, tuple(names.split()), "ignored", why, harmless)
+
+
+# Fields without a rule are ignored and reported too: the second half of this list only gives reasons and defaults.
+RULES = (
+    _refused((CHAT,), "audio", "answers have no sound"),
+    _refused((CHAT,), "modalities", "answers are text only", [], ["text"]),
+    _refused((CHAT,), "functions", "give tools instead", []),
+    _refused((CHAT,), "function_call", "give tool_choice instead", "none", "auto"),
+    _refused((CHAT,), "web_search_options", "this server searches nothing"),
+    _refused((CHAT,), "documents", "put their text into a message", []),
+    _refused((CHAT,), "chat_template", "the checkpoint's own template is used"),
+    _refused((CHAT, COMPLETIONS), "best_of", "give n for several answers", 1),
+    _refused((CHAT, COMPLETIONS), "prompt_logprobs", "log-probabilities are those of answers"),
+    _refused((CHAT, COMPLETIONS), "use_beam_search", "answers are sampled", False),
+    _refused((CHAT, COMPLETIONS), "allowed_token_ids bad_words", "give logit_bias instead", []),
+    _refused((CHAT, COMPLETIONS), "truncate_prompt_tokens", "shorten the prompt", 0),
+    _refused((CHAT, COMPLETIONS), "guided_grammar structured_outputs.grammar grammar", "give a schema or a regex", ""),
+    _refused((CHAT, COMPLETIONS), "structured_outputs.structural_tag", "give tools or a schema"),
+    _refused((CHAT, COMPLETIONS), "logits_processors logit_processors", "give logit_bias instead", []),
+    _refused((CHAT, COMPLETIONS), "prompt_embeds", "give text or token ids"),
+    _refused((CHAT, COMPLETIONS), "return_token_ids", "ask /tokenize for ids", False),
+    _refused((CHAT, COMPLETIONS), "echo", "only /v1/completions repeats the prompt", False),
+    _refused((COMPLETIONS,), "suffix", "the model continues text and does not fill gaps", ""),
+    _refused((RESPONSES,), "previous_response_id conversation", "nothing is stored: send the whole conversation"),
+    _refused((RESPONSES,), "prompt", "no prompts are stored: send instructions and input"),
+    _refused((RESPONSES,), "background", "answers are not stored: wait for this one", False),
+    _refused((MESSAGES,), "mcp_servers container", "this server calls no other services", []),
+    _refused((OLLAMA,), "template", "the checkpoint's own template is used", ""),
+    _refused((OLLAMA,), "suffix", "the model continues text and does not fill gaps", ""),
+    _ignored(OPENAI, "store", "nothing is stored", False),
+    _ignored(OPENAI, "service_tier", "requests have priority instead", "auto", "default"),
+    _ignored(OPENAI, "prompt_cache_key prompt_cache_options prompt_cache_retention",
+             "prompts that begin alike share their state anyway"),
+    _ignored(OPENAI, "safety_identifier metadata client_metadata", "they are not stored", {}),
+    _ignored(OPENAI, "verbosity text.verbosity", "the model has no setting for it", "medium"),
+    _ignored((CHAT,), "prediction", "it would only save time"),
+    _ignored((CHAT, COMPLETIONS), "stream_options.include_obfuscation", "streams are not padded", False),
+    _ignored((RESPONSES,), "stream_options.include_obfuscation", "streams are not padded", False),
+    _ignored((RESPONSES,), "truncation", "a prompt that is too long is an error", "disabled"),
+    _ignored((RESPONSES,), "reasoning.summary reasoning.generate_summary", "the reasoning itself is shown"),
+    _ignored((RESPONSES,), "max_tool_calls", "the client calls tools"),
+    _ignored((MESSAGES,), "service_tier", "requests have priority instead", "auto", "standard_only"),
+    _ignored((MESSAGES,), "cache_control context_management thread", "the whole conversation is read each time"),
+    _ignored((CHAT, COMPLETIONS), "typical_p mirostat mirostat_mode mirostat_tau mirostat_eta tfs_z repeat_last_n "
+             "top_n_sigma xtc_probability xtc_threshold dry_multiplier dry_base dry_allowed_length "
+             "dry_penalty_last_n dry_sequence_breakers dynatemp_range dynatemp_exponent samplers top_a",
+             "a way of sampling that few engines share"),
+    _ignored((OLLAMA,), "options.typical_p options.mirostat options.mirostat_tau options.mirostat_eta options.tfs_z "
+             "options.repeat_last_n options.penalize_newline", "a way of sampling that few engines share"),
+    _ignored((OLLAMA,), "options.num_thread options.num_batch options.num_gpu options.main_gpu options.use_mmap "
+             "options.use_mlock options.num_keep options.numa options.low_vram options.f16_kv options.vocab_only",
+             "set when the server starts"),
+    _ignored((OLLAMA,), "truncate shift", "a prompt that is too long is an error"),
+)  # fmt: skip
+
+_BY_NAME = {(interface, name): rule for rule in RULES for interface in rule.interfaces for name in rule.names}
+_INDEX = re.compile(r"\[\d+\]")
+
+
+def judge(interface: str, path: str, value: Any, ignored: IgnoredFields) -> None:
+    """Apply the rule to one field that a request's model does not have. Raises OptionError for a refused one."""
+    rule = _BY_NAME.get((interface, _INDEX.sub("", path)))
+    if value is None or (
+        rule is not None and any(value == same and type(value) is type(same) for same in rule.harmless)
+    ):
+        return
+    if rule is not None and rule.verdict == "refused":
+        raise OptionError(f"{path}: this field is not supported: {rule.why}")
+    ignored.add(path)
+
+
+def table() -> str:
+    """The rules as Markdown, for docs/server.md: `python -m pocketvlm.server.fields`."""
+    return "\n".join(_rows())
+
+
+def _rows() -> Iterator[str]:
+    for verdict, title in (("refused", "Refused"), ("ignored", "Accepted, without effect")):
+        yield from (f"| {title} | in | unless | because |", "|---|---|---|---|")
+        for rule in RULES:
+            if rule.verdict == verdict:
+                names = ", ".join(f"`{name}`" for name in rule.names)
+                values = ", ".join(f"`{_json(value)}`" for value in rule.harmless)
+                where = ", ".join(rule.interfaces)
+                yield f"| {names} | {where} | {values} | {rule.why} |"
+        yield ""
+
+
+def _json(value: Any) -> str:
+    import json
+
+    return json.dumps(value)
+
+
+def known(interface: str) -> Mapping[str, Rule]:
+    """The rules of one interface by field path."""
+    return {name: rule for (where, name), rule in _BY_NAME.items() if where == interface}
+
+
+if __name__ == "__main__":
+    print(table(), end="")

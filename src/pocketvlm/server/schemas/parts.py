@@ -1,0 +1,98 @@
+"""Messages of OpenAI's form as clients write them, in the form that the processor reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pocketvlm.errors import PromptError
+from pocketvlm.processor.messages import MEDIA_OPTIONS
+from pocketvlm.server.fields import IgnoredFields
+
+_SOURCES = ("url", "path", "base64", "file_id", "detail", *MEDIA_OPTIONS)
+# For each type of part: the keys that are read, and those of the object inside it.
+_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "text": (("text",), ()),
+    "image": (("image", *_SOURCES), ()),
+    "video": (("video", *_SOURCES), ()),
+    "image_url": (("image_url", *_SOURCES), ("url", "detail", "file_id")),
+    "video_url": (("video_url", *_SOURCES), ("url", "detail", "file_id")),
+}
+
+
+def plain_messages(messages: Sequence[Any], ignored: IgnoredFields) -> list[Any]:
+    """The messages with parts that hold nothing but what the processor reads. Raises OptionError and PromptError."""
+    return [_message(message, f"messages[{index}]", ignored) for index, message in enumerate(messages)]
+
+
+def _message(message: Any, where: str, ignored: IgnoredFields) -> Any:
+    content = message.get("content") if isinstance(message, Mapping) else None
+    if not isinstance(content, list):
+        return message
+    parts = [plain_part(part, f"{where}.content[{index}]", ignored) for index, part in enumerate(content)]
+    return {**message, "content": parts}
+
+
+def plain_part(part: Any, where: str, ignored: IgnoredFields) -> Any:
+    """One part: other spellings of its type are translated, keys that mean nothing are reported and left out."""
+    if not isinstance(part, Mapping):
+        return part
+    part = _translated(part, where)
+    known = _KEYS.get(str(part.get("type")))
+    if known is None:
+        return part  # the processor says which types there are
+    outer, inner = known
+    plain: dict[str, Any] = {"type": part["type"]}
+    for key, value in part.items():
+        if key in outer:
+            inside = isinstance(value, Mapping) and key == part["type"]
+            plain[key] = _only(value, inner, f"{where}.{key}", ignored) if inside and inner else value
+        elif key != "type" and value is not None:
+            ignored.add(f"{where}.{key}")
+    return plain
+
+
+def _only(value: Mapping[str, Any], names: tuple[str, ...], where: str, ignored: IgnoredFields) -> dict[str, Any]:
+    for key, item in value.items():
+        if key not in names and item is not None:
+            ignored.add(f"{where}.{key}")
+    return {key: item for key, item in value.items() if key in names}
+
+
+def _translated(part: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A part of another interface's or another server's type as one of our own types."""
+    match part.get("type"):
+        case "input_text" | "output_text":
+            return {**part, "type": "text"}
+        case "refusal":
+            return {"type": "text", "text": part.get("refusal")}
+        case "input_image" | "input_video" as kind:
+            return _flat(part, f"{kind.removeprefix('input_')}_url", where)
+        case "file" if isinstance(part.get("file"), Mapping):
+            return _file(part, where)
+    return part
+
+
+def _flat(part: Mapping[str, Any], by_url: str, where: str) -> dict[str, Any]:
+    """Responses' form of an image or video: its URL and detail are not in an object of their own."""
+    url, file_id = part.get(by_url), part.get("file_id")
+    if (url is None) == (file_id is None):
+        raise PromptError(f"{where}: an {part['type']} needs one of {by_url} and file_id")
+    if isinstance(url, Mapping):
+        return {**part, "type": by_url}
+    source = {"url": url} if file_id is None else {"file_id": file_id}
+    detail = {} if part.get("detail") is None else {"detail": part["detail"]}
+    rest = {key: value for key, value in part.items() if key not in ("type", by_url, "file_id", "detail")}
+    return {**rest, "type": by_url, by_url: {**source, **detail}}
+
+
+def _file(part: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """OpenAI's file part as an image: an uploaded file, or a picture's data URI."""
+    file = part["file"]
+    file_id, data = file.get("file_id"), file.get("file_data")
+    rest = {key: value for key, value in part.items() if key not in ("type", "file")}
+    if file_id is not None:
+        return {**rest, "type": "image", "file_id": file_id}
+    if not isinstance(data, str):
+        raise PromptError(f"{where}: a file needs file_id of an upload, or file_data with a picture's data URI")
+    return {**rest, "type": "image_url", "image_url": {"url": data}}
