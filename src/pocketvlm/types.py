@@ -213,7 +213,9 @@ class SamplingParams:
         )
         for name, good, wanted in checks:
             if not good:
-                raise OptionError(f"{name}={getattr(self, name)!r} is out of range: give {wanted}")
+                value = getattr(self, name)
+                shown = list(value) if isinstance(value, tuple) else value
+                raise OptionError(f"{name}={shown!r} is out of range: give {wanted}")
 
 
 @dataclass(frozen=True, slots=True)

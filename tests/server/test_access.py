@@ -24,7 +24,8 @@ def locked() -> Iterator[Running]:
 PATHS = [
     "/v1/models", "/v1/models/nano", "/version", "/metrics", "/docs", "/openapi.json", "/v1/files", "/api/tags",
     "/api/version", "/nothing", "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/messages/count_tokens",
-    "/v1/responses",    "/tokenize", "/detokenize", "/api/chat", "/api/generate", "/api/show", "/api/ps",
+    "/v1/responses", "/v1/responses/input_tokens", "/tokenize", "/detokenize", "/api/chat", "/api/generate",
+    "/api/show", "/api/ps",
 ]  # fmt: skip
 
 
@@ -34,7 +35,7 @@ def test_every_route_but_health_needs_a_key(locked: Running, path: str) -> None:
         assert locked.client.request(method, path).status_code == 401
         wrong = locked.client.request(method, path, headers={"Authorization": "Bearer wrong-key"})
         assert wrong.status_code == 401
-    assert locked.client.get("/health").json()["status"] == "ok"
+    assert locked.client.get("/health").json()["status"] == "healthy"
     assert locked.client.get("/health/ready").status_code == 200
 
 

@@ -106,7 +106,6 @@ def test_openai_videos_by_data_and_by_file(client: openai.OpenAI, tmp_path: Path
     assert {chat.usage.prompt_tokens for chat in chats} == {response.usage.input_tokens for response in responses}
     for part, says in (
         ({"type": "input_video"}, "needs one of video_url and file_id"),
-        ({"type": "input_video", "video_url": url, "speed": 2}, "'speed' is not a video option"),
         ({"type": "input_file", "file_id": file.id}, "type 'input_file' are not supported"),
     ):
         with pytest.raises(openai.BadRequestError, match=says):

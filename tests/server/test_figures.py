@@ -28,7 +28,7 @@ def test_metrics_count_what_happened() -> None:
         before = metrics(server)
         body = server.chat([image(), {"type": "text", "text": "What is this?"}]).json()
         server.chat("hello", max_tokens=1)
-        server.chat("hello", foo=1)
+        server.chat("hello", top_p=0)
         server.idle()
         after = metrics(server)
 
@@ -108,7 +108,7 @@ def test_the_description_names_every_field(server: Running) -> None:
     assert {"messages", "tools", "response_format", "mm_processor_kwargs", "chat_template_kwargs", "seed"} <= set(
         fields
     )
-    assert described["components"]["schemas"]["ChatRequest"]["additionalProperties"] is False
+    assert described["components"]["schemas"]["ChatRequest"]["additionalProperties"] is True
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
             assert operation["summary"], (path, method)

@@ -120,7 +120,6 @@ def test_other_interfaces(server: Running) -> None:
         ({"guided_choice": []}, "choice"),
         ({"guided_choice": ["a"], "guided_regex": "a"}, "only one form"),
         ({"guided_grammar": "start: x"}, "not supported"),
-        ({"tools": TOOLS, "tool_choice": "required", "guided_choice": ["a"]}, "only one"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "x"}}}, "no function"),
         ({"tools": [TOOLS[0], TOOLS[0]]}, "two functions"),
     ],

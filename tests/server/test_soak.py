@@ -27,7 +27,7 @@ import pocketvlm
 SECONDS = float(os.environ.get("POCKETVLM_SOAK_SECONDS", "600"))
 PICTURES = ("dog.png", "apple.png", "open.png", "stars.png")
 BAD: list[dict[str, Any]] = [
-    {"foo": 1},
+    {"modalities": ["audio"]},
     {"temperature": -1},
     {"messages": []},
     {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,x"}}]}]},

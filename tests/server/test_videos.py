@@ -98,7 +98,6 @@ def test_frames_as_a_list_of_images(local: Running) -> None:
         ({"fps": 100, "max_num_frames": 1000}, "30 frames up to here are more than the limit of 20"),
         ({"stack_frames": 0}, "stack_frames=0"),
         ({"start": 5}, "no frame between"),
-        ({"speed": 2}, "'speed' is not a video option"),
         ({"video": "AAAA"}, "not a video in a format we read"),
         ({"video": ""}, "no video data"),
         ({"video": "file:///etc/passwd"}, "not below an allowed media path"),

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from pocketvlm.errors import CheckpointError, PromptError
@@ -116,6 +117,19 @@ class ChatTemplate:
         raise CheckpointError(
             "the checkpoint has no chat template: neither chat_template.jinja nor one in tokenizer_config.json"
         )
+
+    @cached_property
+    def takes_system_anywhere(self) -> bool:
+        """Whether the template writes every system message, also several and later ones."""
+        texts = [f"probe-{number}" for number in range(5)]
+        roles = ("system", "system", "user", "system", "user")
+        messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+        try:
+            written = self.render(messages)
+        except PromptError:
+            return False
+        places = [written.find(text) for text in texts]
+        return min(places) >= 0 and places == sorted(places)
 
     def render(
         self,

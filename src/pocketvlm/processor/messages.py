@@ -15,6 +15,8 @@ IMAGE_OPTIONS = ("downsample_mode", "max_slice_nums", "scale_resolution", "slice
 MAX_DEPTH = 100
 VIDEO_OPTIONS = ("max_num_frames", "stack_frames", "fps", "start", "end")
 MEDIA_OPTIONS = (*IMAGE_OPTIONS, *VIDEO_OPTIONS)
+# What other interfaces, and older versions of this one, call a role.
+_SAME_ROLE = {"developer": "system", "function": "tool"}
 _SOURCE_KEYS = ("url", "path", "base64")
 _DETAIL: dict[str, str | None] = {"low": "16x", "high": "4x", "auto": None}
 _A = {"image": "an image", "video": "a video"}
@@ -90,6 +92,7 @@ def _message(message: Any, where: str, media: Conversation) -> dict[str, Any]:
         raise PromptError(f"{where} must be an object with 'role' and 'content', not {type(message).__name__}")
     given = {key: value for key, value in message.items() if value is not None}
     role = given.pop("role", None)
+    role = _SAME_ROLE.get(role, role) if isinstance(role, str) else role
     if role not in ROLES:
         raise PromptError(f"{where}: role={role!r} is not supported: give one of {', '.join(ROLES)}")
     result: dict[str, Any] = {"role": str(role)}

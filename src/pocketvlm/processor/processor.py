@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.processor.messages import Conversation, read_messages, read_tools
 from pocketvlm.processor.reading import MediaReader
 from pocketvlm.processor.sizes import ImageOptions, Layout
+from pocketvlm.processor.system import place_system_messages
 from pocketvlm.processor.tokenizer import Tokenizer
 from pocketvlm.types import ImageInfo, PendingView, Prompt, VideoInfo, View
 
@@ -125,6 +127,8 @@ class Processor:
         }
         limits = limits or self.limits
         conversation = read_messages(messages)
+        if not self.template.takes_system_anywhere:
+            conversation = replace(conversation, messages=place_system_messages(conversation.messages))
         media = MediaReader(self.config, limits, request, sampling, kept)
         media.check(conversation)
         variables = _variables(template_kwargs, enable_thinking)

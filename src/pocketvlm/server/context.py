@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from pocketvlm import __version__
 from pocketvlm.api import Model
 from pocketvlm.engine.fitting import ways_to_fit
 from pocketvlm.engine.request import Request
@@ -58,6 +60,7 @@ class Context:
         context = model.checkpoint.model.text.max_position_embeddings
         self.max_model_len = min(settings.max_model_len or context, context)
         self.created = int(time.time())
+        self.fingerprint = _fingerprint(model)
         self.admission = Admission(settings.max_seqs, settings.max_queue)
         self.metrics = Metrics(self.admission, service)
         self.files = FileStore(settings)
@@ -325,6 +328,12 @@ class Context:
             code="queue_timeout",
             headers={"Retry-After": str(self.admission.retry_after())},
         )
+
+
+def _fingerprint(model: Model) -> str:
+    """What answers with the same seed have in common: version, checkpoint and arithmetic."""
+    parts = (__version__, model.name, model.checkpoint.nbytes, sorted(model.ops.describe().items()))
+    return f"fp_{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
 
 
 def _name(model: str) -> str:

@@ -99,6 +99,7 @@ RULES = (
     _refused((RESPONSES,), "prompt", "no prompts are stored: send instructions and input"),
     _refused((RESPONSES,), "background", "answers are not stored: wait for this one", False),
     _refused((MESSAGES,), "mcp_servers container", "this server calls no other services", []),
+    _refused((OLLAMA,), "messages.videos videos", "send videos to /v1/chat/completions or /v1/responses", []),
     _refused((OLLAMA,), "template", "the checkpoint's own template is used", ""),
     _refused((OLLAMA,), "suffix", "the model continues text and does not fill gaps", ""),
     _ignored(OPENAI, "store", "nothing is stored", False),

@@ -206,10 +206,9 @@ def _failure(kind: str, text: str) -> ImageError | VideoError:
 
 def _by_name(part: Mapping[str, Any]) -> dict[str, Any]:
     """The part; where its source is `video:PATH[:fps]`, a video part with that path, and the rate as its fps."""
-    source = _source(part)
-    if not isinstance(source, str) or source[:6].lower() != "video:":
+    if not names_video(part):
         return dict(part)
-    path, fps = rated(source)
+    path, fps = rated(_source(part))
     rest = {key: value for key, value in part.items() if key not in ("type", *_SOURCES)}
     inner = part.get(str(part["type"]))
     if isinstance(inner, Mapping) and inner.get("detail") is not None:
@@ -218,6 +217,12 @@ def _by_name(part: Mapping[str, Any]) -> dict[str, Any]:
         rest.setdefault("fps", fps)
     named = path if path[:5].lower() in ("data:", "file:", "http:", "https") else Path(path).absolute().as_uri()
     return {**rest, "type": "video_url", "video_url": {"url": named}}
+
+
+def names_video(part: Mapping[str, Any]) -> bool:
+    """Whether the source of a part is `video:PATH[:fps]`."""
+    source = _source(part)
+    return isinstance(source, str) and source[:6].lower() == "video:"
 
 
 def _source(part: Mapping[str, Any]) -> Any:

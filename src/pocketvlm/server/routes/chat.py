@@ -23,6 +23,11 @@ from pocketvlm.types import FinishReason, TokenLogprob
 
 router = APIRouter(route_class=Route, tags=["OpenAI"])
 
+# What clients of different servers call the text of reasoning.
+REASONING = ("reasoning_content", "reasoning")
+# Stands for a chunk's text while what surrounds it is written; ids and names of models cannot hold it.
+_HOLE = "\x00"
+
 
 @router.post("/v1/chat/completions", summary="Answer a conversation")
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
@@ -32,7 +37,12 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     record.user = body.user
     record.id = body.request_id or record.id
     run = await context.ask(body.question(record.ignored), record)
-    head = {"id": f"chatcmpl-{record.id}", "created": int(time.time()), "model": name}
+    head = {
+        "id": f"chatcmpl-{record.id}",
+        "created": int(time.time()),
+        "model": name,
+        "system_fingerprint": context.fingerprint,
+    }
     if body.stream:
         usage = body.stream_options.usage if body.stream_options else "none"
         return Stream(context, run, record, ChatStream(context, run, record, head, usage, bool(body.logprobs)))
@@ -68,6 +78,11 @@ def logprobs(tokenizer: Tokenizer, tokens: tuple[TokenLogprob, ...] | list[Token
     ]
 
 
+def content_logprobs(tokenizer: Tokenizer, tokens: list[TokenLogprob]) -> dict[str, Any]:
+    """The log-probabilities of a choice."""
+    return {"content": logprobs(tokenizer, tokens), "refusal": None}
+
+
 def _completion(
     context: Context, run: Run, record: Record, head: dict[str, Any], answers: list[Answer], body: ChatRequest
 ) -> dict[str, Any]:
@@ -75,9 +90,10 @@ def _completion(
     choices = []
     for index, answer in enumerate(answers):
         text = "".join(answer.text)
-        message: dict[str, Any] = {"role": "assistant", "content": text if text or not answer.calls else None}
+        content = text if text or not answer.calls else None
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if answer.reasoning:
-            message["reasoning_content"] = "".join(answer.reasoning)
+            message |= dict.fromkeys(REASONING, "".join(answer.reasoning))
         if answer.calls:
             message["tool_calls"] = [
                 {
@@ -90,7 +106,7 @@ def _completion(
         choice: dict[str, Any] = {
             "index": index,
             "message": message,
-            "logprobs": {"content": logprobs(context.tokenizer, answer.logprobs)} if body.logprobs else None,
+            "logprobs": content_logprobs(context.tokenizer, answer.logprobs) if body.logprobs else None,
             "finish_reason": finish_reason(answer.finish_reason, bool(answer.calls)),
         }
         if answer.stop is not None:
@@ -115,7 +131,7 @@ class ChatStream(ChunkStream):
         self._tokenizer = context.tokenizer
         self._logprobs = with_logprobs
         self._pending: list[list[TokenLogprob]] = [[] for _ in run.voices]
-        self._around: dict[tuple[int, str], list[bytes]] = {}
+        self._around: dict[tuple[int, tuple[str, ...]], list[bytes]] = {}
 
     def head(self) -> bytes:
         """One chunk a choice with the role."""
@@ -130,9 +146,9 @@ class ChatStream(ChunkStream):
         for delta in piece.deltas:
             match delta:
                 case Content(text):
-                    out.append(self._text(piece.index, "content", text))
+                    out.append(self._text(piece.index, ("content",), text))
                 case Reasoning(text):
-                    out.append(self._text(piece.index, "reasoning_content", text))
+                    out.append(self._text(piece.index, REASONING, text))
                 case CallBegin(index, name):
                     function = {"name": name, "arguments": ""}
                     call = {"index": index, "id": call_id(self._record.id, piece.index, index), "type": "function"}
@@ -148,14 +164,15 @@ class ChatStream(ChunkStream):
             out.append(self._chunk(piece.index, {}, finish_reason(piece.finish_reason, called), more))
         return b"".join(out)
 
-    def _text(self, index: int, name: str, text: str) -> bytes:
-        """A chunk with text; without log-probabilities all but the text is the same each time."""
+    def _text(self, index: int, names: tuple[str, ...], text: str) -> bytes:
+        """A chunk with text; without log-probabilities and usage all but the text is the same each time."""
         if self._logprobs or self._usage == "each":
-            return self._chunk(index, {name: text}, None)
-        around = self._around.get((index, name))
+            return self._chunk(index, dict.fromkeys(names, text), None)
+        around = self._around.get((index, names))
         if around is None:
-            around = self._around[index, name] = self._chunk(index, {name: 0}, None).split(b'":0}', 1)
-        return b'%b":%b}%b' % (around[0], dump(text), around[1])
+            chunk = self._chunk(index, dict.fromkeys(names, _HOLE), None)
+            around = self._around[index, names] = chunk.split(dump(_HOLE))
+        return dump(text).join(around)
 
     def _chunk(
         self, index: int, delta: dict[str, Any], finish: str | None, more: dict[str, Any] | None = None
@@ -163,7 +180,7 @@ class ChatStream(ChunkStream):
         choice: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": finish}
         if self._logprobs:
             pending = self._pending[index]
-            choice["logprobs"] = {"content": logprobs(self._tokenizer, pending)} if pending else None
+            choice["logprobs"] = content_logprobs(self._tokenizer, pending) if pending else None
             self._pending[index] = []
         chunk = self.with_usage({**self._head, "choices": [choice]})
         if more:

@@ -32,7 +32,13 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     record.id = body.request_id or record.id
     first, *also = body.questions(record.ignored)
     run = await context.ask(first, record, tuple(also))
-    head = {"id": f"cmpl-{record.id}", "object": "text_completion", "created": int(time.time()), "model": name}
+    head = {
+        "id": f"cmpl-{record.id}",
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": name,
+        "system_fingerprint": context.fingerprint,
+    }
     if body.stream:
         return Stream(context, run, record, CompletionStream(context, run, record, head, body))
 

@@ -29,7 +29,8 @@ async def files(request: Request) -> Response:
     """Oldest first."""
     context, record = context_of(request), record_of(request)
     found = context.files.all(record.owner)
-    return Json({"object": "list", "data": [file.to_dict() for file in found], "has_more": False})
+    ends = {"first_id": found[0].id if found else None, "last_id": found[-1].id if found else None}
+    return Json({"object": "list", "data": [file.to_dict() for file in found], "has_more": False, **ends})
 
 
 @router.get("/v1/files/{file_id}", summary="One file")

@@ -25,7 +25,7 @@ async def health(request: Request) -> Response:
     context = context_of(request)
     return Json(
         {
-            "status": "draining" if context.draining else "ok",
+            "status": "draining" if context.draining else "healthy",
             "concurrency": context.admission.inside,
             "max_concurrency": context.settings.max_seqs,
         }
@@ -52,6 +52,7 @@ async def metrics(request: Request) -> Response:
 
 
 @router.get("/v1/models", summary="The model under each of its names")
+@router.get("/v1/models/", include_in_schema=False)
 async def models(request: Request) -> Response:
     """One entry a name."""
     context = context_of(request)

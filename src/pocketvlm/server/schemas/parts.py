@@ -6,18 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pocketvlm.errors import PromptError
-from pocketvlm.processor.messages import MEDIA_OPTIONS
+from pocketvlm.processor.messages import IMAGE_OPTIONS, MEDIA_OPTIONS
 from pocketvlm.server.fields import IgnoredFields
+from pocketvlm.server.media import names_video
 
-_SOURCES = ("url", "path", "base64", "file_id", "detail", *MEDIA_OPTIONS)
-# For each type of part: the keys that are read, and those of the object inside it.
-_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "text": (("text",), ()),
-    "image": (("image", *_SOURCES), ()),
-    "video": (("video", *_SOURCES), ()),
-    "image_url": (("image_url", *_SOURCES), ("url", "detail", "file_id")),
-    "video_url": (("video_url", *_SOURCES), ("url", "detail", "file_id")),
-}
+_TYPES = ("text", "image", "image_url", "video", "video_url")
+_SOURCES = ("url", "path", "base64", "file_id", "detail")
 
 
 def plain_messages(messages: Sequence[Any], ignored: IgnoredFields) -> list[Any]:
@@ -38,21 +32,27 @@ def plain_part(part: Any, where: str, ignored: IgnoredFields) -> Any:
     if not isinstance(part, Mapping):
         return part
     part = _translated(part, where)
-    known = _KEYS.get(str(part.get("type")))
-    if known is None:
+    kind = part.get("type")
+    if kind not in _TYPES:
         return part  # the processor says which types there are
-    outer, inner = known
-    plain: dict[str, Any] = {"type": part["type"]}
-    for key, value in part.items():
-        if key in outer:
-            inside = isinstance(value, Mapping) and key == part["type"]
-            plain[key] = _only(value, inner, f"{where}.{key}", ignored) if inside and inner else value
-        elif key != "type" and value is not None:
-            ignored.add(f"{where}.{key}")
+    plain = _only(part, _known(part), where, ignored)
+    inner = plain.get(kind)
+    if isinstance(inner, Mapping) and kind.endswith("_url"):
+        plain[kind] = _only(inner, ("url", "detail", "file_id"), f"{where}.{kind}", ignored)
     return plain
 
 
+def _known(part: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys of a part that are read."""
+    kind = str(part["type"])
+    if kind == "text":
+        return ("type", "text")
+    is_video = kind.startswith("video") or names_video(part)
+    return ("type", kind, *_SOURCES, *(MEDIA_OPTIONS if is_video else IMAGE_OPTIONS))
+
+
 def _only(value: Mapping[str, Any], names: tuple[str, ...], where: str, ignored: IgnoredFields) -> dict[str, Any]:
+    """The items with these names; the others are reported."""
     for key, item in value.items():
         if key not in names and item is not None:
             ignored.add(f"{where}.{key}")
