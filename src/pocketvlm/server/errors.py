@@ -87,6 +87,7 @@ def from_failure(error: PocketVLMError, places: Sequence[Place] = ()) -> ApiErro
     return ApiError(500, message, code="internal_error")
 
 
+_JSON_TYPES: dict[type, str] = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "a boolean"}
 _MESSAGE = re.compile(r"messages\[(\d+)\](?:\.content\[(\d+)\])?")
 _FIELD = re.compile(r"([a-z_]\w*(?:\[\d+\]|\.\w+)*)[:=]")
 _FIELDS = ("messages", "tools", "input", "instructions", "system", "images", "prompt")
@@ -130,7 +131,8 @@ def from_validation(errors: list[Any]) -> ApiError:
             return ApiError(400, "the request needs a JSON object as its body", code="missing_required_parameter")
         return ApiError(400, f"{path}: this field is required", param=path, code="missing_required_parameter")
     if not path:
-        return ApiError(400, f"the body must be a JSON object: {text[:1].lower()}{text[1:]}", code="invalid_value")
+        given = _JSON_TYPES.get(type(first.get("input")), "")
+        return ApiError(400, f"the body must be a JSON object{given and f', not {given}'}", code="invalid_value")
     text = text.removeprefix("Value error, ")
     return ApiError(400, f"{path}: {text}" if path else text, param=path or None, code="invalid_value")
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi import APIRouter, File, Form, Query, Request, UploadFile
 from starlette.responses import Response
 
+from pocketvlm.server.errors import ApiError
 from pocketvlm.server.replies import Json
 from pocketvlm.server.routes.shared import Route, context_of, record_of
 
@@ -25,12 +26,26 @@ async def upload(
 
 
 @router.get("/v1/files", summary="Files of this key")
-async def files(request: Request) -> Response:
-    """Oldest first."""
+async def files(
+    request: Request,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    order: Literal["asc", "desc"] = "desc",
+    purpose: str | None = None,
+) -> Response:
+    """Newest first unless order says otherwise; `after` is the id that the page before ended with."""
     context, record = context_of(request), record_of(request)
-    found = context.files.all(record.owner)
+    found = [file for file in context.files.all(record.owner) if purpose in (None, file.purpose)]
+    if order == "desc":
+        found.reverse()
+    if after is not None:
+        ids = [file.id for file in found]
+        if after not in ids:
+            raise ApiError(404, f"after={after[:80]!r}: no such file in this list", param="after")
+        found = found[ids.index(after) + 1 :]
+    found, rest = found[:limit], found[limit:]
     ends = {"first_id": found[0].id if found else None, "last_id": found[-1].id if found else None}
-    return Json({"object": "list", "data": [file.to_dict() for file in found], "has_more": False, **ends})
+    return Json({"object": "list", "data": [file.to_dict() for file in found], "has_more": bool(rest), **ends})
 
 
 @router.get("/v1/files/{file_id}", summary="One file")

@@ -10,8 +10,8 @@ from pocketvlm.server.asking import Place
 from pocketvlm.server.fields import IgnoredFields
 from pocketvlm.server.schemas.parts import plain_part
 
-# Items that report something to the client and say nothing to the model.
-_SILENT = ("item_reference", "compaction", "web_search_call", "file_search_call", "image_generation_call")
+# Items that tell a client what OpenAI's own servers did; their results are in other items.
+_SILENT = ("web_search_call", "file_search_call", "code_interpreter_call", "mcp_list_tools")
 
 
 class Items:
@@ -57,6 +57,8 @@ class Items:
                 self._append(answer, Place(where, parts))
             case kind if kind in _SILENT:
                 self._ignored.add(where)
+            case "item_reference":
+                raise PromptError(f"{where}: nothing is stored: give the item itself instead of a reference to it")
             case kind:
                 raise PromptError(f"{where}: items of type {str(kind)[:40]!r} are not supported")
 
