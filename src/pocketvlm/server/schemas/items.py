@@ -97,7 +97,7 @@ class Items:
             if not isinstance(part, Mapping):
                 raise PromptError(f"{place} must be an object")
             plain = plain_part(part, place, self._ignored)
-            if plain["type"] not in ("text", "image", "image_url", "video", "video_url"):
+            if plain.get("type") not in ("text", "image", "image_url", "video", "video_url"):
                 raise PromptError(f"{place}: parts of type {str(part.get('type'))[:40]!r} are not supported")
             parts.append(plain)
         return parts, places
