@@ -138,6 +138,7 @@ def test_allowed_tools(server: Running, mode: str) -> None:
         ({"type": "function_call", "name": None, "arguments": "{}"}, "input[1]", "name"),
         ({"type": "item_reference", "id": "msg_1"}, "input[1]", "nothing is stored"),
         ({"type": "never", "id": "msg_1"}, "input[1]", "'never'"),
+        ({"type": "reasoning", "summary": 3}, "input[1]", "lists of parts"),
         ({"role": "user", "content": [{}]}, "input[1].content[0]", "type 'None'"),
     ],
 )  # fmt: skip

@@ -44,9 +44,7 @@ class Items:
             case "message":
                 self._message(item, where)
             case "reasoning":
-                parts = item.get("content") or item.get("summary") or []
-                text = "".join(str(part.get("text", "")) for part in parts if isinstance(part, Mapping))
-                self._append({"role": "assistant", "reasoning_content": text}, Place(where))
+                self._append({"role": "assistant", "reasoning_content": _thought(item, where)}, Place(where))
             case "function_call":
                 self._call(item, item.get("arguments"), where)
             case "custom_tool_call":
@@ -103,7 +101,14 @@ class Items:
         return parts, places
 
 
+def _thought(item: Mapping[str, Any], where: str) -> str:
+    parts = item.get("content") or item.get("summary") or []
+    if not isinstance(parts, str | list):
+        raise PromptError(f"{where}: content and summary of reasoning must be lists of parts")
+    return _text(parts)
+
+
 def _text(content: Any) -> str:
     if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content)
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
     return content if isinstance(content, str) else ""
