@@ -152,14 +152,17 @@ def test_context_of_an_answer_that_was_cut_off(scripted: Running, server: Runnin
     assert f"{cut['response']}<|im_end|>\n<|im_start|>user" in text
 
 
-def test_context_and_images(server: Running) -> None:
+def test_context_and_images(server: Running, scripted: Running) -> None:
     assert "context" not in post(server, "/api/generate", GO_GENERATE, images=[DOG])
     first = post(server, "/api/generate", GO_GENERATE)
-    seen = post(
-        server, "/api/generate", **GO_GENERATE | {"prompt": "What is this?"}, images=[DOG], context=first["context"]
-    )
-    assert seen["response"]
     image = server.context.tokenizer.special.image
+    post(scripted, "/api/generate", GO_GENERATE, images=[DOG], context=first["context"])
+    prompt = scripted.context.service.requests[-1].prompt  # type: ignore[attr-defined]
+    starts = {view.start for view in prompt.views}
+    assert starts
+    assert all(prompt.ids[start] == image != prompt.ids[start - 1] for start in starts)
+    assert prompt.ids[prompt.marks[-1]] == scripted.context.tokenizer.token_id("<|im_start|>")
+    assert post(server, "/api/generate", GO_GENERATE, images=[DOG], context=first["context"])["response"]
     assert refused(server, "/api/generate", prompt="x", context=[1, image, 2]).startswith("context: placeholders")
     assert refused(server, "/api/generate", prompt="x", context=[10**6]).startswith("context: a token id")
     assert "2049 tokens" in refused(server, "/api/generate", prompt="x", context=[1] * 2049)
@@ -222,6 +225,7 @@ def test_tools_as_go_writes_them(scripted: Running) -> None:
     post(scripted, "/api/chat", model="nano", messages=history, tools=[GO_TOOL])
     text = scripted.context.service.requests[-1].prompt.text  # type: ignore[attr-defined]
     assert "I look it up." in text
+    assert "null" not in text
     assert "<parameter=city>\nParis\n</parameter>" in text
     history[1]["tool_calls"] = [{"function": {"name": "weather", "arguments": '{"city": "Paris"}'}}]
     post(scripted, "/api/chat", model="nano", messages=history, tools=[{**GO_TOOL, "type": None}])
