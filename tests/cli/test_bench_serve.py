@@ -51,9 +51,9 @@ def test_our_own_server(invoke: Any, tmp_path: Path) -> None:
         endpoint = invoke(*line, "--endpoint", "completions", "--json", "--temperature", "0", "--num-warmups", "1")
         assert json.loads(endpoint.out)["total_output_tokens"] == 24
 
-        refused = invoke(*line, "--extra-body", '{"unheard_of": 1}')
+        refused = invoke(*line, "--extra-body", '{"modalities": ["audio"]}')
         assert refused.code == 1
-        assert "unheard_of" in refused.err
+        assert "modalities" in refused.err
         assert refused.err.count("\n") == 1
         assert invoke(*line[:-6]).code == 1
 

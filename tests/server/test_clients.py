@@ -296,12 +296,10 @@ def test_ollama(server: Running) -> None:
     said = client.generate(model="nano", prompt="What is this?", images=[picture_], keep_alive="5m")
     assert said.response == whole.message.content
     assert said.eval_count > 0
-    assert [model.model for model in client.list().models] == ["nano"]
+    assert [model.model for model in client.list().models] == ["nano:latest"]
     assert "vision" in client.show("nano").capabilities
-    assert client.ps().models[0].model == "nano"
+    assert client.ps().models[0].model == "nano:latest"
     assert client.generate(model="nano", prompt="hello", options={"num_predict": 2}).done_reason == "length"
-    with pytest.raises(ollama.ResponseError, match="num_ctx"):
-        client.generate(model="nano", prompt="hello", options={"num_ctx": 10**9})
     with pytest.raises(ollama.ResponseError, match="not served"):
         client.chat(model="other", messages=asked)
 

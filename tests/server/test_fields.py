@@ -23,10 +23,11 @@ BODIES: dict[str, dict[str, Any]] = {
     "/api/chat": {"messages": USER, "stream": False, "options": {"num_predict": 2}},
     "/api/generate": {"prompt": "hello", "stream": False, "options": {"num_predict": 2}},
     "/api/show": {"model": "nano"},
+    "/api/pull": {"model": "nano", "stream": False},
     "/tokenize": {"prompt": "hello"},
     "/detokenize": {"tokens": [1]},
 }
-CHATS = [path for path in BODIES if "token" not in path and path != "/api/show"]
+CHATS = [path for path in BODIES if "token" not in path and path not in ("/api/show", "/api/pull")]
 
 
 @pytest.fixture(scope="module")

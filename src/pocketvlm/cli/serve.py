@@ -80,6 +80,9 @@ def serve(
         list[str] | None,
         _setting("served_model_name", "NAME", ADDRESS, "What requests call the model. Repeatable. Default: MODEL."),
     ] = None,
+    ollama_version: Annotated[
+        str | None, _setting("ollama_version", "X.Y.Z", ADDRESS, "What /api/version tells Ollama's clients.")
+    ] = None,
     config: Annotated[
         str | None,
         option(

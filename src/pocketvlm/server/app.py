@@ -14,17 +14,29 @@ from pocketvlm import __version__
 from pocketvlm.server.context import Context
 from pocketvlm.server.errors import ApiError, from_validation, internal
 from pocketvlm.server.gate import Gate, error_response
-from pocketvlm.server.routes import anthropic, chat, completions, docs, files, ollama, responses, service, tokens
+from pocketvlm.server.routes import (
+    anthropic,
+    chat,
+    completions,
+    docs,
+    files,
+    ollama,
+    ollama_models,
+    responses,
+    service,
+    tokens,
+)
 
-_ABOUT = """MiniCPM-V behind the interfaces of OpenAI, Anthropic and Ollama. Fields that are not listed are refused by
-name; errors have the form that the clients of each interface read."""
+_ABOUT = """MiniCPM-V behind the interfaces of OpenAI, Anthropic and Ollama. Fields that are not listed are refused if they
+would change the answer; the header x-ignored-fields names all others. Errors have the form that the clients of each
+interface read."""
 
 
 def create_app(context: Context) -> tuple[FastAPI, ASGIApp]:
     """The FastAPI application, and the same behind its gate, which is what a server runs."""
     app = FastAPI(title="pocketvlm", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None)
     app.state.context = context
-    for module in (chat, completions, responses, anthropic, ollama, tokens, files, service, docs):
+    for module in (chat, completions, responses, anthropic, ollama, ollama_models, tokens, files, service, docs):
         app.include_router(module.router)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)

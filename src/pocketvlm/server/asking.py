@@ -50,6 +50,8 @@ class Question:
     options: image options and template variables for the processor.
     chat: take the answer apart into content, reasoning and calls. thinking_budget: most tokens of reasoning.
     places: one for each message where the request has no such list; then errors name these.
+    before: token ids of an earlier conversation, which stand before the prompt of `messages`.
+    context_limit: most tokens of prompt and answer; no limit for a prompt that is longer.
     """
 
     messages: Sequence[Mapping[str, Any]] | None = None
@@ -66,3 +68,5 @@ class Question:
     priority: int = 0
     thinking_budget: int | None = None
     places: tuple[Place, ...] = ()
+    before: Sequence[int] = ()
+    context_limit: int | None = None

@@ -10,16 +10,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeVar
 
 from pocketvlm import __version__
 from pocketvlm.api import Model
+from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.engine.fitting import ways_to_fit
 from pocketvlm.engine.request import Request
 from pocketvlm.engine.service import EngineService
-from pocketvlm.errors import PocketVLMError, PromptError
+from pocketvlm.errors import PocketVLMError
 from pocketvlm.parsing import AnswerParser
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.server.admission import Admission
@@ -31,6 +30,7 @@ from pocketvlm.server.guiding import Constrain, Ends, constraint_for, needs_gram
 from pocketvlm.server.logs import Log, Record
 from pocketvlm.server.media import Media
 from pocketvlm.server.metrics import Metrics
+from pocketvlm.server.prompts import continued, raw_prompt
 from pocketvlm.server.running import Mailbox, Run, Service
 from pocketvlm.server.settings import Settings
 from pocketvlm.types import Prompt, SamplingParams
@@ -60,7 +60,10 @@ class Context:
         context = model.checkpoint.model.text.max_position_embeddings
         self.max_model_len = min(settings.max_model_len or context, context)
         self.created = int(time.time())
-        self.fingerprint = _fingerprint(model)
+        self.weights = str(model.ops.describe().get("weights", "")).partition(" ")[0]
+        content = f"{fingerprint(model.checkpoint.tensor_files)} {self.weights}"
+        self.digest = hashlib.sha256(content.encode()).hexdigest()
+        self.fingerprint = _fingerprint(self.digest, model)
         self.admission = Admission(settings.max_seqs, settings.max_queue)
         self.metrics = Metrics(self.admission, service)
         self.files = FileStore(settings)
@@ -124,7 +127,10 @@ class Context:
         if name not in self.names and name.removesuffix(":latest") not in self.names:
             known = ", ".join(self.names)
             raise ApiError(
-                404, f"model {name[:100]!r} is not served here: use {known}", param="model", code="model_not_found"
+                404,
+                f"model {name[:100]!r} not found: it is not served here, use {known}",
+                param="model",
+                code="model_not_found",
             )
         return name
 
@@ -154,28 +160,25 @@ class Context:
         try:
             self._check_length(question)
             if question.messages is None:
+                size = self.model.checkpoint.model.text.vocab_size
                 if question.ids is not None:
-                    return self._raw(question.ids, "(ids)"), 0.0
+                    return raw_prompt(question.ids, "(ids)", self.tokenizer, size), 0.0
                 text = question.text or ""
-                return await self.in_thread(lambda: self._raw(self.tokenizer.encode_template(text), text)), 0.0
+                ids = await self.in_thread(lambda: self.tokenizer.encode_template(text))
+                return raw_prompt(ids, text, self.tokenizer, size), 0.0
             messages, seconds = await self.media.resolve(
                 question.messages, lambda file_id, where: self.files.read(file_id, owner)
             )
             tools = list(question.tools.offered) or None
             work = partial(self.processor, messages, tools=tools, limits=self.limits, **question.options)
-            return await self.in_thread(work), seconds
+            prompt = await self.in_thread(work)
+            if question.before:
+                checkpoint = self.model.checkpoint
+                size = checkpoint.model.text.vocab_size
+                prompt = continued(question.before, prompt, self.tokenizer, checkpoint.eos_token_ids, size)
+            return prompt, seconds
         except PocketVLMError as error:
             raise from_failure(error, question.places) from None
-
-    def _raw(self, ids: Any, text: str) -> Prompt:
-        """A prompt without template or images."""
-        special = self.tokenizer.special
-        array = np.array(ids, dtype=np.int64)
-        if ((array < 0) | (array >= self.model.checkpoint.model.text.vocab_size)).any():
-            raise PromptError("prompt: a token id is outside the vocabulary")
-        if special.image in ids or (special.video is not None and special.video in ids):
-            raise PromptError("prompt: placeholders of images stand for nothing here: use /v1/chat/completions")
-        return Prompt(array.astype(np.int32), (), (), text)
 
     def _check_length(self, question: Question) -> None:
         most = self.max_model_len * _CHARACTERS_A_TOKEN
@@ -187,8 +190,9 @@ class Context:
             elif isinstance(content, list):
                 texts = (part.get("text") for part in content if isinstance(part, Mapping))
                 length += sum(len(text) for text in texts if isinstance(text, str))
-        if length > most or len(question.ids or ()) > self.max_model_len:
-            count = f"{length} characters" if question.ids is None else f"{len(question.ids)} tokens"
+        given = len(question.ids or question.before)
+        if length > most or given > self.max_model_len:
+            count = f"{given} tokens" if given > self.max_model_len else f"{length} characters"
             raise ApiError(
                 400,
                 f"{count} of text cannot fit into the {self.max_model_len} tokens that this server's context holds",
@@ -207,6 +211,8 @@ class Context:
                 param="messages" if question.messages is not None else "prompt",
                 code="context_length_exceeded",
             )
+        if question.context_limit is not None and total < question.context_limit:
+            room = min(room, question.context_limit - total)
         given = dict(question.sampling)
         most = given.pop("max_tokens", self.settings.default_max_tokens)
         if most is None:
@@ -330,9 +336,9 @@ class Context:
         )
 
 
-def _fingerprint(model: Model) -> str:
+def _fingerprint(digest: str, model: Model) -> str:
     """What answers with the same seed have in common: version, checkpoint and arithmetic."""
-    parts = (__version__, model.name, model.checkpoint.nbytes, sorted(model.ops.describe().items()))
+    parts = (__version__, digest, sorted(model.ops.describe().items()))
     return f"fp_{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
 
 

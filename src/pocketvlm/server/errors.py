@@ -67,7 +67,7 @@ def style_of(path: str) -> Style:
     """Which interface a path belongs to."""
     if path.startswith("/v1/messages"):
         return "anthropic"
-    return "ollama" if path.startswith("/api/") else "openai"
+    return "ollama" if path == "/api" or path.startswith("/api/") else "openai"
 
 
 def from_failure(error: PocketVLMError, places: Sequence[Place] = ()) -> ApiError:

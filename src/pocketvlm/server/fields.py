@@ -116,6 +116,8 @@ RULES = (
     _refused((OLLAMA,), "messages.videos videos", "send videos to /v1/chat/completions or /v1/responses", []),
     _refused((OLLAMA,), "template", "the checkpoint's own template is used", ""),
     _refused((OLLAMA,), "suffix", "the model continues text and does not fill gaps", ""),
+    _refused((OLLAMA,), "width height steps", "the model makes no images", 0),
+    _refused((OLLAMA,), "_debug_render_only", "ask /tokenize for the prompt", False),
     _ignored(OPENAI, "store", "nothing is stored", False),
     _ignored(OPENAI, "service_tier", "requests have priority instead", "auto", "default"),
     _ignored(OPENAI, "prompt_cache_key prompt_cache_options prompt_cache_retention",
@@ -134,12 +136,18 @@ RULES = (
              "top_n_sigma xtc_probability xtc_threshold dry_multiplier dry_base dry_allowed_length "
              "dry_penalty_last_n dry_sequence_breakers dynatemp_range dynatemp_exponent samplers top_a",
              "a way of sampling that few engines share"),
-    _ignored((OLLAMA,), "options.typical_p options.mirostat options.mirostat_tau options.mirostat_eta options.tfs_z "
-             "options.repeat_last_n options.penalize_newline", "a way of sampling that few engines share"),
+    _ignored((OLLAMA,), "options.typical_p options.tfs_z", "a way of sampling that few engines share", 1, 1.0),
+    _ignored((OLLAMA,), "options.mirostat options.mirostat_tau options.mirostat_eta options.penalize_newline",
+             "a way of sampling that few engines share", 0, False),
+    _ignored((OLLAMA,), "options.repeat_last_n", "penalties count the whole prompt and answer", -1),
     _ignored((OLLAMA,), "options.num_thread options.num_batch options.num_gpu options.main_gpu options.use_mmap "
              "options.use_mlock options.num_keep options.numa options.low_vram options.f16_kv options.vocab_only",
              "set when the server starts"),
-    _ignored((OLLAMA,), "truncate shift", "a prompt that is too long is an error"),
+    _ignored((OLLAMA,), "truncate", "a prompt that is too long is an error", False),
+    _ignored((OLLAMA,), "shift", "an answer ends where the context does", False),
+    _ignored((OLLAMA,), "system options", "only prompts have them", "", {}),
+    _ignored((OLLAMA,), "insecure username password", "nothing is downloaded", False, ""),
+    _ignored((OLLAMA,), "runner", "there is one way to run the model", ""),
 )  # fmt: skip
 
 _BY_NAME = {(interface, name): rule for rule in RULES for interface in rule.interfaces for name in rule.names}

@@ -20,7 +20,8 @@ from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Json
 
 _ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
-_OPEN = ("/health", "/health/ready")
+# "/" says only that the server runs: Ollama's command line asks for it first, and has no key to send.
+_OPEN = ("/", "/health", "/health/ready")
 _MULTIPART = ("/v1/files",)
 _METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
 
@@ -48,6 +49,8 @@ class Gate:
             scope["path"],
             ignored=IgnoredFields(self._context.settings.strict),
         )
+        if scope["method"] == "HEAD":  # every GET route answers it; uvicorn sends the headers without the body
+            scope = {**scope, "method": "GET"}
         scope["record"] = record
         started = False
         origin = headers.get("origin", "")

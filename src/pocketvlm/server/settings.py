@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from pocketvlm.errors import OptionError
 
 LogFormat = Literal["json", "none"]
 MIB = 1 << 20
+_VERSION = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.]+)?", re.ASCII)
 
 
 def default_workers() -> int:
@@ -27,7 +29,8 @@ class Settings:
     host, port: where it listens (port 0: a free one). api_keys: who may use it, empty for everybody. insecure: listen
     on other addresses than loopback without a key. served_model_name: names that requests may use, the first is shown.
     max_seqs: sequences that run at the same time. max_queue: sequences that may wait for a place. strict: refuse the
-    fields of requests that would otherwise be ignored.
+    fields of requests that would otherwise be ignored. ollama_version: what /api/version says; clients refuse servers
+    whose version is too old for them. The default is the first with OpenAI's responses and Anthropic's messages.
     """
 
     host: str = "127.0.0.1"
@@ -69,6 +72,7 @@ class Settings:
     fetch_media: bool = True
     media_workers: int = 0
     strict: bool = False
+    ollama_version: str = "0.14.0"
     runaway_guard: bool = True
     normalize_newlines: bool = False
     log: LogFormat = "json"
@@ -89,6 +93,7 @@ class Settings:
             ("max_queue", self.max_queue >= 0, "0 or more"),
             ("drain", self.drain >= 0, "0 or more seconds"),
             ("media_workers", self.media_workers >= 0, "0 (as many as processors) or more"),
+            ("ollama_version", bool(_VERSION.fullmatch(self.ollama_version)), "three numbers such as 0.14.0"),
             ("log", self.log in ("json", "none"), "json or none"),
         ]
         for name, good, wanted in checks:

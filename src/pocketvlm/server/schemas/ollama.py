@@ -1,78 +1,146 @@
-"""Ollama's /api/chat and /api/generate: their requests."""
+"""Ollama's requests: /api/chat, /api/generate, /api/show, /api/pull."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from pocketvlm.errors import OptionError
-from pocketvlm.server.asking import Guide, Question
+from pocketvlm.server.asking import Guide, Place, Question
 from pocketvlm.server.fields import OLLAMA, IgnoredFields
-from pocketvlm.server.schemas.common import Body, Json, Object
+from pocketvlm.server.schemas.common import Body, Count, Effort, Json, Object, thinks
 from pocketvlm.server.schemas.tools import Tool, read_tools
+from pocketvlm.types import SamplingParams
 
-Think = bool | Literal["low", "medium", "high"]
+
+def _whole(value: Any) -> Any:
+    """Clients in languages with one type of number write whole numbers as 40.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _without_zeros(tool: Any) -> Any:
+    """A tool without what Go and Python clients write for nothing: an empty type, null inside its parameters."""
+    if not isinstance(tool, Mapping):
+        return tool
+    tool = {key: value for key, value in tool.items() if not (key == "type" and not value)}
+    function = tool.get("function")
+    if isinstance(function, Mapping) and isinstance(parameters := function.get("parameters"), Mapping):
+        given = {key: value for key, value in parameters.items() if value is not None}
+        tool["function"] = {**function, "parameters": given}
+    return tool
+
+
+Whole = Annotated[int, BeforeValidator(_whole), Field(ge=-(1 << 63), lt=1 << 63)]
+OllamaTool = Annotated[Tool, BeforeValidator(_without_zeros)]
+
+# Ollama's names of sampling options, and ours.
+_SAMPLING = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repeat_penalty": "repetition_penalty",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+}
+_THEIRS = {ours: theirs for theirs, ours in _SAMPLING.items()}
 
 
 class OllamaOptions(Object):
     """How to sample, in Ollama's names."""
 
     temperature: float | None = None
-    top_k: int | None = None
+    top_k: Whole | None = None
     top_p: float | None = None
     min_p: float | None = None
-    seed: int | None = None
-    num_predict: int | None = Field(None, description="Most tokens of answer; -1: as many as there is room for.")
+    seed: Whole | None = Field(None, description="Below 0: another one each time.")
+    num_predict: Whole | None = Field(None, description="Most tokens of answer; 0 and below: no limit but the context.")
     stop: str | list[str] | None = None
     repeat_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    num_ctx: int | None = Field(None, description="At most what the server was started with; not needed.")
+    num_ctx: Whole | None = Field(
+        None, description="Most tokens of prompt and answer, up to the server's context. A longer prompt has no limit."
+    )
 
-    def sampling(self, max_model_len: int) -> dict[str, Any]:
+    def sampling(self) -> dict[str, Any]:
         """Fields of SamplingParams that were given. Raises OptionError."""
-        if self.num_ctx is not None and not 0 < self.num_ctx <= max_model_len:
-            raise OptionError(f"options.num_ctx={self.num_ctx}: this server's context holds {max_model_len} tokens")
-        names = ("temperature", "top_k", "top_p", "min_p", "seed", "presence_penalty", "frequency_penalty")
-        given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        if self.repeat_penalty is not None:
-            given["repetition_penalty"] = self.repeat_penalty
-        if self.num_predict is not None and self.num_predict != -1:
-            given["max_tokens"] = self.num_predict
-        elif self.num_predict == -1:
-            given["max_tokens"] = max_model_len
+        given = {ours: value for theirs, ours in _SAMPLING.items() if (value := getattr(self, theirs)) is not None}
+        if self.seed is not None and self.seed >= 0:
+            given["seed"] = self.seed
         if self.stop is not None:
             given["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        try:
+            SamplingParams(**given)
+        except OptionError as error:
+            name, _, rest = str(error).partition("=")
+            raise OptionError(f"options.{_THEIRS.get(name, name)}={rest}") from None
+        if self.num_predict is not None:
+            given["max_tokens"] = self.num_predict if self.num_predict > 0 else None
         return given
 
 
-class OllamaBase(Body):
-    """Fields of both."""
+class OllamaModel(Body):
+    """Which model: Ollama has two names for the field."""
 
     interface = OLLAMA
-    model: str | None = None
+    model: str | None = Field(None, description="The model that is served, if it is left out.")
+    name: str | None = Field(None, description="An older name of model.")
+
+    @property
+    def asked(self) -> str | None:
+        """The model's name."""
+        return self.model or self.name
+
+
+class OllamaBase(OllamaModel):
+    """Fields of chat and generate."""
+
     stream: bool | None = Field(None, description="true if it is left out.")
     options: OllamaOptions | None = None
     format: Literal["", "json"] | Json | None = Field(None, description="json, or a JSON schema.")
-    think: Think | None = None
-    keep_alive: str | int | float | None = Field(None, description="The model always stays: this changes nothing.")
-    logprobs: Literal[False] | None = None
+    think: bool | Effort | None = None
+    keep_alive: str | int | float | None = Field(
+        None, description="The model always stays in memory. 0 without a prompt is answered as if it did not."
+    )
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, BeforeValidator(_whole), Field(ge=0, le=20)] | None = None
 
-    def fields(self, max_model_len: int) -> dict[str, Any]:
+    @property
+    def unloads(self) -> bool:
+        """Whether keep_alive is no time at all: 0, "0", "0s", "0m0s"."""
+        if isinstance(self.keep_alive, str):
+            return "0" in self.keep_alive and not re.search("[1-9]", self.keep_alive)
+        return self.keep_alive == 0
+
+    def shared(self, ignored: IgnoredFields) -> dict[str, Any]:
         """Fields of a Question that both have. Raises OptionError."""
-        options = {} if self.think is None else {"enable_thinking": self.think is not False}
+        given = self.options or OllamaOptions.model_validate({})
+        sampling = given.sampling()
+        if self.logprobs:
+            sampling["logprobs"] = self.top_logprobs or 0
+        elif self.top_logprobs:
+            ignored.add("top_logprobs")
         guide = None
         if self.format == "json":
             guide = Guide("json_object")
         elif isinstance(self.format, dict):
             guide = Guide("json_schema", self.format)
-        sampling = (self.options or OllamaOptions.model_validate({})).sampling(max_model_len)
-        return {"sampling": sampling, "options": options, "guide": guide}
+        thinking = self.think if isinstance(self.think, bool) else thinks(self.think)
+        limit = given.num_ctx if given.num_ctx is not None and given.num_ctx > 0 else None
+        return {
+            "sampling": sampling,
+            "options": {} if thinking is None else {"enable_thinking": thinking},
+            "guide": guide,
+            "context_limit": limit,
+        }
 
 
 class OllamaCall(Object):
-    """A function call of an earlier answer."""
+    """A function call of an earlier answer; its arguments are an object or JSON text."""
 
     function: Json
     id: str | None = None
@@ -80,7 +148,7 @@ class OllamaCall(Object):
 
 
 class OllamaMessage(Object):
-    """One message; images are base64 text."""
+    """One message; images are base64 text or data URIs."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
@@ -90,30 +158,32 @@ class OllamaMessage(Object):
     tool_name: str | None = None
     tool_call_id: str | None = None
 
-    def plain(self) -> dict[str, Any]:
-        """In OpenAI's form, images before the text."""
-        content: Any = self.content or ""
-        if self.images:
-            content = [*pictures(self.images), {"type": "text", "text": content}]
+    def plain(self, where: str) -> tuple[dict[str, Any], Place]:
+        """In OpenAI's form, and where it stands in the request."""
+        content, parts = _content(self.content, self.images, f"{where}.content", f"{where}.images")
         message: dict[str, Any] = {"role": self.role, "content": content}
         if self.thinking:
             message["reasoning_content"] = self.thinking
         if self.tool_calls:
             message["tool_calls"] = [{"type": "function", "function": call.function} for call in self.tool_calls]
-        return message
+        return message, Place(where, parts)
 
 
 class OllamaChatRequest(OllamaBase):
-    """A conversation to be answered."""
+    """A conversation to be answered. Without messages: whether the model is loaded, which it is."""
 
-    messages: Annotated[list[OllamaMessage], Field(min_length=1)]
-    tools: list[Tool] | None = None
+    messages: list[OllamaMessage] | None = None
+    tools: list[OllamaTool] | None = None
 
-    def question(self, max_model_len: int, ignored: IgnoredFields) -> Question:
+    def question(self, ignored: IgnoredFields) -> Question:
         """What is asked. Raises OptionError."""
-        tools = read_tools(self.tools, None, None)
-        messages = [message.plain() for message in self.messages]
-        return Question(messages=messages, tools=tools, **self.fields(max_model_len))
+        read = [message.plain(f"messages[{index}]") for index, message in enumerate(self.messages or ())]
+        return Question(
+            messages=[message for message, _ in read],
+            places=tuple(place for _, place in read),
+            tools=read_tools(self.tools, None, None),
+            **self.shared(ignored),
+        )
 
 
 class OllamaGenerateRequest(OllamaBase):
@@ -123,30 +193,51 @@ class OllamaGenerateRequest(OllamaBase):
     system: str | None = None
     images: list[str] | None = None
     raw: bool | None = None
+    context: list[Count] | None = Field(None, description="What an earlier answer gave: this question continues it.")
+    template: str | None = Field(None, description="Nothing, or the template that /api/show tells.")
 
-    def question(self, max_model_len: int, ignored: IgnoredFields) -> Question:
-        """What is asked. Raises OptionError."""
-        fields = self.fields(max_model_len)
+    def question(self, template: str, ignored: IgnoredFields) -> Question:
+        """What is asked. template: the checkpoint's. Raises OptionError."""
+        if self.template and self.template != template:
+            raise OptionError("template: another template is not supported: the checkpoint's own is used")
+        shared = self.shared(ignored)
         if self.raw:
-            if self.system or self.images:
-                raise OptionError("raw=true leaves the template out: no system, no images")
-            return Question(text=self.prompt or "", chat=False, **{**fields, "options": {}})
-        content: Any = self.prompt or ""
-        if self.images:
-            content = [*pictures(self.images), {"type": "text", "text": content}]
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        return Question(messages=[*system, {"role": "user", "content": content}], **fields)
+            for name in ("system", "images", "context"):
+                if getattr(self, name):
+                    raise OptionError(f"{name}: not with raw, which leaves the template out")
+            if self.think is not None:
+                ignored.add("think")
+            return Question(text=self.prompt or "", chat=False, **{**shared, "options": {}})
+        content, parts = _content(self.prompt, self.images, "prompt", "images")
+        messages, places = [{"role": "user", "content": content}], [Place("prompt", parts)]
+        if self.system:
+            messages.insert(0, {"role": "system", "content": self.system})
+            places.insert(0, Place("system"))
+        return Question(messages=messages, places=tuple(places), before=self.context or (), **shared)
 
 
-class OllamaShowRequest(Body):
-    """Which model."""
+class OllamaShowRequest(OllamaModel):
+    """Which model, and whether to list its tensors."""
 
-    interface = OLLAMA
-    model: str | None = None
-    name: str | None = None
     verbose: bool | None = None
 
 
-def pictures(images: list[str]) -> list[dict[str, Any]]:
-    """Image parts of base64 text."""
-    return [{"type": "image", "base64": image} for image in images]
+class OllamaPullRequest(OllamaModel):
+    """Which model to download: only the served one, which is there."""
+
+    stream: bool | None = Field(None, description="true if it is left out.")
+
+
+def _content(
+    text: str | None, images: list[str] | None, text_place: str, images_place: str
+) -> tuple[Any, tuple[str, ...]]:
+    """Content of a message, images before the text, and where its parts stand in the request."""
+    if not images:
+        return text or "", ()
+    # Only data URIs are taken as URLs: Ollama's clients send content, so that nothing is fetched for them.
+    parts = [{"type": "image", "url" if image[:5].lower() == "data:" else "base64": image} for image in images]
+    places = [f"{images_place}[{index}]" for index in range(len(images))]
+    if text:
+        parts.append({"type": "text", "text": text})
+        places.append(text_place)
+    return parts, tuple(places)
