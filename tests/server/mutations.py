@@ -74,6 +74,18 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
         "tools": [{"name": "f", "description": "x", "input_schema": PARAMETERS}], "tool_choice": {"type": "auto"},
         "thinking": {"type": "enabled", "budget_tokens": 5}, "metadata": {"user_id": "me"},
     }),
+    ("/v1/messages", {
+        "max_tokens": 9, "thinking": {"type": "adaptive", "display": "omitted"}, "stream": True,
+        "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": PARAMETERS}},
+        "tools": [{"type": "bash_20250124", "name": "bash"}], "context_management": {"edits": []},
+        "messages": [
+            {"role": "user", "content": [
+                {"type": "document", "title": "x", "source": {"type": "content", "content": [TEXT, BLOCK]}},
+                {"type": "search_result", "title": "x", "source": "y", "content": [TEXT]}]},
+            {"role": "system", "content": [TEXT]},
+            {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "x"}, TEXT]},
+        ],
+    }),
     ("/v1/messages/count_tokens", {"model": "nano", "messages": [{"role": "user", "content": "x"}]}),
     ("/api/chat", {
         "model": "nano", "stream": False, "keep_alive": "5m", "think": False, "format": "",

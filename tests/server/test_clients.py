@@ -113,6 +113,7 @@ def test_openai_videos_by_data_and_by_file(client: openai.OpenAI, tmp_path: Path
     image_part = {"type": "input_image", "file_id": file.id, "detail": "auto"}
     with pytest.raises(openai.BadRequestError, match="looks like a video: give it as one"):
         client.responses.create(model="nano", input=[{"role": "user", "content": [image_part]}])
+    client.files.delete(file.id)
 
 
 def test_interfaces_without_videos_say_so(server: Running, tmp_path: Path) -> None:

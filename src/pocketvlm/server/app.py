@@ -27,9 +27,9 @@ from pocketvlm.server.routes import (
     tokens,
 )
 
-_ABOUT = """MiniCPM-V behind the interfaces of OpenAI, Anthropic and Ollama. Fields that are not listed are refused if they
-would change the answer; the header x-ignored-fields names all others. Errors have the form that the clients of each
-interface read."""
+_ABOUT = """MiniCPM-V behind the interfaces of OpenAI, Anthropic and Ollama. Fields that are not listed are refused if
+they would change the answer; the header x-ignored-fields names all others. Errors have the form that the clients of
+each interface read."""
 
 
 def create_app(context: Context) -> tuple[FastAPI, ASGIApp]:

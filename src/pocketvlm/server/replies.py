@@ -172,8 +172,8 @@ class Stream(Response):
         late: list[bytes] = []
 
         def at_once(pieces: list[Piece]) -> None:
-            pinger.sent = pinger.sent or bool(pieces)
             data = b"".join([renderer.piece(piece) for piece in pieces])
+            pinger.sent = pinger.sent or bool(data)  # pieces may show nothing, such as hidden thoughts
             if data and (run.done or write is None or not write(data)):
                 late.append(data)
                 run.wake()

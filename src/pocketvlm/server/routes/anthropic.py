@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -18,8 +19,13 @@ from pocketvlm.server.routes.chat import call_id
 from pocketvlm.server.routes.shared import Route, accept
 from pocketvlm.server.running import Run
 from pocketvlm.server.schemas.anthropic import CountRequest, MessagesRequest
+from pocketvlm.types import FinishReason
 
 router = APIRouter(route_class=Route, tags=["Anthropic"])
+
+# Clients know no word for an answer that was cut because it repeated itself.
+_REASONS: dict[FinishReason | None, str] = {"stop": "end_turn", "length": "max_tokens", "repetition": "max_tokens"}
+_NO_STOP = {"stop_reason": None, "stop_sequence": None, "stop_details": None}
 
 
 @router.post("/v1/messages", summary="Answer a conversation")
@@ -29,9 +35,10 @@ async def messages(body: MessagesRequest, request: Request) -> Response:
     name = context.check_model(body.model)
     record.user = body.metadata.user_id if body.metadata else None
     run = await context.ask(body.question(record.ignored), record)
+    form = _Form(run, record, name, body.hides_thinking)
     if body.stream:
-        return Stream(context, run, record, MessageStream(run, record, name))
-    return await whole(context, run, record, request, lambda answers: _message(run, record, name, answers[0]))
+        return Stream(context, run, record, MessageStream(form))
+    return await whole(context, run, record, request, lambda answers: form.whole(answers[0]))
 
 
 @router.post("/v1/messages/count_tokens", summary="Count the tokens of a conversation")
@@ -43,50 +50,73 @@ async def count_tokens(body: CountRequest, request: Request) -> Response:
     return Json({"input_tokens": len(prompt.ids)})
 
 
-def _usage(account: Account) -> dict[str, Any]:
-    return {
-        "input_tokens": account.prompt - account.cached,
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": account.cached,
-        "output_tokens": account.completion,
-    }
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """An answer as a message object. hides_thinking: thinking blocks have no text."""
+
+    run: Run
+    record: Record
+    name: str
+    hides_thinking: bool = False
+
+    def message(self, content: list[dict[str, Any]], ended: bool) -> dict[str, Any]:
+        """The message with this content; without the reason for its end where it has not ended."""
+        return {
+            "id": f"msg_{self.record.id}",
+            "type": "message",
+            "role": "assistant",
+            "model": self.name,
+            "content": content,
+            "container": None,
+            **(self.stop() if ended else _NO_STOP),
+            "usage": {
+                **self.usage(Account.of(self.run, self.record)),
+                "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
+                "service_tier": "standard",
+                "inference_geo": None,
+            },
+        }
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        """The message with all its blocks."""
+        blocks: list[dict[str, Any]] = []
+        if answer.reasoning:
+            blocks.append(_thinking("" if self.hides_thinking else "".join(answer.reasoning)))
+        if answer.text:
+            blocks.append({"type": "text", "text": "".join(answer.text)})
+        for number, call in enumerate(answer.calls):
+            arguments = json.loads("".join(call.arguments) or "{}")
+            blocks.append(self.call(number, call.name, arguments))
+        return self.message(blocks, ended=True)
+
+    def call(self, number: int, name: str, arguments: Any) -> dict[str, Any]:
+        """A function call as a block."""
+        return {"type": "tool_use", "id": call_id(self.record.id, 0, number), "name": name, "input": arguments}
+
+    def usage(self, account: Account) -> dict[str, Any]:
+        """Counts of tokens; those that were in the prefix cache are not part of the input."""
+        return {
+            "input_tokens": account.prompt - account.cached,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": account.cached,
+            "output_tokens": account.completion,
+            "output_tokens_details": {"thinking_tokens": account.reasoning},
+            "server_tool_use": None,
+        }
+
+    def stop(self) -> dict[str, Any]:
+        """Why the answer ended."""
+        choice = self.run.voices[0]
+        reason = _REASONS[choice.finish_reason]
+        if choice.matched is not None:
+            reason = "stop_sequence"
+        elif choice.called and reason == "end_turn":
+            reason = "tool_use"
+        return {"stop_reason": reason, "stop_sequence": choice.matched, "stop_details": None}
 
 
-def _stop(run: Run) -> dict[str, Any]:
-    voice = run.voices[0]
-    reason = {"stop": "end_turn", "length": "max_tokens"}.get(str(voice.finish_reason), voice.finish_reason)
-    if voice.matched is not None:
-        reason = "stop_sequence"
-    elif voice.called and reason == "end_turn":
-        reason = "tool_use"
-    return {"stop_reason": reason, "stop_sequence": voice.matched}
-
-
-def _message(run: Run, record: Record, name: str, answer: Answer) -> dict[str, Any]:
-    blocks: list[dict[str, Any]] = []
-    if answer.reasoning:
-        blocks.append({"type": "thinking", "thinking": "".join(answer.reasoning), "signature": ""})
-    text = "".join(answer.text)
-    if text and (text.strip() or not answer.calls):
-        blocks.append({"type": "text", "text": text})
-    for number, call in enumerate(answer.calls):
-        blocks.append(
-            {
-                "type": "tool_use",
-                "id": call_id(record.id, 0, number),
-                "name": call.name,
-                "input": json.loads("".join(call.arguments) or "{}"),
-            }
-        )
-    return {
-        "id": f"msg_{record.id}",
-        "type": "message",
-        "role": "assistant",
-        "model": name,
-        "content": blocks,
-        **_stop(run),
-        "usage": _usage(Account.of(run, record)),
-    }
+def _thinking(text: str) -> dict[str, Any]:
+    return {"type": "thinking", "thinking": text, "signature": ""}
 
 
 class MessageStream:
@@ -95,21 +125,14 @@ class MessageStream:
     media_type = "text/event-stream; charset=utf-8"
     ping = b'event: ping\ndata: {"type":"ping"}\n\n'
 
-    def __init__(self, run: Run, record: Record, name: str) -> None:
-        self._run = run
-        self._record = record
-        self._name = name
+    def __init__(self, form: _Form) -> None:
+        self._form = form
         self._index = -1
         self._open: str | None = None
 
     def head(self) -> bytes:
         """The message without content."""
-        usage = {**_usage(Account.of(self._run, self._record)), "output_tokens": 0}
-        message: dict[str, Any] = {
-            "id": f"msg_{self._record.id}", "type": "message", "role": "assistant", "model": self._name,
-            "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage,
-        }  # fmt: skip
-        return self._event("message_start", message=message) + self.ping
+        return self._event("message_start", message=self._form.message([], ended=False)) + self.ping
 
     def piece(self, piece: Piece) -> bytes:
         """Blocks, and pieces of them."""
@@ -120,25 +143,26 @@ class MessageStream:
                     out.append(self._block("text", {"type": "text", "text": ""}))
                     out.append(self._delta({"type": "text_delta", "text": text}))
                 case Reasoning(text):
-                    out.append(self._block("thinking", {"type": "thinking", "thinking": "", "signature": ""}))
-                    out.append(self._delta({"type": "thinking_delta", "thinking": text}))
+                    out.append(self._block("thinking", _thinking("")))
+                    if not self._form.hides_thinking:
+                        out.append(self._delta({"type": "thinking_delta", "thinking": text}))
                 case CallBegin(index, name):
                     out.append(self._close())
-                    number = call_id(self._record.id, 0, index)
-                    out.append(self._block("call", {"type": "tool_use", "id": number, "name": name, "input": {}}))
+                    out.append(self._block("call", self._form.call(index, name, {})))
                 case CallArguments(_, text):
                     out.append(self._delta({"type": "input_json_delta", "partial_json": text}))
         return b"".join(out)
 
     def tail(self) -> bytes:
         """Why it ended, and what it took."""
-        account = Account.of(self._run, self._record)
-        stop = self._event("message_delta", delta=_stop(self._run), usage=_usage(account), timings=account.timings())
+        account = Account.of(self._form.run, self._form.record)
+        usage, timings = self._form.usage(account), account.timings()
+        stop = self._event("message_delta", delta=self._form.stop(), usage=usage, timings=timings)
         return self._close() + stop + self._event("message_stop")
 
     def failure(self, error: ApiError) -> bytes:
         """An error event."""
-        return event(error.body("anthropic", self._record.id), "error")
+        return event(error.body("anthropic", self._form.record.id), "error")
 
     def _block(self, kind: str, block: dict[str, Any]) -> bytes:
         """Begin a block, unless one of this kind is open."""

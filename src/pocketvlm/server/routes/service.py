@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -16,6 +18,7 @@ from pocketvlm.server.routes.shared import Route, context_of
 
 router = APIRouter(route_class=Route, tags=["Service"])
 
+_VERSION = "anthropic-version"
 CAPABILITIES = ("completion", "vision", "tools", "thinking", "structured_outputs")
 
 
@@ -54,18 +57,25 @@ async def metrics(request: Request) -> Response:
 @router.get("/v1/models", summary="The model under each of its names")
 @router.get("/v1/models/", include_in_schema=False)
 async def models(request: Request) -> Response:
-    """One entry a name."""
+    """One entry a name, in the form of OpenAI, or of Anthropic for requests with the header anthropic-version."""
     context = context_of(request)
-    return Json({"object": "list", "data": [model_object(context, name) for name in context.names]})
+    data = [_object_for(request)(context, name) for name in context.names]
+    if _VERSION not in request.headers:
+        return Json({"object": "list", "data": data})
+    return Json({"data": data, "has_more": False, "first_id": context.names[0], "last_id": context.names[-1]})
 
 
 @router.get("/v1/models/{name:path}", summary="One model")
 async def model(name: str, request: Request) -> Response:
-    """What it can do and how much it holds."""
+    """What it can do and how much it holds, in the form of OpenAI or Anthropic."""
     context = context_of(request)
     if name not in context.names:
         raise ApiError(404, f"model {name[:100]!r} is not served here", param="model", code="model_not_found")
-    return Json(model_object(context, name))
+    return Json(_object_for(request)(context, name))
+
+
+def _object_for(request: Request) -> Callable[[Context, str], dict[str, Any]]:
+    return anthropic_model_object if _VERSION in request.headers else model_object
 
 
 def model_object(context: Context, name: str) -> dict[str, Any]:
@@ -79,4 +89,20 @@ def model_object(context: Context, name: str) -> dict[str, Any]:
         "max_model_len": context.max_model_len,
         "capabilities": list(CAPABILITIES),
         "modalities": {"input": ["text", "image", "video"], "output": ["text"]},
+    }
+
+
+def anthropic_model_object(context: Context, name: str) -> dict[str, Any]:
+    """Anthropic's model object."""
+    return {
+        "id": name,
+        "type": "model",
+        "display_name": context.model.name,
+        "created_at": datetime.fromtimestamp(context.created, UTC).isoformat().replace("+00:00", "Z"),
+        "lifecycle": "active",
+        "max_input_tokens": context.max_model_len,
+        "max_tokens": context.max_model_len,
+        "capabilities": None,
+        "deprecated_at": None,
+        "retires_at": None,
     }
