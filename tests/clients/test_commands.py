@@ -74,5 +74,5 @@ def test_guidellm(route: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["openai-chat", "open-responses", "anthropic"])
 def test_llm_comply(form: str, tmp_path: Path) -> None:
     with servers({"get_weather": {"location": "Paris"}}) as both:
-        asked = ["-u", f"{both.agent.url}/v1", "-k", "none", "-m", "nano", "--format", form, "-v"]
+        asked = ["-u", f"{both.agent.url}/v1", "-k", "none", "-m", "nano", "--format", form]
         run([python("libraries") / "llm-comply", *asked], tmp_path)
