@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 
 SOURCES := pyproject.toml CMakeLists.txt $(shell find native -type f)
 
-.PHONY: demo test test-full test-long lint types pytest native-test neon neon-if-present sanitize docs bench clean
+.PHONY: demo test test-full test-long test-clients lint types pytest native-test neon neon-if-present sanitize docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/pocketvlm run nano -i examples/penguin.png -p "Describe this image."
@@ -21,7 +21,7 @@ types: $(VENV)/.developed
 	$(BIN)/mypy
 
 pytest: $(VENV)/.developed
-	$(BIN)/pytest -m "not full and not long"
+	$(BIN)/pytest -m "not full and not long and not clients"
 	$(BIN)/pytest -m "full and not long"
 
 # The real checkpoint's shape, random weights, about 12 GB of memory: what `make test` does of it, and three longer cases.
@@ -32,7 +32,26 @@ test-full: $(VENV)/.developed
 # new random examples for every test that draws some (`make test` draws the same ones each time).
 test-long: $(VENV)/.developed
 	$(BIN)/pytest -m "long and not full" --durations=0 --hypothesis-profile=new
-	$(BIN)/pytest -m "not full and not long" --hypothesis-profile=new $$(grep -rlE --include="test_*.py" "^(import|from) hypothesis" tests)
+	$(BIN)/pytest -m "not full and not long and not clients" --hypothesis-profile=new $$(grep -rlE --include="test_*.py" "^(import|from) hypothesis" tests)
+
+# --- real clients against the server: tests/clients ---
+
+# Clients that exclude each other's versions have environments of their own; npm's are in one folder, with their Node.js.
+CLIENTS := $(patsubst tests/clients/environments/%.txt,.venv-clients/%/.installed,$(wildcard tests/clients/environments/*.txt))
+
+test-clients: $(VENV)/.developed $(CLIENTS) build/clients/.installed
+	$(BIN)/pytest -m clients --durations=0
+
+.venv-clients/%/.installed: tests/clients/environments/%.txt constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt --requirement $<
+	@touch $@
+
+build/clients/.installed: tests/clients/package.json
+	@mkdir -p $(@D)
+	cp $< $(@D)/package.json
+	cd $(@D) && npm install --no-audit --no-fund --no-package-lock --loglevel=error
+	@touch $@
 
 # --- the kernels alone: tests/native, a program without Python ---
 
@@ -84,7 +103,7 @@ bench: $(VENV)/.benched
 	$(BIN)/python benchmarks/compare.py
 
 clean:
-	rm -rf build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build $(VENV) .venv-clients .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"pocketvlm needs Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}. Give another one: make PYTHON=python3.12 ...")'

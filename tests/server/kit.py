@@ -71,9 +71,10 @@ def running(
     media: Callable[[Settings], Media] | None = None,
     prepare: Callable[[Context], None] | None = None,
     loading: dict[str, Any] | None = None,
+    around: Callable[[Any], Any] | None = None,
     **settings: Any,
 ) -> Iterator[Running]:
-    """A server with these settings. prepare: changes its context before it starts."""
+    """A server with these settings. prepare: changes its context before it starts. around: wraps its application."""
     model = pocketvlm.load("nano", threads=1, **(loading or {}))
     chosen = Settings(**{"port": 0, **settings})
     log = io.StringIO()
@@ -81,6 +82,8 @@ def running(
     if prepare is not None:
         prepare(context)
     server = Server(context)
+    if around is not None:
+        server.config.app = around(server.config.app)
     listener = bind(chosen)
     listener.listen(1024)
     url = address(listener)
