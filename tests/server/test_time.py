@@ -171,9 +171,10 @@ def test_running_away_is_noticed() -> None:
     script = Script([text], pause=0.001)
     with running(prepare=script.install) as server:
         choice = server.chat("hello", max_tokens=2000).json()["choices"][0]
-        assert choice["finish_reason"] == "repetition"
+        assert (choice["finish_reason"], choice["stop_reason"]) == ("length", "repetition")
         assert len(choice["message"]["content"]) < len(text) / 2
-        assert events(server.chat("hello", stream=True))[-2]["choices"][0]["finish_reason"] == "repetition"
+        last = events(server.chat("hello", stream=True))[-2]["choices"][0]
+        assert (last["finish_reason"], last["stop_reason"]) == ("length", "repetition")
         assert script.stopped == {0, 1}
     script = Script([text])
     with running(prepare=script.install, runaway_guard=False) as server:

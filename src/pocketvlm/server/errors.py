@@ -41,11 +41,14 @@ class ApiError(HTTPException):
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
+        """details: what Anthropic's clients read to decide how to go on."""
         super().__init__(status, message, dict(headers) if headers else None)
         self.message = message
         self.param = param
         self.code = code
+        self.details = details
 
     def body(self, style: Style, request_id: str = "") -> dict[str, Any]:
         """The JSON body in the shape that clients of this interface read."""
@@ -53,7 +56,9 @@ class ApiError(HTTPException):
             return {"error": self.message}
         if style == "anthropic":
             kind = _ANTHROPIC.get(self.status_code, "api_error" if self.status_code >= 500 else "invalid_request_error")
-            return {"type": "error", "error": {"type": kind, "message": self.message}, "request_id": request_id}
+            more = {} if self.details is None else {"details": dict(self.details)}
+            told = {"type": kind, "message": self.message, **more}
+            return {"type": "error", "error": told, "request_id": request_id}
         kind = _OPENAI.get(self.status_code, "server_error" if self.status_code >= 500 else "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 

@@ -25,7 +25,9 @@ router = APIRouter(route_class=Route, tags=["Anthropic"])
 
 # Clients know no word for an answer that was cut because it repeated itself.
 _REASONS: dict[FinishReason | None, str] = {"stop": "end_turn", "length": "max_tokens", "repetition": "max_tokens"}
-_NO_STOP = {"stop_reason": None, "stop_sequence": None, "stop_details": None}
+# Clients take a block without one for text that somebody else wrote.
+_SIGNATURE = "pocketvlm"
+_NO_STOP = {"stop_reason": None, "stop_sequence": None, "stop_details": None, "container": None}
 
 
 @router.post("/v1/messages", summary="Answer a conversation")
@@ -67,7 +69,6 @@ class _Form:
             "role": "assistant",
             "model": self.name,
             "content": content,
-            "container": None,
             **(self.stop() if ended else _NO_STOP),
             "usage": {
                 **self.usage(Account.of(self.run, self.record)),
@@ -83,7 +84,7 @@ class _Form:
         if answer.reasoning:
             blocks.append(_thinking("" if self.hides_thinking else "".join(answer.reasoning)))
         if answer.text:
-            blocks.append({"type": "text", "text": "".join(answer.text)})
+            blocks.append(_text("".join(answer.text)))
         for number, call in enumerate(answer.calls):
             arguments = json.loads("".join(call.arguments) or "{}")
             blocks.append(self.call(number, call.name, arguments))
@@ -91,7 +92,8 @@ class _Form:
 
     def call(self, number: int, name: str, arguments: Any) -> dict[str, Any]:
         """A function call as a block."""
-        return {"type": "tool_use", "id": call_id(self.record.id, 0, number), "name": name, "input": arguments}
+        number_ = call_id(self.record.id, 0, number)
+        return {"type": "tool_use", "id": number_, "name": name, "input": arguments, "caller": {"type": "direct"}}
 
     def usage(self, account: Account) -> dict[str, Any]:
         """Counts of tokens; those that were in the prefix cache are not part of the input."""
@@ -112,11 +114,15 @@ class _Form:
             reason = "stop_sequence"
         elif choice.called and reason == "end_turn":
             reason = "tool_use"
-        return {"stop_reason": reason, "stop_sequence": choice.matched, "stop_details": None}
+        return {"stop_reason": reason, "stop_sequence": choice.matched, "stop_details": None, "container": None}
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text, "citations": None}
 
 
 def _thinking(text: str) -> dict[str, Any]:
-    return {"type": "thinking", "thinking": text, "signature": ""}
+    return {"type": "thinking", "thinking": text, "signature": _SIGNATURE}
 
 
 class MessageStream:
@@ -140,7 +146,7 @@ class MessageStream:
         for delta in piece.deltas:
             match delta:
                 case Content(text):
-                    out.append(self._block("text", {"type": "text", "text": ""}))
+                    out.append(self._block("text", _text("")))
                     out.append(self._delta({"type": "text_delta", "text": text}))
                 case Reasoning(text):
                     out.append(self._block("thinking", _thinking("")))
@@ -181,7 +187,7 @@ class MessageStream:
             return b""
         last = b""
         if self._open == "thinking":
-            last = self._delta({"type": "signature_delta", "signature": ""})
+            last = self._delta({"type": "signature_delta", "signature": _SIGNATURE})
         self._open = None
         return last + self._event("content_block_stop", index=self._index)
 

@@ -51,9 +51,16 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     )
 
 
-def finish_reason(reason: FinishReason | None, called: bool) -> str | None:
-    """OpenAI's word for an end."""
+def finish_reason(reason: FinishReason | None, called: bool = False) -> str | None:
+    """OpenAI's word for an end. Clients know none for repetition, so `stop_reason` names it."""
+    if reason == "repetition":
+        return "length"
     return "tool_calls" if reason == "stop" and called else reason
+
+
+def stop_reason(reason: FinishReason | None, stop: str | None) -> str | None:
+    """What ended an answer, where `finish_reason` does not say it: a stop string, or repetition."""
+    return "repetition" if reason == "repetition" else stop
 
 
 def call_id(request_id: str, choice: int, index: int) -> str:
@@ -109,8 +116,9 @@ def _completion(
             "logprobs": content_logprobs(context.tokenizer, answer.logprobs) if body.logprobs else None,
             "finish_reason": finish_reason(answer.finish_reason, bool(answer.calls)),
         }
-        if answer.stop is not None:
-            choice["stop_reason"] = answer.stop
+        stop = stop_reason(answer.finish_reason, answer.stop)
+        if stop is not None:
+            choice["stop_reason"] = stop
         choices.append(choice)
     return {
         **head,
@@ -159,8 +167,9 @@ class ChatStream(ChunkStream):
         if piece.finish_reason is not None:
             called = self._run.voices[piece.index].called
             more = {"timings": Account.of(self._run, self._record).timings()} if self._run.done else {}
-            if piece.stop is not None:
-                more["stop_reason"] = piece.stop  # type: ignore[assignment]
+            stop = stop_reason(piece.finish_reason, piece.stop)
+            if stop is not None:
+                more["stop_reason"] = stop  # type: ignore[assignment]
             out.append(self._chunk(piece.index, {}, finish_reason(piece.finish_reason, called), more))
         return b"".join(out)
 

@@ -15,6 +15,7 @@ from pocketvlm.server.answering import Piece
 from pocketvlm.server.context import Context
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Answer, Stream, event, whole
+from pocketvlm.server.routes.chat import finish_reason, stop_reason
 from pocketvlm.server.routes.shared import ChunkStream, Route, accept
 from pocketvlm.server.running import Run
 from pocketvlm.server.schemas.chat import CompletionRequest
@@ -52,8 +53,8 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
                     "index": index,
                     "text": echo + "".join(answer.text),
                     "logprobs": None if body.logprobs is None else _logprobs(context.tokenizer, answer.logprobs, 0)[0],
-                    "finish_reason": answer.finish_reason,
-                    "stop_reason": answer.stop,
+                    "finish_reason": finish_reason(answer.finish_reason),
+                    "stop_reason": stop_reason(answer.finish_reason, answer.stop),
                 }
             )
         return {**head, "choices": choices, "usage": account.usage(), "timings": account.timings()}
@@ -117,7 +118,8 @@ class CompletionStream(ChunkStream):
         self._pending[piece.index] += piece.logprobs
         if not text and piece.finish_reason is None:
             return b""
-        return self._chunk(piece.index, text, piece.finish_reason, piece.stop)
+        stop = stop_reason(piece.finish_reason, piece.stop)
+        return self._chunk(piece.index, text, finish_reason(piece.finish_reason), stop)
 
     def _chunk(self, index: int, text: str, finish: str | None, stop: str | None = None) -> bytes:
         choice: dict[str, Any] = {"index": index, "text": text, "logprobs": None, "finish_reason": finish}

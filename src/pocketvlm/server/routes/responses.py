@@ -68,7 +68,8 @@ class Shape:
             status = "failed"
         elif reason is not None:
             status = "completed" if reason == "stop" else "incomplete"
-            why = {"length": "max_output_tokens"}.get(reason, reason) if reason != "stop" else None
+            # Clients know no word for an answer that was cut because it repeated itself.
+            why = "max_output_tokens" if reason != "stop" else None
         return {
             "id": f"resp_{self.record.id}",
             "object": "response",
@@ -76,14 +77,22 @@ class Shape:
             "status": status,
             "error": None if error is None else {"code": "server_error", "message": error.message},
             "incomplete_details": None if why is None else {"reason": why},
+            "background": False,
+            "completed_at": int(time.time()) if status == "completed" else None,
+            "frequency_penalty": params.frequency_penalty,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
+            "max_tool_calls": None,
             "metadata": body.metadata or {},
             "model": self._name,
             "output": items,
             "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "presence_penalty": params.presence_penalty,
             "previous_response_id": None,
+            "prompt_cache_key": None,
             "reasoning": {"effort": body.reasoning.effort if body.reasoning else None, "summary": None},
+            "safety_identifier": None,
+            "service_tier": "default",
             "store": False,
             "temperature": params.temperature,
             "text": {"format": _format(body)},

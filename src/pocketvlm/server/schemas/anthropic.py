@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from pocketvlm.errors import OptionError, PromptError
+from pocketvlm.errors import OptionError
 from pocketvlm.processor.messages import MEDIA_OPTIONS, plain_data
 from pocketvlm.server.asking import Guide, Question, ToolUse
+from pocketvlm.server.errors import ApiError
 from pocketvlm.server.fields import MESSAGES, IgnoredFields
 from pocketvlm.server.media import check_options
 from pocketvlm.server.schemas.blocks import Blocks
@@ -113,7 +114,13 @@ class CountRequest(Body):
             options["enable_thinking"] = self.thinking.type != "disabled"
         if self.thread is not None:
             if self.thread.get("type") != "create":
-                raise PromptError("thread: nothing is stored: send the whole conversation without it")
+                # The code with which clients replay their whole history, and after that go on without threads.
+                raise ApiError(
+                    400,
+                    "thread: nothing is stored: send the whole conversation without it",
+                    param="thread",
+                    details={"error_code": "thread_not_found"},
+                )
             ignored.add("thread")
         turns = ((message.role, message.content) for message in self.messages)
         messages, places = Blocks(ignored).read(self.system, turns)
