@@ -47,5 +47,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             pixels = np.full((120, 160, 3), 10 * number, np.uint8)
             clip.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         clip.mux(stream.encode(None))
-    (tmp_path / "notes.txt").write_text("no picture")
+    for name in ("notes.txt", "my notes.txt", "README"):
+        (tmp_path / name).write_text("no picture")
     return tmp_path

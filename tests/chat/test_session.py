@@ -133,6 +133,38 @@ def test_a_file_that_is_not_there_is_refused_once(session: Session, here: Path) 
     assert heard.notes == ("there is no file no.png here: it was sent as text",)
 
 
+def test_transparency_follows_the_setting_in_the_middle_of_a_chat(session: Session, here: Path) -> None:
+    Image.new("RGBA", (60, 60)).save(here / "logo.png")
+    session.hear("logo.png")
+    seen = {}
+    for value in ("white", "reference", "white"):
+        session.settings.change("alpha", value)
+        alpha = session.settings.media_options["alpha"]
+        (medium,) = session.pending
+        part = medium.part(alpha)
+        assert seen.setdefault(value, part["image"]) is part["image"], "the same object, so that it is not cut again"
+    assert seen["white"].getpixel((0, 0)) == (255, 255, 255)
+    assert seen["reference"].getpixel((0, 0)) == (0, 0, 0)
+    list(session.ask("What?"))
+    session.settings.change("alpha", "reference")
+    list(session.again())
+    pictures = [picture for _, picture in session._kept._pictures.values()]
+    assert [picture.options.alpha for picture in pictures] == ["white", "reference"]
+    assert pictures[0].views[0].digest != pictures[1].views[0].digest
+
+
+def test_a_file_that_is_no_media_is_refused(session: Session, here: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"^notes.txt: no picture, video or PDF file: nothing was sent$"):
+            session.hear("notes.txt")
+    with pytest.raises(InputError, match=r"nothing was sent; the same line once more sends it as text"):
+        session.hear("What is in notes.txt and a.png?")
+    assert not session.pending
+    heard = session.hear("What is in notes.txt and a.png?")
+    assert heard.text == "What is in notes.txt and this image?"
+    assert session.hear("What is a README?").text == "What is a README?"
+
+
 def test_an_address_without_a_picture_in_its_name_stays_text(session: Session) -> None:
     heard = session.hear("see https://example.com/page now")
     assert heard.text == "see https://example.com/page now"

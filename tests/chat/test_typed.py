@@ -53,6 +53,10 @@ def read(line: str) -> tuple[list[str], str]:
         ("What's in 'my cat.png'?", ["my cat.png"], "What's in #1?"),
         # no suffix, but a directory and the first bytes of a picture
         ("./photo what?", ["./photo"], "what?"),
+        # files that are no media are found too
+        ("notes.txt and ./notes.txt", ["notes.txt", "./notes.txt"], "#1 and #2"),
+        ("read 'my notes.txt'.", ["my notes.txt"], "read #1."),
+        ("no/notes.txt", [], "no/notes.txt"),
         # other kinds
         ("read paper.pdf", ["paper.pdf"], "read #1"),
         ("clip.mp4 what happens?", ["clip.mp4"], "what happens?"),
@@ -66,7 +70,6 @@ def read(line: str) -> tuple[list[str], str]:
         ("", [], ""),
         ("what is a .png file?", [], "what is a .png file?"),
         ("photo", [], "photo"),
-        ("notes.txt and ./notes.txt", [], "notes.txt and ./notes.txt"),
         ("either/or 3/4 km/h", [], "either/or 3/4 km/h"),
         ("see https://example.com/page today", [], "see https://example.com/page today"),
         ("ftp://example.com/a.png", [], "ftp://example.com/a.png"),
@@ -102,7 +105,13 @@ def test_the_kind_of_a_file(here: Path) -> None:
     assert [kind_of(name) for name in ("a.png", "b.JPG", "clip.mp4", "paper.pdf")] == ["image", "image", "video", "pdf"]
     assert kind_of("photo") is None, "a word is not worth opening a file for"
     assert kind_of("./photo") == "image"
-    assert [kind_of(name) for name in ("", ".", "./deep er", "no.png", "./notes.txt", "a\0b/c")] == [None] * 6
+    assert [kind_of(name) for name in ("", ".", "./deep er", "no.png", "a\0b/c")] == [None] * 5
+    assert [kind_of(name) for name in ("./notes.txt", "notes.txt", "README")] == ["other", "other", None]
+    (here / "photo.mp4").write_bytes((here / "a.png").read_bytes())
+    (here / "clip.jpg").write_bytes((here / "clip.mp4").read_bytes())
+    (here / "odd.png").write_bytes(b"no picture at all")
+    kinds = [kind_of(name) for name in ("photo.mp4", "clip.jpg", "odd.png")]
+    assert kinds == ["image", "video", "image"], "the first bytes count more than the name"
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ CLIPS = (
     ("i.mkv", "libsvtav1", {}),
     ("j.apng", "apng", {}),
 )
-PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # Numbers that sizes and counts are often not prepared for.
 ODD = (0, 1, 0x7F, 0x80, 0xFF)
 

@@ -60,7 +60,7 @@ def compare(ours, theirs, messages, template_options=None, **options):
         processor_kwargs={**options, "return_tensors": "np"},
         **(template_options or {}),
     )
-    prompt = ours(messages, **options, **(template_options or {}))
+    prompt = ours(messages, alpha="reference", **options, **(template_options or {}))
     assert prompt.ids.tolist() == wanted["input_ids"][0].tolist()
     check_views(ours, prompt)
     if prompt.views:
@@ -133,12 +133,18 @@ def test_a_path_and_a_data_uri_are_loaded_as_transformers_does(ours, theirs, tmp
     path = tmp_path / "a.png"
     image.save(path)
     uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-    prompts = [compare(ours, theirs, question(source)) for source in (str(path), uri, image)]
+    sources = (str(path), uri, image)
+    prompts = [compare(ours, theirs, question(source)) for source in sources]
     assert prompts[0].views[0].digest == prompts[1].views[0].digest != prompts[2].views[0].digest
+    white = {ours(question(source)).views[0].digest for source in sources}
+    assert white == {prompts[2].views[0].digest}
     spelled = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": "x"}]
-    assert ours([{"role": "user", "content": spelled}]).views[0].digest == prompts[0].views[0].digest
+    assert ours([{"role": "user", "content": spelled}], alpha="reference").views[0].digest == prompts[0].views[0].digest
     encoded = {"type": "image", "base64": base64.b64encode(path.read_bytes()).decode()}
-    assert ours([{"role": "user", "content": [encoded]}]).views[0].digest == prompts[0].views[0].digest
+    assert (
+        ours([{"role": "user", "content": [{**encoded, "alpha": "reference"}]}]).views[0].digest
+        == prompts[0].views[0].digest
+    )
 
 
 def test_options_of_request_and_part(ours):

@@ -113,8 +113,10 @@ def test_options_combine_checkpoint_request_and_part():
         ({"use_image_id": "no"}, "true or false"),
         ({"downsample_mode": "8x"}, "'16x' or '4x'"),
         ({"downsample_mode": ["4x"]}, "'16x' or '4x'"),
-        ({"patch_size": 16}, "give one of downsample_mode, max_slice_nums"),
-        ({"max_slices": 3}, "give one of downsample_mode, max_slice_nums"),
+        ({"alpha": "black"}, "'white' or 'reference'"),
+        ({"alpha": ["white"]}, "'white' or 'reference'"),
+        ({"patch_size": 16}, "give one of alpha, downsample_mode, max_slice_nums"),
+        ({"max_slices": 3}, "give one of alpha, downsample_mode, max_slice_nums"),
     ],
 )
 def test_bad_options_are_named(option, wanted):

@@ -75,7 +75,8 @@ def test_streams_have_the_published_order_and_types(calling: Running, client: an
     start, end = found[0]["message"], next(event for event in found if event["type"] == "message_delta")
     assert (start["content"], start["stop_reason"], start["usage"]["output_tokens"]) == ([], None, 0)
     assert start["usage"]["input_tokens"] > 0
-    assert end["delta"] == {"stop_reason": "tool_use", "stop_sequence": None, "stop_details": None}
+    ended = {"stop_reason": "tool_use", "stop_sequence": None, "stop_details": None, "container": None}
+    assert end["delta"] == ended
     assert end["usage"]["output_tokens"] > end["usage"]["output_tokens_details"]["thinking_tokens"] > 0
     with client.messages.stream(**THINKS) as stream:
         final = stream.get_final_message()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from server.kit import Running, events, image, running
 
 
@@ -189,7 +193,9 @@ def test_what_is_not_done_is_refused_by_name(
         ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}], "messages[0].content[0]"),
         ([{"type": "image_url", "image_url": {"url": "!!!"}}], "base64"),
         ([{"type": "image_url", "image_url": {"url": "ftp://example.com/a.png"}}], "ftp"),
-        ([{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}], "switched off"),
+        ([{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}], "--allowed-media-path DIR"),
+        ([{"type": "image_url", "image_url": {"url": " ftp://example.com/a.png"}}], "ftp"),
+        ([image(alpha="black")], "alpha='black' is not supported: give 'white' or 'reference'"),
         ([{"type": "image", "path": "/etc/passwd"}], "switched off"),
         ([{"type": "image", "image": {"a": 1}}], "dict"),
         ([{"type": "image_url", "image_url": {"file_id": "file-0"}}], "no file"),
@@ -204,6 +210,27 @@ def test_bad_content_says_what_and_where(server: Running, content: Any, says: st
     response = server.chat(content)
     assert response.status_code in (400, 404), response.text
     assert says in response.json()["error"]["message"]
+
+
+def test_transparency_of_a_part_and_of_a_request(server: Running) -> None:
+    """Equal pixels share their features: `--vision-cache` is by content."""
+    logo = np.zeros((64, 64, 4), np.uint8)
+    logo[20:40, 10:50, 3] = 255
+    stream = io.BytesIO()
+    Image.fromarray(logo).save(stream, "PNG")
+    uri = f"\n data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()} "
+
+    def answer(part: dict[str, Any] | None = None, **fields: Any) -> list[float]:
+        content = [{"type": "image_url", "image_url": {"url": uri, "detail": "original"}, **(part or {})}]
+        text = {"type": "text", "text": "What is this?"}
+        response = server.chat([*content, text], temperature=0, max_tokens=1, logprobs=True, **fields)
+        assert response.status_code == 200, response.text
+        return [found["logprob"] for found in response.json()["choices"][0]["logprobs"]["content"]]
+
+    white, dropped = answer(), answer({"alpha": "reference"})
+    assert white != dropped
+    assert answer(mm_processor_kwargs={"alpha": "reference"}) == dropped
+    assert answer({"alpha": "white"}, mm_processor_kwargs={"alpha": "reference"}) == white
 
 
 def test_request_ids_go_through(server: Running) -> None:

@@ -35,6 +35,7 @@ PLACES: dict[str, tuple[str, ...]] = {
         ),
         *("server", "bench"),
     ),
+    "pillow_heif": ("processor.decode",),
     "prometheus_client": ("server.metrics",),
     "prompt_toolkit": ("cli.chatting.editor",),
     "pydantic": ("server.schemas",),

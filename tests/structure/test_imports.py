@@ -22,6 +22,7 @@ HEAVY = {
     "jinja2",
     "llguidance",
     "numpy",
+    "pillow_heif",
     "prometheus_client",
     "prompt_toolkit",
     "pydantic",

@@ -44,6 +44,7 @@ PROCESSOR_OPTIONS = (
     "slice_mode",
     "use_image_id",
     "scale_resolution",
+    "alpha",
     "max_num_frames",
     "stack_frames",
     "fps",

@@ -11,6 +11,7 @@ from typing import Any
 
 from pocketvlm.chat.media import Medium, open_media
 from pocketvlm.errors import InputError, PromptError
+from pocketvlm.processor.alpha import Alpha
 from pocketvlm.processor.messages import read_messages
 
 _KNOWN = ("role", "content", "reasoning_content")
@@ -57,9 +58,10 @@ class Conversation:
         """All media, in reading order."""
         return [medium for message in self.messages for medium in message.media]
 
-    def prompt(self) -> list[dict[str, Any]]:
-        """The messages for the processor."""
-        return [*self._system(), *(message.plain([one.part() for one in message.media]) for message in self.messages)]
+    def prompt(self, alpha: Alpha = "white") -> list[dict[str, Any]]:
+        """The messages for the processor. alpha: what becomes of the transparency of pictures."""
+        said = [message.plain([one.part(alpha) for one in message.media]) for message in self.messages]
+        return [*self._system(), *said]
 
     def _system(self) -> Iterator[dict[str, Any]]:
         if self.system:
@@ -95,7 +97,7 @@ class Conversation:
     def load(cls, path: Path) -> Conversation:
         """Read a file of OpenAI messages, a list or an object with them, and open its media. Raises InputError."""
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
+            given = json.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
         except UnicodeDecodeError:

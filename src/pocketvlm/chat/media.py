@@ -13,10 +13,11 @@ from typing import Any, Literal
 from pocketvlm.chat.typed import Kind, kind_of, kind_of_address, path_of
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import ImageError, OptionError
+from pocketvlm.processor.alpha import Alpha, flatten
 from pocketvlm.processor.clipboard import clipboard
 from pocketvlm.processor.frames import rated
 from pocketvlm.processor.limits import MediaLimits
-from pocketvlm.processor.media import load_image, shorten
+from pocketvlm.processor.media import read_image, shorten, trimmed
 from pocketvlm.processor.messages import IMAGE_OPTIONS
 from pocketvlm.processor.pdf import draw_page, page_count
 from pocketvlm.processor.sizes import ImageOptions, plan_image
@@ -30,8 +31,8 @@ class Medium:
     """An image or a video of a conversation.
 
     name: for people. address: a file:, http(s): or data: address that leads to it again, None where it is only here.
-    image: the decoded picture of an image; a video is decoded when it is asked about. options: its own options of the
-    processor. page: whether it is a page of a document.
+    image: the decoded picture of an image, RGB or RGBA; a video is decoded when it is asked about. options: its own
+    options of the processor. page: whether it is a page of a document.
     """
 
     kind: Literal["image", "video"]
@@ -40,11 +41,16 @@ class Medium:
     image: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)
     page: bool = False
+    _flat: dict[Alpha, Any] = field(default_factory=dict)
 
-    def part(self) -> dict[str, Any]:
-        """As a part of a message for the processor."""
+    def part(self, alpha: Alpha = "white") -> dict[str, Any]:
+        """As a part of a message for the processor. alpha: what becomes of transparency, unless its options say it."""
         if self.kind == "image":
-            return {"type": "image", "image": self.image, **self.options}
+            alpha = self.options.get("alpha") or alpha
+            # The same object each time, so that the processor finds what it made of it.
+            if alpha not in self._flat:
+                self._flat[alpha] = flatten(self.image, alpha == "white")
+            return {"type": "image", "image": self._flat[alpha], **self.options}
         assert self.address is not None
         source = path_of(self.address) if self.address.startswith("file:") else self.address
         return {"type": "video", "video": source, **self.options}
@@ -87,7 +93,7 @@ def open_media(
     location: a path or an address, also `video:PATH[:FPS]`. kind: what it is (None: found out). pages: of a PDF file,
     such as `1-3,5` (None: the first PDF_PAGES). options: of the processor, for this one.
     """
-    given = dict(options or {})
+    given, location = dict(options or {}), trimmed(location)
     if kind is None and location[:6].lower() == "video:":
         kind, (location, fps) = "video", rated(location)
         given |= {} if fps is None else {"fps": fps}
@@ -95,7 +101,7 @@ def open_media(
     remote = lower.startswith(("http://", "https://", "data:"))
     path = None if remote else Path(path_of(location) if lower.startswith("file:") else location).expanduser()
     if kind is None:
-        kind = (kind_of_address(location) if path is None else kind_of(str(path.absolute()))) or "image"
+        kind = kind_of_address(location) if path is None else kind_of(str(path.absolute()))
     if kind == "pdf":
         if path is None:
             raise ImageError(f"{shorten(location)}: PDF files are read from disk only: download it first")
@@ -106,7 +112,7 @@ def open_media(
         if path is not None and not path.exists():
             raise ImageError(f"{location}: no such file")
         return Opened((Medium("video", name, address, options=given),))
-    image = load_image(location if path is None else path, MediaLimits())
+    image = read_image(location if path is None else path, MediaLimits())
     return Opened((Medium("image", name, address, image, given),))
 
 

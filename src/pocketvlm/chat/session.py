@@ -66,7 +66,8 @@ class Session:
     def hear(self, line: str) -> Heard:
         """Take a typed line: its media wait for the text they come with. Raises InputError, and nothing was taken then.
 
-        A path that is not there is refused once; the same line again is sent as text.
+        A path that is not there, or to a file that is no media, is refused once; the same line again is sent as text,
+                but never a line that is nothing but the path of a file.
         """
         try:
             line.encode("utf-8")
@@ -77,6 +78,13 @@ class Session:
         if meant and line.strip() != self._refused:
             self._refused = line.strip()
             raise InputError(f"{_not_there(meant)}: nothing was sent; the same line once more sends it as text")
+        others = [found.location for found in typed.found if found.kind == "other"]
+        is_path = bool(others) and not any(map(str.isalnum, typed.sentence(("",) * len(typed.found))))
+        if others and (is_path or line.strip() != self._refused):
+            self._refused = line.strip()
+            again = "" if is_path else "; the same line once more sends it as text"
+            raise InputError(f"{', '.join(others)}: no picture, video or PDF file: nothing was sent{again}")
+        typed = replace(typed, found=tuple(found for found in typed.found if found.kind != "other"))
         self._refused = ""
         absent = list(dict.fromkeys(one.name for one in typed.absent))[:_MOST_NOTES]
         addresses = list(dict.fromkeys(typed.addresses))[:_MOST_NOTES]
@@ -168,7 +176,9 @@ class Session:
         self.conversation.system = self.settings.system
         arguments = self.settings.arguments()
         chosen = {name: value for name, value in arguments.items() if name in PROCESSOR_OPTIONS}
-        prompt = self.model.processor(self.conversation.prompt(), kept=self._kept, **chosen)
+        prompt = self.model.processor(
+            self.conversation.prompt(arguments.get("alpha", "white")), kept=self._kept, **chosen
+        )
         parser = AnswerParser(thinking=prompt.text.rstrip().endswith("<think>"))
         guard = RunawayGuard()
         kept = self.model.engine.stats().prefix_reused_tokens

@@ -57,6 +57,7 @@ SETTINGS: dict[str, Setting] = {
     "start": Setting(float, "seconds", "where the part of a video begins that is looked at"),
     "end": Setting(float, "seconds", "where the part of a video ends that is looked at"),
     "use_image_id": Setting(_switch, "on or off", "number the images in the prompt"),
+    "alpha": Setting(str, "white or reference", "transparency: on white, or what transformers does with it"),
     "thinking": Setting(_switch, "on or off", "let the model think first", "enable_thinking"),
     "normalize_newlines": Setting(_switch, "on or off", r"turn a literal \n of an answer into a new line"),
     "system": Setting(str, "a text", "what the model is told before everything"),

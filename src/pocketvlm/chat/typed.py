@@ -1,6 +1,7 @@
 """What a typed line means: which of its words are files or addresses of media, and what is left to say.
 
-A word counts as a file only if that file is there, so that talk about files stays talk.
+A word counts as a file only if that file is there, so that talk about files stays talk. A file that is there and is no
+media is found too, so that its path is not sent as text by mistake.
 """
 
 from __future__ import annotations
@@ -12,28 +13,19 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-Kind = Literal["image", "video", "pdf"]
+from pocketvlm.processor.formats import HEAD, recognize
+from pocketvlm.processor.frames import SUFFIXES as PICTURES
 
+Kind = Literal["image", "video", "pdf", "other"]
+
+# Pictures that are not read are here too: opening them says what to do instead.
 SUFFIXES: dict[str, Kind] = {
-    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"), "image"),
-    **dict.fromkeys(
-        (".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ogv", ".3gp", ".flv"), "video"
-    ),
+    **dict.fromkeys(PICTURES, "image"),
+    **dict.fromkeys((".svg", ".ico", ".jp2", ".jxl", ".psd", ".ppm", ".eps", ".dng", ".cr2", ".nef", ".arw"), "image"),
+    **dict.fromkeys((".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ogv"), "video"),
+    **dict.fromkeys((".3gp", ".flv", ".wmv", ".asf", ".mts", ".m2ts"), "video"),
     ".pdf": "pdf",
 }
-# The first bytes of files whose names do not say what they are.
-_MAGIC: tuple[tuple[int, bytes, Kind], ...] = (
-    (0, b"\x89PNG", "image"),
-    (0, b"\xff\xd8\xff", "image"),
-    (0, b"GIF8", "image"),
-    (8, b"WEBP", "image"),
-    (0, b"BM", "image"),
-    (0, b"II*\0", "image"),
-    (0, b"MM\0*", "image"),
-    (0, b"%PDF", "pdf"),
-    (4, b"ftyp", "video"),
-    (0, b"\x1a\x45\xdf\xa3", "video"),
-)
 # Names of files with blanks are looked for over so many words.
 _WORDS = 16
 _LONGEST = 1000
@@ -51,8 +43,9 @@ _JOINS = re.compile(
     re.IGNORECASE,
 )
 _BLANKS = " \t\r\n"
-# A line without these names no media.
-_WORTH_IT = re.compile(rf"/|:|{'|'.join(map(re.escape, SUFFIXES))}", re.IGNORECASE)
+# A line without these names no files.
+_WORTH_IT = re.compile(r"/|:|\.\w")
+_SUFFIX = re.compile(r"[^/]\.\w+$")
 _ESCAPED_WORD = re.compile(r"(?:\\.|[^\s\\])+", re.DOTALL)
 _VIDEO = re.compile(r"video:(?P<path>.+?)(?::(?P<fps>\d+(?:\.\d+)?))?", re.DOTALL)
 
@@ -142,21 +135,23 @@ def understand(line: str) -> Typed:
 
 
 def kind_of(name: str) -> Kind | None:
-    """What a path leads to, by its suffix or, if it begins with a directory, by its first bytes; None: no media."""
-    kind = _kind_by_name(name)
-    if not 0 < len(name) <= _LONGEST or "\n" in name or not (kind or name.startswith(_DIRECTORIES)):
+    """What a path leads to, by its first bytes or else by its suffix; "other" is a file that is no media.
+
+    None where there is no such file, and for a word that has neither a directory nor a suffix.
+    """
+    if not 0 < len(name) <= _LONGEST or "\n" in name or not (name.startswith(_DIRECTORIES) or _SUFFIX.search(name)):
         return None
     try:
         path = Path(name).expanduser()
         if not path.is_file():
             return None
-        if kind is not None:
-            return kind
         with path.open("rb") as stream:
-            head = stream.read(12)
+            found = recognize(stream.read(HEAD))
+    except PermissionError:
+        return _kind_by_name(name) or "other"
     except (OSError, RuntimeError, ValueError):  # RuntimeError: ~ without a home, ValueError: a NUL inside
-        return None
-    return next((kind for at, magic, kind in _MAGIC if head[at:].startswith(magic)), None)
+        return _kind_by_name(name)
+    return found.group if found is not None else _kind_by_name(name) or "other"
 
 
 def _kind_by_name(name: str) -> Kind | None:
@@ -285,7 +280,7 @@ def _plain(line: str, at: int) -> Found | None:
         raw = line[at:end]
         for name in (raw, raw.rstrip(_END_MARKS)):
             # Several words are worth asking the disk for only if they end like a file.
-            kind = kind_of(name) if end == ends[0] or _kind_by_name(name) else None
+            kind = kind_of(name) if end == ends[0] or _SUFFIX.search(name) else None
             if kind is not None:
                 return Found(kind, name, at, at + len(name))
     return None

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted, 141 the reader of
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -20,8 +21,9 @@ from pocketvlm.cli import cache
 from pocketvlm.cli.bench import bench
 from pocketvlm.cli.bench_serve import bench_serve
 from pocketvlm.cli.chat import chat
-from pocketvlm.cli.failure import FAILED, report
+from pocketvlm.cli.failure import FAILED, report, warn
 from pocketvlm.cli.info import info
+from pocketvlm.cli.notices import Notices, clean_stderr, clean_warnings
 from pocketvlm.cli.plain import PlainCommand, PlainValues
 from pocketvlm.cli.pull import pull
 from pocketvlm.cli.run import run
@@ -111,9 +113,13 @@ def start(argv: Sequence[str] | None = None) -> int:
         return FAILED
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+    found = Notices(warn)
+    # What compiled code says while it crashes would be lost on the way through `clean_stderr`.
+    debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     try:
-        code = typer.main.get_command(app).main(argv, NAME, standalone_mode=False)
-        sys.stdout.flush()
+        with contextlib.nullcontext() if debug else clean_stderr(found), clean_warnings(found):
+            code = typer.main.get_command(app).main(argv, NAME, standalone_mode=False, obj=found)
+            sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         return report(error, debug=False)
     return code if isinstance(code, int) else 0

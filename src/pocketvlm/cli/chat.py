@@ -52,6 +52,7 @@ def chat(
     slice_mode: options.SliceMode = None,
     use_image_id: options.UseImageId = None,
     scale_resolution: options.ScaleResolution = None,
+    alpha: options.Alpha = None,
     max_num_frames: options.MaxNumFrames = None,
     stack_frames: options.StackFrames = None,
     fps: options.Fps = None,
@@ -82,6 +83,7 @@ def chat(
         "slice_mode": slice_mode,
         "use_image_id": use_image_id,
         "scale_resolution": scale_resolution,
+        "alpha": alpha,
         "max_num_frames": max_num_frames,
         "stack_frames": stack_frames,
         "fps": fps,
@@ -124,7 +126,7 @@ def begin(
     backends.check(**{("name" if key == "backend" else key): engine[key] for key in _CHECKED})
     if load is not None and not load.expanduser().is_file():
         raise OptionError(f"--load {load}: there is no such file")
-    read_images(images)
+    read_images(images, videos_too=True)
 
     # Heavy from here on: everything above has answered typing mistakes at once.
     from pocketvlm import api

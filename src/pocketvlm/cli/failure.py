@@ -7,15 +7,12 @@ import os
 import re
 import sys
 import traceback
-import warnings
-from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Any
 
 import typer
 
 from pocketvlm.cli.terminal import printable
-from pocketvlm.errors import CacheWarning, OptionError, PocketVLMError, VideoError
+from pocketvlm.errors import OptionError, PocketVLMError, VideoError
 
 # How the processor names a part of a message.
 _PART = re.compile(r"^messages\[\d+\]\.content\[(\d+)\]: ")
@@ -40,21 +37,9 @@ def report(error: BaseException, debug: bool) -> int:
     return code
 
 
-@contextlib.contextmanager
-def warnings_as_lines(quiet: bool) -> Iterator[None]:
-    """A block whose warnings of ours are one line on stderr each; none if `quiet`."""
-    with warnings.catch_warnings():
-        usual = warnings.showwarning
-
-        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if issubclass(category, CacheWarning):
-                _say(f"warning: {message}")
-            else:
-                usual(message, category, *where, **more)
-
-        warnings.showwarning = show
-        warnings.simplefilter("ignore" if quiet else "always", CacheWarning)
-        yield
+def warn(text: str, source: str) -> None:
+    """Say a warning of a library on stderr."""
+    _say(f"warning: {source}{': ' if source else ''}{text}")
 
 
 def _explain(error: BaseException) -> tuple[str, int]:

@@ -11,11 +11,14 @@ from pocketvlm.errors import ImageError, InputError, OptionError, VideoError
 STDIN = "-"
 
 
-def read_images(names: Sequence[str]) -> list[str | bytes]:
-    """Images as the processor takes them: `-` becomes the bytes on stdin; a path that is not there is refused now."""
+def read_images(names: Sequence[str], videos_too: bool = False) -> list[str | bytes]:
+    """Images as the processor takes them: `-` becomes the bytes on stdin; a path that is not there is refused now.
+
+    videos_too: whether a video may stand among them, too. Raises ImageError, VideoError, OptionError.
+    """
     if list(names).count(STDIN) > 1:
         raise OptionError("-i - is given twice: stdin holds one image")
-    return [_read_stdin_image() if name == STDIN else _checked(name) for name in names]
+    return [_read_stdin_image() if name == STDIN else _checked(name, videos_too) for name in names]
 
 
 def read_videos(names: Sequence[str]) -> list[str]:
@@ -28,11 +31,15 @@ def read_videos(names: Sequence[str]) -> list[str]:
 
 
 def _check_video(name: str) -> None:
+    from pocketvlm.processor.formats import still
     from pocketvlm.processor.frames import rated
 
     path = rated(name)[0]
     if _missing(path):
         raise VideoError(f"video {path!r}: there is no such file")
+    picture = still(_head(path))
+    if picture is not None:
+        raise VideoError(f"video {path!r}: this is a picture ({picture.name}): give it with -i")
 
 
 def _is_piped() -> bool:
@@ -49,16 +56,34 @@ def _read_stdin_image() -> bytes:
     return data
 
 
-def _checked(name: str) -> str:
+def _checked(name: str, videos_too: bool) -> str:
+    from pocketvlm.processor.formats import recognize
+
     if name[:6].lower() == "video:":
         _check_video(name)
     elif _missing(name):
         raise ImageError(f"image {name!r}: there is no such file")
+    elif not videos_too and (found := recognize(_head(name))) is not None and found.group == "video":
+        raise ImageError(f"image {name!r}: this is a video ({found.name}): give it with -v")
     return name
 
 
+def _head(name: str) -> bytes:
+    """The first bytes of a file on disk; none of anything else, which the processor looks at."""
+    from pocketvlm.processor.formats import HEAD
+
+    try:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            return b""
+        with path.open("rb") as stream:
+            return stream.read(HEAD)
+    except (OSError, RuntimeError, ValueError):
+        return b""
+
+
 def _missing(name: str) -> bool:
-    is_path = "://" not in name and not name.lower().startswith(("data:", "file:", "http:", "https:"))
+    is_path = "://" not in name and not name.strip().lower().startswith(("data:", "file:", "http:", "https:"))
     try:
         return is_path and not Path(name).expanduser().exists()
     except (OSError, RuntimeError, ValueError):
@@ -76,7 +101,7 @@ def read_prompt(text: str | None, images: Sequence[str], piped: bool) -> str:
         if sys.stdin is None:
             raise OptionError("-p - reads the prompt from stdin, but stdin is closed")
         try:
-            text = sys.stdin.buffer.read().decode("utf-8").removesuffix("\n").removesuffix("\r")
+            text = sys.stdin.buffer.read().decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:
             raise InputError(f"the prompt on stdin is not UTF-8 text ({error}): for an image use -i -") from None
     try:

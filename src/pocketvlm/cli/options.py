@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pocketvlm.backends import options as backend_options
+from pocketvlm.cli.notices import notices
 from pocketvlm.errors import OptionError
 
 INPUT, SAMPLING, IMAGES, ENGINE, OUTPUT = "Input", "Sampling", "Image and video processing", "Engine", "Output"
@@ -25,6 +26,11 @@ def option(*names_and_metavar: str, panel: str, help: str, **more: Any) -> Any:
 
 def _debug(context: typer.Context, value: bool) -> bool:
     context.meta["debug"] = value
+    return value
+
+
+def _quiet(context: typer.Context, value: bool) -> bool:
+    notices(context).quiet = value
     return value
 
 
@@ -79,6 +85,15 @@ UseImageId = Annotated[
 ]
 ScaleResolution = Annotated[
     int | None, option("--scale-resolution", "N", panel=IMAGES, help="Side in pixels of the square one view aims at.")
+]
+Alpha = Annotated[
+    Literal["white", "reference"] | None,
+    option(
+        "--alpha",
+        "white|reference",
+        panel=IMAGES,
+        help="Transparency: white puts pictures on white, the default; reference does what transformers does.",
+    ),
 ]
 MaxNumFrames = Annotated[
     int | None,
@@ -151,7 +166,9 @@ Device = Annotated[str | None, option("--device", "NAME", panel=ENGINE, help="cp
 Debug = Annotated[
     bool, option("--debug", FLAG, panel=OUTPUT, help="Show the traceback of an error.", callback=_debug, is_eager=True)
 ]
-Quiet = Annotated[bool, option("--quiet", "-q", FLAG, panel=OUTPUT, help="Nothing on stderr but errors.")]
+Quiet = Annotated[
+    bool, option("--quiet", "-q", FLAG, panel=OUTPUT, help="Nothing on stderr but errors.", callback=_quiet)
+]
 
 
 def json_option(command: str) -> Any:

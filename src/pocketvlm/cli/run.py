@@ -85,6 +85,7 @@ def run(
     slice_mode: options.SliceMode = None,
     use_image_id: options.UseImageId = None,
     scale_resolution: options.ScaleResolution = None,
+    alpha: options.Alpha = None,
     max_num_frames: options.MaxNumFrames = None,
     stack_frames: options.StackFrames = None,
     fps: options.Fps = None,
@@ -140,6 +141,7 @@ def run(
         "slice_mode": slice_mode,
         "use_image_id": use_image_id,
         "scale_resolution": scale_resolution,
+        "alpha": alpha,
         "max_num_frames": max_num_frames,
         "stack_frames": stack_frames,
         "fps": fps,
@@ -173,11 +175,10 @@ def run(
     # Heavy from here on: everything above has answered typing mistakes at once.
     from pocketvlm import api
     from pocketvlm.cli.answer import show
-    from pocketvlm.cli.failure import warnings_as_lines
     from pocketvlm.cli.terminal import Activity
 
     params = {**given, **options.processor_options(processor_kwargs, api.PROCESSOR_OPTIONS, picked)}
-    with warnings_as_lines(quiet), Activity(quiet) as activity:
+    with Activity(quiet) as activity:
         activity.say(f"loading {name}")
         loaded = api.load(
             name,

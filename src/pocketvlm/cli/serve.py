@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pocketvlm.cli import options
+from pocketvlm.cli.notices import notices
 from pocketvlm.cli.options import ENGINE, FLAG, OUTPUT, option
 from pocketvlm.errors import OptionError
 from pocketvlm.server.settings import Settings, read_file, read_keys
@@ -73,6 +74,7 @@ Size = str | None
 
 
 def serve(
+    context: typer.Context,
     model: Annotated[str, options.model_argument("SERVE")] = options.DEFAULT_MODEL,
     host: Annotated[str | None, _setting("host", "ADDRESS", ADDRESS, "Where to listen.")] = None,
     port: Annotated[int | None, _setting("port", "N", ADDRESS, "0 takes a free one.")] = None,
@@ -210,19 +212,19 @@ def serve(
     """
     import os
 
-    from pocketvlm.cli.failure import warnings_as_lines
     from pocketvlm.cli.terminal import Activity
 
     given = dict(locals())
     settings = _settings(given, read_keys(api_key_file, os.environ))
     try:
         from pocketvlm.server import run
+        from pocketvlm.server.logs import Log
     except ImportError as error:
         raise OptionError(
             f'the server needs {error.name}, which is not installed: pip install "pocketvlm[serve]"'
         ) from None
     listener = run.bind(settings)
-    with warnings_as_lines(quiet), Activity(quiet) as activity:
+    with Activity(quiet) as activity:
         from pocketvlm.api import load
 
         activity.say(f"loading {model}")
@@ -245,7 +247,9 @@ def serve(
             vision_cache_disk=nbytes(vision_cache_disk, "--vision-cache-disk"),
             progress=activity.loading(model),
         )
-    run.serve(loaded, settings, listener, lambda url: None if quiet else _ready(url, loaded, settings))
+    requests = Log(settings.log)
+    notices(context).write = requests.warning
+    run.serve(loaded, settings, listener, lambda url: None if quiet else _ready(url, loaded, settings), requests)
 
 
 def _settings(given: dict[str, Any], keys: tuple[str, ...]) -> Settings:

@@ -231,7 +231,9 @@ def open_clip(
     part = None
     if options.start is not None or options.end is not None:
         part = (options.end or float("inf")) - (options.start or 0.0)
-    return Clip(open_frames(source, limits, fps=fps, is_base64=is_base64, part=part), options, config, limits)
+    alpha = options.image.alpha
+    frames = open_frames(source, limits, fps=fps, is_base64=is_base64, part=part, alpha=alpha)
+    return Clip(frames, options, config, limits)
 
 
 def _choose(

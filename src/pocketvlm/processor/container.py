@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pocketvlm.errors import VideoError
+from pocketvlm.processor.alpha import Alpha, decoder_of, frame_image
 from pocketvlm.processor.limits import MediaLimits
 
 if TYPE_CHECKING:
@@ -55,11 +56,12 @@ class Index:
 
 @dataclass(slots=True)
 class VideoFile:
-    """One video file, on disk or in memory. data: a path, or the file's bytes. name: for messages."""
+    """One video file, on disk or in memory. data: a path, or its bytes. name: for messages. alpha: as for pictures."""
 
     data: Path | bytes
     name: str
     limits: MediaLimits
+    alpha: Alpha = "white"
     _seen: tuple[int, ...] = field(default=())
 
     @contextmanager
@@ -328,15 +330,15 @@ class Reader:
         return None
 
     def _decode(self) -> Iterator[Any]:
-        context = self._stream.codec_context
+        context = decoder_of(self._stream, self.file.name, self.file.alpha)
         for packet in self._container.demux(self._stream):
             if self._wanted and self._seeks and context.name in _SKIPS:
                 # Frames that no other one refers to need no decoding unless they are asked for.
                 context.skip_frame = "DEFAULT" if packet.pts in self._wanted or not packet.size else "NONREF"
-            yield from packet.decode()
+            yield from context.decode(packet)
 
     def _upright(self, frame: Any, number: int) -> Image:
-        from PIL.Image import Transpose, fromarray
+        from PIL.Image import Transpose
 
         size = (frame.width, frame.height)
         self._size = self._size or size
@@ -346,7 +348,7 @@ class Reader:
                 f"{self._size[0]}x{self._size[1]}: write it again in one size"
             )
         self.file.check_size(*size)
-        image = fromarray(frame.to_ndarray(format="rgb24"))
+        image = frame_image(frame, self.file.alpha)
         turns = {90: Transpose.ROTATE_90, 180: Transpose.ROTATE_180, 270: Transpose.ROTATE_270}
         turn = turns.get(round(frame.rotation) % 360)
         return image if turn is None else image.transpose(turn)

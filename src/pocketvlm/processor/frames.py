@@ -14,16 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pocketvlm.errors import ImageError, OptionError, VideoError
+from pocketvlm.processor.alpha import Alpha, direct_colour, flatten
 from pocketvlm.processor.container import Index, Reader, VideoFile
-from pocketvlm.processor.limits import MediaLimits
-from pocketvlm.processor.media import check_bytes, from_base64, load_image, locate, read_stream, shorten
+from pocketvlm.processor.formats import HEAD, no_video
+from pocketvlm.processor.limits import MediaLimits, check_bytes
+from pocketvlm.processor.media import from_base64, load_image, locate, read_stream, shorten, trimmed
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif"),
+)
 _BLOCK = 1 << 20
 _RATED = re.compile(r"(.+):([0-9]*\.?[0-9]+)", re.DOTALL)
 
@@ -67,7 +72,7 @@ def _by_rate(frames: Frames, second: float) -> int:
 
 def rated(source: str) -> tuple[str, float | None]:
     """`video:PATH[:fps]`, or without the prefix, as the path and the rate; a path that exists is taken as it is."""
-    text = source[6:] if source[:6].lower() == "video:" else source
+    text = trimmed(source[6:] if source[:6].lower() == "video:" else source)
     found = _RATED.fullmatch(text)
     if found is None or "://" in text or text[:5].lower() == "data:" or _exists(text):
         return text, None
@@ -82,38 +87,45 @@ def _exists(text: str) -> bool:
 
 
 def open_frames(
-    source: Any, limits: MediaLimits, *, fps: float | None = None, is_base64: bool = False, part: float | None = None
+    source: Any,
+    limits: MediaLimits,
+    *,
+    fps: float | None = None,
+    is_base64: bool = False,
+    part: float | None = None,
+    alpha: Alpha = "white",
 ) -> Frames:
     """The frames of any accepted source. Raises VideoError or OptionError.
 
     source: str or os.PathLike (a video file, an animation, a folder of pictures; ~ path, file:, http:, https: or data:
     URI), bytes, a binary file object, a list of images, or a uint8 NumPy array [frames, height, width] or
-    [frames, height, width, 1 | 3]. fps: the rate of a folder, a list or an array. part: seconds that are wanted of it.
+    [frames, height, width, 1 | 3 | 4]. fps: the rate of a folder, a list or an array. part: seconds that are wanted of
+    it. alpha: what becomes of transparency, as for pictures (see media).
     """
     with _as_video_errors():
         if isinstance(source, str) and is_base64:
-            return _encoded(from_base64(source, "base64 text", limits), "base64 text", limits, part)
+            return _encoded(from_base64(source, "base64 text", limits), "base64 text", limits, part, alpha)
         if isinstance(source, str | os.PathLike):
             text = os.fsdecode(source)
             found, _ = locate(text, limits)
             if isinstance(found, Path) and found.is_dir():
-                return _folder(found, shorten(text), limits, fps)
+                return _folder(found, shorten(text), limits, fps, alpha)
             if isinstance(found, Path) and not found.is_file():
                 raise VideoError(f"{shorten(text)}: not a regular file")
-            return _encoded(found, shorten(text), limits, part)
+            return _encoded(found, shorten(text), limits, part, alpha)
         if isinstance(source, bytes | bytearray | memoryview):
             check_bytes(len(source), f"{len(source)} bytes", limits)
-            return _encoded(bytes(source), f"{len(source)} bytes", limits, part)
+            return _encoded(bytes(source), f"{len(source)} bytes", limits, part, alpha)
         if hasattr(source, "__array_interface__") and hasattr(source, "dtype"):
-            return _Array(source, limits, fps)
+            return _Array(source, limits, fps, alpha)
         if isinstance(source, Sequence):
-            return _Images(list(source), f"list of {len(source)} images", limits, fps)
+            return _Images(list(source), f"list of {len(source)} images", limits, fps, alpha)
         if hasattr(source, "read") and not hasattr(source, "getbands"):
             name = shorten(str(getattr(source, "name", "") or "file object"))
-            return _encoded(read_stream(source, name, limits), name, limits, part)
+            return _encoded(read_stream(source, name, limits), name, limits, part, alpha)
     raise VideoError(
         f"a video cannot be a {type(source).__name__}: give a path, a folder, a URL, a data URI, bytes, a list of "
-        "images or a NumPy array [frames, height, width, 3]"
+        "images or a NumPy array [frames, height, width, 3 or 4]"
     )
 
 
@@ -126,12 +138,15 @@ def _as_video_errors() -> Iterator[None]:
         raise VideoError(str(error)) from error.__cause__
 
 
-def _encoded(data: bytes | Path, name: str, limits: MediaLimits, part: float | None) -> Frames:
-    file = VideoFile(data, name, limits)
+def _encoded(data: bytes | Path, name: str, limits: MediaLimits, part: float | None, alpha: Alpha) -> Frames:
+    file = VideoFile(data, name, limits, alpha)
     with file.bytes() as stream:
-        start = stream.read(16)
+        start = stream.read(HEAD)
     if not start:
         raise VideoError(f"{name}: empty, no video data")
+    why_not = no_video(start)
+    if why_not is not None:
+        raise VideoError(f"{name}: {why_not}")
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return _Animation(file)
     return _File(file, file.index(part))
@@ -219,7 +234,7 @@ class _AnimationReader:
             if self._image is None:
                 self._image = self._animation.open()
             self._image.seek(number)
-            return self._image.convert("RGB")
+            return flatten(direct_colour(self._image.copy(), ""), self._animation.file.alpha == "white")
         except Exception as error:
             raise VideoError(
                 f"{self._animation.name}: frame {number} of {self._animation.total} cannot be decoded: the file is "
@@ -247,7 +262,7 @@ def _webp_durations(stream: Any) -> list[int]:
     return found
 
 
-def _folder(path: Path, name: str, limits: MediaLimits, fps: float | None) -> Frames:
+def _folder(path: Path, name: str, limits: MediaLimits, fps: float | None, alpha: Alpha) -> Frames:
     def natural(file: Path) -> list[tuple[bool, int, str]]:
         parts = re.split(r"(\d+)", file.name)
         return [(part.isdigit(), int(part) if part.isdigit() and part.isascii() else 0, part) for part in parts]
@@ -258,7 +273,7 @@ def _folder(path: Path, name: str, limits: MediaLimits, fps: float | None) -> Fr
         raise VideoError(f"{name}: cannot be read: {error.strerror}") from error
     if not files:
         raise VideoError(f"{name}: there is no picture in this folder ({', '.join(SUFFIXES)})")
-    return _Images(files, name, limits, fps)
+    return _Images(files, name, limits, fps, alpha)
 
 
 class _Images:
@@ -266,12 +281,12 @@ class _Images:
 
     paced = True
 
-    def __init__(self, images: list[Any], name: str, limits: MediaLimits, fps: float | None) -> None:
+    def __init__(self, images: list[Any], name: str, limits: MediaLimits, fps: float | None, alpha: Alpha) -> None:
         if not images:
             raise VideoError("a video of no images has nothing to see: give at least one")
         if fps is None and len(images) > limits.max_video_frames:
             raise VideoError(f"{name}: more than the limit of {limits.max_video_frames} frames: give fewer, or fps")
-        self.name, self._limits = name, limits
+        self.name, self._limits, self._alpha = name, limits, alpha
         self.images = [locate(image, limits)[0] if isinstance(image, str) else image for image in images]
         self.total, self.fps = len(images), fps
         self.seconds = None if fps is None else self.total / fps
@@ -301,7 +316,7 @@ class _Images:
 
     def read(self, number: int) -> Image:
         try:
-            image = load_image(self.images[number], self._limits)
+            image = load_image(self.images[number], self._limits, alpha=self._alpha)
         except ImageError as error:
             raise VideoError(f"frame {number} of {self.name}: {error}") from error.__cause__
         self._size = self._size or image.size
@@ -317,16 +332,16 @@ class _Images:
 
 
 class _Array(_Images):
-    """uint8 [frames, height, width] or [frames, height, width, 1 | 3]."""
+    """uint8 [frames, height, width] or [frames, height, width, 1 | 3 | 4]."""
 
-    def __init__(self, source: Any, limits: MediaLimits, fps: float | None) -> None:
+    def __init__(self, source: Any, limits: MediaLimits, fps: float | None, alpha: Alpha) -> None:
         import numpy as np
 
         array: NDArray[np.uint8] = np.asarray(source)
         name = f"array {array.dtype}{list(array.shape)}"
-        if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
-            raise VideoError(f"{name}: give uint8 [frames, height, width] or [frames, height, width, 1 or 3]")
-        super().__init__(list(array), name, limits, fps)
+        if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3, 4)):
+            raise VideoError(f"{name}: give uint8 [frames, height, width] or [frames, height, width, 1, 3 or 4]")
+        super().__init__(list(array), name, limits, fps, alpha)
 
 
 def check_rate(frames: Frames, stack: int, start: float | None, end: float | None) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pocketvlm.errors import ImageError
+
 
 @dataclass(frozen=True, slots=True)
 class MediaLimits:
@@ -33,3 +35,27 @@ class MediaLimits:
     max_video_frames: int = 20_000
     max_video_seconds: float = 4 * 3600.0
     max_video_pixels: int = 36_000_000
+
+
+def check_bytes(count: int, name: str, limits: MediaLimits) -> None:
+    """Raise ImageError for more bytes than the limit."""
+    if count > limits.max_bytes:
+        raise ImageError(
+            f"{name}: {count} bytes are more than the limit of {limits.max_bytes}: "
+            "send a smaller file or raise max_bytes"
+        )
+
+
+def check_size(width: int, height: int, name: str, limits: MediaLimits) -> None:
+    """Raise ImageError for a size in pixels outside the limits."""
+    if width < 1 or height < 1:
+        raise ImageError(f"{name}: an image of {width}x{height} pixels has nothing to see")
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            f"{name}: {width}x{height} = {width * height} pixels are more than the limit of {limits.max_pixels}: "
+            "send a smaller image or raise max_pixels"
+        )
+    if max(width, height) > limits.max_ratio * min(width, height):
+        raise ImageError(
+            f"{name}: {width}x{height} pixels is longer than {limits.max_ratio:g}:1: crop it or raise max_ratio"
+        )

@@ -11,14 +11,14 @@ from typing import Any
 from pocketvlm.errors import InputError, OptionError, PromptError
 
 ROLES = ("system", "user", "assistant", "tool")
-IMAGE_OPTIONS = ("downsample_mode", "max_slice_nums", "scale_resolution", "slice_mode", "use_image_id")
+IMAGE_OPTIONS = ("downsample_mode", "max_slice_nums", "scale_resolution", "slice_mode", "use_image_id", "alpha")
 MAX_DEPTH = 100
 VIDEO_OPTIONS = ("max_num_frames", "stack_frames", "fps", "start", "end")
 MEDIA_OPTIONS = (*IMAGE_OPTIONS, *VIDEO_OPTIONS)
 # What other interfaces, and older versions of this one, call a role.
 _SAME_ROLE = {"developer": "system", "function": "tool"}
 _SOURCE_KEYS = ("url", "path", "base64")
-_DETAIL: dict[str, str | None] = {"low": "16x", "high": "4x", "auto": None}
+_DETAIL: dict[str, str | None] = {"low": "16x", "high": "4x", "auto": None, "original": None}
 _A = {"image": "an image", "video": "a video"}
 # The first is the name that templates read; the others are what other servers and libraries call it.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -51,9 +51,12 @@ def read_messages(messages: Any) -> Conversation:
 
     Accepted content: a string, None, or a list of parts {"type": "text", "text": ...},
     {"type": "image", "image" | "url" | "path" | "base64": ..., + image options} and
-    {"type": "image_url", "image_url": {"url": ..., "detail": "low" | "high" | "auto"} or a string, + image options};
+    {"type": "image_url", "image_url": {"url": ..., "detail": "low" | "high" | "auto" | "original"} or a string,
+    + image options};
     the same with "video", with options of images and of videos. Keys whose value is None count as absent.
     """
+    if messages is None:
+        raise PromptError("messages is missing: give a list of {'role', 'content'} objects")
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise PromptError(f"messages must be a list of {{'role', 'content'}} objects, not {type(messages).__name__}")
     if not messages:
@@ -93,6 +96,8 @@ def _message(message: Any, where: str, media: Conversation) -> dict[str, Any]:
     given = {key: value for key, value in message.items() if value is not None}
     role = given.pop("role", None)
     role = _SAME_ROLE.get(role, role) if isinstance(role, str) else role
+    if role is None:
+        raise PromptError(f"{where}: 'role' is missing: give one of {', '.join(ROLES)}")
     if role not in ROLES:
         raise PromptError(f"{where}: role={role!r} is not supported: give one of {', '.join(ROLES)}")
     result: dict[str, Any] = {"role": str(role)}
@@ -131,6 +136,8 @@ def _part(part: Any, where: str, media: Conversation) -> dict[str, Any]:
     kind = given.pop("type", None)
     if kind == "text":
         text = given.pop("text", None)
+        if text is None:
+            raise PromptError(f"{where}: 'text' is missing: a text part is {{'type': 'text', 'text': ...}}")
         if not isinstance(text, str):
             raise PromptError(f"{where}: 'text' must be a string, not {type(text).__name__}")
         _nothing_left(given, where, ())
@@ -141,6 +148,8 @@ def _part(part: Any, where: str, media: Conversation) -> dict[str, Any]:
     if kind in ("image_url", "video_url"):
         (media.images if kind == "image_url" else media.videos).append(_by_url(kind, given, where))
         return {"type": kind.removesuffix("_url")}
+    if kind is None:
+        raise PromptError(f"{where}: 'type' is missing: give 'text', 'image', 'image_url', 'video' or 'video_url'")
     raise PromptError(
         f"{where}: type={kind!r} is not supported: give 'text', 'image', 'image_url', 'video' or 'video_url'"
     )
@@ -166,12 +175,16 @@ def _by_url(key: str, given: dict[str, Any], where: str) -> MediaPart:
         inner = {key: item for key, item in value.items() if item is not None}
         value, detail = inner.pop("url", None), inner.pop("detail", detail)
         _nothing_left(inner, f"{where}.{key}", ("url", "detail"))
+        if value is None:
+            raise PromptError(f"{where}.{key}: 'url' is missing: give a URL or a data URI")
+    if value is None:
+        raise PromptError(f"{where}: {key!r} is missing: give a string or an object with a 'url' string")
     if not isinstance(value, str):
         raise PromptError(f"{where}: {key!r} must be a string or an object with a 'url' string")
     options = _options(key.removesuffix("_url"), given, where)
     if detail is not None:
         if not isinstance(detail, str) or detail not in _DETAIL:
-            raise OptionError(f"{where}: detail={detail!r} is not supported: give 'low', 'high' or 'auto'")
+            raise OptionError(f"{where}: detail={detail!r} is not supported: give 'low', 'high', 'auto' or 'original'")
         mode = _DETAIL[detail]
         if mode is not None and options.setdefault("downsample_mode", mode) != mode:
             raise OptionError(

@@ -92,6 +92,7 @@ class Processor:
         slice_mode: bool | None = None,
         use_image_id: bool | None = None,
         scale_resolution: int | None = None,
+        alpha: str | None = None,
         max_num_frames: int | None = None,
         stack_frames: int | None = None,
         fps: float | None = None,
@@ -104,11 +105,11 @@ class Processor:
         """Token ids and views of a conversation (messages.read_messages says what may be in it).
 
         None leaves an option to the checkpoint, or to the template for enable_thinking; a part's own options win over
-        these. Videos have max_slice_nums 1 and no image id unless asked otherwise, and options of their own from
-        max_num_frames on (sampling.VideoOptions). continue_final_message leaves the last message open, so that the
-        answer goes on in it. progress("watch", done, total) is called for each picture of a video that was made, on
-        another thread. kept: images that were cut for earlier prompts. Raises PromptError, ImageError, VideoError or
-        OptionError.
+        these. alpha: what becomes of transparency, "white" or "reference" (see media). Videos have max_slice_nums 1 and
+        no image id unless asked otherwise, and options of their own from max_num_frames on (sampling.VideoOptions).
+        continue_final_message leaves the last message open, so that the answer goes on in it. progress("watch", done,
+        total) is called for each picture of a video that was made, on another thread. kept: images that were cut for
+        earlier prompts. Raises PromptError, ImageError, VideoError or OptionError.
         """
         started = time.perf_counter()
         request = {
@@ -117,6 +118,7 @@ class Processor:
             "slice_mode": slice_mode,
             "use_image_id": use_image_id,
             "scale_resolution": scale_resolution,
+            "alpha": alpha,
         }
         sampling = {
             "max_num_frames": max_num_frames,

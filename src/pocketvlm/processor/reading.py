@@ -74,7 +74,7 @@ class MediaReader:
             self._count(before.describe(0).vision_tokens, part, ImageError, _FEWER)
             return before
         try:
-            image = load_image(part.source, self.limits, is_base64=part.base64)
+            image = load_image(part.source, self.limits, is_base64=part.base64, alpha=options.alpha)
         except ImageError as error:
             raise ImageError(f"{part.where}: {error}") from error.__cause__
         decoded = time.perf_counter()

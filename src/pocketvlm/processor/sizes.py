@@ -9,6 +9,7 @@ from typing import Any
 
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import OptionError
+from pocketvlm.processor.alpha import ALPHA, Alpha
 from pocketvlm.types import DownsampleMode, ImageInfo
 
 # Side of the square of patches that becomes one token: two 2x2 merges in 16x, one in 4x.
@@ -23,7 +24,7 @@ class ImageOptions:
 
     max_slice_nums: most slices per image, 1 never slices. scale_resolution: side of the square whose area a view aims
     at. patch_size: pixels per patch side. slice_mode: False never slices. use_image_id: write `<image_id>N</image_id>`.
-    downsample_mode: "16x" or "4x".
+    downsample_mode: "16x" or "4x". alpha: what becomes of transparency ("white" or "reference", see media).
     """
 
     max_slice_nums: int = 9
@@ -32,6 +33,7 @@ class ImageOptions:
     slice_mode: bool = True
     use_image_id: bool = True
     downsample_mode: DownsampleMode = "16x"
+    alpha: Alpha = "white"
 
     def __post_init__(self) -> None:
         """Refuse values that we do not do, naming option, value and what is allowed."""
@@ -45,6 +47,7 @@ class ImageOptions:
             ),
             ("slice_mode", isinstance(self.slice_mode, bool), "true or false"),
             ("use_image_id", isinstance(self.use_image_id, bool), "true or false"),
+            ("alpha", isinstance(self.alpha, str) and self.alpha in ALPHA, "'white' or 'reference'"),
         )
         for name, good, wanted in checks:
             if not good:
@@ -63,7 +66,8 @@ class ImageOptions:
 
         Raises OptionError for an unknown name or a value out of range; `where` names the place in the message.
         """
-        values: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(cls)}
+        # A checkpoint says nothing about transparency, so that has our own default.
+        values: dict[str, Any] = {field.name: getattr(config, field.name, field.default) for field in fields(cls)}
         allowed = sorted(set(values) - {"patch_size"})
         for override in overrides:
             for name, value in override.items():

@@ -85,6 +85,12 @@ class Log:
         if self._form == "json":
             self._write(json.dumps(record.to_dict(seconds), ensure_ascii=True))
 
+    def warning(self, text: str, source: str) -> None:
+        """A warning of a library (`source`), which concerns no request in particular."""
+        if self._form == "json":
+            now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + "Z"
+            self._write(json.dumps({"time": now, "event": "warning", "source": source, "warning": text}))
+
     def trouble(self, what: str, request_id: str, trace: str) -> None:
         """A failure that is ours, with its traceback, whatever the form."""
         self._write(json.dumps({"event": "internal_error", "id": request_id, "error": what, "trace": trace}))

@@ -120,6 +120,7 @@ class Media:
         return changed
 
     async def _uri(self, source: str, where: str, path: bool) -> str:
+        source = source if path else source.strip()
         scheme = source.split(":", 1)[0].lower() if ":" in source[:16] else ""
         loop = asyncio.get_running_loop()
         if path or scheme == "file":
@@ -148,7 +149,10 @@ class Media:
         text = source
         refused = ImageError(f"{where}: this file is not below an allowed media path")
         if not self._roots:
-            raise ImageError(f"{where}: reading local files is switched off here: send it as a data URI")
+            raise ImageError(
+                f"{where}: reading local files is switched off here: send it as a data URI, or start the server with "
+                "--allowed-media-path DIR"
+            )
         if is_uri:
             parts = urlsplit(source)
             if parts.netloc not in ("", "localhost"):

@@ -99,9 +99,9 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(model: Model, settings: Settings, listener: socket.socket, ready: Callable[[str], None]) -> None:
+def serve(model: Model, settings: Settings, listener: socket.socket, ready: Callable[[str], None], log: Log) -> None:
     """Answer requests on a socket until SIGTERM or SIGINT. `ready` is called with the address."""
-    context = Context(model, settings, EngineService(model.engine), Log(settings.log))
+    context = Context(model, settings, EngineService(model.engine), log)
     server = Server(context)
     listener.listen(1024)
     ready(address(listener))

@@ -140,7 +140,7 @@ def read_keys(path: str | Path | None, environment: Mapping[str, str]) -> tuple[
     keys: list[str] = []
     if path is not None:
         try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
+            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise OptionError(f"--api-key-file={path}: cannot be read: {error}") from None
         keys += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
@@ -155,7 +155,7 @@ def read_file(path: str | Path, known: tuple[str, ...]) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"--config={path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:

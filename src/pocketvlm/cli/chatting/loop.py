@@ -19,7 +19,7 @@ from pocketvlm.chat.session import Piece, Session
 from pocketvlm.chat.settings import Settings
 from pocketvlm.cli.chatting.reader import LineReader
 from pocketvlm.cli.chatting.screen import Screen
-from pocketvlm.cli.failure import FAILED, warnings_as_lines
+from pocketvlm.cli.failure import FAILED
 from pocketvlm.cli.terminal import Activity, is_terminal
 from pocketvlm.errors import PocketVLMError
 
@@ -51,7 +51,7 @@ def chat_with(
     engine: arguments of `load`. given: of `Model.stream`, and "system". images: paths, addresses or bytes for the first
     question. start: a saved conversation to go on with.
     """
-    with warnings_as_lines(quiet), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         with Activity(quiet) as activity:
             activity.say(f"loading {model}")
             loaded = stack.enter_context(api.load(model, progress=activity.loading(model), **engine))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from codecs import BOM_UTF8
 
 from pocketvlm.cli.terminal import is_terminal
 
@@ -14,6 +15,7 @@ class LineReader:
 
     def __init__(self) -> None:
         self.asks = sys.stdin is not None and is_terminal(sys.stdin)
+        self._is_first = True
 
     def read(self, waiting: str) -> str:
         """The next message. waiting: the media that go with it. Raises EOFError at the end, KeyboardInterrupt."""
@@ -25,6 +27,8 @@ class LineReader:
             raw = sys.stdin.buffer.readline() if sys.stdin is not None else b""
             if not raw and not lines:
                 raise EOFError
+            if self._is_first:
+                raw, self._is_first = raw.removeprefix(BOM_UTF8), False
             line = raw.decode("utf-8", "replace").rstrip("\r\n")
             lines.append(line.removesuffix("\\"))
             if not raw or not line.endswith("\\"):
