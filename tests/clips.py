@@ -68,3 +68,26 @@ def decode_all(path: Path) -> np.ndarray:
     """uint8 [frames, height, width, 3]: all frames, from beginning to end, as the reference reads them."""
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def without_packets(data: bytes, count: int, container: str) -> bytes:
+    """The clip in another container without its first packets, as a capture that begins in the middle of a GOP."""
+    copied = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(copied, "w", format=container) as output:
+        copy = output.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if number >= count and packet.size:
+                packet.stream = copy
+                output.mux(packet)
+    return copied.getvalue()
+
+
+def frames_from_key(data: bytes) -> list[np.ndarray]:
+    """All frames that a decoder gives from the first key frame on, as uint8 [height, width, 3]."""
+    with av.open(io.BytesIO(data)) as source:
+        found, started = [], False
+        for packet in source.demux(video=0):
+            started = started or packet.is_keyframe
+            if started:
+                found += [frame.to_ndarray(format="rgb24") for frame in packet.decode()]
+        return found

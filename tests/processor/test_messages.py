@@ -95,7 +95,7 @@ def test_tool_calls_get_their_arguments_parsed():
         ([], ["messages is empty"]),
         (["hi"], ["messages[0]", "must be an object", "str"]),
         ([{"content": "x"}], ["messages[0]", "'role' is missing", "system, user, assistant, tool"]),
-        ([{"role": "user", "content": "x"}, {"role": "developer", "content": "x"}], ["messages[1]", "'developer'"]),
+        ([{"role": "user", "content": "x"}, {"role": "owner", "content": "x"}], ["messages[1]", "'owner'"]),
         ([{"role": ["user"], "content": "x"}], ["messages[0]", "role=['user']"]),
         ([{"role": "user"}], ["messages[0]", "needs 'content'"]),
         ([{"role": "system", "content": None}], ["messages[0]", "needs 'content'"]),

@@ -13,18 +13,18 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from clip_kit import LIMITS, clip_of, read, watch
 from clips import decode_all, drawing, write_clip
 from PIL import Image
 
-from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import OptionError, VideoError
-from pocketvlm.processor.clip import AHEAD, open_clip
-from pocketvlm.processor.container import Reader, VideoFile
+from pocketvlm.processor.clip import AHEAD
+from pocketvlm.processor.container import VideoFile
+from pocketvlm.processor.frame_index import build_index
+from pocketvlm.processor.frame_reader import Reader
 from pocketvlm.processor.frames import open_frames, rated
 from pocketvlm.processor.limits import MediaLimits
-from pocketvlm.processor.sampling import VideoOptions
 
-LIMITS = MediaLimits()
 KINDS = {
     "mp4": ("a.mp4", "libx264", {"bf": "3"}),
     "mov": ("a.mov", "libx264", {}),
@@ -38,24 +38,6 @@ KINDS = {
     "ts": ("a.ts", "libx264", {}),
     "gif": ("a.gif", "gif", {}),
 }
-
-
-def read(decoder, numbers):
-    try:
-        return [np.asarray(decoder.read(number)) for number in numbers]
-    finally:
-        decoder.close()
-
-
-def clip_of(source, **options):
-    return open_clip(source, VideoOptions(**options), ProcessorConfig(), LIMITS)
-
-
-def watch(source, **options):
-    """Make every picture of a clip."""
-    clip = clip_of(source, **options)
-    for number in range(len(clip.units)):
-        clip.load(number, 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,7 +63,7 @@ def test_seeking_reads_less_and_skips_what_nobody_needs(tmp_path):
     path = tmp_path / "a.mp4"
     write_clip(path, 240, 24, key_every=24, options={"bf": "3"})
     file = VideoFile(path, "a.mp4", LIMITS)
-    index = file.index()
+    index = build_index(file)
     assert len(index.times) == 240
     assert len(index.keys) >= 10
 
@@ -149,44 +131,6 @@ def test_animated_webp(tmp_path):
             watch(data[:cut], fps=30)
 
 
-def test_a_folder_and_a_list_of_images(tmp_path):
-    for number in (1, 2, 10, 3):
-        Image.fromarray(drawing(number, 60, 40)).save(tmp_path / f"frame{number}.png")
-    (tmp_path / "notes.txt").write_text("no picture")
-    frames = open_frames(str(tmp_path), LIMITS)
-    found = read(frames.decoder([]), range(4))
-    assert [np.array_equal(one, drawing(number, 60, 40)) for one, number in zip(found, (1, 2, 3, 10), strict=True)]
-    assert len(clip_of(str(tmp_path)).units) == 4
-    assert [unit.frames for unit in clip_of(f"video:{tmp_path}:2").units] == [(0,), (2,)]
-    listed = [tmp_path / "frame1.png", str(tmp_path / "frame2.png"), Image.fromarray(drawing(3, 60, 40))]
-    clip = clip_of(listed)
-    assert len(clip.units) == 3
-    assert len({view.digest for number in range(3) for view in clip.views(number)}) == 3
-    with pytest.raises(OptionError, match="stack_frames needs the times of frames: give fps"):
-        clip_of(listed, stack_frames=3)
-    with pytest.raises(VideoError, match="3 frames are more than max_num_frames=2: raise it"):
-        clip_of(listed, max_num_frames=2)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(VideoError, match="no picture in this folder"):
-        clip_of(str(tmp_path / "empty"))
-    with pytest.raises(VideoError, match="a video of no images"):
-        clip_of([])
-    with pytest.raises(VideoError, match=r"frame 1 of list of 2 images has 61x40 pixels, the first one 60x40"):
-        clip_of([Image.new("RGB", (60, 40)), Image.new("RGB", (61, 40))]).load(1, 0)
-
-
-def test_arrays():
-    array = np.stack([drawing(number, 30, 20) for number in range(5)])
-    assert len(clip_of(array).units) == 5
-    assert len(clip_of(array, fps=2).units) == 3
-    assert np.array_equal(clip_of(array[..., :1]).load(2, 0).patches, clip_of(array[..., 0]).load(2, 0).patches)
-    for bad in (array.astype(np.float32), array[0, 0], array[None], array[..., :2]):
-        with pytest.raises(VideoError, match=r"give uint8 \[frames, height, width\]"):
-            clip_of(bad)
-    with pytest.raises(VideoError, match="a video cannot be a int"):
-        clip_of(5)
-
-
 def test_names_with_a_rate(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert rated("video:a.mp4:2") == ("a.mp4", 2.0)
@@ -217,9 +161,9 @@ def with_index_first(data, path):
     return path.read_bytes()
 
 
-def mangled(data):
+def mangled(data, begin):
     """An MP4 with its head and its index as they were, and rubbish between."""
-    return data[:48] + bytes(byte ^ 0x55 for byte in data[48:-1200]) + data[-1200:]
+    return data[:begin] + bytes(byte ^ 0x55 for byte in data[begin:-1200]) + data[-1200:]
 
 
 def of_size(data, width, height):
@@ -250,7 +194,8 @@ BAD = {
         lambda at: clip_bytes(at, "a.mkv", 100, size=(160, 120))[:40_000],
         "of 10.0 s or is damaged there: get a whole copy",
     ),
-    "mangled": (lambda at: mangled(clip_bytes(at)), "cannot be decoded: the file is damaged"),
+    "mangled": (lambda at: mangled(clip_bytes(at), 48), "cannot be decoded: the file is damaged"),
+    "mangled later": (lambda at: mangled(clip_bytes(at), 2000), "cannot be decoded: the file is damaged"),
     "sound only": (lambda at: clip_bytes(at, frames=0, sound=True), "there is no video in it, only audio"),
     "ten hours": (lambda at: clip_bytes(at, "a.mkv", **HOURS), "36000 s are longer than the limit of 14400 s"),
     "16K wide": (
@@ -289,7 +234,7 @@ def test_odd_inputs_that_are_fine(tmp_path):
 
 
 def test_more_frames_than_any_clip_has(tmp_path, monkeypatch):
-    monkeypatch.setattr("pocketvlm.processor.container.MOST_FPS", 2)
+    monkeypatch.setattr("pocketvlm.processor.frame_index.MOST_FPS", 2)
     data = clip_bytes(tmp_path)
     with pytest.raises(VideoError, match="more than 8 frames: cut the file or raise max_video_seconds"):
         open_frames(data, MediaLimits(max_video_seconds=4))

@@ -173,12 +173,12 @@ def test_fps_start_and_end(ours, tmp_path):
     assert pictures(fps=2) == tuple((5 * step,) for step in range(12))
     assert pictures(fps=0.5) == ((0,), (20,), (40,))
     assert pictures(start=2.0) == ((20,), (30,), (40,), (50,))
-    assert pictures(start=2.05, end=4.05) == ((21,), (31,))
+    assert pictures(start=2.05, end=4.05) == ((20,), (30,))
     assert pictures(end=0.1) == ((0,),)
     assert pictures(start=1, end=3, stack_frames=3) == ((10,), (13, 16), (20,), (23, 26))
     assert ours(user(video(f"video:{path}:2"))).videos[0].pictures == pictures(fps=2)
     assert ours(user({"type": "video_url", "video_url": f"video:{path}:0.5"})).videos[0].pictures == pictures(fps=0.5)
-    with pytest.raises(VideoError, match="no frame between start=7"):
+    with pytest.raises(VideoError, match="no frame at start=7: it is 6 s long: give a smaller start"):
         pictures(start=7)
     with pytest.raises(OptionError, match="its name says fps=2, the options fps=3"):
         ours(user(video(f"video:{path}:2", fps=3)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,27 @@ def test_every_way_to_send_a_video_gives_the_same_prompt(local: Running, clip: P
     assert min(times["media"], times["resize"], times["vision"]) > 0
 
 
+def test_jpeg_frames_in_one_uri(local: Running) -> None:
+    frames = [encoded(Image.new("RGB", (60, 40), (number * 9, 80, 160))) for number in range(21)]
+    uri = "data:video/jpeg;base64," + ",".join(frames[:3])
+    listed = [f"data:image/jpeg;base64,{frame}" for frame in frames[:3]]
+    one = ask(local, {"type": "video_url", "video_url": {"url": uri}})
+    other = ask(local, {"type": "video", "video": listed})
+    assert one["usage"]["prompt_tokens"] == other["usage"]["prompt_tokens"]
+    assert other["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
+    assert one["choices"][0]["message"] == other["choices"][0]["message"]
+    long = "data:video/jpeg;base64," + ",".join(frames)
+    response = local.chat([{"type": "video_url", "video_url": {"url": long}}, TEXT], max_tokens=4)
+    assert response.status_code == 400
+    assert "21 frames are more than the limit of 20: send fewer" in response.text
+
+
+def encoded(picture: Image.Image) -> str:
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
 def test_options_of_the_part_of_its_name_and_of_the_request(local: Running, clip: Path) -> None:
     def seen(part: Any, **fields: Any) -> int:
         return int(ask(local, part, **fields)["usage"]["prompt_tokens_details"]["image_tokens"])
@@ -97,7 +119,7 @@ def test_frames_as_a_list_of_images(local: Running) -> None:
     [
         ({"fps": 100, "max_num_frames": 1000}, "30 frames up to here are more than the limit of 20"),
         ({"stack_frames": 0}, "stack_frames=0"),
-        ({"start": 5}, "no frame between"),
+        ({"start": 5}, "no frame at start=5"),
         ({"video": "AAAA"}, "not a video in a format we read"),
         ({"video": ""}, "no video data"),
         ({"video": "file:///etc/passwd"}, "not below an allowed media path"),

@@ -69,8 +69,9 @@ def decoder_of(stream: Any, name: str, alpha: Alpha) -> Any:
     library = _DECODERS.get(context.name)
     if library is None or alpha == "reference" or stream.metadata.get("alpha_mode") != "1":
         return context
-    import av
+    from pocketvlm.processor.container import load_pyav
 
+    av = load_pyav()
     if library not in av.codecs_available:
         raise VideoError(f"{name}: its transparency needs the decoder {library}: give alpha='reference'")
     other = av.CodecContext.create(library, "r")

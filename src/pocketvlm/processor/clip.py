@@ -248,26 +248,25 @@ def _choose(
                 "it, or give fps, the rate of these frames, to have some of them chosen"
             )
         return [(number,) for number in range(frames.total)], frames.total, None, None
-    begin = frames.number_at(options.start or 0.0)
-    end = frames.total if options.end is None else frames.number_at(options.end)
+    by_time = options.start is not None or options.end is not None or (options.fps is not None and not frames.paced)
+    if not by_time:
+        _check_seconds(frames, frames.seconds, limits)
+        paced = (frames.total, frames.fps, frames.seconds, options.max_num_frames)
+        return units(*paced, options.stack_frames), len(sample(*paced)[0]), frames.fps, frames.seconds
+    line, begin = frames.timeline(), options.start or 0.0
+    last = line.span if options.start is None and options.end is None else line.file_span
+    end = last if options.end is None else min(options.end, last)
     if begin >= end:
-        raise VideoError(
-            f"{frames.name}: no frame between start={options.start or 0.0:g} and "
-            f"end={frames.seconds if options.end is None else options.end:g}: it is {frames.seconds:g} s long"
-        )
-    total, fps, seconds = end - begin, frames.fps, frames.seconds
-    if total < frames.total:
-        seconds, span = total / fps, min(options.end or seconds, seconds) - (options.start or 0.0)
-        if span > 0 and not 0.9 < seconds / span < 1.1:  # frames are not equally long: this part has a rate of its own
-            fps, seconds = total / span, span
+        raise VideoError(f"{frames.name}: no frame at start={begin:g}: it is {last:g} s long: give a smaller start")
+    _check_seconds(frames, end - begin, limits)
+    rate = 1.0 if options.fps is None or frames.paced else options.fps
+    chosen, mains = line.sample(begin, end, rate, options.max_num_frames, options.stack_frames)
+    return chosen, mains, frames.fps, end - begin
+
+
+def _check_seconds(frames: Frames, seconds: float, limits: MediaLimits) -> None:
     if seconds > limits.max_video_seconds:
         raise VideoError(
             f"{frames.name}: {seconds:.0f} s are longer than the limit of {limits.max_video_seconds:g} s: give a "
             "shorter part with start and end, or raise max_video_seconds"
         )
-    # Asking for r frames a second is asking for one a second of a clip that runs r times as long; for no frame twice.
-    pace = 1.0 if options.fps is None or frames.paced else min(options.fps, fps)
-    paced = (total, fps / pace, seconds * pace, options.max_num_frames)
-    chosen = units(*paced, options.stack_frames)
-    shifted = [tuple(begin + number for number in unit) for unit in chosen]
-    return shifted, len(sample(*paced)[0]), fps, seconds

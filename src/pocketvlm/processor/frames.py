@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import bisect
 import hashlib
-import io
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote
+
+import numpy as np
 
 from pocketvlm.errors import ImageError, OptionError, VideoError
-from pocketvlm.processor.alpha import Alpha, direct_colour, flatten
-from pocketvlm.processor.container import Index, Reader, VideoFile
+from pocketvlm.processor.alpha import Alpha
+from pocketvlm.processor.animation import Animation
+from pocketvlm.processor.container import VideoFile
 from pocketvlm.processor.formats import HEAD, no_video
+from pocketvlm.processor.frame_index import Index, build_index
+from pocketvlm.processor.frame_reader import Reader
 from pocketvlm.processor.limits import MediaLimits, check_bytes
 from pocketvlm.processor.media import from_base64, load_image, locate, read_stream, shorten, trimmed
+from pocketvlm.processor.timeline import Timeline
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
 
@@ -29,7 +32,8 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
     *(".avif", ".heic", ".heif"),
 )
-_BLOCK = 1 << 20
+# Frames in one URI, as vLLM takes them: base64 of each, with commas between them.
+_JPEG_LIST = "data:video/jpeg;base64,"
 _RATED = re.compile(r"(.+):([0-9]*\.?[0-9]+)", re.DOTALL)
 
 
@@ -55,19 +59,14 @@ class Frames(Protocol):
     seconds: float | None
     paced: bool
 
-    def number_at(self, second: float) -> int:
-        """Number of the first frame at or after a time; `total` where there is none. Needs fps."""
+    def timeline(self) -> Timeline:
+        """When each frame appears. Needs fps."""
 
     def digest(self, numbers: Sequence[int]) -> bytes:
         """Bytes that are equal only for equal frames at these numbers."""
 
     def decoder(self, wanted: Sequence[int]) -> Decoder:
         """Something that gives the frames with the numbers `wanted`, and no others."""
-
-
-def _by_rate(frames: Frames, second: float) -> int:
-    """Number of the first frame at or after a time, all frames being equally long."""
-    return min(frames.total, math.ceil(second * (frames.fps or 0.0) - 1e-6))
 
 
 def rated(source: str) -> tuple[str, float | None]:
@@ -106,7 +105,9 @@ def open_frames(
         if isinstance(source, str) and is_base64:
             return _encoded(from_base64(source, "base64 text", limits), "base64 text", limits, part, alpha)
         if isinstance(source, str | os.PathLike):
-            text = os.fsdecode(source)
+            text = trimmed(os.fsdecode(source))
+            if text[: len(_JPEG_LIST)].lower() == _JPEG_LIST:
+                return _jpeg_list(text[len(_JPEG_LIST) :], shorten(text), limits, fps, alpha)
             found, _ = locate(text, limits)
             if isinstance(found, Path) and found.is_dir():
                 return _folder(found, shorten(text), limits, fps, alpha)
@@ -140,7 +141,7 @@ def _as_video_errors() -> Iterator[None]:
 
 def _encoded(data: bytes | Path, name: str, limits: MediaLimits, part: float | None, alpha: Alpha) -> Frames:
     file = VideoFile(data, name, limits, alpha)
-    with file.bytes() as stream:
+    with file.open_bytes() as stream:
         start = stream.read(HEAD)
     if not start:
         raise VideoError(f"{name}: empty, no video data")
@@ -148,16 +149,8 @@ def _encoded(data: bytes | Path, name: str, limits: MediaLimits, part: float | N
     if why_not is not None:
         raise VideoError(f"{name}: {why_not}")
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        return _Animation(file)
-    return _File(file, file.index(part))
-
-
-def _file_digest(file: VideoFile) -> bytes:
-    digest = hashlib.sha256()
-    with file.bytes() as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.digest()
+        return Animation(file)
+    return _File(file, build_index(file, part))
 
 
 class _File:
@@ -170,96 +163,20 @@ class _File:
         self.total = index.total
         self.fps: float | None = index.fps
         self.seconds: float | None = index.seconds
-        self._digest = _file_digest(file)
+        self._digest = file.digest()
 
-    def number_at(self, second: float) -> int:
-        times = self.index.times
-        if not times:
-            return _by_rate(self, second)
-        return bisect.bisect_left(times, times[0] + math.ceil(second / self.index.unit - 1e-6))
+    def timeline(self) -> Timeline:
+        index = self.index
+        if not index.times:
+            return Timeline.even(index.total, index.fps)
+        times = np.asarray(index.times)
+        return Timeline((times - times[0]) * index.unit, index.span, index.file_span, index.unit)
 
     def digest(self, numbers: Sequence[int]) -> bytes:
         return self._digest
 
     def decoder(self, wanted: Sequence[int]) -> Decoder:
         return Reader(self.file, self.index, wanted)
-
-
-class _Animation:
-    """An animated WebP, which FFmpeg does not read: frames by Pillow, times out of the file's own chunks."""
-
-    paced = False
-
-    def __init__(self, file: VideoFile) -> None:
-        self.name, self.file = file.name, file
-        with file.bytes() as stream:
-            durations = _webp_durations(stream)
-        image = self.open()
-        self.total = getattr(image, "n_frames", 1)
-        file.check_size(image.width, image.height)
-        image.close()
-        seconds = sum(durations) / 1000
-        if self.total > 1 and (len(durations) != self.total or seconds <= 0):
-            raise VideoError(f"{self.name}: {self.total} frames but {seconds:g} s: the animation is damaged")
-        self.fps: float | None = self.total / seconds if self.total > 1 else 1.0
-        self.seconds: float | None = seconds if self.total > 1 else 1.0
-        self._digest = _file_digest(file)
-
-    def open(self) -> Image:
-        import PIL.Image
-        import PIL.WebPImagePlugin  # registers its format
-
-        try:
-            return PIL.Image.open(self.file.bytes(), formats=("WEBP",))
-        except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, ...
-            raise VideoError(f"{self.name}: damaged or incomplete WebP file: {error}") from error
-
-    def number_at(self, second: float) -> int:
-        return _by_rate(self, second)
-
-    def digest(self, numbers: Sequence[int]) -> bytes:
-        return self._digest
-
-    def decoder(self, wanted: Sequence[int]) -> Decoder:
-        return _AnimationReader(self)
-
-
-class _AnimationReader:
-    def __init__(self, animation: _Animation) -> None:
-        self._animation = animation
-        self._image: Image | None = None
-
-    def read(self, number: int) -> Image:
-        try:
-            if self._image is None:
-                self._image = self._animation.open()
-            self._image.seek(number)
-            return flatten(direct_colour(self._image.copy(), ""), self._animation.file.alpha == "white")
-        except Exception as error:
-            raise VideoError(
-                f"{self._animation.name}: frame {number} of {self._animation.total} cannot be decoded: the file is "
-                f"damaged ({error})"
-            ) from error
-
-    def close(self) -> None:
-        if self._image is not None:
-            self._image.close()
-            self._image = None
-
-
-def _webp_durations(stream: Any) -> list[int]:
-    """Milliseconds of each frame: the chunks ANMF of a RIFF file begin with 12 bytes of places and 3 of duration."""
-    found = []
-    stream.seek(12)
-    while len(head := stream.read(8)) == 8:
-        size = int.from_bytes(head[4:], "little")
-        if head[:4] == b"ANMF":
-            found.append(int.from_bytes(stream.read(16)[12:15], "little"))
-            size -= 16
-        if size < 0:
-            break
-        stream.seek(size + size % 2, io.SEEK_CUR)
-    return found
 
 
 def _folder(path: Path, name: str, limits: MediaLimits, fps: float | None, alpha: Alpha) -> Frames:
@@ -274,6 +191,19 @@ def _folder(path: Path, name: str, limits: MediaLimits, fps: float | None, alpha
     if not files:
         raise VideoError(f"{name}: there is no picture in this folder ({', '.join(SUFFIXES)})")
     return _Images(files, name, limits, fps, alpha)
+
+
+def _jpeg_list(text: str, name: str, limits: MediaLimits, fps: float | None, alpha: Alpha) -> Frames:
+    text = unquote(text) if "%" in text else text
+    check_bytes(len(text) * 3 // 4, name, limits)
+    most = limits.max_video_frames
+    if text.count(",") >= most:
+        raise VideoError(f"{name}: {text.count(',') + 1} frames are more than the limit of {most}: send fewer")
+    parts = text.split(",")
+    if "" in parts:
+        raise VideoError(f"{name}: frame {parts.index('')} of {len(parts)} is empty: put one comma between two frames")
+    frames = [from_base64(part, f"frame {number} of {name}", limits) for number, part in enumerate(parts)]
+    return _Images(frames, name, limits, fps, alpha)
 
 
 class _Images:
@@ -292,8 +222,8 @@ class _Images:
         self.seconds = None if fps is None else self.total / fps
         self._size: tuple[int, int] | None = None
 
-    def number_at(self, second: float) -> int:
-        return _by_rate(self, second)
+    def timeline(self) -> Timeline:
+        return Timeline.even(self.total, self.fps or 1.0)
 
     def digest(self, numbers: Sequence[int]) -> bytes:
         digest = hashlib.sha256()
@@ -335,8 +265,6 @@ class _Array(_Images):
     """uint8 [frames, height, width] or [frames, height, width, 1 | 3 | 4]."""
 
     def __init__(self, source: Any, limits: MediaLimits, fps: float | None, alpha: Alpha) -> None:
-        import numpy as np
-
         array: NDArray[np.uint8] = np.asarray(source)
         name = f"array {array.dtype}{list(array.shape)}"
         if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3, 4)):

@@ -29,8 +29,8 @@ class VideoOptions:
 
     max_num_frames: most main frames; a longer video is thinned to so many over its whole length. stack_frames: frames
     a second; 1 is the main frame alone, of s > 1 the other s - 1 become one composite picture behind it. fps: main
-    frames a second (None: 1), at most those there are, or the rate of a source that has none of its own. start, end:
-    seconds of the part that is looked at.
+    frames a second (None: 1), or the rate of a source that has none of its own. start, end: seconds of the part that is
+    looked at. fps of a file, start and end switch to sampling by time (`timeline.py`).
     """
 
     max_num_frames: int = 128
@@ -89,14 +89,14 @@ def sample(total: int, fps: float, seconds: float, maximum: int, stack: int = 1)
     """
     if seconds > maximum:
         count = int(seconds / 0.1)
-        mains = [min(int(round(step * 0.1, 1) * fps), total - 1) for step in _thin(count, maximum)]
+        mains = [min(int(round(step * 0.1, 1) * fps), total - 1) for step in thin(count, maximum)]
     else:
         # Rounding may make a last second that begins behind the last frame.
         mains = [index for second in range(math.ceil(seconds)) if (index := int(second * fps)) < total]
     return mains, [min(int(stamp * fps), total - 1) for stamp in _sub_stamps(seconds, maximum, stack)]
 
 
-def _thin(count: int, most: int) -> list[int]:
+def thin(count: int, most: int) -> list[int]:
     """At most `most` of 0..count-1, evenly spread."""
     if count <= most:
         return list(range(count))
@@ -111,7 +111,7 @@ def _sub_stamps(seconds: float, maximum: int, stack: int) -> list[float]:
     last = math.ceil(seconds) - 1
     # All of a second's but the last one's lie before the end.
     count = last * inside + sum(last + part / stack < seconds for part in range(1, stack))
-    return [step // inside + (step % inside + 1) / stack for step in _thin(count, maximum * inside)]
+    return [step // inside + (step % inside + 1) / stack for step in thin(count, maximum * inside)]
 
 
 def units(total: int, fps: float, seconds: float, maximum: int, stack: int = 1) -> list[tuple[int, ...]]:
