@@ -11,6 +11,8 @@ import numpy as np
 
 from pocketvlm.errors import OptionError
 from pocketvlm.guided import lark, vocabulary
+from pocketvlm.guided.keywords import shown
+from pocketvlm.guided.schemas import closed_schema
 from pocketvlm.guided.tools import Piece, tool_grammar
 from pocketvlm.guided.trial import Trial, limits
 
@@ -106,29 +108,31 @@ class Grammars:
         """End the helper process. Grammars that exist go on working."""
         self._trial.close()
 
-    def json_schema(self, schema: object, *, thinking: bool = False) -> Grammar:
+    def json_schema(self, schema: object, *, thinking: bool = False, pretty: bool = False) -> Grammar:
         """JSON text that a schema (draft 2020-12, as parsed JSON) allows, properties in the schema's order.
 
-        OpenAI's strict subset is covered. Blanks between the parts are free up to one line break with 64 spaces.
-        Refused: not, if, uniqueItems, contains, propertyNames, dependent..., unevaluated..., formats that are not
-        known, oneOf with schemas that overlap. Names that `additionalProperties` allows may come twice.
+        OpenAI's strict subset is covered. Objects with `properties` are closed and blanks are bounded: see `schemas.py`
+        and `lark.json_rule`. Refused: not, if, uniqueItems, contains, propertyNames, dependent..., unevaluated...,
+        formats that are not known, oneOf with schemas that overlap. Names that `additionalProperties` allows may come
+        twice.
         """
-        text = lark.plain_schema(schema, "json schema")
-        return self._compile(f"answer: {lark.json_rule(text, blanks=True)}", [], thinking, "json schema")
+        found = closed_schema(schema, "json schema")
+        body = lark.json_rule(found, "json schema", pretty=pretty)
+        return self._compile(f"answer: {body}", [], thinking, "json schema")
 
-    def json_object(self, *, thinking: bool = False) -> Grammar:
+    def json_object(self, *, thinking: bool = False, pretty: bool = False) -> Grammar:
         """Any JSON object."""
-        return self.json_schema({"type": "object"}, thinking=thinking)
+        return self.json_schema({"type": "object"}, thinking=thinking, pretty=pretty)
 
     def regex(self, pattern: str, *, thinking: bool = False) -> Grammar:
         """Text that a regular expression matches as a whole: Rust's dialect, `\\d` and `\\w` ASCII, no look-around."""
         lark.dump(pattern, "regex", lark.REGEX_BYTES)
-        return self._compile(f"answer: R\nR: /{lark.regex(pattern)}/", [], thinking, f"regex {lark.shown(pattern)}")
+        return self._compile(f"answer: R\nR: /{lark.regex(pattern)}/", [], thinking, f"regex {shown(pattern)}")
 
     def choice(self, choices: Sequence[str], *, thinking: bool = False) -> Grammar:
         """One of some texts, exactly."""
         if not choices or isinstance(choices, str) or not all(isinstance(text, str) for text in choices):
-            raise OptionError(f"choice must be a list of texts with at least one, not {lark.shown(choices)}")
+            raise OptionError(f"choice must be a list of texts with at least one, not {shown(choices)}")
         lark.dump(list(choices), "choice", lark.CHOICE_BYTES)
         texts = " | ".join(map(lark.literal, dict.fromkeys(choices)))
         return self._compile(f"answer: C\nC: {texts}", [], thinking, "choice")
