@@ -22,7 +22,7 @@ NOTES: dict[str, Any] = {
     "x-order": 3,
     "contentMediaType": "text/plain",
     "nullable": False,
-    "unknown": {"type": "nothing"},
+    "unknown": {"type": "nothing", "required": 3},
 }
 NULLS = ["required", "properties", "enum", "description", "items", "minimum", "type", "anyOf", "pattern", "$ref"]
 REFUSED: dict[str, Any] = {
@@ -38,7 +38,7 @@ REFUSED: dict[str, Any] = {
 
 
 class RandomSchemas:
-    """Draws schemas. Objects name their properties; with `opened` some also allow others."""
+    """Draws schemas. Without `opened`, every subschema names a type or values, and every object its properties."""
 
     def __init__(self, draw: random.Random, *, opened: bool = True, refused: bool = True) -> None:
         self.draw = draw
@@ -60,14 +60,15 @@ class RandomSchemas:
         for name in self.draw.sample(sorted(NOTES), self.draw.choice([0, 0, 1, 2])):
             items.insert(self.draw.randrange(len(items) + 1), (name, NOTES[name]))
         if self.chance(0.1):
-            items += [(name, None) for name in self.draw.sample(NULLS, 2) if name not in found]
+            items = [(name, None) for name in self.draw.sample(NULLS, 2) if name not in found] + items
         if self.refused and self.chance(0.01):
             items.append(self.draw.choice(sorted(REFUSED.items())))
         return dict(items)
 
     def plain(self, depth: int) -> dict[str, Any]:
         draw = self.draw
-        makers = [self.number, self.text, self.values, lambda: {"type": draw.choice(["null", "boolean"])}, dict]
+        makers = [self.number, self.text, self.values, lambda: {"type": draw.choice(["null", "boolean"])}]
+        makers += [dict] * self.opened
         if depth > 0:
             makers += [lambda: self.object(depth), lambda: self.array(depth), lambda: self.combined(depth)] * 3
         if self.definitions:
@@ -83,12 +84,12 @@ class RandomSchemas:
         for keyword in draw.sample(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"], draw.randrange(3)):
             found[keyword] = draw.choice([draw.randint(-9, 9), draw.randint(-99, 99) / 4, -(2**63), 2**63 - 1, 1e-3])
         if self.chance(0.2):
-            found["multipleOf"] = draw.choice([2, 3, 5, 0.5])
+            found["multipleOf"] = draw.choice([2, 0.5])
         return found
 
     def text(self) -> dict[str, Any]:
         draw = self.draw
-        found: dict[str, Any] = {"type": "string"} if self.chance(0.9) else {}
+        found: dict[str, Any] = self.typed("string")
         for keyword in draw.sample(["minLength", "maxLength"], draw.randrange(3)):
             found[keyword] = draw.randrange(8)
         if self.chance(0.3):
@@ -101,8 +102,8 @@ class RandomSchemas:
 
     def array(self, depth: int) -> dict[str, Any]:
         draw = self.draw
-        found: dict[str, Any] = {"type": "array"} if self.chance(0.9) else {}
-        if self.chance(0.8):
+        found: dict[str, Any] = self.typed("array")
+        if not self.opened or self.chance(0.8):
             found["items"] = self.schema(depth - 1) if self.chance(0.9) else False
         if self.chance(0.3):
             found["prefixItems"] = [self.schema(depth - 1) for _ in range(draw.randrange(1, 3))]
@@ -113,10 +114,11 @@ class RandomSchemas:
     def object(self, depth: int) -> dict[str, Any]:
         draw = self.draw
         names = draw.sample(NAMES, draw.randrange(4))
-        found: dict[str, Any] = {"type": "object"} if self.chance(0.9) else {}
+        found: dict[str, Any] = self.typed("object")
         found["properties"] = {name: self.schema(depth - 1) for name in names}
         if self.chance(0.6):
-            found["required"] = draw.sample(NAMES if self.chance(0.1) else names, draw.randrange(len(names) + 1))
+            others = NAMES if self.opened and self.chance(0.1) else names
+            found["required"] = draw.sample(others, draw.randrange(len(names) + 1))
         if self.chance(0.2):
             found["additionalProperties"] = False
         if self.opened and self.chance(0.2):
@@ -145,6 +147,9 @@ class RandomSchemas:
         found["properties"]["kind"] = {"const": tag}
         return found
 
+    def typed(self, name: str) -> dict[str, Any]:
+        return {"type": name} if not self.opened or self.chance(0.9) else {}
+
     def reference(self) -> dict[str, Any]:
         return {"$ref": self.draw.choice(["#", *(f"#/$defs/{name}" for name in self.definitions * 3)])}
 
@@ -162,7 +167,8 @@ def names_of(schema: Any) -> set[str]:
             waiting += part
         elif isinstance(part, dict):
             found |= set(part)
-            found |= {name for name in part.get("required") or () if isinstance(name, str)}
+            required = part.get("required")
+            found |= set(required) if isinstance(required, list) else set()
             waiting += part.values()
     return found
 

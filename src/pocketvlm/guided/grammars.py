@@ -14,7 +14,7 @@ from pocketvlm.guided import lark, vocabulary
 from pocketvlm.guided.keywords import shown
 from pocketvlm.guided.schemas import closed_schema
 from pocketvlm.guided.tools import Piece, tool_grammar
-from pocketvlm.guided.trial import Trial, limits
+from pocketvlm.guided.trial import Trial, limits, return_memory
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
     from pocketvlm.processor.tokenizer import Tokenizer
 
-KEPT = 64
+# Limits of the cache: what the grammars in it take together, as the trial measured them, and how many they are.
+CACHED_BYTES = 48 << 20
+CACHED = 64
+MIN_SIZE = 256 << 10  # bytes: small ones differ in what the measurement misses
+# Threads free what they do not need, but the allocator gives it back only when it is told to.
+EVICTED_BYTES = 16 << 20
 THOUGHT_END = "\n\n"
 
 
@@ -68,8 +73,9 @@ class GrammarConstraint:
 class Grammar:
     """A compiled grammar. `constraint` may be called from any thread."""
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
-        """Take over a matcher that stays at the beginning."""
+    def __init__(self, matcher: LLMatcher, vocab_size: int, size: int) -> None:
+        """Take over a matcher that stays at the beginning. size: about how many bytes it takes."""
+        self.size = size
         self._matcher = matcher
         self._vocab_size = vocab_size
 
@@ -79,7 +85,7 @@ class Grammar:
 
 
 class Grammars:
-    """Makes grammars for one tokenizer and keeps the last ones by content. Safe to share between threads.
+    """Makes grammars for one tokenizer and caches the last ones by content. Safe to share between threads.
 
     Every method raises OptionError for what it cannot do, naming the keyword or value, and CheckpointError where the
     tokenizer lacks a control token that the answer needs. `thinking`: the prompt ended inside `<think>`, so any text up
@@ -96,7 +102,8 @@ class Grammars:
         self._vocab_size = vocab_size
         self._built: LLTokenizer | None = None
         self._trial = Trial()
-        self._kept: OrderedDict[str, Grammar] = OrderedDict()
+        self._cache: OrderedDict[str, Grammar] = OrderedDict()
+        self._evicted = 0  # bytes since memory was last given back
         self._building = threading.Lock()
         self._lock = threading.Lock()
 
@@ -174,23 +181,35 @@ class Grammars:
             )
         text = f"%llguidance {{}}\nstart: {begin}answer\n{thought}{body}\n"
         with self._lock:
-            if text in self._kept:
-                self._kept.move_to_end(text)
-                return self._kept[text]
+            if text in self._cache:
+                self._cache.move_to_end(text)
+                return self._cache[text]
         if len(text.encode()) > lark.GRAMMAR_BYTES:
             raise OptionError(f"{what}: the grammar has more than {lark.GRAMMAR_BYTES} bytes; make it smaller")
-        if complaint := self._trial.complaint(text):
+        verdict = self._trial.verdict(text)
+        if complaint := verdict.complaint:
             for piece in pieces:
-                if own := self._trial.complaint(f"%llguidance {{}}\nstart: {piece.rule}\n"):
+                if own := self._trial.verdict(f"%llguidance {{}}\nstart: {piece.rule}\n").complaint:
                     what, complaint = piece.what, own
                     break
             raise OptionError(f"{what}: {lark.explained(complaint)}")
-        grammar = Grammar(self._matcher(built, text, what), self._vocab_size)
-        with self._lock:
-            self._kept[text] = grammar
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+        grammar = Grammar(self._matcher(built, text, what), self._vocab_size, max(verdict.size, MIN_SIZE))
+        self._add(text, grammar)
         return grammar
+
+    def _add(self, text: str, grammar: Grammar) -> None:
+        """Cache a grammar, evict those that were not used for longest, and give their memory back from time to time."""
+        with self._lock:
+            self._cache[text] = grammar
+            while len(self._cache) > 1 and (
+                len(self._cache) > CACHED or sum(one.size for one in self._cache.values()) > CACHED_BYTES
+            ):
+                self._evicted += self._cache.popitem(last=False)[1].size
+            due = self._evicted > EVICTED_BYTES
+            if due:
+                self._evicted = 0
+        if due:
+            return_memory()
 
     def _matcher(self, built: LLTokenizer, text: str, what: str) -> LLMatcher:
         from llguidance import LLMatcher

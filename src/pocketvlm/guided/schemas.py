@@ -6,8 +6,9 @@ The result allows nothing that the original forbids:
 - An object with `properties` is closed after that: it has no names but those in `properties` and `required`, unless
   `additionalProperties` or `patternProperties` allow more.
 - A schema that names no type means the type to which its keywords belong.
-- Branches of `oneOf` must exclude each other. Where the values of one property tell them apart, it becomes required;
-  where one branch requires a property that is optional in another, the other goes without it.
+- Branches of `oneOf` must exclude each other. A property whose constant values tell them apart becomes required, as
+  readers of a union with a discriminator want it, and any other one if nothing else tells them apart. Where one branch
+  requires a property that is optional in another, the other goes without it.
 - What no finite value satisfies is left out, so that writing never comes to a place from which nothing goes on.
 """
 
@@ -148,6 +149,8 @@ class ClosedSchemas:
         """A case narrowed so far that no other branch of its `oneOf` allows any of it. Raises OptionError."""
         for other in others:
             for rival, _ in self._cases.original(self._cases.conjunction(other)):
+                if name := self._disjoint.tag(case, rival):
+                    case = replace(case, required=(*case.required, name))
                 if self._disjoint.apart(case, rival):
                     continue
                 if name := self._disjoint.telling(case, rival):

@@ -5,7 +5,7 @@
   allowed type is taken. One of another type is taken where text is not allowed: the caller sees what the model meant.
 - Everything else is text: what cannot be read, numbers that JSON has no form for, text among the allowed types.
 
-A number beyond float64 becomes the nearest one within, and half of a surrogate pair U+FFFD: many readers have no form for
+A number beyond float64 becomes the largest one, and half of a surrogate pair U+FFFD, because many readers refuse
 them. Of a name that comes twice, the last value counts. What is nested deeper than 100 levels is text.
 
 So "12" for integer or string is 12, "null" for string or null is null, "None" for string alone is text.
