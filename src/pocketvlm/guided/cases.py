@@ -13,6 +13,7 @@ from pocketvlm.guided.numbers import UNLIMITED, Range, merged, writable
 from pocketvlm.guided.validity import asserts, every, valid
 
 WAYS = 512  # of combining the alternatives of one conjunction
+LONGEST = 1_000_000  # characters, items or properties: no answer has more
 DEPTH = 64  # of subschemas that apply to one value
 # Subschemas that a value must satisfy all; none: anything.
 Conjunction = tuple[Any, ...]
@@ -193,7 +194,8 @@ class Cases:
         least, most = 0, None
         if size := _SIZES.get(name):
             least = max((part.get(f"min{size}", 0) for part in parts), default=0)
-            most = min((part[f"max{size}"] for part in parts if f"max{size}" in part), default=None)
+            sizes = [part[f"max{size}"] for part in parts if f"max{size}" in part]
+            most = min((one for one in sizes if one <= LONGEST), default=None)
         match name:
             case "number":
                 return Case(name, number=merged(parts))

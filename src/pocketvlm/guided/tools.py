@@ -147,9 +147,8 @@ class _Function:
         with named(what):
             value = value_of(self.closed, conjunction)
         if value.texts:
-            texts = " | ".join(value.texts)
-            self.rules.append(f"{rule}: {rule.upper()}")
-            self.rules.append(f"{rule.upper()}: (({texts}) & {lark.without(*FORBIDDEN)}) {end}")
+            texts = f"(({' | '.join(value.texts)}) & {lark.without(*FORBIDDEN)})"
+            self.rules.append(f"{rule}: {rule.upper()}\n{rule.upper()}: {texts} {end}")
             self.pieces.append(Piece(f"V\nV: {texts}", what))
         else:
             body = lark.json_rule(value.schema, what)
