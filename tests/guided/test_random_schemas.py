@@ -16,6 +16,7 @@ from random_schemas import RandomSchemas, clean, keys_of, names_of
 
 from pocketvlm.errors import OptionError
 from pocketvlm.guided import Grammar, Grammars
+from pocketvlm.parsing import AnswerParser, CallArguments
 
 MINUTES = 10
 
@@ -54,19 +55,26 @@ def test_most_random_schemas_have_a_grammar(grammars: Grammars) -> None:
     assert sum(check(grammars, seed, seed % 2 == 0) for seed in range(60)) >= 25
 
 
-def check_tool(grammars: Grammars, seed: int) -> None:
-    """The same for the parameters of a tool; texts are taken apart by the server's own parser in `test_tools.py`."""
-    schemas = RandomSchemas(random.Random(seed))
+def check_tool(grammars: Grammars, seed: int) -> bool:
+    """The same for the arguments of a tool, as the server's parser reads them."""
+    schemas = RandomSchemas(random.Random(seed), opened=False)
     root = schemas.root()
-    parameters = {"type": "object", "properties": {"p": root, "q": schemas.schema(2)}, "$defs": root.get("$defs", {})}
-    for one in (parameters, root):
-        tool = {"type": "function", "function": {"name": "f", "parameters": one}}
-        try:
-            grammar = grammars.tool_calls([tool], required=True, parallel=False)
-        except OptionError:
-            continue
-        text = walk(grammar, seed, "<tool_call>", "</tool_call>")
-        assert text is None or text.endswith("</function>\n</tool_call>")
+    definitions = root.pop("$defs", {})
+    properties = {"p": root, "q": schemas.schema(1)}
+    parameters = {"type": "object", "properties": properties, "required": ["p"], "$defs": definitions}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    try:
+        grammar = grammars.tool_calls([tool], required=True, parallel=False)
+    except OptionError:
+        return False
+    text = walk(grammar, seed, "<tool_call>", "</tool_call>")
+    if text is not None:
+        parser = AnswerParser(tools=[tool])
+        found = [*parser.feed(text), *parser.finish()]
+        arguments = json.loads("".join(one.json for one in found if isinstance(one, CallArguments)))
+        jsonschema.Draft202012Validator(clean(parameters)).validate(arguments)
+        assert keys_of(arguments) <= names_of(parameters)
+    return True
 
 
 @settings(max_examples=80, deadline=None)

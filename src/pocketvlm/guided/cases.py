@@ -162,7 +162,9 @@ class Cases:
         implied = {name for name, own in _IMPLIED.items() if own & keys}
         for name in TYPES:
             if name in kinds and values is not None:
-                yield self._filtered(name, [one for one in values.values() if kind(one) == name], way), ()
+                found = self._filtered(name, [one for one in values.values() if kind(one) == name], way)
+                if found.values:
+                    yield found, ()
             elif name in kinds:
                 meant = "type" in keys or not implied or name in implied
                 yield replace(self._case(name, way.parts), parts=way.parts, meant=meant), way.others

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from pocketvlm.guided.cases import Case, Cases, Conjunction
 from pocketvlm.guided.validity import valid
 
 DEPTH = 6  # of properties and items inside each other that are compared
-COMPARISONS = 50_000  # of two cases, for one root schema
+COMPARISONS = 200_000  # of two cases, for one root schema
 
 
 class Disjoint:
@@ -47,18 +45,20 @@ class Disjoint:
         return False
 
     def tag(self, written: Case, other: Case) -> str | None:
-        """An optional property with constant values that tell an object from the other."""
-        found = (name for name in self._telling(written, other) if self._constant(written.properties[name]))
-        return next((name for name in found if name not in written.required), None)
+        """The first property with constant values that tell an object from the other, if it is optional."""
+        if written.kind != "object" or other.kind != "object":
+            return None
+        for name, one in written.properties.items():
+            if name in other.properties and self._constant(one) and self._differ(written, other, name, 0):
+                return None if name in written.required else name
+        return None
 
     def telling(self, written: Case, other: Case) -> str | None:
         """A property that, once it is required, tells an object from the other by its values."""
-        return next(self._telling(written, other), None)
-
-    def _telling(self, written: Case, other: Case) -> Iterator[str]:
-        if written.kind == "object" and other.kind == "object":
-            names = (name for name in written.properties if name in other.properties)
-            yield from (name for name in names if self._differ(written, other, name, 0))
+        if written.kind != "object" or other.kind != "object":
+            return None
+        names = (name for name in written.properties if name in other.properties)
+        return next((name for name in names if self._differ(written, other, name, 0)), None)
 
     def _constant(self, conjunction: Conjunction) -> bool:
         return all(case.values is not None for case, _ in self._cases.original(conjunction))

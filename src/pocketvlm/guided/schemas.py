@@ -26,7 +26,7 @@ from pocketvlm.guided.cases import NOTHING, Case, Cases, Conjunction
 from pocketvlm.guided.disjoint import Disjoint
 from pocketvlm.guided.keywords import named, shown
 
-NODES = 10_000  # conjunctions and cases of one schema
+NODES = 20_000  # conjunctions and cases of one schema
 PLACE = 100  # characters of the place in an error, the last ones
 INLINE = 12  # levels of subschemas inside each other, before a definition is made
 
@@ -100,7 +100,7 @@ class ClosedSchemas:
         while id(node := self.node(conjunction)) not in seen:
             seen.add(id(node))
             if not node.cases:
-                parts.append("its keywords exclude each other")
+                parts.append("its keywords or values exclude each other")
                 break
             fault = self._fault(node.cases[0])
             parts.append(fault.text)
@@ -188,8 +188,6 @@ class ClosedSchemas:
 
     def _fault(self, case: Case) -> Fault:
         """Why nothing satisfies a case, as far as is known of its parts."""
-        if case.values is not None:
-            return _NONE if case.values else Fault('no value in "enum" fits the other keywords')
         if case.most is not None and case.least > case.most:
             size = {"string": "Length", "array": "Items", "object": "Properties"}[case.kind]
             return Fault(f"min{size} {case.least} is more than max{size} {case.most}")

@@ -37,16 +37,26 @@ FORBIDDEN = (CLOSE, "<parameter=", "</function>", "</tool_call>")
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a grammar that stands alone: the body of its rule, and what to call it in an error."""
+    """A part of a grammar that stands alone: the body of its rule, and what to call it in an error.
+
+    `may_be_empty`: perhaps no text is in it, which the library sees only where the piece stands alone.
+    """
 
     rule: str
     what: str
+    may_be_empty: bool = False
 
 
-def tool_grammar(
-    tools: Sequence[Mapping[str, Any]], *, required: bool, name: str | None, parallel: bool
-) -> tuple[str, list[Piece]]:
-    """Rules in Lark's form with `answer` on top, and their JSON parts. Raises OptionError."""
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Rules in Lark's form with `answer` on top, and parts of them."""
+
+    rules: str
+    pieces: tuple[Piece, ...] = ()
+
+
+def tool_grammar(tools: Sequence[Mapping[str, Any]], *, required: bool, name: str | None, parallel: bool) -> Written:
+    """The rules of some tools and the parts for their parameters. Raises OptionError."""
     functions = [_function(tool, index) for index, tool in enumerate(tools)]
     lark.dump([*tools], "tools", lark.SCHEMA_BYTES)
     if len(functions) > TOOLS:
@@ -71,7 +81,7 @@ def tool_grammar(
     else:
         head = [f"answer: TEXT (call{more})?", f"TEXT: {lark.without('<tool_call>')}"]
     head.append(f'call: <tool_call> "\\n<function=" ({bodies}) "</function>\\n" </tool_call>')
-    return "\n".join([*head, *rules]), pieces
+    return Written("\n".join([*head, *rules]), tuple(pieces))
 
 
 def _function(tool: Mapping[str, Any], index: int) -> Mapping[str, Any]:
@@ -149,7 +159,7 @@ class _Function:
         if value.texts:
             texts = f"(({' | '.join(value.texts)}) & {lark.without(*FORBIDDEN)})"
             self.rules.append(f"{rule}: {rule.upper()}\n{rule.upper()}: {texts} {end}")
-            self.pieces.append(Piece(f"V\nV: {texts}", what))
+            self.pieces.append(Piece(f"V\nV: {texts}", what, may_be_empty=value.texts != [lark.ANY_TEXT]))
         else:
             body = lark.json_rule(value.schema, what)
             self.rules.append(f"{rule}: {rule}_json {end}\n{rule}_json: {body}")
