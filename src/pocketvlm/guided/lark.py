@@ -84,11 +84,6 @@ def explained(complaint: str) -> str:
     """A complaint of the library as half a sentence that names the keyword and the way out."""
     if complaint == TOO_LARGE:
         return complaint
-    if found := re.search(r"Unimplemented keys: \[(.*?)\]", complaint):
-        many = "," in found[1]
-        return f"keyword{'s' * many} {found[1]} cannot be enforced; leave {'them' if many else 'it'} out"
-    if "oneOf constraints are not supported" in complaint:
-        return 'keyword "oneOf" is enforced only where its schemas plainly exclude each other; use "anyOf"'
     if found := re.search(r"Unknown format: (.*)", complaint):
         return f'keyword "format": {found[1]!r} cannot be enforced; use "pattern" or leave it out'
     if UNSATISFIABLE in complaint:

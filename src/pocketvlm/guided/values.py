@@ -22,6 +22,13 @@ _WORDS = {
 }
 
 
+# Raw texts that are read as JSON of a type. Where only some values of it are allowed, they would be read as another one.
+_LOOKS_LIKE = {
+    "number": "/[ \\t\\r\\n]*[-+]?[0-9.]+([eE][-+]?[0-9]+)?[ \\t\\r\\n]*/",
+    "boolean": "/[ \\t\\r\\n]*([tT]rue|[fF]alse)[ \\t\\r\\n]*/",
+}
+
+
 @dataclass(slots=True)
 class Value:
     """What a parameter takes: raw texts, as terminals; or JSON of a schema where there are none."""
@@ -40,6 +47,8 @@ def value_of(closed: ClosedSchemas, conjunction: Conjunction) -> Value:
     if not cases:
         raise OptionError(closed.reason(conjunction))
     if texts:
+        mistaken = [_LOOKS_LIKE[case.kind] for case in others if case.values is not None and case.kind in _LOOKS_LIKE]
+        texts = [f"({text}{''.join(f' & ~{one}' for one in mistaken)})" if mistaken else text for text in texts]
         return Value(texts + [word for case in others for word in _words(case)])
     return Value([], closed.schema(others))
 
