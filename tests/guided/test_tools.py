@@ -31,6 +31,9 @@ WEATHER: dict[str, Any] = {
         "free": {},
         "maybe": {"type": ["string", "null"]},
         "whole": {"allOf": [{"$ref": "#/$defs/place"}]},
+        "digits": {
+            "anyOf": [{"type": "integer", "maximum": 0, "minimum": 1}, {"type": "string", "pattern": "^\\d+a?$"}]
+        },
         "likes": {"enum": ["1", 2.5, "cat", "true", False]},
         "keys": {"properties": {"k": {"const": 1}}, "additionalProperties": False},
         "fixed": {"const": "so"},
@@ -167,6 +170,8 @@ def test_what_is_possible_and_what_is_not(grammars: Grammars) -> None:
         ({"city": "Bonn", "days": "3", "mixed": "off"}, True),
         ({"city": "Bonn", "days": "3", "mixed": "1"}, True),
         ({"city": "Bonn", "days": "3", "mixed": "2"}, False),
+        ({"city": "Bonn", "days": "3", "digits": "12a"}, True),
+        ({"city": "Bonn", "days": "3", "digits": "12"}, False),
         ({"city": "Bonn", "days": "3", "likes": "cat"}, True),
         ({"city": "Bonn", "days": "3", "likes": "2.5"}, True),
         ({"city": "Bonn", "days": "3", "likes": "false"}, True),

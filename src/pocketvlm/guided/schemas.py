@@ -24,7 +24,7 @@ from pocketvlm.errors import OptionError
 from pocketvlm.guided import lark
 from pocketvlm.guided.cases import NOTHING, Case, Cases, Conjunction
 from pocketvlm.guided.disjoint import Disjoint
-from pocketvlm.guided.keywords import named, shown
+from pocketvlm.guided.keywords import kind, named, shown
 
 NODES = 20_000  # conjunctions and cases of one schema
 PLACE = 100  # characters of the place in an error, the last ones
@@ -92,6 +92,12 @@ class ClosedSchemas:
     def first(self, conjunction: Conjunction) -> list[Case]:
         """The cases of a conjunction, before anything is known about their parts. Raises OptionError."""
         return self._node(conjunction).cases
+
+    def kinds(self, conjunction: Conjunction) -> set[str]:
+        """The types that a conjunction speaks of, also where nothing satisfies them."""
+        found = [case for case, _ in self._cases.original(conjunction) if case.meant]
+        values = (value for case in found for part in case.parts for value in part.get("enum", {}).values())
+        return {case.kind for case in found} | set(map(kind, values))
 
     def reason(self, conjunction: Conjunction) -> str:
         """Why nothing satisfies a conjunction, down to the part that is at fault."""

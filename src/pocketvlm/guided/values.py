@@ -22,10 +22,14 @@ _WORDS = {
 }
 
 
-# Raw texts that are read as JSON of a type. Where only some values of it are allowed, they would be read as another one.
+# Raw texts that are read as JSON of a type: wrong where the schema speaks of it, but allows none or only some values.
+_BLANKS = "[ \\t\\r\\n]*"
 _LOOKS_LIKE = {
-    "number": "/[ \\t\\r\\n]*[-+]?[0-9.]+([eE][-+]?[0-9]+)?[ \\t\\r\\n]*/",
-    "boolean": "/[ \\t\\r\\n]*([tT]rue|[fF]alse)[ \\t\\r\\n]*/",
+    "null": f"/{_BLANKS}(null|None){_BLANKS}/",
+    "boolean": f"/{_BLANKS}([tT]rue|[fF]alse){_BLANKS}/",
+    "number": f"/{_BLANKS}[-+]?[0-9.]+([eE][-+]?[0-9]+)?{_BLANKS}/",
+    "array": f"/{_BLANKS}\\[(?s:.*)/",
+    "object": f"/{_BLANKS}\\{{(?s:.*)/",
 }
 
 
@@ -47,8 +51,11 @@ def value_of(closed: ClosedSchemas, conjunction: Conjunction) -> Value:
     if not cases:
         raise OptionError(closed.reason(conjunction))
     if texts:
-        mistaken = [_LOOKS_LIKE[case.kind] for case in others if case.values is not None and case.kind in _LOOKS_LIKE]
-        texts = [f"({text}{''.join(f' & ~{one}' for one in mistaken)})" if mistaken else text for text in texts]
+        allowed = {case.kind for case in others if case.values is None or case.kind == "null"}
+        mistaken = "".join(
+            f" & ~{_LOOKS_LIKE[name]}" for name in sorted(closed.kinds(conjunction) - allowed - {"string"})
+        )
+        texts = [f"({text}{mistaken})" if mistaken else text for text in texts]
         return Value(texts + [word for case in others for word in _words(case)])
     return Value([], closed.schema(others))
 
