@@ -79,13 +79,14 @@ class Signature:
         return self._known[id(schema)]
 
     def _stated(self, schema: Mapping[str, Any], depth: int) -> Types | None:
-        if "const" in schema:
-            return frozenset({kind_of(schema["const"])})
-        if values := _list(schema, "enum"):
-            return frozenset(map(kind_of, values))
         stated = schema.get("type")
         names = [stated] if isinstance(stated, str) else _list(schema, "type")
-        found = [frozenset(_NAMES[name] for name in names if isinstance(name, str) and name in _NAMES)]
+        types = frozenset(_NAMES[name] for name in names if isinstance(name, str) and name in _NAMES)
+        if values := [schema["const"]] if "const" in schema else _list(schema, "enum"):
+            kinds = frozenset(map(kind_of, values))
+            # A list of texts and null with the type "string" means that null is a value, too.
+            return (_common(kinds, types) or types) | (kinds & {"null"}) if types else kinds
+        found = [types]
         found.append(self._types(self._target(schema), depth + 1) or frozenset())
         for key in ("anyOf", "oneOf"):
             parts = [self._types(part, depth + 1) or UNTYPED for part in _list(schema, key)]
