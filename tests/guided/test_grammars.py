@@ -30,15 +30,15 @@ def test_equal_grammars_are_compiled_once(grammars: Grammars) -> None:
     assert grammars.json_schema(schema) is not grammars.json_schema(schema, thinking=True)
 
 
-def test_only_the_last_ones_are_kept(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "KEPT", 2)
+def test_only_the_last_ones_are_cached(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CACHED", 2)
     first = grammars.choice(["first"])
     second = grammars.choice(["second"])
     assert grammars.choice(["first"]) is first
     grammars.choice(["third"])
     assert grammars.choice(["first"]) is first
     assert grammars.choice(["second"]) is not second
-    assert len(grammars._kept) == 2
+    assert len(grammars._cache) == 2
 
 
 def test_sequences_do_not_share_their_place(grammars: Grammars) -> None:

@@ -122,16 +122,45 @@ def test_the_strict_subset_with_references_and_recursion(grammars: Grammars, see
     assert [name for name in STRICT["properties"] if name in value] == list(value)
 
 
-@pytest.mark.parametrize("indent", [None, 2, 8])
-def test_usual_ways_to_write_json_are_possible(grammars: Grammars, indent: int | None) -> None:
-    value = {"name": 'a\n"b"', "kind": "größer", "box": [1, 2.5], "parent": {"value": 3, "next": None}, "count": None}
-    value |= {"day": "2024-02-29", "code": "AB-12"}
+VALUE = {
+    "name": 'a\n"b"',
+    "kind": "größer",
+    "box": [1, 2.5],
+    "parent": {"value": 3, "next": None},
+    "count": None,
+    "day": "2024-02-29",
+    "code": "AB-12",
+}
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), (", ", ":"), (",", ": ")])
+def test_json_on_one_line(grammars: Grammars, separators: tuple[str, str]) -> None:
     grammar = grammars.json_schema(STRICT)
-    assert fits(grammar, json.dumps(value, indent=indent, ensure_ascii=False))
-    assert fits(grammar, json.dumps(value, indent=indent, ensure_ascii=False, separators=(",", ":")))
-    assert not fits(grammar, json.dumps({**value, "kind": "cow"}, indent=indent))
-    assert not fits(grammar, json.dumps({**value, "more": 1}, indent=indent))
-    assert not fits(grammar, json.dumps(value, ensure_ascii=False).replace(", ", ",  "))
+    text = json.dumps(VALUE, ensure_ascii=False, separators=separators)
+    assert fits(grammar, text)
+    for wrong in (text.replace(",", ",  "), text.replace("{", "{ "), text.replace("]", " ]"), f" {text}", f"{text}\n"):
+        assert not fits(grammar, wrong)
+    assert not fits(grammar, json.dumps(VALUE, ensure_ascii=False, indent=2))
+    assert not fits(grammar, json.dumps({**VALUE, "kind": "cow"}, ensure_ascii=False))
+    assert not fits(grammar, json.dumps({**VALUE, "more": 1}, ensure_ascii=False))
+
+
+@pytest.mark.parametrize("indent", [None, 2, 8])
+def test_indented_json_where_it_is_asked_for(grammars: Grammars, indent: int | None) -> None:
+    grammar = grammars.json_schema(STRICT, pretty=True)
+    assert fits(grammar, json.dumps(VALUE, indent=indent, ensure_ascii=False))
+    assert fits(grammar, json.dumps(VALUE, indent=indent, ensure_ascii=False, separators=(",", ":")))
+    assert not fits(grammar, json.dumps(VALUE, ensure_ascii=False).replace(", ", ",  "))
+    assert not fits(grammar, json.dumps(VALUE, indent=40, ensure_ascii=False))
+    assert not fits(grammar, json.dumps(VALUE, indent=2, ensure_ascii=False).replace("\n", "\n\n"))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_one_short_value_needs_few_tokens(grammars: Grammars, seed: int) -> None:
+    schema = {"type": "object", "properties": {"colour": {"const": "red"}}, "required": ["colour"]}
+    text = write(grammars.json_schema(schema), seed, valid(schema), long=10_000)
+    assert json.loads(text) == {"colour": "red"}
+    assert len(text) <= len('{"colour": "red"}')
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -162,12 +191,22 @@ def test_json_after_thinking(grammars: Grammars) -> None:
         ({"oneOf": [{"type": "string"}, {"minLength": 2, "type": "string"}]}, '"oneOf"'),
         ({"type": "string", "format": "binary"}, "\"format\": 'binary'"),
         ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
-        ({"type": "string", "minLength": 3, "maxLength": 2}, "minLength"),
+        ({"type": "string", "minLength": 3, "maxLength": 2}, "nothing satisfies it: minLength 3"),
         ({"type": "text"}, "text"),
         ({"$ref": "#/$defs/none"}, "/\\$defs/none"),
         ({"$ref": "https://example.com/schema.json"}, "example.com"),
-        ({"$ref": "#"}, "nothing satisfies it"),
-        ({"enum": []}, "Unsatisfiable"),
+        ({"$ref": "#"}, "\"\\$ref\": '#' refers to itself without end"),
+        ({"enum": []}, "nothing satisfies it"),
+        ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "property 'a' is required, but"),
+        ({"type": "integer", "minimum": 1, "maximum": 4, "multipleOf": 5}, "no number lies between 1 and 4"),
+        ({"const": 2**53 + 1}, "the number 9007199254740993 cannot be written exactly"),
+        ({"type": "number", "minimum": 1e300}, '"minimum": numbers beyond'),
+        ({"type": "object", "additionalProperties": {}, "minProperties": 2}, '"minProperties": 2 cannot be enforced'),
+        ({"properties": {"a": 1}}, "a schema must be an object or a Boolean, not 1"),
+        ({"anyOf": [None]}, "a schema must be an object or a Boolean, not None"),
+        ({"required": "a"}, "\"required\" must be a list of names, not 'a'"),
+        ({"maxLength": -1}, '"maxLength" must be a whole number of at least 0'),
+        ({"multipleOf": 0}, '"multipleOf" must be a number above 0'),
         (False, "must be an object, not False"),
         ([1], "must be an object"),
         ({"const": float("nan")}, "not JSON"),

@@ -61,6 +61,50 @@ def test_json_by_a_schema(server: Running, fields: dict[str, Any]) -> None:
         assert set(json.loads(said)) == {"name", "legs"}
 
 
+def form(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "form", "schema": schema}}}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_short_value_needs_few_tokens(server: Running, seed: int) -> None:
+    schema = {"type": "object", "properties": {"colour": {"const": "red"}}, "required": ["colour"]}
+    for fields in ({"temperature": 0}, {"temperature": 1.5, "seed": seed}):
+        assert json.loads(text(server.chat("hello", max_tokens=32, **fields, **form(schema)))) == {"colour": "red"}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_names_are_invented(server: Running, seed: int) -> None:
+    schema = {"type": "object", "properties": {"legs": {"type": "integer", "maximum": 9, "minimum": 0}}}
+    found = json.loads(text(server.chat("hello", max_tokens=32, temperature=2.0, seed=seed, **form(schema))))
+    assert set(found) <= {"legs"}
+
+
+UNION = {
+    "oneOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}],
+    "discriminator": {"propertyName": "kind", "mapping": {"cat": "#/$defs/Cat", "dog": "#/$defs/Dog"}},
+    "title": "Pet",
+}
+PET = {
+    "type": "object",
+    "properties": {"pet": UNION},
+    "required": ["pet"],
+    "$defs": {
+        name.title(): {"type": "object", "properties": {"kind": {"const": name, "default": name, "type": "string"}}}
+        for name in ("cat", "dog")
+    },
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_union_with_a_discriminator(server: Running, seed: int) -> None:
+    fields = {"max_tokens": 60, "temperature": 1.0, "seed": seed}
+    found = [json.loads(text(server.chat("hello", **form(PET), **fields)))]
+    tool = {"type": "function", "function": {"name": "f", "parameters": PET}}
+    body = server.chat("hello", tools=[tool], tool_choice="required", parallel_tool_calls=False, **fields).json()
+    found.append(json.loads(body["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"]))
+    assert all(one in ({"pet": {"kind": "cat"}}, {"pet": {"kind": "dog"}}) for one in found)
+
+
 def test_choices_and_expressions(server: Running) -> None:
     assert text(server.chat("hello", guided_choice=["yes", "no"])) in ("yes", "no")
     assert re.fullmatch(r"[a-c]{3}-\d\d", text(server.chat("hello", guided_regex=r"[a-c]{3}-\d\d")))
@@ -118,6 +162,11 @@ def test_other_interfaces(server: Running) -> None:
         ({"guided_regex": "("}, "regex"),
         ({"guided_json": {"type": "wrong"}}, "wrong"),
         ({"guided_choice": []}, "choice"),
+        (
+            {"guided_json": {"properties": {"k": {"$ref": "#/$defs/E"}}, "$defs": {"E": {"$ref": "#/$defs/E"}}}},
+            "itself",
+        ),
+        ({"guided_json": {"properties": {"k": {"$ref": "#"}}, "required": ["k"]}}, "nothing satisfies it"),
         ({"guided_choice": ["a"], "guided_regex": "a"}, "only one form"),
         ({"guided_grammar": "start: x"}, "not supported"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "x"}}}, "no function"),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pocketvlm.errors import OptionError
 from pocketvlm.guided import lark, vocabulary
-from pocketvlm.guided.tools import Piece, tool_grammar
-from pocketvlm.guided.trial import Trial, limits
+from pocketvlm.guided.keywords import shown
+from pocketvlm.guided.schemas import closed_schema
+from pocketvlm.guided.tools import Written, tool_grammar
+from pocketvlm.guided.trial import Trial, limits, return_memory
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -20,7 +23,12 @@ if TYPE_CHECKING:
 
     from pocketvlm.processor.tokenizer import Tokenizer
 
-KEPT = 64
+# Limits of the cache: what the grammars in it take together, as the trial measured them, and how many they are.
+CACHED_BYTES = 48 << 20
+CACHED = 64
+MIN_SIZE = 256 << 10  # bytes: small ones differ in what the measurement misses
+# Threads free what they do not need, but the allocator gives it back only when it is told to.
+EVICTED_BYTES = 16 << 20
 THOUGHT_END = "\n\n"
 
 
@@ -66,8 +74,9 @@ class GrammarConstraint:
 class Grammar:
     """A compiled grammar. `constraint` may be called from any thread."""
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
-        """Take over a matcher that stays at the beginning."""
+    def __init__(self, matcher: LLMatcher, vocab_size: int, size: int) -> None:
+        """Take over a matcher that stays at the beginning. size: about how many bytes it takes."""
+        self.size = size
         self._matcher = matcher
         self._vocab_size = vocab_size
 
@@ -77,7 +86,7 @@ class Grammar:
 
 
 class Grammars:
-    """Makes grammars for one tokenizer and keeps the last ones by content. Safe to share between threads.
+    """Makes grammars for one tokenizer and caches the last ones by content. Safe to share between threads.
 
     Every method raises OptionError for what it cannot do, naming the keyword or value, and CheckpointError where the
     tokenizer lacks a control token that the answer needs. `thinking`: the prompt ended inside `<think>`, so any text up
@@ -94,7 +103,8 @@ class Grammars:
         self._vocab_size = vocab_size
         self._built: LLTokenizer | None = None
         self._trial = Trial()
-        self._kept: OrderedDict[str, Grammar] = OrderedDict()
+        self._cache: OrderedDict[bytes, Grammar] = OrderedDict()
+        self._evicted = 0  # bytes since memory was last given back
         self._building = threading.Lock()
         self._lock = threading.Lock()
 
@@ -106,32 +116,38 @@ class Grammars:
         """End the helper process. Grammars that exist go on working."""
         self._trial.close()
 
-    def json_schema(self, schema: object, *, thinking: bool = False) -> Grammar:
+    def json_schema(self, schema: object, *, thinking: bool = False, pretty: bool = False) -> Grammar:
         """JSON text that a schema (draft 2020-12, as parsed JSON) allows, properties in the schema's order.
 
-        OpenAI's strict subset is covered. Blanks between the parts are free up to one line break with 64 spaces.
-        Refused: not, if, uniqueItems, contains, propertyNames, dependent..., unevaluated..., formats that are not
-        known, oneOf with schemas that overlap. Names that `additionalProperties` allows may come twice.
+        OpenAI's strict subset is covered. Objects with `properties` are closed and blanks are bounded: see `schemas.py`
+        and `lark.json_rule`. Refused: not, if, uniqueItems, contains, propertyNames, dependent..., unevaluated...,
+        formats that are not known, oneOf with schemas that overlap. Names that `additionalProperties` allows may come
+        twice.
         """
-        text = lark.plain_schema(schema, "json schema")
-        return self._compile(f"answer: {lark.json_rule(text, blanks=True)}", [], thinking, "json schema")
+        what = "json schema"
 
-    def json_object(self, *, thinking: bool = False) -> Grammar:
+        def write() -> Written:
+            return Written(f"answer: {lark.json_rule(closed_schema(schema, what), what, pretty=pretty)}")
+
+        return self._grammar(lark.dump([what, pretty, schema], what, lark.SCHEMA_BYTES), write, thinking, what)
+
+    def json_object(self, *, thinking: bool = False, pretty: bool = False) -> Grammar:
         """Any JSON object."""
-        return self.json_schema({"type": "object"}, thinking=thinking)
+        return self.json_schema({"type": "object"}, thinking=thinking, pretty=pretty)
 
     def regex(self, pattern: str, *, thinking: bool = False) -> Grammar:
         """Text that a regular expression matches as a whole: Rust's dialect, `\\d` and `\\w` ASCII, no look-around."""
-        lark.dump(pattern, "regex", lark.REGEX_BYTES)
-        return self._compile(f"answer: R\nR: /{lark.regex(pattern)}/", [], thinking, f"regex {lark.shown(pattern)}")
+        request = lark.dump(["regex", pattern], "regex", lark.REGEX_BYTES)
+        what = f"regex {shown(pattern)}"
+        return self._grammar(request, lambda: Written(f"answer: R\nR: /{lark.regex(pattern)}/"), thinking, what)
 
     def choice(self, choices: Sequence[str], *, thinking: bool = False) -> Grammar:
         """One of some texts, exactly."""
         if not choices or isinstance(choices, str) or not all(isinstance(text, str) for text in choices):
-            raise OptionError(f"choice must be a list of texts with at least one, not {lark.shown(choices)}")
-        lark.dump(list(choices), "choice", lark.CHOICE_BYTES)
+            raise OptionError(f"choice must be a list of texts with at least one, not {shown(choices)}")
+        request = lark.dump(["choice", *choices], "choice", lark.CHOICE_BYTES)
         texts = " | ".join(map(lark.literal, dict.fromkeys(choices)))
-        return self._compile(f"answer: C\nC: {texts}", [], thinking, "choice")
+        return self._grammar(request, lambda: Written(f"answer: C\nC: {texts}"), thinking, "choice")
 
     def tool_calls(
         self,
@@ -149,8 +165,13 @@ class Grammars:
         """
         for marker in ("<tool_call>", "</tool_call>"):
             self._tokenizer.token_id(marker)
-        body, pieces = tool_grammar(tools, required=required, name=name, parallel=parallel)
-        return self._compile(body, pieces, thinking, "tools")
+        request = lark.dump(["tools", required, name, parallel, *tools], "tools", lark.SCHEMA_BYTES)
+        return self._grammar(
+            request,
+            lambda: tool_grammar(tools, required=required, name=name, parallel=parallel),
+            thinking,
+            "tools",
+        )
 
     def _vocabulary(self) -> LLTokenizer:
         with self._building:
@@ -158,8 +179,19 @@ class Grammars:
                 self._built = vocabulary.build(self._tokenizer, self._end_ids, self._vocab_size)
             return self._built
 
-    def _compile(self, body: str, pieces: Sequence[Piece], thinking: bool, what: str) -> Grammar:
-        """The grammar of a body with the rule `answer`; `pieces` are tried alone where the whole is refused."""
+    def _grammar(self, request: str, write: Callable[[], Written], thinking: bool, what: str) -> Grammar:
+        """The cached grammar of a request, or a new one; `write` gives rules with `answer` on top."""
+        key = hashlib.sha256(f"{thinking} {request}".encode()).digest()
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
+        grammar = self._compile(write(), thinking, what)
+        self._add(key, grammar)
+        return grammar
+
+    def _compile(self, written: Written, thinking: bool, what: str) -> Grammar:
+        """Try a grammar, then compile it here. Pieces are tried alone to find the one that is refused or empty."""
         built = self._vocabulary()
         thought, begin = "", ""
         if thinking:
@@ -168,25 +200,32 @@ class Grammars:
                 f"T: {lark.without('</think>', '<tool_call>')}\n",
                 f"T </think> {lark.literal(THOUGHT_END)} ",
             )
-        text = f"%llguidance {{}}\nstart: {begin}answer\n{thought}{body}\n"
-        with self._lock:
-            if text in self._kept:
-                self._kept.move_to_end(text)
-                return self._kept[text]
+        text = f"%llguidance {{}}\nstart: {begin}answer\n{thought}{written.rules}\n"
         if len(text.encode()) > lark.GRAMMAR_BYTES:
             raise OptionError(f"{what}: the grammar has more than {lark.GRAMMAR_BYTES} bytes; make it smaller")
-        if complaint := self._trial.complaint(text):
-            for piece in pieces:
-                if own := self._trial.complaint(f"%llguidance {{}}\nstart: {piece.rule}\n"):
-                    what, complaint = piece.what, own
-                    break
-            raise OptionError(f"{what}: {lark.explained(complaint)}")
-        grammar = Grammar(self._matcher(built, text, what), self._vocab_size)
+        verdict = self._trial.verdict(text)
+        for piece in written.pieces:
+            if not verdict.complaint and not piece.may_be_empty:
+                continue
+            if own := self._trial.verdict(f"%llguidance {{}}\nstart: {piece.rule}\n").complaint:
+                raise OptionError(f"{piece.what}: {lark.explained(own)}")
+        if verdict.complaint:
+            raise OptionError(f"{what}: {lark.explained(verdict.complaint)}")
+        return Grammar(self._matcher(built, text, what), self._vocab_size, max(verdict.size, MIN_SIZE))
+
+    def _add(self, key: bytes, grammar: Grammar) -> None:
+        """Cache a grammar, evict those that were not used for longest, and give their memory back from time to time."""
         with self._lock:
-            self._kept[text] = grammar
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        return grammar
+            self._cache[key] = grammar
+            while len(self._cache) > 1 and (
+                len(self._cache) > CACHED or sum(one.size for one in self._cache.values()) > CACHED_BYTES
+            ):
+                self._evicted += self._cache.popitem(last=False)[1].size
+            due = self._evicted > EVICTED_BYTES
+            if due:
+                self._evicted = 0
+        if due:
+            return_memory()
 
     def _matcher(self, built: LLTokenizer, text: str, what: str) -> LLMatcher:
         from llguidance import LLMatcher

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pocketvlm.errors import OptionError
+from pocketvlm.guided.keywords import shown
 from pocketvlm.guided.trial import TOO_LARGE, UNSATISFIABLE
 from pocketvlm.guided.vocabulary import require_library
 
@@ -15,9 +16,8 @@ SCHEMA_BYTES = 256 << 10
 REGEX_BYTES = 8 << 10
 CHOICE_BYTES = 64 << 10
 GRAMMAR_BYTES = 1 << 20
-# Between the parts of an answer in JSON: nothing, one space, or a new line with its indent. Without a bound, small
-# models can fall into writing blanks forever.
-BLANKS = r" |\n {0,64}"
+# Between the parts of indented JSON: nothing, one blank, or a new line with its indent.
+PRETTY = r" |\n {0,32}"
 ANY_TEXT = "/(?s:.*)/"
 
 
@@ -65,43 +65,25 @@ def regex(pattern: str) -> str:
     return regex_to_lark(pattern, "dw") or "(?:)"
 
 
-def json_rule(schema: str, *, blanks: bool) -> str:
-    """A rule's body for JSON text of a schema; `schema` is an object's JSON text. Blanks: may lie between the parts.
+def json_rule(schema: Mapping[str, Any], what: str, *, pretty: bool = False) -> str:
+    """A rule's body for JSON text of a schema that `ClosedSchemas` wrote.
 
-    Without blanks the text is as the chat template writes arguments, separated by ", " and ": ".
+    On one line, with or without a blank after "," and ":"; pretty: with line breaks and indents, if the model likes.
+    Characters are written as themselves, not as \\u escapes, except where a text must hold a control character.
     """
-    if blanks:
-        how: dict[str, Any] = {"whitespace_pattern": BLANKS}
-    else:
-        how = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    inside = schema.strip()[1:-1].strip()
+    text = dump(schema, what, GRAMMAR_BYTES)
+    how: dict[str, Any] = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+    if pretty:
+        how = {"whitespace_pattern": PRETTY}
+    how["json_allowed_escapes"] = 'nrbtf\\"' + "u" * bool(re.search(r"\\u00(?:[01]|7f)", text))
+    inside = text[1:-1]
     return f'%json {{"x-guidance": {json.dumps(how)}{"," if inside else ""}{inside}}}'
-
-
-def plain_schema(schema: object, what: str) -> str:
-    """The JSON text of a schema, without a key that would set options of the library. Raises OptionError."""
-    if schema is True:
-        schema = {}
-    if not isinstance(schema, Mapping):
-        raise OptionError(f"{what} must be an object, not {shown(schema)}")
-    return dump({key: value for key, value in schema.items() if key != "x-guidance"}, what, SCHEMA_BYTES)
-
-
-def shown(value: object) -> str:
-    """A value for an error: one line, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def explained(complaint: str) -> str:
     """A complaint of the library as half a sentence that names the keyword and the way out."""
     if complaint == TOO_LARGE:
         return complaint
-    if found := re.search(r"Unimplemented keys: \[(.*?)\]", complaint):
-        many = "," in found[1]
-        return f"keyword{'s' * many} {found[1]} cannot be enforced; leave {'them' if many else 'it'} out"
-    if "oneOf constraints are not supported" in complaint:
-        return 'keyword "oneOf" is enforced only where its schemas plainly exclude each other; use "anyOf"'
     if found := re.search(r"Unknown format: (.*)", complaint):
         return f'keyword "format": {found[1]!r} cannot be enforced; use "pattern" or leave it out'
     if UNSATISFIABLE in complaint:

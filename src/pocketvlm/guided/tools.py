@@ -10,7 +10,7 @@
 
 `<tool_call>` and `</tool_call>` are control tokens, the rest is text. Parameters come in any order, each at most once,
 the required ones always; none that the schema does not name. A value whose schema is a text is written raw and cannot
-contain a tag of the form; every other value is JSON with ", " and ": ". Where a schema allows any text and other things
+contain a tag of the form; every other value is JSON on one line. Where a schema allows any text and other things
 too, the value is text. Raw texts keep to enum, const, minLength, maxLength and pattern; their `format` is only a note.
 """
 
@@ -23,29 +23,40 @@ from typing import Any
 
 from pocketvlm.errors import OptionError
 from pocketvlm.guided import lark
-from pocketvlm.guided.values import NOTES, Values, listed
+from pocketvlm.guided.cases import Case, Conjunction
+from pocketvlm.guided.keywords import named, shown
+from pocketvlm.guided.schemas import ClosedSchemas
+from pocketvlm.guided.values import value_of
 
 TOOLS = 128
 PARAMETERS = 64  # bits of the number that says which ones were given
 CLOSE = "</parameter>"
 # A raw text that held these would read as more than one value, or as the end of the call.
 FORBIDDEN = (CLOSE, "<parameter=", "</function>", "</tool_call>")
-# What the schema of all arguments may say; parameters that it does not name are never written.
-_ARGUMENTS = NOTES | {"type", "properties", "required", "additionalProperties", "patternProperties"}
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a grammar that stands alone: the body of its rule, and what to call it in an error."""
+    """A part of a grammar that stands alone: the body of its rule, and what to call it in an error.
+
+    `may_be_empty`: perhaps no text is in it, which the library sees only where the piece stands alone.
+    """
 
     rule: str
     what: str
+    may_be_empty: bool = False
 
 
-def tool_grammar(
-    tools: Sequence[Mapping[str, Any]], *, required: bool, name: str | None, parallel: bool
-) -> tuple[str, list[Piece]]:
-    """Rules in Lark's form with `answer` on top, and their JSON parts. Raises OptionError."""
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Rules in Lark's form with `answer` on top, and parts of them."""
+
+    rules: str
+    pieces: tuple[Piece, ...] = ()
+
+
+def tool_grammar(tools: Sequence[Mapping[str, Any]], *, required: bool, name: str | None, parallel: bool) -> Written:
+    """The rules of some tools and the parts for their parameters. Raises OptionError."""
     functions = [_function(tool, index) for index, tool in enumerate(tools)]
     lark.dump([*tools], "tools", lark.SCHEMA_BYTES)
     if len(functions) > TOOLS:
@@ -55,7 +66,7 @@ def tool_grammar(
         raise OptionError(f"two tools have the name {twice!r}")
     if name is not None:
         if name not in names:
-            raise OptionError(f"tool {lark.shown(name)} is called for, but the tools are {', '.join(names) or 'none'}")
+            raise OptionError(f"tool {shown(name)} is called for, but the tools are {', '.join(names) or 'none'}")
         functions = [functions[names.index(name)]]
     if not functions:
         raise OptionError("tool calls are asked for, but there are no tools")
@@ -70,7 +81,7 @@ def tool_grammar(
     else:
         head = [f"answer: TEXT (call{more})?", f"TEXT: {lark.without('<tool_call>')}"]
     head.append(f'call: <tool_call> "\\n<function=" ({bodies}) "</function>\\n" </tool_call>')
-    return "\n".join([*head, *rules]), pieces
+    return Written("\n".join([*head, *rules]), tuple(pieces))
 
 
 def _function(tool: Mapping[str, Any], index: int) -> Mapping[str, Any]:
@@ -89,7 +100,8 @@ class _Function:
         self.index = index
         self.rules = rules
         self.pieces = pieces
-        self.values = Values(function.get("parameters") or {})
+        self.schema = function.get("parameters") or {}
+        self.closed = ClosedSchemas(self.schema)
         self.what = f"tool {self.name!r}"
 
     def write(self) -> None:
@@ -108,36 +120,48 @@ class _Function:
             value = f"v_{self.index}_{bit}"
             begin = lark.literal(f"<parameter={_tag(name, f'{self.what}: parameter')}>\n")
             lines.append(f"  | {begin} {value} {arguments}::set_bit({bit}) %if bit_clear({bit})")
-            self._value(properties.get(name, {}), value, f"{self.what}, parameter {name!r}")
+            self._value(properties[name], value, f"{self.what}, parameter {name!r}")
         self.rules.append("\n".join(lines))
 
-    def _arguments(self) -> tuple[Mapping[str, Any], list[str]]:
-        """Properties and required names of the schema of all arguments."""
-        root = self.values.followed(self.values.root, f"{self.what}: parameters")
-        if not isinstance(root, Mapping) or root.get("type", "object") != "object":
-            raise OptionError(f'{self.what}: parameters must be a schema of the type "object"')
-        for keyword in root:
-            if keyword not in _ARGUMENTS and not keyword.startswith("x-"):
-                raise OptionError(f'{self.what}: keyword "{keyword}" beside the properties is not supported')
-        properties, required = root.get("properties", {}), listed(root.get("required", []), "required", self.what)
-        if not isinstance(properties, Mapping) or not all(isinstance(one, str) for one in required):
-            raise OptionError(f'{self.what}: "properties" must be an object and "required" a list of names')
-        missing = [name for name in required if name not in properties]
-        if missing and root.get("additionalProperties") is False:
-            raise OptionError(f"{self.what}: parameter {missing[0]!r} is required, but is no property")
-        return properties, list(dict.fromkeys(required))
+    def _arguments(self) -> tuple[dict[str, Conjunction], list[str]]:
+        """The parameters that can be given, and the names of the required ones."""
+        what = f"{self.what}: parameters"
+        with named(what):
+            conjunction = self.closed.conjunction(self.schema)
+            first = self.closed.first(conjunction) if conjunction else [Case("object")]
+        for name, one in ((name, one) for case in first for name, one in case.properties.items() if one):
+            with named(f"{self.what}, parameter {name!r}"):
+                self.closed.cases(one)
+        with named(what):
+            cases = self.closed.cases(conjunction) if conjunction else first
+            if not cases:
+                raise OptionError(self.closed.reason(conjunction))
+            cases = [case for case in cases if case.kind == "object" and case.values is None]
+            if len(cases) != 1:
+                raise OptionError(
+                    'they must have one schema of the type "object"; "anyOf" and "oneOf" are supported only in its '
+                    "properties"
+                )
+            found = {name: one for name, one in cases[0].properties.items() if self.closed.works(one)}
+            self._counted(cases[0], len(found))
+            return found, list(cases[0].required)
 
-    def _value(self, schema: object, rule: str, what: str) -> None:
+    def _counted(self, case: Case, given: int) -> None:
+        """Refuse limits on the number of parameters that could be broken."""
+        if case.least > len(case.required) or (case.most is not None and case.most < given):
+            raise OptionError('keywords "minProperties" and "maxProperties" cannot be enforced here; leave them out')
+
+    def _value(self, conjunction: Conjunction, rule: str, what: str) -> None:
         """The rule of one value with its end."""
         end = lark.literal(f"\n{CLOSE}\n")
-        value = self.values.of(schema, what)
+        with named(what):
+            value = value_of(self.closed, conjunction)
         if value.texts:
-            texts = " | ".join(value.texts)
-            self.rules.append(f"{rule}: {rule.upper()}")
-            self.rules.append(f"{rule.upper()}: (({texts}) & {lark.without(*FORBIDDEN)}) {end}")
-            self.pieces.append(Piece(f"V\nV: {texts}", what))
+            texts = f"(({' | '.join(value.texts)}) & {lark.without(*FORBIDDEN)})"
+            self.rules.append(f"{rule}: {rule.upper()}\n{rule.upper()}: {texts} {end}")
+            self.pieces.append(Piece(f"V\nV: {texts}", what, may_be_empty=value.texts != [lark.ANY_TEXT]))
         else:
-            body = lark.json_rule(lark.plain_schema(value.schema, what), blanks=False)
+            body = lark.json_rule(value.schema, what)
             self.rules.append(f"{rule}: {rule}_json {end}\n{rule}_json: {body}")
             self.pieces.append(Piece(f"j\nj: {body}", what))
 
@@ -145,5 +169,5 @@ class _Function:
 def _tag(name: str, what: str) -> str:
     """A name that can stand in a tag."""
     if not name or re.search(r"[\s<>]", name):
-        raise OptionError(f"{what} {lark.shown(name)}: the name must have no blanks and none of < and >")
+        raise OptionError(f"{what} {shown(name)}: the name must have no blanks and none of < and >")
     return name

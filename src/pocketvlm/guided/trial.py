@@ -8,12 +8,15 @@ This file is also the program of that process: it imports nothing of the package
 
 from __future__ import annotations
 
+import ctypes
+import os
 import random
 import resource
 import signal
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -28,6 +31,14 @@ UNSATISFIABLE = "NoExtensionBias"
 TOO_LARGE = "it takes too much time or memory, or is nested too deeply; make it smaller"
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is wrong with a grammar, or nothing; and how many bytes of memory it took to compile and to use a little."""
+
+    complaint: str
+    size: int = 0
+
+
 class Trial:
     """The helper process, started when first asked, and again when a grammar has killed it. Safe to share."""
 
@@ -36,8 +47,8 @@ class Trial:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def complaint(self, grammar: str) -> str:
-        """What is wrong with a grammar in Lark's form: the library's words, `TOO_LARGE`, or nothing where it works."""
+    def verdict(self, grammar: str) -> Verdict:
+        """Try a grammar in Lark's form. The complaint is in the library's words, or `TOO_LARGE`."""
         with self._lock:
             process = self._process
             if process is None or process.poll() is not None:
@@ -58,8 +69,9 @@ class Trial:
                 # Killed by a signal is the grammar's fault; any other end means that the process cannot work at all.
                 if process.returncode >= 0:
                     raise RuntimeError(f"the helper process of guided output ended with {process.returncode}") from None
-                return TOO_LARGE
-            return answer
+                return Verdict(TOO_LARGE)
+            size, _, complaint = answer.partition(" ")
+            return Verdict(complaint, int(size))
 
     def close(self) -> None:
         """End the process; the next grammar starts another."""
@@ -108,10 +120,27 @@ def limits() -> object:
     return LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
 
 
-def judge(tokenizer: object, grammar: str) -> str:
-    """Compile a grammar and write some hundred random bytes under it; the error, or nothing."""
+def return_memory() -> None:
+    """Give memory that was freed back to the system (with glibc; elsewhere nothing)."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+
+
+def resident() -> int:
+    """Bytes of this process in memory; 0 where the system does not say."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGESIZE")
+
+
+def judge(tokenizer: object, grammar: str) -> Verdict:
+    """Compile a grammar and write some hundred random bytes under it."""
     from llguidance import LLMatcher
 
+    return_memory()
+    before = resident()
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits())  # type: ignore[arg-type]
     draw = random.Random(0)
     for _ in range(STEPS):
@@ -122,7 +151,7 @@ def judge(tokenizer: object, grammar: str) -> str:
         if not allowed:
             break
         matcher.consume_token(draw.choice(allowed))
-    return str(matcher.get_error())
+    return Verdict(str(matcher.get_error()), max(0, resident() - before))
 
 
 def serve() -> None:
@@ -140,13 +169,13 @@ def serve() -> None:
         # Time of the processor, not of the clock: a busy machine refuses no grammar. The signal's default is death.
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
-            answer = judge(tokenizer, grammar)
+            verdict = judge(tokenizer, grammar)
         except Exception as error:
-            answer = str(error) or type(error).__name__
+            verdict = Verdict(str(error) or type(error).__name__)
         except BaseException as error:  # a panic of the library
-            answer = f"{type(error).__name__}: {error}"
+            verdict = Verdict(f"{type(error).__name__}: {error}")
         signal.setitimer(signal.ITIMER_PROF, 0)
-        write(sys.stdout.buffer, answer)
+        write(sys.stdout.buffer, f"{verdict.size} {verdict.complaint}")
 
 
 def main() -> None:

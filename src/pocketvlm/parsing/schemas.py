@@ -6,6 +6,7 @@ Only what decides how a written value is read: `type` (one or several), `enum`, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,22 +79,22 @@ class Signature:
         return self._known[id(schema)]
 
     def _stated(self, schema: Mapping[str, Any], depth: int) -> Types | None:
-        if "const" in schema:
-            return frozenset({kind_of(schema["const"])})
-        if values := _list(schema, "enum"):
-            return frozenset(map(kind_of, values))
         stated = schema.get("type")
         names = [stated] if isinstance(stated, str) else _list(schema, "type")
-        if types := frozenset(_NAMES[name] for name in names if isinstance(name, str) and name in _NAMES):
-            return types
-        if types := self._types(self._target(schema), depth + 1) or frozenset():
-            return types
+        types = frozenset(_NAMES[name] for name in names if isinstance(name, str) and name in _NAMES)
+        if values := [schema["const"]] if "const" in schema else _list(schema, "enum"):
+            kinds = frozenset(map(kind_of, values))
+            # A list of texts and null with the type "string" means that null is a value, too.
+            return (_common(kinds, types) or types) | (kinds & {"null"}) if types else kinds
+        found = [types]
+        found.append(self._types(self._target(schema), depth + 1) or frozenset())
         for key in ("anyOf", "oneOf"):
-            if parts := _list(schema, key):
-                return frozenset().union(*(self._types(part, depth + 1) or UNTYPED for part in parts))
-        known = [found for part in _list(schema, "allOf") if (found := self._types(part, depth + 1))]
-        if known and (types := known[0].intersection(*known[1:])):
-            return types
+            parts = [self._types(part, depth + 1) or UNTYPED for part in _list(schema, key)]
+            found.append(frozenset().union(*parts))
+        found += [self._types(part, depth + 1) or frozenset() for part in _list(schema, "allOf")]
+        if known := [types for types in found if types]:
+            # All of them hold; where they exclude each other, the first one counts.
+            return functools.reduce(_common, known) or known[0]
         implied = frozenset(name for name, keys in _IMPLIED.items() if any(key in schema for key in keys))
         return implied or None
 
@@ -146,6 +147,12 @@ def kind_of(value: Any) -> str:
     if isinstance(value, str):
         return "string"
     return "object" if isinstance(value, Mapping) else "array"
+
+
+def _common(one: Types, two: Types) -> Types:
+    """The types in both, where integers are numbers, too."""
+    whole = "integer" in one | two and one & {"integer", "number"} and two & {"integer", "number"}
+    return one & two | ({"integer"} if whole else frozenset())
 
 
 def _list(schema: Mapping[str, Any], key: str) -> Sequence[Any]:

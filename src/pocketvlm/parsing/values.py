@@ -5,6 +5,9 @@
   allowed type is taken. One of another type is taken where text is not allowed: the caller sees what the model meant.
 - Everything else is text: what cannot be read, numbers that JSON has no form for, text among the allowed types.
 
+A number beyond float64 becomes the largest one, and half of a surrogate pair U+FFFD, because many readers refuse
+them. Of a name that comes twice, the last value counts. What is nested deeper than 100 levels is text.
+
 So "12" for integer or string is 12, "null" for string or null is null, "None" for string alone is text.
 """
 
@@ -12,11 +15,15 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from pocketvlm.parsing.schemas import STRING, Types, kind_of
 from pocketvlm.parsing.tape import BLANK
 
+_DEPTH = 100  # less than any JSON reader takes
+_MOST = sys.float_info.max
 _WORDS = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
 _NUMBER = re.compile(r"[-+]?[\d.]*([eE][-+]?\d*)?")
 _PYTHON = re.compile(
@@ -61,11 +68,7 @@ def to_json(text: str, types: Types) -> str:
 def dump(value: Any) -> str:
     """JSON as clients know it, on one line. Raises ValueError for numbers that are not finite."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair can only be written as an escape
-        text = json.dumps(value, allow_nan=False)
-    return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _words(types: Types) -> list[str]:
@@ -76,9 +79,32 @@ def _words(types: Types) -> list[str]:
 def _read(text: str) -> Any:
     """The value that JSON or Python text stands for. Raises ValueError or RecursionError."""
     try:
-        return json.loads(text, parse_constant=_refuse)
+        value = _loaded(text)
     except ValueError:
-        return json.loads(_PYTHON.sub(_translate, text), parse_constant=_refuse)
+        value = _loaded(_PYTHON.sub(_translate, text))
+    level = [value]
+    for _ in range(_DEPTH):
+        level = [inner for one in level for inner in _inside(one)]
+        if not level:
+            return value
+    raise ValueError(f"nested deeper than {_DEPTH} levels")
+
+
+def _loaded(text: str) -> Any:
+    return json.loads(text, parse_constant=_refuse, parse_float=_float, parse_int=_integer)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _float(text: str) -> float:
+    return min(max(float(text), -_MOST), _MOST)
+
+
+def _integer(text: str) -> int:
+    """An integer; Python itself refuses those with thousands of digits."""
+    return int(text) if len(text) <= sys.float_info.max_10_exp else int(_float(text))
 
 
 def _translate(token: re.Match[str]) -> str:

@@ -12,10 +12,14 @@ Choice = Literal["auto", "none", "required", "named"]
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """What form an answer must have. value: the schema, expression, or list of choices; None for any object."""
+    """What form an answer must have. value: the schema, expression, or list of choices; None for any object.
+
+    pretty: JSON may have line breaks and indents.
+    """
 
     kind: GuideKind
     value: Any = None
+    pretty: bool = False
 
 
 @dataclass(frozen=True, slots=True)

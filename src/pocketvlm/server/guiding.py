@@ -100,9 +100,9 @@ def _grammar(grammars: Grammars, question: Question, thinking: bool) -> Grammar:
         )
     match guide.kind:
         case "json_object":
-            return grammars.json_object(thinking=thinking)
+            return grammars.json_object(thinking=thinking, pretty=guide.pretty)
         case "json_schema":
-            return grammars.json_schema(guide.value, thinking=thinking)
+            return grammars.json_schema(guide.value, thinking=thinking, pretty=guide.pretty)
         case "regex":
             return grammars.regex(guide.value, thinking=thinking)
         case "choice":

@@ -1,0 +1,129 @@
+"""Ranges of JSON numbers: the conjunction of their limits, and what of them the grammar library can write."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from pocketvlm.errors import OptionError
+from pocketvlm.guided.validity import fraction
+
+# The library keeps limits as float64 and counts digits in 64 bits: the largest float64 below 2 ** 63.
+LARGEST = 2**63 - 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Limits of a number; None where there is none. An exclusive limit does not itself belong to the range."""
+
+    least: Fraction | None = None
+    most: Fraction | None = None
+    above: bool = False
+    below: bool = False
+    integer: bool = False
+    multiples: tuple[Fraction, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether no number is in the range."""
+        step = self.step
+        if self.least is None or self.most is None:
+            return False
+        if step is None:
+            return self.least > self.most or (self.least == self.most and (self.above or self.below))
+        first = math.floor(self.least / step) + 1 if self.above else math.ceil(self.least / step)
+        last = math.ceil(self.most / step) - 1 if self.below else math.floor(self.most / step)
+        return first > last
+
+    @property
+    def shown(self) -> str:
+        """An empty range for an error."""
+        least, most = (f"{float(limit or 0):g}" for limit in (self.least, self.most))
+        return f"no number lies between {least} and {most} as the keywords want"
+
+    @property
+    def step(self) -> Fraction | None:
+        """The number of which all in the range are multiples."""
+        found: Fraction | None = Fraction(1) if self.integer else None
+        for one in self.multiples:
+            found = one if found is None else _common(found, one)
+        return found
+
+    def excludes(self, other: Range) -> bool:
+        """Whether no number lies in both ranges, by their limits alone."""
+        return _apart(self, other) or _apart(other, self)
+
+    def schema(self) -> dict[str, Any]:
+        """As keywords for the library, limits rounded inwards where it could not keep them. Raises OptionError."""
+        found: dict[str, Any] = {"type": "integer" if self.integer else "number"}
+        if self.least is not None:
+            found["exclusiveMinimum" if self.above else "minimum"] = _limit(self.least, "minimum", True)
+        if self.most is not None:
+            found["exclusiveMaximum" if self.below else "maximum"] = _limit(self.most, "maximum", False)
+        steps = [_written(one) for one in self.multiples]
+        if steps:
+            found["multipleOf"] = steps[0]
+        if len(steps) > 1:
+            found["allOf"] = [{"multipleOf": one} for one in steps[1:]]
+        return found
+
+
+UNLIMITED = Range()
+
+
+def merged(parts: Sequence[Mapping[str, Any]]) -> Range:
+    """The numbers that all of some keywords allow."""
+    lower = [(fraction(part["minimum"]), False) for part in parts if "minimum" in part]
+    lower += [(fraction(part["exclusiveMinimum"]), True) for part in parts if "exclusiveMinimum" in part]
+    upper = [(fraction(part["maximum"]), False) for part in parts if "maximum" in part]
+    upper += [(fraction(part["exclusiveMaximum"]), True) for part in parts if "exclusiveMaximum" in part]
+    least, above = max(lower, default=(None, False))
+    most, below = min(upper, key=lambda limit: (limit[0], not limit[1]), default=(None, False))
+    integer = any("type" in part and "integer" in part["type"] and "number" not in part["type"] for part in parts)
+    multiples = dict.fromkeys(fraction(part["multipleOf"]) for part in parts if "multipleOf" in part)
+    return Range(least, most, above, below, integer, tuple(multiples))
+
+
+def writable(value: Any) -> None:
+    """Raise OptionError for a value with a number that the library would write as another one."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            writable(one)
+    elif isinstance(value, int | float) and (abs(value) > LARGEST or float(value) != value):
+        raise OptionError(f"the number {value} cannot be written exactly: use one up to {LARGEST} with 15 digits")
+
+
+def _common(one: Fraction, two: Fraction) -> Fraction:
+    """The least number that is a multiple of both."""
+    numerator = math.lcm(one.numerator * two.denominator, two.numerator * one.denominator)
+    return Fraction(numerator, one.denominator * two.denominator)
+
+
+def _apart(low: Range, high: Range) -> bool:
+    if low.most is None or high.least is None:
+        return False
+    return low.most < high.least or (low.most == high.least and (low.below or high.above))
+
+
+def _limit(limit: Fraction, keyword: str, up: bool) -> float:
+    """A limit as the library can keep it, rounded into the range."""
+    outside = limit < -LARGEST if up else limit > LARGEST
+    if outside:
+        limit = Fraction(-LARGEST if up else LARGEST)
+    elif abs(limit) > LARGEST:
+        raise OptionError(f'keyword "{keyword}": numbers beyond {LARGEST} cannot be enforced')
+    found = float(limit)
+    if up and Fraction(found) < limit and fraction(found) != limit:
+        found = math.nextafter(found, math.inf)
+    elif not up and Fraction(found) > limit and fraction(found) != limit:
+        found = math.nextafter(found, -math.inf)
+    return int(found) if found.is_integer() else found
+
+
+def _written(step: Fraction) -> float:
+    return step.numerator if step.denominator == 1 else float(step)
