@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from random_schemas import RandomSchemas, clean, keys_of, names_of
 
 from pocketvlm.errors import OptionError
-from pocketvlm.guided import Grammar, Grammars
+from pocketvlm.guided import Calls, Grammar, Grammars
 from pocketvlm.parsing import AnswerParser, CallArguments
 
 MINUTES = 10
@@ -64,7 +64,7 @@ def check_tool(grammars: Grammars, seed: int) -> bool:
     parameters = {"type": "object", "properties": properties, "required": ["p"], "$defs": definitions}
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
     try:
-        grammar = grammars.tool_calls([tool], required=True, parallel=False)
+        grammar = grammars.tool_calls(Calls([tool], parallel=False), required=True)
     except OptionError:
         return False
     text = walk(grammar, seed, "<tool_call>", "</tool_call>")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketvlm.errors import CheckpointError, OptionError
-from pocketvlm.guided import Grammar, Grammars
+from pocketvlm.guided import Calls, Grammar, Grammars
 
 WEATHER: dict[str, Any] = {
     "type": "object",
@@ -104,19 +104,19 @@ def call(name: str, **arguments: str) -> str:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_any_draw_parses_and_fits(grammars: Grammars, seed: int) -> None:
-    calls = check(write(grammars.tool_calls(TOOLS, required=True), seed, bool, CONTROLS, long=200))
+    calls = check(write(grammars.tool_calls(Calls(TOOLS), required=True), seed, bool, CONTROLS, long=200))
     assert calls
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_the_named_tool_alone(grammars: Grammars, seed: int) -> None:
-    grammar = grammars.tool_calls(TOOLS, required=False, name="get_weather", parallel=False)
+    grammar = grammars.tool_calls(Calls(TOOLS, parallel=False), required=False, name="get_weather")
     assert [name for name, _ in check(write(grammar, seed, bool, CONTROLS, long=200))] == ["get_weather"]
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_after_thinking(grammars: Grammars, seed: int) -> None:
-    grammar = grammars.tool_calls(TOOLS[1:], required=True, thinking=True)
+    grammar = grammars.tool_calls(Calls(TOOLS[1:]), required=True, thinking=True)
     thought, end, rest = write(grammar, seed, None, ("</think>", *CONTROLS)).partition("</think>\n\n")
     assert end
     assert "</think>" not in thought
@@ -124,10 +124,10 @@ def test_after_thinking(grammars: Grammars, seed: int) -> None:
 
 
 def test_what_is_possible_and_what_is_not(grammars: Grammars) -> None:
-    auto = grammars.tool_calls(TOOLS, required=False)
-    must = grammars.tool_calls(TOOLS, required=True)
-    one = grammars.tool_calls(TOOLS, required=True, parallel=False)
-    named = grammars.tool_calls(TOOLS, required=True, name="now")
+    auto = grammars.tool_calls(Calls(TOOLS), required=False)
+    must = grammars.tool_calls(Calls(TOOLS), required=True)
+    one = grammars.tool_calls(Calls(TOOLS, parallel=False), required=True)
+    named = grammars.tool_calls(Calls(TOOLS), required=True, name="now")
     now, sun = call("now"), call("get_weather", city="Köln", days="3")
 
     def taken(text: str) -> list[Grammar]:
@@ -139,6 +139,28 @@ def test_what_is_possible_and_what_is_not(grammars: Grammars) -> None:
     assert taken("Sunny.") == taken("") == taken(f"I look.\n\n{now}") == [auto]
     for wrong in (f"{now}\n", f"{now} and", f"{now}{now}", call("none"), now.replace("\n", " "), "<tool_call>"):
         assert taken(wrong) == []
+
+
+def test_a_form_or_calls(grammars: Grammars) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    calls = Calls(TOOLS, parallel=False)
+    either = [
+        grammars.json_schema(schema, calls=calls),
+        grammars.regex(r'\{"a": \d\}', calls=calls),
+        grammars.choice(['{"a": 3}'], calls=calls),
+    ]
+    now = call("now")
+    for grammar in either:
+        assert follows(grammar, '{"a": 3}')
+        assert follows(grammar, now)
+        for wrong in ("", "Sunny.", f'{{"a": 3}}{now}', f"I look. {now}", f"{now}\n{now}", call("none")):
+            assert not follows(grammar, wrong)
+    alone = grammars.json_schema(schema, calls=Calls(()))
+    assert follows(alone, '{"a": 3}')
+    assert not follows(alone, now)
+    thinking = grammars.json_schema(schema, calls=calls, thinking=True)
+    assert follows(thinking, f"hm</think>\n\n{now}")
+    assert follows(thinking, 'hm</think>\n\n{"a": 3}')
 
 
 @pytest.mark.parametrize(
@@ -182,7 +204,7 @@ def test_what_is_possible_and_what_is_not(grammars: Grammars) -> None:
     ],
 )
 def test_arguments(grammars: Grammars, arguments: dict[str, str], right: bool) -> None:
-    grammar = grammars.tool_calls(TOOLS, required=True)
+    grammar = grammars.tool_calls(Calls(TOOLS), required=True)
     assert follows(grammar, call("get_weather", **arguments)) == right
 
 
@@ -197,7 +219,7 @@ def of(schema: Any, **more: Any) -> dict[str, Any]:
 def test_as_many_parameters_as_there_are_bits(grammars: Grammars) -> None:
     names = [f"p{number}" for number in range(64)]
     wide = tool({"properties": {name: {"type": "integer"} for name in names}, "required": names[::2]})
-    grammar = grammars.tool_calls([wide], required=True)
+    grammar = grammars.tool_calls(Calls([wide]), required=True)
     values = dict.fromkeys(reversed(names), "1")
     assert follows(grammar, call("f", **values))
     del values["p1"]
@@ -244,19 +266,19 @@ def test_as_many_parameters_as_there_are_bits(grammars: Grammars) -> None:
 )
 def test_tools_that_are_refused(grammars: Grammars, tools: list[dict[str, Any]], text: str) -> None:
     with pytest.raises(OptionError, match=text) as caught:
-        grammars.tool_calls(tools, required=True)
+        grammars.tool_calls(Calls(tools), required=True)
     assert "\n" not in str(caught.value)
 
 
 def test_a_name_that_no_tool_has(grammars: Grammars) -> None:
     with pytest.raises(OptionError, match=r"tool 'later' is called for, but the tools are get_weather, now, plain-1"):
-        grammars.tool_calls(TOOLS, required=True, name="later")
+        grammars.tool_calls(Calls(TOOLS), required=True, name="later")
 
 
 def test_a_checkpoint_without_the_control_token(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(grammars._tokenizer.control_ids, "<tool_call>")
     with pytest.raises(CheckpointError, match="'<tool_call>' is missing"):
-        grammars.tool_calls(TOOLS, required=True)
+        grammars.tool_calls(Calls(TOOLS), required=True)
 
 
 JSON = st.recursive(
@@ -280,4 +302,4 @@ JSON = st.recursive(
 def test_no_schema_makes_another_error(grammars: Grammars, parameters: Any, name: str | None) -> None:
     for tools in ([tool(parameters)], [of(parameters)]):
         with contextlib.suppress(OptionError):
-            grammars.tool_calls(tools, required=True, name=name).constraint().mask()
+            grammars.tool_calls(Calls(tools), required=True, name=name).constraint().mask()

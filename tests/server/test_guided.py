@@ -105,6 +105,31 @@ def test_a_union_with_a_discriminator(server: Running, seed: int) -> None:
     assert all(one in ({"pet": {"kind": "cat"}}, {"pet": {"kind": "dog"}}) for one in found)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_with_tools_an_answer_is_a_call_or_has_the_form(server: Running, seed: int) -> None:
+    schema = {"type": "object", "properties": {"kind": {"enum": ["a", "b"]}}, "required": ["kind"]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    body = server.chat("hello", tools=[tool], max_tokens=60, temperature=1.0, seed=seed, **form(schema)).json()
+    message = body["choices"][0]["message"]
+    calls = message.get("tool_calls", [])
+    found = [json.loads(call["function"]["arguments"]) for call in calls] or [json.loads(message["content"])]
+    assert all(one["kind"] in ("a", "b") for one in found)
+    assert bool(calls) != bool(message["content"])
+
+
+def test_lines_where_a_request_allows_them(server: Running) -> None:
+    schema = {"type": "object", "properties": {name: {"const": 1} for name in "abcdef"}, "required": [*"abcdef"]}
+    flat = {"temperature": 2.0, "max_tokens": 200, **form(schema)}
+    for fields, lines in (({}, False), ({"guided_whitespace_pattern": r"\n? *"}, True)):
+        texts = [text(server.chat("hello", seed=seed, **flat, **fields)) for seed in range(4)]
+        assert any("\n" in one for one in texts) == lines
+        assert all(json.loads(one) == dict.fromkeys("abcdef", 1) for one in texts)
+    pattern = {"structured_outputs": {"json": schema, "whitespace_pattern": " ?"}}
+    assert "\n" not in text(server.chat("hello", temperature=2.0, max_tokens=200, **pattern))
+    refused = server.chat("hello", guided_whitespace_pattern="(", **form(schema))
+    assert refused.json()["error"]["param"] == "guided_whitespace_pattern"
+
+
 def test_choices_and_expressions(server: Running) -> None:
     assert text(server.chat("hello", guided_choice=["yes", "no"])) in ("yes", "no")
     assert re.fullmatch(r"[a-c]{3}-\d\d", text(server.chat("hello", guided_regex=r"[a-c]{3}-\d\d")))

@@ -4,6 +4,6 @@
 compiled once and gives each sequence its own `GrammarConstraint`.
 """
 
-from pocketvlm.guided.grammars import Grammar, GrammarConstraint, Grammars
+from pocketvlm.guided.grammars import Calls, Grammar, GrammarConstraint, Grammars
 
-__all__ = ["Grammar", "GrammarConstraint", "Grammars"]
+__all__ = ["Calls", "Grammar", "GrammarConstraint", "Grammars"]

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,14 @@ MIN_SIZE = 256 << 10  # bytes: small ones differ in what the measurement misses
 # Threads free what they do not need, but the allocator gives it back only when it is told to.
 EVICTED_BYTES = 16 << 20
 THOUGHT_END = "\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Tools (OpenAI's form) that an answer may call; parallel: several calls may follow each other."""
+
+    tools: Sequence[Mapping[str, Any]]
+    parallel: bool = True
 
 
 class GrammarConstraint:
@@ -90,7 +99,8 @@ class Grammars:
 
     Every method raises OptionError for what it cannot do, naming the keyword or value, and CheckpointError where the
     tokenizer lacks a control token that the answer needs. `thinking`: the prompt ended inside `<think>`, so any text up
-    to the control token `</think>` and an empty line come before the answer.
+    to the control token `</think>` and an empty line come before the answer. `calls`: the answer may be calls of tools
+    instead.
     """
 
     def __init__(self, tokenizer: Tokenizer, end_ids: Sequence[int], vocab_size: int) -> None:
@@ -116,7 +126,9 @@ class Grammars:
         """End the helper process. Grammars that exist go on working."""
         self._trial.close()
 
-    def json_schema(self, schema: object, *, thinking: bool = False, pretty: bool = False) -> Grammar:
+    def json_schema(
+        self, schema: object, *, thinking: bool = False, pretty: bool = False, calls: Calls | None = None
+    ) -> Grammar:
         """JSON text that a schema (draft 2020-12, as parsed JSON) allows, properties in the schema's order.
 
         OpenAI's strict subset is covered. Objects with `properties` are closed and blanks are bounded: see `schemas.py`
@@ -127,51 +139,46 @@ class Grammars:
         what = "json schema"
 
         def write() -> Written:
-            return Written(f"answer: {lark.json_rule(closed_schema(schema, what), what, pretty=pretty)}")
+            return Written(lark.json_rule(closed_schema(schema, what), what, pretty=pretty))
 
-        return self._grammar(lark.dump([what, pretty, schema], what, lark.SCHEMA_BYTES), write, thinking, what)
+        return self._grammar(lark.dump([what, pretty, schema], what, lark.SCHEMA_BYTES), write, thinking, what, calls)
 
-    def json_object(self, *, thinking: bool = False, pretty: bool = False) -> Grammar:
+    def json_object(self, *, thinking: bool = False, pretty: bool = False, calls: Calls | None = None) -> Grammar:
         """Any JSON object."""
-        return self.json_schema({"type": "object"}, thinking=thinking, pretty=pretty)
+        return self.json_schema({"type": "object"}, thinking=thinking, pretty=pretty, calls=calls)
 
-    def regex(self, pattern: str, *, thinking: bool = False) -> Grammar:
+    def regex(self, pattern: str, *, thinking: bool = False, calls: Calls | None = None) -> Grammar:
         """Text that a regular expression matches as a whole: Rust's dialect, `\\d` and `\\w` ASCII, no look-around."""
         request = lark.dump(["regex", pattern], "regex", lark.REGEX_BYTES)
         what = f"regex {shown(pattern)}"
-        return self._grammar(request, lambda: Written(f"answer: R\nR: /{lark.regex(pattern)}/"), thinking, what)
+        return self._grammar(request, lambda: Written("R", f"R: /{lark.regex(pattern)}/"), thinking, what, calls)
 
-    def choice(self, choices: Sequence[str], *, thinking: bool = False) -> Grammar:
+    def choice(self, choices: Sequence[str], *, thinking: bool = False, calls: Calls | None = None) -> Grammar:
         """One of some texts, exactly."""
         if not choices or isinstance(choices, str) or not all(isinstance(text, str) for text in choices):
             raise OptionError(f"choice must be a list of texts with at least one, not {shown(choices)}")
         request = lark.dump(["choice", *choices], "choice", lark.CHOICE_BYTES)
         texts = " | ".join(map(lark.literal, dict.fromkeys(choices)))
-        return self._grammar(request, lambda: Written(f"answer: C\nC: {texts}"), thinking, "choice")
+        return self._grammar(request, lambda: Written("C", f"C: {texts}"), thinking, "choice", calls)
 
-    def tool_calls(
-        self,
-        tools: Sequence[Mapping[str, Any]],
-        *,
-        required: bool,
-        name: str | None = None,
-        parallel: bool = True,
-        thinking: bool = False,
-    ) -> Grammar:
-        """Calls of tools (OpenAI's form) as the chat template writes them; name: only that one, and it is required.
+    def tool_calls(self, calls: Calls, *, required: bool, name: str | None = None, thinking: bool = False) -> Grammar:
+        """Calls of tools as the chat template writes them; name: only that one, and it is required.
 
-        Without required, any text may come first or alone. With parallel, several calls may follow each other. Nothing
-        comes after them. See `tools.py` for what arguments look like.
+        Without required, any text may come first or alone. Nothing comes after calls. See `tools.py` for what arguments
+        look like.
         """
-        for marker in ("<tool_call>", "</tool_call>"):
-            self._tokenizer.token_id(marker)
-        request = lark.dump(["tools", required, name, parallel, *tools], "tools", lark.SCHEMA_BYTES)
         return self._grammar(
-            request,
-            lambda: tool_grammar(tools, required=required, name=name, parallel=parallel),
+            f"{required} {name} {self._request(calls)}",
+            lambda: tool_grammar(calls.tools, required=required, name=name, parallel=calls.parallel),
             thinking,
             "tools",
         )
+
+    def _request(self, calls: Calls) -> str:
+        """Calls as a part of a cache key. Raises CheckpointError where the tokenizer cannot write any."""
+        for marker in ("<tool_call>", "</tool_call>"):
+            self._tokenizer.token_id(marker)
+        return lark.dump(["tools", calls.parallel, *calls.tools], "tools", lark.SCHEMA_BYTES)
 
     def _vocabulary(self) -> LLTokenizer:
         with self._building:
@@ -179,14 +186,20 @@ class Grammars:
                 self._built = vocabulary.build(self._tokenizer, self._end_ids, self._vocab_size)
             return self._built
 
-    def _grammar(self, request: str, write: Callable[[], Written], thinking: bool, what: str) -> Grammar:
-        """The cached grammar of a request, or a new one; `write` gives rules with `answer` on top."""
-        key = hashlib.sha256(f"{thinking} {request}".encode()).digest()
+    def _grammar(
+        self, request: str, write: Callable[[], Written], thinking: bool, what: str, calls: Calls | None = None
+    ) -> Grammar:
+        """The cached grammar of a request, or a new one, which `write` writes."""
+        also = self._request(calls) if calls is not None and calls.tools else ""
+        key = hashlib.sha256(f"{thinking} {request} {also}".encode()).digest()
         with self._lock:
             if key in self._cache:
                 self._cache.move_to_end(key)
                 return self._cache[key]
-        grammar = self._compile(write(), thinking, what)
+        written = write()
+        if calls is not None and also:
+            written |= tool_grammar(calls.tools, required=True, name=None, parallel=calls.parallel)
+        grammar = self._compile(written, thinking, what)
         self._add(key, grammar)
         return grammar
 
@@ -200,7 +213,7 @@ class Grammars:
                 f"T: {lark.without('</think>', '<tool_call>')}\n",
                 f"T </think> {lark.literal(THOUGHT_END)} ",
             )
-        text = f"%llguidance {{}}\nstart: {begin}answer\n{thought}{written.rules}\n"
+        text = f"%llguidance {{}}\nstart: {begin}answer\n{thought}answer: {written.answer}\n{written.rules}\n"
         if len(text.encode()) > lark.GRAMMAR_BYTES:
             raise OptionError(f"{what}: the grammar has more than {lark.GRAMMAR_BYTES} bytes; make it smaller")
         verdict = self._trial.verdict(text)

@@ -49,10 +49,16 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Rules in Lark's form with `answer` on top, and parts of them."""
+    """The body of the rule `answer` in Lark's form, the rules that it needs, and parts of them."""
 
-    rules: str
+    answer: str
+    rules: str = ""
     pieces: tuple[Piece, ...] = ()
+
+    def __or__(self, other: Written) -> Written:
+        """A grammar for what one of two allows, whose rules have different names."""
+        rules = f"one: {self.answer}\n{self.rules}\nother: {other.answer}\n{other.rules}"
+        return Written("one | other", rules, self.pieces + other.pieces)
 
 
 def tool_grammar(tools: Sequence[Mapping[str, Any]], *, required: bool, name: str | None, parallel: bool) -> Written:
@@ -76,12 +82,12 @@ def tool_grammar(tools: Sequence[Mapping[str, Any]], *, required: bool, name: st
         _Function(function, index, rules, pieces).write()
     bodies = " | ".join(f"f_{index}" for index in range(len(functions)))
     more = ' ("\\n" call)*' if parallel else ""
-    if required or name is not None:
-        head = [f"answer: call{more}"]
-    else:
-        head = [f"answer: TEXT (call{more})?", f"TEXT: {lark.without('<tool_call>')}"]
-    head.append(f'call: <tool_call> "\\n<function=" ({bodies}) "</function>\\n" </tool_call>')
-    return Written("\n".join([*head, *rules]), tuple(pieces))
+    answer = f"call{more}"
+    if not (required or name is not None):
+        answer = f"TEXT ({answer})?"
+        rules.append(f"TEXT: {lark.without('<tool_call>')}")
+    rules.append(f'call: <tool_call> "\\n<function=" ({bodies}) "</function>\\n" </tool_call>')
+    return Written(answer, "\n".join(rules), tuple(pieces))
 
 
 def _function(tool: Mapping[str, Any], index: int) -> Mapping[str, Any]:

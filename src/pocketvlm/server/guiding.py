@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketvlm.server.asking import Question
+from pocketvlm.server.asking import Guide, Question
 from pocketvlm.types import Constraint
 
 if TYPE_CHECKING:
@@ -92,18 +92,20 @@ def constraint_for(
 
 
 def _grammar(grammars: Grammars, question: Question, thinking: bool) -> Grammar:
+    from pocketvlm.guided import Calls
+
     guide, tools = question.guide, question.tools
-    if guide is None:
-        required = tools.choice in ("required", "named")
-        return grammars.tool_calls(
-            list(tools.offered), required=required, name=tools.name, parallel=tools.parallel, thinking=thinking
-        )
-    match guide.kind:
-        case "json_object":
-            return grammars.json_object(thinking=thinking, pretty=guide.pretty)
-        case "json_schema":
-            return grammars.json_schema(guide.value, thinking=thinking, pretty=guide.pretty)
-        case "regex":
-            return grammars.regex(guide.value, thinking=thinking)
-        case "choice":
-            return grammars.choice(guide.value, thinking=thinking)
+    calls = Calls(tools.offered, tools.parallel)
+    match guide:
+        case None:
+            required = tools.choice in ("required", "named")
+            return grammars.tool_calls(calls, required=required, name=tools.name, thinking=thinking)
+        case Guide("json_object", _, pretty):
+            return grammars.json_object(thinking=thinking, pretty=pretty, calls=calls)
+        case Guide("json_schema", schema, pretty):
+            return grammars.json_schema(schema, thinking=thinking, pretty=pretty, calls=calls)
+        case Guide("regex", pattern):
+            return grammars.regex(pattern, thinking=thinking, calls=calls)
+        case Guide("choice", choices):
+            return grammars.choice(choices, thinking=thinking, calls=calls)
+    raise AssertionError(guide)

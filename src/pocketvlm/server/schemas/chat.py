@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -69,6 +71,7 @@ class StructuredOutputs(Object):
     json_object: bool | None = None
     regex: str | None = None
     choice: list[str] | None = None
+    whitespace_pattern: str | None = None
 
 
 class Guided(Sampling):
@@ -78,6 +81,9 @@ class Guided(Sampling):
     guided_json: Json | bool | None = None
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
+    guided_whitespace_pattern: str | None = Field(
+        None, description="An expression for the blanks in JSON; one that matches a line break allows indented JSON."
+    )
     response_format: ResponseFormat | None = None
 
     def guide(self) -> Guide | None:
@@ -96,7 +102,19 @@ class Guided(Sampling):
         given = {name: guide for name, guide in found.items() if guide is not None}
         if len(given) > 1:
             raise OptionError(f"{' and '.join(given)}: give only one form for the answer")
-        return next(iter(given.values()), None)
+        guide = next(iter(given.values()), None)
+        blanks = self.guided_whitespace_pattern or inner.whitespace_pattern
+        if guide is not None and blanks is not None and guide.kind.startswith("json"):
+            return replace(guide, pretty=_allows_lines(blanks))
+        return guide
+
+
+def _allows_lines(blanks: str) -> bool:
+    """Whether an expression for blanks matches a line break. Raises OptionError."""
+    try:
+        return any(re.fullmatch(blanks, text) for text in ("\n", "\n  "))
+    except re.error as error:
+        raise OptionError(f"guided_whitespace_pattern={blanks!r} is not a regular expression: {error}") from None
 
 
 def _json(schema: Json | bool | None) -> Guide | None:
