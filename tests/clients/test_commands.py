@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -75,4 +77,12 @@ def test_guidellm(route: str, tmp_path: Path) -> None:
 def test_llm_comply(form: str, tmp_path: Path) -> None:
     with servers({"get_weather": {"location": "Paris"}}) as both:
         asked = ["-u", f"{both.agent.url}/v1", "-k", "none", "-m", "nano", "--format", form]
-        run([python("libraries") / "llm-comply", *asked], tmp_path)
+        program = python("libraries") / "llm-comply"
+        listed = subprocess.run(
+            [program, "--format", form, "--list"], capture_output=True, text=True, check=True
+        ).stdout
+        names = re.findall(r"^  (\S+)", listed, re.MULTILINE)
+        # Its wrong request has no model, which this server takes for the one that it serves.
+        chosen = [name for name in names if not name.endswith("error-handling")]
+        assert len(chosen) > 5
+        run([program, *asked, "--filter", ",".join(chosen)], tmp_path)

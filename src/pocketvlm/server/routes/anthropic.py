@@ -118,7 +118,7 @@ class _Form:
 
 
 def _text(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text, "citations": None}
+    return {"type": "text", "text": text, "citations": []}
 
 
 def _thinking(text: str) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _completion(
     for index, answer in enumerate(answers):
         text = "".join(answer.text)
         content = text if text or not answer.calls else None
-        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
         if answer.reasoning:
             message |= dict.fromkeys(REASONING, "".join(answer.reasoning))
         if answer.calls:

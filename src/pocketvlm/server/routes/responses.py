@@ -89,9 +89,9 @@ class Shape:
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "presence_penalty": params.presence_penalty,
             "previous_response_id": None,
-            "prompt_cache_key": None,
+            "prompt_cache_key": _given_back(body, "prompt_cache_key"),
             "reasoning": {"effort": body.reasoning.effort if body.reasoning else None, "summary": None},
-            "safety_identifier": None,
+            "safety_identifier": _given_back(body, "safety_identifier"),
             "service_tier": "default",
             "store": False,
             "temperature": params.temperature,
@@ -167,6 +167,12 @@ def _items(shape: Shape, answer: Answer) -> list[dict[str, Any]]:
     for index, call in enumerate(answer.calls):
         items.append(shape.call(index, call.name, "".join(call.arguments)))
     return items
+
+
+def _given_back(body: ResponsesRequest, name: str) -> str:
+    """A field without effect that answers repeat; the published description wants a string."""
+    value = (body.model_extra or {}).get(name)
+    return value if isinstance(value, str) else ""
 
 
 def _tool_choice(body: ResponsesRequest) -> Any:
