@@ -105,6 +105,18 @@ def test_repetition_penalty_equals_transformers(penalty: float) -> None:
     assert np.allclose(ours, reference, atol=1e-6)
 
 
+@pytest.mark.parametrize("penalty", [1e-300, 1e-45, 99.9])
+@pytest.mark.parametrize("more", [{"min_p": 0.1, "top_k": 20}, {"top_p": 0.9}, {"temperature": 1e-300}])
+def test_an_extreme_penalty_leaves_numbers(penalty: float, more: dict[str, float]) -> None:
+    params = SamplingParams(repetition_penalty=penalty, **more)
+    logits = penalise(row(1) * 40, np.array([1, 2, 3], dtype=np.int32), [9, 9, 30], params)
+    assert np.isfinite(logits).all()
+    ids, weights = candidates(logits, params)
+    assert len(ids)
+    assert np.isfinite(weights).all()
+    assert abs(weights.sum() - 1) < 1e-6
+
+
 def test_presence_and_frequency_count_the_output_only() -> None:
     logits = np.zeros(VOCAB, dtype=np.float32)
     params = SamplingParams(presence_penalty=0.5, frequency_penalty=0.25)

@@ -18,6 +18,7 @@ Ids = NDArray[np.intp]
 
 _ROWS = 64  # how a long row of logits is folded to find its largest values, or to add it up
 _NEAR = 64  # candidates to sort at first
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def penalise(logits: Floats, prompt: NDArray[np.int32], output: list[int], params: SamplingParams) -> Floats:
@@ -26,8 +27,9 @@ def penalise(logits: Floats, prompt: NDArray[np.int32], output: list[int], param
     if params.repetition_penalty != 1.0:
         seen = np.unique(np.concatenate([prompt, np.array(output, dtype=np.int32)]))
         values = logits[seen]
-        scaled = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
-        logits[seen] = scaled.astype(np.float32)
+        with np.errstate(over="ignore"):  # a penalty near 0 makes infinities, whose differences are no numbers
+            scaled = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+        logits[seen] = np.clip(scaled, -_LARGEST, _LARGEST)
     if output and (params.presence_penalty or params.frequency_penalty):
         ids, counts = np.unique(np.array(output, dtype=np.int32), return_counts=True)
         logits[ids] -= (params.presence_penalty + params.frequency_penalty * counts).astype(np.float32)
