@@ -56,7 +56,8 @@ def candidates(logits: Floats, params: SamplingParams) -> tuple[Ids, NDArray[np.
     top = float(logits.max())
 
     def weigh(values: Floats) -> NDArray[np.float64]:
-        return np.exp((values.astype(np.float64) - top) / params.temperature)
+        with np.errstate(over="ignore"):  # a temperature near 0 leaves the weight of the largest, and zeros
+            return np.exp((values.astype(np.float64) - top) / params.temperature)
 
     ids = largest(logits, params.top_k) if 0 < params.top_k < count else _all_ids(count)
     if params.top_p < 1.0:
