@@ -27,7 +27,8 @@ def penalise(logits: Floats, prompt: NDArray[np.int32], output: list[int], param
     if params.repetition_penalty != 1.0:
         seen = np.unique(np.concatenate([prompt, np.array(output, dtype=np.int32)]))
         values = logits[seen]
-        with np.errstate(over="ignore"):  # a penalty near 0 makes infinities, whose differences are no numbers
+        # A penalty near 0 makes infinities, whose differences are no numbers.
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             scaled = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
         logits[seen] = np.clip(scaled, -_LARGEST, _LARGEST)
     if output and (params.presence_penalty or params.frequency_penalty):
