@@ -124,6 +124,30 @@ def test_parts_hold_more_than_we_read(server: Running) -> None:
     ]
 
 
+def test_messages_hold_more_than_we_read(server: Running, strict: Running) -> None:
+    turns = [{"role": "assistant", "content": "hi", "refusal": None, "annotations": []}, *USER]
+    assert ignored(server.chat("hello", messages=[*USER, *turns])) == []
+    sizes = []
+    for said in ({"content": "I will not."}, {"content": None, "refusal": "I will not."}):
+        response = server.chat("hello", messages=[*USER, {"role": "assistant", **said}, *USER])
+        assert ignored(response) == []
+        sizes.append(response.json()["usage"]["prompt_tokens"])
+    assert sizes[0] == sizes[1]
+    odd = [{**USER[0], "name": "bob", "cache_control": {"type": "ephemeral"}}]
+    assert ignored(server.chat("hello", messages=odd)) == ["messages[0].name", "messages[0].cache_control"]
+    assert "messages[0].name: " in message(strict.chat("hello", messages=odd))
+    called = [*USER, {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}]
+    assert "give tool_calls" in message(server.chat("hello", messages=called))
+
+
+def test_strict_takes_an_earlier_answer_as_it_was(strict: Running) -> None:
+    body = {"input": "hello", "include": ["message.output_text.logprobs"], "reasoning": {"effort": "high"}}
+    output = strict.client.post("/v1/responses", json={**body, "max_output_tokens": 40}).json()["output"]
+    assert output[-1]["content"][0]["annotations"] == []
+    again = [*USER, *output, *USER]
+    assert ignored(strict.client.post("/v1/responses", json={**BODIES["/v1/responses"], "input": again})) == []
+
+
 def test_parts_of_other_interfaces_are_read(server: Running) -> None:
     url = image("apple.png")["image_url"]["url"]
     same = [

@@ -30,9 +30,9 @@ class IgnoredFields:
 
     def add(self, name: str) -> None:
         """Report one field by its path in the request. Raises OptionError if fields must not be ignored."""
+        safe = _UNSAFE.sub("?", name[:_MOST_CHARACTERS])
         if self._strict:
-            raise OptionError(f"{name}: this field is not supported, and --strict refuses what it would ignore")
-        safe = _UNSAFE.sub("?", name)[:_MOST_CHARACTERS]
+            raise OptionError(f"{safe}: this field is not supported, and --strict refuses what it would ignore")
         if safe in self._names:
             return
         if len(self._names) < _MOST_NAMES:
@@ -80,6 +80,7 @@ RULES = (
     _refused((CHAT,), "modalities", "answers are text only", [], ["text"]),
     _refused((CHAT,), "functions", "give tools instead", []),
     _refused((CHAT,), "function_call", "give tool_choice instead", "none", "auto"),
+    _refused((CHAT,), "messages.function_call", "give tool_calls instead"),
     _refused((CHAT,), "web_search_options", "this server searches nothing"),
     _refused((CHAT,), "documents", "put their text into a message", []),
     _refused((CHAT,), "chat_template", "the checkpoint's own template is used"),
@@ -126,6 +127,8 @@ RULES = (
              "prompts that begin alike share their state anyway"),
     _ignored(OPENAI, "safety_identifier metadata client_metadata", "they are not stored", {}),
     _ignored(OPENAI, "verbosity text.verbosity", "the model has no setting for it", "medium"),
+    _ignored((CHAT,), "messages.name", "the template has no names of speakers"),
+    _ignored((CHAT,), "messages.annotations", "they tell of an earlier answer", []),
     _ignored((CHAT,), "prediction", "it would only save time"),
     _ignored((CHAT, COMPLETIONS), "stream_options.include_obfuscation", "streams are not padded", False),
     _ignored((RESPONSES,), "stream_options.include_obfuscation", "streams are not padded", False),
