@@ -182,12 +182,26 @@ def test_parts_of_other_interfaces_are_read(server: Running) -> None:
         ("/v1/responses", {"previous_response_id": "resp_1"}, "previous_response_id: "),
         ("/v1/responses", {"background": True}, "background: "),
         ("/v1/responses", {"conversation": "c"}, "conversation: "),
+        ("/v1/responses", {"response_format": {"type": "json_object"}}, "response_format: "),
+        ("/v1/responses", {"n": 2}, "n: "),
+        ("/v1/responses", {"max_completion_tokens": 2}, "max_completion_tokens: "),
+        ("/v1/responses", {"bad_words": ["x"]}, "bad_words: "),
+        ("/v1/completions", {"max_completion_tokens": 2}, "max_completion_tokens: "),
     ],
 )  # fmt: skip
 def test_what_would_change_the_answer_is_refused(server: Running, path: str, fields: dict[str, Any], says: str) -> None:
     response = server.client.post(path, json={**BODIES[path], **fields})
     assert message(response).startswith(says)
     assert response.json()["error"]["param"] == says.split(":", maxsplit=1)[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [({"stop": "x"}, "stop: "), ({"n": 2}, "n: "), ({"seed": 1}, "seed: "), ({"guided_json": {}}, "guided_json: ")],
+)
+def test_anthropics_interface_has_names_of_its_own(server: Running, fields: dict[str, Any], says: str) -> None:
+    response = server.client.post("/v1/messages", json={**BODIES["/v1/messages"], **fields})
+    assert message(response).startswith(says)
 
 
 def test_completions_take_what_clients_leave_empty(server: Running) -> None:
