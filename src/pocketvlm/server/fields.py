@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -148,8 +149,7 @@ RULES = (
     _ignored((CHAT,), "messages.name", "the template has no names of speakers"),
     _ignored((CHAT,), "messages.annotations", "they tell of an earlier answer", []),
     _ignored((CHAT,), "prediction", "it would only save time"),
-    _ignored((CHAT, COMPLETIONS), "stream_options.include_obfuscation", "streams are not padded", False),
-    _ignored((RESPONSES,), "stream_options.include_obfuscation", "streams are not padded", False),
+    _ignored(OPENAI, "stream_options.include_obfuscation", "streams are not padded", False),
     _ignored((RESPONSES,), "truncation", "a prompt that is too long is an error", "disabled"),
     _ignored((RESPONSES,), "reasoning.summary reasoning.generate_summary", "the reasoning itself is shown"),
     _ignored((RESPONSES,), "max_tool_calls", "the client calls tools"),
@@ -216,16 +216,10 @@ def _rows() -> Iterator[str]:
         for rule in RULES:
             if rule.verdict == verdict:
                 names = ", ".join(f"`{name}`" for name in rule.names)
-                values = ", ".join(f"`{_json(value)}`" for value in rule.harmless)
+                values = ", ".join(f"`{json.dumps(value)}`" for value in rule.harmless)
                 where = ", ".join(rule.interfaces)
                 yield f"| {names} | {where} | {values} | {rule.why} |"
         yield ""
-
-
-def _json(value: Any) -> str:
-    import json
-
-    return json.dumps(value)
 
 
 def known(interface: str) -> Mapping[str, Rule]:
