@@ -124,6 +124,30 @@ def test_parts_hold_more_than_we_read(server: Running) -> None:
     ]
 
 
+def test_messages_hold_more_than_we_read(server: Running, strict: Running) -> None:
+    turns = [{"role": "assistant", "content": "hi", "refusal": None, "annotations": []}, *USER]
+    assert ignored(server.chat("hello", messages=[*USER, *turns])) == []
+    sizes = []
+    for said in ({"content": "I will not."}, {"content": None, "refusal": "I will not."}):
+        response = server.chat("hello", messages=[*USER, {"role": "assistant", **said}, *USER])
+        assert ignored(response) == []
+        sizes.append(response.json()["usage"]["prompt_tokens"])
+    assert sizes[0] == sizes[1]
+    odd = [{**USER[0], "name": "bob", "cache_control": {"type": "ephemeral"}}]
+    assert ignored(server.chat("hello", messages=odd)) == ["messages[0].name", "messages[0].cache_control"]
+    assert "messages[0].name: " in message(strict.chat("hello", messages=odd))
+    called = [*USER, {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}]
+    assert "give tool_calls" in message(server.chat("hello", messages=called))
+
+
+def test_strict_takes_an_earlier_answer_as_it_was(strict: Running) -> None:
+    body = {"input": "hello", "include": ["message.output_text.logprobs"], "reasoning": {"effort": "high"}}
+    output = strict.client.post("/v1/responses", json={**body, "max_output_tokens": 40}).json()["output"]
+    assert output[-1]["content"][0]["annotations"] == []
+    again = [*USER, *output, *USER]
+    assert ignored(strict.client.post("/v1/responses", json={**BODIES["/v1/responses"], "input": again})) == []
+
+
 def test_parts_of_other_interfaces_are_read(server: Running) -> None:
     url = image("apple.png")["image_url"]["url"]
     same = [
@@ -158,12 +182,26 @@ def test_parts_of_other_interfaces_are_read(server: Running) -> None:
         ("/v1/responses", {"previous_response_id": "resp_1"}, "previous_response_id: "),
         ("/v1/responses", {"background": True}, "background: "),
         ("/v1/responses", {"conversation": "c"}, "conversation: "),
+        ("/v1/responses", {"response_format": {"type": "json_object"}}, "response_format: "),
+        ("/v1/responses", {"n": 2}, "n: "),
+        ("/v1/responses", {"max_completion_tokens": 2}, "max_completion_tokens: "),
+        ("/v1/responses", {"bad_words": ["x"]}, "bad_words: "),
+        ("/v1/completions", {"max_completion_tokens": 2}, "max_completion_tokens: "),
     ],
 )  # fmt: skip
 def test_what_would_change_the_answer_is_refused(server: Running, path: str, fields: dict[str, Any], says: str) -> None:
     response = server.client.post(path, json={**BODIES[path], **fields})
     assert message(response).startswith(says)
     assert response.json()["error"]["param"] == says.split(":", maxsplit=1)[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [({"stop": "x"}, "stop: "), ({"n": 2}, "n: "), ({"seed": 1}, "seed: "), ({"guided_json": {}}, "guided_json: ")],
+)
+def test_anthropics_interface_has_names_of_its_own(server: Running, fields: dict[str, Any], says: str) -> None:
+    response = server.client.post("/v1/messages", json={**BODIES["/v1/messages"], **fields})
+    assert message(response).startswith(says)
 
 
 def test_completions_take_what_clients_leave_empty(server: Running) -> None:

@@ -126,8 +126,21 @@ def test_lines_where_a_request_allows_them(server: Running) -> None:
         assert all(json.loads(one) == dict.fromkeys("abcdef", 1) for one in texts)
     pattern = {"structured_outputs": {"json": schema, "whitespace_pattern": " ?"}}
     assert "\n" not in text(server.chat("hello", temperature=2.0, max_tokens=200, **pattern))
-    refused = server.chat("hello", guided_whitespace_pattern="(", **form(schema))
-    assert refused.json()["error"]["param"] == "guided_whitespace_pattern"
+    for blanks in ("(", "a{99999999999}", "(" * 3000 + ")" * 3000):
+        refused = server.chat("hello", guided_whitespace_pattern=blanks, **form(schema))
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "guided_whitespace_pattern"
+    pattern["structured_outputs"]["whitespace_pattern"] = "("
+    refused = server.chat("hello", **pattern)
+    assert refused.json()["error"]["param"] == "structured_outputs.whitespace_pattern"
+
+
+# Python's own engine takes longer than the universe is old for each of these.
+def test_expressions_that_backtrack_without_end(server: Running) -> None:
+    schema = {"properties": {"a" * 40 + "!": {"const": 1}}, "patternProperties": {"^(a|a)*$": {"const": 2}}}
+    blanks = "(" * 20 + r"\s*" + ")*" * 20 + "x"
+    body = server.chat("hello", max_tokens=60, guided_whitespace_pattern=blanks, **form(schema))
+    assert body.status_code == 200, body.text
 
 
 def test_choices_and_expressions(server: Running) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
-from server.kit import EXAMPLES, Running, events, picture
+from server.kit import EXAMPLES, Running, Script, events, picture, running
 
 SHELL = {
     "type": "function",
@@ -102,6 +103,28 @@ def test_a_call_wins_over_a_form_in_chat(server: Running) -> None:
     response = server.chat("hello", tools=[tool], tool_choice="required", response_format=form, max_tokens=200)
     assert response.json()["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "shell"
     assert response.headers["x-ignored-fields"] == "response_format"
+    response = server.chat("hello", tools=[tool], tool_choice="required", guided_json=SCHEMA, max_tokens=200)
+    assert response.headers["x-ignored-fields"] == "guided_json"
+
+
+def test_many_tools_take_little_time(server: Running) -> None:
+    names = [f"f{number}" for number in range(3000)]
+    tools = [{"type": "function", "name": name} for name in names]
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": [*tools, {"type": "function", "name": "other"}]}
+    began = time.monotonic()
+    refused = ask(server, tools=tools, tool_choice=choice)
+    assert "no function 'other'" in refused.json()["error"]["message"]
+    assert time.monotonic() - began < 5
+
+
+def test_reasoning_alone_comes_with_an_empty_text() -> None:
+    with running(prepare=Script(["Only thoughts"]).install) as server:
+        fields = {"reasoning": {"effort": "high"}}
+        whole = good(ask(server, **fields))["output"]
+        streamed = events(ask(server, **fields, stream=True))[-1]["response"]["output"]
+    assert [item["type"] for item in whole] == ["reasoning", "message"]
+    assert [item["type"] for item in streamed] == ["reasoning", "message"]
+    assert [item["content"] for item in streamed] == [item["content"] for item in whole]
 
 
 @pytest.mark.parametrize("mode", ["auto", "required"])
@@ -139,6 +162,12 @@ def test_allowed_tools(server: Running, mode: str) -> None:
         ({"type": "item_reference", "id": "msg_1"}, "input[1]", "nothing is stored"),
         ({"type": "never", "id": "msg_1"}, "input[1]", "'never'"),
         ({"type": "reasoning", "summary": 3}, "input[1]", "lists of parts"),
+        ({"type": "reasoning", "summary": [{"text": None}]}, "input[1]", "parts with a text"),
+        ({"role": "assistant", "content": [{"type": "output_text", "text": None}]}, "input[1].content[0]", "a text"),
+        ({"role": "assistant", "content": [{"type": "input_image", "image_url": "data:,x"}]}, "input[1].content[0]",
+         "images in a user message"),
+        ({"role": "assistant", "content": 5}, "input[1].content", "not int"),
+        ({"type": "function_call_output", "call_id": "c", "output": {"a": 1}}, "input[1].output", "a string"),
         ({"role": "user", "content": [{}]}, "input[1].content[0]", "type 'None'"),
     ],
 )  # fmt: skip

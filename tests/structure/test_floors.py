@@ -39,7 +39,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("server.metrics",),
     "prompt_toolkit": ("cli.chatting.editor",),
     "pydantic": ("server.schemas",),
-    "pydantic_core": ("server.routes",),
+    "pydantic_core": ("guided", "server.routes"),
     "pypdfium2": ("processor.pdf",),
     "rich": ("cli",),
     "safetensors": ("quantize", "train"),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pocketvlm.errors import OptionError
+from pocketvlm.guided.expressions import matches
 from pocketvlm.guided.keywords import TYPES, Keywords, SchemaReader, kind
 from pocketvlm.guided.numbers import UNLIMITED, Range, merged, writable
 from pocketvlm.guided.validity import asserts, every, valid
@@ -252,8 +252,8 @@ def _for_pattern(parts: Sequence[Keywords], pattern: str) -> Iterator[Any]:
 
 def _matches(pattern: str, name: str) -> bool:
     try:
-        return re.search(pattern, name, re.ASCII) is not None
-    except re.error as error:
+        return matches(pattern, name)
+    except OptionError as error:
         raise OptionError(f'keyword "patternProperties": {pattern!r} cannot be read: {error}') from None
 
 

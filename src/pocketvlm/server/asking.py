@@ -14,12 +14,13 @@ Choice = Literal["auto", "none", "required", "named"]
 class Guide:
     """What form an answer must have. value: the schema, expression, or list of choices; None for any object.
 
-    pretty: JSON may have line breaks and indents.
+    pretty: JSON may have line breaks and indents. field: the request's name for it.
     """
 
     kind: GuideKind
     value: Any = None
     pretty: bool = False
+    field: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,7 @@ class Context:
     async def in_thread(self, work: Callable[[], T]) -> T:
         """The result of work that decodes, tokenizes or compiles; as many at once as there are threads for it.
 
-        Raises ApiError 503 after the queue's timeout, 400 after the decode timeout (the thread then ends by itself).
+        Raises ApiError 503 after the queue's timeout, 408 after the decode timeout (the thread then ends by itself).
         """
         try:
             async with asyncio.timeout(self.settings.queue_timeout):

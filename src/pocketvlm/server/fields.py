@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,9 +31,9 @@ class IgnoredFields:
 
     def add(self, name: str) -> None:
         """Report one field by its path in the request. Raises OptionError if fields must not be ignored."""
+        safe = _UNSAFE.sub("?", name[:_MOST_CHARACTERS])
         if self._strict:
-            raise OptionError(f"{name}: this field is not supported, and --strict refuses what it would ignore")
-        safe = _UNSAFE.sub("?", name)[:_MOST_CHARACTERS]
+            raise OptionError(f"{safe}: this field is not supported, and --strict refuses what it would ignore")
         if safe in self._names:
             return
         if len(self._names) < _MOST_NAMES:
@@ -78,23 +79,24 @@ def _ignored(interfaces: tuple[str, ...], names: str, why: str, *harmless: Any) 
 RULES = (
     _refused((CHAT,), "audio", "answers have no sound"),
     _refused((CHAT,), "modalities", "answers are text only", [], ["text"]),
-    _refused((CHAT,), "functions", "give tools instead", []),
-    _refused((CHAT,), "function_call", "give tool_choice instead", "none", "auto"),
+    _refused((CHAT, RESPONSES), "functions", "give tools instead", []),
+    _refused((CHAT, RESPONSES), "function_call", "give tool_choice instead", "none", "auto"),
+    _refused((CHAT,), "messages.function_call", "give tool_calls instead"),
     _refused((CHAT,), "web_search_options", "this server searches nothing"),
-    _refused((CHAT,), "documents", "put their text into a message", []),
-    _refused((CHAT,), "chat_template", "the checkpoint's own template is used"),
+    _refused((CHAT, RESPONSES), "documents", "put their text into a message", []),
+    _refused((CHAT, RESPONSES), "chat_template", "the checkpoint's own template is used"),
     _refused((CHAT, COMPLETIONS), "best_of", "give n for several answers", 1),
     _refused((CHAT, COMPLETIONS), "prompt_logprobs", "log-probabilities are those of answers"),
-    _refused((CHAT, COMPLETIONS), "use_beam_search", "answers are sampled", False),
-    _refused((CHAT, COMPLETIONS), "allowed_token_ids bad_words", "give logit_bias instead", []),
-    _refused((CHAT, COMPLETIONS), "truncate_prompt_tokens", "shorten the prompt", 0),
+    _refused(OPENAI, "use_beam_search", "answers are sampled", False),
+    _refused(OPENAI, "allowed_token_ids bad_words", "give logit_bias instead", []),
+    _refused(OPENAI, "truncate_prompt_tokens", "shorten the prompt", 0),
     _refused((CHAT, COMPLETIONS), "guided_grammar structured_outputs.grammar grammar", "give a schema or a regex", ""),
     _refused((CHAT, COMPLETIONS), "structured_outputs.structural_tag", "give tools or a schema"),
-    _refused((CHAT, COMPLETIONS), "logits_processors logit_processors", "give logit_bias instead", []),
+    _refused(OPENAI, "logits_processors logit_processors", "give logit_bias instead", []),
     _refused((CHAT, COMPLETIONS), "prompt_embeds", "give text or token ids"),
     _refused((CHAT, COMPLETIONS), "json_schema regex ebnf", "give response_format or guided_regex instead", {}, ""),
     _refused((CHAT, COMPLETIONS), "n_predict", "give max_tokens instead", -1),
-    _refused((CHAT, COMPLETIONS), "random_seed", "give seed instead"),
+    _refused(OPENAI, "random_seed", "give seed instead"),
     _refused((CHAT, COMPLETIONS), "n_probs logprob_token_ids", "give logprobs instead", 0, []),
     _refused((CHAT, COMPLETIONS), "include_stop_str_in_output return_tokens_as_token_ids no_stop_trim",
              "answers have one form here", False),
@@ -111,6 +113,24 @@ RULES = (
     _refused((COMPLETIONS,), "suffix", "the model continues text and does not fill gaps", ""),
     _refused((RESPONSES,), "previous_response_id conversation", "nothing is stored: send the whole conversation"),
     _refused((RESPONSES,), "prompt", "no prompts are stored: send instructions and input"),
+    _refused((RESPONSES, MESSAGES), "n best_of", "this interface gives one answer", 1),
+    _refused((RESPONSES,), "max_completion_tokens", "give max_output_tokens instead"),
+    _refused((RESPONSES,), "logprobs", "give top_logprobs or include instead", False),
+    _refused((RESPONSES,), "reasoning_effort", "give reasoning.effort instead"),
+    _refused((RESPONSES,), "enable_thinking", "give reasoning.effort instead", False),
+    _refused((RESPONSES,), "thinking", "give reasoning.effort instead", {"type": "disabled"}),
+    _refused((RESPONSES,), "response_format guided_json guided_regex guided_choice guided_grammar structured_outputs",
+             "give text.format instead"),
+    _refused((MESSAGES,), "response_format guided_json guided_regex guided_choice guided_grammar structured_outputs",
+             "give output_config.format instead"),
+    _refused((MESSAGES,), "stop", "give stop_sequences instead"),
+    _refused((MESSAGES,), "max_completion_tokens max_output_tokens", "give max_tokens instead"),
+    _refused((MESSAGES,), "reasoning_effort enable_thinking chat_template_kwargs", "give thinking instead"),
+    _refused((MESSAGES,), "functions", "give tools instead", []),
+    _refused((MESSAGES,), "seed min_p repetition_penalty presence_penalty frequency_penalty logit_bias min_tokens "
+             "ignore_eos stop_token_ids", "this interface has no such setting: use /v1/chat/completions"),
+    _refused((COMPLETIONS,), "max_completion_tokens", "give max_tokens instead"),
+    _refused((COMPLETIONS,), "tools chat_template_kwargs", "use /v1/chat/completions for conversations", []),
     _refused((RESPONSES,), "background", "answers are not stored: wait for this one", False),
     _refused((MESSAGES,), "mcp_servers container", "this server calls no other services", []),
     _refused((OLLAMA,), "messages.videos videos", "send videos to /v1/chat/completions or /v1/responses", []),
@@ -126,9 +146,10 @@ RULES = (
              "prompts that begin alike share their state anyway"),
     _ignored(OPENAI, "safety_identifier metadata client_metadata", "they are not stored", {}),
     _ignored(OPENAI, "verbosity text.verbosity", "the model has no setting for it", "medium"),
+    _ignored((CHAT,), "messages.name", "the template has no names of speakers"),
+    _ignored((CHAT,), "messages.annotations", "they tell of an earlier answer", []),
     _ignored((CHAT,), "prediction", "it would only save time"),
-    _ignored((CHAT, COMPLETIONS), "stream_options.include_obfuscation", "streams are not padded", False),
-    _ignored((RESPONSES,), "stream_options.include_obfuscation", "streams are not padded", False),
+    _ignored(OPENAI, "stream_options.include_obfuscation", "streams are not padded", False),
     _ignored((RESPONSES,), "truncation", "a prompt that is too long is an error", "disabled"),
     _ignored((RESPONSES,), "reasoning.summary reasoning.generate_summary", "the reasoning itself is shown"),
     _ignored((RESPONSES,), "max_tool_calls", "the client calls tools"),
@@ -195,16 +216,10 @@ def _rows() -> Iterator[str]:
         for rule in RULES:
             if rule.verdict == verdict:
                 names = ", ".join(f"`{name}`" for name in rule.names)
-                values = ", ".join(f"`{_json(value)}`" for value in rule.harmless)
+                values = ", ".join(f"`{json.dumps(value)}`" for value in rule.harmless)
                 where = ", ".join(rule.interfaces)
                 yield f"| {names} | {where} | {values} | {rule.why} |"
         yield ""
-
-
-def _json(value: Any) -> str:
-    import json
-
-    return json.dumps(value)
 
 
 def known(interface: str) -> Mapping[str, Rule]:

@@ -236,7 +236,7 @@ class ResponseStream:
     def tail(self) -> bytes:
         """The response as a whole."""
         out = self._done()
-        if not self._items:
+        if all(item["type"] == "reasoning" for item in self._items):
             out += self._begin("message") + self._done()
         response = self._shape.response(self._items)
         return out + self._event(f"response.{response['status']}", response=response)

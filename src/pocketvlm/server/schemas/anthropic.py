@@ -132,7 +132,7 @@ class CountRequest(Body):
             places=places,
             options=options,
             tools=tools,
-            guide=form_of(self._guide(), tools, "output_config.format", ignored),
+            guide=form_of(self._guide(), tools, ignored),
             thinking_budget=self.thinking.budget_tokens if self.thinking else None,
         )
 
@@ -141,7 +141,8 @@ class CountRequest(Body):
         given = new or self.output_format
         if new is not None and self.output_format not in (None, new):
             raise OptionError("output_config.format and output_format differ: give only one of them")
-        return None if given is None else Guide("json_schema", given.schema_)
+        field = "output_format" if new is None else "output_config.format"
+        return None if given is None else Guide("json_schema", given.schema_, field=field)
 
     def _tools(self) -> ToolUse:
         names = {"auto": "auto", "any": "required", "tool": "named", "none": "none"}

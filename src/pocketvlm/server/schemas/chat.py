@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -102,19 +101,23 @@ class Guided(Sampling):
         given = {name: guide for name, guide in found.items() if guide is not None}
         if len(given) > 1:
             raise OptionError(f"{' and '.join(given)}: give only one form for the answer")
-        guide = next(iter(given.values()), None)
-        blanks = self.guided_whitespace_pattern or inner.whitespace_pattern
+        guide = next((replace(guide, field=name) for name, guide in given.items()), None)
+        field, blanks = "guided_whitespace_pattern", self.guided_whitespace_pattern
+        if blanks is None:
+            field, blanks = "structured_outputs.whitespace_pattern", inner.whitespace_pattern
         if guide is not None and blanks is not None and guide.kind.startswith("json"):
-            return replace(guide, pretty=_allows_lines(blanks))
+            return replace(guide, pretty=_allows_lines(blanks, field))
         return guide
 
 
-def _allows_lines(blanks: str) -> bool:
+def _allows_lines(blanks: str, field: str) -> bool:
     """Whether an expression for blanks matches a line break. Raises OptionError."""
+    from pocketvlm.guided.expressions import matches
+
     try:
-        return any(re.fullmatch(blanks, text) for text in ("\n", "\n  "))
-    except re.error as error:
-        raise OptionError(f"guided_whitespace_pattern={blanks!r} is not a regular expression: {error}") from None
+        return any(matches(f"^(?:{blanks})$", text) for text in ("\n", "\n  "))
+    except OptionError as error:
+        raise OptionError(f"{field}={blanks[:80]!r} is not a regular expression: {error}") from None
 
 
 def _json(schema: Json | bool | None) -> Guide | None:
@@ -177,7 +180,7 @@ class ChatRequest(Guided):
             sampling=sampling,
             options=self._options(),
             tools=tools,
-            guide=form_of(self.guide(), tools, "response_format", ignored),
+            guide=form_of(self.guide(), tools, ignored),
             n=self.n or 1,
             normalize_newlines=self.normalize_newlines,
             skip_special_tokens=self.skip_special_tokens is not False,

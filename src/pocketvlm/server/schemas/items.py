@@ -50,6 +50,8 @@ class Items:
             case "custom_tool_call":
                 self._call(item, {"input": item.get("input")}, where)
             case "function_call_output" | "custom_tool_call_output":
+                if not isinstance(item.get("output"), str | list | None):
+                    raise PromptError(f"{where}.output must be a string or a list of parts")
                 content, parts = self._content(item.get("output"), f"{where}.output")
                 answer = {"role": "tool", "content": content, "tool_call_id": item.get("call_id")}
                 self._append(answer, Place(where, parts))
@@ -67,9 +69,9 @@ class Items:
         if role != "assistant":
             self._append({"role": role, "content": content}, Place(where, parts))
         elif last is not None and "content" not in last:
-            last["content"] = _text(content)
+            last["content"] = _text(content, f"{where}.content")
         else:
-            self._append({"role": role, "content": _text(content)}, Place(where, parts))
+            self._append({"role": role, "content": _text(content, f"{where}.content")}, Place(where, parts))
 
     def _call(self, item: Mapping[str, Any], arguments: Any, where: str) -> None:
         function = {"name": item.get("name"), "arguments": arguments}
@@ -105,10 +107,16 @@ def _thought(item: Mapping[str, Any], where: str) -> str:
     parts = item.get("content") or item.get("summary") or []
     if not isinstance(parts, str | list):
         raise PromptError(f"{where}: content and summary of reasoning must be lists of parts")
-    return _text(parts)
+    return _text(parts, where)
 
 
-def _text(content: Any) -> str:
-    if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
-    return content if isinstance(content, str) else ""
+def _text(content: Any, where: str) -> str:
+    """The text of an answer or of its reasoning, which have no other parts. Raises PromptError."""
+    if not isinstance(content, list):
+        if not isinstance(content, str | None):
+            raise PromptError(f"{where} must be a string or a list of parts, not {type(content).__name__}")
+        return content or ""
+    for index, part in enumerate(content):
+        if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+            raise PromptError(f"{where}[{index}]: an answer has parts with a text only: send images in a user message")
+    return "".join(part["text"] for part in content)

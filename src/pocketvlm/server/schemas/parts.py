@@ -7,10 +7,14 @@ from typing import Any
 
 from pocketvlm.errors import PromptError
 from pocketvlm.processor.messages import IMAGE_OPTIONS, MEDIA_OPTIONS
-from pocketvlm.server.fields import IgnoredFields
+from pocketvlm.server import fields
+from pocketvlm.server.fields import CHAT, IgnoredFields
 from pocketvlm.server.media import names_video
 
 _TYPES = ("text", "image", "image_url", "video", "video_url")
+_MESSAGE = (
+    "role", "content", "refusal", "tool_calls", "tool_call_id", "reasoning_content", "thinking", "reasoning",
+)  # fmt: skip
 _SOURCES = ("url", "path", "base64", "file_id", "detail")
 
 
@@ -20,6 +24,13 @@ def plain_messages(messages: Sequence[Any], ignored: IgnoredFields) -> list[Any]
 
 
 def _message(message: Any, where: str, ignored: IgnoredFields) -> Any:
+    if isinstance(message, Mapping):
+        for key, value in message.items():
+            if key not in _MESSAGE:
+                fields.judge(CHAT, f"{where}.{key}", value, ignored)
+        refusal = message.get("refusal")
+        if message.get("content") is None and isinstance(refusal, str):
+            return {**message, "content": refusal}
     content = message.get("content") if isinstance(message, Mapping) else None
     if not isinstance(content, list):
         return message
@@ -62,8 +73,11 @@ def _only(value: Mapping[str, Any], names: tuple[str, ...], where: str, ignored:
 def _translated(part: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """A part of another interface's or another server's type as one of our own types."""
     match part.get("type"):
-        case "input_text" | "output_text":
+        case "input_text":
             return {**part, "type": "text"}
+        case "output_text":  # an earlier answer's, which clients send back with all that it came with
+            rest = {key: value for key, value in part.items() if key not in ("annotations", "logprobs")}
+            return {**rest, "type": "text"}
         case "refusal":
             return {"type": "text", "text": part.get("refusal")}
         case "input_image" | "input_video" as kind:

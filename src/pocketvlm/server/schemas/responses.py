@@ -93,7 +93,7 @@ class ResponsesRequest(Sampling):
             sampling=sampling,
             options=options,
             tools=tools,
-            guide=form_of(self._guide(), tools, "text.format", ignored),
+            guide=form_of(self._guide(), tools, ignored),
             priority=self.priority or 0,
         )
 
@@ -102,7 +102,7 @@ class ResponsesRequest(Sampling):
         if form is None or form.type == "text":
             return None
         if form.type == "json_object":
-            return Guide("json_object")
+            return Guide("json_object", field="text.format")
         if form.schema_ is None:
             raise OptionError("text.format.schema: this field is required with type json_schema")
-        return Guide("json_schema", form.schema_)
+        return Guide("json_schema", form.schema_, field="text.format")

@@ -120,9 +120,12 @@ def read_tools(
     if isinstance(choice, AllowedChoice):
         given = choice.allowed_tools or AllowedTools(mode=choice.mode, tools=choice.tools or [])
         allowed = [_name(tool, f"tool_choice.tools[{index}]") for index, tool in enumerate(given.tools)]
+        names = {tool["function"]["name"] for tool in functions}
         for name in allowed:
-            tool_use(functions, "named", name, True)  # refuses a name that is not there
-        functions = [tool for tool in functions if tool["function"]["name"] in allowed]
+            if name not in names:
+                raise _missing(name)
+        wanted = set(allowed)
+        functions = [tool for tool in functions if tool["function"]["name"] in wanted]
         return tool_use(functions, given.mode, None, parallel is not False)
     if isinstance(choice, NamedTool):
         return tool_use(functions, "named", _name(choice, "tool_choice"), parallel is not False)
@@ -136,24 +139,30 @@ def _name(tool: NamedTool, where: str) -> str:
     return name
 
 
+def _missing(name: str | None) -> OptionError:
+    return OptionError(f"tool_choice: there is no function {name!r} among the tools")
+
+
 def tool_use(tools: Sequence[Mapping[str, Any]], choice: str, name: str | None, parallel: bool) -> ToolUse:
     """Tools and choice, checked against each other. Raises OptionError."""
-    names = [tool["function"]["name"] for tool in tools]
-    for each in names:
-        if names.count(each) > 1:
+    names: set[str] = set()
+    for tool in tools:
+        each = tool["function"]["name"]
+        if each in names:
             raise OptionError(f"tools: there are two functions with the name {each!r}")
+        names.add(each)
     if choice in ("required", "named") and not tools:
         raise OptionError(f"tool_choice={choice!r} needs tools: give at least one function")
     if choice == "named" and name not in names:
-        raise OptionError(f"tool_choice: there is no function {name!r} among the tools")
+        raise _missing(name)
     if choice not in ("auto", "none", "required", "named"):
         raise OptionError(f"tool_choice={choice!r} is not supported: give auto, none, required or a function")
     return ToolUse(tuple(tools), choice, name, parallel)  # type: ignore[arg-type]
 
 
-def form_of(guide: Guide | None, tools: ToolUse, field: str, ignored: IgnoredFields) -> Guide | None:
+def form_of(guide: Guide | None, tools: ToolUse, ignored: IgnoredFields) -> Guide | None:
     """The form that an answer must have: none where a function must be called, whose arguments have their own."""
     if guide is not None and tools.offered and tools.choice in ("required", "named"):
-        ignored.add(field)
+        ignored.add(guide.field)
         return None
     return guide
