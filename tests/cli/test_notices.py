@@ -114,12 +114,21 @@ def test_stderr_of_python_goes_on_and_everything_is_put_back(capfd: pytest.Captu
         logging.getLogger("a_library").addHandler(logging.StreamHandler())
         logger.warning("logged %s", "too")
         logger.info("not this")
+        sys.stderr.write("and a piece")
     assert sorted(said) == ["and more", "logged too", "once only", "raw"]
     after = sys.stderr, warnings.showwarning, logging.getLoggerClass(), logging.getLogger().handlers[:]
     assert before == after
-    assert capfd.readouterr().err == "of ours\n"
+    assert capfd.readouterr().err == "of ours\nand a piece"
     os.write(2, b"raw again\n")
     assert capfd.readouterr().err == "raw again\n"
+
+
+def test_a_log_record_whose_arguments_do_not_fit() -> None:
+    said: list[str] = []
+    with clean_warnings(lambda text, _: said.append(text)):
+        record = logging.LogRecord("a_library", logging.WARNING, "a.py", 1, "%d pixels", ("many",), None)
+        logging.getLogger().handlers[-1].handle(record)
+    assert said == ["%d pixels"]
 
 
 def test_importing_the_package_leaves_warnings_alone() -> None:

@@ -209,6 +209,23 @@ def test_frames_of_videos_are_on_white(tmp_path: Path, name: str) -> None:
     reader.close()
 
 
+def test_a_copied_stream_is_on_white_too(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.webm"
+    with av.open(webm(tmp_path / "a.webm", "libvpx-vp9")) as source, av.open(copy, "w") as target:
+        (stream,) = source.streams.video
+        copied = target.add_stream_from_template(stream)
+        copied.metadata.update(alpha_mode="1")
+        for packet in source.demux(stream):
+            if packet.size:
+                packet.stream = copied
+                target.mux(packet)
+    with av.open(copy) as file:
+        assert "ALPHA_MODE" in file.streams.video[0].metadata
+    reader = open_frames(copy, MediaLimits()).decoder([1])
+    assert (np.asarray(reader.read(1))[5, 5] > 250).all()
+    reader.close()
+
+
 @pytest.mark.parametrize("name", ["vp9.webm", "qtrle.mov", "a.apng", "a.webp"])
 def test_frames_of_videos_as_they_are_stored(tmp_path: Path, name: str) -> None:
     path = VIDEOS[name](tmp_path / name)

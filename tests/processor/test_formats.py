@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import random
 import struct
 import sys
 import zipfile
@@ -105,6 +106,9 @@ def test_damaged_files_are_refused_by_name(form: str) -> None:
     for cut in (40, len(data) // 2, len(data) - 100):
         with pytest.raises(ImageError, match=f"damaged or incomplete {form} file"):
             load_image(data[:cut])
+    with pytest.raises(ImageError) as refused:
+        load_image(data[:-100])
+    assert "\n" not in str(refused.value)
 
 
 def archive() -> bytes:
@@ -178,6 +182,7 @@ def test_brands_tell_pictures_from_videos(major: bytes, others: tuple[bytes, ...
     [
         (encoded(picture(), "JPEG"), "JPEG"),
         (encoded(picture(), "PNG"), "PNG"),
+        (encoded(picture(), "PNG", icc_profile=random.Random(0).randbytes(9000)), "PNG"),
         (encoded(picture(), "BMP"), "BMP"),
         (encoded(picture(), "TIFF"), "TIFF"),
         (encoded(picture(), "AVIF"), "AVIF"),

@@ -152,9 +152,15 @@ def test_the_second_picture_of_a_phones_jpeg_file_does_no_harm() -> None:
             assert load_image(bytes(damaged)).tobytes() == first.tobytes()
 
 
+def test_exif_data_of_a_png_file_with_a_wrong_checksum() -> None:
+    data = bytearray(png((b"eXIf", tags(orientation(6)))))
+    data[data.index(b"eXIf") + 4] ^= 1
+    assert load_image(bytes(data)).tobytes() == PICTURE.tobytes()
+
+
 def tiff(**changed: tuple[int, int, bytes]) -> bytes:
     """A TIFF file with other entries in its directory, by tag."""
-    data = bytearray(encoded("TIFF", dpi=(72, 72), tiffinfo={274: 6}))
+    data = bytearray(encoded("TIFF", dpi=(72, 72), tiffinfo={271: "a camera", 274: 6}))
     (at,) = struct.unpack("<I", data[4:8])
     for entry in range(at + 2, at + 2 + 12 * struct.unpack("<H", data[at : at + 2])[0], 12):
         name = f"t{struct.unpack('<H', data[entry : entry + 2])[0]}"
@@ -175,6 +181,8 @@ def tiff(**changed: tuple[int, int, bytes]) -> bytes:
         (tiff(t274=(2, 4, b"abc\0")), PICTURE),
         (tiff(t274=(3, 1, short(0))), PICTURE),
         (tiff(t274=(3, 1, short(9))), PICTURE),
+        (tiff(t274=(3, 113, b"\xff\xff\xff\0")), PICTURE),
+        (tiff(t271=(2, 9, b"\xff\xff\xff\0")), TURNED),
     ],
 )
 def test_broken_tags_of_tiff_files(data: bytes, wanted: Image.Image) -> None:

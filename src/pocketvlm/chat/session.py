@@ -67,7 +67,7 @@ class Session:
         """Take a typed line: its media wait for the text they come with. Raises InputError, and nothing was taken then.
 
         A path that is not there, or to a file that is no media, is refused once; the same line again is sent as text,
-                but never a line that is nothing but the path of a file.
+        but never a line that is nothing but the path of a file.
         """
         try:
             line.encode("utf-8")

@@ -69,6 +69,8 @@ def clean_stderr(say: Say) -> Iterator[None]:
         os.dup2(real, 2)
         # A program that was started and still runs may hold the other end.
         thread.join(1.0)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
         sys.stderr = usual
         os.close(real)
 
@@ -132,7 +134,10 @@ class _Handler(logging.Handler):
         self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
+        try:
+            text = record.getMessage()
+        except Exception:  # arguments that do not fit: a library's slip must not end the command
+            text = str(record.msg)
         if record.exc_info and record.exc_info[1] is not None:
             text += f" ({type(record.exc_info[1]).__name__}: {record.exc_info[1]})"
         self._say(text, record.name.split(".")[0])

@@ -67,7 +67,9 @@ def decoder_of(stream: Any, name: str, alpha: Alpha) -> Any:
     """The decoder for the packets of a PyAV stream, with their transparency where it is wanted. Raises VideoError."""
     context = stream.codec_context
     library = _DECODERS.get(context.name)
-    if library is None or alpha == "reference" or stream.metadata.get("alpha_mode") != "1":
+    # FFmpeg writes the name in capitals where it copies a stream.
+    modes = {value for key, value in stream.metadata.items() if key.lower() == "alpha_mode"}
+    if library is None or alpha == "reference" or "1" not in modes:
         return context
     from pocketvlm.processor.container import load_pyav
 

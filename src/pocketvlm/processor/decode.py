@@ -52,7 +52,7 @@ def decode(data: bytes, name: str, limits: MediaLimits, content_type: str = "") 
         if found is None or isinstance(error, UnidentifiedImageError):
             told = f", sent as {content_type}" if content_type else ""
             raise ImageError(f"{name}: {no_picture(data[:HEAD])}{told}") from None
-        raise ImageError(f"{name}: damaged or incomplete {found.name} file: {error}") from error
+        raise ImageError(f"{name}: damaged or incomplete {found.name} file: {' '.join(str(error).split())}") from error
 
 
 def _pillow(data: bytes, name: str, limits: MediaLimits) -> Image:

@@ -17,7 +17,7 @@ from pocketvlm.errors import ImageError, OptionError, VideoError
 from pocketvlm.processor.alpha import Alpha
 from pocketvlm.processor.animation import Animation
 from pocketvlm.processor.container import VideoFile
-from pocketvlm.processor.formats import HEAD, no_video
+from pocketvlm.processor.formats import HEAD, no_video, recognize
 from pocketvlm.processor.frame_index import Index, build_index
 from pocketvlm.processor.frame_reader import Reader
 from pocketvlm.processor.limits import MediaLimits, check_bytes
@@ -150,7 +150,14 @@ def _encoded(data: bytes | Path, name: str, limits: MediaLimits, part: float | N
         raise VideoError(f"{name}: {why_not}")
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return Animation(file)
-    return _File(file, build_index(file, part))
+    try:
+        return _File(file, build_index(file, part))
+    except VideoError:
+        found = recognize(start)
+        if found is None or found.name != "PNG" or b"acTL" in start:
+            raise
+        # Metadata filled the first bytes, so they did not tell.
+        raise VideoError(f"{name}: it is a picture (PNG), not a video: give it as an image") from None
 
 
 class _File:

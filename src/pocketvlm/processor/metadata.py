@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import zlib
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _ORIENTATION = 0x0112
-_RESOLUTION_UNIT = 296
+# Tags of TIFF files that decoding does not need: names, texts, resolution, XMP, IPTC, ICC profile, EXIF, GPS.
+_NO_PIXELS = (
+    *(269, 270, 271, 272, 282, 283, 285, 296, 305, 306, 315, 316, 700),
+    *(33432, 33723, 34377, 34665, 34675, 34853, 37724),
+)
 
 
 def upright(image: Image) -> Image:
@@ -53,20 +58,23 @@ def _png(data: bytes) -> bytes:
     while at < len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
         name = data[at + 4 : at + 8]
-        if not name[:1].islower() or name in (b"tRNS", b"eXIf"):
+        whole = zlib.crc32(data[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
+        if not name[:1].islower() or name == b"tRNS" or (name == b"eXIf" and whole):
             parts.append(data[at:end])
         at = end
     return b"".join(parts)
 
 
 def _tiff(data: bytes) -> bytes:
-    """Set the unit of resolution to none: Pillow computes with other tags, as numbers, only where there is a unit."""
+    """Make a byte of every tag that decoding does not need, and of an orientation that is no number: Pillow gives a
+    directory up where the value of one entry is not in the file, and computes with the resolution.
+    """
     order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
     changed = bytearray(data)
+    number = (3).to_bytes(2, order) + (1).to_bytes(4, order)
     at = int.from_bytes(data[4:8], order)
     for entry in range(at + 2, at + 2 + 12 * int.from_bytes(data[at : at + 2], order), 12):
-        if int.from_bytes(data[entry : entry + 2], order) == _RESOLUTION_UNIT and entry + 12 <= len(data):
-            one = (1).to_bytes(2, order)
-            # One short number, 1: no unit.
-            changed[entry + 2 : entry + 12] = (3).to_bytes(2, order) + (1).to_bytes(4, order) + one + b"\0\0"
+        tag, form = int.from_bytes(data[entry : entry + 2], order), data[entry + 2 : entry + 8]
+        if entry + 12 <= len(data) and (tag in _NO_PIXELS or (tag == _ORIENTATION and form != number)):
+            changed[entry + 2 : entry + 12] = (1).to_bytes(2, order) + (1).to_bytes(4, order) + b"\1\0\0\0"
     return bytes(changed)
