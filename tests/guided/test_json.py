@@ -218,3 +218,21 @@ def test_what_cannot_be_enforced_is_named(grammars: Grammars, schema: Any, named
     with pytest.raises(OptionError, match=f"^json schema.*{named}") as caught:
         grammars.json_schema(schema)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("limits", "good", "bad"),
+    [
+        ({"exclusiveMinimum": 2, "maximum": 2.5}, ["2.1", "2.5"], ["2", "2.0", "2.6"]),
+        ({"exclusiveMinimum": 2, "maximum": 3.5}, ["2.1", "3"], ["2", "2.0"]),
+        ({"minimum": -2.5, "exclusiveMaximum": -2}, ["-2.1", "-2.5"], ["-2", "-2.0"]),
+        ({"exclusiveMinimum": 0, "exclusiveMaximum": 1}, ["0.1", "0.001"], ["0", "0.0", "-0", "1", "1.0"]),
+        ({"exclusiveMinimum": -0.5, "exclusiveMaximum": 0}, ["-0.1"], ["0", "-0", "-0.0", "-0.5"]),
+        ({"exclusiveMinimum": -0.5, "exclusiveMaximum": 0.5}, ["0", "0.1", "-0.1"], ["-0.5", "0.5"]),
+    ],
+)
+def test_exclusive_limits(grammars: Grammars, limits: dict[str, float], good: list[str], bad: list[str]) -> None:
+    grammar = grammars.json_schema({"type": "number", **limits})
+    assert [text for text in [*good, *bad] if fits(grammar, text)] == good
+    with pytest.raises(OptionError, match="no number lies between"):
+        grammars.json_schema({"type": "number", "exclusiveMinimum": 0, "maximum": 1e-20})

@@ -13,7 +13,11 @@ from server.mutations import request
 from server.test_soak import Process, process
 
 SECONDS = 600.0
-LIMITS = ("--max-model-len", "400", "--default-max-tokens", "4", "--no-fetch-media", "--request-timeout", "10")
+# Small budgets, so that what grows beyond them shows.
+LIMITS = (
+    *("--max-model-len", "400", "--default-max-tokens", "4", "--no-fetch-media", "--request-timeout", "10"),
+    *("--memory", "48M", "--prefix-cache", "16M", "--vision-cache", "16M"),
+)
 
 
 def fuzz(server: Process, seed: int, count: int, seconds: float) -> Counter[int]:

@@ -59,10 +59,19 @@ class Range:
     def schema(self) -> dict[str, Any]:
         """As keywords for the library, limits rounded inwards where it could not keep them. Raises OptionError."""
         found: dict[str, Any] = {"type": "integer" if self.integer else "number"}
-        if self.least is not None:
-            found["exclusiveMinimum" if self.above else "minimum"] = _limit(self.least, "minimum", True)
-        if self.most is not None:
-            found["exclusiveMaximum" if self.below else "maximum"] = _limit(self.most, "maximum", False)
+        least, most, above, below = self.least, self.most, self.above, self.below
+        # The library allows an exclusive whole limit itself if no other whole number is in the range.
+        if not self.integer and least is not None and most is not None and math.ceil(most) - math.floor(least) <= 1:
+            if above and least.denominator == 1:
+                least, above = _next(least, True), False
+            if below and most.denominator == 1:
+                most, below = _next(most, False), False
+            if least > most:
+                raise OptionError(f"{self.shown}, or only numbers with too many digits")
+        if least is not None:
+            found["exclusiveMinimum" if above else "minimum"] = _limit(least, "minimum", True)
+        if most is not None:
+            found["exclusiveMaximum" if below else "maximum"] = _limit(most, "maximum", False)
         steps = [_written(one) for one in self.multiples]
         if steps:
             found["multipleOf"] = steps[0]
@@ -108,6 +117,12 @@ def _apart(low: Range, high: Range) -> bool:
     if low.most is None or high.least is None:
         return False
     return low.most < high.least or (low.most == high.least and (low.below or high.above))
+
+
+def _next(limit: Fraction, up: bool) -> Fraction:
+    """The number next to a limit that has 12 decimal places, or as many digits: the library rounds longer ones."""
+    step = max(Fraction(1), abs(limit)) / 10**12
+    return limit + step if up else limit - step
 
 
 def _limit(limit: Fraction, keyword: str, up: bool) -> float:
