@@ -153,11 +153,20 @@ def test_every_page_is_linked() -> None:
     assert not lost, "link each page of docs/ from docs/architecture.md or README.md"
 
 
+def anchors(page: Path) -> set[str]:
+    """What links to the headings of a page end with, as GitHub makes it."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_between_the_documents_lead_somewhere() -> None:
     broken = []
     for path in tracked():
         if path.suffix == ".md":
-            for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8")):
-                if "://" not in link and not (path.parent / link).exists():
-                    broken.append(f"{path.relative_to(ROOT)}: {link}")
+            for link, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?[^)]*\)", path.read_text(encoding="utf-8")):
+                target = path.parent / link if link else path
+                if "://" in link:
+                    continue
+                if not target.exists() or (anchor and anchor not in anchors(target)):
+                    broken.append(f"{path.relative_to(ROOT)}: {link}#{anchor}")
     assert not broken
