@@ -1,4 +1,4 @@
-"""Byte-level BPE: the tokenizers library splits text into words, and a `Vocabulary` gives the merges.
+"""Byte-level BPE encodes text: the tokenizers library splits it into words, a `Vocabulary` gives the merges.
 
 The tokenizers library would do all of it, but takes half a second to build its own tables of a large vocabulary.
 """
