@@ -1,24 +1,26 @@
-"""Rewrites the file map in docs/architecture.md from the first sentence of each file: `python docs/filemap.py`."""
+"""This script writes docs/files.md from the first sentence of each source file: `python docs/filemap.py`."""
 
 from __future__ import annotations
 
 import ast
 import re
-import sys
 from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "architecture.md"
+PAGE = ROOT / "docs" / "files.md"
 FOLDERS = ("src/pocketvlm", "native", "recipes", "benchmarks", "docs")
 SUFFIXES = {".py", ".h", ".cpp"}
 MOST = 120
-BEGIN = "<!-- file map: begin (python docs/filemap.py) -->"
-END = "<!-- file map: end -->"
+HEAD = """# Files
+
+`python docs/filemap.py` (or `make docs`) writes this page from the first sentence of each file, and a test checks it.
+[architecture.md](architecture.md) says how the parts fit together.
+"""
 
 
 def summary(path: Path) -> str:
-    """What a file says it is; empty if it does not say.
+    """The first sentence of a file; empty if it has none.
 
     Python: the first line of the docstring. C++: the first sentences of the comment at the head, or, without one, the
     header of the same name that it implements.
@@ -40,7 +42,7 @@ def summary(path: Path) -> str:
             said += " " + sentence
         return said
     header = path.stem.removesuffix("_kernel") + ".h"
-    return f"The code behind `{header}`." if f'#include "{path.parent.name}/{header}"' in text else ""
+    return f"The implementation of `{header}`." if f'#include "{path.parent.name}/{header}"' in text else ""
 
 
 def instruction_set(path: Path) -> str:
@@ -77,21 +79,17 @@ def rows(paths: list[Path]) -> list[str]:
 
 
 def render() -> str:
-    """The map as Markdown: one table for each folder."""
+    """The tables, one for each folder."""
     lines: list[str] = []
     for folder, paths in groupby(sources(), key=lambda path: path.parent):
         title = folder.relative_to(ROOT).as_posix()
-        lines += ["", f"**{title}/**", "", "| file | what it is |", "|---|---|", *rows(list(paths))]
+        lines += ["", f"**{title}/**", "", "| file | purpose |", "|---|---|", *rows(list(paths))]
     return "\n".join([*lines, ""])
 
 
 def fresh_page() -> str:
-    """docs/architecture.md with a new map between its markers."""
-    before, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        sys.exit(f"{PAGE}: the markers {BEGIN} and {END} are missing")
-    return f"{before}{BEGIN}\n{render()}\n{END}{after}"
+    """docs/files.md as it should be."""
+    return HEAD + render()
 
 
 if __name__ == "__main__":

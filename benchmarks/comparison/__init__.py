@@ -1,1 +1,1 @@
-"""The parts of compare.py: engines, checks, rows, goals, and what becomes of the figures."""
+"""The parts of compare.py: engines, checks, rows, goals and reports."""

@@ -1,4 +1,4 @@
-"""That all engines compute the same, and how far fast arithmetic and coded weights are from that."""
+"""Checks that all engines compute the same, and measures the errors of fast arithmetic and quantized weights."""
 
 from __future__ import annotations
 

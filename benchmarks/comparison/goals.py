@@ -1,4 +1,4 @@
-"""What each row should reach, and whether it did."""
+"""States the goal of each row and whether it was met."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference implementation, transformers, with the same weights in bfloat16, and how it is timed."""
+"""Times transformers, the reference implementation, with the same weights in bfloat16."""
 
 from __future__ import annotations
 

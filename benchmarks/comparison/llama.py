@@ -1,4 +1,4 @@
-"""llama.cpp on the exported files: one process for each file and build, started when it is needed."""
+"""Runs llama.cpp on the exported files, one process for each file and build."""
 
 from __future__ import annotations
 

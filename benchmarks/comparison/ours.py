@@ -1,4 +1,4 @@
-"""Our engine on random weights, and how it is timed."""
+"""Times our engine on random weights."""
 
 from __future__ import annotations
 

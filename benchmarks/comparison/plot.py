@@ -1,4 +1,4 @@
-"""The picture: how many times as fast as the better peer each row is, with its goal."""
+"""Draws each row's speed relative to the better peer, with its goal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A row of the comparison: what is timed against what, in turns, and the figures that come of it."""
+"""Measures one row of the comparison: two sides in turns, with medians, ranges and ratios."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows, in the order they are measured; engines and processes come and go between them."""
+"""Lists the rows in the order they are measured, and starts and stops engines between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that holds one model in llama.cpp and times what it is told to: JSON lines in, JSON lines out.
+"""Holds one model in llama.cpp in a process of its own and times what JSON lines ask for.
 
     python benchmarks/peers/llama_cpp_worker.py --text TEXT.gguf --mmproj MMPROJ.gguf --threads 2
 

@@ -1,4 +1,4 @@
-"""The benchmark's end of a worker process: JSON lines over its pipes."""
+"""Talks to a worker process in JSON lines over its pipes."""
 
 from __future__ import annotations
 

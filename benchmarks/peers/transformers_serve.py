@@ -1,4 +1,4 @@
-"""Starts `transformers serve`, also beside a torchvision whose compiled part does not fit the PyTorch that is there.
+"""Starts `transformers serve`, also with a torchvision whose compiled part does not fit the installed PyTorch.
 
     python benchmarks/peers/transformers_serve.py CHECKPOINT --port 8001 --device cpu
 

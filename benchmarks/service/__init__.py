@@ -1,1 +1,1 @@
-"""The parts of serving.py: servers, rows, goals, and what becomes of the figures."""
+"""The parts of serving.py: servers, rows, goals and reports."""

@@ -1,4 +1,4 @@
-"""What rows ask of a server, and the seconds and counts that come of it."""
+"""Sends the requests of a row to a server and returns seconds and token counts."""
 
 from __future__ import annotations
 

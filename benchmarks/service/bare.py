@@ -1,4 +1,4 @@
-"""The engine without a server: the same prompts straight into an EngineService of this process."""
+"""Runs the same prompts through an EngineService in this process, without a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of the comparison: each takes its turns and gives its figures."""
+"""Measures the rows of the comparison in turns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The servers that are compared: processes that are started, asked in turns, and stopped in between."""
+"""Starts the compared servers as processes and pauses those without a turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teaches a trained nano to watch: its eyes stay as they are, its text part learns clips beside pictures.
+"""Trains nano's text part on clips and pictures; the vision part stays frozen.
 
 A second process draws and looks; what the frozen vision part makes of frames is kept and asked about several times, so that
 a step is text only.

@@ -1,4 +1,4 @@
-"""pocketvlm: MiniCPM-V 4.6 in one package. `pocketvlm.load("nano").ask("What is this?", images=["cat.png"])`."""
+"""pocketvlm runs MiniCPM-V 4.6: `pocketvlm.load("nano").ask("What is this?", images=["cat.png"])`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m pocketvlm` is the command `pocketvlm`."""
+"""`python -m pocketvlm` runs the command `pocketvlm`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Frozen configurations, read from a checkpoint's own JSON files and refused where we do not implement them.
+"""Frozen configurations are read from a checkpoint's JSON files; an unsupported value is refused by name.
 
-Defaults are those of transformers' configuration classes (facts 1); sizes, ids and flags always come from the files.
+Defaults are those of transformers' configuration classes (docs/model.md 1); sizes, ids and flags come from the files.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class TextConfig:
-    """The hybrid language model (facts 1.2, 3.2-3.5)."""
+    """The hybrid language model (docs/model.md 1.2, 3.2-3.5)."""
 
     hidden_size: int
     intermediate_size: int
@@ -167,7 +167,7 @@ class TextConfig:
 
 @dataclass(frozen=True, slots=True)
 class VisionConfig:
-    """The vision tower and its in-tower merger (facts 1.3, 3.6, 3.7)."""
+    """The vision tower and its in-tower merger (docs/model.md 1.3, 3.6, 3.7)."""
 
     hidden_size: int
     intermediate_size: int
@@ -265,7 +265,7 @@ def _triple(fields: Fields, key: str) -> tuple[float, float, float]:
 
 @dataclass(frozen=True, slots=True)
 class ProcessorConfig:
-    """preprocessor_config.json (facts 4)."""
+    """preprocessor_config.json (docs/model.md 4)."""
 
     max_slice_nums: int = 9
     scale_resolution: int = 448
@@ -303,7 +303,7 @@ class ProcessorConfig:
 
 @dataclass(frozen=True, slots=True)
 class GenerationConfig:
-    """generation_config.json: the checkpoint's own sampling defaults and end ids (facts 7)."""
+    """generation_config.json: the checkpoint's own sampling defaults and end ids (docs/model.md 7)."""
 
     eos_token_ids: tuple[int, ...] = ()
     do_sample: bool = False

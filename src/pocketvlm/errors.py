@@ -1,4 +1,4 @@
-"""The exception tree: every failure a caller can foresee has a class here.
+"""Every failure that a caller can foresee has an exception class here.
 
 PocketVLMError
 ├── OptionError            an argument, flag or request field with a value we do not do

@@ -1,4 +1,4 @@
-"""Packed files: what is kept for the next start. Written whole or not at all, checked when opened, mapped and shared.
+"""Packed files hold arrays for the next start: written atomically, checked when opened, mapped and shared.
 
 Layout: a prefix of 64 bytes (magic, version, length and checksum of the header, length of the file, checksum of what
 comes behind the header), a header in JSON, and from the next page on the arrays; each item begins on a page, each array

@@ -1,4 +1,4 @@
-"""Frozen values that are handed between the floors: views, prompts, parameters, results."""
+"""These frozen values travel between the layers: views, prompts, sampling parameters, results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class View:
     """One overview or slice of an image, ready for the vision tower.
 
     patches: float32 [rows * cols, channels * patch_size * patch_size], normalised to about [-1, 1]; patches row-major,
-        inside a patch (channel, row, column) as in facts 3.6.
+        inside a patch (channel, row, column) as in docs/model.md 3.6.
     rows, cols: the view's grid in patches.
     downsample_mode: "16x" (the in-tower merger runs) or "4x".
     start: index in Prompt.ids of the first placeholder of this view; its placeholders are consecutive.

@@ -51,7 +51,7 @@ TOKENIZER_CONFIG = {"eos_token": "<|im_end|>", "chat_template": "from tokenizer_
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor of a checkpoint (facts 2)."""
+    """Name -> shape of every tensor of a checkpoint (docs/model.md 2)."""
     text, vision = config.text, config.vision
     hidden, heads = text.hidden_size, text.num_attention_heads
     shapes: dict[str, tuple[int, ...]] = {}

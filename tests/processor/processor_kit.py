@@ -52,7 +52,7 @@ SETTINGS: dict[str, Any] = {
 }
 PREPROCESSOR: dict[str, Any] = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 
-# The documented format (facts 6), in a few lines: parts joined by line feeds, trimmed; reasoning only after the last
+# The format of docs/model.md 6 in a few lines: parts joined by line feeds, trimmed; reasoning only after the last
 # question; tools, tool calls and tool results.
 TEMPLATE = """
 {%- macro flat(content) -%}

@@ -1,4 +1,4 @@
-"""Sizes, grids and token counts: the worked table of facts 4.5, the reference's own helpers, options and refusals."""
+"""Sizes, grids and token counts: the table of docs/model.md 4.5, the reference's own helpers, options, refusals."""
 
 from __future__ import annotations
 

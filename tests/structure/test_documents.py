@@ -1,7 +1,8 @@
-"""Documents that must not drift: the file map, the dependency page, and paths of somebody's machine."""
+"""Documents must agree with the code: file map, dependencies, citations, walks, links, and no paths of a machine."""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import subprocess
@@ -35,7 +36,7 @@ def tracked() -> Iterator[Path]:
 
 def test_the_file_map_is_fresh(filemap: ModuleType) -> None:
     same = filemap.PAGE.read_text(encoding="utf-8") == filemap.fresh_page()
-    assert same, "docs/architecture.md is stale: run `python docs/filemap.py` (or `make docs`) and commit it"
+    assert same, "docs/files.md is stale: run `python docs/filemap.py` (or `make docs`) and commit it"
 
 
 def test_every_source_file_says_what_it_is(filemap: ModuleType) -> None:
@@ -83,11 +84,89 @@ def test_the_dependency_page_has_a_row_for_each_dependency() -> None:
     assert rows - {"cmake", "ninja"} <= declared(), "rows of docs/dependencies.md without an entry in pyproject.toml"
 
 
+def test_each_module_begins_with_a_sentence() -> None:
+    package = ROOT / "src" / "pocketvlm"
+    first = {
+        path: (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "") for path in package.rglob("*.py")
+    }
+    bad = [
+        str(path.relative_to(ROOT))
+        for path, text in first.items()
+        if text.partition("\n")[0][-1:] not in {".", ")", "`"}
+    ]
+    assert not bad, (
+        "the first line of a module's docstring is one whole sentence: it becomes the entry in docs/files.md"
+    )
+
+
+def sections(page: str) -> set[str]:
+    """The numbers of a page's headings, and of the list items below them: "3.5", "3.5.2"."""
+    found: set[str] = set()
+    heading = ""
+    for line in page.splitlines():
+        if number := re.match(r"#+ (\d+(?:\.\d+)*)\.? ", line):
+            found.add(heading := number[1])
+        elif heading and (item := re.match(r"(\d+)\. ", line)):
+            found.add(f"{heading}.{item[1]}")
+    return found
+
+
+def test_every_cited_model_fact_exists() -> None:
+    known = sections((ROOT / "docs" / "model.md").read_text(encoding="utf-8"))
+    cited: dict[str, str] = {}
+    for path in tracked():
+        if path.suffix in {".py", ".h", ".cpp"}:
+            for numbers in re.findall(r"docs/model\.md ([\d., -]*\d)", path.read_text(encoding="utf-8")):
+                cited |= dict.fromkeys(re.split(r"[, -]+", numbers), str(path.relative_to(ROOT)))
+    assert len(cited) > 20
+    missing = {number: path for number, path in cited.items() if number not in known}
+    assert not missing, "docs/model.md has no such section"
+
+
+def test_the_walks_name_functions_that_exist() -> None:
+    """Numbered stops of docs/architecture.md: `path.py:name`, `path.py:Class.name` or `path.h:name`."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    stops = re.findall(r"`([\w/]+\.(?:py|h|cpp)):([\w.]+)`", page)
+    assert len(stops) > 30
+    missing = []
+    for name, function in stops:
+        path = ROOT / ("" if name.startswith("native/") else "src/pocketvlm") / name
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        for part in function.split("."):
+            defined = rf"(?:def|class) {part}\b" if path.suffix == ".py" else rf"\b{part}\("
+            if not re.search(defined, text):
+                missing.append(f"{name}:{function}")
+    assert not missing
+
+
+def test_the_architecture_page_stays_short() -> None:
+    lines = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 250, "move what is about one topic to that topic's page"
+
+
+def test_every_page_is_linked() -> None:
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    index = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8") + (ROOT / "README.md").read_text(
+        encoding="utf-8"
+    )
+    lost = {name for name in pages if f"{name})" not in index and f"{name}#" not in index}
+    assert not lost, "link each page of docs/ from docs/architecture.md or README.md"
+
+
+def anchors(page: Path) -> set[str]:
+    """What links to the headings of a page end with, as GitHub makes it."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_between_the_documents_lead_somewhere() -> None:
     broken = []
     for path in tracked():
         if path.suffix == ".md":
-            for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8")):
-                if "://" not in link and not (path.parent / link).exists():
-                    broken.append(f"{path.relative_to(ROOT)}: {link}")
+            for link, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?[^)]*\)", path.read_text(encoding="utf-8")):
+                target = path.parent / link if link else path
+                if "://" in link:
+                    continue
+                if not target.exists() or (anchor and anchor not in anchors(target)):
+                    broken.append(f"{path.relative_to(ROOT)}: {link}#{anchor}")
     assert not broken

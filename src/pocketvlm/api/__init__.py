@@ -1,4 +1,4 @@
-"""The one place that wires things together: load() gives a Model that asks, chats, streams and shows its parts."""
+"""`load()` wires all parts together and returns a `Model`, which asks, chats and streams."""
 
 from __future__ import annotations
 

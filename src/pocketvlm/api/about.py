@@ -1,4 +1,4 @@
-"""What is said of a checkpoint and of how it would run, and where what is prepared for it is kept."""
+"""These functions describe a checkpoint and how it runs, and locate the cache of its prepared files."""
 
 from __future__ import annotations
 

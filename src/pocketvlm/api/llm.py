@@ -1,4 +1,4 @@
-"""`LLM`: vLLM's class for offline use, with its names of arguments and results, so that scripts need another import."""
+"""`LLM` has vLLM's names of arguments and results, so that a script for vLLM runs with another import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many questions at once: answers in the order of the questions, and the same for callers with an event loop."""
+"""`Model.ask` answers many questions in order, and callers with an event loop read streams from threads."""
 
 from __future__ import annotations
 

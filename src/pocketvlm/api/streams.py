@@ -1,4 +1,4 @@
-"""Answers as they come: the requests that share a model's engine, and the stream of chunks of each."""
+"""The requests of a `Model` share its engine, and each answer is a stream of chunks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backends: one folder each, implementing the operations of `ops.py`."""
+"""`create()` returns the operations of a backend; each backend is one folder that implements `ops.py`."""
 
 from __future__ import annotations
 

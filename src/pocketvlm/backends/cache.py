@@ -1,4 +1,4 @@
-"""The cache of packed weights and tokenizers as a whole: where it is, what is in it, and how to empty it."""
+"""These functions find, list and remove the cached files: quantized weights and tokenizer vocabularies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of a backend: the operations of which the whole network is made, and the values they share.
+"""`Ops` is the contract of a backend: the operations of the network and the values that they share.
 
 A backend is one folder whose `create(threads)` returns an object with these methods. Arrays are float32 and belong to
 the backend (NumPy for `native`, torch.Tensor for `torch`); integer index arrays are NumPy int32 everywhere. Rows are
@@ -179,7 +179,7 @@ class Ops(Protocol):
         """Rows `rows` [n] of x [T, H] -> [n, H]."""
 
     def put(self, x: Array, rows: Ints, values: Array) -> None:
-        """Write values [n, H] over rows `rows` [n] of x [T, H] in place (facts 3.9)."""
+        """Write values [n, H] over rows `rows` [n] of x [T, H] in place (docs/model.md 3.9)."""
 
     def concat(self, parts: Sequence[Array]) -> Array:
         """Arrays [n, H] end to end -> [sum of n, H]."""
@@ -198,13 +198,13 @@ class Ops(Protocol):
         """Several products of the same rows: `linear(x, weight, bias)` of each; missing biases are none."""
 
     def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
-        """x * rsqrt(mean(x^2) + eps) * (1 + weight): the zero-centred norm of the text model (facts 3.1). [T, H]."""
+        """x * rsqrt(mean(x^2) + eps) * (1 + weight), [T, H]: the text model's zero-centred norm (docs/model.md 3.1)."""
 
     def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
-        """(x - mean) * rsqrt(var + eps) * weight + bias over the last axis [T, H] (facts 3.1)."""
+        """(x - mean) * rsqrt(var + eps) * weight + bias over the last axis [T, H] (docs/model.md 3.1)."""
 
     def swiglu(self, gate: Array, up: Array) -> Array:
-        """silu(gate) * up, elementwise [T, n] (facts 3.2)."""
+        """silu(gate) * up, elementwise [T, n] (docs/model.md 3.2)."""
 
     def attention_inputs(
         self,
@@ -220,7 +220,7 @@ class Ops(Protocol):
         rope_theta: float,
         eps: float,
     ) -> tuple[Array, Array]:
-        """Split, normalise, rotate, and write the KV cache (facts 3.3).
+        """Split, normalise, rotate, and write the KV cache (docs/model.md 3.3).
 
         query_gate [T, heads * 2 * head_dim]: per head first the query, then the gate. key, value
         [T, kv_heads * head_dim]. q_norm, k_norm [head_dim], zero-centred. keys, values
@@ -233,20 +233,20 @@ class Ops(Protocol):
         """Causal attention over the pages; query [T, heads, head_dim] -> [T, heads * head_dim].
 
         The row at position p attends to positions 0..p of its sequence; query head h uses kv head h // (heads /
-        kv_heads); scale head_dim^-0.5 (facts 3.3).
+        kv_heads); scale head_dim^-0.5 (docs/model.md 3.3).
         """
 
     def sigmoid_gate(self, x: Array, gate: Array) -> Array:
-        """x * sigmoid(gate), elementwise [T, n] (facts 3.3)."""
+        """x * sigmoid(gate), elementwise [T, n] (docs/model.md 3.3)."""
 
     def attention_views(self, query: Array, key: Array, value: Array, lengths: Ints, heads: int) -> Array:
         """Bidirectional attention inside each view: q, k, v [T, heads * head_dim]; lengths int32 [views] sum to T.
 
-        Scale head_dim^-0.5; no row sees another view (facts 3.6). Returns [T, heads * head_dim].
+        Scale head_dim^-0.5; no row sees another view (docs/model.md 3.6). Returns [T, heads * head_dim].
         """
 
     def conv_silu(self, x: Array, weight: Array, state: Array, batch: Batch) -> Array:
-        """Depthwise causal convolution then SiLU (facts 3.5.2): x [T, C], weight [width, C] -> [T, C].
+        """Depthwise causal convolution then SiLU (docs/model.md 3.5.2): x [T, C], weight [width, C] -> [T, C].
 
         weight[width - 1] multiplies the current row. state [slots, width - 1, C] holds the last inputs (oldest first)
         before convolution and is updated in place; for a sequence with context 0 it counts as zero.
@@ -266,7 +266,7 @@ class Ops(Protocol):
         key_dim: int,
         value_dim: int,
     ) -> Array:
-        """The gated delta rule (facts 3.5.3-3.5.5), fp32 throughout; chunked or recurrent, same numbers.
+        """The gated delta rule (docs/model.md 3.5.3-3.5.5), fp32 throughout; chunked or recurrent, same numbers.
 
         mixed [T, 2 * key_heads * key_dim + value_heads * value_dim] = q | k | v after conv_silu; q and k are
         L2-normalised (eps 1e-6 inside the root) and q scaled by key_dim^-0.5 here. b, a [T, value_heads];
@@ -276,16 +276,17 @@ class Ops(Protocol):
         """
 
     def gated_rms_norm(self, x: Array, z: Array, weight: Array, eps: float) -> Array:
-        """Per head: weight * (x * rsqrt(mean(x^2) + eps)) * silu(z); weight [d] is not offset (facts 3.1).
+        """Per head: weight * (x * rsqrt(mean(x^2) + eps)) * silu(z); weight [d] is not offset (docs/model.md 3.1).
 
         x, z [T, heads * d]; the norm runs over each d.
         """
 
     def regroup_2x2(self, x: Array, sizes: Ints) -> Array:
-        """Each view's row-major grid into 2x2 windows (facts 3.7): x [T, C], sizes int32 [views, 2] -> [T / 4, 4 * C].
+        """Each view's row-major grid into 2x2 windows (docs/model.md 3.7).
 
+        x [T, C], sizes int32 [views, 2] -> [T / 4, 4 * C].
         Windows row-major, inside a window (0,0), (0,1), (1,0), (1,1). Both sides of every view are even.
         """
 
     def window_mean(self, x: Array) -> Array:
-        """Mean of the four tokens of each window: [n, 4 * C] -> [n, C] (facts 3.7)."""
+        """Mean of the four tokens of each window: [n, 4 * C] -> [n, C] (docs/model.md 3.7)."""

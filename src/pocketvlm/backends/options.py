@@ -1,4 +1,4 @@
-"""What a caller may ask of a backend: the names, which of them go together, and what is meant where nothing is said."""
+"""`choose` checks backend, weights and precision against each other and resolves the defaults, with reasons."""
 
 from __future__ import annotations
 

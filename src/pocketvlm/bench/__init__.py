@@ -1,1 +1,1 @@
-"""Benchmarks of the engine itself: the released shape with random weights, scenarios, the roofline."""
+"""These benchmarks measure the engine itself, on a checkpoint or on the released shape with random weights."""

@@ -1,4 +1,4 @@
-"""What the machine can do, what the engine does of it, and where the time goes, operation by operation."""
+"""The roofline compares the engine's speed with the machine's limits and times each operation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts as users of small machines know them, timed through the engine: first token, decoding, vision, batches."""
+"""The scenarios time typical prompts through the engine: first token, decode, vision and batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The released checkpoint's shape with random weights, for measuring without downloading anything (facts 1 and 2)."""
+"""The released checkpoint's shape gets random weights, so that benchmarks need no download (docs/model.md 1, 2)."""
 
 from __future__ import annotations
 

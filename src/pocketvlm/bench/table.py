@@ -1,4 +1,4 @@
-"""Rows of text with their columns aligned."""
+"""`columns` aligns the columns of a text table."""
 
 from __future__ import annotations
 

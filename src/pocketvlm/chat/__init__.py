@@ -1,1 +1,1 @@
-"""A conversation, without the keyboard: typed lines, media, commands, settings, files. No terminal here."""
+"""A chat is a conversation with media, commands, settings and files; no module here knows a terminal."""

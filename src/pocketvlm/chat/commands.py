@@ -1,4 +1,4 @@
-"""The commands of a chat: what begins with a slash. They change the session and reply with lines of text."""
+"""The chat's commands begin with a slash, change the session, and reply with lines of text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was said so far: messages with their media, as a file of OpenAI messages and back."""
+"""A conversation is a list of messages with media; it is saved and loaded as OpenAI messages."""
 
 from __future__ import annotations
 

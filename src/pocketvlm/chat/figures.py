@@ -1,4 +1,4 @@
-"""Figures about an answer and the chat: the status line, and what /stats shows."""
+"""Figures about an answer and a chat are shown in the status line and by `/stats`."""
 
 from __future__ import annotations
 

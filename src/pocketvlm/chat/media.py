@@ -1,4 +1,4 @@
-"""Pictures, videos and pages of a conversation: where they come from, and how they are shown and saved."""
+"""The media of a conversation are opened, described and saved here: pictures, videos and PDF pages."""
 
 from __future__ import annotations
 

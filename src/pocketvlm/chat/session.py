@@ -1,4 +1,4 @@
-"""A chat with a model: what was typed becomes messages, and an answer comes back in pieces."""
+"""A session turns a typed line into messages and streams the model's answer."""
 
 from __future__ import annotations
 

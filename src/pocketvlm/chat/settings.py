@@ -1,4 +1,4 @@
-"""Settings of a conversation: their names, how their values are typed, and what they mean for a request."""
+"""The chat's settings have names, parse typed values, and become the parameters of a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a typed line means: which of its words are files or addresses of media, and what is left to say.
+"""A typed line is split into media (paths and URLs) and the remaining text.
 
 A word counts as a file only if that file is there, so that talk about files stays talk. A file that is there and is no
 media is found too, so that its path is not sent as text by mistake.

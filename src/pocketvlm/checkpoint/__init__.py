@@ -1,4 +1,4 @@
-"""Checkpoints: find or fetch the files (`hub`), then read them as configurations and tensors (`huggingface`).
+"""This package finds or downloads checkpoints and reads their configurations and tensors.
 
 Nothing is imported here, so that `hub` works without NumPy and `huggingface` without the download client.
 """

@@ -1,4 +1,4 @@
-"""Downloads a checkpoint from the hub into the cache that all tools share, and goes on where a download broke off.
+"""Downloads go into the cache that all tools share, and resume where a download broke off.
 
 The only module of this floor that touches the network. The download client (huggingface_hub) finds revisions, owns the
 cache, and honours HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE. But it throws away a file that a

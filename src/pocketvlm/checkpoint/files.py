@@ -1,4 +1,4 @@
-"""Which files hold the weights of a checkpoint: one safetensors file, or the shards that an index lists."""
+"""`find_files` returns the weight files of a checkpoint: one safetensors file or the shards of an index."""
 
 from __future__ import annotations
 

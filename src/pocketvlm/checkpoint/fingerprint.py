@@ -1,4 +1,4 @@
-"""A fingerprint of the content of weight files, cheap enough for every start."""
+"""The fingerprint identifies the content of weight files and is cheap enough for every start."""
 
 from __future__ import annotations
 

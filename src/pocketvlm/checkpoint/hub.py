@@ -1,4 +1,4 @@
-"""Turns what the user calls a model into a directory on this machine, downloading it from the hub where needed.
+"""`resolve` turns a model name into a local directory and downloads it from the hub if needed.
 
 Only a hub id that is really resolved loads the module that downloads, and with it the download client.
 """

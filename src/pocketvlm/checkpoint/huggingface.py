@@ -1,4 +1,4 @@
-"""Reads a checkpoint directory in Hugging Face's layout into one frozen `Checkpoint`; its tensors on demand."""
+"""`read_checkpoint` reads a directory in Hugging Face's layout into a frozen `Checkpoint`; tensors load on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads one JSON object from a file; every complaint names the file and the place in it."""
+"""`read_json` reads one JSON object; every error names the file and the place in it."""
 
 from __future__ import annotations
 

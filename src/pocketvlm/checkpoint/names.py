@@ -1,4 +1,4 @@
-"""Fits the tensors of a file to the tensors a model wants: other name worlds, tied heads, and one full complaint."""
+"""Tensor names of other tools are mapped to the hub's names and matched with the tensors that the model needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LANGUAGE = "model.language_model."
 _SHOWN = 8
 _CODED = (".qweight", ".qzeros", ".scales", ".weight_packed", ".weight_scale", ".absmax")
 
-# Prefixes of other tools for the same module (facts 2), tried in order after a leading "model." is taken off.
+# Prefixes of other tools for the same module (docs/model.md 2), tried in order after a leading "model." is taken off.
 _ROOTS = (
     ("language_model.", _LANGUAGE),
     ("llm.", _LANGUAGE),

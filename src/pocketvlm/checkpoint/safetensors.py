@@ -1,4 +1,4 @@
-"""Reads safetensors files: headers without touching the data, tensors as memory-mapped NumPy views.
+"""Safetensors headers are read without touching the data; tensors are memory-mapped NumPy views.
 
 The `safetensors` library cannot hand out bfloat16 without PyTorch, and copies; the format is eight bytes of length, a
 JSON header and the data, so it is read here. Its own validation rules are kept: contiguous data, exact sizes.

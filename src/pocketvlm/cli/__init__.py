@@ -1,4 +1,4 @@
-"""The command line: `run`, `chat`, `serve`, `info`, `tokens`, `bench`, `pull`, `cache`. One light file each."""
+"""Each command of the command line has one light module in this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes an answer: as text while it comes, or as one JSON object; and the status line below it."""
+"""`show` prints an answer as a stream of text or as one JSON object, with a status line."""
 
 from __future__ import annotations
 

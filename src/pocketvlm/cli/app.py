@@ -1,4 +1,4 @@
-"""The application: its commands, `--version`, and the one place where anything that went wrong becomes one line.
+"""The application registers all commands and turns every failure into one line and an exit code.
 
 Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted, 141 the reader of stdout went away.
 """

@@ -1,4 +1,4 @@
-"""`pocketvlm bench`: how fast a model answers here, what of the machine's limits that is, and what it takes."""
+"""The command `pocketvlm bench` measures a model's speed on this machine against the machine's limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pocketvlm bench serve`: how fast a server answers, any that speaks OpenAI's interface."""
+"""The command `pocketvlm bench serve` measures any server with OpenAI's interface."""
 
 from __future__ import annotations
 

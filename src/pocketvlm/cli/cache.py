@@ -1,4 +1,4 @@
-"""`pocketvlm cache`: which weights and tokenizers are kept here for fast starts, where, and how to remove them."""
+"""The command `pocketvlm cache` lists and removes cached weights and tokenizers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pocketvlm chat`: a conversation about pictures, videos and pages, at the terminal or in a pipe."""
+"""The command `pocketvlm chat` holds a conversation about media, at a terminal or in a pipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One line on stderr and an exit code for everything that can go wrong."""
+"""Every failure becomes one line on stderr and an exit code."""
 
 from __future__ import annotations
 

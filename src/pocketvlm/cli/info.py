@@ -1,4 +1,4 @@
-"""`pocketvlm info`: what a model is and which kernels would run it, without reading its weights."""
+"""The command `pocketvlm info` describes a model and the chosen kernels without reading weights."""
 
 from __future__ import annotations
 

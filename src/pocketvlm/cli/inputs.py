@@ -1,4 +1,4 @@
-"""Images and prompts as they were typed or piped in, checked before anything heavy is loaded."""
+"""Typed and piped images and prompts are checked before anything heavy is loaded."""
 
 from __future__ import annotations
 

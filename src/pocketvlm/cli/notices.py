@@ -1,4 +1,4 @@
-"""Warnings of libraries as clean lines: what `warnings`, `logging` and compiled code would write to stderr as it comes.
+"""Warnings from `warnings`, `logging` and compiled code become one clean line each on stderr.
 
 For the command line alone: an application that imports the package has its own ideas about all three.
 """

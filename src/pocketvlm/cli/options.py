@@ -1,4 +1,4 @@
-"""Options that several commands share, and what turns them into arguments of the processor."""
+"""Options that several commands share are defined here and turned into arguments of the processor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pocketvlm pull`: download a model and say where it is."""
+"""The command `pocketvlm pull` downloads a model and prints its directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes docs/cli.md from the application itself: `python -m pocketvlm.cli.reference > docs/cli.md`."""
+"""This module writes docs/cli.md from the application: `python -m pocketvlm.cli.reference > docs/cli.md`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pocketvlm run`: one question about any number of images; the answer, and nothing else, goes to stdout."""
+"""The command `pocketvlm run` asks one question about images and videos and prints only the answer to stdout."""
 
 from __future__ import annotations
 

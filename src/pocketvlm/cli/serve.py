@@ -1,4 +1,4 @@
-"""`pocketvlm serve`: a model behind the interfaces of OpenAI, Anthropic and Ollama."""
+"""The command `pocketvlm serve` starts the HTTP server."""
 
 from __future__ import annotations
 

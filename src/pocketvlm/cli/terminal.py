@@ -1,4 +1,4 @@
-"""What goes to the terminal: safe text, dim status lines, and a line of progress while something takes long."""
+"""Terminal output is made safe here: control characters, status lines, progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pocketvlm tokens`: what images, videos and a prompt will cost, before any weight is read."""
+"""The command `pocketvlm tokens` prints what images, videos and a prompt cost before any weight is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine: many requests, one step at a time. It knows ids, not text."""
+"""The engine runs many requests one step at a time; it knows token ids, not text."""
 
 from pocketvlm.engine.engine import Engine
 from pocketvlm.engine.request import Request, StageSeconds, TokenEvent

@@ -1,4 +1,4 @@
-"""Steps in which every sequence adds one token: recorded once for each number of sequences, then repeated."""
+"""Steps in which each sequence adds one token are captured once for each batch size and then replayed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine's loop: admit, encode views or run a step, sample, commit."""
+"""`Engine.step` admits requests, encodes views or runs one batch, samples, and commits the tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features of views on disk: one file each, written whole or not at all, checked when read, bounded in bytes.
+"""Vision features are cached on disk, one checked file a view, with a limit in bytes.
 
 Layout: magic, rows and columns, a checksum over name and content, then float32 values, little-endian.
 """

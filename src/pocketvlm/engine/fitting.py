@@ -1,4 +1,4 @@
-"""What would make a prompt fit that is too long."""
+"""`ways_to_fit` names the settings that would make a prompt fit that is too long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of KV cache and slots of recurrent state: who holds which, counted in bytes, grown on demand up to a limit."""
+"""`Memory` allocates KV pages and recurrent-state slots, counts them in bytes, and grows them up to a limit."""
 
 from __future__ import annotations
 

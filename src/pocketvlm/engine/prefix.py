@@ -1,4 +1,4 @@
-"""Prompts that begin alike: where they are cut, what their beginnings are called, and the states kept of those."""
+"""The prefix cache stores the state after shared prompt prefixes and names each entry by a chain of hashes."""
 
 from __future__ import annotations
 

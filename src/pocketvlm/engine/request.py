@@ -1,4 +1,4 @@
-"""The nouns of a step: requests, the sequences they become, plans and token events."""
+"""These values travel through a step: requests, sequences, plans and token events."""
 
 from __future__ import annotations
 

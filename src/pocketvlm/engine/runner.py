@@ -1,4 +1,4 @@
-"""Runs a plan: splices features of views in, and puts all tokens through the network in one ragged batch."""
+"""The runner executes a plan: it puts vision features into the embeddings and runs one ragged batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a row of logits to a token id: bias, penalties, constraint, temperature, top-k, top-p, min-p, a seeded draw.
+"""The sampler turns a row of logits into a token id with the request's parameters and random generator.
 
 Order and definitions follow transformers' logits processors; presence and frequency follow OpenAI's.
 """

@@ -1,4 +1,4 @@
-"""Who runs in the next step: admission, prompt chunks beside decoding, and who gives way when memory runs out."""
+"""The scheduler decides which sequences run in a step, which prompt chunks they take, and which are preempted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The thread that steps an engine for everybody: submit, cancel and read numbers from any thread."""
+"""`EngineService` steps an engine on its own thread; any thread may submit and cancel requests."""
 
 from __future__ import annotations
 

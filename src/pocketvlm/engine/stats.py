@@ -1,4 +1,4 @@
-"""What an engine says about itself: how busy it is, what it holds, what it has done."""
+"""`EngineStats` holds the engine's counters: load, memory, caches, tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features of views: encoded as requests come to need them, kept by digest in memory and, if wanted, on disk."""
+"""Vision features are encoded when a request needs them and cached by digest, in memory and on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guided output: a grammar says after each token which ones may come next. Needs llguidance (extra `serve`).
+"""Guided output restricts each token to what a grammar allows; it needs llguidance (extra `serve`).
 
 `Grammars` makes them for one tokenizer out of JSON schemas, regular expressions, choices and tools; `Grammar` is
 compiled once and gives each sequence its own `GrammarConstraint`.

@@ -1,4 +1,4 @@
-"""Takes subschemas apart into cases of one type each; `$ref`, `allOf`, `anyOf` and `oneOf` are resolved."""
+"""Subschemas are resolved into cases of one type each: `$ref`, `allOf`, `anyOf` and `oneOf` disappear."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether two cases plainly exclude each other, which `oneOf` needs."""
+"""`oneOf` needs to know whether two cases exclude each other; this module proves it where it can."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiled grammars of one tokenizer, and what each sequence holds of them."""
+"""`Grammars` compiles and caches the grammars of one tokenizer; each sequence has its own matcher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a JSON schema one subschema at a time: validation keywords without annotations, and what `$ref` names.
+"""A JSON schema is read one subschema at a time: validation keywords count, annotations do not.
 
 Unknown keywords are annotations and ignored, and so is a keyword whose value is null, except `const`. Keywords of
 older drafts are translated. A validation keyword that the grammar cannot enforce raises OptionError.

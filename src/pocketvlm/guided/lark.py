@@ -1,4 +1,4 @@
-"""Pieces of grammars in Lark's form, their limits, and the library's complaints in plain words."""
+"""Grammars are built from pieces in Lark's syntax; errors of the grammar library get plain words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranges of JSON numbers: the conjunction of their limits, and what of them the grammar library can write."""
+"""Ranges of JSON numbers are intersected and written as the grammar library accepts them."""
 
 from __future__ import annotations
 

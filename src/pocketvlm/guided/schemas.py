@@ -1,4 +1,4 @@
-"""Rewrites a JSON schema for the grammar library: plain, closed, and without branches that nothing satisfies.
+"""A JSON schema is rewritten for the grammar library: plain, closed, without branches that nothing satisfies.
 
 The result allows nothing that the original forbids:
 

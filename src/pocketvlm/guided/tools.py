@@ -1,4 +1,4 @@
-"""Grammar of tool calls in the checkpoint's own form (chat_template.jinja), arguments by each parameter's schema.
+"""The grammar of tool calls follows the chat template and each parameter's schema.
 
     <tool_call>
     <function=NAME>

@@ -1,4 +1,4 @@
-"""Tries a grammar in a process of its own, so that a hostile one can neither hang, crash nor fill the server.
+"""A grammar is compiled in a helper process first, so that a hostile one cannot hang or crash the server.
 
 The grammar library has limits, but not on everything: a long chain of references overflows its stack, products of
 `multipleOf` run for minutes, nested repetitions take hundreds of megabytes. Here that costs the helper process its

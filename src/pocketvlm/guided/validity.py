@@ -1,4 +1,4 @@
-"""Whether a JSON value is valid under a schema, with a third answer for what only the grammar library can tell."""
+"""`valid` says whether a JSON value satisfies a schema, or that only the grammar library can tell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tool's parameter may be, out of its JSON schema: raw texts, or JSON under a schema."""
+"""The schema of a tool's parameter decides whether its value is raw text or JSON."""
 
 from __future__ import annotations
 

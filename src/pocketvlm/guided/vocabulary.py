@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer in the form of the grammar library: the bytes of every id, control tokens kept apart."""
+"""The tokenizer is converted for the grammar library: the bytes of each id, with control tokens apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network, written once over the operations of a backend."""
+"""The network is written once over the operations of a backend."""
 
 from pocketvlm.model.minicpmv import MiniCPMV, expected_tensors
 

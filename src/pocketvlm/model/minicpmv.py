@@ -1,4 +1,4 @@
-"""MiniCPM-V 4.6: image features spliced into the embeddings of the language model (facts 3.9)."""
+"""`MiniCPMV` joins vision tower and language model: features replace placeholder embeddings (docs/model.md 3.9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hybrid language model: Gated DeltaNet and gated attention layers over a ragged batch (facts 3.1-3.5)."""
+"""The language model runs Gated DeltaNet and attention layers over a ragged batch (docs/model.md 3.1-3.5)."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def keep_slot(ops: Ops, state: DeltaState, slot: int, copies: Iterator[Array]) -
 
 
 def full_attention(ops: Ops, w: FullAttention, c: TextConfig, x: Array, batch: Batch, state: AttentionState) -> Array:
-    """Gated softmax attention up to o_proj's input: [T, hidden] -> [T, heads * head_dim] (facts 3.3)."""
+    """Gated softmax attention up to o_proj's input: [T, hidden] -> [T, heads * head_dim] (docs/model.md 3.3)."""
     query_gate, key, value = ops.linears(x, (w.q_proj, w.k_proj, w.v_proj))
     query, gate = ops.attention_inputs(
         query_gate,
@@ -91,7 +91,7 @@ def full_attention(ops: Ops, w: FullAttention, c: TextConfig, x: Array, batch: B
 
 
 def linear_attention(ops: Ops, w: LinearAttention, c: TextConfig, x: Array, turns: Turns, state: DeltaState) -> Array:
-    """Gated DeltaNet up to out_proj's input: [T, hidden] -> [T, value_dim] (facts 3.5)."""
+    """Gated DeltaNet up to out_proj's input: [T, hidden] -> [T, value_dim] (docs/model.md 3.5)."""
     qkv, z, b, a = ops.linears(x, (w.in_proj_qkv, w.in_proj_z, w.in_proj_b, w.in_proj_a))
     parts = []
     for rows, batch in turns:
@@ -118,7 +118,7 @@ def linear_attention(ops: Ops, w: LinearAttention, c: TextConfig, x: Array, turn
 def decoder_layer(
     ops: Ops, w: DecoderLayer, c: TextConfig, x: Array, batch: Batch, turns: Turns, state: LayerState
 ) -> Array:
-    """x + Mixer(norm(x)), then + MLP(norm(.)): [T, hidden] -> [T, hidden] (facts 3.2). turns: of the batch."""
+    """x + Mixer(norm(x)), then + MLP(norm(.)): [T, hidden] -> [T, hidden] (docs/model.md 3.2). turns: of the batch."""
     normed = ops.rms_norm(x, w.input_layernorm, c.rms_norm_eps)
     if isinstance(w.mixer, FullAttention):
         assert isinstance(state, AttentionState)

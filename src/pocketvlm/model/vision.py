@@ -1,4 +1,4 @@
-"""The vision tower, its in-tower 2x2 merger and the final merger, over all views of a request (facts 3.6-3.8)."""
+"""The vision tower and its two mergers turn patches of views into features (docs/model.md 3.6-3.8)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def final_merger(ops: Ops, rounds: tuple[MergerMLP, ...], x: Array, sizes: Ints)
 
 
 def position_ids(rows: int, cols: int, side: int) -> Ints:
-    """Row of the position table for each patch of a rows x cols view, row-major (facts 3.6.2)."""
+    """Row of the position table for each patch of a rows x cols view, row-major (docs/model.md 3.6.2)."""
     row = np.arange(rows, dtype=np.int64) * side // rows
     col = np.arange(cols, dtype=np.int64) * side // cols
     return (row[:, None] * side + col[None, :]).astype(np.int32).ravel()

@@ -1,4 +1,4 @@
-"""Weights of the network as named records of backend handles, and the tensor names a checkpoint must hold (facts 2)."""
+"""The network's weights are records of backend handles, built from the tensors of docs/model.md 2."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class FullAttention:
-    """Gated softmax attention (facts 3.3)."""
+    """Gated softmax attention (docs/model.md 3.3)."""
 
     q_proj: Weight
     k_proj: Weight
@@ -45,7 +45,7 @@ class FullAttention:
 
 @dataclass(frozen=True, slots=True)
 class LinearAttention:
-    """Gated DeltaNet (facts 3.5)."""
+    """Gated DeltaNet (docs/model.md 3.5)."""
 
     in_proj_qkv: Weight
     in_proj_z: Weight
@@ -60,7 +60,7 @@ class LinearAttention:
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """One layer of the language model (facts 3.2)."""
+    """One layer of the language model (docs/model.md 3.2)."""
 
     input_layernorm: Array
     mixer: FullAttention | LinearAttention
@@ -82,7 +82,7 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class VisionLayer:
-    """One encoder layer of the vision tower (facts 3.6)."""
+    """One encoder layer of the vision tower (docs/model.md 3.6)."""
 
     layer_norm1: Norm
     attention: Attention
@@ -93,7 +93,7 @@ class VisionLayer:
 
 @dataclass(frozen=True, slots=True)
 class WindowMerger:
-    """The in-tower merger of 2x2 windows (facts 3.7)."""
+    """The in-tower merger of 2x2 windows (docs/model.md 3.7)."""
 
     layer_norm1: Norm
     attention: Attention
@@ -104,7 +104,7 @@ class WindowMerger:
 
 @dataclass(frozen=True, slots=True)
 class MergerMLP:
-    """One round of the final merger (facts 3.8)."""
+    """One round of the final merger (docs/model.md 3.8)."""
 
     pre_norm: Norm
     linear_1: Linear

@@ -1,4 +1,4 @@
-"""From the text of an answer to what it says: reasoning, text and calls; where it stops; whether it runs away.
+"""Parsers read the text of an answer: reasoning, text, tool calls, stop strings, endless repetition.
 
 Everything here reads a stream and gives the same at any split of it. Names load on first use.
 """

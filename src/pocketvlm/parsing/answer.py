@@ -1,4 +1,4 @@
-r"""Takes an answer apart as it streams: reasoning, text, and calls in the checkpoint's own form (facts 6).
+r"""`AnswerParser` splits a streamed answer into reasoning, text and tool calls (docs/model.md 6).
 
     <think>\n reasoning \n</think>\n\n text \n\n<tool_call>\n<function=NAME>\n<parameter=NAME>\nvalue\n</parameter>\n
     </function>\n</tool_call>

@@ -1,4 +1,4 @@
-"""The inside of one call, `<parameter=NAME>` value `</parameter>` ... `</function>`, as pieces of a JSON object.
+"""The parameters of one tool call are parsed into parts of a JSON object while they stream.
 
 One line break after the opening tag and one before the closing tag belong to the form. A value may hold tags itself:
 

@@ -1,4 +1,4 @@
-"""What an answer is made of, in the order in which it becomes known: text, reasoning, and calls of tools."""
+"""Deltas are the parts of an answer in the order in which they become known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Turns the two characters `\n` that the model sometimes writes into real newlines (facts 7), whole or streamed.
+r"""The normalizer turns a written-out `\n` of the model into a real line break (docs/model.md 7).
 
 Converted, each to one newline: `\r\n`, `\n` and `\r` written out with backslashes. Left alone:
 

@@ -1,4 +1,4 @@
-"""Notices an answer that repeats the same block of tokens without end."""
+"""The runaway guard notices an answer that repeats one block of tokens without end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which JSON types the parameters of a tool may have, read from its JSON schema.
+"""The JSON types of a tool's parameters are read from its schema.
 
 Only what decides how a written value is read: `type` (one or several), `enum`, `const`, `anyOf`, `oneOf`, `allOf`,
 `$ref` inside the schema, `nullable`, and keywords that belong to one type. Values are not validated.

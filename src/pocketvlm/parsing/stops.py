@@ -1,4 +1,4 @@
-"""Stop strings over a text stream: text is held back only while it may still become a stop string."""
+"""Stop strings are matched on a stream; text is held back only while it may become a stop string."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text that arrives in pieces, read with look-ahead: a question whose answer has not arrived yet raises NeedMore.
+"""The tape reads streamed text with look-ahead and raises `NeedMore` where the next text is missing.
 
 A reader remembers where it stood, asks, and goes back there on NeedMore to ask again when more has come. So what it
 finds never depends on where the stream was cut.

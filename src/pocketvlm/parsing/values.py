@@ -1,4 +1,4 @@
-"""The text of a parameter as JSON: typed by its schema, and never an error.
+"""The text of a tool's parameter is converted to JSON by its schema, without errors.
 
 - Where text is the only type, the value is the text as it stands, quotes and blanks included.
 - Otherwise it is read as JSON, or as Python writes the same ('...', True, None, a comma at the end). A value of an

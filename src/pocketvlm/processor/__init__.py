@@ -1,4 +1,4 @@
-"""From messages and pictures to token ids and patches: everything that happens before the model runs.
+"""The processor turns messages and media into token ids and patches before the model runs.
 
 `Processor` turns a conversation into a `Prompt`; the other names are its parts, usable alone. Names load on first use,
 so that importing this package loads neither Pillow nor tokenizers.

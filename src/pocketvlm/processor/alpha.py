@@ -1,4 +1,4 @@
-"""Transparency: pixels become RGB or RGBA, and RGBA becomes RGB over white.
+"""Transparency is removed here: RGBA pixels become RGB, over white unless asked otherwise.
 
 One formula for every input: level = colour * alpha / 255 + (255 - alpha), rounded to the nearest whole number. There
 are no ties, as 255 is odd. It is what Pillow's `alpha_composite` computes, and what float64 arithmetic rounds to.

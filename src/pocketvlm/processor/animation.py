@@ -1,4 +1,4 @@
-"""Animated WebP files, which FFmpeg does not read: frames by Pillow, times from the file's own chunks."""
+"""Animated WebP files are read with Pillow, because FFmpeg does not read them."""
 
 from __future__ import annotations
 

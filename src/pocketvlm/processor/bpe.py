@@ -1,4 +1,4 @@
-"""Text to ids by byte-level BPE: the library splits the text into words, merges are looked up in a `Vocabulary`.
+"""Byte-level BPE encodes text: the tokenizers library splits it into words, a `Vocabulary` gives the merges.
 
 The tokenizers library would do all of it, but takes half a second to build its own tables of a large vocabulary.
 """

@@ -1,4 +1,4 @@
-"""The checkpoint's own chat template: Jinja in a sandbox, set up as transformers sets it up (facts 6)."""
+"""The checkpoint's chat template runs in a Jinja sandbox as in transformers (docs/model.md 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A video as pictures that are made when they are due, on a thread ahead of vision: decoded, joined, resized and cut.
+"""A clip decodes, composes, resizes and cuts the frames of a video on a thread, ahead of vision.
 
 Sizes and token counts are known from the first frame, so a prompt is ready before anything else is decoded. Of a clip
 of any length a few pictures are in memory: those that were just asked for, and `AHEAD` behind them.
@@ -175,7 +175,7 @@ class Clip:
         return Unit(frames, width, height, plan_layout(width, height, self.options.image))
 
     def _compose(self, images: Sequence[Image]) -> Image:
-        """Several frames on a black canvas, row by row (facts 4.6); one frame as it is."""
+        """Several frames on a black canvas, row by row (docs/model.md 4.6); one frame as it is."""
         import PIL.Image
 
         for image in images:

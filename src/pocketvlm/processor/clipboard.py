@@ -1,4 +1,4 @@
-"""The picture that was copied last, from the desktop's clipboard."""
+"""`clipboard()` reads a picture from the desktop's clipboard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Video files through PyAV (FFmpeg's libraries): opened within the limits, and read from the first key frame on.
+"""Video files are opened through PyAV within limits and read from the first key frame.
 
 Files open only as one of `FORMATS`: playlists and other formats that name further files or addresses are none of them.
 """

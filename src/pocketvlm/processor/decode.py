@@ -1,4 +1,4 @@
-"""An encoded picture becomes an upright Pillow image, RGB or RGBA: formats, limits, metadata, modes."""
+"""`decode` turns the bytes of a picture into an upright Pillow image, RGB or RGBA."""
 
 from __future__ import annotations
 

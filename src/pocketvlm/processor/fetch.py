@@ -1,4 +1,4 @@
-"""Fetching a picture or a video over http(s) with the standard library, bounded in time, size and redirects.
+"""Media are fetched over http(s), bounded in time, size and redirects.
 
 Every address that this machine can reach is fetched, inner networks included: a service that takes URLs from strangers
 switches MediaLimits.remote off and fetches by its own rules.

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes: pictures that are read, pictures that are not, videos, PDF files, and others."""
+"""The first bytes of a file say what it is: a picture, a video, a PDF file, or a format that is not read."""
 
 from __future__ import annotations
 

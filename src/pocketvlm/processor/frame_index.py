@@ -1,4 +1,4 @@
-"""The index of a video file: number, times and key frames of all its frames, without decoding more than the first.
+"""The index of a video gives the number, times and key frames of its frames; only the first is decoded.
 
 Frame i is the i-th that a decoder gives which begins at the file's first key frame, whatever times the frames carry.
 """

@@ -1,4 +1,4 @@
-"""Single frames of a video file, exactly: decoded on from the last one, or from the last key frame before them."""
+"""The frame reader returns single frames exactly, from the last one or the last key frame before them."""
 
 from __future__ import annotations
 

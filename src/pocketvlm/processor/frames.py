@@ -1,4 +1,4 @@
-"""Where the frames of a video come from: a file, an animation, a folder, a list of images, or an array."""
+"""`open_frames` gives access to the frames of a file, an animation, a folder, a list or an array."""
 
 from __future__ import annotations
 

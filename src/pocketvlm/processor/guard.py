@@ -1,4 +1,4 @@
-"""Keeps control tokens out of text that users wrote, while a chat template still sees that text (facts 8.14).
+"""The guard keeps control tokens out of text that users wrote (docs/model.md 8.14).
 
 A template puts user text and its own control tokens into one string. To tell them apart afterwards, every spelling of a
 control token in a user's string gets a mark character next to it before rendering; after rendering, a spelling with a

@@ -1,4 +1,4 @@
-"""Pixels to patches: resize, slice, normalise and flatten, bit-equal to the reference's PIL path (facts 4.2, 4.3)."""
+"""Pictures are resized, sliced and cut into patches with the reference's exact values (docs/model.md 4.2, 4.3)."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _resized(image: Image, size: tuple[int, int]) -> NDArray[np.uint8]:
 def prepare_image(
     image: Image, options: ImageOptions | None = None, config: ProcessorConfig | None = None
 ) -> tuple[Patches, ...]:
-    """Views of an RGB image: the overview, then the slices row by row (facts 4.2, 4.3).
+    """Views of an RGB image: the overview, then the slices row by row (docs/model.md 4.2, 4.3).
 
     Overview and slices are both resized from the original pixels with Pillow's bicubic filter. Values are bit-equal to
     those of transformers' MiniCPMV4_6ImageProcessorPil. Raises ValueError for an image that is not RGB.
@@ -116,7 +116,7 @@ def prepare_image(
 
 
 def pack_pixel_values(views: Sequence[View | Patches]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """The reference's own arrays, for comparison (facts 3.6, 4.3).
+    """The reference's own arrays, for comparison (docs/model.md 3.6, 4.3).
 
     Returns pixel_values float32 [1, 3, patch, patch * patches of all views] and target_sizes int32 [views, 2] in
     patches (rows, columns).

@@ -1,4 +1,4 @@
-"""Pictures that were cut to views, kept while a conversation goes on: its next question does not cut them again."""
+"""The views of a conversation's pictures are cached, so that a second question does not cut them again."""
 
 from __future__ import annotations
 

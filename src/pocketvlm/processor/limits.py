@@ -1,4 +1,4 @@
-"""Limits on pictures and videos that come from outside."""
+"""`MediaLimits` bounds pictures and videos that come from outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures from paths, URLs, data URIs, bytes, Pillow and NumPy: fetched, decoded and made RGB (facts 4.1).
+"""`load_image` reads a picture from a path, URL, data URI, bytes, Pillow or NumPy (docs/model.md 4.1).
 
 | input | orientation tag | transparency, alpha="white" | alpha="reference", as transformers does it |
 |---|---|---|---|

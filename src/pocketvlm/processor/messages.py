@@ -1,4 +1,4 @@
-"""OpenAI-style messages: checked, brought into the form that chat templates read, media taken out in order."""
+"""OpenAI-style messages are checked and converted for chat templates; media are collected in order."""
 
 from __future__ import annotations
 

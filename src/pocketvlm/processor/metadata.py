@@ -1,4 +1,4 @@
-"""Metadata of pictures: the orientation tag, and metadata that keeps a decoder from the pixels."""
+"""The metadata of a picture gives its orientation; metadata that stops a decoder is removed."""
 
 from __future__ import annotations
 

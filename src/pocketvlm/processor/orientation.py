@@ -1,4 +1,4 @@
-"""The orientation in which a frame is shown: its display matrix, as one of eight mirrorings and rotations."""
+"""The display matrix of a frame is reduced to one of eight orientations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of PDF files as pictures, with pypdfium2 (the extra `pdf`)."""
+"""Pages of PDF files are rendered as pictures with pypdfium2 (extra `pdf`)."""
 
 from __future__ import annotations
 

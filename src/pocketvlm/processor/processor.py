@@ -1,4 +1,4 @@
-"""A conversation becomes a prompt: template, token ids, and the views of its media at their places (facts 4.4, 6)."""
+"""`Processor` turns a conversation into a `Prompt`: ids and views at their places (docs/model.md 4.4, 6)."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ class Processor:
     def _assemble(
         self, pieces: list[Piece], images: list[Picture], clips: list[Clip], media: MediaReader, started: float
     ) -> Prompt:
-        """Ids of all pieces, each placeholder replaced by its block (facts 4.4, 4.6), and what belongs to them."""
+        """A prompt of all pieces, each placeholder replaced by its block (docs/model.md 4.4, 4.6)."""
         ids: list[int] = []
         views: list[View | PendingView] = []
         seen: list[ImageInfo] = []

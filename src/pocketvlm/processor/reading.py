@@ -1,4 +1,4 @@
-"""The media of a conversation under its limits: images decoded and cut, videos opened; and how long that took."""
+"""`MediaReader` loads the media of one conversation under its limits and measures the time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which frames of a video are looked at, and which of them share one picture (facts 4.6): indices, no pixels."""
+"""The sampling rule chooses frames of a video and groups them into pictures (docs/model.md 4.6)."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def units(total: int, fps: float, seconds: float, maximum: int, stack: int = 1) 
 def plan_pictures(
     width: int, height: int, pictures: Sequence[tuple[int, ...]], options: ImageOptions
 ) -> list[ImageInfo]:
-    """What each picture of a video with frames of width x height will cost (facts 4.6), without any pixel."""
+    """What each picture of a video with frames of width x height will cost (docs/model.md 4.6), without any pixel."""
     plain = replace(options, use_image_id=False)
     return [
         plan_image(*canvas_size(canvas_grid(len(frames), width, height), width, height), plain) for frames in pictures

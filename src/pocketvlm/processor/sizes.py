@@ -1,4 +1,4 @@
-"""Image sizes, grids and token counts: the size rules of the reference, without any pixel (facts 4.2, 4.4)."""
+"""The size rules give view sizes, grids and token counts of a picture without any pixel (docs/model.md 4.2, 4.4)."""
 
 from __future__ import annotations
 
@@ -105,12 +105,12 @@ class Layout:
 
 
 def nearest_multiple(length: float, divisor: int) -> int:
-    """The multiple of `divisor` nearest to `length`, halves to the even multiple, at least one (facts 4.2)."""
+    """The multiple of `divisor` nearest to `length`, halves to the even multiple, at least one (docs/model.md 4.2)."""
     return max(round(length / divisor) * divisor, divisor)
 
 
 def fit(height: float, width: float, options: ImageOptions, upscale: bool) -> tuple[int, int]:
-    """Size of a view of an image part of height x width (facts 4.2: best_resize)."""
+    """Size of a view of an image part of height x width (docs/model.md 4.2: best_resize)."""
     area = options.scale_resolution * options.scale_resolution
     if height * width > area or upscale:
         ratio = width / height
@@ -121,7 +121,7 @@ def fit(height: float, width: float, options: ImageOptions, upscale: bool) -> tu
 
 
 def choose_grid(height: int, width: int, max_slice_nums: int, scale_resolution: int) -> tuple[int, int] | None:
-    """(rows, columns) of the slices, or None when the image stays whole (facts 4.2: grid)."""
+    """(rows, columns) of the slices, or None when the image stays whole (docs/model.md 4.2: grid)."""
     wanted = min(math.ceil(width * height / (scale_resolution * scale_resolution)), max_slice_nums)
     if wanted <= 1:
         return None
@@ -140,7 +140,7 @@ def choose_grid(height: int, width: int, max_slice_nums: int, scale_resolution: 
 
 
 def plan_layout(width: int, height: int, options: ImageOptions) -> Layout:
-    """Sizes of all views of an image of width x height pixels (facts 4.2)."""
+    """Sizes of all views of an image of width x height pixels (docs/model.md 4.2)."""
     grid = None
     if options.slice_mode:
         grid = choose_grid(height, width, options.max_slice_nums, options.scale_resolution)
@@ -153,7 +153,7 @@ def plan_layout(width: int, height: int, options: ImageOptions) -> Layout:
 
 
 def view_tokens(size: tuple[int, int], options: ImageOptions) -> int:
-    """Number of tokens of a view of (height, width) pixels: one per merged square of patches (facts 4.4)."""
+    """Number of tokens of a view of (height, width) pixels: one per merged square of patches (docs/model.md 4.4)."""
     return (size[0] // options.unit) * (size[1] // options.unit)
 
 
@@ -175,7 +175,7 @@ def describe(width: int, height: int, layout: Layout, options: ImageOptions, tok
 
 
 def plan_image(width: int, height: int, options: ImageOptions | None = None, index: int = 0) -> ImageInfo:
-    """What an image of width x height pixels will cost, without looking at any pixel (facts 4.2, 4.4, 4.5).
+    """What an image of width x height pixels will cost, without looking at any pixel (docs/model.md 4.2, 4.4, 4.5).
 
     index: number of the image in the conversation, which decides the digits of its id tag. ImageInfo.tokens counts
     placeholders, two markers per view, the newline after each row of slices but the last, and the id tag.

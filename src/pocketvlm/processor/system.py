@@ -1,4 +1,4 @@
-"""Brings system messages into the places where a chat template takes them."""
+"""System messages are moved to where the chat template accepts them."""
 
 from __future__ import annotations
 

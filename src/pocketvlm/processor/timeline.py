@@ -1,4 +1,4 @@
-"""Frames by time: the frame on the screen at second t is the last one that appeared at or before t.
+"""A timeline finds the frame on the screen at second t: the last one that appeared at or before t.
 
 Used where `start`, `end` or `fps` is given. Without them the reference's rule holds (`sampling.py`), which computes
 frame numbers from the average rate. Of a constant rate both choose the same frames.

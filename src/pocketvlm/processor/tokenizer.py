@@ -1,4 +1,4 @@
-"""The byte-level BPE tokenizer of a checkpoint, with control tokens kept apart from ordinary text (facts 5)."""
+"""The tokenizer of a checkpoint encodes text and keeps control tokens apart from it (docs/model.md 5)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pocketvlm.processor.vocabulary import Vocabulary, load, token_bytes
 if TYPE_CHECKING:
     from pocketvlm.backends.ops import Place
 
-# Names of facts 5, used where tokenizer_config.json does not say otherwise.
+# Names of docs/model.md 5, used where tokenizer_config.json does not say otherwise.
 _SPELLINGS = {
     "image_token": "<|image_pad|>",
     "video_token": "<|video_pad|>",
@@ -85,7 +85,7 @@ class Tokenizer:
         return cls(load(Path(path), place), config, where=str(path))
 
     def spelling(self, name: str) -> str:
-        """Spelling of a named token ("image_token", "eos_token", ...) from the configuration, else facts 5.
+        """Spelling of a named token ("image_token", "eos_token", ...) from the configuration, else docs/model.md 5.
 
         Raises CheckpointError when neither names one.
         """

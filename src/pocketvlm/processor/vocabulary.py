@@ -1,4 +1,4 @@
-"""The vocabulary of a byte-level BPE tokenizer in flat arrays: out of tokenizer.json, or mapped from a packed file."""
+"""The vocabulary of a tokenizer is a few sorted arrays, built from tokenizer.json or mapped from the cache."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The HTTP server: OpenAI's, Anthropic's and Ollama's interfaces over one engine. `serve()` runs it."""
+"""The HTTP server offers the interfaces of OpenAI, Anthropic and Ollama over one engine."""

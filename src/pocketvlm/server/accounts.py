@@ -1,4 +1,4 @@
-"""What an answer cost: token counts and seconds, in the form that OpenAI's clients read, and for the log."""
+"""The usage of an answer is its token counts and times, for clients and for the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which network addresses a server may fetch from on behalf of strangers: public unicast ones, nothing else."""
+"""The server fetches media only from public network addresses; this module recognizes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many sequences may be under way: those that run and a bounded queue; others are told to come back."""
+"""Admission bounds the sequences that run or wait; others get 429."""
 
 from __future__ import annotations
 

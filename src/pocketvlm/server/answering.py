@@ -1,4 +1,4 @@
-"""An answer as it comes: token events of one sequence become text, reasoning, calls, counts and an end."""
+"""The token events of one sequence become text, reasoning, tool calls, counts and a finish reason."""
 
 from __future__ import annotations
 

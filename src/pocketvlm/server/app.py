@@ -1,4 +1,4 @@
-"""Builds the application: routes, error answers, the gate around them, and what happens at start and end."""
+"""`create_app` assembles the application: routes, error handlers, middleware, start and shutdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One question in the form that all interfaces are turned into before anything is done about it."""
+"""A `Question` is a request of any interface in one form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the routes of a server share: model, engine, limits, stores; and the way from a question to a run."""
+"""The context holds what routes share, and takes a question from media to a running request."""
 
 from __future__ import annotations
 

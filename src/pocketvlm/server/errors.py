@@ -1,4 +1,4 @@
-"""Failures as HTTP answers: one exception, and its body in the shape of whichever interface was called."""
+"""`ApiError` becomes an HTTP error in the form of the interface that was called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetches media that requests name by URL: resolve, check, connect to the checked address; again at each redirect.
+"""The server fetches media from URLs, checks every address before it connects, and repeats this at each redirect.
 
 Proxies of the environment are not used: a proxy would resolve the name again, and its answer may be another one.
 """

@@ -1,4 +1,4 @@
-"""Which request fields are refused and which are accepted and reported as ignored: one rule for all interfaces."""
+"""One rule for all interfaces says which request fields are refused and which are reported as ignored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uploaded files: kept for some hours in a directory of this process, named by ids that cannot be guessed."""
+"""Uploaded files are stored for some hours under ids that cannot be guessed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate before all routes: ids, hosts, origins, keys, sizes and times of bodies, and one log line behind each."""
+"""The middleware checks ids, hosts, origins, keys, sizes and times before any route, and logs each request."""
 
 from __future__ import annotations
 

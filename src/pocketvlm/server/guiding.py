@@ -1,4 +1,4 @@
-"""Guided output: which grammar a question asks for, and where in the answer it begins to hold."""
+"""The grammar of a question is chosen here, with the position in the answer from which it applies."""
 
 from __future__ import annotations
 

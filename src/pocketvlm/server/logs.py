@@ -1,4 +1,4 @@
-"""One line of JSON for each request: who, what, how long, how it ended; never what was said."""
+"""The log has one line of JSON for each request, without prompts or answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Media of a conversation: what requests name by URL, file or id becomes data in place, before anything is decoded."""
+"""Media that a request names by URL, file or id are replaced by their data before decoding."""
 
 from __future__ import annotations
 

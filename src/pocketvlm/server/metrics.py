@@ -1,4 +1,4 @@
-"""Prometheus metrics: counted as requests end, read from the engine when asked for."""
+"""Prometheus metrics count finished requests and read the engine's counters."""
 
 from __future__ import annotations
 

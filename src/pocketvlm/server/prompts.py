@@ -1,4 +1,4 @@
-"""Prompts that are token ids: raw ones, and those that continue an earlier conversation."""
+"""Prompts of token ids are built here: raw ones, and continuations of an earlier conversation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP on the wire: uvicorn's protocol with limits on how large headers may be and how long they may take."""
+"""uvicorn's HTTP protocol gets limits on header size and time, and a direct write for streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How answers leave: streamed as they come, or whole; in both cases the request ends when its client goes away."""
+"""Answers are sent as a stream or whole; the request ends when its client disconnects."""
 
 from __future__ import annotations
 

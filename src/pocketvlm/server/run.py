@@ -1,4 +1,4 @@
-"""Runs a server: the address is taken first, then the model is loaded, then requests are answered until a signal."""
+"""`serve` binds the address, loads the model, and answers requests until a signal."""
 
 from __future__ import annotations
 

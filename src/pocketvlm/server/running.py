@@ -1,4 +1,4 @@
-"""A running request: its sequences in the engine, their events brought to the event loop, their end in any case."""
+"""A `Run` holds the sequences of one HTTP request and brings their events to the event loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server is told: limits, timeouts, keys, names; checked at once, with the flag's name in every complaint."""
+"""`Settings` holds the server's limits, timeouts, keys and names and checks them at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backend of the base install: C++ kernels on NumPy arrays; weights as codes or as stored."""
+"""The `native` backend runs C++ kernels on NumPy arrays, with quantized weights or weights as stored."""
 
 from __future__ import annotations
 

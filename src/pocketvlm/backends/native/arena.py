@@ -1,4 +1,4 @@
-"""Memory of recorded operations: kept as long as they may run again, shared by what does not live at the same time."""
+"""The arena reuses the output arrays of captured operations for results that are not alive at the same time."""
 
 from __future__ import annotations
 

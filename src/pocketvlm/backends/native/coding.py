@@ -1,4 +1,4 @@
-"""Matrices of 4- and 8-bit codes: which tensors get them, and how they are packed for the kernels."""
+"""Matrices are quantized to 4 or 8 bits here, and packed into the tiles that the kernels read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many threads this process should use."""
+"""`default_threads` counts the physical cores that this process may use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operations of `pocketvlm.backends.ops`: each allocates its output and calls the kernel, which checks the rest."""
+"""`NativeOps` implements `backends/ops.py`: each operation allocates its output and calls a checked kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Coded weights in a packed file: mapped, checked when it is opened, shared by processes."""
+"""Quantized matrices are written to a packed file, which later processes map and share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory for what lives long: arrays side by side in large blocks, which the system backs with large pages.
+"""Long-lived arrays share large memory blocks, because the system backs those with large pages.
 
 An array of 2 MB of its own gets small pages, and every product or state then waits for their look-up.
 """

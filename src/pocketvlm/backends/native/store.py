@@ -1,4 +1,4 @@
-"""Where the codes of a network come from while it is built: out of a packed file, or encoded anew and kept in one."""
+"""The store loads the quantized weights of a network from the cache, or quantizes them and writes the cache file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plain reference backend: every operation in a few lines of PyTorch, on the CPU or a CUDA device."""
+"""The `torch` backend is the reference: it states every operation in a few lines of PyTorch, on CPU or CUDA."""
 
 from __future__ import annotations
 

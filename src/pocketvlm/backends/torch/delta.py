@@ -1,4 +1,4 @@
-"""The gated delta rule twice: token by token, and chunk by chunk with matrix products (facts 3.5)."""
+"""The gated delta rule is computed token by token and in chunks with matrix products (docs/model.md 3.5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operations in plain PyTorch: the statement of what every faster backend must compute."""
+"""`TorchOps` defines what every faster backend must compute."""
 
 from __future__ import annotations
 
@@ -245,12 +245,12 @@ class TorchOps:
 
 
 def unit(x: Tensor) -> Tensor:
-    """x / |x| over the last axis, with 1e-6 inside the root (facts 3.5.3)."""
+    """x / |x| over the last axis, with 1e-6 inside the root (docs/model.md 3.5.3)."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
 
 
 def rotate(x: Tensor, angle: Tensor) -> Tensor:
-    """Rotate the first 2 * angle.shape[-1] dims of x [T, heads, d] by angle [T, 1, n] (facts 3.3)."""
+    """Rotate the first 2 * angle.shape[-1] dims of x [T, heads, d] by angle [T, 1, n] (docs/model.md 3.3)."""
     n = angle.shape[-1]
     first, second, rest = x[..., :n], x[..., n : 2 * n], x[..., 2 * n :]
     cos, sin = angle.cos(), angle.sin()

@@ -1,1 +1,1 @@
-"""A load generator for any OpenAI-compatible address, with figures under the names that vLLM uses."""
+"""The load generator sends requests to any OpenAI-compatible server and reports figures under vLLM's names."""

@@ -1,4 +1,4 @@
-"""Figures of a run under the names that `vllm bench serve` writes, so that what reads its files reads ours."""
+"""The figures of a run are computed under the names that `vllm bench serve` writes."""
 
 from __future__ import annotations
 

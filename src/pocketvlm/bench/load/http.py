@@ -1,4 +1,4 @@
-"""A light HTTP/1.1 client for streams: bodies are kept as they came, with the time of each part, and read later.
+"""A light HTTP/1.1 client stores the bytes of a stream with their times; they are parsed after the run.
 
 Reading a stream while it runs would take processor time from a server on the same machine.
 """

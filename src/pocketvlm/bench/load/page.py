@@ -1,4 +1,4 @@
-"""Figures of a run, or of a sweep, as a table in plain text."""
+"""The figures of a run or a sweep are printed as a text table."""
 
 from __future__ import annotations
 

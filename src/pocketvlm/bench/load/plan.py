@@ -1,4 +1,4 @@
-"""What is to be sent and what is to be said about it, checked before anything is sent."""
+"""A plan says which requests a run sends; it is checked before anything is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep as a picture: throughput and times over the number of requests at a time."""
+"""A sweep is drawn as a picture: throughput and latency over the number of concurrent requests."""
 
 from __future__ import annotations
 

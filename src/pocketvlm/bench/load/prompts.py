@@ -1,4 +1,4 @@
-"""Random prompts of known length: words whose cost in tokens the server itself has told, and random pictures."""
+"""Prompts for load tests are random words of a known token count, and random pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An answer's bytes and their times -> what a client saw: first token, gaps, counts, text, or why it failed."""
+"""The stored bytes of an answer are parsed into token times, counts and text, or the reason of a failure."""
 
 from __future__ import annotations
 

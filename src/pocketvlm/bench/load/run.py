@@ -1,4 +1,4 @@
-"""Sends requests as a plan says and keeps what came: warm-up, one run for each concurrency, and their figures."""
+"""A run warms the server up, sends the planned requests at each concurrency, and collects the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where results are kept: a file for each run under the names that vLLM uses, or one file for all."""
+"""Results are saved as one file for each run under vLLM's names, or as one file for all."""
 
 from __future__ import annotations
 

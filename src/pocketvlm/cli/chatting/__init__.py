@@ -1,1 +1,1 @@
-"""The chat at a terminal or in a pipe: lines in, answers out."""
+"""This package connects a chat session to a terminal or a pipe."""

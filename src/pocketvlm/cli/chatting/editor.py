@@ -1,4 +1,4 @@
-"""The line of a chat on a terminal: history, several lines, completion of commands and paths, with prompt_toolkit."""
+"""The line editor of a chat offers history, several lines and completion, with prompt_toolkit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chat's screen on a terminal: Markdown drawn while it comes, thinking folded, with rich."""
+"""The live screen renders Markdown while an answer streams and folds the reasoning, with rich."""
 
 from __future__ import annotations
 

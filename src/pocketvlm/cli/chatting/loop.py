@@ -1,4 +1,4 @@
-"""The loop of a chat: read a line, do what it says, show what comes of it."""
+"""The chat loop reads a line, runs it, and shows the result."""
 
 from __future__ import annotations
 

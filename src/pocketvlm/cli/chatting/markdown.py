@@ -1,4 +1,4 @@
-"""Markdown that is shown while it comes: whole blocks are done with, the last one is drawn again and again."""
+"""A streamed Markdown text is split into finished blocks and one open block, which is drawn again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines from whatever stdin is: a pipe, a file, or a terminal without line editing."""
+"""The plain reader takes lines from a pipe, a file, or a terminal without line editing."""
 
 from __future__ import annotations
 

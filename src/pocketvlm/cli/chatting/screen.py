@@ -1,4 +1,4 @@
-"""Where a chat writes: answers to stdout, everything else to stderr, as plain text that works anywhere."""
+"""The plain screen writes answers to stdout and everything else to stderr."""
 
 from __future__ import annotations
 

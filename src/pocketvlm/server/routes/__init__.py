@@ -1,1 +1,1 @@
-"""The routes of each interface: a request in, an answer in that interface's form out."""
+"""Each module of this package has the routes of one interface."""

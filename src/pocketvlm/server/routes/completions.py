@@ -1,4 +1,4 @@
-"""POST /v1/completions: text goes on, no chat template."""
+"""The route POST /v1/completions continues text without the chat template."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GET /docs: a page that shows the server's own description. It loads nothing from elsewhere."""
+"""The route GET /docs shows the server's API description and loads nothing from elsewhere."""
 
 from __future__ import annotations
 

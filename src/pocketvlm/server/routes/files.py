@@ -1,4 +1,4 @@
-"""/v1/files: upload an image or a video once, refer to it by its id."""
+"""The routes under /v1/files store an image or a video once under an id."""
 
 from __future__ import annotations
 

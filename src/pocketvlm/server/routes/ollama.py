@@ -1,4 +1,4 @@
-"""Ollama's interface to answers: /api/chat and /api/generate."""
+"""These routes serve Ollama's /api/chat and /api/generate."""
 
 from __future__ import annotations
 

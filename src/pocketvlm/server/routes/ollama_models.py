@@ -1,4 +1,4 @@
-"""Ollama's interface to what is served: /, /api/tags, /api/ps, /api/show, /api/version, /api/pull, and what is not."""
+"""These routes serve Ollama's model list, versions and pulls, and refuse what the server does not do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /v1/responses: OpenAI's newer interface, without storage."""
+"""The route POST /v1/responses serves OpenAI's newer interface without storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Health, version, models, metrics: what is asked about the server itself."""
+"""These routes report health, version, models and metrics."""
 
 from __future__ import annotations
 

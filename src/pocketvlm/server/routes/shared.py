@@ -1,4 +1,4 @@
-"""What routes share: the server's context, the request's record, JSON bodies of any size, the end of a stream."""
+"""Routes share the context, the request record, a JSON reader and the end of a stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize."""
+"""The routes POST /tokenize and /detokenize convert between text and ids."""
 
 from __future__ import annotations
 

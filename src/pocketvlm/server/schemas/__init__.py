@@ -1,1 +1,1 @@
-"""The requests of each interface: fields with their types, and how they become a Question."""
+"""Each module of this package has typed requests of one interface and turns them into a `Question`."""

@@ -1,4 +1,4 @@
-"""Anthropic's /v1/messages: its request."""
+"""`MessagesRequest` is the request of Anthropic's /v1/messages."""
 
 from __future__ import annotations
 

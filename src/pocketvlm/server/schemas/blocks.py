@@ -1,4 +1,4 @@
-"""Anthropic's turns and their blocks as messages, with the place of each in the request."""
+"""Anthropic's content blocks become messages; each knows its place in the request."""
 
 from __future__ import annotations
 

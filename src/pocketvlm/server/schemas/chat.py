@@ -1,4 +1,4 @@
-"""OpenAI's /v1/chat/completions and /v1/completions: their requests."""
+"""These are the requests of OpenAI's /v1/chat/completions and /v1/completions."""
 
 from __future__ import annotations
 

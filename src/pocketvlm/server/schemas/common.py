@@ -1,4 +1,4 @@
-"""What requests of several interfaces share: how their JSON is read, and the fields of sampling."""
+"""Requests of several interfaces share JSON rules and sampling fields."""
 
 from __future__ import annotations
 

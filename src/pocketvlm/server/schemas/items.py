@@ -1,4 +1,4 @@
-"""Items of OpenAI's /v1/responses as messages, with the place of each in the request."""
+"""Input items of OpenAI's /v1/responses become messages; each knows its place in the request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ollama's requests: /api/chat, /api/generate, /api/show, /api/pull."""
+"""These are the requests of Ollama's /api/chat, /api/generate, /api/show and /api/pull."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages of OpenAI's form as clients write them, in the form that the processor reads."""
+"""Content parts of OpenAI's form become the parts that the processor reads."""
 
 from __future__ import annotations
 

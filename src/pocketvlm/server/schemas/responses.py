@@ -1,4 +1,4 @@
-"""OpenAI's /v1/responses: its request. Nothing is stored."""
+"""This is the request of OpenAI's /v1/responses."""
 
 from __future__ import annotations
 

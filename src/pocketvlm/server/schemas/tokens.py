@@ -1,4 +1,4 @@
-"""Requests of /tokenize and /detokenize."""
+"""These are the requests of /tokenize and /detokenize."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions that a model may call, in the forms of the interfaces, and which of them it must."""
+"""Tools of all interfaces become one form, with the choice of which must be called."""
 
 from __future__ import annotations
 
