@@ -141,6 +141,21 @@ def test_what_is_possible_and_what_is_not(grammars: Grammars) -> None:
         assert taken(wrong) == []
 
 
+def test_functions_that_are_not_strict_are_free_where_no_call_is_required(grammars: Grammars) -> None:
+    odd = tool({"properties": {"u": {"type": "array", "uniqueItems": True}}})
+    strict = tool({"properties": {"n": {"type": "integer"}}, "required": ["n"]}, name="g")
+    strict["function"]["strict"] = True
+    calls = Calls([odd, strict])
+    for grammar in (grammars.tool_calls(calls, required=False), grammars.choice(["yes"], calls=calls)):
+        assert follows(grammar, call("f", u="[1, 1]"))
+        assert follows(grammar, call("f", other="x", u="3"))
+        assert follows(grammar, call("g", n="3"))
+        assert not follows(grammar, call("g", n="x"))
+        assert not follows(grammar, call("f", u="[1]") + "\n")
+    with pytest.raises(OptionError, match="uniqueItems"):
+        grammars.tool_calls(calls, required=True)
+
+
 def test_a_form_or_calls(grammars: Grammars) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     calls = Calls(TOOLS, parallel=False)

@@ -108,7 +108,7 @@ def test_a_union_with_a_discriminator(server: Running, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_with_tools_an_answer_is_a_call_or_has_the_form(server: Running, seed: int) -> None:
     schema = {"type": "object", "properties": {"kind": {"enum": ["a", "b"]}}, "required": ["kind"]}
-    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema, "strict": True}}
     body = server.chat("hello", tools=[tool], max_tokens=60, temperature=1.0, seed=seed, **form(schema)).json()
     message = body["choices"][0]["message"]
     calls = message.get("tool_calls", [])
@@ -126,6 +126,9 @@ def test_lines_where_a_request_allows_them(server: Running) -> None:
         assert all(json.loads(one) == dict.fromkeys("abcdef", 1) for one in texts)
     pattern = {"structured_outputs": {"json": schema, "whitespace_pattern": " ?"}}
     assert "\n" not in text(server.chat("hello", temperature=2.0, max_tokens=200, **pattern))
+    for blanks in ("", r"\t+"):
+        other = server.chat("hello", max_tokens=200, guided_whitespace_pattern=blanks, **form(schema))
+        assert other.headers["x-ignored-fields"] == "guided_whitespace_pattern"
     for blanks in ("(", "a{99999999999}", "(" * 3000 + ")" * 3000):
         refused = server.chat("hello", guided_whitespace_pattern=blanks, **form(schema))
         assert refused.status_code == 400
@@ -198,7 +201,8 @@ def test_other_interfaces(server: Running) -> None:
     ("fields", "says"),
     [
         ({"guided_regex": "("}, "regex"),
-        ({"guided_json": {"type": "wrong"}}, "wrong"),
+        ({"guided_json": {"type": "wrong"}}, "guided_json: json schema: "),
+        ({"tools": TOOLS, "tool_choice": {"type": "allowed_tools", "mode": "auto"}}, "tool_choice.tools: a list"),
         ({"guided_choice": []}, "choice"),
         (
             {"guided_json": {"properties": {"k": {"$ref": "#/$defs/E"}}, "$defs": {"E": {"$ref": "#/$defs/E"}}}},

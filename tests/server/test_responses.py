@@ -218,7 +218,8 @@ def test_lists_of_files_have_pages(server: Running) -> None:
 
 def test_models_with_a_slash_at_the_end(server: Running) -> None:
     assert server.client.get("/v1/models/").json() == server.client.get("/v1/models").json()
-    assert "not served" in server.client.get("/v1/models/x").json()["error"]["message"]
+    assert "use nano" in server.client.get("/v1/models/x").json()["error"]["message"]
+    assert server.client.get("/v1/models/nano:latest").json()["id"] == "nano:latest"
 
 
 def test_fields_that_sdks_read(server: Running) -> None:

@@ -164,12 +164,18 @@ class Grammars:
     def tool_calls(self, calls: Calls, *, required: bool, name: str | None = None, thinking: bool = False) -> Grammar:
         """Calls of tools as the chat template writes them; name: only that one, and it is required.
 
-        Without required, any text may come first or alone. Nothing comes after calls. See `tools.py` for what arguments
-        look like.
+        Without required, any text may come first or alone, and only calls of strict functions keep to their schemas.
+        Nothing comes after calls. See `tools.py` for what arguments look like.
         """
         return self._grammar(
             f"{required} {name} {self._request(calls)}",
-            lambda: tool_grammar(calls.tools, required=required, name=name, parallel=calls.parallel),
+            lambda: tool_grammar(
+                calls.tools,
+                required=required,
+                name=name,
+                parallel=calls.parallel,
+                strict_only=not required and name is None,
+            ),
             thinking,
             "tools",
         )
@@ -198,7 +204,7 @@ class Grammars:
                 return self._cache[key]
         written = write()
         if calls is not None and also:
-            written |= tool_grammar(calls.tools, required=True, name=None, parallel=calls.parallel)
+            written |= tool_grammar(calls.tools, required=True, parallel=calls.parallel, strict_only=True)
         grammar = self._compile(written, thinking, what)
         self._add(key, grammar)
         return grammar

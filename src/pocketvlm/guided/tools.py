@@ -31,6 +31,7 @@ from pocketvlm.guided.values import value_of
 TOOLS = 128
 PARAMETERS = 64  # bits of the number that says which ones were given
 CLOSE = "</parameter>"
+END = lark.literal("</function>")
 # A raw text that held these would read as more than one value, or as the end of the call.
 FORBIDDEN = (CLOSE, "<parameter=", "</function>", "</tool_call>")
 
@@ -61,8 +62,18 @@ class Written:
         return Written("one | other", rules, self.pieces + other.pieces)
 
 
-def tool_grammar(tools: Sequence[Mapping[str, Any]], *, required: bool, name: str | None, parallel: bool) -> Written:
-    """The rules of some tools and the parts for their parameters. Raises OptionError."""
+def tool_grammar(
+    tools: Sequence[Mapping[str, Any]],
+    *,
+    required: bool,
+    name: str | None = None,
+    parallel: bool = True,
+    strict_only: bool = False,
+) -> Written:
+    """The rules of some tools and the parts for their parameters. Raises OptionError.
+
+    strict_only: only functions with `strict: true` keep to their schemas; calls of others hold any text.
+    """
     functions = [_function(tool, index) for index, tool in enumerate(tools)]
     lark.dump([*tools], "tools", lark.SCHEMA_BYTES)
     if len(functions) > TOOLS:
@@ -79,14 +90,17 @@ def tool_grammar(tools: Sequence[Mapping[str, Any]], *, required: bool, name: st
     rules: list[str] = []
     pieces: list[Piece] = []
     for index, function in enumerate(functions):
-        _Function(function, index, rules, pieces).write()
+        if strict_only and function.get("strict") is not True:
+            rules.append(_any_call(function, index))
+        else:
+            _Function(function, index, rules, pieces).write()
     bodies = " | ".join(f"f_{index}" for index in range(len(functions)))
     more = ' ("\\n" call)*' if parallel else ""
     answer = f"call{more}"
     if not (required or name is not None):
         answer = f"TEXT ({answer})?"
         rules.append(f"TEXT: {lark.without('<tool_call>')}")
-    rules.append(f'call: <tool_call> "\\n<function=" ({bodies}) "</function>\\n" </tool_call>')
+    rules.append(f'call: <tool_call> "\\n<function=" ({bodies}) "\\n" </tool_call>')
     return Written(answer, "\n".join(rules), tuple(pieces))
 
 
@@ -96,6 +110,13 @@ def _function(tool: Mapping[str, Any], index: int) -> Mapping[str, Any]:
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise OptionError(f'tool {index} is not {{"type": "function", "function": {{"name": ...}}}}')
     return function
+
+
+def _any_call(function: Mapping[str, Any], index: int) -> str:
+    """The rule of a call that holds any text."""
+    begin = lark.literal(_tag(function["name"], "tool") + ">\n")
+    text = lark.without("</function>", "<tool_call>", "</tool_call>")
+    return f"f_{index}: {begin} ANY_{index}\nANY_{index}: {text} {END}"
 
 
 class _Function:
@@ -118,7 +139,7 @@ class _Function:
             raise OptionError(f"{self.what} has {len(order)} parameters; at most {PARAMETERS} are accepted")
         arguments = f"a_{self.index}"
         start = f" {arguments}::0x0" if order else ""
-        self.rules.append(f"f_{self.index}: {lark.literal(self.name + '>' + chr(10))}{start}")
+        self.rules.append(f"f_{self.index}: {lark.literal(self.name + '>' + chr(10))}{start} {END}")
         if not order:
             return
         lines = [f'{arguments}::_ : ""' + (f" %if is_ones([0:{len(required)}])" if required else "")]

@@ -153,7 +153,8 @@ class ChatTemplate:
                 **{**self._variables, **variables},
             )
         except Exception as error:  # a template is foreign code: whatever it raises is about these messages
-            raise PromptError(f"the chat template refused the messages: {error}") from error
+            way_out = ": add a user message" if "No user query" in str(error) else ""
+            raise PromptError(f"the chat template refused the messages: {error}{way_out}") from error
         return text
 
 

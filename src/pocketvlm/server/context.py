@@ -275,7 +275,11 @@ class Context:
             ends = Ends(thought, checkpoint.eos_token_ids, checkpoint.model.text.vocab_size)
             return await self.in_thread(lambda: constraint_for(self.grammars, question, thinking, ends))
         except PocketVLMError as error:
-            raise from_failure(error) from None
+            found = from_failure(error)
+            if question.guide is not None and found.param is None:
+                field = question.guide.field
+                raise ApiError(found.status_code, f"{field}: {found.message}", param=field, code=found.code) from None
+            raise found from None
 
     def _requests(self, question: Question, prompt: Prompt, constraint: Constrain | None) -> list[Request]:
         params = self.sampling_for(question, prompt)

@@ -78,6 +78,8 @@ def style_of(path: str) -> Style:
 def from_failure(error: PocketVLMError, places: Sequence[Place] = ()) -> ApiError:
     """What a failure of the layers below means to a client. places: what its messages are called in the request."""
     message = _renamed(str(error).removeprefix("options: "), places)
+    if message.startswith("template_kwargs"):
+        message = f"chat_{message}"
     if isinstance(error, ImageError):
         return ApiError(400, message, param=_place(message), code="invalid_image")
     if isinstance(error, VideoError):

@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from pocketvlm import __version__
 from pocketvlm.server.context import Context
-from pocketvlm.server.errors import ApiError
 from pocketvlm.server.metrics import CONTENT_TYPE
 from pocketvlm.server.replies import Json
 from pocketvlm.server.routes.shared import Route, context_of
@@ -69,9 +68,7 @@ async def models(request: Request) -> Response:
 async def model(name: str, request: Request) -> Response:
     """What it can do and how much it holds, in the form of OpenAI or Anthropic."""
     context = context_of(request)
-    if name not in context.names:
-        raise ApiError(404, f"model {name[:100]!r} is not served here", param="model", code="model_not_found")
-    return Json(_object_for(request)(context, name))
+    return Json(_object_for(request)(context, context.check_model(name)))
 
 
 def _object_for(request: Request) -> Callable[[Context, str], dict[str, Any]]:

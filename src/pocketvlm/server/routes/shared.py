@@ -28,7 +28,9 @@ class _JsonRequest(Request):
             try:
                 self._json = pydantic_core.from_json(await self.body(), allow_inf_nan=False)
             except ValueError as error:
-                raise ApiError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
+                nested = "recursion limit" in str(error)
+                why = "is nested too deeply" if nested else f"is not valid JSON: {error}"
+                raise ApiError(400, f"the body {why}", code="invalid_json") from None
         return self._json
 
 

@@ -85,7 +85,7 @@ class Guided(Sampling):
     )
     response_format: ResponseFormat | None = None
 
-    def guide(self) -> Guide | None:
+    def guide(self, ignored: IgnoredFields) -> Guide | None:
         """The one form that is asked for. Raises OptionError where there are two."""
         inner = self.structured_outputs or StructuredOutputs.model_validate({})
         found: dict[str, Guide | None] = {
@@ -105,17 +105,21 @@ class Guided(Sampling):
         field, blanks = "guided_whitespace_pattern", self.guided_whitespace_pattern
         if blanks is None:
             field, blanks = "structured_outputs.whitespace_pattern", inner.whitespace_pattern
-        if guide is not None and blanks is not None and guide.kind.startswith("json"):
-            return replace(guide, pretty=_allows_lines(blanks, field))
-        return guide
+        if blanks is None:
+            return guide
+        pretty = _matches(blanks, "\n", field) or _matches(blanks, "\n  ", field)
+        if guide is None or not guide.kind.startswith("json") or not (pretty or _matches(blanks, " ", field)):
+            ignored.add(field)
+            return guide
+        return replace(guide, pretty=pretty)
 
 
-def _allows_lines(blanks: str, field: str) -> bool:
-    """Whether an expression for blanks matches a line break. Raises OptionError."""
+def _matches(blanks: str, text: str, field: str) -> bool:
+    """Whether an expression for blanks matches a text. Raises OptionError."""
     from pocketvlm.guided.expressions import matches
 
     try:
-        return any(matches(f"^(?:{blanks})$", text) for text in ("\n", "\n  "))
+        return matches(f"^(?:{blanks})$", text)
     except OptionError as error:
         raise OptionError(f"{field}={blanks[:80]!r} is not a regular expression: {error}") from None
 
@@ -180,7 +184,7 @@ class ChatRequest(Guided):
             sampling=sampling,
             options=self._options(),
             tools=tools,
-            guide=form_of(self.guide(), tools, ignored),
+            guide=form_of(self.guide(ignored), tools, ignored),
             n=self.n or 1,
             normalize_newlines=self.normalize_newlines,
             skip_special_tokens=self.skip_special_tokens is not False,
@@ -235,7 +239,7 @@ class CompletionRequest(Guided):
             prompts = list(self.prompt)
         if not prompts:
             raise OptionError("prompt is empty: give at least one")
-        guide = self.guide()
+        guide = self.guide(ignored)
         return [
             Question(
                 text=prompt if isinstance(prompt, str) else None,

@@ -118,6 +118,8 @@ def read_tools(
     """The functions of a request and which of them may be called. Raises OptionError."""
     functions = [tool.plain() for tool in tools or () if not isinstance(tool, OtherTool)]
     if isinstance(choice, AllowedChoice):
+        if choice.allowed_tools is None and choice.tools is None:
+            raise OptionError("tool_choice.tools: a list of the functions that may be called is required")
         given = choice.allowed_tools or AllowedTools(mode=choice.mode, tools=choice.tools or [])
         allowed = [_name(tool, f"tool_choice.tools[{index}]") for index, tool in enumerate(given.tools)]
         names = {tool["function"]["name"] for tool in functions}
