@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_checkpoint import encode
 
-from pocketvlm.checkpoint.safetensors import leave, map_tensors, read_header
+from pocketvlm.checkpoint.formats.safetensors import leave, map_tensors, read_header
 from pocketvlm.errors import CheckpointError, PocketVLMError
 
 GOOD = encode(

@@ -1,0 +1,1 @@
+"""File formats of weights, one module each: reading and writing tensors, and nothing else."""
