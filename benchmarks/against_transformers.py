@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from oracle import Oracle, make_oracle, make_prompt, reference_features, reference_inputs  # noqa: E402
 
 from pocketvlm.backends import native  # noqa: E402
+from pocketvlm.backends.options import choose  # noqa: E402
 from pocketvlm.bench.shape import RELEASED  # noqa: E402
 from pocketvlm.engine import Engine, Request  # noqa: E402
 from pocketvlm.model import MiniCPMV  # noqa: E402
@@ -208,7 +209,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     oracle = make_oracle(dict(RELEASED), seed=11, dtype=torch.bfloat16)
     half = make_oracle(dict(RELEASED), seed=11, dtype=torch.bfloat16).model.to(torch.bfloat16)
-    engine = Engine(MiniCPMV(oracle.config, native.create(options.threads, precision="exact"), oracle.tensors))
+    engine = Engine(
+        MiniCPMV(
+            oracle.config, native.create(options.threads, scheme=choose("native", precision="exact")), oracle.tensors
+        )
+    )
     config = oracle.config
     prompts = {
         "prefill 128": make_prompt(config, [], text=128),

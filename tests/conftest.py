@@ -25,5 +25,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def ops(request: pytest.FixtureRequest) -> object:
     from pocketvlm import backends
+    from pocketvlm.backends.options import choose
 
-    return backends.create(request.param, threads=2, precision="exact")
+    return backends.create(request.param, threads=2, scheme=choose(request.param, precision="exact"))

@@ -10,8 +10,11 @@ import numpy as np
 import torch
 from transformers import MiniCPMV4_6Config, MiniCPMV4_6ForConditionalGeneration
 
-from pocketvlm.backends.ops import StoredTensor
+from pocketvlm.backends.ops import Ops
 from pocketvlm.config import ModelConfig
+from pocketvlm.model import MiniCPMV, tensor_roles
+from pocketvlm.quantize import quantized
+from pocketvlm.tensors import DenseTensor
 from pocketvlm.types import Prompt, View
 
 IMAGE_TOKEN = 7
@@ -70,7 +73,7 @@ class Oracle:
 
     model: Any
     config: ModelConfig
-    tensors: dict[str, StoredTensor]
+    tensors: dict[str, DenseTensor]
 
 
 def randomise(model: torch.nn.Module, seed: int) -> None:
@@ -122,12 +125,17 @@ def _restore_buffers(model: Any) -> None:
             module.original_inv_freq = fresh.inv_freq
 
 
-def stored(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> StoredTensor:
+def stored(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> DenseTensor:
     """A torch tensor as a file of that type would hold it."""
     if dtype == torch.bfloat16:
-        return StoredTensor(name, "bf16", tensor.to(dtype).view(torch.uint16).numpy())
+        return DenseTensor(name, "bf16", tensor.to(dtype).view(torch.uint16).numpy())
     kind = {torch.float32: "f32", torch.float16: "f16"}[dtype]
-    return StoredTensor(name, kind, tensor.to(dtype).numpy())  # type: ignore[arg-type]
+    return DenseTensor(name, kind, tensor.to(dtype).numpy())  # type: ignore[arg-type]
+
+
+def make_network(oracle: Oracle, ops: Ops) -> MiniCPMV:
+    """The network of an oracle on a backend, its weights stored as the backend's scheme says."""
+    return MiniCPMV(oracle.config, ops, quantized(oracle.tensors, tensor_roles(oracle.config), ops.scheme))
 
 
 def make_prompt(

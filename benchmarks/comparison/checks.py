@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from comparison.llama import Llama
 from comparison.ours import Ours
-from pocketvlm.backends.native import coding
-from pocketvlm.backends.ops import StoredTensor
+from pocketvlm.backends.native.pack import pack
+from pocketvlm.backends.options import choose
+from pocketvlm.model import tensor_roles
+from pocketvlm.quantize import quantized
+from pocketvlm.tensors import DenseTensor
 
 Floats = NDArray[np.float32]
 Errors = dict[str, float]
@@ -107,10 +110,10 @@ def vision_errors(exact: Ours, coded: Ours, reference: Any, llama: Llama | None)
 class Codes:
     """Errors and sizes of matrices by kind of code, each counted as large as the whole matrix is."""
 
-    def __init__(self, tensors: Mapping[str, StoredTensor]) -> None:
+    def __init__(self, tensors: Mapping[str, DenseTensor]) -> None:
         names = [name for name, tensor in tensors.items() if name.startswith(TEXT_PREFIX) and len(tensor.shape) == 2]
         self.size = {name: tensors[name].data.size for name in names}
-        self.parts = {name: StoredTensor(name, "bf16", tensors[name].data[:SAMPLED_ROWS]) for name in names}
+        self.parts = {name: DenseTensor(name, "bf16", tensors[name].data[:SAMPLED_ROWS]) for name in names}
         self._sums: dict[str, NDArray[np.float64]] = {}
 
     def add(self, label: str, name: str, values: Floats, nbytes: int) -> None:
@@ -127,22 +130,21 @@ class Codes:
         }
 
 
-def weight_errors(ours: Ours, tensors: Mapping[str, StoredTensor], files: Mapping[str, Path]) -> dict[str, Errors]:
+def weight_errors(ours: Ours, tensors: Mapping[str, DenseTensor], files: Mapping[str, Path]) -> dict[str, Errors]:
     """Relative error of the language model's matrices with the head, and bits a weight, by kind of code.
 
     Judged by the first rows of each matrix. "as a whole": with the matrices that have other codes in the same model.
     """
     codes, runtime = Codes(tensors), ours.ops._native
     for weights, bits in (("int4", 4), ("int8", 8)):
+        matrices = quantized(codes.parts, tensor_roles(ours.config), choose("native", weights))
         for name, part in codes.parts.items():
-            form = coding.form_of(name, weights)  # type: ignore[arg-type]
-            assert form is not None
-            coded = coding.encode(runtime, part, *form)
+            packed = pack(runtime, matrices[name])
             values = np.empty(part.shape, np.float32)
-            runtime.coded_embed(coded.handle, np.arange(len(values), dtype=np.int32), values)
-            labels = [f"pocketvlm {weights} as a whole"] + [f"pocketvlm {weights} codes"] * (form[0] == bits)
+            runtime.coded_embed(packed.handle, np.arange(len(values), dtype=np.int32), values)
+            labels = [f"pocketvlm {weights} as a whole"] + [f"pocketvlm {weights} codes"] * (packed.bits == bits)
             for label in labels:
-                codes.add(label, name, values, coded.nbytes)
+                codes.add(label, name, values, packed.nbytes)
     for label, file in {"Q4_0": "Q4_0-pure", "Q4_K_M": "Q4_K_M", "Q8_0": "Q8_0"}.items():
         if path := files.get(f"text {file}"):
             _gguf_errors(path, label, codes)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from transformers import MiniCPMV4_6Config, MiniCPMV4_6ForConditionalGeneration
 
 from comparison.ours import clock, image_prompt, text_prompt, view
-from pocketvlm.backends.ops import StoredTensor
 from pocketvlm.bench.shape import RELEASED
 from pocketvlm.config import ModelConfig
+from pocketvlm.tensors import DenseTensor
 from pocketvlm.types import Prompt
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
@@ -30,7 +30,7 @@ HEAD, EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
 class Reference:
     """A transformers model whose parameters are our tensors."""
 
-    def __init__(self, config: ModelConfig, tensors: Mapping[str, StoredTensor], threads: int) -> None:
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, DenseTensor], threads: int) -> None:
         torch.set_num_threads(threads)
         self.config = config
         data = {key: value for key, value in RELEASED.items() if key not in ("architectures", "model_type")}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from process import Worker, WorkerError
 
 from comparison.rows import MissingError
-from pocketvlm.backends.ops import StoredTensor
+from pocketvlm.tensors import DenseTensor
 
 PEERS = Path(__file__).resolve().parent.parent / "peers"
 TEXT = ("F32", "BF16", "Q8_0", "Q4_K_M", "Q4_0", "Q4_0-pure")
@@ -28,7 +28,7 @@ GET_AVX2 = (
 
 
 def find_files(
-    tensors: Mapping[str, StoredTensor], directory: Path, packages: Sequence[Path], threads: int
+    tensors: Mapping[str, DenseTensor], directory: Path, packages: Sequence[Path], threads: int
 ) -> dict[str, Path]:
     """The exported files, made where they are missing; raises MissingError where that cannot be done."""
     found = places(tensors, directory, TEXT, MMPROJ)

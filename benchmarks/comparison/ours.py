@@ -13,13 +13,15 @@ from inputs import PATCH, VIEW, random_ids, random_patches, view_tokens
 from numpy.typing import NDArray
 
 from pocketvlm.backends import native
-from pocketvlm.backends.native.coding import Coded
 from pocketvlm.backends.native.operations import Matrix, NativeOps, Tied
-from pocketvlm.backends.ops import StoredTensor
+from pocketvlm.backends.native.packed_matrix import PackedMatrix
+from pocketvlm.backends.options import choose
 from pocketvlm.config import ModelConfig
 from pocketvlm.engine import Engine, Request
 from pocketvlm.engine.memory import page_bytes, slot_bytes
-from pocketvlm.model import MiniCPMV
+from pocketvlm.model import MiniCPMV, tensor_roles
+from pocketvlm.quantize import quantized
+from pocketvlm.tensors import DenseTensor
 from pocketvlm.types import Prompt, SamplingParams, View
 
 Floats = NDArray[np.float32]
@@ -62,17 +64,17 @@ class Ours:
     """One engine: weights of one type on one instruction set."""
 
     def __init__(
-        self, config: ModelConfig, tensors: Mapping[str, StoredTensor], threads: int, weights: str, precision: str
+        self, config: ModelConfig, tensors: Mapping[str, DenseTensor], threads: int, weights: str, precision: str
     ) -> None:
-        ops = native.create(threads, weights=weights, precision=precision)
-        self.engine = Engine(MiniCPMV(config, ops, tensors))
+        self._scheme = choose("native", weights, precision)
+        ops = native.create(threads, scheme=self._scheme)
+        self.engine = Engine(MiniCPMV(config, ops, quantized(tensors, tensor_roles(config), self._scheme)))
         self.config = config
-        self._choice = {"weights": weights, "precision": precision}
 
     def on(self, isa: str) -> Ours:
-        """The same weights on another instruction set: packed codes are the same for all."""
+        """The same weights on another instruction set: the packed layout is the same for all."""
         other, model = copy.copy(self), copy.copy(self.engine.model)
-        model.ops = native.create(self.ops._native.threads, isa, **self._choice)
+        model.ops = native.create(self.ops._native.threads, isa, scheme=self._scheme)
         other.engine = Engine(model)
         return other
 
@@ -140,8 +142,8 @@ class Ours:
 def _nbytes(value: Any) -> int:
     """Bytes that are read to multiply with a weight, or with all in a record of them."""
     if isinstance(value, Tied):
-        return value.coded.nbytes
-    if isinstance(value, Coded):
+        return value.packed.nbytes
+    if isinstance(value, PackedMatrix):
         return value.nbytes
     if isinstance(value, Matrix):
         return int(value.data.nbytes)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from process import Worker
 
 from pocketvlm.backends import native
+from pocketvlm.backends.options import choose
 from pocketvlm.bench.shape import random_tensors, released_config
 from pocketvlm.engine import Engine
 from pocketvlm.model import MiniCPMV
@@ -60,7 +61,9 @@ def main() -> None:
     tensors = random_tensors(config)
     files = export(tensors, config, options.directory, options.text, options.mmproj, options.threads)
     ids = np.random.default_rng(SEED).integers(0, config.image_token_id, TOKENS).astype(np.int32)
-    engine = Engine(MiniCPMV(config, native.create(options.threads, precision="exact"), tensors))
+    engine = Engine(
+        MiniCPMV(config, native.create(options.threads, scheme=choose("native", precision="exact")), tensors)
+    )
     logits = engine.prompt_logits(Prompt(ids, (), (), ""))
     features = {kind: our_features(engine, "4x" if "4x" in kind else "16x") for kind in options.mmproj}
     del engine, tensors

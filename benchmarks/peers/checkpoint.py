@@ -16,23 +16,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pocketvlm.bench.shape import RELEASED
+from pocketvlm.checkpoint.formats.safetensors import write_tensors
 
 if TYPE_CHECKING:
-    from pocketvlm.backends.ops import StoredTensor
+    from pocketvlm.tensors import DenseTensor
 
-NAMES = {"bf16": "BF16", "f16": "F16", "f32": "F32"}
 LONGEST_WORD = 12
 TEMPLATE_WORDS = ("system", "user", "assistant", "\u010a\u010a")  # the last is two line breaks
 
 
-def write_checkpoint(tensors: Mapping[str, StoredTensor], nano: Path, directory: Path) -> Path:
+def write_checkpoint(tensors: Mapping[str, DenseTensor], nano: Path, directory: Path) -> Path:
     """Write the directory unless it is there; nano: the embedded checkpoint's directory."""
     if directory.exists():
         return directory
     unfinished = directory.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    write_safetensors(tensors, unfinished / "model.safetensors")
+    write_tensors(unfinished / "model.safetensors", tensors)
     small = json.loads((nano / "config.json").read_text())
     first, size = RELEASED["eos_token_id"], RELEASED["text_config"]["vocab_size"]
     shift = size - small["text_config"]["vocab_size"]
@@ -57,21 +57,6 @@ def write_checkpoint(tensors: Mapping[str, StoredTensor], nano: Path, directory:
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
-
-
-def write_safetensors(tensors: Mapping[str, StoredTensor], path: Path) -> None:
-    """Write tensors as they are, one behind the other."""
-    header: dict[str, Any] = {}
-    end = 0
-    for name, tensor in tensors.items():
-        begin, end = end, end + tensor.data.nbytes
-        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
-            file.write(np.ascontiguousarray(tensor.data).data)
 
 
 def template_merges() -> list[tuple[str, str]]:

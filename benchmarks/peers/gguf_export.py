@@ -24,10 +24,10 @@ from checkpoint import template_merges
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from pocketvlm.backends.ops import StoredTensor
     from pocketvlm.config import ModelConfig
+    from pocketvlm.tensors import DenseTensor
 
-Tensors = Mapping[str, "StoredTensor"]
+Tensors = Mapping[str, "DenseTensor"]
 
 # Kind of text file: (llama_ftype, whether every matrix, the tied head too, takes the one type).
 TEXT_KINDS: Mapping[str, tuple[int, bool]] = {
@@ -160,7 +160,7 @@ def vision_name(name: str) -> str:
     return f"{_VISION_NAMES[stem]}.{suffix}"
 
 
-def text_value(name: str, tensor: StoredTensor) -> NDArray[Any]:
+def text_value(name: str, tensor: DenseTensor) -> NDArray[Any]:
     """What the text file holds of a tensor: bfloat16 bits of matrices, float32 of all else in llama.cpp's terms."""
     stem = name.removesuffix(".weight")
     if name.endswith("A_log"):

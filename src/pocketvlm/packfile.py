@@ -14,7 +14,6 @@ import json
 import math
 import mmap
 import os
-import secrets
 import shutil
 import struct
 import time
@@ -22,11 +21,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
+from pocketvlm.atomic import TEMPORARY, replacing, write_all
 from pocketvlm.errors import CacheWarning
 
-SUFFIX, TEMPORARY = ".packed", ".tmp"
+SUFFIX = ".packed"
 MAGIC = b"pvlmpack"
 VERSION = 2
 STALE_SECONDS = 60
@@ -120,15 +120,15 @@ def write_items(path: Path, checksum: Checksum, items: Mapping[str, Item], model
     sweep(path.parent)
     if shutil.disk_usage(path.parent).free < begin + place:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent))
-    with _replacing(path) as file:
+    with replacing(path) as file:
         placed = [(_PREFIX.size, memoryview(text)), *((begin + start, data) for start, data in pieces)]
         for block in _blocks(placed, begin + place):
-            _put(file, block)
+            write_all(file, block)
         # Of the file as it was written, so that the zeros between arrays are in it.
         with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as whole, memoryview(whole)[begin:] as body:
             sums = checksum(memoryview(text)), checksum(body)
         file.seek(0)
-        _put(file, _PREFIX.pack(MAGIC, VERSION, len(text), sums[0], begin + place, sums[1]))
+        write_all(file, _PREFIX.pack(MAGIC, VERSION, len(text), sums[0], begin + place, sums[1]))
 
 
 def opened(path: Path, read: Callable[[], T]) -> T | None:
@@ -231,24 +231,6 @@ def _item(name: str, item: Mapping[str, Any], body: memoryview) -> Item:
     return Item({field: value for field, value in item.items() if field != "arrays"}, arrays)
 
 
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` when the block ends well, and is gone otherwise."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY}")
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-    try:
-        with os.fdopen(descriptor, "r+b", buffering=0) as file:
-            with contextlib.suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield file
-            os.fsync(file.fileno())
-            temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
 def _blocks(placed: Iterable[tuple[int, memoryview]], size: int) -> Iterator[bytearray]:
     """The content of a file in blocks of _BLOCK bytes, out of pieces in the order of their places."""
     block, end = bytearray(), 0
@@ -261,10 +243,3 @@ def _blocks(placed: Iterable[tuple[int, memoryview]], size: int) -> Iterator[byt
                 yield block[:_BLOCK]
                 del block[:_BLOCK]
     yield block
-
-
-def _put(file: BinaryIO, data: bytes | bytearray) -> None:
-    """Write all of data."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]

@@ -21,9 +21,9 @@ import pocketvlm
 from pocketvlm import Model, OptionError, packfile
 from pocketvlm.api import about
 from pocketvlm.backends import cache as packed_cache
-from pocketvlm.backends.native import store
-from pocketvlm.backends.native.coding import Coded
+from pocketvlm.backends.native import packed_cache as native_cache
 from pocketvlm.backends.native.operations import Tied
+from pocketvlm.backends.native.packed_matrix import PackedMatrix
 from pocketvlm.checkpoint.hub import embedded_directory
 from pocketvlm.errors import CacheWarning, CheckpointError
 from pocketvlm.processor import vocabulary
@@ -76,20 +76,20 @@ def test_the_second_start_reads_what_the_first_one_kept(tmp_path: Path, expected
         np.testing.assert_array_equal(logits(model), expected)
     tied = second.engine.model.weights.embed_tokens
     assert isinstance(tied, Tied)
-    assert isinstance(tied.coded, Coded)
-    assert not tied.coded.codes.flags.writeable
+    assert isinstance(tied.packed, PackedMatrix)
+    assert not tied.packed.codes.flags.writeable
     assert state(load(False)) == "none"
 
 
 def test_codes_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(tmp_path)
-    open_packed = store.open_packed
+    open_packed = native_cache.open_packed
 
     def slowly(*arguments: Any) -> Any:
         time.sleep(0.3)
         return open_packed(*arguments)
 
-    monkeypatch.setattr(store, "open_packed", slowly)
+    monkeypatch.setattr(native_cache, "open_packed", slowly)
     assert state(load(tmp_path)).startswith("read from")
 
 
@@ -148,7 +148,7 @@ def fails(number: int) -> Any:
 @pytest.mark.parametrize(
     ("module", "name", "number"),
     [
-        (packfile, "_put", errno.ENOSPC),
+        (packfile, "write_all", errno.ENOSPC),
         (packfile.os, "fsync", errno.EDQUOT),
         (packfile.Path, "mkdir", errno.EROFS),
         (packfile.os, "open", errno.EACCES),
@@ -264,14 +264,14 @@ from pocketvlm import api
 from pocketvlm.api import about
 from pocketvlm import packfile
 about.SMALLEST_KEPT = 0
-put, calls = packfile._put, []
+put, calls = packfile.write_all, []
 def dying(*arguments):
     put(*arguments)
     calls.append(1)
     if len(calls) == 3:  # the tokenizer takes two
         os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[2] == "die":
-    packfile._put = dying
+    packfile.write_all = dying
 model = api.load("nano", weights="int4", cache=sys.argv[1], threads=1)
 print(model.ask("Hello", max_tokens=8, temperature=0).token_ids)
 """
@@ -306,5 +306,5 @@ def test_killed_while_writing(tmp_path: Path, expected: np.ndarray) -> None:
 def test_a_file_of_other_forms_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(tmp_path, weights="int8")
     (file,) = files(tmp_path)
-    monkeypatch.setattr(store, "file_name", lambda *_: file.name)
+    monkeypatch.setattr(native_cache, "file_name", lambda *_: file.name)
     assert state(load(tmp_path)).startswith("encoded")

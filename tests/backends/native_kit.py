@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from pocketvlm import _native
 from pocketvlm.backends.native import NativeOps, create, operations
-from pocketvlm.backends.ops import Batch, StoredTensor
+from pocketvlm.backends.native.pack import pack
+from pocketvlm.backends.native.packed_matrix import PackedMatrix
+from pocketvlm.backends.ops import Batch
+from pocketvlm.backends.options import choose
+from pocketvlm.quantize import round_to_nearest
+from pocketvlm.schemes import INT4_CODEBOOK, QuantizationScheme
+from pocketvlm.tensors import DenseTensor
 
 
 def usable() -> list[str]:
@@ -19,7 +25,7 @@ def usable() -> list[str]:
 
 @cache
 def backend(threads: int, isa: str) -> NativeOps:
-    ops = create(threads, isa, precision="exact")
+    ops = create(threads, isa, scheme=choose("native", precision="exact"))
     ops._native.poison(True)
     return ops
 
@@ -27,6 +33,16 @@ def backend(threads: int, isa: str) -> NativeOps:
 def poisoned_backend(threads: int, isa: str, monkeypatch: pytest.MonkeyPatch) -> NativeOps:
     monkeypatch.setattr(operations, "_empty", lambda shape, dtype: np.full(shape, np.nan, dtype))
     return backend(threads, isa)
+
+
+def quantization(bits: int, group: int | None) -> QuantizationScheme:
+    """The scheme with so many bits that the native backend rounds to."""
+    return QuantizationScheme(bits, group, INT4_CODEBOOK if bits == 4 else None)
+
+
+def round_and_pack(runtime: _native.Runtime, dense: DenseTensor, bits: int, group: int | None) -> PackedMatrix:
+    """A dense matrix quantized and packed by the kernels."""
+    return pack(runtime, round_to_nearest(dense, quantization(bits, group)))
 
 
 class Inputs:
@@ -42,15 +58,15 @@ class Inputs:
         array[...] = self.random.standard_normal(shape) * scale
         return array
 
-    def matrix(self, out: int, inputs: int, dtype: str) -> StoredTensor:
+    def matrix(self, out: int, inputs: int, dtype: str) -> DenseTensor:
         values = (self.random.standard_normal((out, inputs)) / np.sqrt(inputs)).astype(np.float32)
         if dtype == "bf16":
             memory = np.zeros(out * inputs + 1, np.uint16)
             bits = memory[1:].reshape(out, inputs)
             bits[...] = (values.view(np.uint32) >> 16).astype(np.uint16)
             bits.flags.writeable = False
-            return StoredTensor("weight", "bf16", bits)
-        return StoredTensor("weight", dtype, values.astype(np.float16 if dtype == "f16" else np.float32))
+            return DenseTensor("weight", "bf16", bits)
+        return DenseTensor("weight", dtype, values.astype(np.float16 if dtype == "f16" else np.float32))
 
     def batch(self, lengths: list[int], context: list[int] | None = None, page_size: int = 16, spare: int = 3) -> Batch:
         """Sequences in shuffled pages and slots of a state with `spare` slots too many."""

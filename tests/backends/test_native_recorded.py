@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from pocketvlm.backends import native
 from pocketvlm.backends.native import NativeOps
 from pocketvlm.backends.native.arena import Arena
+from pocketvlm.backends.options import choose
+from pocketvlm.quantize import quantized
 
 Floats = NDArray[np.float32]
 
 
 @pytest.fixture(params=usable())
 def kernels(request: pytest.FixtureRequest) -> NativeOps:
-    return native.create(2, request.param, weights="int4")
+    return native.create(2, request.param, scheme=choose("native", "int4"))
 
 
 class Network:
@@ -28,9 +30,11 @@ class Network:
         make = Inputs(seed)
         self.ops = ops
         self.ids = np.zeros(rows, np.int32)
-        self.table = ops.prepare(make.matrix(50, 72, "bf16"), "table")
-        self.gate, self.up = (ops.prepare(make.matrix(130, 72, "f32"), "matrix") for _ in range(2))
-        self.down = ops.prepare(make.matrix(72, 130, "f32"), "matrix")
+        self.table = ops.prepare(make.matrix(50, 72, "bf16"), "embedding")
+        shapes = {"gate": (130, 72), "up": (130, 72), "down": (72, 130)}
+        tensors = {name: make.matrix(*shape, "f32") for name, shape in shapes.items()}
+        matrices = quantized(tensors, dict.fromkeys(tensors, "matrix"), ops.scheme)
+        self.gate, self.up, self.down = (ops.prepare(matrices[name], "matrix") for name in shapes)
         self.norm = make(72)
 
     def run(self) -> Floats:

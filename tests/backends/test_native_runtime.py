@@ -16,8 +16,11 @@ import pytest
 from native_kit import Inputs, backend, pages_of, usable
 
 from pocketvlm.backends.native import NativeOps, cpu, create
-from pocketvlm.backends.ops import Batch, StoredTensor
+from pocketvlm.backends.ops import Batch
 from pocketvlm.errors import OptionError
+from pocketvlm.quantize import round_to_nearest
+from pocketvlm.schemes import INT8_GROUP_32
+from pocketvlm.tensors import DenseTensor
 
 
 def every_operation(ops: NativeOps) -> list[np.ndarray]:
@@ -25,7 +28,7 @@ def every_operation(ops: NativeOps) -> list[np.ndarray]:
     make = Inputs(3)
     batch = make.batch([1, 70, 5, 1], [40, 0, 3, 1100])
     rows, pages = batch.rows, pages_of(batch)
-    weight = ops.prepare(make.matrix(300, 192, "bf16"), "matrix")
+    weight = ops.prepare(round_to_nearest(make.matrix(300, 192, "bf16"), INT8_GROUP_32), "matrix")
     keys, values = make(pages, 16, 2, 32), make(pages, 16, 2, 32)
     window, state = make(7, 3, 96), make(7, 4, 24, 16)
     out = [ops.linear(make(n, 192), weight, make(300), None, "silu") for n in (1, 4, 7, 40, 300)]
@@ -142,13 +145,13 @@ def test_mapped_weights(tmp_path: Path) -> None:
     path.write_bytes(b"odd" + b"\0" + stored.data.tobytes())
     mapped = np.memmap(path, np.uint16, "r", offset=4, shape=(40, 30))
     x = Inputs()(5, 30)
-    weight = ops.prepare(StoredTensor("weight", "bf16", mapped), "matrix")
+    weight = ops.prepare(DenseTensor("weight", "bf16", mapped), "matrix")
     assert np.shares_memory(weight.data, mapped)
     expected = ops.linear(x, ops.prepare(stored, "matrix"))
     np.testing.assert_array_equal(ops.linear(x, weight), expected)
     path.write_bytes(b"odd" + stored.data.tobytes())
     odd = np.memmap(path, np.uint8, "r")[3:].view(np.uint16).reshape(40, 30)  # not even aligned to two bytes
-    np.testing.assert_array_equal(ops.linear(x, ops.prepare(StoredTensor("w", "bf16", odd), "matrix")), expected)
+    np.testing.assert_array_equal(ops.linear(x, ops.prepare(DenseTensor("w", "bf16", odd), "matrix")), expected)
 
 
 def floats(*shape: int) -> np.ndarray:
@@ -178,8 +181,8 @@ def delta(ops: NativeOps, batch: Batch, slots: int = 4) -> Any:
     return ops.gated_delta_rule(*rows, floats(1), floats(1), floats(slots, 1, 8, 8), batch, 1, 1, 8, 8)
 
 
-MATRIX = StoredTensor("w", "f32", floats(4, 6))
-EMPTY = StoredTensor("w", "f32", floats(4, 0))
+MATRIX = DenseTensor("w", "f32", floats(4, 6))
+EMPTY = DenseTensor("w", "f32", floats(4, 0))
 
 
 def matrix(ops: NativeOps) -> Any:

@@ -185,7 +185,7 @@ def write_checkpoint(
 
 def write_shards(directory: Path, parts: int = 3) -> None:
     """Split model.safetensors of a directory into shards with an index."""
-    from pocketvlm.checkpoint.safetensors import map_tensors, read_header
+    from pocketvlm.checkpoint.formats.safetensors import map_tensors, read_header
 
     single = directory / "model.safetensors"
     stored = {tensor.name: tensor.data for tensor in map_tensors(read_header(single).values())}

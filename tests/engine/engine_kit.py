@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from oracle import Oracle, make_prompt
+from oracle import Oracle, make_network, make_prompt
 
 from pocketvlm.backends import native
+from pocketvlm.backends.options import choose
 from pocketvlm.engine import Engine, Request, TokenEvent
 from pocketvlm.engine.memory import Memory
 from pocketvlm.model import MiniCPMV
@@ -19,7 +20,7 @@ from pocketvlm.types import Prompt, SamplingParams
 
 def network(oracle: Oracle, weights: str = "int8") -> MiniCPMV:
     """The tiny model on the native backend, where answers do not depend on company."""
-    return MiniCPMV(oracle.config, native.create(2, weights=weights), oracle.tensors)
+    return make_network(oracle, native.create(2, scheme=choose("native", weights)))
 
 
 def engine_of(model: MiniCPMV, tokens: int = 4000, page_size: int = 8, chunk: int = 16, **options: Any) -> Engine:

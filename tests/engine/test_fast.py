@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from oracle import Oracle, config_dict, make_oracle, make_prompt
+from oracle import Oracle, config_dict, make_network, make_oracle, make_prompt
 
 from pocketvlm.backends import native
 from pocketvlm.backends.native import NativeOps
+from pocketvlm.backends.options import choose
 from pocketvlm.engine import Engine, Request
-from pocketvlm.model import MiniCPMV
 from pocketvlm.types import Prompt, SamplingParams
 
 Logits = dict[int, list[NDArray[np.float32]]]
@@ -26,7 +26,13 @@ def oracle() -> Oracle:
 
 
 def make_engine(oracle: Oracle, ops: NativeOps, **options: int) -> Engine:
-    return Engine(MiniCPMV(oracle.config, ops, oracle.tensors), **options)
+    return Engine(make_network(oracle, ops), **options)
+
+
+def backend(weights: str) -> NativeOps:
+    """Such weights with fast arithmetic, or weights as stored with "exact"."""
+    scheme = choose("native", precision="exact") if weights == "exact" else choose("native", weights)
+    return native.create(2, scheme=scheme)
 
 
 def has_pairs() -> bool:
@@ -76,7 +82,7 @@ def test_the_same_answer_in_any_company(oracle: Oracle, weights: str) -> None:
         *(make_prompt(oracle.config, [], "16x", 3 + 5 * i, seed=10 + i) for i in range(12)),
     ]
     requests = [request(prompt, seed) for seed, prompt in enumerate(make)]
-    engine = make_engine(oracle, native.create(2, weights=weights), prefill_chunk=32)
+    engine = make_engine(oracle, backend(weights), prefill_chunk=32)
     seen = record(engine)
     together = answer(engine, requests, seen)
     for i in (0, 1, 2, 3, 9):
@@ -90,8 +96,7 @@ def test_the_same_answer_in_any_company(oracle: Oracle, weights: str) -> None:
 @pytest.mark.parametrize("weights", [*WEIGHTS, "exact"])
 def test_long_decoding_does_not_drift(oracle: Oracle, weights: str) -> None:
     """After 2,000 single steps the logits are those of reading the same tokens as a prompt."""
-    ops = native.create(2, precision="exact") if weights == "exact" else native.create(2, weights=weights)
-    engine = make_engine(oracle, ops)
+    engine = make_engine(oracle, backend(weights))
     seen = record(engine)
     prompt = make_prompt(oracle.config, [], "16x", 5, seed=6)
     number = engine.add(request(prompt, 1, 2001))
@@ -115,9 +120,7 @@ def test_long_decoding_does_not_drift(oracle: Oracle, weights: str) -> None:
 @pytest.mark.parametrize(("weights", "limit"), [("int8", 0.15), ("int4", 0.8), ("bf16", 0.03)])
 def test_close_to_exact(oracle: Oracle, weights: str, limit: float) -> None:
     """Relative error of logits and features; the tiny random model amplifies every rounding."""
-    exact, fast = (
-        make_engine(oracle, ops) for ops in (native.create(2, precision="exact"), native.create(2, weights=weights))
-    )
+    exact, fast = (make_engine(oracle, backend(which)) for which in ("exact", weights))
     prompt = make_prompt(oracle.config, [], "16x", 60, seed=5)
     a, b = exact.prompt_logits(prompt), fast.prompt_logits(prompt)
     assert np.linalg.norm(a - b) < limit * np.linalg.norm(a)

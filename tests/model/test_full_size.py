@@ -8,6 +8,7 @@ import torch
 from oracle import Oracle, assert_close, make_oracle, make_prompt, reference_features, reference_logits
 
 from pocketvlm import backends
+from pocketvlm.backends.options import choose
 from pocketvlm.bench.shape import RELEASED
 from pocketvlm.engine import Engine
 from pocketvlm.model import MiniCPMV
@@ -48,7 +49,7 @@ def case(request: pytest.FixtureRequest, oracle: Oracle) -> tuple[Prompt, np.nda
 @pytest.mark.parametrize("backend", ["torch", "native"])
 def test_full_size(backend: str, oracle: Oracle, case: tuple[Prompt, np.ndarray, np.ndarray | None]) -> None:
     prompt, logits, features = case
-    ops = backends.create(backend, threads=2, precision="exact")
+    ops = backends.create(backend, threads=2, scheme=choose(backend, precision="exact"))
     engine = Engine(MiniCPMV(oracle.config, ops, oracle.tensors))
     if features is not None:
         ours = np.concatenate([ops.to_numpy(rows) for rows in engine.runner.encode(prompt.views)])

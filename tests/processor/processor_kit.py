@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 from video_kit import reference_video
 
-from pocketvlm.backends.ops import Place
+from pocketvlm.backends.ops import CacheLocation
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.processor import ChatTemplate, Processor, Tokenizer
 from pocketvlm.processor.vocabulary import Vocabulary
@@ -173,8 +173,8 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(values)
 
 
-def place(directory: Path) -> Place:
-    return Place(directory / "packed", "a model", "its directory", "")
+def place(directory: Path) -> CacheLocation:
+    return CacheLocation(directory / "packed", "a model", "its directory", "")
 
 
 def same(one: Vocabulary, other: Vocabulary) -> None:

@@ -117,7 +117,7 @@ def test_a_damaged_file_is_made_again_with_one_warning(small: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("module", "name", "number"),
     [
-        (packfile, "_put", errno.ENOSPC),
+        (packfile, "write_all", errno.ENOSPC),
         (packfile.os, "fsync", errno.EDQUOT),
         (packfile.Path, "mkdir", errno.EROFS),
         (packfile.os, "open", errno.EACCES),

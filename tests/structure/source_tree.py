@@ -12,8 +12,9 @@ SOURCE = ROOT / "src"
 
 # Imports go down only; parts on one floor never import each other. docs/architecture.md draws this.
 FLOORS = (
-    ("config", "types", "errors", "packfile"),
-    ("backends.ops", "backends.options"),
+    ("config", "types", "errors", "schemes", "atomic", "packfile"),
+    ("tensors", "backends.options"),
+    ("backends.ops",),
     ("backends.native", "backends.torch"),
     ("backends",),
     ("model", "processor", "checkpoint", "parsing"),

@@ -22,6 +22,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "numpy": (
         *(
             "types",
+            "tensors",
             "backends",
             "model",
             "processor",

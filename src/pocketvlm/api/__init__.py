@@ -16,21 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm import backends
-from pocketvlm.api.about import arithmetic, describe, place_of
+from pocketvlm.api.about import arithmetic, cache_location, describe, scheme_for
 from pocketvlm.api.many import in_order, on_thread, question
 from pocketvlm.api.streams import Call, Calls, Stream, fold
-from pocketvlm.backends.ops import Ops, Place
-from pocketvlm.backends.options import Backend, Precision, Weights, choose
+from pocketvlm.backends.ops import CacheLocation, Ops
+from pocketvlm.backends.options import Backend, Precision, Weights
 from pocketvlm.checkpoint.fingerprint import fingerprint
+from pocketvlm.checkpoint.formats.safetensors import leave
 from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.huggingface import Checkpoint, read_checkpoint
-from pocketvlm.checkpoint.safetensors import leave
 from pocketvlm.engine import Engine, Request
 from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.errors import InputError, OptionError, PocketVLMError
-from pocketvlm.model import MiniCPMV, expected_tensors
+from pocketvlm.model import MiniCPMV, expected_tensors, tensor_roles
 from pocketvlm.processor.messages import as_messages
 from pocketvlm.processor.processor import Processor
+from pocketvlm.quantize import quantized
 from pocketvlm.types import Chunk, Prompt, Result, SamplingParams, View
 
 Progress = Callable[[str, int, int], None]
@@ -92,19 +93,22 @@ def load(
     total) is called with "download" and bytes, then with "load" and tensors. Raises CheckpointError, OptionError or
     BackendError.
     """
-    choice = choose(backend, weights, precision)
+    backends.check(backend, threads, device, weights, precision)
     if not isinstance(cache, bool | str | Path) or not str(cache):
         raise OptionError(f"cache={cache!r} is not supported: give True, False or a directory")
-    ops = backends.create(backend, threads, device, weights, precision)
+    machine = backends.create(backend, threads, device)
     began = time.perf_counter()
     checkpoint = read_checkpoint(resolve(model, revision, progress and partial(progress, "download")))
-    tensors = checkpoint.tensors(expected_tensors(checkpoint.model), sparse=choice.weights != "bf16")
-    place = place_of(cache, str(model), checkpoint)
-    with ops.keeping(place, tensors):
-        processor = processor_for(checkpoint, place)
+    scheme = scheme_for(checkpoint, backend, weights, precision)
+    ops = machine.with_scheme(scheme)
+    stored = checkpoint.tensors(expected_tensors(checkpoint.model), sparse=scheme.weights != "bf16")
+    tensors = quantized(stored, tensor_roles(checkpoint.model), scheme)
+    location = cache_location(cache, str(model), checkpoint)
+    with ops.weight_cache(location, tensors):
+        processor = processor_for(checkpoint, location)
         network = MiniCPMV(checkpoint.model, ops, tensors, progress and partial(progress, "load"))
-    if choice.weights != "bf16":
-        leave(tensors.values())
+    if scheme.weights != "bf16":
+        leave(stored.values())
     given = {
         "prefill_chunk": prefill_chunk,
         "max_model_len": max_model_len,
@@ -118,18 +122,18 @@ def load(
         owner = f"{fingerprint(checkpoint.tensor_files)} {sorted(arithmetic(ops).items())}"
         options["vision_files"] = FeatureFiles(Path(vision_cache_dir).expanduser(), owner, **limit)
     engine = Engine(network, memory_limit, **options)
-    return Model(str(model), checkpoint, processor, engine, choice.precision, time.perf_counter() - began)
+    return Model(str(model), checkpoint, processor, engine, scheme.precision, time.perf_counter() - began)
 
 
-def processor_for(checkpoint: Checkpoint, place: Place | None = None) -> Processor:
-    """The processor of a checkpoint; reads its tokenizer, or what is kept of it in `place`, but none of its tensors."""
+def processor_for(checkpoint: Checkpoint, cache: CacheLocation | None = None) -> Processor:
+    """The processor of a checkpoint; reads its tokenizer, or the cached vocabulary, but none of its tensors."""
     return Processor.from_checkpoint_files(
         checkpoint.processor,
         checkpoint.tokenizer_file,
         checkpoint.tokenizer_config,
         checkpoint.chat_template,
         checkpoint.model.image_token_id,
-        place=place,
+        cache=cache,
     )
 
 

@@ -1,4 +1,4 @@
-"""These functions describe a checkpoint and how it runs, and locate the cache of its prepared files."""
+"""Describes a checkpoint and how it would run, chooses its scheme, and says where prepared files are cached."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.backends import cache as packed_cache
-from pocketvlm.backends.ops import Ops, Place
+from pocketvlm.backends.ops import CacheLocation, Ops
+from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.checkpoint.huggingface import Checkpoint
 from pocketvlm.engine.memory import page_bytes, slot_bytes
 from pocketvlm.errors import CacheWarning, OptionError
 
-# Smaller checkpoints are read and encoded in no time.
+# Smaller checkpoints are read and quantized in no time.
 SMALLEST_KEPT = 64_000_000
+
+
+def scheme_for(checkpoint: Checkpoint, backend: str, weights: str = "auto", precision: str | None = None) -> Scheme:
+    """The scheme of a checkpoint on a backend: see `pocketvlm.backends.options.choose`. Raises OptionError."""
+    return choose(backend, weights, precision, checkpoint.quantization)
 
 
 def arithmetic(ops: Ops) -> dict[str, str]:
@@ -23,8 +29,8 @@ def arithmetic(ops: Ops) -> dict[str, str]:
     return {name: text.partition(" (")[0] for name, text in ops.describe().items() if name in kept}
 
 
-def place_of(cache: bool | str | Path, model: str, checkpoint: Checkpoint) -> Place | None:
-    """Where the coded weights and the tokenizer of a checkpoint are kept, if anywhere."""
+def cache_location(cache: bool | str | Path, model: str, checkpoint: Checkpoint) -> CacheLocation | None:
+    """Where the packed weights and the tokenizer of a checkpoint are cached, if anywhere."""
     if cache is False or checkpoint.nbytes < SMALLEST_KEPT:
         return None
     try:
@@ -34,7 +40,7 @@ def place_of(cache: bool | str | Path, model: str, checkpoint: Checkpoint) -> Pl
             raise
         warnings.warn(f"weights and tokenizer of {model} are not kept: {error}", CacheWarning, stacklevel=3)
         return None
-    return Place(directory, model, str(checkpoint.path.resolve()), fingerprint(checkpoint.tensor_files))
+    return CacheLocation(directory, model, str(checkpoint.path.resolve()), fingerprint(checkpoint.tensor_files))
 
 
 def describe(name: str, checkpoint: Checkpoint, ops: Ops) -> dict[str, Any]:

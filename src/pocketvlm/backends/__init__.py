@@ -9,29 +9,25 @@ from pocketvlm.errors import OptionError
 
 if TYPE_CHECKING:
     from pocketvlm.backends.ops import Ops
+    from pocketvlm.backends.options import Scheme
 
 
-def create(
-    name: str,
-    threads: int | None = None,
-    device: str | None = None,
-    weights: str = "auto",
-    precision: str | None = None,
-) -> Ops:
+def create(name: str, threads: int | None = None, device: str | None = None, scheme: Scheme | None = None) -> Ops:
     """The operations of a backend.
 
     threads: CPU threads (None: physical cores). device: for "torch" alone, "cpu" or "cuda" (None: CUDA where present).
-    weights, precision: see `options.choose`. Raises OptionError for values that are not known or contradict each other,
-    and BackendError where the backend cannot run.
+    scheme: what `options.choose` chose for this backend (None: what it chooses for a dense checkpoint without options).
+    Raises OptionError for values that are not known or contradict each other, and BackendError where the backend cannot
+    run.
     """
-    check(name, threads, device, weights, precision)
+    check(name, threads, device)
     if name == "torch":
         from pocketvlm.backends import torch
 
-        return torch.create(threads, device)
+        return torch.create(threads, device, scheme)
     from pocketvlm.backends import native
 
-    return native.create(threads, weights=weights, precision=precision)
+    return native.create(threads, scheme=scheme)
 
 
 def check(
@@ -41,7 +37,7 @@ def check(
     weights: str = "auto",
     precision: str | None = None,
 ) -> None:
-    """Raise OptionError for values that `create` would refuse; loads nothing."""
+    """Raise OptionError for values that `create` and `options.choose` would refuse; loads nothing."""
     choose(name, weights, precision)
     if threads is not None and threads < 1:
         raise OptionError(f"threads={threads} is out of range: give at least 1, or leave it out for all physical cores")

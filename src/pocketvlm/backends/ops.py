@@ -18,49 +18,19 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvlm.backends.options import Scheme
+from pocketvlm.schemes import Role
+from pocketvlm.tensors import Tensor
+
 Array = Any
 Weight = Any
 Activation = Literal["gelu_tanh", "gelu_erf", "silu"]
-Role = Literal["matrix", "table", "tied", "vector"]
-StoredDtype = Literal["f32", "f16", "bf16"]
 Ints = NDArray[np.int32]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StoredTensor:
-    """A tensor as a file holds it.
-
-    data: the values in C order, possibly memory-mapped and read-only: float32 for "f32", float16 for "f16", and the raw
-    bits as uint16 for "bf16".
-    """
-
-    name: str
-    dtype: StoredDtype
-    data: NDArray[Any]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape as stored."""
-        return tuple(self.data.shape)
-
-    def float32(self) -> NDArray[np.float32]:
-        """The values as float32, exactly."""
-        if self.dtype == "bf16":
-            return (self.data.astype(np.uint32) << 16).view(np.float32)
-        return np.ascontiguousarray(self.data, dtype=np.float32)
-
-    def transposed(self) -> StoredTensor:
-        """A matrix with rows and columns exchanged."""
-        return StoredTensor(self.name, self.dtype, np.ascontiguousarray(self.data.T))
-
-    def reshape(self, *shape: int) -> StoredTensor:
-        """The same values under another shape."""
-        return StoredTensor(self.name, self.dtype, self.data.reshape(shape))
-
-
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a backend may keep the weights that it prepared, and what they are prepared from.
+class CacheLocation:
+    """Where prepared weights are cached, and what they are prepared from.
 
     directory: where files go; made where it is missing. model, path: what the user called the checkpoint, and where it
     lies, for the list of files. fingerprint: changes with the content of the checkpoint.
@@ -133,23 +103,36 @@ class Ops(Protocol):
     """What a backend does. Shapes in brackets; T rows, H hidden size, everything float32 unless said otherwise."""
 
     name: str
+    scheme: Scheme
     # Patches that the vision side gives to one pass, of as many views as that is: more would take longer for each.
     patches_at_once: int
 
     def describe(self) -> dict[str, str]:
         """What was chosen and why (instruction set, threads, weight type), for `pocketvlm info`."""
 
-    def keeping(self, place: Place | None, tensors: Mapping[str, StoredTensor]) -> AbstractContextManager[None]:
-        """A block in which `prepare` may take its work out of a file in `place`, written when the block ends well.
+    def with_scheme(self, scheme: Scheme) -> Ops:
+        """The same threads and kernels for weights that are stored and multiplied as `scheme` says.
 
-        tensors: all that will be prepared. A backend whose handles cost nothing to make does nothing here.
+        Raises OptionError for the scheme of another backend.
         """
 
-    def prepare(self, stored: StoredTensor, role: Role) -> Weight:
-        """Turn a stored tensor into this backend's handle.
+    def weight_cache(
+        self, location: CacheLocation | None, tensors: Mapping[str, Tensor]
+    ) -> AbstractContextManager[None]:
+        """A block in which `prepare` may load prepared weights from a file, which is written when the block ends well.
 
-        "matrix" [out, in] serves `linear`, "table" [rows, H] `embed`, "tied" both; a backend may code what `linear`
-        reads, and keeps the rest as stored. "vector" (any shape) becomes a plain float32 array of that shape.
+        tensors: all that will be prepared. location: None means that there is no cache. A backend whose handles cost
+        nothing to make does nothing here.
+        """
+
+    def prepare(self, tensor: Tensor, role: Role) -> Weight:
+        """Turn a tensor into this backend's handle for its role; nothing but the role says what it is for.
+
+        Matrices [out, in] ("matrix", "gate", "head", "vision_matrix", "patch_embedding") serve `linear`, an "embedding"
+        or a "position_embedding" [rows, H] `embed`, a "tied_embedding" both. "norm", "conv" and "vector" (any shape)
+        become a plain float32 array of that shape. Quantized values are those of `dequantize`, within the rounding of
+        the scales to the backend's own type. Raises BackendError for a quantized tensor that the kernels cannot
+        multiply, and ValueError for a dense one that the scheme stores quantized: see `pocketvlm.quantize`.
         """
 
     def recorded(self, work: Callable[[], Array]) -> tuple[Array, Callable[[], Array]]:

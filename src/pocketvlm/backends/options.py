@@ -1,36 +1,87 @@
-"""`choose` checks backend, weights and precision against each other and resolves the defaults, with reasons."""
+"""Options of a backend, and the scheme chosen from them: how each tensor is stored and multiplied, and why."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, cast, get_args
 
 from pocketvlm.errors import OptionError
+from pocketvlm.schemes import (
+    INT4_GROUP_64,
+    INT8_GROUP_32,
+    INT8_GROUP_64,
+    INT8_ROWS,
+    ROLES,
+    QuantizationScheme,
+    Role,
+)
 
 Backend = Literal["native", "torch"]
 Precision = Literal["exact", "fast"]
 Weights = Literal["auto", "int4", "int8", "bf16"]
+Products = Literal["float32", "bfloat16", "int8"]
 
 BACKENDS: tuple[str, ...] = get_args(Backend)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 WEIGHTS: tuple[str, ...] = get_args(Weights)
 
+_AS_STORED = "as stored, bfloat16 or float32"
+_WEIGHTS = {"int4": "int4 in the language model, int8 in the vision tower", "int8": "int8", "bf16": _AS_STORED}
+_TEXT_ROLES = ("matrix", "gate", "head", "tied_embedding")
+
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """Arithmetic and weight type that a backend uses, and the reason for each; weights are never "auto" here."""
+class Storage:
+    """How the dense tensors of a role are stored, and why; `quantization` None means as the checkpoint holds them."""
 
+    quantization: QuantizationScheme | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How a network is stored and multiplied on a backend. One function makes it, `choose`; all others only read it.
+
+    weights: the type of dense matrices in memory, never "auto". products: what matrices are multiplied in: "int8" means
+    integer products with activations in 8 bits, "bfloat16" means that activations are rounded to bfloat16 where the
+    processor multiplies such numbers. storage: for each role; tensors that the checkpoint holds quantized stay so.
+    """
+
+    backend: Backend
     precision: Precision
     weights: Weights
+    products: Products
+    storage: Mapping[Role, Storage]
     precision_reason: str
     weights_reason: str
+    products_reason: str
+
+    def describe(self) -> dict[str, str]:
+        """Precision, weights and arithmetic with their reasons, for people."""
+        attention = "attention of views and prompts in bfloat16 where the processor has it"
+        arithmetic = {
+            "float32": "float32",
+            "bfloat16": f"float32, matrices stored in bfloat16 and {attention}",
+            "int8": f"integer products with activations in 8 bits, the rest in float32, {attention}",
+        }
+        return {
+            "precision": f"{self.precision} ({self.precision_reason})",
+            "weights": f"{_WEIGHTS[self.weights]} ({self.weights_reason})",
+            "arithmetic": arithmetic[self.products],
+        }
 
 
-def choose(backend: str, weights: str = "auto", precision: str | None = None) -> Choice:
-    """What weights and precision mean on a backend; precision None is "fast" on native and "exact" on torch.
+def choose(
+    backend: str, weights: str = "auto", precision: str | None = None, quantization: str | None = None
+) -> Scheme:
+    """The scheme that weights and precision mean on a backend; precision None is "fast" on native, "exact" on torch.
 
-    Raises OptionError for a name that is not known and for names that contradict each other.
+    quantization: how the checkpoint's own matrices are quantized, in words; None means that all of its tensors are
+    dense. "auto" keeps what the checkpoint holds and stores dense matrices in the default type of the precision. Raises
+    OptionError for a name that is not known and for names that contradict each other.
     """
     _known("backend", backend, BACKENDS)
     _known("weights", weights, WEIGHTS)
@@ -50,14 +101,47 @@ def choose(backend: str, weights: str = "auto", precision: str | None = None) ->
             f"weights={weights!r} contradicts precision='exact', which keeps weights as stored: "
             f"leave one of them out, or give weights='bf16'"
         )
+    if quantization is not None and weights != "auto":
+        raise OptionError(f"weights={weights!r}: the checkpoint is quantized already ({quantization}): leave it out")
     fast = backend == "native" and precision != "exact"
     auto = "int8" if fast else "bf16"
-    return Choice(
+    chosen = auto if weights == "auto" else weights
+    reason = f"the default of precision {'fast' if fast else 'exact'}" if weights == "auto" else "asked for"
+    if quantization is not None:
+        reason = f"{reason} for dense tensors, {quantization} for those that the checkpoint holds quantized"
+    products: Products = "float32" if not fast else "bfloat16" if chosen == "bf16" else "int8"
+    if backend == "torch":
+        precision_reason = "all that this backend does"
+    else:
+        precision_reason = f"the default of backend {backend}" if precision is None else "asked for"
+    return Scheme(
+        backend=cast(Backend, backend),
         precision="fast" if fast else "exact",
-        weights=cast(Weights, auto if weights == "auto" else weights),
-        precision_reason=f"the default of backend {backend}" if precision is None else "asked for",
-        weights_reason=f"the default of precision {'fast' if fast else 'exact'}" if weights == "auto" else "asked for",
+        weights=cast(Weights, chosen),
+        products=products,
+        storage=_storage(chosen),
+        precision_reason=precision_reason,
+        weights_reason=reason,
+        products_reason=f"precision {'fast' if fast else 'exact'} with {chosen} weights",
     )
+
+
+def _storage(weights: str) -> Mapping[Role, Storage]:
+    """How each role's dense tensors are stored for a weight type."""
+    stored = dict.fromkeys(ROLES, Storage(None, "not multiplied as a matrix"))
+    stored["embedding"] = stored["position_embedding"] = Storage(None, "only rows of it are read")
+    stored["patch_embedding"] = Storage(None, "rounding pixels makes small print unreadable, and it is small")
+    matrix = {"int4": INT4_GROUP_64, "int8": INT8_GROUP_32, "bf16": None}[weights]
+    stored.update(dict.fromkeys(cast(tuple[Role, ...], _TEXT_ROLES), Storage(matrix, f"{weights} weights")))
+    if weights == "int4":
+        # The group is that of the other matrices, so that products of the same rows share the rows' bytes.
+        stored["gate"] = Storage(INT8_GROUP_64, "gates decide how long a state lives, and are tiny")
+    stored["vision_matrix"] = (
+        Storage(None, "bf16 weights")
+        if weights == "bf16"
+        else Storage(INT8_ROWS, "the vision tower has 8 bits with any quantized language model")
+    )
+    return MappingProxyType(stored)
 
 
 def _known(option: str, value: str, choices: tuple[str, ...]) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvlm.backends.ops import StoredTensor
 from pocketvlm.config import ModelConfig
 from pocketvlm.model import expected_tensors
+from pocketvlm.tensors import DenseTensor, float32_to_bfloat16
 
 RELEASED: Mapping[str, Any] = {
     "architectures": ["MiniCPMV4_6ForConditionalGeneration"],
@@ -59,7 +59,7 @@ def released_config() -> ModelConfig:
     return ModelConfig.from_dict(RELEASED, "the released shape")
 
 
-def random_tensors(config: ModelConfig, seed: int = 0) -> dict[str, StoredTensor]:
+def random_tensors(config: ModelConfig, seed: int = 0) -> dict[str, DenseTensor]:
     """Every tensor of a checkpoint in bfloat16 bits: matrices N(0, 1 / inputs), norms as training leaves them.
 
     Values come out of one pool of normal numbers, read from another place each time: a billion of them would take long.
@@ -69,9 +69,7 @@ def random_tensors(config: ModelConfig, seed: int = 0) -> dict[str, StoredTensor
     return {name: _tensor(name, shape, normal, random) for name, shape in expected_tensors(config).items()}
 
 
-def _tensor(
-    name: str, shape: tuple[int, ...], normal: NDArray[np.float32], random: np.random.Generator
-) -> StoredTensor:
+def _tensor(name: str, shape: tuple[int, ...], normal: NDArray[np.float32], random: np.random.Generator) -> DenseTensor:
     count = int(np.prod(shape))
     if len(shape) == 1 or name.endswith("conv1d.weight"):
         values = 0.1 * random.standard_normal(count, dtype=np.float32)
@@ -81,15 +79,10 @@ def _tensor(
             values += 1.0
         if name.endswith("conv1d.weight"):
             values += 0.3
-        return StoredTensor(name, "bf16", _bits(values).reshape(shape))
-    pool = _bits(normal * np.float32((count / shape[0]) ** -0.5))
+        return DenseTensor(name, "bf16", float32_to_bfloat16(values).reshape(shape))
+    pool = float32_to_bfloat16(normal * np.float32((count / shape[0]) ** -0.5))
     bits = np.empty(count, np.uint16)
     for start in range(0, count, _POOL):
         piece = np.roll(pool, int(random.integers(_POOL)))[: count - start]
         bits[start : start + _POOL] = piece
-    return StoredTensor(name, "bf16", bits.reshape(shape))
-
-
-def _bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The upper halves of float32 numbers, rounded to nearest."""
-    return ((values.view(np.uint32) + np.uint32(0x8000)) >> 16).astype(np.uint16)
+    return DenseTensor(name, "bf16", bits.reshape(shape))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pocketvlm.atomic import replacing, write_all
 from pocketvlm.chat.media import Medium, open_media
 from pocketvlm.errors import InputError, PromptError
 from pocketvlm.processor.alpha import Alpha
@@ -84,12 +84,10 @@ class Conversation:
         said = [message.plain([one.saved(embed) for one in message.media]) for message in self.messages]
         text = json.dumps([*self._system(), *said], ensure_ascii=False, indent=1) + "\n"
         data = text.encode("utf-8", "replace")
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            beside.write_bytes(data)
-            beside.replace(path)
+            with replacing(path) as file:
+                write_all(file, data)
         except OSError as error:
-            beside.unlink(missing_ok=True)
             raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
         return len(data)
 

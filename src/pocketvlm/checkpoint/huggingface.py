@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from pocketvlm.backends.ops import StoredTensor
 from pocketvlm.checkpoint.files import find_files
+from pocketvlm.checkpoint.formats.safetensors import TensorEntry, map_tensors, read_entries
 from pocketvlm.checkpoint.jsonfile import read_json
 from pocketvlm.checkpoint.names import EMBEDDING, HEAD, canonical_entries, match
-from pocketvlm.checkpoint.safetensors import TensorEntry, map_tensors, read_entries
 from pocketvlm.config import GenerationConfig, ModelConfig, ProcessorConfig
 from pocketvlm.errors import CheckpointError, ConfigError, TensorError
+from pocketvlm.tensors import DenseTensor, Tensor
 
 _COMPARE_CHUNK = 1 << 22
 
@@ -28,6 +28,7 @@ class Checkpoint:
     path: the directory. model, processor, generation: its configurations. eos_token_ids: where generation ends, see
     `read_checkpoint`. tokenizer_file: tokenizer.json. tokenizer_config: tokenizer_config.json as it is. chat_template:
     Jinja source. tensor_files: the weight files. entries: the tensors by the hub's names, without those never used.
+    quantization: how its matrices are quantized, in words; None means that all tensors are dense.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Checkpoint:
     chat_template: str
     tensor_files: tuple[Path, ...]
     entries: Mapping[str, TensorEntry]
+    quantization: str | None = None
 
     @property
     def parameters(self) -> int:
@@ -59,7 +61,7 @@ class Checkpoint:
             counts[entry.dtype] = counts.get(entry.dtype, 0) + entry.parameters
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
-    def tensors(self, expected: Mapping[str, tuple[int, ...]], sparse: bool = False) -> dict[str, StoredTensor]:
+    def tensors(self, expected: Mapping[str, tuple[int, ...]], sparse: bool = False) -> dict[str, Tensor]:
         """The tensors a model expects, by name, as read-only memory-mapped views in the order of `expected`.
 
         expected: name -> shape of every tensor, names as on the hub. Raises TensorError that lists all missing,
@@ -68,7 +70,7 @@ class Checkpoint:
         wanted = match(self.entries, expected, str(self.path))
         stored = map_tensors(wanted.values(), sparse)
         return {
-            name: StoredTensor(name, tensor.dtype, tensor.data) for name, tensor in zip(wanted, stored, strict=True)
+            name: DenseTensor(name, tensor.dtype, tensor.source) for name, tensor in zip(wanted, stored, strict=True)
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pocketvlm.checkpoint.safetensors import SUPPORTED, TensorEntry
+from pocketvlm.checkpoint.formats.safetensors import SUPPORTED, TensorEntry
 from pocketvlm.errors import TensorError
 
 EMBEDDING = "model.language_model.embed_tokens.weight"

@@ -90,18 +90,21 @@ def _random(activity: Any, loading: dict[str, Any]) -> tuple[Engine, int, dict[s
     import time
 
     from pocketvlm import backends
+    from pocketvlm.backends.options import choose
     from pocketvlm.bench.shape import random_tensors, released_config
     from pocketvlm.engine import Engine
-    from pocketvlm.model import MiniCPMV
+    from pocketvlm.model import MiniCPMV, tensor_roles
+    from pocketvlm.quantize import quantized
 
-    ops = backends.create("native", loading["threads"], None, loading["weights"], loading["precision"])
+    scheme = choose("native", loading["weights"], loading["precision"])
+    ops = backends.create("native", loading["threads"], None, scheme)
     config = released_config()
     activity.say("making random weights")
     tensors = random_tensors(config)
     stored = sum(tensor.data.nbytes for tensor in tensors.values())
     began = time.perf_counter()
     activity.say("packing them")
-    network = MiniCPMV(config, ops, tensors)
+    network = MiniCPMV(config, ops, quantized(tensors, tensor_roles(config), scheme))
     chunk = loading["prefill_chunk"]
     engine = Engine(network) if chunk is None else Engine(network, prefill_chunk=chunk)
     facts = {

@@ -30,16 +30,18 @@ def info(
 
     Sizes, types, layers, context and end ids come from the files' headers; no weight is read.
     """
-    from pocketvlm.api.about import describe
-    from pocketvlm.backends import create
+    from pocketvlm.api.about import describe, scheme_for
+    from pocketvlm.backends import check, create
     from pocketvlm.checkpoint.hub import resolve
     from pocketvlm.checkpoint.huggingface import read_checkpoint
     from pocketvlm.cli.terminal import Activity
 
     with Activity(quiet) as activity:
         activity.say(f"reading {model}")
-        path = resolve(model, revision, activity.downloading(model))
-        facts = describe(model, read_checkpoint(path), create(backend, threads, device, weights, precision))
+        check(backend, threads, device, weights, precision)
+        checkpoint = read_checkpoint(resolve(model, revision, activity.downloading(model)))
+        scheme = scheme_for(checkpoint, backend, weights, precision)
+        facts = describe(model, checkpoint, create(backend, threads, device, scheme))
     if as_json:
         import json
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import struct
 import time
 import warnings
@@ -18,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvlm.atomic import TEMPORARY, replacing, write_all
 from pocketvlm.errors import CacheWarning, OptionError
 
-SUFFIX, TEMPORARY = ".features", ".tmp"
+SUFFIX = ".features"
 STALE_SECONDS = 60
 DEFAULT_LIMIT = 4 << 30
 _HEADER = struct.Struct("<8sII16s")
@@ -79,13 +79,10 @@ class FeatureFiles:
         data = self._header(path.name, len(features), features.shape[1], body) + body
         if len(data) > self.limit:
             return
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY}")
         try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
+            with replacing(path, durable=False) as file:
+                write_all(file, data)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             self._warn(error)
             return
         self._forget(path.name)

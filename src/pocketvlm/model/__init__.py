@@ -1,5 +1,5 @@
 """The network is written once over the operations of a backend."""
 
-from pocketvlm.model.minicpmv import MiniCPMV, expected_tensors
+from pocketvlm.model.minicpmv import MiniCPMV, expected_tensors, tensor_roles
 
-__all__ = ["MiniCPMV", "expected_tensors"]
+__all__ = ["MiniCPMV", "expected_tensors", "tensor_roles"]

@@ -6,20 +6,21 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pocketvlm.backends.ops import Array, Batch, Ints, Ops, StoredTensor
+from pocketvlm.backends.ops import Array, Batch, Ints, Ops
 from pocketvlm.config import ModelConfig
 from pocketvlm.model import text, vision
-from pocketvlm.model.weights import Progress, build_weights, expected_tensors
+from pocketvlm.model.weights import Progress, build_weights, expected_tensors, tensor_roles
+from pocketvlm.tensors import Tensor
 from pocketvlm.types import View
 
-__all__ = ["MiniCPMV", "expected_tensors"]
+__all__ = ["MiniCPMV", "expected_tensors", "tensor_roles"]
 
 
 class MiniCPMV:
     """The network on one backend. Stateless: all sequence state comes in with each call."""
 
     def __init__(
-        self, config: ModelConfig, ops: Ops, tensors: Mapping[str, StoredTensor], progress: Progress | None = None
+        self, config: ModelConfig, ops: Ops, tensors: Mapping[str, Tensor], progress: Progress | None = None
     ) -> None:
         self.config = config
         self.ops = ops

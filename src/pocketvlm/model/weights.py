@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pocketvlm.backends.ops import Array, Ops, Role, StoredTensor, Weight
+from pocketvlm.backends.ops import Array, Ops, Weight
 from pocketvlm.config import ModelConfig
+from pocketvlm.errors import TensorError
+from pocketvlm.schemes import Role
+from pocketvlm.tensors import DenseTensor, Tensor
 
 Shape = tuple[int, ...]
 Find = Callable[[str, Shape, Role], Any]
@@ -134,25 +137,29 @@ class _Builder:
         self.config = config
         self.find = find
 
-    def matrix(self, name: str, out: int, width: int) -> Weight:
-        return self.find(name, (out, width), "matrix")
+    def matrix(self, name: str, out: int, width: int, role: Role = "matrix") -> Weight:
+        return self.find(name, (out, width), role)
 
     def vector(self, name: str, *shape: int) -> Array:
         return self.find(name, shape, "vector")
 
+    def norm_weight(self, name: str, width: int) -> Array:
+        return self.find(f"{name}.weight", (width,), "norm")
+
     def linear(self, name: str, out: int, width: int) -> Linear:
-        return Linear(self.matrix(f"{name}.weight", out, width), self.vector(f"{name}.bias", out))
+        """A linear layer of the vision tower."""
+        return Linear(self.matrix(f"{name}.weight", out, width, "vision_matrix"), self.vector(f"{name}.bias", out))
 
     def norm(self, name: str, width: int) -> Norm:
-        return Norm(self.vector(f"{name}.weight", width), self.vector(f"{name}.bias", width))
+        return Norm(self.norm_weight(name, width), self.vector(f"{name}.bias", width))
 
     def decoder_layer(self, index: int) -> DecoderLayer:
         c, name = self.config.text, f"model.language_model.layers.{index}"
         full = c.layer_types[index] == "full_attention"
         return DecoderLayer(
-            input_layernorm=self.vector(f"{name}.input_layernorm.weight", c.hidden_size),
+            input_layernorm=self.norm_weight(f"{name}.input_layernorm", c.hidden_size),
             mixer=self.full_attention(f"{name}.self_attn") if full else self.linear_attention(f"{name}.linear_attn"),
-            post_attention_layernorm=self.vector(f"{name}.post_attention_layernorm.weight", c.hidden_size),
+            post_attention_layernorm=self.norm_weight(f"{name}.post_attention_layernorm", c.hidden_size),
             gate_proj=self.matrix(f"{name}.mlp.gate_proj.weight", c.intermediate_size, c.hidden_size),
             up_proj=self.matrix(f"{name}.mlp.up_proj.weight", c.intermediate_size, c.hidden_size),
             down_proj=self.matrix(f"{name}.mlp.down_proj.weight", c.hidden_size, c.intermediate_size),
@@ -166,8 +173,8 @@ class _Builder:
             k_proj=self.matrix(f"{name}.k_proj.weight", kv, c.hidden_size),
             v_proj=self.matrix(f"{name}.v_proj.weight", kv, c.hidden_size),
             o_proj=self.matrix(f"{name}.o_proj.weight", c.hidden_size, heads),
-            q_norm=self.vector(f"{name}.q_norm.weight", c.head_dim),
-            k_norm=self.vector(f"{name}.k_norm.weight", c.head_dim),
+            q_norm=self.norm_weight(f"{name}.q_norm", c.head_dim),
+            k_norm=self.norm_weight(f"{name}.k_norm", c.head_dim),
         )
 
     def linear_attention(self, name: str) -> LinearAttention:
@@ -176,12 +183,12 @@ class _Builder:
         return LinearAttention(
             in_proj_qkv=self.matrix(f"{name}.in_proj_qkv.weight", c.conv_dim, c.hidden_size),
             in_proj_z=self.matrix(f"{name}.in_proj_z.weight", c.value_dim, c.hidden_size),
-            in_proj_b=self.matrix(f"{name}.in_proj_b.weight", heads, c.hidden_size),
-            in_proj_a=self.matrix(f"{name}.in_proj_a.weight", heads, c.hidden_size),
-            conv1d=self.vector(f"{name}.conv1d.weight", c.conv_dim, 1, c.linear_conv_kernel_dim),
+            in_proj_b=self.matrix(f"{name}.in_proj_b.weight", heads, c.hidden_size, "gate"),
+            in_proj_a=self.matrix(f"{name}.in_proj_a.weight", heads, c.hidden_size, "gate"),
+            conv1d=self.find(f"{name}.conv1d.weight", (c.conv_dim, 1, c.linear_conv_kernel_dim), "conv"),
             a_log=self.vector(f"{name}.A_log", heads),
             dt_bias=self.vector(f"{name}.dt_bias", heads),
-            norm=self.vector(f"{name}.norm.weight", c.linear_value_head_dim),
+            norm=self.norm_weight(f"{name}.norm", c.linear_value_head_dim),
             out_proj=self.matrix(f"{name}.out_proj.weight", c.hidden_size, c.value_dim),
         )
 
@@ -225,22 +232,22 @@ class _Builder:
         embed = self.find(
             "model.language_model.embed_tokens.weight",
             (text.vocab_size, text.hidden_size),
-            "tied" if tied else "table",
+            "tied_embedding" if tied else "embedding",
         )
         patch = (vision.hidden_size, vision.num_channels, vision.patch_size, vision.patch_size)
         return Weights(
             embed_tokens=embed,
             layers=tuple(self.decoder_layer(i) for i in range(len(text.layer_types))),
-            norm=self.vector("model.language_model.norm.weight", text.hidden_size),
-            lm_head=embed if tied else self.matrix("lm_head.weight", text.vocab_size, text.hidden_size),
+            norm=self.norm_weight("model.language_model.norm", text.hidden_size),
+            lm_head=embed if tied else self.matrix("lm_head.weight", text.vocab_size, text.hidden_size, "head"),
             patch_embedding=Linear(
-                self.find(f"{tower}.embeddings.patch_embedding.weight", patch, "matrix"),
+                self.find(f"{tower}.embeddings.patch_embedding.weight", patch, "patch_embedding"),
                 self.vector(f"{tower}.embeddings.patch_embedding.bias", vision.hidden_size),
             ),
             position_embedding=self.find(
                 f"{tower}.embeddings.position_embedding.weight",
                 (vision.position_side**2, vision.hidden_size),
-                "table",
+                "position_embedding",
             ),
             vision_layers=tuple(self.vision_layer(i) for i in range(vision.num_hidden_layers)),
             post_layernorm=self.norm(f"{tower}.post_layernorm", vision.hidden_size),
@@ -251,35 +258,50 @@ class _Builder:
 
 def expected_tensors(config: ModelConfig) -> dict[str, Shape]:
     """Every tensor name and shape that a checkpoint of this configuration must hold, hub names."""
-    names: dict[str, Shape] = {}
+    return {name: shape for name, (shape, _) in _listed(config).items()}
+
+
+def tensor_roles(config: ModelConfig) -> dict[str, Role]:
+    """What each tensor of `expected_tensors` is for."""
+    return {name: role for name, (_, role) in _listed(config).items()}
+
+
+def _listed(config: ModelConfig) -> dict[str, tuple[Shape, Role]]:
+    found: dict[str, tuple[Shape, Role]] = {}
 
     def collect(name: str, shape: Shape, role: Role) -> None:
-        names[name] = shape
+        found[name] = shape, role
 
     _Builder(config, collect).build()
-    return names
+    return found
 
 
 def build_weights(
-    config: ModelConfig, ops: Ops, tensors: Mapping[str, StoredTensor], progress: Progress | None = None
+    config: ModelConfig, ops: Ops, tensors: Mapping[str, Tensor], progress: Progress | None = None
 ) -> Weights:
     """Prepare every tensor for `ops`. Convolutions become the matrices that they are.
 
-    progress(done, total) is called after each tensor.
+    progress(done, total) is called after each tensor. Raises TensorError for a convolution that is quantized.
     """
     done = itertools.count(1)
 
     def prepare(name: str, shape: Shape, role: Role) -> Any:
-        stored = tensors[name]
-        if stored.shape != shape:
-            raise ValueError(f"{name}: shape {stored.shape}, expected {shape}")
-        if name.endswith("patch_embedding.weight"):
-            stored = stored.reshape(shape[0], -1)
-        if name.endswith("conv1d.weight"):
-            stored = stored.reshape(shape[0], -1).transposed()
-        handle = ops.prepare(stored, role)
+        handle = ops.prepare(_as_prepared(tensors[name], shape, role), role)
         if progress is not None:
             progress(next(done), len(tensors))
         return handle
 
     return _Builder(config, prepare).build()
+
+
+def _as_prepared(tensor: Tensor, shape: Shape, role: Role) -> Tensor:
+    """A tensor of this shape; the patch embedding as [out, in], a depthwise convolution as [width, channels]."""
+    is_convolution = role in ("patch_embedding", "conv")
+    if is_convolution and not isinstance(tensor, DenseTensor):
+        raise TensorError(f"{tensor.name}: quantized convolutions are not supported: use a checkpoint with dense ones")
+    if tensor.shape != shape:
+        raise ValueError(f"{tensor.name}: shape {tensor.shape}, expected {shape}")
+    if not (is_convolution and isinstance(tensor, DenseTensor)):
+        return tensor
+    matrix = tensor.reshape(shape[0], -1)
+    return matrix if role == "patch_embedding" else matrix.transposed()

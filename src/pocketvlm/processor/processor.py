@@ -26,7 +26,7 @@ from pocketvlm.processor.tokenizer import Tokenizer
 from pocketvlm.types import ImageInfo, PendingView, Prompt, VideoInfo, View
 
 if TYPE_CHECKING:
-    from pocketvlm.backends.ops import Place
+    from pocketvlm.backends.ops import CacheLocation
 
 # The control token before each role. In a template that writes another one, only images leave marks.
 _TURN = "<|im_start|>"
@@ -64,15 +64,15 @@ class Processor:
         chat_template: str | None = None,
         image_token_id: int | None = None,
         limits: MediaLimits | None = None,
-        place: Place | None = None,
+        cache: CacheLocation | None = None,
     ) -> Processor:
         """From preprocessor_config.json (read or parsed), the path of tokenizer.json, and the content of
-        tokenizer_config.json and chat_template.jinja (None: the template inside tokenizer_config). place: where the
-        vocabulary is kept for the next start (None: nowhere). Raises CheckpointError.
+        tokenizer_config.json and chat_template.jinja (None: the template inside tokenizer_config). cache: where the
+        vocabulary is cached for the next start (None: nowhere). Raises CheckpointError.
         """
         return cls(
             config if isinstance(config, ProcessorConfig) else ProcessorConfig.from_dict(config),
-            Tokenizer.from_files(tokenizer_file, tokenizer_config, place),
+            Tokenizer.from_files(tokenizer_file, tokenizer_config, cache),
             ChatTemplate.load(chat_template, tokenizer_config),
             image_token_id,
             limits,

@@ -14,7 +14,7 @@ from pocketvlm.processor.guard import Spellings
 from pocketvlm.processor.vocabulary import Vocabulary, load, token_bytes
 
 if TYPE_CHECKING:
-    from pocketvlm.backends.ops import Place
+    from pocketvlm.backends.ops import CacheLocation
 
 # Names of docs/model.md 5, used where tokenizer_config.json does not say otherwise.
 _SPELLINGS = {
@@ -75,14 +75,14 @@ class Tokenizer:
 
     @classmethod
     def from_files(
-        cls, path: str | Path, config: Mapping[str, Any] | None = None, place: Place | None = None
+        cls, path: str | Path, config: Mapping[str, Any] | None = None, cache: CacheLocation | None = None
     ) -> Tokenizer:
         """Read tokenizer.json; config is the content of tokenizer_config.json. Raises CheckpointError.
 
-        place: where its vocabulary is kept for the next start, in a form that is read at once (None: nowhere); what
+        cache: where its vocabulary is cached for the next start, in a form that is read at once (None: nowhere); what
         fails there is a CacheWarning.
         """
-        return cls(load(Path(path), place), config, where=str(path))
+        return cls(load(Path(path), cache), config, where=str(path))
 
     def spelling(self, name: str) -> str:
         """Spelling of a named token ("image_token", "eos_token", ...) from the configuration, else docs/model.md 5.

@@ -19,7 +19,7 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm.packfile import SUFFIX, VERSION, Item, PackedError, open_items, opened, write_items, written
 
 if TYPE_CHECKING:
-    from pocketvlm.backends.ops import Place
+    from pocketvlm.backends.ops import CacheLocation
 
 # To be raised when `parse` makes other arrays of the same file.
 FORMAT = 1
@@ -102,8 +102,8 @@ def token_bytes(text: str) -> bytes:
         return text.encode()
 
 
-def load(path: Path, place: Place | None = None) -> Vocabulary:
-    """Read tokenizer.json, or what was kept of the same content in `place`; keep it there for the next time.
+def load(path: Path, cache: CacheLocation | None = None) -> Vocabulary:
+    """Read tokenizer.json, or what is cached of the same content in `cache`; cache it there for the next time.
 
     Whatever is wrong with the kept file costs time and a CacheWarning, never an answer. Raises CheckpointError.
     """
@@ -113,15 +113,15 @@ def load(path: Path, place: Place | None = None) -> Vocabulary:
         raise CheckpointError(f"{path}: no such file; a checkpoint needs its tokenizer.json") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if place is None:
+    if cache is None:
         return parse(data, str(path))
     name = hashlib.sha256(f"{KIND} {FORMAT} {VERSION} {sys.byteorder}\n".encode())
     name.update(data)
-    file = place.directory / (name.hexdigest()[:32] + SUFFIX)
+    file = cache.directory / (name.hexdigest()[:32] + SUFFIX)
     found = opened(file, lambda: _open(file))
     if found is None:
         found = made = parse(data, str(path))
-        written(file, f"tokenizer of {place.model}", lambda: _write(file, made, place))
+        written(file, f"tokenizer of {cache.model}", lambda: _write(file, made, cache))
     return found
 
 
@@ -230,11 +230,11 @@ def _open(file: Path) -> Vocabulary:
     return found
 
 
-def _write(file: Path, vocabulary: Vocabulary, place: Place) -> None:
+def _write(file: Path, vocabulary: Vocabulary, cache: CacheLocation) -> None:
     fields = {
         "rules": vocabulary.rules,
         "added": [(token.text, token.id, token.special) for token in vocabulary.added],
         "size": vocabulary.size,
     }
     arrays = {name: getattr(vocabulary, name) for name in _ARRAYS}
-    write_items(file, _checksum, {KIND: Item(fields, arrays)}, place.model, place.path, KIND)
+    write_items(file, _checksum, {KIND: Item(fields, arrays)}, cache.model, cache.path, KIND)

@@ -16,9 +16,14 @@ from numpy.typing import NDArray
 
 from pocketvlm.backends.native import slabs
 from pocketvlm.backends.native.arena import Arena
-from pocketvlm.backends.native.coding import Coded, WeightType, encode, form_of
-from pocketvlm.backends.native.store import Store
-from pocketvlm.backends.ops import Activation, Batch, Ints, Place, Role, StoredTensor
+from pocketvlm.backends.native.pack import pack
+from pocketvlm.backends.native.packed_cache import PackedCache
+from pocketvlm.backends.native.packed_matrix import PackedMatrix
+from pocketvlm.backends.ops import Activation, Batch, CacheLocation, Ints
+from pocketvlm.backends.options import Scheme, choose
+from pocketvlm.errors import OptionError
+from pocketvlm.schemes import Role
+from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor
 
 if TYPE_CHECKING:
     from pocketvlm._native import Runtime
@@ -52,25 +57,25 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tied:
-    """An embedding that is the output matrix too: codes to multiply with, rows as stored to look up."""
+    """An embedding that is the head's matrix too: a packed matrix to multiply with, rows as stored to look up."""
 
-    coded: Coded
+    packed: PackedMatrix
     rows: Matrix
 
     @property
     def inputs(self) -> int:
         """Columns."""
-        return self.coded.inputs
+        return self.packed.inputs
 
     @property
     def outputs(self) -> int:
         """Rows."""
-        return self.coded.outputs
+        return self.packed.outputs
 
     @property
     def nbytes(self) -> int:
         """Bytes that a product reads."""
-        return self.coded.nbytes
+        return self.packed.nbytes
 
 
 @lru_cache(maxsize=8)
@@ -88,22 +93,26 @@ class NativeOps:
     # One view of the usual size: what lies between two layers then stays in the cache. Sixteen took 8 % longer.
     patches_at_once = 1024
 
-    def __init__(
-        self, runtime: Runtime, description: dict[str, str], weights: WeightType = "stored", fast: bool = False
-    ) -> None:
+    def __init__(self, runtime: Runtime, description: dict[str, str], scheme: Scheme | None = None) -> None:
+        """description: what is said of the machine. scheme: None means exact arithmetic on the weights as stored."""
+        self.scheme = scheme or choose("native", precision="exact")
+        if self.scheme.backend != self.name:
+            raise OptionError(f"a scheme of backend {self.scheme.backend!r} does not fit backend {self.name!r}")
         self._native = runtime
-        self._description = description
-        self._weights = weights
-        self._fast = fast
-        # Beside codes only the patch embedding is a stored matrix: pixels lose small type where they are rounded.
-        self._pairs = fast and weights == "stored"
-        self._store: Store | None = None
+        self._machine = description
+        self._cache_state: dict[str, str] = {}
+        self._fast = self.scheme.precision == "fast"
+        self._bfloat16 = self.scheme.products == "bfloat16"
+        self._cache: PackedCache | None = None
         self._arena = Arena()
         self._recorder: int | None = None  # the thread whose operations are being recorded
         self._kept: list[Ints | Floats] = []
 
+    def with_scheme(self, scheme: Scheme) -> NativeOps:
+        return NativeOps(self._native, self._machine, scheme)
+
     def describe(self) -> dict[str, str]:
-        return {"backend": self.name, **self._description}
+        return {"backend": self.name, **self._machine, **self.scheme.describe(), **self._cache_state}
 
     def limits(self) -> dict[str, float]:
         """What the machine can do at most with these threads and this instruction set, measured now, best of a few.
@@ -128,35 +137,41 @@ class NativeOps:
         }
 
     @contextmanager
-    def keeping(self, place: Place | None, tensors: Mapping[str, StoredTensor]) -> Iterator[None]:
+    def weight_cache(self, location: CacheLocation | None, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        packed = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, QuantizedTensor)}
         try:
-            if place is not None and self._weights != "stored":
-                self._store = Store(self._native, place, self._weights, tensors)
+            if location is not None and packed and self._fast:
+                self._cache = PackedCache(self._native, location, self.scheme.weights, packed)
             yield
-            if self._store is not None:
-                self._description["packed weights"] = self._store.finish()
+            if self._cache is not None:
+                self._cache_state["packed weights"] = self._cache.finish()
         finally:
-            if self._store is not None:
-                self._store.wait()
-            self._store = None
-            self.return_memory()  # of files that were parsed, of matrices that were encoded: some 70 MB
+            if self._cache is not None:
+                self._cache.wait()
+            self._cache = None
+            self.return_memory()  # of files that were parsed, of matrices that were quantized: some 70 MB
 
-    def prepare(self, stored: StoredTensor, role: Role) -> Matrix | Coded | Tied | Floats:
-        if role == "vector":
-            return np.ascontiguousarray(stored.float32())
-        if len(stored.shape) != 2:
-            raise ValueError(f"{stored.name} has shape {list(stored.shape)}: a matrix has two dimensions")
-        form = None if role == "table" else form_of(stored.name, self._weights)
-        if form is not None:
-            coded = self._store.code(stored, *form) if self._store else encode(self._native, stored, *form)
-            return Tied(coded, self._dense(stored)) if role == "tied" else coded
-        return self._dense(stored)
+    def prepare(self, tensor: Tensor, role: Role) -> Matrix | PackedMatrix | Tied | Floats:
+        if role in ("norm", "conv", "vector"):
+            return np.ascontiguousarray(tensor.dequantize())
+        if len(tensor.shape) != 2:
+            raise ValueError(f"{tensor.name} has shape {list(tensor.shape)}: a matrix has two dimensions")
+        if isinstance(tensor, DenseTensor):
+            if self.scheme.storage[role].quantization is not None:
+                raise ValueError(f"{tensor.name} is dense, but {self.scheme.weights} weights want it quantized")
+            return self._stored(tensor)
+        if not self._fast or role in ("embedding", "position_embedding"):
+            return Matrix(tensor.dequantize(), False, tensor.shape[0])
+        packed = self._cache.pack(tensor) if self._cache else pack(self._native, tensor)
+        if role == "tied_embedding" and tensor.rounded_from is not None:
+            return Tied(packed, self._stored(tensor.rounded_from))
+        return packed
 
-    def _dense(self, stored: StoredTensor) -> Matrix:
-        if stored.dtype == "bf16":
-            bits = np.require(stored.data, dtype=np.uint16, requirements=["C", "A"])
+    def _stored(self, tensor: DenseTensor) -> Matrix:
+        if tensor.dtype == "bf16":
+            bits = np.require(tensor.data, dtype=np.uint16, requirements=["C", "A"])
             return Matrix(bits, True, bits.shape[0])
-        values = np.require(stored.float32(), dtype=_F32, requirements=["C", "A"])
+        values = np.require(tensor.float32(), dtype=_F32, requirements=["C", "A"])
         return Matrix(values, False, values.shape[0])
 
     def _new(self, shape: tuple[int, ...]) -> Floats:
@@ -197,11 +212,14 @@ class NativeOps:
     def to_numpy(self, array: Floats) -> NDArray[np.float32]:
         return array
 
-    def embed(self, table: Matrix | Tied, ids: Ints) -> Floats:
+    def embed(self, table: Matrix | PackedMatrix | Tied, ids: Ints) -> Floats:
         if isinstance(table, Tied):
             table = table.rows
-        out = self._new((len(ids), table.data.shape[1]))
-        self._native.embed(table.data, table.bf16, ids, out)
+        out = self._new((len(ids), table.inputs))
+        if isinstance(table, PackedMatrix):
+            self._native.coded_embed(table.handle, ids, out)
+        else:
+            self._native.embed(table.data, table.bf16, ids, out)
         return out
 
     def take(self, x: Floats, rows: Ints) -> Floats:
@@ -225,24 +243,26 @@ class NativeOps:
     def linear(
         self,
         x: Floats,
-        weight: Matrix | Coded | Tied,
+        weight: Matrix | PackedMatrix | Tied,
         bias: Floats | None = None,
         residual: Floats | None = None,
         activation: Activation | None = None,
     ) -> Floats:
         if isinstance(weight, Tied):
-            weight = weight.coded
+            weight = weight.packed
         out = self._new((len(x), weight.outputs))
-        if isinstance(weight, Coded):
+        if isinstance(weight, PackedMatrix):
             self._native.coded_linear(x, [weight.handle], [bias], [residual], [out], _ACTIVATIONS[activation])
         else:
-            self._native.linear(x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], self._pairs, out)
+            self._native.linear(
+                x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], self._bfloat16, out
+            )
         return out
 
     def linears(
-        self, x: Floats, weights: Sequence[Matrix | Coded], biases: Sequence[Floats | None] = ()
+        self, x: Floats, weights: Sequence[Matrix | PackedMatrix], biases: Sequence[Floats | None] = ()
     ) -> list[Floats]:
-        handles = [weight.handle for weight in weights if isinstance(weight, Coded)]
+        handles = [weight.handle for weight in weights if isinstance(weight, PackedMatrix)]
         if len(handles) < len(weights):
             return [self.linear(x, weight, bias) for weight, bias in zip_longest(weights, biases)]
         outs = [self._new((len(x), weight.outputs)) for weight in weights]
@@ -308,8 +328,9 @@ class NativeOps:
         np.cumsum(lengths, out=offsets[1:])
         self._hold(offsets)
         out = self._new(query.shape)
-        # Scores of bytes err as much as products of codes do, and more than anything else beside stored weights.
-        self._native.attention_views(query, key, value, offsets, heads, self._fast, self._weights != "stored", out)
+        # Scores of bytes err as much as integer products do, and more than anything else with weights as stored.
+        integer = self.scheme.products == "int8"
+        self._native.attention_views(query, key, value, offsets, heads, self._fast, integer, out)
         return out
 
     def conv_silu(self, x: Floats, weight: Floats, state: Floats, batch: Batch) -> Floats:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 
 from pocketvlm.backends.ops import Ops
+from pocketvlm.backends.options import Scheme
 from pocketvlm.errors import BackendError
 
 __all__ = ["create"]
 
 
-def create(threads: int | None = None, device: str | None = None) -> Ops:
+def create(threads: int | None = None, device: str | None = None, scheme: Scheme | None = None) -> Ops:
     """Make the torch backend; `device` is "cpu", "cuda" or None for CUDA where present. Raises BackendError."""
     if importlib.util.find_spec("torch") is None:
         raise BackendError(
@@ -19,4 +20,4 @@ def create(threads: int | None = None, device: str | None = None) -> Ops:
         )
     from pocketvlm.backends.torch.ops import TorchOps
 
-    return TorchOps(threads, device)
+    return TorchOps(threads, device, scheme)

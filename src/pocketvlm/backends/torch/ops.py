@@ -11,9 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from pocketvlm.backends.ops import Activation, Batch, Ints, Place, Role, StoredTensor
+from pocketvlm.backends.ops import Activation, Batch, CacheLocation, Ints
+from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.backends.torch.delta import chunked_delta_rule, recurrent_delta_rule
 from pocketvlm.errors import BackendError, OptionError
+from pocketvlm.schemes import Role
+from pocketvlm.tensors import DenseTensor
+from pocketvlm.tensors import Tensor as StoredTensor
 
 Tensor = torch.Tensor
 
@@ -25,7 +29,10 @@ class TorchOps:
 
     name = "torch"
 
-    def __init__(self, threads: int | None = None, device: str | None = None) -> None:
+    def __init__(self, threads: int | None = None, device: str | None = None, scheme: Scheme | None = None) -> None:
+        self.scheme = scheme or choose("torch")
+        if self.scheme.backend != self.name:
+            raise OptionError(f"a scheme of backend {self.scheme.backend!r} does not fit backend {self.name!r}")
         if device is not None and device.split(":")[0] not in ("cpu", "cuda"):
             raise OptionError(f"device={device!r} is not known: give cpu, cuda or cuda:N")
         if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
@@ -42,21 +49,24 @@ class TorchOps:
             "backend": f"torch {torch.__version__}",
             "device": f"{self.device} ({why})",
             "threads": str(torch.get_num_threads()),
-            "precision": "exact (all that this backend does)",
-            "weights": "as stored, bfloat16 or float32",
-            "arithmetic": "float32",
+            **self.scheme.describe(),
         }
 
-    def keeping(self, place: Place | None, tensors: Mapping[str, StoredTensor]) -> AbstractContextManager[None]:
-        """Nothing is worth keeping."""
+    def with_scheme(self, scheme: Scheme) -> TorchOps:
+        return TorchOps(None, str(self.device), scheme)
+
+    def weight_cache(
+        self, location: CacheLocation | None, tensors: Mapping[str, StoredTensor]
+    ) -> AbstractContextManager[None]:
+        """Nothing is worth caching."""
         return nullcontext()
 
-    def prepare(self, stored: StoredTensor, role: Role) -> Tensor:
-        """A matrix keeps bf16, anything else becomes float32."""
-        if role != "vector" and stored.dtype == "bf16":
-            bits = torch.from_numpy(np.array(stored.data))
+    def prepare(self, tensor: StoredTensor, role: Role) -> Tensor:
+        """A matrix in bfloat16 stays so, anything else becomes float32."""
+        if role not in ("norm", "conv", "vector") and isinstance(tensor, DenseTensor) and tensor.dtype == "bf16":
+            bits = torch.from_numpy(np.array(tensor.data))
             return bits.view(torch.bfloat16).to(self.device)
-        return torch.from_numpy(np.array(stored.float32())).to(self.device)
+        return torch.from_numpy(np.array(tensor.dequantize())).to(self.device)
 
     def recorded(self, work: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], Tensor]]:
         """Nothing is recorded: `work` runs each time."""

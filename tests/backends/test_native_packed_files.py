@@ -11,41 +11,41 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from native_kit import Inputs, usable
+from native_kit import Inputs, round_and_pack, usable
 
 from pocketvlm import _native, packfile
-from pocketvlm.backends.native import coding
-from pocketvlm.backends.native.coding import Coded
-from pocketvlm.backends.native.packed import open_packed, write_packed
+from pocketvlm.backends.native.pack import pack_codes, pack_groups
+from pocketvlm.backends.native.packed_file import open_packed, write_packed
+from pocketvlm.backends.native.packed_matrix import PackedMatrix, packed_matrix
 from pocketvlm.packfile import PackedError, read_header, sweep
 
 RUNTIME = _native.Runtime(2, usable()[-1])
 
 
-def matrices() -> dict[str, Coded]:
-    """A matrix of each form: 8 bit with one scale, 8 and 4 bit with groups, 4 bit with minima and a table."""
+def matrices() -> dict[str, PackedMatrix]:
+    """A matrix of each scheme: 8 bit with one scale, 8 and 4 bit with groups, 4 bit with biases and a codebook."""
     make = Inputs(5)
     found = {
-        f"m{bits}.{group}": coding.encode(RUNTIME, make.matrix(33, 130, "bf16"), bits, group)
-        for bits, group in ((8, coding.WHOLE), (8, 64), (4, 64))
+        f"m{bits}.{group}": round_and_pack(RUNTIME, make.matrix(33, 130, "bf16"), bits, group)
+        for bits, group in ((8, None), (8, 64), (4, 64))
     }
-    codes = coding.pack(make.random.integers(0, 16, (20, 64), dtype=np.uint8), 4, 64)
-    scale, minimum = (coding.pack_groups(make.random.uniform(0, 1, (20, 2))) for _ in range(2))
-    row_scale, table = np.ones(32, np.float32), np.arange(120, 136, dtype=np.uint8)
-    found["all"] = coding.coded(RUNTIME, 4, 32, 64, 20, codes, scale, minimum, row_scale, table)
+    codes = pack_codes(make.random.integers(0, 16, (20, 64), dtype=np.uint8), 4, 64)
+    scale, bias = (pack_groups(make.random.uniform(0, 1, (20, 2))) for _ in range(2))
+    row_scale, codebook = np.ones(32, np.float32), np.arange(120, 136, dtype=np.uint8)
+    found["all"] = packed_matrix(4, 32, 64, 20, codes, scale, bias, row_scale, codebook)
     return found
 
 
-def write(path: Path) -> dict[str, Coded]:
+def write(path: Path) -> dict[str, PackedMatrix]:
     found = matrices()
     write_packed(path, RUNTIME, found, "nano", "the directory", "int4")
     return found
 
 
-def equal(first: Coded, second: Coded) -> None:
+def equal(first: PackedMatrix, second: PackedMatrix) -> None:
     for field in ("bits", "group", "inputs", "outputs"):
         assert getattr(first, field) == getattr(second, field)
-    for part in ("codes", "group_scale", "group_minimum", "row_scale", "table"):
+    for part in ("codes", "group_scale", "group_bias", "row_scale", "codebook"):
         one, other = getattr(first, part), getattr(second, part)
         assert (one is None) == (other is None)
         if one is not None:
@@ -177,7 +177,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "x.packed"
     write(path)
     before = path.read_bytes()
-    for module, name in ((packfile.os, "fsync"), (packfile, "_put")):
+    for module, name in ((packfile.os, "fsync"), (packfile, "write_all")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, full)
             with pytest.raises(OSError, match="No space left"):

@@ -9,13 +9,15 @@ from native_kit import Inputs, close, pages_of
 from numpy.typing import NDArray
 
 from pocketvlm.backends.native import NativeOps
-from pocketvlm.backends.native.coding import WeightType
-from pocketvlm.backends.ops import StoredTensor
+from pocketvlm.backends.options import choose
+from pocketvlm.tensors import DenseTensor
 
 
-def pair(native: NativeOps, weights: WeightType = "stored") -> tuple[NativeOps, NativeOps]:
-    """The same kernels, in `exact` and in `fast` beside such weights."""
-    return NativeOps(native._native, {}), NativeOps(native._native, {}, weights, fast=True)
+def pair(native: NativeOps, weights: str = "bf16") -> tuple[NativeOps, NativeOps]:
+    """The same kernels with precision "exact" and with "fast", for such weights."""
+    return tuple(
+        NativeOps(native._native, {}, choose("native", *how)) for how in (("auto", "exact"), (weights, "fast"))
+    )
 
 
 def near(actual: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float = 0.01) -> None:
@@ -29,9 +31,9 @@ VIEWS = pytest.mark.parametrize(
 
 
 @VIEWS
-@pytest.mark.parametrize(("weights", "tolerance"), [("stored", 0.01), ("int8", 0.03)])
+@pytest.mark.parametrize(("weights", "tolerance"), [("bf16", 0.01), ("int8", 0.03)])
 def test_views(
-    native: NativeOps, lengths: list[int], heads: int, head_dim: int, weights: WeightType, tolerance: float
+    native: NativeOps, lengths: list[int], heads: int, head_dim: int, weights: str, tolerance: float
 ) -> None:
     make = Inputs(head_dim)
     query, key, value = (make(sum(lengths), heads * head_dim, scale=2.0) for _ in range(3))
@@ -56,8 +58,8 @@ def test_views_whose_keys_have_much_in_common(native: NativeOps, lengths: list[i
     )
 
 
-@pytest.mark.parametrize("weights", ["stored", "int8"])
-def test_a_view_does_not_depend_on_those_beside_it(native: NativeOps, weights: WeightType) -> None:
+@pytest.mark.parametrize("weights", ["bf16", "int8"])
+def test_a_view_does_not_depend_on_those_beside_it(native: NativeOps, weights: str) -> None:
     _, fast = pair(native, weights)
     make = Inputs(9)
     lengths = [50, 400, 33]
@@ -103,7 +105,7 @@ def test_a_row_does_not_depend_on_its_batch(native: NativeOps) -> None:
         np.testing.assert_array_equal(fast.attention(query[rows], keys, values, alone), all_of_them[rows])
 
 
-def has_pairs(native: NativeOps) -> bool:
+def has_bfloat16(native: NativeOps) -> bool:
     """Whether the instruction set multiplies pairs of bfloat16 numbers."""
     return native.describe()["isa"].startswith("avx512bf16")
 
@@ -123,7 +125,7 @@ def test_linear(native: NativeOps, inputs: int, out: int) -> None:
     weight, exact = fast.prepare(stored, "matrix"), stored.float32().astype(np.float64)
     for rows in (1, 2, 3, 5, 6, 7, 12, 13, 33, 70):
         x, bias, residual = make(rows, inputs), make(out), make(rows, out)
-        seen = rounded(np.ascontiguousarray(x)) if has_pairs(native) else x.astype(np.float64)
+        seen = rounded(np.ascontiguousarray(x)) if has_bfloat16(native) else x.astype(np.float64)
         close(fast.linear(x, weight), seen @ exact.T, 4e-6)
         for activation in ("gelu_tanh", "gelu_erf", "silu", None):
             expected = activate(seen @ exact.T + bias, activation) + residual
@@ -133,11 +135,11 @@ def test_linear(native: NativeOps, inputs: int, out: int) -> None:
 def test_ties_and_ends(native: NativeOps) -> None:
     """What lies between two bfloat16 numbers goes to the even one; infinities and NaN stay in their rows."""
     fast = pair(native)[1]
-    one = fast.prepare(StoredTensor("one", "bf16", np.full((1, 1), 0x3F80, np.uint16)), "matrix")
+    one = fast.prepare(DenseTensor("one", "bf16", np.full((1, 1), 0x3F80, np.uint16)), "matrix")
     values = [1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 1 + 2**-8 + 2**-20, 3e38, 1e-30, 0.0]
     x = np.array([*values, np.inf, -np.inf, np.nan], np.float32)
     expected = x.astype(np.float64)
-    if has_pairs(native):
+    if has_bfloat16(native):
         expected[: len(values)] = rounded(x[: len(values)])
     np.testing.assert_array_equal(fast.linear(x[:, None], one)[:, 0], expected)
 
@@ -160,8 +162,8 @@ def test_no_rows(native: NativeOps) -> None:
 
 @pytest.mark.parametrize(("inputs", "out"), [(320, 50), (1000, 301), (45, 7)])
 def test_a_product_does_not_depend_on_its_batch(native: NativeOps, inputs: int, out: int) -> None:
-    """Bit for bit: this is what lets a request have one answer in any company."""
-    if not has_pairs(native):
+    """Bit for bit: this is what makes results batch-invariant."""
+    if not has_bfloat16(native):
         pytest.skip("without products of pairs, few and many rows are added in different orders")
     fast = pair(native)[1]
     make = Inputs(4)

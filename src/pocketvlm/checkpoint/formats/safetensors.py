@@ -1,4 +1,4 @@
-"""Safetensors headers are read without touching the data; tensors are memory-mapped NumPy views.
+"""The safetensors format: reads headers without touching the data, maps tensors as NumPy views, and writes files.
 
 The `safetensors` library cannot hand out bfloat16 without PyTorch, and copies; the format is eight bytes of length, a
 JSON header and the data, so it is read here. Its own validation rules are kept: contiguous data, exact sizes.
@@ -7,10 +7,11 @@ JSON header and the data, so it is read here. Its own validation rules are kept:
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvlm.backends.ops import StoredDtype, StoredTensor
+from pocketvlm.atomic import replacing, write_all
 from pocketvlm.checkpoint.files import INDEX_FILE, SINGLE_FILE, find_files, weight_map
 from pocketvlm.checkpoint.jsonfile import parse_object
 from pocketvlm.errors import CheckpointError
+from pocketvlm.tensors import DenseTensor, StoredDtype, Tensor
 
 MAX_HEADER = 100_000_000
 _MAX_DIMENSION = 2**48
 _LENGTH_BYTES = 8
+_ALIGNMENT = 8  # of the data in files that are written
 
 _BITS = {
     **dict.fromkeys(("F4",), 4),
@@ -36,6 +39,7 @@ _BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
 }
 _STORED: dict[str, StoredDtype] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+_WRITTEN = {stored: dtype for dtype, stored in _STORED.items()}
 _NUMPY: dict[StoredDtype, str] = {"f32": "<f4", "f16": "<f2", "bf16": "<u2"}
 SUPPORTED = frozenset(_STORED)
 
@@ -176,7 +180,7 @@ def read_entries(directory: Path) -> dict[str, TensorEntry]:
     return entries
 
 
-def map_tensors(entries: Iterable[TensorEntry], sparse: bool = False) -> list[StoredTensor]:
+def map_tensors(entries: Iterable[TensorEntry], sparse: bool = False) -> list[DenseTensor]:
     """Read-only views of the tensors, in the order given; float32, float16, or bfloat16 as uint16 bits.
 
     The files are memory-mapped and stay mapped while a view lives. Only a tensor that its file puts at an odd address
@@ -187,10 +191,32 @@ def map_tensors(entries: Iterable[TensorEntry], sparse: bool = False) -> list[St
     return [_view(entry, _map(entry.file, maps, sparse)) for entry in entries]
 
 
-def leave(tensors: Iterable[StoredTensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, DenseTensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors under their keys to one file, whole or not at all; a lazy one is read when it is written.
+
+    metadata: texts for the header. Raises CheckpointError where the file cannot be written.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + math.prod(tensor.shape) * np.dtype(_NUMPY[tensor.dtype]).itemsize
+        header[name] = {"dtype": _WRITTEN[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    try:
+        with replacing(path) as file:
+            write_all(file, len(text).to_bytes(_LENGTH_BYTES, "little") + text)
+            for tensor in tensors.values():
+                values = np.ascontiguousarray(tensor.data, _NUMPY[tensor.dtype])
+                write_all(file, values.reshape(-1).view(np.uint8).data)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def leave(tensors: Iterable[Tensor]) -> None:
     """Unmap what was read of mapped tensors until somebody reads there again: it no longer counts as resident."""
     for tensor in tensors:
-        base: Any = tensor.data
+        base: Any = tensor.source if isinstance(tensor, DenseTensor) else None
         while isinstance(base, np.ndarray):
             base = base.base
         mapped = base.obj if isinstance(base, memoryview) else base
@@ -212,7 +238,7 @@ def _map(path: Path, maps: dict[Path, mmap.mmap], sparse: bool) -> mmap.mmap:
     return maps[path]
 
 
-def _view(entry: TensorEntry, data: mmap.mmap) -> StoredTensor:
+def _view(entry: TensorEntry, data: mmap.mmap) -> DenseTensor:
     stored = _STORED[entry.dtype]
     dtype = np.dtype(_NUMPY[stored])
     if entry.start + entry.nbytes > len(data):
@@ -224,4 +250,4 @@ def _view(entry: TensorEntry, data: mmap.mmap) -> StoredTensor:
         array = array.copy()
     array = array.view(dtype).reshape(entry.shape)
     array.setflags(write=False)
-    return StoredTensor(entry.name, stored, array)
+    return DenseTensor(entry.name, stored, array)

@@ -1,4 +1,4 @@
-"""Matrices of codes: every instruction set against the plain meaning of the packed form, odd sizes, poisoned memory."""
+"""Quantized matrices: every instruction set against the plain meaning of the packed layout, in poisoned memory."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from itertools import zip_longest
 import numpy as np
 import pytest
 from exact_ops import activate
-from native_kit import Inputs
+from native_kit import Inputs, round_and_pack
 from numpy.typing import NDArray
 
 from pocketvlm import _native
-from pocketvlm.backends.native import NativeOps, coding
-from pocketvlm.backends.ops import StoredTensor
+from pocketvlm.backends.native import NativeOps
+from pocketvlm.backends.native.pack import pack_codes, pack_groups
+from pocketvlm.backends.native.packed_matrix import PackedMatrix, packed_matrix
+from pocketvlm.tensors import DenseTensor
 
 ROWS = [1, 2, 3, 4, 5, 7, 16, 17, 23, 97]
 SIZES = [(16, 64), (33, 65), (100, 200), (65, 448), (17, 1000)]
@@ -34,25 +36,25 @@ def close(actual: NDArray[np.float32], expected: NDArray[np.float64], tolerance:
     assert np.linalg.norm(actual - expected) <= tolerance * np.linalg.norm(expected)
 
 
-def matrix(outputs: int, inputs: int, seed: int = 0) -> StoredTensor:
+def matrix(outputs: int, inputs: int, seed: int = 0) -> DenseTensor:
     return Inputs(seed).matrix(outputs, inputs, "bf16")
 
 
-def decoded(native: NativeOps, weight: coding.Coded) -> NDArray[np.float32]:
+def dequantized(native: NativeOps, weight: PackedMatrix) -> NDArray[np.float32]:
     """The values of a matrix of codes."""
     out = np.empty((weight.outputs, weight.inputs), np.float32)
     native._native.coded_embed(weight.handle, np.arange(weight.outputs, dtype=np.int32), out)
     return out
 
 
-FORMS = [(8, coding.WHOLE), (8, coding.FINE), (8, coding.GROUP), (4, coding.GROUP), (4, 32), (4, 128)]
+SCHEMES = [(8, None), (8, 32), (8, 64), (4, 64), (4, 32), (4, 128)]
 
 
-@pytest.mark.parametrize(("bits", "group"), FORMS)
+@pytest.mark.parametrize(("bits", "group"), SCHEMES)
 @pytest.mark.parametrize(("outputs", "inputs"), SIZES)
-def test_products(native: NativeOps, bits: int, group: int, outputs: int, inputs: int) -> None:
-    weight = coding.encode(native._native, matrix(outputs, inputs), bits, group)
-    values = decoded(native, weight).astype(np.float64)
+def test_products(native: NativeOps, bits: int, group: int | None, outputs: int, inputs: int) -> None:
+    weight = round_and_pack(native._native, matrix(outputs, inputs), bits, group)
+    values = dequantized(native, weight).astype(np.float64)
     make = Inputs(1)
     for rows in ROWS:
         x, bias, residual = make(rows, inputs), make(outputs), make(rows, outputs)
@@ -63,15 +65,15 @@ def test_products(native: NativeOps, bits: int, group: int, outputs: int, inputs
             close(native.linear(x, weight, bias, residual, activation), expected, 3e-3)
 
 
-@pytest.mark.parametrize(("bits", "group"), FORMS)
-def test_instruction_sets_agree(bits: int, group: int) -> None:
+@pytest.mark.parametrize(("bits", "group"), SCHEMES)
+def test_instruction_sets_agree(bits: int, group: int | None) -> None:
     """The sums are whole numbers: they are equal, and only what follows them is rounded."""
     x, results, codes = Inputs(3)(40, 448), [], []
-    weight = coding.encode(_native.Runtime(1, "serial"), matrix(48, 448), bits, group)
+    weight = round_and_pack(_native.Runtime(1, "serial"), matrix(48, 448), bits, group)
     for isa in _native.usable_isas():
         ops = NativeOps(_native.Runtime(2, isa), {})
         results.append([ops.linear(x[:n], weight) for n in (1, 5, 40)])
-        codes.append(coding.encode(ops._native, matrix(48, 448), bits, group).codes)
+        codes.append(round_and_pack(ops._native, matrix(48, 448), bits, group).codes)
     for outputs, own in zip(results[1:], codes[1:], strict=True):
         for a, b in zip(outputs, results[0], strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
@@ -79,10 +81,10 @@ def test_instruction_sets_agree(bits: int, group: int) -> None:
         assert (own != codes[0]).mean() < 2e-3
 
 
-@pytest.mark.parametrize(("bits", "group"), FORMS)
-def test_a_row_does_not_depend_on_its_batch(native: NativeOps, bits: int, group: int) -> None:
-    """Bit for bit: this is what lets a request have one answer in any company."""
-    weight = coding.encode(native._native, matrix(50, 320), bits, group)
+@pytest.mark.parametrize(("bits", "group"), SCHEMES)
+def test_a_row_does_not_depend_on_its_batch(native: NativeOps, bits: int, group: int | None) -> None:
+    """Bit for bit: this is what makes results batch-invariant."""
+    weight = round_and_pack(native._native, matrix(50, 320), bits, group)
     x = Inputs(4)(60, 320)
     everything = native.linear(x, weight)
     for n in (1, 2, 3, 5, 8, 13, 16, 17, 30, 59):
@@ -91,9 +93,9 @@ def test_a_row_does_not_depend_on_its_batch(native: NativeOps, bits: int, group:
 
 
 def test_products_of_one_input_together(native: NativeOps) -> None:
-    """The same as one after the other, whatever forms are mixed."""
-    forms = [(4, 64), (4, 64), (8, 64), (8, 0), (8, 0), (4, 32)]
-    weights = [coding.encode(native._native, matrix(20 + 7 * i, 200, i), *form) for i, form in enumerate(forms)]
+    """The same as one after the other, whatever schemes are mixed."""
+    schemes = [(4, 64), (4, 64), (8, 64), (8, None), (8, None), (4, 32)]
+    weights = [round_and_pack(native._native, matrix(20 + 7 * i, 200, i), *scheme) for i, scheme in enumerate(schemes)]
     make = Inputs(2)
     biases = [make(20), None, make(34)]
     for rows in (1, 5, 40):
@@ -106,48 +108,48 @@ def test_products_of_one_input_together(native: NativeOps) -> None:
 def test_error_of_round_to_nearest(native: NativeOps) -> None:
     stored = matrix(64, 1024)
     exact = stored.float32()
-    for bits, group, most in ((8, 0, 0.01), (8, 64, 0.006), (4, 64, 0.095), (4, 32, 0.085), (4, 128, 0.102)):
-        weight = coding.encode(native._native, stored, bits, group)
-        seen = decoded(native, weight)
+    for bits, group, most in ((8, None, 0.01), (8, 64, 0.006), (4, 64, 0.095), (4, 32, 0.085), (4, 128, 0.102)):
+        weight = round_and_pack(native._native, stored, bits, group)
+        seen = dequantized(native, weight)
         assert np.linalg.norm(seen - exact) < most * np.linalg.norm(exact)
 
 
-def test_tables_and_minima(native: NativeOps) -> None:
-    """Codes as other formats have them: any 16 values, a scale and a minimum a group."""
+def test_codebooks_and_biases(native: NativeOps) -> None:
+    """Codes as other formats have them: any 16 values, a scale and a bias a group."""
     random = np.random.default_rng(5)
     outputs, inputs, group = 37, 160, 32
     codes = random.integers(0, 16, (outputs, inputs)).astype(np.uint8)
     scale = (random.random((outputs, inputs // group)) * 0.1).astype(np.float16)
-    minimum = (random.standard_normal((outputs, inputs // group)) * 0.2).astype(np.float16)
-    table = np.sort(random.permutation(255)[:16]).astype(np.uint8)
+    bias = (random.standard_normal((outputs, inputs // group)) * 0.2).astype(np.float16)
+    codebook = np.sort(random.permutation(255)[:16]).astype(np.uint8)
     row_scale = np.zeros(48, np.float32)
     row_scale[:outputs] = random.random(outputs) + 0.5
     x = Inputs(6)(23, inputs)
-    packed = coding.pack(codes, 4, inputs)
-    for with_table in (False, True):
-        for with_minimum in (False, True):
-            values = (table[codes] if with_table else codes).astype(np.float64) - (128 if with_table else 8)
+    packed = pack_codes(codes, 4, inputs)
+    for with_codebook in (False, True):
+        for with_bias in (False, True):
+            values = (codebook[codes] if with_codebook else codes).astype(np.float64) - (128 if with_codebook else 8)
             values = values * np.repeat(scale.astype(np.float64), group, 1)
-            if with_minimum:
-                values += np.repeat(minimum.astype(np.float64), group, 1)
+            if with_bias:
+                values += np.repeat(bias.astype(np.float64), group, 1)
             values *= row_scale[:outputs, None]
-            weight = coding.coded(
-                native._native, 4, group, inputs, outputs, packed, coding.pack_groups(scale),
-                coding.pack_groups(minimum) if with_minimum else None, row_scale, table if with_table else None,
+            weight = packed_matrix(
+                4, group, inputs, outputs, packed, pack_groups(scale),
+                pack_groups(bias) if with_bias else None, row_scale, codebook if with_codebook else None,
             )  # fmt: skip
-            np.testing.assert_allclose(decoded(native, weight), values, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(dequantized(native, weight), values, rtol=1e-5, atol=1e-6)
             for rows in (1, 3, 16, 23):
                 close(native.linear(x[:rows], weight), quantized(x[:rows], group) @ values.T, 3e-3)
 
 
 def test_zeros_and_extremes(native: NativeOps) -> None:
     for bits in (8, 4):
-        weight = coding.encode(native._native, matrix(20, 128), bits)
+        weight = round_and_pack(native._native, matrix(20, 128), bits, 64)
         for rows in (1, 20):
             assert (native.linear(np.zeros((rows, 128), np.float32), weight) == 0).all()
             big = Inputs()(rows, 128, scale=1e30)
             assert np.isfinite(native.linear(big, weight)).all()
-        nothing = coding.encode(native._native, StoredTensor("w", "f32", np.zeros((20, 128), np.float32)), bits)
+        nothing = round_and_pack(native._native, DenseTensor("w", "f32", np.zeros((20, 128), np.float32)), bits, 64)
         assert (native.linear(Inputs()(20, 128), nothing) == 0).all()
 
 

@@ -1,0 +1,85 @@
+"""The cache of a network's packed matrices while it is built: loaded from a file, or packed anew and written to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pocketvlm.backends.native.pack import layout_of, pack
+from pocketvlm.backends.native.packed_file import open_packed, write_packed
+from pocketvlm.backends.native.packed_matrix import PackedMatrix
+from pocketvlm.backends.ops import CacheLocation
+from pocketvlm.packfile import SUFFIX, VERSION, opened, written
+from pocketvlm.tensors import QuantizedTensor
+
+if TYPE_CHECKING:
+    from pocketvlm._native import Runtime
+
+# Raise this when `pack` packs the same tensor otherwise, or when the arrays in a file change.
+PACKING = 2
+
+
+def file_name(weights: str, fingerprint: str, tensors: Mapping[str, QuantizedTensor]) -> str:
+    """The name of the file with these tensors packed: a hash over all that the packed bytes depend on."""
+    plan = [(name, *_formula(tensor)) for name, tensor in sorted(tensors.items())]
+    text = json.dumps([VERSION, PACKING, sys.byteorder, weights, fingerprint, plan])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest() + SUFFIX
+
+
+def _formula(tensor: QuantizedTensor) -> list[object]:
+    """What a tensor's values depend on besides the content of the checkpoint, without reading any."""
+    levels = [
+        None if part is None else [part.block, str(part.values.dtype), part.scale and part.scale.block]
+        for part in (tensor.scales, tensor.zero_points, tensor.biases)
+    ]
+    codebook = None if tensor.codebook is None else tensor.codebook.tolist()
+    dense = tensor.rounded_from and tensor.rounded_from.dtype
+    return [tensor.bits, tensor.shape, str(tensor.codes.dtype), levels, codebook, dense]
+
+
+class PackedCache:
+    """The packed matrices of one network. Whatever is wrong with the file costs time and a CacheWarning, no answer."""
+
+    def __init__(
+        self, runtime: Runtime, location: CacheLocation, weights: str, tensors: Mapping[str, QuantizedTensor]
+    ) -> None:
+        self.path = location.directory / file_name(weights, location.fingerprint, tensors)
+        self._runtime, self._location, self._weights = runtime, location, weights
+        self._found: dict[str, PackedMatrix] = {}
+        # The checksums take as long as everything else that a start has to read, and need no interpreter.
+        self._opening = threading.Thread(target=self._open)
+        self._opening.start()
+        self._used: dict[str, PackedMatrix] = {}
+        self._packed = False
+
+    def pack(self, tensor: QuantizedTensor) -> PackedMatrix:
+        """The matrix in packed layout. If the file has it, neither codes nor the numbers behind them are read."""
+        self.wait()
+        found = self._found.get(tensor.name)
+        layout = (*layout_of(tensor), *tensor.shape)
+        if found is None or (found.bits, found.group, found.outputs, found.inputs) != layout:
+            found = pack(self._runtime, tensor)
+            self._packed = True
+        self._used[tensor.name] = found
+        return found
+
+    def wait(self) -> None:
+        """Wait until the file is open."""
+        self._opening.join()
+
+    def finish(self) -> str:
+        """Write the file if anything had to be packed; says what became of it."""
+        if not self._packed:
+            return f"read from {self.path}" if self._used else "none needed"
+        return f"encoded, {written(self.path, f'weights of {self._location.model}', self._write)}"
+
+    def _open(self) -> None:
+        self._found = opened(self.path, lambda: open_packed(self.path, self._runtime)) or {}
+
+    def _write(self) -> None:
+        location = self._location
+        write_packed(self.path, self._runtime, self._used, location.model, location.path, self._weights)

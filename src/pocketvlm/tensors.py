@@ -1,0 +1,271 @@
+"""Tensors between formats, quantization and backends: dense numbers, or quantized ones with their formula."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvlm.errors import TensorError
+
+StoredDtype = Literal["f32", "f16", "bf16"]
+# (rows, columns) of the block that shares a value; the blocks at the lower and right edge may be partial. A number n is
+# a flat block: n neighbours in row-major order, which may straddle rows.
+Block = tuple[int, int] | int
+Floats = NDArray[np.float32]
+
+_NUMPY: dict[StoredDtype, type[np.generic]] = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LazyArray:
+    """An array whose shape and dtype are known and whose values `read` makes when they are needed, each time anew."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[], NDArray[Any]]
+
+
+Array = NDArray[Any] | LazyArray
+
+
+def load(array: Array) -> NDArray[Any]:
+    """The values of an array. Raises TensorError if a lazy one has another shape or dtype than it announced."""
+    if not isinstance(array, LazyArray):
+        return array
+    values = array.read()
+    if values.shape != array.shape or values.dtype != array.dtype:
+        raise TensorError(
+            f"an array of {values.dtype} {list(values.shape)} was read where {array.dtype} {list(array.shape)} "
+            f"was announced: the file changed while it was read, load it again"
+        )
+    return values
+
+
+def bfloat16_to_float32(bits: NDArray[np.uint16]) -> Floats:
+    """The values of bfloat16 bits, exactly."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def float32_to_bfloat16(values: Floats) -> NDArray[np.uint16]:
+    """The bits of the nearest bfloat16 numbers, ties to even; values must be finite."""
+    bits = values.view(np.uint32)
+    return ((bits + np.uint32(0x7FFF) + (bits >> 16 & np.uint32(1))) >> 16).astype(np.uint16)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DenseTensor:
+    """A tensor of numbers as a file holds it.
+
+    source: the values in C order, possibly lazy, memory-mapped or read-only: float32 for "f32", float16 for "f16", and
+    the raw bits as uint16 for "bf16". Raises TensorError for another dtype.
+    """
+
+    name: str
+    dtype: StoredDtype
+    source: Array
+
+    def __post_init__(self) -> None:
+        """Check the dtype."""
+        if self.dtype not in _NUMPY or self.source.dtype.newbyteorder("=") != _NUMPY[self.dtype]:
+            raise TensorError(f"{self.name}: an array of {self.source.dtype} does not hold {self.dtype} values")
+
+    @property
+    def data(self) -> NDArray[Any]:
+        """The stored values; reads them if they are lazy."""
+        return load(self.source)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape as stored."""
+        return tuple(self.source.shape)
+
+    def float32(self) -> Floats:
+        """The values as float32, exactly."""
+        if self.dtype == "bf16":
+            return bfloat16_to_float32(self.data)
+        return np.ascontiguousarray(self.data, dtype=np.float32)
+
+    def dequantize(self) -> Floats:
+        """The values as float32, as of any tensor."""
+        return self.float32()
+
+    def transposed(self) -> DenseTensor:
+        """A matrix with rows and columns exchanged."""
+        return self._mapped((self.shape[1], self.shape[0]), lambda data: np.ascontiguousarray(data.T))
+
+    def reshape(self, *shape: int) -> DenseTensor:
+        """The same values under another shape; one side may be -1."""
+        known = -math.prod(shape) if -1 in shape else 1
+        whole = tuple(math.prod(self.shape) // max(known, 1) if side == -1 else side for side in shape)
+        return self._mapped(whole, lambda data: data.reshape(whole))
+
+    def _mapped(self, shape: tuple[int, ...], change: Callable[[NDArray[Any]], NDArray[Any]]) -> DenseTensor:
+        source = self.source
+        if isinstance(source, LazyArray):
+            return DenseTensor(self.name, self.dtype, LazyArray(shape, source.dtype, lambda: change(load(source))))
+        return DenseTensor(self.name, self.dtype, change(source))
+
+
+def grid_shape(shape: tuple[int, ...], block: Block) -> tuple[int, ...]:
+    """The number of blocks of an array: [block rows, block columns], or [blocks] of flat ones."""
+    if isinstance(block, int):
+        return (-(-math.prod(shape) // block),)
+    return tuple(-(-side // step) for side, step in zip(shape, block, strict=True))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockValues:
+    """One number for each block of an array: scales, zero points or biases; the numbers may be quantized themselves.
+
+    The numbers are `codebook[values]` or the values as they are, times `scale` if there is a second level, plus
+    `offset`, each step in float32. values: [block rows, block columns], or [blocks] for flat blocks. scale: the second
+    level, whose blocks are those of `values`.
+    """
+
+    values: Array
+    block: Block
+    codebook: Floats | None = None
+    scale: BlockValues | None = None
+    offset: float = 0.0
+
+    def check(self, shape: tuple[int, ...], what: str) -> None:
+        """Raise TensorError, naming `what`, unless there is one number for each block of an array of this shape."""
+        steps = (self.block,) if isinstance(self.block, int) else self.block
+        if min(steps) < 1 or (not isinstance(self.block, int) and len(steps) != len(shape)):
+            raise TensorError(f"{what}: {self.block} is no block of an array {list(shape)}")
+        expected = grid_shape(shape, self.block)
+        if tuple(self.values.shape) != expected:
+            found = list(self.values.shape)
+            raise TensorError(f"{what} have shape {found}: blocks {self.block} of {list(shape)} need {list(expected)}")
+        if self.codebook is not None and self.values.dtype != np.uint8:
+            raise TensorError(f"{what}: codes of a codebook are uint8, not {self.values.dtype}")
+        if self.scale is not None:
+            self.scale.check(expected, f"{what}: scales of the second level")
+
+    def numbers(self) -> Floats:
+        """The number of each block, in the shape of `values`."""
+        values = load(self.values)
+        found: Floats = values.astype(np.float32) if self.codebook is None else _look_up(self.codebook, values)
+        if self.scale is not None:
+            found = found * self.scale.spread(found.shape)
+        return found + np.float32(self.offset) if self.offset else found
+
+    def spread(self, shape: tuple[int, ...]) -> Floats:
+        """The number of each element of an array of this shape, perhaps as a read-only view."""
+        return spread(self.numbers(), self.block, shape)
+
+
+def spread(numbers: Floats, block: Block, shape: tuple[int, ...]) -> Floats:
+    """Numbers of blocks as numbers of the elements of an array of this shape."""
+    if isinstance(block, int):
+        return np.repeat(numbers, block)[: math.prod(shape)].reshape(shape)
+    for axis, (side, step) in enumerate(zip(shape, block, strict=True)):
+        if step > 1 and numbers.shape[axis] > 1:
+            numbers = np.repeat(numbers, step, axis)[(slice(None),) * axis + (slice(side),)]
+    return np.broadcast_to(numbers, shape)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedTensor:
+    """A matrix [rows, columns] of small integers with the formula that makes numbers of them.
+
+    value = (level - zero point) * scale * global_scale / global_divisor + bias, where the level is `codebook[code]` or
+    the code itself, in float32 and in this order; zero points and biases exclude each other.
+
+    bits: of a code, 2 to 8. codes: uint8 or int8 [rows, columns], one code an element, possibly lazy. scales: of blocks
+    of the matrix; zero_points, biases: the same, perhaps of other blocks. codebook: float32 [2 ** bits], for uint8
+    codes. permutation: int [columns], the input that each stored column belongs to. rounded_from: the dense tensor that
+    round-to-nearest makes these codes and scales of, for a backend that can do that on its own; None for all others.
+    Raises TensorError if the parts do not fit each other.
+    """
+
+    name: str
+    bits: int
+    shape: tuple[int, int]
+    codes: Array
+    scales: BlockValues
+    zero_points: BlockValues | None = None
+    biases: BlockValues | None = None
+    codebook: Floats | None = None
+    permutation: NDArray[np.integer[Any]] | None = None
+    global_scale: float = 1.0
+    global_divisor: float = 1.0
+    rounded_from: DenseTensor | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit each other; lazy ones are not read."""
+        name = self.name
+        if not 2 <= self.bits <= 8:
+            raise TensorError(f"{name}: {self.bits} bits a code are not supported: 2 to 8 are")
+        if len(self.shape) != 2 or tuple(self.codes.shape) != tuple(self.shape):
+            raise TensorError(f"{name}: codes of shape {list(self.codes.shape)} do not fit a matrix {list(self.shape)}")
+        if self.codes.dtype not in (np.uint8, np.int8):
+            raise TensorError(f"{name}: codes are uint8 or int8, not {self.codes.dtype}")
+        if self.zero_points is not None and self.biases is not None:
+            raise TensorError(f"{name}: zero points and biases exclude each other")
+        if self.global_divisor == 0:
+            raise TensorError(f"{name}: the global divisor is zero")
+        for what, part in (("scales", self.scales), ("zero points", self.zero_points), ("biases", self.biases)):
+            if part is not None:
+                part.check(self.shape, f"{name}: {what}")
+        if self.codebook is not None:
+            if self.codebook.shape != (2**self.bits,):
+                shape = list(self.codebook.shape)
+                raise TensorError(f"{name}: a codebook of shape {shape} does not fit {self.bits} bits")
+            if self.codes.dtype != np.uint8:
+                raise TensorError(f"{name}: codes of a codebook are uint8, not {self.codes.dtype}")
+        if self.permutation is not None and not np.array_equal(np.sort(self.permutation), np.arange(self.shape[1])):
+            raise TensorError(f"{name}: the permutation is none of {self.shape[1]} columns")
+        if self.rounded_from is not None and self.rounded_from.shape != self.shape:
+            raise TensorError(f"{name}: was not rounded from a tensor of shape {list(self.rounded_from.shape)}")
+
+    @property
+    def block(self) -> Block:
+        """The block that shares a scale."""
+        return self.scales.block
+
+    def load_codes(self) -> NDArray[Any]:
+        """The codes, checked. Raises TensorError for one that does not fit the bits."""
+        codes = load(self.codes)
+        if codes.size and self.bits < 8:
+            low = 0 if codes.dtype == np.uint8 else -(2 ** (self.bits - 1))
+            high = low + 2**self.bits - 1
+            if codes.min() < low or codes.max() > high:
+                raise TensorError(f"{self.name}: codes outside {low}..{high} do not fit {self.bits} bits")
+        return codes
+
+    def block_scales(self) -> Floats:
+        """The scale of each block, in the shape of `scales.values`, global factors included."""
+        scales = self.scales.numbers()
+        if self.global_scale != 1.0:
+            scales = scales * np.float32(self.global_scale)
+        return scales / np.float32(self.global_divisor) if self.global_divisor != 1.0 else scales
+
+    def dequantize(self) -> Floats:
+        """The values float32 [rows, columns]."""
+        codes = self.load_codes()
+        values: Floats = codes.astype(np.float32) if self.codebook is None else _look_up(self.codebook, codes)
+        if self.zero_points is not None:
+            values -= self.zero_points.spread(self.shape)
+        values *= spread(self.block_scales(), self.block, self.shape)
+        if self.biases is not None:
+            values += self.biases.spread(self.shape)
+        if self.permutation is None:
+            return values
+        ordered = np.empty_like(values)
+        ordered[:, self.permutation] = values
+        return ordered
+
+
+def _look_up(codebook: Floats, codes: NDArray[Any]) -> Floats:
+    """The codebook's entry of each code."""
+    values: Floats = codebook.astype(np.float32, copy=False)[codes]
+    return values
+
+
+Tensor = DenseTensor | QuantizedTensor
