@@ -18,6 +18,7 @@ FLOORS = (
     ("backends",),
     ("model", "processor", "checkpoint", "parsing"),
     ("engine", "guided", "quantize", "train"),
+    ("answers",),
     ("api",),
     ("server", "bench", "chat", "jobs"),
     ("cli",),

@@ -12,7 +12,7 @@ from pathlib import Path
 from pocketvlm.chat.conversation import Conversation
 from pocketvlm.chat.figures import stats
 from pocketvlm.chat.media import Medium, Opened, open_media, paste
-from pocketvlm.chat.session import Piece, Session
+from pocketvlm.chat.session import ChatEvent, Session
 from pocketvlm.chat.settings import SETTINGS
 from pocketvlm.chat.typed import kind_of
 from pocketvlm.errors import InputError, OptionError
@@ -29,7 +29,7 @@ class Reply:
     """
 
     lines: tuple[str, ...] = ()
-    answer: Iterator[Piece] | None = None
+    answer: Iterator[ChatEvent] | None = None
     leave: bool = False
 
 

@@ -33,7 +33,7 @@ def default_memory_limit() -> int:
 
 
 class Engine:
-    """Turns requests into one step, again and again. Not thread-safe: one caller steps it (see `EngineService`)."""
+    """Turns requests into one step, again and again. Not thread-safe: one caller steps it (see `EngineDriver`)."""
 
     def __init__(
         self,
