@@ -127,6 +127,8 @@ def test_what_the_parts_of_the_pipeline_do_together() -> None:
     repeats = choice({"guard": True})
     assert fold([repeats.feed(events("x" * 2000, "length"))])["finish"] == "repetition"
     assert repeats.tokens < 600
+    held = choice({"guard": True}, stop=("xxY",))
+    assert fold([held.feed(events("x" * 2000, "length"))])["text"] == "x" * held.tokens
     assert fold([choice().feed(events("x" * 2000, "length"))])["finish"] == "length"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import pocketvlm
 from pocketvlm import Model, PocketVLMError
@@ -48,6 +49,17 @@ def test_plain_use_starts_no_thread(model: Model) -> None:
     model.logits(model.processor([{"role": "user", "content": "Hello"}]))
     assert steps == {threading.get_ident()}
     assert set(threading.enumerate()) == before
+
+
+def test_memory_of_views_goes_back_with_the_last_request(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(model.ops, "return_memory", lambda: given.append(len(model.engine.sequences)))
+    other = model.stream("Hello", **ENDLESS)
+    next(other)
+    model.ask("What is this?", [Image.new("RGB", (60, 60), "red")], **GREEDY)
+    assert not given
+    other.close()
+    assert given == [0]
 
 
 def test_a_driver_with_a_thread_gives_the_same_answers(model: Model) -> None:

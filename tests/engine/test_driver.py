@@ -147,6 +147,22 @@ def test_a_receiver_may_submit_and_cancel(driver: EngineDriver) -> None:
     assert len(after.tokens()) == 3
 
 
+def test_a_receiver_may_end_and_call_without_waiting_for_itself(driver: EngineDriver) -> None:
+    other, found = Receiver(), []
+
+    def follow(event: TokenEvent) -> None:
+        if not found:
+            driver.end(ticket)
+            found.append(driver.call(lambda: len(driver.engine.sequences)))
+
+    ticket = driver.submit(ask(text(2, 10), 3000), other)
+    last = Receiver(follow)
+    driver.submit(ask(text(1, 10), 5), last)
+    assert len(last.tokens()) == 5
+    assert other.tokens()[-1] == -1
+    assert found[0] >= 1
+
+
 def test_closing_waits_for_answers_or_ends_them(model: MiniCPMV) -> None:
     patient = EngineDriver(engine_of(model))
     patient.start()

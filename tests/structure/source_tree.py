@@ -12,7 +12,7 @@ SOURCE = ROOT / "src"
 
 # Imports go down only; parts on one floor never import each other. docs/architecture.md draws this.
 FLOORS = (
-    ("config", "types", "errors", "packfile"),
+    ("config", "types", "errors", "lru", "packfile", "suggest"),
     ("backends.ops", "backends.options"),
     ("backends.native", "backends.torch"),
     ("backends",),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -34,6 +33,7 @@ from pocketvlm.errors import InputError, OptionError, PocketVLMError
 from pocketvlm.model import MiniCPMV, expected_tensors
 from pocketvlm.processor.messages import as_messages
 from pocketvlm.processor.processor import Processor
+from pocketvlm.suggest import nearest
 from pocketvlm.types import Chunk, Prompt, Result, SamplingParams, View
 
 Progress = Callable[[str, int, int], None]
@@ -372,8 +372,8 @@ class Model:
         known = (*SAMPLING_OPTIONS, *PROCESSOR_OPTIONS, "normalize_newlines")
         for name in params:
             if name not in known:
-                close = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+                close = nearest(name, known)
+                hint = f"did you mean {close!r}?" if close else f"known are {', '.join(known)}"
                 raise OptionError(f"unknown option {name!r}: {hint}")
         given = {name: value for name, value in params.items() if value is not None}
         defaults = self.sampling_defaults

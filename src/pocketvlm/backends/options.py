@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from pocketvlm.errors import OptionError
+from pocketvlm.suggest import nearest
 
 Backend = Literal["native", "torch"]
 Precision = Literal["exact", "fast"]
@@ -62,6 +62,6 @@ def choose(backend: str, weights: str = "auto", precision: str | None = None) ->
 
 def _known(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, 1)
-        hint = f": did you mean {near[0]!r}?" if near else ""
+        near = nearest(str(value), choices)
+        hint = f": did you mean {near!r}?" if near else ""
         raise OptionError(f"{option}={value!r} is not known: choose one of {', '.join(choices)}{hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from pocketvlm.chat.session import ChatEvent, Session
 from pocketvlm.chat.settings import SETTINGS
 from pocketvlm.chat.typed import kind_of
 from pocketvlm.errors import InputError, OptionError
+from pocketvlm.suggest import nearest
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _NAME = re.compile(r"/([A-Za-z?]+)(?:\s+(.*))?", re.DOTALL)
@@ -55,8 +55,8 @@ def command(line: str) -> tuple[Command, str] | None:
     if found is None:
         if kind_of(line.split(maxsplit=1)[0]) is not None:
             return None
-        near = difflib.get_close_matches(name, _BY_NAME, 1)
-        hint = f"did you mean /{near[0]}?" if near else "/help shows all"
+        near = nearest(name, _BY_NAME)
+        hint = f"did you mean /{near}?" if near else "/help shows all"
         raise OptionError(f"there is no command /{name}: {hint} (a blank before it sends it as text)")
     return found, argument
 

@@ -17,6 +17,7 @@ from pocketvlm.chat.typed import Absent, understand
 from pocketvlm.errors import InputError, OptionError
 from pocketvlm.parsing import Content, Reasoning
 from pocketvlm.processor.kept import KeptPictures
+from pocketvlm.suggest import nearest
 from pocketvlm.types import FinishReason, Timings, Usage
 
 
@@ -219,8 +220,6 @@ class Session:
 
 def _not_there(meant: list[Absent]) -> str:
     """Which files are not there, with one that is if its name is nearly the same."""
-    from difflib import get_close_matches
-
     texts = []
     for absent in meant:
         path = Path(absent.name)
@@ -228,6 +227,6 @@ def _not_there(meant: list[Absent]) -> str:
             names = [entry.name for entry in path.expanduser().parent.iterdir()]
         except (OSError, RuntimeError, ValueError):
             names = []
-        near = get_close_matches(path.name, names, 1)
-        texts.append(f"{absent.name}{f' (there is {near[0]})' if near else ''}")
+        near = nearest(path.name, names)
+        texts.append(f"{absent.name}{f' (there is {near})' if near else ''}")
     return f"there is no file {', '.join(texts)}"

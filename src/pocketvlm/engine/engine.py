@@ -122,6 +122,7 @@ class Engine:
         failed: list[TokenEvent] = []
         self._constrain(failed)
         self.scheduler.admit()
+        self.scheduler.attach_cached_features()
         hurried = not self._encoded and not self._hurried and self.scheduler.nearly_read()
         if not self._encoded and not hurried and self._encode_due(failed):
             self._encoded, self._hurried = True, False
