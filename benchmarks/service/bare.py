@@ -1,4 +1,4 @@
-"""Runs the same prompts through an EngineService in this process, without a server."""
+"""The engine without a server: the same prompts straight into the engine's driver, in this process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import pocketvlm
 from pocketvlm.engine.request import Request, TokenEvent
-from pocketvlm.engine.service import EngineService
 from pocketvlm.types import SamplingParams
 
 
@@ -17,7 +16,7 @@ class Bare:
 
     def __init__(self, checkpoint: str, cache: str, threads: int, weights: str) -> None:
         self._model = pocketvlm.load(checkpoint, weights=weights, threads=threads, cache=cache)  # type: ignore[arg-type]
-        self._service = EngineService(self._model.engine)
+        self._service = self._model.driver
         self._service.start()
 
     def per_token(self, texts: Sequence[str], output_len: int) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import pytest
 from PIL import Image
 
 from pocketvlm import ImageError, InputError, OptionError, PocketVLMError
+from pocketvlm.answers.choice import AnswerOptions, Choice, Delta, opens_reasoning
 from pocketvlm.chat import media
 from pocketvlm.chat.figures import resident_bytes, size, stats, status
 from pocketvlm.chat.session import Session, Turn
-from pocketvlm.parsing import Content, Reasoning
-from pocketvlm.types import Chunk, Timings, Usage
+from pocketvlm.engine.request import Request, TokenEvent
+from pocketvlm.parsing import AnswerParser, Content, Reasoning
+from pocketvlm.types import Prompt, SamplingParams, Timings, Usage
 
 
 def say(session: Session, line: str) -> tuple[str, Turn]:
@@ -30,23 +34,49 @@ def texts(session: Session) -> list[tuple[str, str, int]]:
     return [(message.role, message.text, len(message.media)) for message in session.conversation.messages]
 
 
-class Scripted:
-    """A stream of given chunks."""
+class Words:
+    """A tokenizer whose tokens are given texts."""
 
-    def __init__(self, chunks: Sequence[str], reason: str = "stop", error: Exception | None = None) -> None:
-        self.chunks, self.reason, self.error = list(chunks), reason, error
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts, self.control_ids = [*texts, ""], {}
+
+    def is_skipped(self, token_id: int) -> bool:
+        return False
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return self.texts[token_id].encode()
+
+
+class Scripted:
+    """The stream of an answer whose tokens are given texts."""
+
+    def __init__(self, texts: Sequence[str], reason: str = "stop", error: Exception | None = None) -> None:
+        self.texts, self.reason, self.error = list(texts), reason, error
         self.cancelled = False
 
-    def __iter__(self) -> Iterator[Chunk]:
-        usage, timings = Usage(50, 20, len(self.chunks)), Timings(vision=0.5, decode=1.0)
-        for number, text in enumerate(self.chunks):
-            if self.cancelled:
-                yield Chunk("", (), "abort", usage, timings)
-                return
-            yield Chunk(text, (number,))
+    def answer(self, prompt: Prompt, *, began: float, **params: Any) -> Scripted:
+        thinking = opens_reasoning(prompt)
+        options = AnswerOptions(
+            Words(self.texts),  # type: ignore[arg-type]
+            partial(AnswerParser, thinking=thinking),
+            thinking=thinking,
+            guard=True,
+        )
+        self.choice = Choice(0, Request(prompt, SamplingParams()), options, began)
+        return self
+
+    def events(self) -> Iterator[TokenEvent]:
+        for number in range(len(self.texts)):
+            yield TokenEvent(0, number, None)
         if self.error is not None:
             raise self.error
-        yield Chunk("", (1,), self.reason, usage, timings)  # type: ignore[arg-type]
+        yield TokenEvent(0, len(self.texts), self.reason)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Delta]:
+        for event in self.events():
+            yield self.choice.feed([TokenEvent(0, -1, "abort") if self.cancelled else event])
+            if self.choice.finish_reason is not None:
+                return
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -57,11 +87,11 @@ class Scripted:
 
 @pytest.fixture
 def script(session: Session, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Let the model say something given: script(chunks, reason, error) -> the stream."""
+    """Let the model say something given: script(texts, reason, error) -> the stream."""
 
     def prepare(*arguments: Any) -> Scripted:
         stream = Scripted(*arguments)
-        monkeypatch.setattr(session.model, "stream", lambda *prompt, **params: stream)
+        monkeypatch.setattr(session.model, "deltas", stream.answer)
         return stream
 
     return prepare
@@ -266,12 +296,10 @@ def test_thinking_is_kept_apart_and_out_of_the_next_prompt(session: Session, scr
 
 def test_an_answer_that_only_repeats_itself_is_ended(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     class Endless(Scripted):
-        def __iter__(self) -> Iterator[Chunk]:
-            while not self.cancelled:
-                yield Chunk("x", (7,))
-            yield Chunk("", (), "abort", Usage(1, 0, 1), Timings())
+        def events(self) -> Iterator[TokenEvent]:
+            return itertools.repeat(TokenEvent(0, 0, None))
 
-    monkeypatch.setattr(session.model, "stream", lambda *prompt, **params: Endless([]))
+    monkeypatch.setattr(session.model, "deltas", Endless(["x"]).answer)
     *_, turn = session.ask("Hello")
     assert isinstance(turn, Turn)
     assert turn.reason == "repetition"

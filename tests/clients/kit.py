@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from server.kit import EXAMPLES, Running, Script, running
 
+from pocketvlm.engine.driver import Ticket
 from pocketvlm.engine.request import Request, TokenEvent
-from pocketvlm.engine.service import Ticket
 from pocketvlm.server.context import Context
 
 ROOT = Path(__file__).parents[2]

@@ -170,7 +170,7 @@ def test_new_views_of_all_requests_are_encoded_together(
     one, two, three = ([view.digest for view in asked[i].prompt.views] for i in (0, 1, 4))
     assert passes == [[*one, *two], [few.views[0].digest], three]
     assert (engine.vision.misses, engine.vision.hits) == (7, 2)
-    whole = [features if features.base is None else features.base for features in engine.vision._kept.values()]
+    whole = [features if features.base is None else features.base for features in engine.vision._cached.values()]
     assert engine.vision.nbytes == sum(array.nbytes for array in whole)
     passes.clear()
     for number, request in zip(numbers, asked, strict=True):

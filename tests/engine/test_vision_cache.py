@@ -13,6 +13,7 @@ from engine_kit import Run, alone, ask, engine_of, network, pictured
 from oracle import Oracle
 
 from pocketvlm.engine.featurefiles import FeatureFiles
+from pocketvlm.engine.request import Sequence
 from pocketvlm.errors import CacheWarning, OptionError
 from pocketvlm.model import MiniCPMV
 
@@ -51,7 +52,7 @@ def test_memory_holds_what_was_used_last(oracle: Oracle, model: MiniCPMV) -> Non
         run.add(ask(prompts[index], 1))
         run.finish()
         assert engine.vision.nbytes <= engine.vision.limit
-        assert engine.vision.nbytes == sum(features.nbytes for features in engine.vision._kept.values())
+        assert engine.vision.nbytes == sum(features.nbytes for features in engine.vision._cached.values())
     assert (engine.vision.hits, engine.vision.misses) == (2, 4)
 
 
@@ -149,3 +150,17 @@ def test_a_directory_that_cannot_be_used(tmp_path: Path) -> None:
         files.write("v", rows(1))
     files.write("v", rows(1))  # said once
     assert files.nbytes == 0
+
+
+def test_asking_what_is_missing_changes_nothing(oracle: Oracle, model: MiniCPMV) -> None:
+    run, prompt = Run(engine_of(model)), pictured(oracle, 1)
+    run.add(ask(prompt))
+    run.finish()
+    vision, again = run.engine.vision, Sequence(9, ask(prompt), 1, np.random.default_rng(0))
+    hits, length = vision.hits, len(prompt.ids)
+    for _ in range(2):
+        assert list(vision.missing(again, 0, length)) == list(range(len(prompt.views)))
+    assert (again.features, vision.hits) == ({}, hits)
+    vision.attach_cached_features(again, 0, length)
+    assert not list(vision.missing(again, 0, length))
+    assert vision.hits == hits + len(prompt.views)

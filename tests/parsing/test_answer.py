@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pocketvlm.errors import OptionError
-from pocketvlm.parsing import AnswerParser, CallArguments, CallBegin, CallEnd, Content, Delta, Reasoning
+from pocketvlm.parsing import AnswerParser, AnswerPart, CallArguments, CallBegin, CallEnd, Content, Reasoning
 
 
 def tool(name: str, **properties: Any) -> dict[str, Any]:
@@ -27,9 +27,9 @@ LOOK = "<tool_call>\n<function=look>\n<parameter=at>\nsky\n</parameter>\n</funct
 SKY = ("look", {"at": "sky"})
 
 
-def joined(deltas: list[Delta]) -> list[Delta]:
+def joined(deltas: list[AnswerPart]) -> list[AnswerPart]:
     """Neighbours of one kind as one, however the stream was cut."""
-    result: list[Delta] = []
+    result: list[AnswerPart] = []
     for delta in deltas:
         last = result[-1] if result else None
         if isinstance(delta, Content) and isinstance(last, Content):
@@ -43,7 +43,7 @@ def joined(deltas: list[Delta]) -> list[Delta]:
     return result
 
 
-def streamed(text: str, cuts: list[int] | None = None, **options: Any) -> list[Delta]:
+def streamed(text: str, cuts: list[int] | None = None, **options: Any) -> list[AnswerPart]:
     parser = AnswerParser(**options)
     bounds = [0, *sorted(min(cut, len(text)) for cut in cuts or ()), len(text)]
     deltas = [delta for a, b in itertools.pairwise(bounds) for delta in parser.feed(text[a:b])]

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 
 import pocketvlm
+from pocketvlm.engine.driver import Ticket
 from pocketvlm.engine.request import Request, TokenEvent
-from pocketvlm.engine.service import EngineService, Ticket
 from pocketvlm.server.context import Context
 from pocketvlm.server.logs import Log
 from pocketvlm.server.media import Media
@@ -78,7 +78,7 @@ def running(
     model = pocketvlm.load("nano", threads=1, **(loading or {}))
     chosen = Settings(**{"port": 0, **settings})
     log = io.StringIO()
-    context = Context(model, chosen, EngineService(model.engine), Log("json", log), media and media(chosen))
+    context = Context(model, chosen, Log("json", log), media and media(chosen))
     if prepare is not None:
         prepare(context)
     server = Server(context)

@@ -246,7 +246,7 @@ def test_a_mistake_of_ours_is_an_answer_and_a_line_with_its_trace(
     with running() as server:
         with monkeypatch.context() as patch:
             if half_way:
-                patch.setattr(ChatStream, "piece", broken)
+                patch.setattr(ChatStream, "delta", broken)
             else:
                 patch.setattr(server.context, "prompt_for", broken)
             response = server.chat("hello", stream=True)

@@ -12,13 +12,14 @@ SOURCE = ROOT / "src"
 
 # Imports go down only; parts on one floor never import each other. docs/architecture.md draws this.
 FLOORS = (
-    ("config", "types", "errors", "schemes", "atomic", "packfile"),
+    ("config", "types", "errors", "schemes", "atomic", "lru", "packfile", "suggest"),
     ("tensors", "backends.options"),
     ("backends.ops",),
     ("backends.native", "backends.torch"),
     ("backends",),
     ("model", "processor", "checkpoint", "parsing"),
     ("engine", "guided", "quantize", "train"),
+    ("answers",),
     ("api",),
     ("server", "bench", "chat", "jobs"),
     ("cli",),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -10,28 +9,32 @@ from contextlib import aclosing
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm import backends
+from pocketvlm.answers.choice import AnswerOptions, Choice, opens_reasoning
+from pocketvlm.answers.stream import ChoiceStream
 from pocketvlm.api.about import arithmetic, cache_location, describe, scheme_for
 from pocketvlm.api.many import in_order, on_thread, question
-from pocketvlm.api.streams import Call, Calls, Stream, fold
+from pocketvlm.api.streams import Stream, fold
 from pocketvlm.backends.ops import CacheLocation, Ops
 from pocketvlm.backends.options import Backend, Precision, Weights
 from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.checkpoint.formats.safetensors import leave
 from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.huggingface import Checkpoint, read_checkpoint
-from pocketvlm.engine import Engine, Request
+from pocketvlm.engine import Engine, EngineDriver, Request
 from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.errors import InputError, OptionError, PocketVLMError
 from pocketvlm.model import MiniCPMV, expected_tensors, tensor_roles
 from pocketvlm.processor.messages import as_messages
 from pocketvlm.processor.processor import Processor
 from pocketvlm.quantize import quantized
+from pocketvlm.suggest import nearest
 from pocketvlm.types import Chunk, Prompt, Result, SamplingParams, View
 
 Progress = Callable[[str, int, int], None]
@@ -154,23 +157,21 @@ class Model:
         self.processor = processor
         self.precision = precision
         self.load_seconds = load_seconds
-        self._open: tuple[Engine, Calls] | None = (engine, Calls(engine))
+        self._driver: EngineDriver | None = EngineDriver(engine)
+        self._pool_lock = Lock()
         self._pool: ThreadPoolExecutor | None = None
 
     @property
     def engine(self) -> Engine:
         """What runs the requests. Step it only while no call of this object is under way."""
-        return self._parts[0]
+        return self.driver.engine
 
     @property
-    def _parts(self) -> tuple[Engine, Calls]:
-        if self._open is None:
+    def driver(self) -> EngineDriver:
+        """What steps the engine: in the threads that call this object, or in its own once it is started."""
+        if self._driver is None:
             raise PocketVLMError(f"the model {self.name} is closed: load it again")
-        return self._open
-
-    @property
-    def _calls(self) -> Calls:
-        return self._parts[1]
+        return self._driver
 
     @property
     def ops(self) -> Ops:
@@ -275,10 +276,33 @@ class Model:
             if images or videos or system:
                 raise OptionError("with messages, put images, videos and the system prompt into the messages")
             prompt = self.processor(request, progress=progress, **options)
-        prepared = Request(prompt, sampling, self.checkpoint.eos_token_ids)
-        self.engine.check(prepared)
-        call = Call(prepared, began, normalize)
-        return Stream(self._calls, call, self.processor.tokenizer, self.load_seconds)
+        how = AnswerOptions(self.processor.tokenizer, normalize=normalize)
+        return Stream(self._deltas(prompt, sampling, how, began), self.load_seconds)
+
+    def deltas(self, prompt: Prompt, *, began: float | None = None, **params: Any) -> ChoiceStream:
+        """The answer to a prompt as the chat shows it: reasoning apart from text, ended where it only repeats itself.
+
+        began: when the question arrived, of perf_counter. params: fields of SamplingParams, `normalize_newlines`.
+        """
+        sampling, options, normalize = self._split(params)
+        if options:
+            raise OptionError(f"a Prompt is already processed: give {', '.join(options)} to the processor")
+        from pocketvlm.parsing.answer import AnswerParser
+
+        thinking = opens_reasoning(prompt)
+        how = AnswerOptions(
+            self.processor.tokenizer,
+            partial(AnswerParser, thinking=thinking),
+            thinking=thinking,
+            normalize=normalize,
+            guard=True,
+        )
+        return self._deltas(prompt, sampling, how, time.perf_counter() if began is None else began)
+
+    def _deltas(self, prompt: Prompt, sampling: SamplingParams, how: AnswerOptions, began: float) -> ChoiceStream:
+        request = Request(prompt, sampling, self.checkpoint.eos_token_ids)
+        self.engine.check(request)
+        return ChoiceStream(self.driver, Choice(0, request, how, began))
 
     async def aask(self, text: str, images: Sequence[Any] = (), **params: Any) -> Result:
         """`ask` for callers with an event loop. Cancelling the task ends the request."""
@@ -295,12 +319,12 @@ class Model:
         return on_thread(partial(self.stream, request, images, **params), self._threads())
 
     def close(self) -> None:
-        """End what runs and let go of weights and state; the model answers no more."""
-        if self._open is not None:
-            self._calls.cancel()
+        """End what runs and release weights and state; the model answers no more."""
+        if self._driver is not None:
+            self._driver.close()
         if self._pool is not None:
             self._pool.shutdown()
-        self._open = None
+        self._driver = None
 
     def __enter__(self) -> Model:
         """The model itself: `with load(...) as model`."""
@@ -312,14 +336,12 @@ class Model:
 
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
         """Logits float32 [tokens, vocab] at every position of a prompt."""
-        with self._calls.lock:
-            return self.engine.prompt_logits(prompt)
+        return self.driver.call(lambda: self.engine.prompt_logits(prompt))
 
     def encode_images(self, prompt: Prompt) -> list[NDArray[np.float32]]:
         """Features float32 [tokens, hidden] of each image: overview first, then its slices row by row."""
         views = tuple(view for view in prompt.views if isinstance(view, View))  # those of videos are pending ones
-        with self._calls.lock:
-            features = [self.ops.to_numpy(rows) for rows in self.engine.runner.encode(views)]
+        features = self.driver.call(lambda: [self.ops.to_numpy(rows) for rows in self.engine.runner.encode(views)])
         grouped = []
         for image in prompt.images:
             count = 1 + (image.grid[0] * image.grid[1] if image.grid else 0)
@@ -340,7 +362,7 @@ class Model:
 
     def _threads(self) -> Executor:
         """Threads that read streams for event loops."""
-        with self._calls.lock:
+        with self._pool_lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._width, "pocketvlm-stream")
             return self._pool
@@ -354,8 +376,8 @@ class Model:
         known = (*SAMPLING_OPTIONS, *PROCESSOR_OPTIONS, "normalize_newlines")
         for name in params:
             if name not in known:
-                close = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+                close = nearest(name, known)
+                hint = f"did you mean {close!r}?" if close else f"known are {', '.join(known)}"
                 raise OptionError(f"unknown option {name!r}: {hint}")
         given = {name: value for name, value in params.items() if value is not None}
         defaults = self.sampling_defaults

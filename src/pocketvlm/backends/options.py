@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,6 +17,7 @@ from pocketvlm.schemes import (
     QuantizationScheme,
     Role,
 )
+from pocketvlm.suggest import nearest
 
 Backend = Literal["native", "torch"]
 Precision = Literal["exact", "fast"]
@@ -146,6 +146,6 @@ def _storage(weights: str) -> Mapping[Role, Storage]:
 
 def _known(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, 1)
-        hint = f": did you mean {near[0]!r}?" if near else ""
+        near = nearest(str(value), choices)
+        hint = f": did you mean {near!r}?" if near else ""
         raise OptionError(f"{option}={value!r} is not known: choose one of {', '.join(choices)}{hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -12,10 +11,11 @@ from pathlib import Path
 from pocketvlm.chat.conversation import Conversation
 from pocketvlm.chat.figures import stats
 from pocketvlm.chat.media import Medium, Opened, open_media, paste
-from pocketvlm.chat.session import Piece, Session
+from pocketvlm.chat.session import ChatEvent, Session
 from pocketvlm.chat.settings import SETTINGS
 from pocketvlm.chat.typed import kind_of
 from pocketvlm.errors import InputError, OptionError
+from pocketvlm.suggest import nearest
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _NAME = re.compile(r"/([A-Za-z?]+)(?:\s+(.*))?", re.DOTALL)
@@ -29,7 +29,7 @@ class Reply:
     """
 
     lines: tuple[str, ...] = ()
-    answer: Iterator[Piece] | None = None
+    answer: Iterator[ChatEvent] | None = None
     leave: bool = False
 
 
@@ -55,8 +55,8 @@ def command(line: str) -> tuple[Command, str] | None:
     if found is None:
         if kind_of(line.split(maxsplit=1)[0]) is not None:
             return None
-        near = difflib.get_close_matches(name, _BY_NAME, 1)
-        hint = f"did you mean /{near[0]}?" if near else "/help shows all"
+        near = nearest(name, _BY_NAME)
+        hint = f"did you mean /{near}?" if near else "/help shows all"
         raise OptionError(f"there is no command /{name}: {hint} (a blank before it sends it as text)")
     return found, argument
 

@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pocketvlm.answers.answer import Answer
+from pocketvlm.answers.stream import ChoiceStream
 from pocketvlm.api import PROCESSOR_OPTIONS, Model
-from pocketvlm.api.streams import Stream
 from pocketvlm.chat.conversation import Conversation, Message
 from pocketvlm.chat.media import Medium, names_of, open_media
 from pocketvlm.chat.settings import Settings
 from pocketvlm.chat.typed import Absent, understand
 from pocketvlm.errors import InputError, OptionError
-from pocketvlm.parsing import AnswerParser, Content, Reasoning, RunawayGuard
+from pocketvlm.parsing import Content, Reasoning
 from pocketvlm.processor.kept import KeptPictures
+from pocketvlm.suggest import nearest
 from pocketvlm.types import FinishReason, Timings, Usage
 
 
@@ -45,7 +47,7 @@ class Heard:
 # Of a pasted text with many names, the first ones say enough.
 _MOST_NOTES = 3
 
-Piece = Content | Reasoning | Turn
+ChatEvent = Content | Reasoning | Turn
 
 
 class Session:
@@ -60,7 +62,7 @@ class Session:
         self.file: Path | None = None
         self._kept = KeptPictures()
         self._refused = ""
-        self._stream: Stream | None = None
+        self._stream: ChoiceStream | None = None
         self._stopped = False
 
     def hear(self, line: str) -> Heard:
@@ -134,7 +136,7 @@ class Session:
         same = [one for one in (*self.conversation.media, *self.pending) if one.kind == medium.kind]
         return next(at for at, one in enumerate(same, 1) if one is medium)
 
-    def ask(self, text: str) -> Iterator[Piece]:
+    def ask(self, text: str) -> Iterator[ChatEvent]:
         """Send a text with the media that wait. The answer comes in pieces, the last one is a Turn.
 
         If nothing comes of it, the question is taken back and its media wait again. Raises InputError, PocketVLMError.
@@ -148,7 +150,7 @@ class Session:
                 self.conversation.messages.pop()
                 self.pending = [*media, *self.pending]
 
-    def again(self) -> Iterator[Piece]:
+    def again(self) -> Iterator[ChatEvent]:
         """Answer the last question anew; if nothing comes the old answer stays. Raises OptionError without one."""
         taken = self.conversation.undo()
         if not taken:
@@ -156,7 +158,7 @@ class Session:
         self.conversation.messages.append(taken[0])
         return self._replace(taken[1:])
 
-    def _replace(self, old: list[Message]) -> Iterator[Piece]:
+    def _replace(self, old: list[Message]) -> Iterator[ChatEvent]:
         try:
             yield from self._answer()
         finally:
@@ -169,7 +171,7 @@ class Session:
         if self._stream is not None:
             self._stream.cancel()
 
-    def _answer(self) -> Iterator[Piece]:
+    def _answer(self) -> Iterator[ChatEvent]:
         """The answer to the conversation; it becomes a message when it ends, or as much of it as came."""
         began = time.perf_counter()
         self._stopped = False
@@ -179,52 +181,37 @@ class Session:
         prompt = self.model.processor(
             self.conversation.prompt(arguments.get("alpha", "white")), kept=self._kept, **chosen
         )
-        parser = AnswerParser(thinking=prompt.text.rstrip().endswith("<think>"))
-        guard = RunawayGuard()
-        kept = self.model.engine.stats().prefix_reused_tokens
-        rest = {name: value for name, value in arguments.items() if name not in chosen}
-        stream = self._stream = self.model.stream(prompt, **rest)
+        others = {name: value for name, value in arguments.items() if name not in chosen}
+        stream = self._stream = self.model.deltas(prompt, began=began, **others)
         if self._stopped:
             stream.cancel()
-        said: list[str] = []
-        thought: list[str] = []
-        ttft = 0.0
-        thought_tokens, thought_seconds, repeats = 0, 0.0, False
+        answer = Answer()
+        ttft, thought_tokens, thought_seconds = 0.0, 0, 0.0
         try:
-            for chunk in stream:
+            for delta in stream:
                 ttft = ttft or time.perf_counter() - began
-                repeats = repeats or max(map(guard.add, chunk.token_ids), default=False)
-                if repeats:
-                    stream.cancel()
-                pieces = parser.feed(chunk.text)
-                if chunk.finish_reason is not None:
-                    pieces += parser.finish()
-                for piece in pieces:
-                    if isinstance(piece, Content):
-                        said.append(piece.text)
-                    elif isinstance(piece, Reasoning):
-                        thought.append(piece.text)
-                    else:
-                        continue
-                    yield piece
-                if thought and not said:
-                    thought_tokens += len(chunk.token_ids)
+                answer.add(delta)
+                for part in delta.parts:
+                    if isinstance(part, Content | Reasoning):
+                        yield part
+                if answer.reasoning and not answer.text:
+                    thought_tokens += len(delta.token_ids)
                     thought_seconds = time.perf_counter() - began - ttft
         finally:
             self._stream = None
             stream.close()
+            said, thought = "".join(answer.text), "".join(answer.reasoning)
             if said or thought:
-                self.conversation.messages.append(Message("assistant", ("".join(said),), "".join(thought)))
-        assert chunk.finish_reason is not None
-        assert chunk.usage is not None
-        assert chunk.timings is not None
-        if not (said or thought) and chunk.finish_reason != "abort":
+                self.conversation.messages.append(Message("assistant", (said,), thought))
+        assert answer.finish_reason is not None
+        if not (said or thought) and answer.finish_reason != "abort":
             self.conversation.messages.append(Message("assistant", ("",)))
+        choice = stream.choice
         self.last = Turn(
-            "repetition" if repeats else chunk.finish_reason,
-            chunk.usage,
-            replace(chunk.timings, ttft=ttft),
-            self.model.engine.stats().prefix_reused_tokens - kept,
+            answer.finish_reason,
+            choice.usage,
+            replace(choice.timings(), ttft=ttft),
+            0 if choice.ticket is None else choice.ticket.cached_tokens,
             thought_tokens,
             thought_seconds,
         )
@@ -233,8 +220,6 @@ class Session:
 
 def _not_there(meant: list[Absent]) -> str:
     """Which files are not there, with one that is if its name is nearly the same."""
-    from difflib import get_close_matches
-
     texts = []
     for absent in meant:
         path = Path(absent.name)
@@ -242,6 +227,6 @@ def _not_there(meant: list[Absent]) -> str:
             names = [entry.name for entry in path.expanduser().parent.iterdir()]
         except (OSError, RuntimeError, ValueError):
             names = []
-        near = get_close_matches(path.name, names, 1)
-        texts.append(f"{absent.name}{f' (there is {near[0]})' if near else ''}")
+        near = nearest(path.name, names)
+        texts.append(f"{absent.name}{f' (there is {near})' if near else ''}")
     return f"there is no file {', '.join(texts)}"

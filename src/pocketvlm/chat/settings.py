@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from pocketvlm.errors import OptionError
 from pocketvlm.processor.messages import IMAGE_OPTIONS, MEDIA_OPTIONS, VIDEO_OPTIONS
 from pocketvlm.processor.sampling import VideoOptions
 from pocketvlm.processor.sizes import ImageOptions
+from pocketvlm.suggest import nearest
 from pocketvlm.types import SamplingParams
 
 _YES, _NO = ("on", "yes", "true", "1"), ("off", "no", "false", "0")
@@ -89,9 +89,9 @@ class Settings:
         wanted = name.lower().replace("-", "_")
         wanted = {setting.option: key for key, setting in SETTINGS.items() if setting.option}.get(wanted, wanted)
         if wanted not in SETTINGS:
-            begun = [key for key in SETTINGS if key.startswith(wanted)]
-            near = begun or difflib.get_close_matches(wanted, SETTINGS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else "/set shows them all"
+            begun = next((key for key in SETTINGS if key.startswith(wanted)), None)
+            near = begun or nearest(wanted, SETTINGS)
+            hint = f"did you mean {near!r}?" if near else "/set shows them all"
             raise OptionError(f"there is no setting {name!r}: {hint}")
         return wanted
 

@@ -7,12 +7,12 @@ import os
 import re
 import sys
 import traceback
-from difflib import get_close_matches
 
 import typer
 
 from pocketvlm.cli.terminal import printable
 from pocketvlm.errors import OptionError, PocketVLMError, VideoError
+from pocketvlm.suggest import nearest
 
 # How the processor names a part of a message.
 _PART = re.compile(r"^messages\[\d+\]\.content\[(\d+)\]: ")
@@ -70,8 +70,8 @@ def _usage(error: typer.TyperException) -> str:
     value, choices = _given(error), re.findall(r"'([^']+)'", message.partition(" is not one of ")[2])
     if near:
         message = f"{error.message}: did you mean {' or '.join(near)}?"
-    elif choices and (near := get_close_matches(str(value), choices, 1)):
-        message += f": did you mean {near[0]!r}?"
+    elif choices and (near := nearest(str(value), choices)):
+        message += f": did you mean {near!r}?"
     elif value is not None and not choices:
         message += f", not {value!r}"
     elif "extra argument" in message:

@@ -10,6 +10,7 @@ import typer
 from pocketvlm.backends import options as backend_options
 from pocketvlm.cli.notices import notices
 from pocketvlm.errors import OptionError
+from pocketvlm.suggest import nearest
 
 INPUT, SAMPLING, IMAGES, ENGINE, OUTPUT = "Input", "Sampling", "Image and video processing", "Engine", "Output"
 DEFAULT_MODEL = "nano"
@@ -187,7 +188,6 @@ def processor_options(kwargs: str | None, known: Sequence[str], explicit: Mappin
 
 
 def _parse(kwargs: str | None, known: Sequence[str]) -> dict[str, Any]:
-    import difflib
     import json
 
     if kwargs is None:
@@ -201,7 +201,7 @@ def _parse(kwargs: str | None, known: Sequence[str]) -> dict[str, Any]:
         raise OptionError(f"--processor-kwargs: a JSON object is wanted, not {kwargs.strip()[:40]}: {example}")
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            near = nearest(name, known)
+            hint = f"did you mean {near!r}?" if near else f"known are {', '.join(known)}"
             raise OptionError(f"--processor-kwargs: unknown option {name!r}: {hint}")
     return values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from pocketvlm.backends.ops import Array, Batch
 from pocketvlm.engine.memory import Memory
 from pocketvlm.engine.request import Work
+from pocketvlm.lru import LRU
 from pocketvlm.model import MiniCPMV
 from pocketvlm.model.text import LayerState
 
@@ -52,7 +52,7 @@ class Decoding:
 
     def __init__(self, model: MiniCPMV, memory: Memory) -> None:
         self.model, self.memory = model, memory
-        self._steps: OrderedDict[tuple[int, int], _Step] = OrderedDict()
+        self._steps: LRU[tuple[int, int], _Step] = LRU(_MOST_STEPS)
         memory.moving = self._steps.clear  # they work on the arrays that were
 
     def forget(self) -> None:
@@ -70,11 +70,8 @@ class Decoding:
         """Logits [n, vocab] of the next token of each sequence; they live until the next step."""
         pages = max(item.sequence.holding.count for item in work if item.sequence.holding is not None)
         width = max(_LEAST_PAGES, 1 << (pages - 1).bit_length())
-        step = self._steps.get((len(work), width))
+        step = self._steps.use((len(work), width))
         if step is None:
             step = _Step(self.model, self.memory.states, len(work), width, self.memory.page_size)
-            self._steps[len(work), width] = step
-            if len(self._steps) > _MOST_STEPS:
-                self._steps.popitem(last=False)
-        self._steps.move_to_end((len(work), width))
+            self._steps.put((len(work), width), step)
         return step.run(work)

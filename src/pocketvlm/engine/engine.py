@@ -33,7 +33,7 @@ def default_memory_limit() -> int:
 
 
 class Engine:
-    """Turns requests into one step, again and again. Not thread-safe: one caller steps it (see `EngineService`)."""
+    """Turns requests into one step, again and again. Not thread-safe: one caller steps it (see `EngineDriver`)."""
 
     def __init__(
         self,
@@ -122,6 +122,7 @@ class Engine:
         failed: list[TokenEvent] = []
         self._constrain(failed)
         self.scheduler.admit()
+        self.scheduler.attach_cached_features()
         hurried = not self._encoded and not self._hurried and self.scheduler.nearly_read()
         if not self._encoded and not hurried and self._encode_due(failed):
             self._encoded, self._hurried = True, False

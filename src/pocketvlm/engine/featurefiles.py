@@ -11,7 +11,6 @@ import os
 import struct
 import time
 import warnings
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from pocketvlm.atomic import TEMPORARY, replacing, write_all
 from pocketvlm.errors import CacheWarning, OptionError
+from pocketvlm.lru import LRU
 
 SUFFIX = ".features"
 STALE_SECONDS = 60
@@ -38,7 +38,7 @@ class FeatureFiles:
         self.directory, self.limit = directory, limit
         self._owner = owner
         self._warned = False
-        self._sizes: OrderedDict[str, int] = OrderedDict()  # by file name, used last at the end
+        self._sizes: LRU[str, int] = LRU(limit, int)  # by file name
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._list()
@@ -46,8 +46,11 @@ class FeatureFiles:
             raise OptionError(
                 f"{directory} cannot keep features of images ({error.strerror or error}): give another directory"
             ) from None
-        self.nbytes = sum(self._sizes.values())
-        self._shrink()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        return self._sizes.total
 
     def read(self, name: str, rows: int, columns: int) -> NDArray[np.float32] | None:
         """Features float32 [rows, columns]; None where there are none. A file that is not right is removed."""
@@ -55,7 +58,7 @@ class FeatureFiles:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            self._forget(path.name)
+            self._sizes.pop(path.name)
             return None
         except OSError as error:
             self._warn(error)
@@ -64,10 +67,7 @@ class FeatureFiles:
         if data[: _HEADER.size] != self._header(path.name, rows, columns, body) or len(body) != rows * columns * 4:
             self._remove(path.name)
             return None
-        self._sizes.setdefault(path.name, 0)
-        self.nbytes += len(data) - self._sizes[path.name]
-        self._sizes[path.name] = len(data)
-        self._sizes.move_to_end(path.name)
+        self._put(path.name, len(data))
         with contextlib.suppress(OSError):  # the next process asks which were used last
             os.utime(path)
         return np.frombuffer(body, "<f4").astype(np.float32).reshape(rows, columns)
@@ -85,10 +85,7 @@ class FeatureFiles:
         except OSError as error:
             self._warn(error)
             return
-        self._forget(path.name)
-        self._sizes[path.name] = len(data)
-        self.nbytes += len(data)
-        self._shrink()
+        self._put(path.name, len(data))
 
     def _path(self, name: str) -> Path:
         key = hashlib.blake2b(f"{self._owner}\n{name}".encode(), digest_size=20)
@@ -108,21 +105,19 @@ class FeatureFiles:
                     found.append((state.st_mtime_ns, entry.name, state.st_size))
                 elif entry.name.endswith(TEMPORARY) and time.time() - state.st_mtime > STALE_SECONDS:
                     Path(entry.path).unlink()  # whoever wrote it was killed
-        self._sizes.update((name, size) for _, name, size in sorted(found))
+        for _, name, size in sorted(found):
+            self._put(name, size)
 
-    def _shrink(self) -> None:
-        while self.nbytes > self.limit:
-            self._remove(next(iter(self._sizes)))
+    def _put(self, file_name: str, size: int) -> None:
+        for name, _ in self._sizes.put(file_name, size):
+            self._remove(name)
 
     def _remove(self, file_name: str) -> None:
-        self._forget(file_name)
+        self._sizes.pop(file_name)
         try:
             (self.directory / file_name).unlink(missing_ok=True)
         except OSError as error:
             self._warn(error)
-
-    def _forget(self, file_name: str) -> None:
-        self.nbytes -= self._sizes.pop(file_name, 0)
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:

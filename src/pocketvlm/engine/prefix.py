@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 
 from pocketvlm.backends.ops import Array
 from pocketvlm.engine.memory import Holding, Memory, Snapshot
+from pocketvlm.lru import LRU
 from pocketvlm.types import Prompt
 
 # A copy of the state costs about as much as reading so few tokens again (docs/log.md).
@@ -54,7 +54,7 @@ class PrefixCache:
     def __init__(self, memory: Memory, limit: int) -> None:
         """limit: bytes that all snapshots together may hold; 0 keeps none."""
         self.memory, self.limit = memory, limit
-        self._snapshots: OrderedDict[bytes, Snapshot] = OrderedDict()
+        self._snapshots: LRU[bytes, Snapshot] = LRU()  # the memory says when to evict
         self.hits = self.misses = self.reused = 0
 
     def __len__(self) -> int:
@@ -76,9 +76,8 @@ class PrefixCache:
     def find(self, keys: dict[int, bytes]) -> Snapshot | None:
         """The longest beginning that is kept, now the one used last."""
         for key in reversed(keys.values()):
-            if key in self._snapshots:
-                self._snapshots.move_to_end(key)
-                return self._snapshots[key]
+            if (found := self._snapshots.use(key)) is not None:
+                return found
         return None
 
     def reserve(self, key: bytes, tokens: int) -> list[Array] | None:
@@ -93,7 +92,7 @@ class PrefixCache:
     def keep(self, key: bytes, holding: Holding, tokens: int, copies: Sequence[Array]) -> None:
         """Keep the state of a sequence after its first `tokens` tokens, for which there is room; copies of its slot."""
         if key not in self._snapshots:
-            self._snapshots[key] = self.memory.snapshot(holding, tokens, copies)
+            self._snapshots.put(key, self.memory.snapshot(holding, tokens, copies))
         while self.memory.kept > self.limit:
             self.evict()
 
@@ -101,5 +100,5 @@ class PrefixCache:
         """Drop the one not used for the longest time; False where there is none."""
         if not self._snapshots:
             return False
-        self.memory.drop(self._snapshots.popitem(last=False)[1])
+        self.memory.drop(self._snapshots.pop_oldest()[1])
         return True

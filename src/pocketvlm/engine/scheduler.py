@@ -27,7 +27,10 @@ class Views(Protocol):
     """What the scheduler asks of the vision side."""
 
     def missing(self, sequence: Sequence, start: int, stop: int) -> Iterator[int]:
-        """The views that start..stop needs and that are not encoded yet."""
+        """The views that start..stop needs and whose features the sequence does not have."""
+
+    def attach_cached_features(self, sequence: Sequence, start: int, stop: int) -> None:
+        """Give the sequence the features that are cached of the views that start..stop needs."""
 
 
 class Scheduler:
@@ -68,6 +71,13 @@ class Scheduler:
                 break
             coming = None
 
+    def attach_cached_features(self) -> None:
+        """Give running sequences the cached features that their next chunks need; before `due_views` and `plan`."""
+        for sequence in self.running:
+            if sequence.reading:
+                stop = len(sequence.request.prompt.ids) if self._nearly_read(sequence) else self._stop(sequence)
+                self.views.attach_cached_features(sequence, sequence.computed, stop)
+
     def due_views(self, patches: int, patience: float = 0.0) -> list[tuple[Sequence, int]]:
         """The views to encode next: those that the next chunks of running sequences need, the first of them in any case
         and more up to so many patches. Equal ones are there once; one of few rows has other bits in company, so it is
@@ -106,10 +116,17 @@ class Scheduler:
         """Whether a prompt that was begun has few tokens left, and all the views for them."""
         for sequence in self.running:
             length = len(sequence.request.prompt.ids)
-            few = 0 < sequence.computed < length <= sequence.computed + SHORT_REST
-            if few and next(self.views.missing(sequence, sequence.computed, length), None) is None:
+            if self._nearly_read(sequence) and self._has_features(sequence, length):
                 return True
         return False
+
+    def _has_features(self, sequence: Sequence, stop: int) -> bool:
+        """Whether no features are missing for its tokens up to `stop`."""
+        return next(self.views.missing(sequence, sequence.computed, stop), None) is None
+
+    def _nearly_read(self, sequence: Sequence) -> bool:
+        """Whether its prompt was begun and has few tokens left."""
+        return 0 < sequence.computed < len(sequence.request.prompt.ids) <= sequence.computed + SHORT_REST
 
     def plan(self) -> Plan:
         """One token of each decoding sequence, and parts of prompts up to `prefill_chunk` tokens in all.
@@ -123,7 +140,7 @@ class Scheduler:
             stop = self._stop(sequence)
             if not sequence.reading:
                 work.append(Work(sequence, sequence.computed, stop))
-            elif next(self.views.missing(sequence, sequence.computed, stop), None) is None:
+            elif self._has_features(sequence, stop):
                 readers.append(sequence)
         if self._passed_over:
             readers.sort(key=_priority_and_rest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Iterator
 from collections.abc import Sequence as List
 
@@ -12,6 +11,7 @@ import numpy as np
 from pocketvlm.backends.ops import Array
 from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.engine.request import Sequence
+from pocketvlm.lru import LRU
 from pocketvlm.model import MiniCPMV
 from pocketvlm.types import PendingView, View
 
@@ -27,24 +27,28 @@ class Vision:
         """limit: bytes of features kept in memory."""
         self.model, self.limit, self.files = model, limit, files
         self.width = model.config.text.hidden_size
-        self._kept: OrderedDict[tuple[str, str], Array] = OrderedDict()
-        self._digests: OrderedDict[str, str] = OrderedDict()  # of pending views: that of their pixels
-        self.nbytes = self.hits = self.misses = 0
+        self._cached: LRU[tuple[str, str], Array] = LRU(limit, self._bytes)
+        self._digests: LRU[str, str] = LRU(_MOST_NAMES)  # of pending views: that of their pixels
+        self.hits = self.misses = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of features that are cached in memory."""
+        return self._cached.total
 
     def missing(self, sequence: Sequence, start: int, stop: int) -> Iterator[int]:
-        """Views with ids in start..stop of the prompt whose features have to be computed.
-
-        Features that are kept are given to the sequence on the way.
-        """
+        """Views with ids in start..stop of the prompt that the sequence has no features of."""
         for index, view in enumerate(sequence.request.prompt.views):
             if view.start >= stop:
                 break
-            if view.start + view.tokens <= start or index in sequence.features:
-                continue
-            found = self._find(view)
-            if found is None:
+            if view.start + view.tokens > start and index not in sequence.features:
                 yield index
-            else:
+
+    def attach_cached_features(self, sequence: Sequence, start: int, stop: int) -> None:
+        """Give the sequence the features that are cached of its views with ids in start..stop of the prompt."""
+        for index in self.missing(sequence, start, stop):
+            found = self._find(sequence.request.prompt.views[index])
+            if found is not None:
                 self.hits += 1
                 sequence.features[index] = found
 
@@ -58,7 +62,7 @@ class Vision:
         first: dict[object, int] = {}
         for place, view in enumerate(views):
             first.setdefault((view.digest, view.downsample_mode) if view.digest else place, place)
-        # Of a clip's view only now it is known what it shows; of others `missing` has looked already.
+        # Of a clip's view only now it is known what it shows; `attach_cached_features` has looked for others.
         pending = [
             view is not sequence.request.prompt.views[index] for view, (sequence, index) in zip(views, due, strict=True)
         ]
@@ -89,19 +93,16 @@ class Vision:
         """The view with its patches; the digest of its pixels is remembered under its own name."""
         loaded = view.load()
         if loaded is not view and view.digest:
-            self._digests[view.digest] = loaded.digest
-            while len(self._digests) > _MOST_NAMES:
-                self._digests.popitem(last=False)
+            self._digests.put(view.digest, loaded.digest)
         return loaded
 
     def _find(self, view: View | PendingView) -> Array | None:
-        digest = view.digest if isinstance(view, View) else self._digests.get(view.digest, "")
+        digest = view.digest if isinstance(view, View) else self._digests.use(view.digest) or ""
         key = (digest, view.downsample_mode)
         if not digest:
             return None
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
+        if (cached := self._cached.use(key)) is not None:
+            return cached
         found = self.files.read("-".join(key), view.tokens, self.width) if self.files is not None else None
         if found is None:
             return None
@@ -110,12 +111,8 @@ class Vision:
         return features
 
     def _keep(self, key: tuple[str, str], features: Array) -> None:
-        if not key[0]:
-            return
-        self._kept[key] = features
-        self.nbytes += self._bytes(features)
-        while self.nbytes > self.limit:
-            self.nbytes -= self._bytes(self._kept.popitem(last=False)[1])
+        if key[0]:
+            self._cached.put(key, features)
 
     def _bytes(self, features: Array) -> int:
         return len(features) * self.width * 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from pocketvlm.guided.keywords import shown
 from pocketvlm.guided.schemas import closed_schema
 from pocketvlm.guided.tools import Written, tool_grammar
 from pocketvlm.guided.trial import Trial, limits, return_memory
+from pocketvlm.lru import LRU
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -113,7 +113,7 @@ class Grammars:
         self._vocab_size = vocab_size
         self._built: LLTokenizer | None = None
         self._trial = Trial()
-        self._cache: OrderedDict[bytes, Grammar] = OrderedDict()
+        self._cache: LRU[bytes, Grammar] = LRU(size=lambda grammar: grammar.size)
         self._evicted = 0  # bytes since memory was last given back
         self._building = threading.Lock()
         self._lock = threading.Lock()
@@ -199,9 +199,8 @@ class Grammars:
         also = self._request(calls) if calls is not None and calls.tools else ""
         key = hashlib.sha256(f"{thinking} {request} {also}".encode()).digest()
         with self._lock:
-            if key in self._cache:
-                self._cache.move_to_end(key)
-                return self._cache[key]
+            if (found := self._cache.use(key)) is not None:
+                return found
         written = write()
         if calls is not None and also:
             written |= tool_grammar(calls.tools, required=True, parallel=calls.parallel, strict_only=True)
@@ -235,11 +234,9 @@ class Grammars:
     def _add(self, key: bytes, grammar: Grammar) -> None:
         """Cache a grammar, evict those that were not used for longest, and give their memory back from time to time."""
         with self._lock:
-            self._cache[key] = grammar
-            while len(self._cache) > 1 and (
-                len(self._cache) > CACHED or sum(one.size for one in self._cache.values()) > CACHED_BYTES
-            ):
-                self._evicted += self._cache.popitem(last=False)[1].size
+            self._cache.put(key, grammar)
+            while len(self._cache) > 1 and (len(self._cache) > CACHED or self._cache.total > CACHED_BYTES):
+                self._evicted += self._cache.pop_oldest()[1].size
             due = self._evicted > EVICTED_BYTES
             if due:
                 self._evicted = 0

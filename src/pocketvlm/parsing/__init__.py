@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pocketvlm.parsing.answer import AnswerParser
-    from pocketvlm.parsing.deltas import CallArguments, CallBegin, CallEnd, Content, Delta, Reasoning
     from pocketvlm.parsing.newlines import NewlineNormalizer, normalize_newlines
+    from pocketvlm.parsing.parts import AnswerPart, CallArguments, CallBegin, CallEnd, Content, Reasoning
     from pocketvlm.parsing.runaway import RunawayGuard
     from pocketvlm.parsing.stops import StopStrings
 
 __all__ = [
     "AnswerParser",
+    "AnswerPart",
     "CallArguments",
     "CallBegin",
     "CallEnd",
     "Content",
-    "Delta",
     "NewlineNormalizer",
     "Reasoning",
     "RunawayGuard",
@@ -30,13 +30,13 @@ __all__ = [
 
 _HOME = {
     "AnswerParser": "answer",
-    "CallArguments": "deltas",
-    "CallBegin": "deltas",
-    "CallEnd": "deltas",
-    "Content": "deltas",
-    "Delta": "deltas",
+    "CallArguments": "parts",
+    "CallBegin": "parts",
+    "CallEnd": "parts",
+    "Content": "parts",
+    "AnswerPart": "parts",
     "NewlineNormalizer": "newlines",
-    "Reasoning": "deltas",
+    "Reasoning": "parts",
     "RunawayGuard": "runaway",
     "StopStrings": "stops",
     "normalize_newlines": "newlines",

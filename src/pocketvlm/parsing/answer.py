@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pocketvlm.parsing.calls import CALL, CALL_END, FUNCTION, FUNCTION_END, Call
-from pocketvlm.parsing.deltas import CallBegin, Content, Delta, Reasoning, merged
+from pocketvlm.parsing.parts import AnswerPart, CallBegin, Content, Reasoning, merged
 from pocketvlm.parsing.schemas import Signature, signatures
 from pocketvlm.parsing.tape import BLANK, NeedMore, Tags, Tape
 
@@ -52,7 +52,7 @@ class AnswerParser:
         self._tools = signatures(tools)
         self._parallel = parallel
         self._tape = Tape()
-        self._out: list[Delta] = []
+        self._out: list[AnswerPart] = []
         self._state: Callable[[], None] = self._thought_begins if thinking else self._begins
         self._done = False
         self._call: Call | None = None
@@ -73,17 +73,17 @@ class AnswerParser:
         """Whether the answer ended inside its last call, whose arguments may then lack something."""
         return self._call is not None and self._call.unfinished
 
-    def feed(self, text: str) -> list[Delta]:
+    def feed(self, text: str) -> list[AnswerPart]:
         """Take a piece of text; returns what is certain now."""
         self._tape.add(text)
         return self._run()
 
-    def finish(self) -> list[Delta]:
+    def finish(self) -> list[AnswerPart]:
         """The answer has ended: returns the rest."""
         self._tape.final = True
         return self._run()
 
-    def _run(self) -> list[Delta]:
+    def _run(self) -> list[AnswerPart]:
         while not self._done:
             start = self._tape.at
             try:

@@ -12,7 +12,7 @@ out already cannot be changed any more.
 
 from __future__ import annotations
 
-from pocketvlm.parsing.deltas import CallArguments, CallEnd, Delta
+from pocketvlm.parsing.parts import AnswerPart, CallArguments, CallEnd
 from pocketvlm.parsing.schemas import Signature, Types
 from pocketvlm.parsing.tape import Tags, Tape
 from pocketvlm.parsing.values import dump, is_text, to_json
@@ -42,13 +42,13 @@ class Call:
         self._opened = False
         self._value: _Value | None = None
 
-    def step(self, out: list[Delta]) -> bool:
+    def step(self, out: list[AnswerPart]) -> bool:
         """Read on and add what was found to `out`; True when the call is over. Raises NeedMore."""
         if self._tape.final:  # half a tag at the end is no text
             self._tape.text = self._tape.text[: _ALL.safe(self._tape.text, self._tape.at)]
         return self._between(out) if self._value is None else self._inside(self._value, out)
 
-    def _between(self, out: list[Delta]) -> bool:
+    def _between(self, out: list[AnswerPart]) -> bool:
         _, tag = self._tape.until(_BETWEEN)
         if tag == PARAMETER:
             name = self._tape.name(PARAMETER)
@@ -67,7 +67,7 @@ class Call:
             return True
         return False
 
-    def _inside(self, value: _Value, out: list[Delta]) -> bool:
+    def _inside(self, value: _Value, out: list[AnswerPart]) -> bool:
         text, tag = self._tape.until(_INSIDE)
         if text:
             self._give(value.add(text), out)
@@ -102,12 +102,12 @@ class Call:
         tape.at = start
         return ends
 
-    def _give(self, piece: str, out: list[Delta]) -> None:
+    def _give(self, piece: str, out: list[AnswerPart]) -> None:
         if piece:
             self._opened = True
             out.append(CallArguments(self._index, piece))
 
-    def _close(self, whole: bool, out: list[Delta]) -> None:
+    def _close(self, whole: bool, out: list[AnswerPart]) -> None:
         self.unfinished = not whole
         out += [CallArguments(self._index, "}" if self._opened else "{}"), CallEnd(self._index)]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
+from pocketvlm.lru import LRU
 from pocketvlm.processor.image import Patches
 from pocketvlm.processor.sizes import ImageOptions, Layout, describe
 from pocketvlm.types import ImageInfo
@@ -35,27 +35,19 @@ class KeptPictures:
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         """limit: bytes of patches."""
         self._limit = limit
-        self._bytes = 0
-        # The source stands beside its picture, so that nothing else gets its id.
-        self._pictures: OrderedDict[tuple[int, ImageOptions], tuple[Any, Picture]] = OrderedDict()
+        # The source is cached with its picture, so that no other object gets its id.
+        self._pictures: LRU[tuple[int, ImageOptions], tuple[Any, Picture]] = LRU(limit, lambda pair: _nbytes(pair[1]))
 
     def find(self, source: Any, options: ImageOptions) -> Picture | None:
         """The picture that was made of this very object with these options, if it is kept."""
-        found = self._pictures.get((id(source), options))
-        if found is None:
-            return None
-        self._pictures.move_to_end((id(source), options))
-        return found[1]
+        found = self._pictures.use((id(source), options))
+        return None if found is None else found[1]
 
     def keep(self, source: Any, options: ImageOptions, picture: Picture) -> None:
         """Keep a picture; those used longest ago go for it. Names of files are not kept: the files may change."""
         if isinstance(source, str) or _nbytes(picture) > self._limit:
             return
-        self._pictures[id(source), options] = source, picture
-        self._bytes += _nbytes(picture)
-        while self._bytes > self._limit:
-            _, (_, dropped) = self._pictures.popitem(last=False)
-            self._bytes -= _nbytes(dropped)
+        self._pictures.put((id(source), options), (source, picture))
 
 
 def _nbytes(picture: Picture) -> int:

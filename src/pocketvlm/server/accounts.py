@@ -33,7 +33,7 @@ class Account:
     @classmethod
     def of(cls, run: Run, record: Record) -> Account:
         """The account of a run, whatever has happened to it."""
-        firsts = {id(voice.request.prompt): ticket for voice, ticket in zip(run.voices, run.tickets, strict=True)}
+        firsts = {id(choice.request.prompt): ticket for choice, ticket in zip(run.choices, run.tickets, strict=True)}
         stages = [ticket.seconds for ticket in run.tickets]
         # Frames of videos are decoded and resized beside everything else, when they are due.
         later = [prompt.later_seconds() for prompt in run.prompts]
@@ -41,8 +41,8 @@ class Account:
             prompt=sum(len(prompt.ids) for prompt in run.prompts),
             image=sum(prompt.image_tokens for prompt in run.prompts),
             cached=sum(ticket.cached_tokens for ticket in firsts.values()),
-            completion=sum(voice.tokens for voice in run.voices),
-            reasoning=sum(voice.reasoning_tokens for voice in run.voices),
+            completion=sum(choice.tokens for choice in run.choices),
+            reasoning=sum(choice.reasoning_tokens for choice in run.choices),
             queue=max(ticket.queue_seconds for ticket in run.tickets),
             media=record.fetch + record.media + sum(clips.decode for clips in later),
             resize=sum(prompt.resize_seconds for prompt in run.prompts) + sum(clips.resize for clips in later),
@@ -79,5 +79,5 @@ def settle(run: Run, record: Record, metrics: Metrics) -> None:
     record.completion_tokens = account.completion
     record.queue = account.queue
     record.ttft = account.ttft if run.first is not None else None
-    record.finish = tuple(voice.finish_reason or "abort" for voice in run.voices)
+    record.finish = tuple(choice.finish_reason or "abort" for choice in run.choices)
     metrics.answered(run)

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pocketvlm import __version__
+from pocketvlm.answers.choice import AnswerOptions, opens_reasoning
 from pocketvlm.api import Model
 from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.engine.fitting import ways_to_fit
 from pocketvlm.engine.request import Request
-from pocketvlm.engine.service import EngineService
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.parsing import AnswerParser
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.server.admission import Admission
-from pocketvlm.server.answering import Reading
 from pocketvlm.server.asking import Question
 from pocketvlm.server.errors import ApiError, from_failure
 from pocketvlm.server.files import FileStore
@@ -46,13 +45,10 @@ T = TypeVar("T")
 class Context:
     """One server. `start` and `close` belong to the event loop's life; everything else runs on the loop."""
 
-    def __init__(
-        self, model: Model, settings: Settings, service: EngineService, log: Log, media: Media | None = None
-    ) -> None:
+    def __init__(self, model: Model, settings: Settings, log: Log, media: Media | None = None) -> None:
         self.model = model
         self.settings = settings
-        self.engine = service
-        self.service: Service = service
+        self.service: Service = model.driver
         self.log = log
         self.processor = model.processor
         self.tokenizer = model.processor.tokenizer
@@ -65,7 +61,7 @@ class Context:
         self.digest = hashlib.sha256(content.encode()).hexdigest()
         self.fingerprint = _fingerprint(self.digest, model)
         self.admission = Admission(settings.max_seqs, settings.max_queue)
-        self.metrics = Metrics(self.admission, service)
+        self.metrics = Metrics(self.admission, model.driver)
         self.files = FileStore(settings)
         self.media = media or Media(settings)
         self.draining = False
@@ -91,11 +87,11 @@ class Context:
     def start(self) -> None:
         """Begin to run requests, on the running event loop."""
         self._mailbox = Mailbox(asyncio.get_running_loop())
-        self.engine.start()
+        self.model.driver.start()
 
     async def close(self) -> None:
         """End what still runs, and let go of threads and files."""
-        await asyncio.to_thread(self.engine.close)
+        await asyncio.to_thread(self.model.driver.close)
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.media.close()
         if self._grammars is not None:
@@ -255,7 +251,7 @@ class Context:
                 record.fetch += seconds
                 record.media += prompt.decode_seconds
                 record.preprocess += prompt.preprocess_seconds
-                thinking = each.chat and prompt.text.rstrip().endswith("<think>")
+                thinking = each.chat and opens_reasoning(prompt)
                 constraint = await self._constraint(each, thinking)
                 requests += self._requests(each, prompt, constraint)
             run = self._submit(question, requests, thinking)
@@ -294,7 +290,7 @@ class Context:
         assert self._mailbox is not None
         tools = question.tools
         normalize = question.normalize_newlines
-        reading = Reading(
+        how = AnswerOptions(
             self.tokenizer,
             partial(AnswerParser, tools=tools.offered, thinking=thinking, parallel=tools.parallel)
             if question.chat
@@ -305,7 +301,7 @@ class Context:
             self.settings.runaway_guard and not question.sampling.get("ignore_eos"),
         )
         try:
-            return Run(self.service, self._mailbox, requests, reading)
+            return Run(self.service, self._mailbox, requests, how)
         except PocketVLMError as error:
             raise from_failure(error) from None
 

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from pocketvlm.engine.service import EngineService
+from pocketvlm.engine.driver import EngineDriver
 from pocketvlm.server.admission import Admission
 from pocketvlm.server.logs import Record
 from pocketvlm.server.running import Run
@@ -23,12 +23,12 @@ _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1
 class _EngineFigures:
     """The engine's own figures, one gauge for each number that it gives."""
 
-    def __init__(self, service: EngineService) -> None:
-        self._service = service
+    def __init__(self, driver: EngineDriver) -> None:
+        self._driver = driver
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry for each scrape."""
-        stats: Any = self._service.stats()
+        stats: Any = self._driver.stats()
         for field in fields(stats):
             value = getattr(stats, field.name)
             if isinstance(value, int | float):
@@ -39,7 +39,7 @@ class _EngineFigures:
 class Metrics:
     """The figures of one server, in a registry of its own."""
 
-    def __init__(self, admission: Admission, service: EngineService) -> None:
+    def __init__(self, admission: Admission, driver: EngineDriver) -> None:
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "pocketvlm_requests", "HTTP requests that ended.", ["route", "status"], registry=registry
@@ -65,7 +65,7 @@ class Metrics:
             ("refused", "Requests refused because the queue was full.", lambda: admission.refused),
         ):
             Gauge(f"pocketvlm_{name}", text, registry=registry).set_function(read)
-        registry.register(_EngineFigures(service))
+        registry.register(_EngineFigures(driver))
 
     def page(self) -> bytes:
         """The text that a scraper reads."""
@@ -73,8 +73,8 @@ class Metrics:
 
     def answered(self, run: Run) -> None:
         """A run was read to its end or given up."""
-        for voice in run.voices:
-            self.finishes.labels(voice.finish_reason or "abort").inc()
+        for choice in run.choices:
+            self.finishes.labels(choice.finish_reason or "abort").inc()
         for gap in run.gaps:
             self.gap.observe(gap)
 

@@ -6,22 +6,20 @@ import asyncio
 import json
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
+from pocketvlm.answers.answer import Answer
+from pocketvlm.answers.choice import Delta
 from pocketvlm.server.accounts import settle
-from pocketvlm.server.answering import Piece
 from pocketvlm.server.context import Context
 from pocketvlm.server.errors import ApiError, internal
 from pocketvlm.server.logs import Record
 from pocketvlm.server.protocol import WRITE
 from pocketvlm.server.running import Run
-from pocketvlm.types import FinishReason, TokenLogprob
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _GONE = 499  # what others log where the client did not wait
@@ -48,62 +46,6 @@ class Json(Response):
         return dump(content)
 
 
-@dataclass(slots=True)
-class Call:
-    """One function call of an answer."""
-
-    name: str
-    arguments: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class TextLogprobs:
-    """Tells the log-probabilities of an answer's text from those of its reasoning and its calls."""
-
-    _waiting: list[TokenLogprob] = field(default_factory=list)
-
-    def add(self, piece: Piece) -> list[TokenLogprob]:
-        """Those of the text in a piece; tokens that have shown nothing yet wait for what they become."""
-        self._waiting += piece.logprobs
-        found = self._waiting if any(isinstance(delta, Content) for delta in piece.deltas) else []
-        if piece.deltas:
-            self._waiting = []
-        return found
-
-
-@dataclass(slots=True)
-class Answer:
-    """One choice as a whole: the fold of its pieces."""
-
-    text: list[str] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    text_logprobs: list[TokenLogprob] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    stop: str | None = None
-    _text: TextLogprobs = field(default_factory=TextLogprobs)
-
-    def add(self, piece: Piece) -> None:
-        """Take the next piece."""
-        for delta in piece.deltas:
-            match delta:
-                case Content(text):
-                    self.text.append(text)
-                case Reasoning(text):
-                    self.reasoning.append(text)
-                case CallBegin(_, name):
-                    self.calls.append(Call(name))
-                case CallArguments(_, text):
-                    self.calls[-1].arguments.append(text)
-        self.logprobs += piece.logprobs
-        self.text_logprobs += self._text.add(piece)
-        self.token_ids += piece.token_ids
-        self.finish_reason = piece.finish_reason or self.finish_reason
-        self.stop = piece.stop
-
-
 class Renderer(Protocol):
     """Writes a stream in the form of one interface."""
 
@@ -114,12 +56,12 @@ class Renderer(Protocol):
         """The beginning."""
         ...
 
-    def piece(self, piece: Piece) -> bytes:
+    def delta(self, delta: Delta) -> bytes:
         """Some tokens of one choice."""
         ...
 
     def tail(self) -> bytes:
-        """The end, after the last piece of every choice."""
+        """The end, after the last delta of every choice."""
         ...
 
     def failure(self, error: ApiError) -> bytes:
@@ -128,7 +70,7 @@ class Renderer(Protocol):
 
 
 class Stream(Response):
-    """A streamed answer: what the renderer makes of a run's pieces."""
+    """A streamed answer: what the renderer makes of a run's deltas."""
 
     def __init__(self, context: Context, run: Run, record: Record, renderer: Renderer) -> None:
         self._context = context
@@ -171,9 +113,9 @@ class Stream(Response):
 
         late: list[bytes] = []
 
-        def at_once(pieces: list[Piece]) -> None:
-            data = b"".join([renderer.piece(piece) for piece in pieces])
-            pinger.sent = pinger.sent or bool(data)  # pieces may show nothing, such as hidden thoughts
+        def at_once(deltas: list[Delta]) -> None:
+            data = b"".join([renderer.delta(delta) for delta in deltas])
+            pinger.sent = pinger.sent or bool(data)  # deltas may show nothing, such as hidden thoughts
             if data and (run.done or write is None or not write(data)):
                 late.append(data)
                 run.wake()
@@ -237,13 +179,13 @@ async def whole(
     context: Context, run: Run, record: Record, request: HttpRequest, render: Callable[[list[Answer]], Any]
 ) -> Response:
     """The answer when all of it is there; `render` makes its JSON."""
-    answers = [Answer() for _ in run.voices]
+    answers = [Answer() for _ in run.choices]
     gone = asyncio.Event()
     watch = asyncio.create_task(_watch(request.receive, gone, run))
     try:
         while not run.done:
-            for piece in await run.next():
-                answers[piece.index].add(piece)
+            for delta in await run.next():
+                answers[delta.index].add(delta)
             if gone.is_set():
                 record.status = _GONE
                 return Response(status_code=_GONE)

@@ -12,7 +12,6 @@ from types import FrameType
 import uvicorn
 
 from pocketvlm.api import Model
-from pocketvlm.engine.service import EngineService
 from pocketvlm.errors import OptionError
 from pocketvlm.server.app import create_app
 from pocketvlm.server.context import Context
@@ -101,7 +100,7 @@ class Server(uvicorn.Server):
 
 def serve(model: Model, settings: Settings, listener: socket.socket, ready: Callable[[str], None], log: Log) -> None:
     """Answer requests on a socket until SIGTERM or SIGINT. `ready` is called with the address."""
-    context = Context(model, settings, EngineService(model.engine), log)
+    context = Context(model, settings, log)
     server = Server(context)
     listener.listen(1024)
     ready(address(listener))

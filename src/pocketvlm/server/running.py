@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+from pocketvlm.answers.choice import AnswerOptions, Choice, Delta
+from pocketvlm.engine.driver import Ticket
 from pocketvlm.engine.request import Request, TokenEvent
-from pocketvlm.engine.service import Ticket
 from pocketvlm.errors import InputError
-from pocketvlm.server.answering import Piece, Reading, Voice
 from pocketvlm.server.errors import ApiError, from_failure
 from pocketvlm.types import Prompt
 
 
 class Service(Protocol):
-    """What runs requests: the engine's service, or a script that stands in for it in tests."""
+    """What runs requests: the engine's driver, or a script that stands in for it in tests."""
 
     def submit(self, request: Request, deliver: Callable[[TokenEvent], None]) -> Ticket:
         """Queue a request; `deliver` is called on another thread."""
@@ -62,10 +62,10 @@ class Mailbox:
 class Run:
     """The sequences that answer one HTTP request. Everything but `Mailbox.post` happens on the event loop."""
 
-    def __init__(self, service: Service, mailbox: Mailbox, requests: Sequence[Request], how: Reading) -> None:
+    def __init__(self, service: Service, mailbox: Mailbox, requests: Sequence[Request], how: AnswerOptions) -> None:
         """Queue the requests, one a choice. Raises PromptError where they can never run."""
         self.prompts: list[Prompt] = list({id(request.prompt): request.prompt for request in requests}.values())
-        self.voices = [Voice(index, request, how) for index, request in enumerate(requests)]
+        self.choices = [Choice(index, request, how) for index, request in enumerate(requests)]
         self.began = time.perf_counter()
         self.first: float | None = None
         self.gaps: list[float] = []
@@ -78,12 +78,14 @@ class Run:
         self._fresh = False  # whether there are events to read
         self._last: list[float | None] = [None] * len(requests)
         self._wake: asyncio.Future[None] | None = None
-        self._listener: Callable[[list[Piece]], None] | None = None
+        self._listener: Callable[[list[Delta]], None] | None = None
         self._trouble: Exception | None = None  # of what was read for the listener
         self._ended: list[Callable[[Run], None]] = []
         try:
-            for index, request in enumerate(requests):
-                self.tickets.append(service.submit(request, partial(mailbox.post, self, index)))
+            for choice in self.choices:
+                ticket = service.submit(choice.request, partial(mailbox.post, self, choice.index))
+                self.tickets.append(ticket)
+                choice.begin(ticket)
         except BaseException:
             self.cancel()
             raise
@@ -121,8 +123,8 @@ class Run:
                 self.gaps.append(now - last)
             self._last[index] = now
 
-    def listen(self, listener: Callable[[list[Piece]], None]) -> None:
-        """Give pieces to `listener` at once, without waking a task, if they come while `next` waits for some.
+    def listen(self, listener: Callable[[list[Delta]], None]) -> None:
+        """Give deltas to `listener` at once, without waking a task, if they come while `next` waits for some.
 
         `next` returns when all is read; what goes wrong in reading or in the listener is raised there.
         """
@@ -152,7 +154,7 @@ class Run:
             self.cancel()
             self.wake()
 
-    async def next(self) -> list[Piece]:
+    async def next(self) -> list[Delta]:
         """What came since the last call; waits if there is nothing yet. Raises the error of `fail`.
 
         `wake` ends the wait, so the list may be empty.
@@ -169,32 +171,31 @@ class Run:
             raise self._trouble
         return self._read()
 
-    def _read(self) -> list[Piece]:
-        """What the voices make of the events that came. Raises ApiError where a choice failed."""
+    def _read(self) -> list[Delta]:
+        """What the choices make of the events that came. Raises ApiError where a choice failed."""
         self._fresh = False
-        pieces = []
-        for voice, events in zip(self.voices, self._events, strict=True):
-            if events and voice.finish_reason is None:
-                piece = voice.feed(events)
-                if piece.error is not None:
+        deltas = []
+        for choice, events in zip(self.choices, self._events, strict=True):
+            if events and choice.finish_reason is None:
+                delta = choice.feed(events)
+                if delta.error is not None:
                     self.cancel()
-                    cause = events[-1].cause
-                    if isinstance(cause, InputError):  # frames of a video are decoded when they are due
-                        raise from_failure(cause)
-                    raise ApiError(500, f"the engine failed on this request: {piece.error}", code="engine_error")
-                if piece.finish_reason == "abort":
+                    if isinstance(delta.cause, InputError):  # frames of a video are decoded when they are due
+                        raise from_failure(delta.cause)
+                    raise ApiError(500, f"the engine failed on this request: {delta.error}", code="engine_error")
+                if delta.finish_reason == "abort":
                     self.cancel()
                     raise ApiError(503, "the server ended this request: it is shutting down", code="aborted")
-                if piece.finish_reason is not None:
+                if delta.finish_reason is not None:
                     self._open -= 1
                     if events[-1].finish_reason is None:
-                        self._service.cancel(self.tickets[voice.index])
-                pieces.append(piece)
+                        self._service.cancel(self.tickets[choice.index])
+                deltas.append(delta)
             events.clear()
-        return pieces
+        return deltas
 
     def cancel(self) -> None:
         """End what still runs in the engine."""
-        for voice, ticket in zip(self.voices, self.tickets, strict=False):
-            if voice.finish_reason is None:
+        for choice, ticket in zip(self.choices, self.tickets, strict=False):
+            if choice.finish_reason is None:
                 self._service.cancel(ticket)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pocketvlm.errors import OptionError
+from pocketvlm.suggest import nearest
 
 LogFormat = Literal["json", "none"]
 MIB = 1 << 20
@@ -168,10 +169,8 @@ def read_file(path: str | Path, known: tuple[str, ...]) -> dict[str, Any]:
     for key, value in content.items():
         name = str(key).replace("-", "_")
         if name not in known:
-            import difflib
-
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0].replace('_', '-')!r}?" if near else "see pocketvlm serve --help"
+            near = nearest(name, known)
+            hint = f"did you mean {near.replace('_', '-')!r}?" if near else "see pocketvlm serve --help"
             raise OptionError(f"--config={path}: unknown setting {key!r}: {hint}")
         read[name] = value
     return read

@@ -14,7 +14,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from pocketvlm.chat.figures import status
-from pocketvlm.chat.session import Piece, Turn
+from pocketvlm.chat.session import ChatEvent, Turn
 from pocketvlm.cli.chatting.markdown import split_blocks
 from pocketvlm.cli.chatting.screen import Screen, Thought
 from pocketvlm.cli.terminal import dim, printable
@@ -33,7 +33,7 @@ class LiveScreen(Screen):
         super().__init__(quiet)
         self.console = Console(markup=False, highlight=False, emoji=False)
 
-    def answer(self, pieces: Iterator[Piece]) -> Turn | None:
+    def answer(self, pieces: Iterator[ChatEvent]) -> Turn | None:
         """Show an answer as it comes; returns how it went."""
         state = _State()
         turn = None

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from pocketvlm import api
 from pocketvlm.chat.commands import Reply, command, load_conversation
 from pocketvlm.chat.media import Medium, open_media
-from pocketvlm.chat.session import Piece, Session
+from pocketvlm.chat.session import ChatEvent, Session
 from pocketvlm.chat.settings import Settings
 from pocketvlm.cli.chatting.reader import LineReader
 from pocketvlm.cli.chatting.screen import Screen
@@ -147,7 +147,7 @@ class _Leave(BaseException):
     """Somebody insists on leaving."""
 
 
-def _answer(session: Session, screen: Screen, pieces: Iterator[Piece]) -> None:
+def _answer(session: Session, screen: Screen, pieces: Iterator[ChatEvent]) -> None:
     """Show an answer; Ctrl+C stops it between two steps of the engine."""
     pressed = 0
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from pocketvlm.chat.figures import status
-from pocketvlm.chat.session import Piece, Turn
+from pocketvlm.chat.session import ChatEvent, Turn
 from pocketvlm.cli.terminal import dim, is_terminal, printable
 from pocketvlm.parsing import Content, Reasoning
 
@@ -39,7 +39,7 @@ class Screen:
         on_terminal = sys.stderr is not None and is_terminal(sys.stderr)
         self._err(layout([line], width_of_terminal()) if on_terminal else [line])
 
-    def answer(self, pieces: Iterator[Piece]) -> Turn | None:
+    def answer(self, pieces: Iterator[ChatEvent]) -> Turn | None:
         """Show an answer as it comes; returns how it went."""
         clean = printable if is_terminal(sys.stdout) else str
         turn, said = None, ""

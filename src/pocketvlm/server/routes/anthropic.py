@@ -9,12 +9,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from pocketvlm.answers.answer import Answer
+from pocketvlm.answers.choice import Delta
 from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
 from pocketvlm.server.accounts import Account
-from pocketvlm.server.answering import Piece
 from pocketvlm.server.errors import ApiError
 from pocketvlm.server.logs import Record
-from pocketvlm.server.replies import Answer, Json, Stream, event, whole
+from pocketvlm.server.replies import Json, Stream, event, whole
 from pocketvlm.server.routes.chat import call_id
 from pocketvlm.server.routes.shared import Route, accept
 from pocketvlm.server.running import Run
@@ -108,7 +109,7 @@ class _Form:
 
     def stop(self) -> dict[str, Any]:
         """Why the answer ended."""
-        choice = self.run.voices[0]
+        choice = self.run.choices[0]
         reason = _REASONS[choice.finish_reason]
         if choice.matched is not None:
             reason = "stop_sequence"
@@ -140,11 +141,11 @@ class MessageStream:
         """The message without content."""
         return self._event("message_start", message=self._form.message([], ended=False)) + self.ping
 
-    def piece(self, piece: Piece) -> bytes:
-        """Blocks, and pieces of them."""
+    def delta(self, delta: Delta) -> bytes:
+        """Blocks, and what is added to them."""
         out = []
-        for delta in piece.deltas:
-            match delta:
+        for part in delta.parts:
+            match part:
                 case Content(text):
                     out.append(self._block("text", _text("")))
                     out.append(self._delta({"type": "text_delta", "text": text}))

@@ -8,13 +8,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from pocketvlm.answers.answer import Answer
+from pocketvlm.answers.choice import Delta
 from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
 from pocketvlm.processor.tokenizer import Tokenizer
 from pocketvlm.server.accounts import Account
-from pocketvlm.server.answering import Piece
 from pocketvlm.server.context import Context
 from pocketvlm.server.logs import Record
-from pocketvlm.server.replies import Answer, Stream, dump, whole
+from pocketvlm.server.replies import Stream, dump, whole
 from pocketvlm.server.routes.shared import ChunkStream, Route, accept
 from pocketvlm.server.running import Run
 from pocketvlm.server.schemas.chat import ChatRequest
@@ -138,39 +139,39 @@ class ChatStream(ChunkStream):
         super().__init__(run, record, {**head, "object": "chat.completion.chunk"}, usage)
         self._tokenizer = context.tokenizer
         self._logprobs = with_logprobs
-        self._pending: list[list[TokenLogprob]] = [[] for _ in run.voices]
+        self._pending: list[list[TokenLogprob]] = [[] for _ in run.choices]
         self._around: dict[tuple[int, tuple[str, ...]], list[bytes]] = {}
 
     def head(self) -> bytes:
         """One chunk a choice with the role."""
         return b"".join(
-            self._chunk(voice.index, {"role": "assistant", "content": ""}, None) for voice in self._run.voices
+            self._chunk(choice.index, {"role": "assistant", "content": ""}, None) for choice in self._run.choices
         )
 
-    def piece(self, piece: Piece) -> bytes:
+    def delta(self, delta: Delta) -> bytes:
         """Chunks of text, reasoning and calls, and the one with the finish reason."""
         out = []
-        self._pending[piece.index] += piece.logprobs
-        for delta in piece.deltas:
-            match delta:
+        self._pending[delta.index] += delta.logprobs
+        for part in delta.parts:
+            match part:
                 case Content(text):
-                    out.append(self._text(piece.index, ("content",), text))
+                    out.append(self._text(delta.index, ("content",), text))
                 case Reasoning(text):
-                    out.append(self._text(piece.index, REASONING, text))
+                    out.append(self._text(delta.index, REASONING, text))
                 case CallBegin(index, name):
                     function = {"name": name, "arguments": ""}
-                    call = {"index": index, "id": call_id(self._record.id, piece.index, index), "type": "function"}
-                    out.append(self._chunk(piece.index, {"tool_calls": [{**call, "function": function}]}, None))
+                    call = {"index": index, "id": call_id(self._record.id, delta.index, index), "type": "function"}
+                    out.append(self._chunk(delta.index, {"tool_calls": [{**call, "function": function}]}, None))
                 case CallArguments(index, text):
                     call = {"index": index, "function": {"arguments": text}}
-                    out.append(self._chunk(piece.index, {"tool_calls": [call]}, None))
-        if piece.finish_reason is not None:
-            called = self._run.voices[piece.index].called
+                    out.append(self._chunk(delta.index, {"tool_calls": [call]}, None))
+        if delta.finish_reason is not None:
+            called = self._run.choices[delta.index].called
             more = {"timings": Account.of(self._run, self._record).timings()} if self._run.done else {}
-            stop = stop_reason(piece.finish_reason, piece.stop)
+            stop = stop_reason(delta.finish_reason, delta.stop)
             if stop is not None:
                 more["stop_reason"] = stop  # type: ignore[assignment]
-            out.append(self._chunk(piece.index, {}, finish_reason(piece.finish_reason, called), more))
+            out.append(self._chunk(delta.index, {}, finish_reason(delta.finish_reason, called), more))
         return b"".join(out)
 
     def _text(self, index: int, names: tuple[str, ...], text: str) -> bytes:

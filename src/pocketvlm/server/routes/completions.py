@@ -8,13 +8,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from pocketvlm.parsing import Content
+from pocketvlm.answers.answer import Answer
+from pocketvlm.answers.choice import Delta
 from pocketvlm.processor.tokenizer import Tokenizer
 from pocketvlm.server.accounts import Account
-from pocketvlm.server.answering import Piece
 from pocketvlm.server.context import Context
 from pocketvlm.server.logs import Record
-from pocketvlm.server.replies import Answer, Stream, event, whole
+from pocketvlm.server.replies import Stream, event, whole
 from pocketvlm.server.routes.chat import finish_reason, stop_reason
 from pocketvlm.server.routes.shared import ChunkStream, Route, accept
 from pocketvlm.server.running import Run
@@ -63,7 +63,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
 
 
 def _prompt_text(context: Context, run: Run, index: int) -> str:
-    ids = run.voices[index].request.prompt.ids
+    ids = run.choices[index].request.prompt.ids
     return context.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
 
 
@@ -100,26 +100,26 @@ class CompletionStream(ChunkStream):
         self._context = context
         self._echo = bool(body.echo)
         self._logprobs = body.logprobs is not None
-        self._pending: list[list[TokenLogprob]] = [[] for _ in run.voices]
-        self._offsets = [0] * len(run.voices)
+        self._pending: list[list[TokenLogprob]] = [[] for _ in run.choices]
+        self._offsets = [0] * len(run.choices)
 
     def head(self) -> bytes:
         """The prompts, where they are to be repeated."""
         if not self._echo:
             return b""
-        voices = self._run.voices
+        choices = self._run.choices
         return b"".join(
-            self._chunk(voice.index, _prompt_text(self._context, self._run, voice.index), None) for voice in voices
+            self._chunk(choice.index, _prompt_text(self._context, self._run, choice.index), None) for choice in choices
         )
 
-    def piece(self, piece: Piece) -> bytes:
+    def delta(self, delta: Delta) -> bytes:
         """A chunk of text."""
-        text = "".join(delta.text for delta in piece.deltas if isinstance(delta, Content))
-        self._pending[piece.index] += piece.logprobs
-        if not text and piece.finish_reason is None:
+        text = delta.text
+        self._pending[delta.index] += delta.logprobs
+        if not text and delta.finish_reason is None:
             return b""
-        stop = stop_reason(piece.finish_reason, piece.stop)
-        return self._chunk(piece.index, text, finish_reason(piece.finish_reason), stop)
+        stop = stop_reason(delta.finish_reason, delta.stop)
+        return self._chunk(delta.index, text, finish_reason(delta.finish_reason), stop)
 
     def _chunk(self, index: int, text: str, finish: str | None, stop: str | None = None) -> bytes:
         choice: dict[str, Any] = {"index": index, "text": text, "logprobs": None, "finish_reason": finish}

@@ -9,13 +9,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from pocketvlm.answers.answer import Answer, Call
+from pocketvlm.answers.choice import Delta
 from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
 from pocketvlm.server.accounts import Account
-from pocketvlm.server.answering import Piece
 from pocketvlm.server.context import Context
 from pocketvlm.server.errors import ApiError
 from pocketvlm.server.logs import Record
-from pocketvlm.server.replies import Answer, Call, Json, Stream, dump, whole
+from pocketvlm.server.replies import Json, Stream, dump, whole
 from pocketvlm.server.routes.chat import call_id, logprobs
 from pocketvlm.server.routes.shared import Route, accept, context_of, record_of
 from pocketvlm.server.running import Run
@@ -90,13 +91,13 @@ class Lines:
         """Nothing."""
         return b""
 
-    def piece(self, piece: Piece) -> bytes:
-        """A line for each piece of text; one for the calls, at their end."""
+    def delta(self, delta: Delta) -> bytes:
+        """A line for each delta with text; one for the calls, at their end."""
         out = []
-        self._ids += piece.token_ids
-        self._logprobs += piece.logprobs
-        for delta in piece.deltas:
-            match delta:
+        self._ids += delta.token_ids
+        self._logprobs += delta.logprobs
+        for part in delta.parts:
+            match part:
                 case Content(text):
                     out.append(self._line(text, "", [], {}))
                 case Reasoning(text):
@@ -105,7 +106,7 @@ class Lines:
                     self._calls.append(Call(name))
                 case CallArguments(_, text):
                     self._calls[-1].arguments.append(text)
-        if piece.finish_reason is not None and self._calls:
+        if delta.finish_reason is not None and self._calls:
             out.append(self._line("", "", self._calls, {}))
         return b"".join(dump(line) + b"\n" for line in out)
 
@@ -158,7 +159,7 @@ class Lines:
         ids = {"context": [*self._run.prompts[0].ids.tolist(), *self._ids]} if self._gives_ids else {}
         return {
             "done": True,
-            "done_reason": str(self._run.voices[0].finish_reason),
+            "done_reason": str(self._run.choices[0].finish_reason),
             **ids,
             "total_duration": int(account.total * 1e9),
             "load_duration": max(1, int(account.queue * 1e9)),

@@ -8,13 +8,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from pocketvlm.answers.answer import Answer, TextLogprobs
+from pocketvlm.answers.choice import Delta
 from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
 from pocketvlm.processor.tokenizer import Tokenizer
 from pocketvlm.server.accounts import Account
-from pocketvlm.server.answering import Piece
 from pocketvlm.server.errors import ApiError
 from pocketvlm.server.logs import Record
-from pocketvlm.server.replies import Answer, Json, Stream, TextLogprobs, event, whole
+from pocketvlm.server.replies import Json, Stream, event, whole
 from pocketvlm.server.routes.chat import call_id, logprobs
 from pocketvlm.server.routes.shared import Route, accept
 from pocketvlm.server.running import Run
@@ -60,9 +61,9 @@ class Shape:
 
     def response(self, items: list[dict[str, Any]], error: ApiError | None = None) -> dict[str, Any]:
         """As it is now."""
-        body, voice = self._body, self.run.voices[0]
-        params = voice.request.params
-        reason = voice.finish_reason
+        body, choice = self._body, self.run.choices[0]
+        params = choice.request.params
+        reason = choice.finish_reason
         status, why = "in_progress", None
         if error is not None:
             status = "failed"
@@ -209,12 +210,12 @@ class ResponseStream:
             "response.in_progress", response=response
         )
 
-    def piece(self, piece: Piece) -> bytes:
-        """Items, and pieces of them."""
+    def delta(self, delta: Delta) -> bytes:
+        """Items, and what is added to them."""
         out = []
-        tokens = self._reader.add(piece)
-        for delta in piece.deltas:
-            match delta:
+        tokens = self._reader.add(delta)
+        for part in delta.parts:
+            match part:
                 case Content(text):
                     if self._kind != "message":
                         out += [self._done(), self._begin("message")]

@@ -11,7 +11,7 @@ import pytest
 from engine_kit import alone, ask, check_idle, engine_of, network, pictured, text
 from oracle import Oracle
 
-from pocketvlm.engine import Engine, EngineService, Request, Ticket, TokenEvent
+from pocketvlm.engine import Engine, EngineDriver, Request, Ticket, TokenEvent
 from pocketvlm.errors import PocketVLMError, PromptError
 from pocketvlm.model import MiniCPMV
 
@@ -24,13 +24,13 @@ def model(oracle: Oracle) -> MiniCPMV:
 
 
 @pytest.fixture
-def service(model: MiniCPMV) -> Iterator[EngineService]:
-    service = EngineService(engine_of(model))
-    service.start()
-    yield service
-    service.close()
-    assert not service._thread.is_alive()
-    check_idle(service.engine)
+def driver(model: MiniCPMV) -> Iterator[EngineDriver]:
+    driver = EngineDriver(engine_of(model))
+    driver.start()
+    yield driver
+    driver.close()
+    assert not driver._thread.is_alive()
+    check_idle(driver.engine)
 
 
 class Receiver:
@@ -62,9 +62,7 @@ def eventually(holds: Callable[[], bool]) -> bool:
     return holds()
 
 
-def test_many_threads_get_the_answers_of_requests_alone(
-    oracle: Oracle, model: MiniCPMV, service: EngineService
-) -> None:
+def test_many_threads_get_the_answers_of_requests_alone(oracle: Oracle, model: MiniCPMV, driver: EngineDriver) -> None:
     requests = [ask(text(n % 5, 10 + 3 * n, [5]), 6, n) for n in range(12)] + [
         ask(pictured(oracle, 1, words=80), 6, 3)
     ] * 3
@@ -73,7 +71,7 @@ def test_many_threads_get_the_answers_of_requests_alone(
     tickets: dict[int, Ticket] = {}
 
     def submit(index: int) -> None:
-        tickets[index] = service.submit(requests[index], receivers[index])
+        tickets[index] = driver.submit(requests[index], receivers[index])
 
     threads = [threading.Thread(target=submit, args=(index,)) for index in range(len(requests))]
     for thread in threads:
@@ -89,68 +87,84 @@ def test_many_threads_get_the_answers_of_requests_alone(
         assert ticket.seconds.decode > 0
     assert len({ticket.number for ticket in tickets.values()}) == len(requests)
     assert sorted(tickets[index].cached_tokens > 0 for index in (12, 13, 14)) in ([False, True, True], [True] * 3)
-    stats = service.stats()
+    stats = driver.stats()
     assert stats.generated_tokens == 6 * len(requests)
     assert stats.prompt_tokens == sum(len(request.prompt.ids) for request in requests)
     assert stats.running == stats.waiting == 0
 
 
-def test_impossible_requests_are_refused_at_once(service: EngineService) -> None:
+def test_impossible_requests_are_refused_at_once(driver: EngineDriver) -> None:
     with pytest.raises(PromptError, match="no tokens"):
-        service.submit(ask(text(0, 0)), Receiver())
+        driver.submit(ask(text(0, 0)), Receiver())
 
 
-def test_cancelling_at_any_stage(oracle: Oracle, service: EngineService) -> None:
-    service.engine.scheduler.max_seqs = 1
+def test_cancelling_at_any_stage(oracle: Oracle, driver: EngineDriver) -> None:
+    driver.engine.scheduler.max_seqs = 1
     first, second, third = Receiver(), Receiver(), Receiver()
-    running = service.submit(ask(text(1, 10), 3000), first)
-    waiting = service.submit(ask(pictured(oracle, 1), 3), second)
-    last = service.submit(ask(pictured(oracle, 2), 3), third)
+    running = driver.submit(ask(text(1, 10), 3000), first)
+    waiting = driver.submit(ask(pictured(oracle, 1), 3), second)
+    last = driver.submit(ask(pictured(oracle, 2), 3), third)
     assert first.began.wait(PATIENCE)
-    service.cancel(waiting)
+    driver.cancel(waiting)
     assert second.tokens() == [-1]
     assert second.events[0].finish_reason == "abort"
-    service.cancel(running)
-    service.cancel(running)
+    driver.cancel(running)
+    driver.cancel(running)
     assert first.tokens()[-1] == -1
     assert -1 not in first.tokens()[:-1]
     assert len(third.tokens()) == 3
-    service.cancel(last)
-    service.cancel(Ticket(123456))
+    driver.cancel(last)
+    driver.cancel(Ticket(123456))
     again = Receiver()
-    service.submit(ask(text(3, 5), 2), again)
+    driver.submit(ask(text(3, 5), 2), again)
     assert len(again.tokens()) == 2
     assert len(third.events) == 3
 
 
-def test_a_receiver_that_fails_loses_its_request_alone(model: MiniCPMV, service: EngineService) -> None:
+def test_a_receiver_that_fails_loses_its_request_alone(model: MiniCPMV, driver: EngineDriver) -> None:
     def fail(event: TokenEvent) -> None:
         raise OSError("gone")
 
     good, bad = Receiver(), Receiver(fail)
-    service.submit(ask(text(1, 10), 50), bad)
-    service.submit(ask(text(2, 10), 10), good)
+    driver.submit(ask(text(1, 10), 50), bad)
+    driver.submit(ask(text(2, 10), 10), good)
     assert good.tokens() == alone(model, ask(text(2, 10), 10))[0]
     assert len(bad.events) == 1
-    assert eventually(lambda: not service.engine.sequences)
+    assert eventually(lambda: not driver.engine.sequences)
 
 
-def test_a_receiver_may_submit_and_cancel(service: EngineService) -> None:
+def test_a_receiver_may_submit_and_cancel(driver: EngineDriver) -> None:
     after, tickets = Receiver(), []
 
     def follow(event: TokenEvent) -> None:
         if not tickets:
-            tickets.append(service.submit(ask(text(2, 10), 3), after))
-            service.cancel(Ticket(event.request_id))
+            tickets.append(driver.submit(ask(text(2, 10), 3), after))
+            driver.cancel(Ticket(event.request_id))
 
     before = Receiver(follow)
-    service.submit(ask(text(1, 10), 1000), before)
+    driver.submit(ask(text(1, 10), 1000), before)
     assert before.tokens()[-1] == -1
     assert len(after.tokens()) == 3
 
 
+def test_a_receiver_may_end_and_call_without_waiting_for_itself(driver: EngineDriver) -> None:
+    other, found = Receiver(), []
+
+    def follow(event: TokenEvent) -> None:
+        if not found:
+            driver.end(ticket)
+            found.append(driver.call(lambda: len(driver.engine.sequences)))
+
+    ticket = driver.submit(ask(text(2, 10), 3000), other)
+    last = Receiver(follow)
+    driver.submit(ask(text(1, 10), 5), last)
+    assert len(last.tokens()) == 5
+    assert other.tokens()[-1] == -1
+    assert found[0] >= 1
+
+
 def test_closing_waits_for_answers_or_ends_them(model: MiniCPMV) -> None:
-    patient = EngineService(engine_of(model))
+    patient = EngineDriver(engine_of(model))
     patient.start()
     receiver = Receiver()
     patient.submit(ask(text(1, 10), 30), receiver)
@@ -159,7 +173,7 @@ def test_closing_waits_for_answers_or_ends_them(model: MiniCPMV) -> None:
     assert len(receiver.events) == 30
     with pytest.raises(PocketVLMError, match="closed"):
         patient.submit(ask(text(1, 10)), Receiver())
-    hasty = EngineService(engine_of(model))
+    hasty = EngineDriver(engine_of(model))
     hasty.start()
     receivers = [Receiver() for _ in range(3)]
     for receiver in receivers:
@@ -168,11 +182,11 @@ def test_closing_waits_for_answers_or_ends_them(model: MiniCPMV) -> None:
     hasty.close()
     assert [receiver.events[-1].finish_reason for receiver in receivers] == ["abort"] * 3
     check_idle(hasty.engine)
-    EngineService(engine_of(model)).close()
+    EngineDriver(engine_of(model)).close()
 
 
 def test_a_step_that_fails_ends_what_there_is_and_the_thread_goes_on(
-    model: MiniCPMV, service: EngineService, monkeypatch: pytest.MonkeyPatch
+    model: MiniCPMV, driver: EngineDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = Engine.step
     failing = threading.Event()
@@ -185,49 +199,49 @@ def test_a_step_that_fails_ends_what_there_is_and_the_thread_goes_on(
 
     monkeypatch.setattr(Engine, "step", fail)
     receiver = Receiver(lambda event: failing.set() if event.finish_reason is None else None)
-    service.submit(ask(text(1, 10), 100), receiver)
+    driver.submit(ask(text(1, 10), 100), receiver)
     receiver.tokens()
     assert receiver.events[-1].finish_reason == "error"
     assert "SystemError: bug" in str(receiver.events[-1].error)
     request: Request = ask(text(2, 10), 5)
     good = Receiver()
-    service.submit(request, good)
+    driver.submit(request, good)
     assert good.tokens() == alone(model, request)[0]
 
 
 def test_memory_of_views_goes_back_when_nobody_asks_any_more(
-    oracle: Oracle, service: EngineService, monkeypatch: pytest.MonkeyPatch
+    oracle: Oracle, driver: EngineDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[bool] = []
-    monkeypatch.setattr("pocketvlm.engine.service._REST", 0.05)
-    monkeypatch.setattr(service.engine.model.ops, "return_memory", lambda: given.append(True))
+    monkeypatch.setattr("pocketvlm.engine.driver._IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(driver.engine.model.ops, "return_memory", lambda: given.append(True))
     for prompt in (text(1, 20), pictured(oracle, 3)):
         receiver = Receiver(lambda event: given.append(False) if event.finish_reason else None)
-        service.submit(ask(prompt), receiver)
+        driver.submit(ask(prompt), receiver)
         assert receiver.tokens()
-    assert eventually(lambda: not service.engine.untidy)
+    assert eventually(lambda: not driver.engine.untidy)
     assert given == [False, False, True]
 
 
 def test_room_for_checkpoints_is_made_when_nobody_asks(
-    model: MiniCPMV, service: EngineService, monkeypatch: pytest.MonkeyPatch
+    model: MiniCPMV, driver: EngineDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pocketvlm.engine.service._REST", 0.05)
-    engine = service.engine
+    monkeypatch.setattr("pocketvlm.engine.driver._IDLE_SECONDS", 0.05)
+    engine = driver.engine
     receiver = Receiver()
-    service.submit(ask(text(1, 40, [10, 30])), receiver)
+    driver.submit(ask(text(1, 40, [10, 30])), receiver)
     assert receiver.tokens()
     assert eventually(lambda: not engine.unprepared)
     ready = engine.memory.allocated
     assert ready >= engine.memory.used + 2 * engine.memory.slot_bytes
     other = Receiver()
-    service.submit(ask(text(2, 40, [10, 30])), other)
+    driver.submit(ask(text(2, 40, [10, 30])), other)
     assert other.tokens() == alone(model, ask(text(2, 40, [10, 30])))[0]
     assert len(engine.prefix) == 4
 
 
 def test_requests_run_where_no_room_can_be_made(
-    model: MiniCPMV, service: EngineService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    model: MiniCPMV, driver: EngineDriver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tries: list[bool] = []
 
@@ -235,11 +249,11 @@ def test_requests_run_where_no_room_can_be_made(
         tries.append(True)
         raise MemoryError
 
-    monkeypatch.setattr("pocketvlm.engine.service._REST", 0.02)
-    monkeypatch.setattr(service.engine.memory, "prepare", fail)
+    monkeypatch.setattr("pocketvlm.engine.driver._IDLE_SECONDS", 0.02)
+    monkeypatch.setattr(driver.engine.memory, "prepare", fail)
     for seed in (1, 2):
         receiver = Receiver()
-        service.submit(ask(text(seed, 40, [10, 30])), receiver)
+        driver.submit(ask(text(seed, 40, [10, 30])), receiver)
         assert receiver.tokens() == alone(model, ask(text(seed, 40, [10, 30])))[0]
         assert eventually(lambda: bool(tries))
     time.sleep(0.1)  # long enough for another try
@@ -248,7 +262,7 @@ def test_requests_run_where_no_room_can_be_made(
 
 
 def test_who_submits_does_not_wait_for_room_being_made(
-    model: MiniCPMV, service: EngineService, monkeypatch: pytest.MonkeyPatch
+    model: MiniCPMV, driver: EngineDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resting, submitted, in_time = threading.Event(), threading.Event(), []
 
@@ -257,13 +271,13 @@ def test_who_submits_does_not_wait_for_room_being_made(
         in_time.append(submitted.wait(20))
         raise MemoryError
 
-    monkeypatch.setattr("pocketvlm.engine.service._REST", 0.02)
-    monkeypatch.setattr(service.engine.memory, "prepare", slow)
+    monkeypatch.setattr("pocketvlm.engine.driver._IDLE_SECONDS", 0.02)
+    monkeypatch.setattr(driver.engine.memory, "prepare", slow)
     first, second = Receiver(), Receiver()
-    service.submit(ask(text(1, 20)), first)
+    driver.submit(ask(text(1, 20)), first)
     assert first.tokens()
     assert resting.wait(20)
-    service.submit(ask(text(2, 20)), second)
+    driver.submit(ask(text(2, 20)), second)
     submitted.set()
     assert second.tokens() == alone(model, ask(text(2, 20)))[0]
     assert in_time == [True]

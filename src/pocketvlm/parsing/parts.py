@@ -42,20 +42,20 @@ class CallEnd:
     index: int
 
 
-Delta = Content | Reasoning | CallBegin | CallArguments | CallEnd
+AnswerPart = Content | Reasoning | CallBegin | CallArguments | CallEnd
 
 
-def merged(deltas: list[Delta]) -> list[Delta]:
+def merged(parts: list[AnswerPart]) -> list[AnswerPart]:
     """The same with neighbours of one kind joined and empty ones left out."""
-    result: list[Delta] = []
-    for delta in deltas:
+    result: list[AnswerPart] = []
+    for part in parts:
         last = result[-1] if result else None
-        if isinstance(delta, Content) and isinstance(last, Content):
-            result[-1] = Content(last.text + delta.text)
-        elif isinstance(delta, Reasoning) and isinstance(last, Reasoning):
-            result[-1] = Reasoning(last.text + delta.text)
-        elif isinstance(delta, CallArguments) and isinstance(last, CallArguments) and last.index == delta.index:
-            result[-1] = CallArguments(delta.index, last.json + delta.json)
-        elif not (isinstance(delta, Content | Reasoning) and not delta.text):
-            result.append(delta)
+        if isinstance(part, Content) and isinstance(last, Content):
+            result[-1] = Content(last.text + part.text)
+        elif isinstance(part, Reasoning) and isinstance(last, Reasoning):
+            result[-1] = Reasoning(last.text + part.text)
+        elif isinstance(part, CallArguments) and isinstance(last, CallArguments) and last.index == part.index:
+            result[-1] = CallArguments(part.index, last.json + part.json)
+        elif not (isinstance(part, Content | Reasoning) and not part.text):
+            result.append(part)
     return result
