@@ -3,9 +3,6 @@
 
 #include <cstdint>
 
-#include "runtime/isa.h"
-#include "runtime/pool.h"
-
 namespace pocketvlm {
 
 struct AttentionInputs {
@@ -16,15 +13,8 @@ struct AttentionInputs {
     const int32_t* positions;               // [rows]
     const int32_t* cache_rows;              // [rows], page * page_size + place in the page
     float *query, *gate;                    // [rows, heads * head_dim]
-    long rows, heads, kv_heads, head_dim, rotary_dim;
+    int64_t rows, heads, kv_heads, head_dim, rotary_dim;
     float eps;
 };
-
-#define POCKETVLM_DECLARE(isa) \
-    namespace isa { \
-    void attention_inputs(Pool& pool, const AttentionInputs& args); \
-    }
-POCKETVLM_FOR_EACH_ISA(POCKETVLM_DECLARE)
-#undef POCKETVLM_DECLARE
 
 }  // namespace pocketvlm
