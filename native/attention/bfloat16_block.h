@@ -1,4 +1,4 @@
-// Twelve queries against blocks of keys: products of bfloat16 pairs, sums and a running softmax in float.
+// Twelve queries against blocks of keys: bfloat16 products, sums and a running softmax in float.
 #pragma once
 
 #include "simd/parallel.h"
@@ -7,12 +7,12 @@ namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
 constexpr int64_t bf16_rows = 12;
-constexpr int64_t bf16_keys = 2 * W;                          // keys of one tile of scores
-constexpr int64_t weight_block = 1024;                        // keys of one block, at most
+constexpr int64_t bf16_keys = 2 * W;                           // keys of one tile of scores
+constexpr int64_t weight_block = 1024;                         // keys of one block, at most
 constexpr int64_t weight_stride = (weight_block + 2 * W) / 2;  // words; not a power of two, which would fill few cache sets
 constexpr int64_t score_stride = weight_block + W;
 
-// W rows (those behind the last are zero) of head_dim numbers, turned: out[pair][row].
+// W rows (zero after the last) of head_dim numbers, transposed: out[pair][row].
 inline void transpose_bf16(const float* const* rows, int64_t used, int64_t head_dim, uint32_t* out, int64_t stride, int64_t lanes_out) {
     const int64_t pairs = divide_up(head_dim, 2);
     for (int64_t j = 0; j < pairs; j += W) {
@@ -31,8 +31,8 @@ inline void transpose_bf16(const float* const* rows, int64_t used, int64_t head_
     }
 }
 
-// Keys of a block as [tiles of W keys][pairs of dims][W], values as [pairs of keys][padded dims]. Rows behind the last are
-// zero; row(k) gives a key's or value's place.
+// Keys of a block as [tiles of W keys][pairs of dims][W], values as [pairs of keys][padded dims]. Rows after the last are
+// zero; row(k) is the address of a key or value.
 template <class Row>
 inline void pack_bf16_keys(const Row& row, int64_t n, int64_t head_dim, uint32_t* out) {
     const int64_t pairs = divide_up(head_dim, 2);
@@ -50,7 +50,8 @@ inline void pack_bf16_values(const Row& row, int64_t n, int64_t head_dim, uint32
     for (int64_t k = 0; k < round_up(n, bf16_keys); k += 2, out += width) {
         if (k + 1 >= n) {
             const float* last = k < n ? row(k) : nullptr;
-            for (int64_t d = 0; d < width; d += W) store_words(out + d, interleave(last ? load_some(last + d, head_dim - d) : zero(), zero()));
+            for (int64_t d = 0; d < width; d += W)
+                store_words(out + d, interleave(last ? load_some(last + d, head_dim - d) : zero(), zero()));
             continue;
         }
         const float *first = row(k), *second = row(k + 1);
@@ -159,7 +160,7 @@ struct Bf16Scores {
     float scale(int64_t) const { return 1.0f; }
 };
 
-// The largest of n > 0 scores, which lie in whole vectors.
+// The maximum of n > 0 scores, which are stored in whole vectors.
 inline float highest(const float* row, int64_t n) {
     Vec some[4];
     for (auto& v : some) v = splat(-3.0e38f);

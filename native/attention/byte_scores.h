@@ -1,7 +1,7 @@
-// Scores of twelve queries from bytes: products of bytes run at twice the rate of products of bfloat16 pairs.
+// Scores of twelve queries from bytes: products of bytes run at twice the rate of bfloat16 products.
 //
-// The mean key is taken away from every key first. It adds the same to all scores of a query, which no softmax sees, and
-// where keys have it in common it would take most of the bytes' range.
+// The mean key is subtracted from every key first. It adds the same to all scores of a query, so the softmax does not change,
+// and a mean far from zero would take most of the range of the bytes.
 #pragma once
 
 #include "attention/bfloat16_block.h"
@@ -10,10 +10,11 @@
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
-// W rows (those behind the last are zero) less `shift`, as signed bytes with a scale each: out[word][row] holds four
-// neighbouring numbers. Returns the sums of the rows' bytes. With Raised, 128 is added to every byte.
+// W rows (zero after the last) minus `shift`, as signed bytes with a scale each: out[word][row] holds four
+// neighbouring numbers. Returns the sums of the rows' bytes. With AddOffset, 128 is added to every byte.
 template <bool AddOffset>
-inline Counts transpose_bytes(const float* const* rows, int64_t used, const float* shift, int64_t head_dim, uint32_t* out, int64_t stride, float* scale) {
+inline Counts transpose_bytes(const float* const* rows, int64_t used, const float* shift, int64_t head_dim, uint32_t* out, int64_t stride,
+                              float* scale) {
     float inverse[W];
     for (int64_t r = 0; r < W; ++r) {
         Vec most = zero();

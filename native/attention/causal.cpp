@@ -1,5 +1,5 @@
 // Causal attention over pages. Runs of rows: blocks of queries against packed blocks of keys. Single rows: the keys are
-// read where they lie, in spans of fixed length so that long contexts use all threads and sums do not depend on how many.
+// read from their pages, in spans of fixed length so that long contexts use all threads and sums do not depend on how many.
 #include "attention/attention.h"
 #include "attention/softmax_block.h"
 #if defined(POCKETVLM_BFLOAT16_PRODUCTS)
@@ -9,9 +9,9 @@
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
-constexpr int64_t single_rows = 3;     // sequences with at most as many rows take the second way
-constexpr int64_t span = 512;          // keys of one task there
-constexpr int64_t tokens_a_task = 64;  // rows of one task in the first way
+constexpr int64_t single_rows = 3;     // sequences with at most as many rows are computed as single rows
+constexpr int64_t span = 512;          // keys of one task of a single row
+constexpr int64_t tokens_a_task = 64;  // rows of one task of a run
 
 // Position of token t of sequence s in the cache, in rows of [kv_heads * head_dim].
 inline int64_t cache_row(const CausalAttention& a, int64_t s, int64_t t) {
@@ -206,7 +206,7 @@ inline void single_span(const CausalAttention& a, int64_t sequence, int64_t row,
         keys[i] = a.keys + at;
         values[i] = a.values + at;
     }
-    for (int64_t i = n; i < n + keys_a_block; ++i) keys[i] = keys[n - 1], values[i] = values[n - 1];  // to ask for early, never read
+    for (int64_t i = n; i < n + keys_a_block; ++i) keys[i] = keys[n - 1], values[i] = values[n - 1];  // prefetched, never read
     const float* query = a.query + (row * a.heads + kv_head * group) * d;
     int64_t h = 0;
     for (; h + heads_together <= group; h += heads_together)
@@ -284,8 +284,8 @@ void attention(Pool& pool, const CausalAttention& a) {
             const Task& t = run_tasks[i];
 #if defined(POCKETVLM_BFLOAT16_PRODUCTS)
             if (a.fast) {
-                const auto place = [&](int64_t token) { return cache_row(a, t.sequence, token); };
-                run_of_rows_bf16(a, lay_out_bf16_run(pool.scratch(worker), d, tiles), place, t.sequence, t.first, t.count, kv_head);
+                const auto row_of = [&](int64_t token) { return cache_row(a, t.sequence, token); };
+                run_of_rows_bf16(a, lay_out_bf16_run(pool.scratch(worker), d, tiles), row_of, t.sequence, t.first, t.count, kv_head);
                 return;
             }
 #endif

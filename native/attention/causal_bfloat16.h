@@ -1,5 +1,5 @@
-// Runs of rows of causal attention with products of bfloat16 pairs: a task packs one block of keys and values after the
-// other and walks over its tiles of queries.
+// Runs of rows of causal attention with bfloat16 products: a task packs one block of keys and values after the other and
+// multiplies each with all its tiles of queries.
 #pragma once
 
 #include "attention/attention.h"
@@ -31,19 +31,19 @@ inline Bf16Run lay_out_bf16_run(float* memory, int64_t head_dim, int64_t tiles) 
     return s;
 }
 
-// Rows [first, first + count) of a sequence, all query heads of one kv head; cache_row(t) is the place of token t.
+// Rows [first, first + count) of a sequence, all query heads of one kv head; cache_row(t) is the index of token t in the cache.
 template <class Row>
-inline void run_of_rows_bf16(const CausalAttention& a, const Bf16Run& s, const Row& cache_row, int64_t sequence, int64_t first, int64_t count,
-                               int64_t kv_head) {
+inline void run_of_rows_bf16(const CausalAttention& a, const Bf16Run& s, const Row& cache_row, int64_t sequence, int64_t first,
+                             int64_t count, int64_t kv_head) {
     const int64_t group = a.heads / a.kv_heads, d = a.head_dim, row = a.heads * d, cache = a.kv_heads * d, pairs = divide_up(d, 2);
     const int64_t queries = count * group, tiles = divide_up(queries, bf16_rows), start = a.context_lens[sequence] + first;
     // Query j of this task: token j / group, head j % group of the kv head's group.
     const int64_t base = (a.offsets[sequence] + first) * row + kv_head * group * d;
-    const auto place = [&](int64_t j) { return base + j / group * row + j % group * d; };
+    const auto row_start = [&](int64_t j) { return base + j / group * row + j % group * d; };
     for (int64_t t = 0; t < tiles; ++t) {
         const float* rows[W];
         const int64_t used = min(bf16_rows, queries - t * bf16_rows);
-        for (int64_t r = 0; r < used; ++r) rows[r] = a.query + place(t * bf16_rows + r);
+        for (int64_t r = 0; r < used; ++r) rows[r] = a.query + row_start(t * bf16_rows + r);
         pack_bf16_queries(rows, used, d, s.queries + t * pairs * bf16_rows);
         begin(lay_out_softmax(s.softmaxes + t * bf16_softmax_floats(d), d), d);
     }
@@ -63,7 +63,7 @@ inline void run_of_rows_bf16(const CausalAttention& a, const Bf16Run& s, const R
         }
     }
     for (int64_t j = 0; j < queries; ++j)
-        finish_bf16_row(lay_out_softmax(s.softmaxes + j / bf16_rows * bf16_softmax_floats(d), d), j % bf16_rows, d, a.out + place(j));
+        finish_bf16_row(lay_out_softmax(s.softmaxes + j / bf16_rows * bf16_softmax_floats(d), d), j % bf16_rows, d, a.out + row_start(j));
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // One block of keys against one block of queries, with the softmax carried from block to block.
 //
 // Queries lie along vector lanes ("lanes"), keys along rows: scores [keys][lanes]. So the softmax needs no sum across a
-// vector, and the probabilities already lie as the left side of the second product wants them.
+// vector, and the probabilities already have the layout of the left side of the second product.
 #pragma once
 
 #include "simd/math.h"

@@ -1,4 +1,4 @@
-// Attention inside views: scores from bfloat16 pairs or from bytes, weighted sums of values from bfloat16 pairs.
+// Attention inside views: scores from bfloat16 numbers or from bytes, weighted sums of values from bfloat16 numbers.
 #pragma once
 
 #include "attention/attention.h"
@@ -15,7 +15,7 @@ struct Bf16View {
     Bf16Softmax softmax;
 };
 
-// Keys and queries as pairs; as bytes they are half of that.
+// Keys and queries as bfloat16 numbers; as bytes they take half of that.
 inline int64_t bf16_view_floats(int64_t keys, int64_t head_dim) {
     const int64_t n = round_up(keys, bf16_keys), pairs = divide_up(head_dim, 2), width = round_up(head_dim, W);
     return n * pairs + n / 2 * width + pairs * bf16_rows + W + n + 2 * W + 2 * width + bf16_memory_floats + bf16_softmax_floats(head_dim);
@@ -67,7 +67,7 @@ inline void view_head_bf16(const ViewAttention& a, const Bf16View& s, int64_t vi
             pack_byte_queries(rows, used, d, s.zeros, s.query, s.query_scale, s.offset);
         else
             pack_bf16_queries(rows, used, d, s.query);
-        for (int64_t r = 0; r < used; ++r)  // ask for what will be written, and for the next queries
+        for (int64_t r = 0; r < used; ++r)  // prefetch what will be written, and the next queries
             for (int64_t j = 0; j < d; j += W) {
                 const int64_t at = base + (q0 + r) * stride + j;
                 __builtin_prefetch(a.out + at, 1);
@@ -83,7 +83,7 @@ inline void view_head_bf16(const ViewAttention& a, const Bf16View& s, int64_t vi
     }
 }
 
-// Every view must have at least half_keys rows.
+// Every view must have at least bf16_keys rows.
 void attention_views_bf16(Pool& pool, const ViewAttention& a, int64_t longest) {
     pool.reserve(static_cast<size_t>(bf16_view_floats(longest, a.head_dim)) * sizeof(float));
     const int64_t pairs = a.views * a.heads;

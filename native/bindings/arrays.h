@@ -52,7 +52,9 @@ class Array {
   private:
     static const char* dtype() {
         using Plain = std::remove_const_t<T>;
-        return std::is_same_v<Plain, float> ? "float32" : std::is_same_v<Plain, int32_t> ? "int32" : std::is_same_v<Plain, uint16_t> ? "uint16" : "uint8";
+        if (std::is_same_v<Plain, float>) return "float32";
+        if (std::is_same_v<Plain, int32_t>) return "int32";
+        return std::is_same_v<Plain, uint16_t> ? "uint16" : "uint8";
     }
 
     static bool of_type(const Py_buffer& view) {

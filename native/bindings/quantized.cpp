@@ -84,7 +84,8 @@ class PackedMatrix {
 };
 
 // Products of the rows x with several matrices at once. Lists `biases` and `residuals` may be shorter: the other products have none.
-void quantized_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list biases, nb::list residuals, nb::list outs, int activation) {
+void quantized_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list biases, nb::list residuals, nb::list outs,
+                      int activation) {
     constexpr size_t most = most_products;
     const size_t count = weights.size();
     if (count < 1 || count > most || outs.size() != count) refuse("1 to 8 weights and as many outs");
@@ -108,7 +109,10 @@ void quantized_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list
     }
     const QuantizedWeights& first = *products[0].weights;
     runtime.operate(
-        cost, [products, count](Pool& pool, const Kernels& kernels) { kernels.quantized_linear(pool, products.data(), static_cast<int64_t>(count)); },
+        cost,
+        [products, count](Pool& pool, const Kernels& kernels) {
+            kernels.quantized_linear(pool, products.data(), static_cast<int64_t>(count));
+        },
         Reads{first.packed, tiles_of(products[0].args.outputs) * first.steps() * step_bytes});
 }
 
@@ -133,7 +137,11 @@ void quantize(Runtime& runtime, nb::handle weight, bool bf16, int bits, int64_t 
     else
         single.emplace(weight, "weight").shaped(-1, -1);
     const int64_t outputs = half ? half->dim(0) : single->dim(0), inputs = half ? half->dim(1) : single->dim(1);
-    Quantize args{half ? static_cast<const void*>(half->data()) : single->data(), bf16, inputs, outputs, shape_of(bits, group, inputs, outputs)};
+    Quantize args{.weight = half ? static_cast<const void*>(half->data()) : single->data(),
+                  .bf16 = bf16,
+                  .inputs = inputs,
+                  .outputs = outputs,
+                  .to = shape_of(bits, group, inputs, outputs)};
     const int64_t tiles = tiles_of(outputs);
     const Array<uint8_t> bytes(codes, "codes");
     bytes.shaped(tiles, args.to.steps(), step_bytes);

@@ -20,7 +20,7 @@ struct Reads {
     int64_t bytes = 0;
 };
 
-// Operations that ran once, to be run again on the same memory. Whoever holds it keeps that memory alive.
+// A captured graph: operations that ran once, for replay on the same memory. The owner of the graph must hold that memory.
 class Graph {
   public:
     struct Operation {
@@ -45,24 +45,24 @@ class Runtime {
     template <class Work>
     void run(int64_t cost, const Work& work) {
         if (cost < 65536) {
-            if (const auto turn = pool_.try_acquire()) {
+            if (const auto lock = pool_.try_acquire()) {
                 work(pool_, kernels_);
                 return;
             }
         }
         nanobind::gil_scoped_release unlocked;
-        const auto turn = pool_.acquire();
+        const auto lock = pool_.acquire();
         work(pool_, kernels_);
     }
 
-    // The same for an operation that a program may hold: `work` owns copies of all it needs but the arrays' memory.
+    // The same for an operation that may be captured: `work` owns copies of all it needs but the memory of the arrays.
     template <class Work>
     void operate(int64_t cost, Work work, Reads reads = {}) {
         run(cost, work);
         if (graph_ && capturing_ == std::this_thread::get_id()) graph_->add({std::move(work), reads});
     }
 
-    // Operations of this thread go into a new program from record() to recorded().
+    // Operations of this thread are captured in a new graph from begin_capture() to end_capture().
     void begin_capture();
     std::unique_ptr<Graph> end_capture();
     void replay(const Graph& graph) {

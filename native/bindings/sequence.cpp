@@ -1,4 +1,4 @@
-// Bindings of the operations that know sequences. Everything a Batch says is checked before a kernel follows it.
+// Bindings of the operations that know sequences. All indices of a Batch are checked before a kernel uses them.
 #include "bindings/arrays.h"
 #include "bindings/runtime.h"
 
@@ -20,7 +20,7 @@ void check_offsets(const int32_t* p, int64_t n, int64_t rows) {
         refuse("offsets end at " + std::to_string(p[n - 1]) + ", but there are " + std::to_string(rows) + " rows");
 }
 
-// The parts of a Batch that recurrent operations use. Contents are checked at each run: a recorded operation sees new ones.
+// The parts of a Batch that recurrent operations use. Contents are checked at each run: a replayed operation sees new ones.
 struct Slots {
     Slots(const Ints& offsets_, const Ints& context_lens_, const Ints& slots_, int64_t rows_, int64_t limit_)
         : offsets(offsets_.shaped(-1).data()), context_lens(context_lens_.data()), slots(slots_.data()), sequences(offsets_.size() - 1),
@@ -44,7 +44,7 @@ struct Slots {
     int64_t sequences, rows, limit;
 };
 
-// The parts of a Batch that attention uses: every row's place lies in a page of the table that exists.
+// The parts of a Batch that attention uses: the page of every row must exist.
 struct Pages {
     Pages(const Ints& offsets_, const Ints& context_lens_, const Ints& pages_, int64_t rows_, int64_t limit_, int64_t page_size_)
         : offsets(offsets_.shaped(-1).data()), context_lens(context_lens_.data()), pages(pages_.data()), sequences(offsets_.size() - 1),
@@ -135,7 +135,8 @@ void attention(Runtime& runtime, nb::handle query, nb::handle keys, nb::handle v
     k.shaped(-1, page_size, -1, d);
     const int64_t kv_heads = k.dim(2);
     v.shaped(k.dim(0), page_size, kv_heads, d);
-    if (kv_heads == 0 || heads % kv_heads) refuse(std::to_string(heads) + " heads are no multiple of " + std::to_string(kv_heads) + " kv heads");
+    if (kv_heads == 0 || heads % kv_heads)
+        refuse(std::to_string(heads) + " heads are no multiple of " + std::to_string(kv_heads) + " kv heads");
     const Ints bounds(offsets, "batch.offsets"), before(context_lens, "batch.context"), table(pages, "batch.pages");
     const Pages batch(bounds, before, table, rows, k.dim(0), page_size);
     const Output y(out, "out");
@@ -153,7 +154,8 @@ void attention_views(Runtime& runtime, nb::handle query, nb::handle key, nb::han
     const Floats q(query, "query"), k(key, "key"), v(value, "value");
     q.shaped(-1, -1);
     const int64_t rows = q.dim(0), width = q.dim(1);
-    if (heads < 1 || width % heads) refuse("query has " + std::to_string(width) + " columns, no multiple of " + std::to_string(heads) + " heads");
+    if (heads < 1 || width % heads)
+        refuse("query has " + std::to_string(width) + " columns, no multiple of " + std::to_string(heads) + " heads");
     k.shaped(rows, width);
     v.shaped(rows, width);
     const Ints bounds(offsets, "lengths");

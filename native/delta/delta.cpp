@@ -29,7 +29,7 @@ struct Head {
     float* state() const { return a.state + (a.slots[sequence] * a.value_heads + head) * a.key_dim * a.value_dim; }
     int64_t stride() const { return 2 * a.key_heads * a.key_dim + a.value_heads * a.value_dim; }
 
-    // The rows of one head lie far apart: ask for those of the next chunk while this one is computed.
+    // The rows of one head are far apart: prefetch those of the next chunk while this one is computed.
     void prefetch(int64_t r) const {
         const float *q = query(r), *k = key(r), *v = value(r);
         for (int64_t j = 0; j < a.key_dim; j += 16) __builtin_prefetch(q + j, 0, 2), __builtin_prefetch(k + j, 0, 2);
@@ -103,7 +103,7 @@ inline void step_row(float* s, const Head& h, int64_t r, float* memory) {
 struct ChunkScratch {
     float *state, *q, *k, *qt, *kt, *coupling, *mixing, *x, *o, *values;
     double* log_sum;
-    float *beta, *grow, *rest;
+    float *beta, *grow, *remaining;
 };
 
 inline int64_t chunk_floats(int64_t key_width, int64_t value_width, int64_t key_dim) {
@@ -132,7 +132,7 @@ inline ChunkScratch lay_out(const Head& h) {
     s.values = take(chunk * h.value_width);
     s.beta = take(chunk);
     s.grow = take(chunk);
-    s.rest = take(chunk);
+    s.remaining = take(chunk);
     return s;
 }
 
@@ -150,7 +150,7 @@ inline void run_chunk(const Head& h, const ChunkScratch& s, int64_t first, int64
     }
     for (int64_t i = 0; i < n; ++i) {
         s.grow[i] = static_cast<float>(__builtin_exp(s.log_sum[i]));
-        s.rest[i] = static_cast<float>(__builtin_exp(sum - s.log_sum[i]));
+        s.remaining[i] = static_cast<float>(__builtin_exp(sum - s.log_sum[i]));
     }
     for (int64_t i = n; i < chunk; ++i) s.beta[i] = 0.0f;
     pack_columns(s.q, kw, n, kd, s.qt, chunk);
@@ -202,7 +202,7 @@ inline void run_chunk(const Head& h, const ChunkScratch& s, int64_t first, int64
     const Vec decay = splat(s.grow[n - 1]);
     for (int64_t d = 0; d < kd * vw; d += W) store(s.state + d, load(s.state + d) * decay);
     for (int64_t i = 0; i < n; ++i)
-        for (int64_t d = 0; d < kw; d += W) store(s.k + i * kw + d, load(s.k + i * kw + d) * splat(s.rest[i]));
+        for (int64_t d = 0; d < kw; d += W) store(s.k + i * kw + d, load(s.k + i * kw + d) * splat(s.remaining[i]));
     multiply(kd, vw / W, Product{n, s.k, kw, s.x, vw, s.state, vw}, true);
 }
 

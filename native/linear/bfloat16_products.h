@@ -31,7 +31,8 @@ inline void round_row(const float* x, int64_t inputs, uint16_t* out) {
 
 // Rows of x times four outputs, or one; Cold: the weights are not in the cache yet.
 template <int Outputs, int Rows, bool Cold>
-__attribute__((noinline)) void bf16_dots(const uint16_t* weight, int64_t inputs, const uint16_t* x, int64_t x_stride, float* out, int64_t stride) {
+__attribute__((noinline)) void bf16_dots(const uint16_t* weight, int64_t inputs, const uint16_t* x, int64_t x_stride, float* out,
+                                         int64_t stride) {
     Vec sums[4][Rows];
 #pragma GCC unroll 4
     for (int o = 0; o < 4; ++o)

@@ -17,7 +17,7 @@ inline Vec activate(Vec v, Activation kind) {
     }
 }
 
-// Finish sums [rows, columns] of the block at (row, column) and put them in their place; sums may be that place. Rough
+// Finish sums [rows, columns] of the block at (row, column) and write them to a.out, where sums may be already. Rough
 // activations are for products that round far more.
 template <bool Rough = false>
 inline void finish(const Linear& a, const float* sums, int64_t stride, int64_t row, int64_t rows, int64_t column, int64_t columns) {

@@ -1,3 +1,4 @@
+// RMS norm, layer norm and gated RMS norm, one row at a time.
 #include "norm/norm.h"
 #include "simd/math.h"
 #include "simd/parallel.h"
@@ -58,7 +59,7 @@ void layer_norm(Pool& pool, const LayerNorm& a) {
             alignas(64) float means[W];
             store(means, splat(mean));
             across(a.width, [&](int64_t j, int64_t n) {
-                const Vec d = get(x + j, n) - get(means, n);  // zero behind the end of the row
+                const Vec d = get(x + j, n) - get(means, n);  // zero after the end of the row
                 squares = fma(d, d, squares);
             });
             const Vec factor = inverse_root(sum(squares) / static_cast<float>(a.width) + a.eps);

@@ -1,3 +1,4 @@
+// SwiGLU and the sigmoid gate, one vector at a time.
 #include "pointwise/pointwise.h"
 #include "simd/math.h"
 #include "simd/parallel.h"

@@ -44,7 +44,8 @@ void dequantize_rows(Pool& pool, const QuantizedWeights& weights, const int32_t*
     constexpr int64_t piece = 16;
     const auto call = [](void* context, int64_t task, int) {
         const Work& w = *static_cast<Work*>(context);
-        for (int64_t i = task * piece; i < w.n && i < (task + 1) * piece; ++i) dequantize_row(w.weights, w.ids[i], w.inputs, w.out + i * w.inputs);
+        for (int64_t i = task * piece; i < w.n && i < (task + 1) * piece; ++i)
+            dequantize_row(w.weights, w.ids[i], w.inputs, w.out + i * w.inputs);
     };
     pool.run((n + piece - 1) / piece, call, &work);
 }

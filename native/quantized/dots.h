@@ -67,8 +67,10 @@ __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, 
                     for (int r = 0; r < Rows; ++r) sums[r] = dot8(sums[r], bytes, repeat_four(x + 4 * r));
                 } else {
                     Bytes first = low_nibbles(bytes), second = high_nibbles(bytes);
-                    if constexpr (kind == Kind::codebook) first = look_up(w.codebook, first), second = look_up(w.codebook, second);
-                    if constexpr (kind == Kind::offset_codebook) first = look_up(w.offset_codebook, first), second = look_up(w.offset_codebook, second);
+                    if constexpr (kind == Kind::codebook || kind == Kind::offset_codebook) {
+                        const uint8_t* values = kind == Kind::codebook ? w.codebook : w.offset_codebook;
+                        first = look_up(values, first), second = look_up(values, second);
+                    }
 #pragma GCC unroll 12
                     for (int r = 0; r < Rows; ++r) {
                         const Bytes four = repeat_four(x + 4 * r);

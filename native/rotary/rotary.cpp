@@ -1,10 +1,11 @@
+// Rotary positions: splits query and gate, normalizes and rotates the heads, writes keys and values to the cache.
 #include "rotary/rotary.h"
 #include "simd/parallel.h"
 
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
-// One head: zero-centred RMS norm, then pairs (i, i + half) turned by their angle.
+// One head: zero-centred RMS norm, then pairs (i, i + half) rotated by their angle.
 inline void norm_and_rotate(const float* x, const float* weight, const float* cosine, const float* sine, const AttentionInputs& a,
                             float* out) {
     Vec squares = zero();

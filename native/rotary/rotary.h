@@ -11,7 +11,7 @@ struct AttentionInputs {
     const float* frequencies;               // [rotary_dim / 2]
     float *keys, *values;                   // [pages, page_size, kv_heads, head_dim]
     const int32_t* positions;               // [rows]
-    const int32_t* cache_rows;              // [rows], page * page_size + place in the page
+    const int32_t* cache_rows;              // [rows], page * page_size + index in the page
     float *query, *gate;                    // [rows, heads * head_dim]
     int64_t rows, heads, kv_heads, head_dim, rotary_dim;
     float eps;

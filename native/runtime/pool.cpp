@@ -61,7 +61,7 @@ class Buffer {
     float* get() const { return static_cast<float*>(data_); }
 
   private:
-    // For the address sanitizer: what lies behind the bytes that were asked for is out of bounds.
+    // For the address sanitizer: memory after the requested bytes is out of bounds.
     void allow([[maybe_unused]] std::size_t bytes) const {
 #if defined(__SANITIZE_ADDRESS__)
         ASAN_UNPOISON_MEMORY_REGION(data_, bytes);
@@ -75,7 +75,7 @@ class Buffer {
 };
 
 constexpr auto spin_time = std::chrono::microseconds(60);
-constexpr int64_t piece_bytes = 512, most_ahead = 768 << 10;
+constexpr int64_t piece_bytes = 512, max_prefetch = 768 << 10;
 
 }  // namespace
 
@@ -96,7 +96,7 @@ struct Pool::State {
     std::atomic<uint32_t> done{0};
     std::atomic<bool> stop{false};
 
-    // What ahead() named, in pieces.
+    // The memory that prefetch() named, in pieces.
     std::atomic<const char*> wanted{nullptr};
     std::atomic<int64_t> pieces{0};
 
@@ -104,7 +104,7 @@ struct Pool::State {
     std::condition_variable wake;
     std::atomic<int> sleepers{0};
 
-    // What a thread does while it waits: one piece of what is wanted soon, or nothing.
+    // What a thread does while it waits: prefetches one piece, or nothing.
     void idle() {
         if (pieces.load(std::memory_order_relaxed) <= 0) return relax();
         const int64_t left = pieces.fetch_sub(1, std::memory_order_acquire);
@@ -173,7 +173,7 @@ Pool::State& Pool::current() {
     if (state_->forks_seen != forks.load(std::memory_order_relaxed)) {
         std::lock_guard lock(renewal);
         if (state_->forks_seen != forks.load()) {
-            auto* fresh = new State;  // the old one may be locked for ever: left as it is
+            auto* fresh = new State;  // the old one may be locked for ever: it is never freed
             fresh->scratch.resize(static_cast<std::size_t>(threads_));
             state_ = fresh;
         }
@@ -212,8 +212,8 @@ void Pool::run(int64_t tasks, void (*call)(void*, int64_t, int), void* context) 
     }
 }
 
-void Pool::ahead(const void* from, int64_t bytes) {
-    const int64_t pieces = std::min(bytes, most_ahead) / piece_bytes;
+void Pool::prefetch(const void* from, int64_t bytes) {
+    const int64_t pieces = std::min(bytes, max_prefetch) / piece_bytes;
     state_->pieces.store(0, std::memory_order_relaxed);
     state_->wanted.store(static_cast<const char*>(from) + pieces * piece_bytes, std::memory_order_relaxed);
     state_->pieces.store(pieces, std::memory_order_release);

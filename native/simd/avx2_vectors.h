@@ -38,7 +38,7 @@ inline Vec where_less(Vec a, Vec b, Vec yes, Vec no) {
 }
 inline Vec vabs(Vec v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
 
-// 2W bfloat16 numbers as they lie in memory, and the even and the odd ones among them as floats.
+// 2W bfloat16 numbers as they are in memory, and the even and the odd ones among them as floats.
 inline Vec load_bits(const uint16_t* p) {
     return _mm256_castsi256_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
@@ -55,7 +55,7 @@ inline Vec scale_by_power(Vec p, Vec n) {
     return _mm256_mul_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second));
 }
 
-// Turn W rows into W columns.
+// Transposes W rows into W columns.
 inline void transpose(Vec* r) {
     __m256 t[8], u[8];
     for (int i = 0; i < 8; i += 2) {
@@ -86,8 +86,8 @@ inline Bytes repeat_four(const int8_t* p) {
 }
 inline Bytes low_nibbles(Bytes b) { return _mm256_and_si256(b, _mm256_set1_epi8(15)); }
 inline Bytes high_nibbles(Bytes b) { return _mm256_and_si256(_mm256_srli_epi16(b, 4), _mm256_set1_epi8(15)); }
-inline Bytes look_up(const uint8_t* table, Bytes nibbles) {
-    const __m128i sixteen = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+inline Bytes look_up(const uint8_t* codebook, Bytes nibbles) {
+    const __m128i sixteen = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codebook));
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(sixteen), nibbles);
 }
 inline Counts count(int32_t n) { return _mm256_set1_epi32(n); }

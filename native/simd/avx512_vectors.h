@@ -41,7 +41,7 @@ inline Vec where_less(Vec a, Vec b, Vec yes, Vec no) {
 }
 inline Vec vabs(Vec v) { return _mm512_abs_ps(v); }
 
-// 2W bfloat16 numbers as they lie in memory, and the even and the odd ones among them as floats.
+// 2W bfloat16 numbers as they are in memory, and the even and the odd ones among them as floats.
 inline Vec load_bits(const uint16_t* p) { return _mm512_castsi512_ps(_mm512_loadu_si512(p)); }
 inline Vec low_bf16(Vec bits) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(bits), 16)); }
 inline Vec high_bf16(Vec bits) {
@@ -52,7 +52,7 @@ inline Vec high_bf16(Vec bits) {
 // p * 2^n for whole n.
 inline Vec scale_by_power(Vec p, Vec n) { return _mm512_scalef_ps(p, n); }
 
-// Turn W rows into W columns.
+// Transposes W rows into W columns.
 inline void transpose(Vec* r) {
     __m512 t[16];
 #pragma GCC unroll 16
@@ -96,8 +96,8 @@ inline Bytes repeat_four(const int8_t* p) {
 }
 inline Bytes low_nibbles(Bytes b) { return _mm512_and_si512(b, _mm512_set1_epi8(15)); }
 inline Bytes high_nibbles(Bytes b) { return _mm512_and_si512(_mm512_srli_epi16(b, 4), _mm512_set1_epi8(15)); }
-inline Bytes look_up(const uint8_t* table, Bytes nibbles) {
-    const __m128i sixteen = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+inline Bytes look_up(const uint8_t* codebook, Bytes nibbles) {
+    const __m128i sixteen = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codebook));
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(sixteen), nibbles);
 }
 inline Counts count(int32_t n) { return _mm512_set1_epi32(n); }

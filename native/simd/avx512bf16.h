@@ -62,7 +62,7 @@ inline Vec4 sums_of(Vec a, Vec b, Vec c, Vec d) {
 }
 
 inline float max_of(Vec v) { return _mm512_reduce_max_ps(v); }
-// The first n lanes of v (zero after them), and the larger of sums and v in these lanes; any n.
+// The first n lanes of v (zero after them), and the maximum of best and v in these lanes; any n.
 inline Vec first_of(Vec v, int64_t n) { return _mm512_maskz_mov_ps(first_lanes(n), v); }
 inline Vec max_part(Vec best, Vec v, int64_t n) { return _mm512_mask_max_ps(best, first_lanes(n), best, v); }
 

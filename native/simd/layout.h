@@ -8,7 +8,7 @@ namespace {
 
 struct ActivationLayout {
     int32_t weight_offset;  // dot8 multiplies stored 8-bit weights as value + weight_offset: 128 if it takes them unsigned
-    int64_t interleave;     // neighbouring inputs of a row that lie together
+    int64_t interleave;     // neighbouring inputs of a row that are next to each other
     int64_t tile_rows;      // rows of a full activation tile, interleaved
 };
 

@@ -40,7 +40,7 @@ inline float sum(Vec v) { return vaddvq_f32(v); }
 inline Vec where_less(Vec a, Vec b, Vec yes, Vec no) { return vbslq_f32(vcltq_f32(a, b), yes, no); }
 inline Vec vabs(Vec v) { return vabsq_f32(v); }
 
-// 2W bfloat16 numbers as they lie in memory, and the even and the odd ones among them as floats.
+// 2W bfloat16 numbers as they are in memory, and the even and the odd ones among them as floats.
 inline Vec load_bits(const uint16_t* p) { return vreinterpretq_f32_u16(vld1q_u16(p)); }
 inline Vec low_bf16(Vec bits) { return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(bits), 16)); }
 inline Vec high_bf16(Vec bits) {
@@ -55,7 +55,7 @@ inline Vec scale_by_power(Vec p, Vec n) {
     return vmulq_f32(vmulq_f32(p, vreinterpretq_f32_s32(first)), vreinterpretq_f32_s32(second));
 }
 
-// Turn W rows into W columns.
+// Transposes W rows into W columns.
 inline void transpose(Vec* r) {
     const float64x2_t a = vreinterpretq_f64_f32(vtrn1q_f32(r[0], r[1])), b = vreinterpretq_f64_f32(vtrn2q_f32(r[0], r[1]));
     const float64x2_t c = vreinterpretq_f64_f32(vtrn1q_f32(r[2], r[3])), d = vreinterpretq_f64_f32(vtrn2q_f32(r[2], r[3]));
@@ -78,7 +78,7 @@ inline Bytes repeat_four(const int8_t* p) {
 }
 inline Bytes low_nibbles(Bytes b) { return vandq_u8(b, vdupq_n_u8(15)); }
 inline Bytes high_nibbles(Bytes b) { return vshrq_n_u8(b, 4); }
-inline Bytes look_up(const uint8_t* table, Bytes nibbles) { return vqtbl1q_u8(vld1q_u8(table), nibbles); }
+inline Bytes look_up(const uint8_t* codebook, Bytes nibbles) { return vqtbl1q_u8(vld1q_u8(codebook), nibbles); }
 inline Counts count(int32_t n) { return vdupq_n_s32(n); }
 inline Counts add(Counts a, Counts b) { return vaddq_s32(a, b); }
 inline Vec to_float(Counts c) { return vcvtq_f32_s32(c); }

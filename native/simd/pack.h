@@ -1,4 +1,4 @@
-// Rows turned into columns: the layout that the block product (tile.h) reads.
+// Transposes rows into columns: the packed layout that the block product (tile.h) reads.
 #pragma once
 
 #include "simd/simd.h"
@@ -7,7 +7,7 @@ namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
 // out[k * stride + i] = rows[i][k] * scale for i < n and zero up to W, for k < depth. Stores are W wide and ascending, so
-// stride may be less than W if W floats behind the end may be overwritten.
+// stride may be less than W if W floats after the end may be overwritten.
 inline void transpose_rows(const float* const* rows, int64_t n, int64_t depth, float* out, int64_t stride, float scale = 1.0f) {
     const Vec factor = splat(scale);
     Vec block[W];

@@ -14,7 +14,7 @@ inline void parallel(Pool& pool, int64_t tasks, const Body& body) {
     pool.run(tasks, call, const_cast<void*>(static_cast<const void*>(&body)));
 }
 
-// body(first, last) over [0, count) in pieces of at least `least`, a few for each thread.
+// body(first, last) over [0, count) in pieces of at least `least`, several for each thread.
 template <class Body>
 inline void parallel_ranges(Pool& pool, int64_t count, int64_t least, const Body& body) {
     const int64_t piece = max(max(least, 1), divide_up(count, 4 * pool.threads()));

@@ -39,7 +39,7 @@ inline float sum(Vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 inline Vec where_less(Vec a, Vec b, Vec yes, Vec no) { return a < b ? yes : no; }
 inline Vec vabs(Vec v) { return (Vec)((Bits)v & 0x7fffffffu); }
 
-// 2W bfloat16 numbers as they lie in memory, and the even and the odd ones among them as floats.
+// 2W bfloat16 numbers as they are in memory, and the even and the odd ones among them as floats.
 inline Vec load_bits(const uint16_t* p) {
     Vec v;
     std::memcpy(&v, p, sizeof v);
@@ -56,7 +56,7 @@ inline Vec scale_by_power(Vec p, Vec n) {
     return p * (Vec)((half + 127) << 23) * (Vec)((whole - half + 127) << 23);
 }
 
-// Turn W rows into W columns.
+// Transposes W rows into W columns.
 inline void transpose(Vec* r) {
     const Vec a = r[0], b = r[1], c = r[2], d = r[3];
     r[0] = Vec{a[0], b[0], c[0], d[0]};
@@ -91,8 +91,8 @@ inline Bytes high_nibbles(Bytes b) {
     for (auto& v : b.b) v >>= 4;
     return b;
 }
-inline Bytes look_up(const uint8_t* table, Bytes nibbles) {
-    for (auto& v : nibbles.b) v = table[v];
+inline Bytes look_up(const uint8_t* codebook, Bytes nibbles) {
+    for (auto& v : nibbles.b) v = codebook[v];
     return nibbles;
 }
 inline Counts count(int32_t n) { return Counts{n, n, n, n}; }
@@ -103,9 +103,9 @@ inline int32_t sum(Counts c) { return (c[0] + c[2]) + (c[1] + c[3]); }
 inline Vec load_float16(const uint16_t* p) {
     Vec out;
     for (int64_t i = 0; i < W; ++i) {
-        const uint32_t bits = p[i], sign = (bits & 0x8000u) << 16, rest = bits & 0x7fffu;
+        const uint32_t bits = p[i], sign = (bits & 0x8000u) << 16, magnitude = bits & 0x7fffu;
         // Exponent and mantissa moved into place, then rebased by a product, which is right for subnormals too.
-        const uint32_t moved = rest << 13;
+        const uint32_t moved = magnitude << 13;
         float value;
         std::memcpy(&value, &moved, 4);
         value *= 0x1p112f;

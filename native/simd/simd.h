@@ -15,6 +15,8 @@
 // - POCKETVLM_BFLOAT16_PRODUCTS if it has products of bfloat16 pairs (avx512bf16.h).
 #pragma once
 
+#include <cstddef>
+
 #include POCKETVLM_ISA_HEADER
 
 namespace pocketvlm::POCKETVLM_ISA {

@@ -1,6 +1,6 @@
-// The block product that everything here is made of: C = A B or C += A B with all of C's block in registers.
+// The block product of all float32 kernels: C = A B or C += A B with all of C's block in registers.
 //
-// A and B lie "depth first": A[k * a_stride + row], B[k * b_stride + column]; C is row-major. Columns come in whole vectors.
+// A and B are "depth first": A[k * a_stride + row], B[k * b_stride + column]; C is row-major. Columns come in whole vectors.
 #pragma once
 
 #include "simd/simd.h"

@@ -104,7 +104,7 @@ void dense_cases(Suite& suite) {
         for (const int64_t rows : {1, 5, 70}) norm_case(suite, rows, width);
     for (const int64_t count : {1, 7, 16, 33, 1000, 40001}) pointwise_case(suite, Random(7).floats(count, 5.0f), "normal");
     constexpr float ends[] = {NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 87.0f, 88.5f, 89.0f, 104.0f, -87.0f, -88.5f, -103.0f, -1e4f, 1e30f, -1e30f, 1e-40f, -1e-20f};
-    for (const float end : ends) {  // each alone beside normal numbers: one of them must not hide the others
+    for (const float end : ends) {  // each alone among normal numbers: one of them must not hide the others
         Floats gate = Random(8).floats(21);
         gate[3] = end;
         gate[20] = end;

@@ -46,17 +46,17 @@ std::string difference(const Floats& actual, const Floats& expected, double tole
     for (int64_t i = 0; i < expected.size(); ++i)
         if (std::isfinite(expected[i])) scale = std::max(scale, std::fabs(static_cast<double>(expected[i])));
     double worst = 0.0;
-    int64_t place = -1;
+    int64_t index = -1;
     for (int64_t i = 0; i < expected.size(); ++i) {
         const float a = actual[i], e = expected[i];
         if (a == e || (std::isnan(a) && std::isnan(e))) continue;
         const double error = std::fabs(static_cast<double>(a) - static_cast<double>(e)) / scale;
-        if (!(error <= worst)) worst = std::isnan(error) ? INFINITY : error, place = i;
+        if (!(error <= worst)) worst = std::isnan(error) ? INFINITY : error, index = i;
     }
     if (worst <= tolerance) return "";
     char text[200];
-    std::snprintf(text, sizeof text, "error %.3g (allowed %.3g) at %ld of %ld: %.9g, plain %.9g", worst, tolerance, place, expected.size(),
-                  static_cast<double>(actual[place]), static_cast<double>(expected[place]));
+    std::snprintf(text, sizeof text, "error %.3g (allowed %.3g) at %lld of %lld: %.9g, plain %.9g", worst, tolerance,
+                  static_cast<long long>(index), static_cast<long long>(expected.size()), static_cast<double>(actual[index]), static_cast<double>(expected[index]));
     return text;
 }
 
@@ -107,7 +107,7 @@ int64_t run_all(const std::vector<const InstructionSet*>& sets, bool loud) {
     dense_cases(suite);
     quantized_cases(suite);
     sequence_cases(suite);
-    if (loud) std::printf("%ld runs, %ld failures\n", suite.runs(), suite.failures());
+    if (loud) std::printf("%lld runs, %lld failures\n", static_cast<long long>(suite.runs()), static_cast<long long>(suite.failures()));
     return suite.failures();
 }
 

@@ -1,4 +1,4 @@
-// What the cases share: arrays with nothing behind them, numbers that are the same everywhere, runs and comparisons.
+// What the cases share: arrays with nothing after them, numbers that are the same everywhere, runs and comparisons.
 #pragma once
 
 #include <sys/mman.h>
@@ -94,7 +94,7 @@ class Random {
     uint64_t state_;
 };
 
-// Sequences end to end: where their rows begin, how many tokens precede them, where their state lies.
+// Sequences end to end: where their rows begin, how many tokens precede them, which slots hold their state.
 struct Batch {
     Batch(Random& random, const std::vector<int64_t>& lengths, const std::vector<int64_t>& contexts);
     int64_t sequences, rows = 0, slots_held;

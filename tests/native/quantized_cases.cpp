@@ -28,11 +28,20 @@ struct Matrix {
         codebook[12] = 255;
         for (int64_t i = 0; i < scale.size(); ++i) scale[i] = half(random), bias[i] = half(random);
         for (int64_t i = 0; i < row_scale.size(); ++i) row_scale[i] = random.unit() + 0.5f;
-        weights = QuantizedWeights{bits, group ? group : depth, depth, bytes.data(), group ? scale.data() : nullptr,
-                      with_bias ? bias.data() : nullptr, row_scale.data(), with_codebook ? codebook.data() : nullptr};
+        weights = QuantizedWeights{.bits = bits,
+                                   .group = group ? group : depth,
+                                   .depth = depth,
+                                   .packed = bytes.data(),
+                                   .group_scale = group ? scale.data() : nullptr,
+                                   .group_bias = with_bias ? bias.data() : nullptr,
+                                   .row_scale = row_scale.data(),
+                                   .codebook = with_codebook ? codebook.data() : nullptr};
         if (!offset_codebook) return;
         weights.codebook_offset = 40;
-        for (int64_t i = 0; i < 16; ++i) weights.offset_codebook[i] = static_cast<uint8_t>(random.bits() % 128), codebook[i] = static_cast<uint8_t>(weights.offset_codebook[i] + 40);
+        for (int64_t i = 0; i < 16; ++i) {
+            weights.offset_codebook[i] = static_cast<uint8_t>(random.bits() % 128);
+            codebook[i] = static_cast<uint8_t>(weights.offset_codebook[i] + weights.codebook_offset);
+        }
     }
 
     // A float16 between -1 and 1, sometimes subnormal.
@@ -63,7 +72,8 @@ constexpr Kind kinds[] = {
     {"4 bit, narrow codebook, bias", 4, 16, true, true, true},
 };
 
-Linear product_of(const Floats& x, const Floats* bias, const Floats* residual, Activation activation, Floats& out, int64_t rows, const Matrix& m) {
+Linear product_of(const Floats& x, const Floats* bias, const Floats* residual, Activation activation, Floats& out, int64_t rows,
+                  const Matrix& m) {
     return Linear{x.data(), nullptr, false, bias ? bias->data() : nullptr, residual ? residual->data() : nullptr, activation, out.data(),
                   rows, m.inputs, m.outputs};
 }
@@ -75,7 +85,8 @@ void product_case(Suite& suite, const Kind& kind, int64_t rows, int64_t inputs, 
     Floats x = random.floats(rows * inputs);
     for (int64_t k = 0; k < inputs && rows > 2; ++k) x[2 * inputs + k] = 0.0f;  // a row without any size
     const Floats bias = random.floats(outputs), residual = random.floats(rows * outputs);
-    const auto what = describe(std::string("quantized_linear ") + kind.name, {{"rows", rows}, {"inputs", inputs}, {"outputs", outputs}, {"group", kind.group}});
+    const auto what = describe(std::string("quantized_linear ") + kind.name, {{"rows", rows}, {"inputs", inputs}, {"outputs", outputs},
+                               {"group", kind.group}});
     suite.check(what, 5e-6, {Floats(rows * outputs)}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
         const QuantizedProduct product{product_of(x, rows % 3 ? &bias : nullptr, rows % 4 == 1 ? &residual : nullptr,
                                               static_cast<Activation>(rows % 4), out[0], rows, matrix), &matrix.weights};
@@ -109,7 +120,8 @@ void quantize_case(Suite& suite, int bits, int64_t group, int64_t inputs, int64_
         half[i] = static_cast<uint16_t>(word >> 16);
         if (bf16) word &= 0xffff0000u, std::memcpy(&weight[i], &word, 4);
     }
-    const int64_t tiles = whole(outputs, tile_outputs) / tile_outputs, depth = whole(inputs, group ? group : 16), padded = tiles * tile_outputs;
+    const int64_t tiles = whole(outputs, tile_outputs) / tile_outputs, depth = whole(inputs, group ? group : 16);
+    const int64_t padded = tiles * tile_outputs;
     const auto values = [&](const Kernels& kernels, Pool& pool) {
         Array<uint8_t> bytes(tiles * depth * bits / 32 * step_bytes);
         Array<uint16_t> scale(group ? tiles * depth / group * tile_outputs : 0);
@@ -133,7 +145,8 @@ void quantize_case(Suite& suite, int bits, int64_t group, int64_t inputs, int64_
             }
         return std::sqrt(sum / static_cast<double>(weight.size())) / 0.1;
     };
-    const auto what = describe(bf16 ? "quantize bf16" : "quantize f32", {{"bits", bits}, {"group", group}, {"inputs", inputs}, {"outputs", outputs}});
+    const auto what = describe(bf16 ? "quantize bf16" : "quantize f32", {{"bits", bits}, {"group", group}, {"inputs", inputs},
+                               {"outputs", outputs}});
     Pool one(1);
     const double plain = error(values(plain_kernels(), one)), most = bits == 8 ? 0.01 : 0.12;
     suite.each(what, [&](const Kernels& kernels, Pool& pool) -> std::string {

@@ -1,4 +1,4 @@
-// Cases of the kernels that know sequences: attention, convolution, delta rule, and what they keep between calls.
+// Cases of the kernels that know sequences: attention, convolution, delta rule, and their state between calls.
 #include <algorithm>
 
 #include "kit.h"
@@ -20,20 +20,23 @@ struct Pages {
             for (int64_t i = 0; i < pages(batch, s); ++i) (*table)[s * width + i] = order[next++];
         held = used + 2;
     }
-    int64_t pages(const Batch& batch, int64_t s) const { return (batch.context_lens[s] + batch.offsets[s + 1] - batch.offsets[s] + page_size - 1) / page_size; }
+    int64_t pages(const Batch& batch, int64_t s) const {
+        return (batch.context_lens[s] + batch.offsets[s + 1] - batch.offsets[s] + page_size - 1) / page_size;
+    }
 
     using Ptr = std::unique_ptr<Ints>;
     int64_t page_size, width = 0, used = 0, held = 0;
     Ptr table;
 };
 
-void causal_case(Suite& suite, const Longs& lengths, const Longs& contexts, int64_t page_size, int64_t heads, int64_t kv_heads, int64_t head_dim, bool fast) {
+void causal_case(Suite& suite, const Longs& lengths, const Longs& contexts, int64_t page_size, int64_t heads, int64_t kv_heads,
+                 int64_t head_dim, bool fast) {
     Random random(static_cast<uint64_t>(head_dim * 100 + heads));
     const Batch batch(random, lengths, contexts);
     const Pages pages(random, batch, page_size);
     const int64_t cache = pages.held * page_size * kv_heads * head_dim;
     const Floats query = random.floats(batch.rows * heads * head_dim, 2.0f);
-    Floats keys(cache), values(cache);  // NaN but for the places that a table names
+    Floats keys(cache), values(cache);  // NaN except for the rows that a table names
     for (int64_t s = 0; s < batch.sequences; ++s)
         for (int64_t t = 0; t < batch.context_lens[s] + batch.offsets[s + 1] - batch.offsets[s]; ++t) {
             const int64_t row = (*pages.table)[s * pages.width + t / page_size] * page_size + t % page_size, width = kv_heads * head_dim;
@@ -58,7 +61,8 @@ void inputs_case(Suite& suite, int64_t rows, int64_t heads, int64_t kv_heads, in
     for (int64_t r = 0; r < rows; ++r) positions[r] = static_cast<int32_t>(random.below(3000));
     const int64_t places = rows + 5;
     const Ints cache_rows = random.permutation(rows, places);
-    const auto what = describe("attention_inputs", {{"rows", rows}, {"heads", heads}, {"kv_heads", kv_heads}, {"head_dim", head_dim}, {"rotary", rotary_dim}});
+    const auto what = describe("attention_inputs", {{"rows", rows}, {"heads", heads}, {"kv_heads", kv_heads}, {"head_dim", head_dim},
+                               {"rotary", rotary_dim}});
     const Floats cache = random.floats(places * kv_heads * head_dim), out(rows * heads * head_dim);
     suite.check(what, 3e-6, {out, out, cache, cache}, [&](const Kernels& kernels, Pool& pool, Outputs& o) {
         kernels.attention_inputs(pool, AttentionInputs{query_gate.data(), key.data(), value.data(), q_norm.data(), k_norm.data(),
@@ -72,7 +76,8 @@ void views_case(Suite& suite, const Longs& lengths, int64_t heads, int64_t head_
     const Batch batch(random, lengths, Longs(lengths.size(), 0));
     const int64_t size = batch.rows * heads * head_dim;
     const Floats query = random.floats(size, 2.0f), key = random.floats(size), value = random.floats(size);
-    const auto what = describe("attention_views lengths=" + list(lengths), {{"heads", heads}, {"head_dim", head_dim}, {"fast", fast}, {"bytes", bytes}});
+    const auto what = describe("attention_views lengths=" + list(lengths), {{"heads", heads}, {"head_dim", head_dim}, {"fast", fast},
+                               {"bytes", bytes}});
     suite.check(what, fast ? 3e-2 : 4e-6, {Floats(size)}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
         kernels.attention_views(pool, ViewAttention{query.data(), key.data(), value.data(), batch.offsets.data(), out[0].data(),
                                                     batch.sequences, heads, head_dim, fast, bytes});
@@ -91,7 +96,8 @@ void conv_case(Suite& suite, const Longs& lengths, const Longs& contexts, int64_
     });
 }
 
-void delta_case(Suite& suite, const Longs& lengths, const Longs& contexts, int64_t key_heads, int64_t value_heads, int64_t key_dim, int64_t value_dim) {
+void delta_case(Suite& suite, const Longs& lengths, const Longs& contexts, int64_t key_heads, int64_t value_heads, int64_t key_dim,
+                int64_t value_dim) {
     Random random(static_cast<uint64_t>(key_dim * 100 + value_dim));
     const Batch batch(random, lengths, contexts);
     const Floats mixed = random.floats(batch.rows * (2 * key_heads * key_dim + value_heads * value_dim));
