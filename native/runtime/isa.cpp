@@ -121,13 +121,14 @@ std::vector<std::string_view> machine_features() {
 
 const std::vector<InstructionSet>& instruction_sets() { return sets; }
 
-std::vector<const InstructionSet*> usable_instruction_sets() {
-    const std::vector<std::string_view> present = machine_features();
-    const auto has_feature = [&](std::string_view feature) { return std::ranges::find(present, feature) != present.end(); };
+std::vector<const InstructionSet*> usable_instruction_sets(const std::vector<std::string_view>& features) {
+    const auto has_feature = [&](std::string_view feature) { return std::ranges::find(features, feature) != features.end(); };
     std::vector<const InstructionSet*> usable;
     for (const InstructionSet& set : sets)
         if (std::ranges::all_of(set.needs, has_feature)) usable.push_back(&set);
     return usable;
 }
+
+std::vector<const InstructionSet*> usable_instruction_sets() { return usable_instruction_sets(machine_features()); }
 
 }  // namespace pocketvlm

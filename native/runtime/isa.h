@@ -17,7 +17,10 @@ struct InstructionSet {
 // In order of preference, the best last. The first is plain C++ and needs no feature.
 const std::vector<InstructionSet>& instruction_sets();
 
-// Those that this processor and operating system run, in the same order.
+// Those that run on a machine with these CPU features, in the same order.
+std::vector<const InstructionSet*> usable_instruction_sets(const std::vector<std::string_view>& features);
+
+// The same for this processor and operating system.
 std::vector<const InstructionSet*> usable_instruction_sets();
 
 }  // namespace pocketvlm

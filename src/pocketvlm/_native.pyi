@@ -38,7 +38,7 @@ class CodedMatrix:
         """bits: 4 or 8. group: inputs that share a scale, a multiple of 8; 0 with 8 bits: only a scale for each row.
 
         codes: packed codes [T, depth * bits / 32, 64]. group_scale, group_minimum (added to scale * value):
-        [T, depth / group, 16]. row_scale: [T * 16]. table: [16], value + 128 of each 4-bit code; None: the value is code - 8.
+        [T, depth / group, 16]. row_scale: [T * 16]. table: [16], value + 128 of each 4-bit code; None: code - 8.
         """
 
     @property
@@ -184,8 +184,9 @@ class Runtime:
         """Split query and gate, normalize, rotate, and write keys and values to their pages.
 
         query_gate: [rows, heads * 2 * head_dim]. key, value: [rows, kv_heads * head_dim]. q_norm, k_norm: [head_dim].
-        frequencies: [rotary_dim / 2]. keys, values, in place: [pages, page_size, kv_heads, head_dim]. offsets: [sequences +
-        1]. positions: [rows]. context: [sequences]. pages: [sequences, width]. query: [rows, heads, head_dim]. gate: [rows, heads * head_dim].
+        frequencies: [rotary_dim / 2]. keys, values, in place: [pages, page_size, kv_heads, head_dim]. offsets:
+        [sequences + 1]. positions: [rows]. context: [sequences]. pages: [sequences, width]. query: [rows, heads,
+        head_dim]. gate: [rows, heads * head_dim].
         """
 
     def attention(

@@ -111,6 +111,25 @@ int64_t run_all(const std::vector<const InstructionSet*>& sets, bool loud) {
     return suite.failures();
 }
 
+// A set is usable if and only if the machine has every feature that it needs: try machines without one of the features.
+int64_t choose_by_features() {
+    std::vector<std::string_view> all;
+    for (const InstructionSet& set : instruction_sets()) all.insert(all.end(), set.needs.begin(), set.needs.end());
+    int64_t failures = 0;
+    all.push_back("none");
+    for (const std::string_view missing : std::vector(all)) {
+        std::vector<std::string_view> features = all;
+        std::erase(features, missing);
+        std::vector<const InstructionSet*> expected;
+        for (const InstructionSet& set : instruction_sets())
+            if (std::ranges::find(set.needs, missing) == set.needs.end()) expected.push_back(&set);
+        if (usable_instruction_sets(features) == expected) continue;
+        ++failures;
+        std::fprintf(stderr, "wrong instruction sets for a machine without %s\n", std::string(missing).c_str());
+    }
+    return failures;
+}
+
 // Operations of one pool that several threads start at once, as requests of several users do.
 int64_t share_a_pool(const InstructionSet& set, int threads) {
     const int64_t rows = 40, inputs = 65, outputs = 70;
@@ -172,6 +191,7 @@ int main_of(int count, char** words) {
     for (const InstructionSet* set : sets) std::printf(" %s", std::string(set->name).c_str());
     std::printf("\n");
     std::fflush(stdout);
+    if (choose_by_features() > 0) return 1;
     return (together > 0 ? run_together(sets, together) : run_all(sets, true)) == 0 ? 0 : 1;
 }
 
