@@ -1,5 +1,5 @@
-// Sequences of one row move their window on as they read it. For longer ones the windows are set aside first (a task may
-// overwrite the state while another still needs it); then blocks of rows and channels are independent of each other.
+// Causal convolution and SiLU. A sequence of one row shifts its window while it reads it. For longer sequences the windows are
+// copied first (a task may overwrite the state while another still reads it); then blocks of rows and channels are independent.
 #include "conv/conv.h"
 #include "simd/math.h"
 #include "simd/parallel.h"
