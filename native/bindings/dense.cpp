@@ -17,18 +17,18 @@ void check_width(const Floats& x) {
 struct Matrix {
     Matrix(nb::handle object, bool bf16) {
         if (bf16) {
-            half.emplace(object, "weight");
-            half->shaped(-1, -1);
+            bfloat16.emplace(object, "weight");
+            bfloat16->shaped(-1, -1);
         } else {
-            single.emplace(object, "weight");
-            single->shaped(-1, -1);
+            float32.emplace(object, "weight");
+            float32->shaped(-1, -1);
         }
     }
-    const void* data() const { return half ? static_cast<const void*>(half->data()) : single->data(); }
-    int64_t dim(int i) const { return half ? half->dim(i) : single->dim(i); }
+    const void* data() const { return bfloat16 ? static_cast<const void*>(bfloat16->data()) : float32->data(); }
+    int64_t dim(int i) const { return bfloat16 ? bfloat16->dim(i) : float32->dim(i); }
 
-    std::optional<Array<const uint16_t>> half;
-    std::optional<Floats> single;
+    std::optional<Array<const uint16_t>> bfloat16;
+    std::optional<Floats> float32;
 };
 
 void linear(Runtime& runtime, nb::handle x, nb::handle weight, bool bf16, nb::handle bias, nb::handle residual, int activation,

@@ -130,14 +130,14 @@ void quantized_embed(Runtime& runtime, const PackedMatrix& matrix, nb::handle id
 // Rounds the weights of a matrix to nearest, into arrays of the shapes that PackedMatrix expects.
 void quantize(Runtime& runtime, nb::handle weight, bool bf16, int bits, int64_t group, nb::handle codes, nb::handle group_scale,
             nb::handle row_scale, nb::handle codebook) {
-    std::optional<Float16s> half;
-    std::optional<Floats> single;
+    std::optional<Array<const uint16_t>> bfloat16;
+    std::optional<Floats> float32;
     if (bf16)
-        half.emplace(weight, "weight").shaped(-1, -1);
+        bfloat16.emplace(weight, "weight").shaped(-1, -1);
     else
-        single.emplace(weight, "weight").shaped(-1, -1);
-    const int64_t outputs = half ? half->dim(0) : single->dim(0), inputs = half ? half->dim(1) : single->dim(1);
-    Quantize args{.weight = half ? static_cast<const void*>(half->data()) : single->data(),
+        float32.emplace(weight, "weight").shaped(-1, -1);
+    const int64_t outputs = bfloat16 ? bfloat16->dim(0) : float32->dim(0), inputs = bfloat16 ? bfloat16->dim(1) : float32->dim(1);
+    Quantize args{.weight = bfloat16 ? static_cast<const void*>(bfloat16->data()) : float32->data(),
                   .bf16 = bf16,
                   .inputs = inputs,
                   .outputs = outputs,
