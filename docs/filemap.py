@@ -41,14 +41,8 @@ def summary(path: Path) -> str:
                 break
             said += " " + sentence
         return said
-    header = path.stem.removesuffix("_kernel") + ".h"
+    header = path.stem + ".h"
     return f"The implementation of `{header}`." if f'#include "{path.parent.name}/{header}"' in text else ""
-
-
-def instruction_set(path: Path) -> str:
-    """The instruction set, for a file that only builds a kernel for it."""
-    found = re.fullmatch(r"#define POCKETVLM_ISA (\w+)(\n#include \"[\w/.]+\")+\s*", path.read_text(encoding="utf-8"))
-    return found[1] if found else ""
 
 
 def sources() -> list[Path]:
@@ -64,18 +58,8 @@ def sources() -> list[Path]:
 
 
 def rows(paths: list[Path]) -> list[str]:
-    """The table rows of one folder; builds of one kernel for several instruction sets share a row."""
-    builds: dict[str, list[str]] = {}
-    lines = []
-    for path in paths:
-        if path.suffix == ".cpp" and (name := instruction_set(path)):
-            builds.setdefault(path.stem.removesuffix(f"_{name}"), []).append(name)
-        else:
-            lines.append(f"| `{path.name}` | {summary(path).replace('|', chr(92) + '|')} |")
-    for stem, names in builds.items():
-        kernel = f"{stem}_kernel.h"
-        lines.append(f"| `{stem}_{{{','.join(sorted(names))}}}.cpp` | `{kernel}` built for each instruction set. |")
-    return lines
+    """The table rows of one folder."""
+    return [f"| `{path.name}` | {summary(path).replace('|', chr(92) + '|')} |" for path in paths]
 
 
 def render() -> str:

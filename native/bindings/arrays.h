@@ -35,13 +35,13 @@ class Array {
 
     T* data() const { return static_cast<T*>(view_.buf); }
     int dims() const { return view_.ndim; }
-    long dim(int i) const { return static_cast<long>(view_.shape[i]); }
-    long size() const { return static_cast<long>(view_.len / view_.itemsize); }
+    int64_t dim(int i) const { return static_cast<int64_t>(view_.shape[i]); }
+    int64_t size() const { return static_cast<int64_t>(view_.len / view_.itemsize); }
 
     // Raise unless the shape is this one; -1 stands for any length.
     template <class... Lengths>
     const Array& shaped(Lengths... lengths) const {
-        const long wanted[] = {static_cast<long>(lengths)...};
+        const int64_t wanted[] = {static_cast<int64_t>(lengths)...};
         constexpr int count = sizeof...(lengths);
         bool same = view_.ndim == count;
         for (int i = 0; same && i < count; ++i) same = wanted[i] < 0 || wanted[i] == dim(i);
@@ -52,7 +52,9 @@ class Array {
   private:
     static const char* dtype() {
         using Plain = std::remove_const_t<T>;
-        return std::is_same_v<Plain, float> ? "float32" : std::is_same_v<Plain, int32_t> ? "int32" : std::is_same_v<Plain, uint16_t> ? "uint16" : "uint8";
+        if (std::is_same_v<Plain, float>) return "float32";
+        if (std::is_same_v<Plain, int32_t>) return "int32";
+        return std::is_same_v<Plain, uint16_t> ? "uint16" : "uint8";
     }
 
     static bool of_type(const Py_buffer& view) {
@@ -66,7 +68,7 @@ class Array {
         return *f == (std::is_same_v<Plain, uint16_t> ? 'H' : 'B');
     }
 
-    [[noreturn]] void misshapen(const long* wanted, int count) const {
+    [[noreturn]] void misshapen(const int64_t* wanted, int count) const {
         std::string text = std::string(name_) + " must have shape [";
         for (int i = 0; i < count; ++i) text += (i ? ", " : "") + (wanted[i] < 0 ? std::string("any") : std::to_string(wanted[i]));
         text += "], not [";
@@ -83,8 +85,8 @@ using Output = Array<float>;
 using Ints = Array<const int32_t>;
 
 // Each of n indices in [0, limit).
-inline void check_indices(const int32_t* p, long n, const char* name, long limit) {
-    for (long i = 0; i < n; ++i)
+inline void check_indices(const int32_t* p, int64_t n, const char* name, int64_t limit) {
+    for (int64_t i = 0; i < n; ++i)
         if (p[i] < 0 || p[i] >= limit)
             refuse(std::string(name) + "[" + std::to_string(i) + "] is " + std::to_string(p[i]) + ", outside [0, " + std::to_string(limit) +
                    ")");

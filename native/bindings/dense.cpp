@@ -17,28 +17,28 @@ void check_width(const Floats& x) {
 struct Matrix {
     Matrix(nb::handle object, bool bf16) {
         if (bf16) {
-            half.emplace(object, "weight");
-            half->shaped(-1, -1);
+            bfloat16.emplace(object, "weight");
+            bfloat16->shaped(-1, -1);
         } else {
-            single.emplace(object, "weight");
-            single->shaped(-1, -1);
+            float32.emplace(object, "weight");
+            float32->shaped(-1, -1);
         }
     }
-    const void* data() const { return half ? static_cast<const void*>(half->data()) : single->data(); }
-    long dim(int i) const { return half ? half->dim(i) : single->dim(i); }
+    const void* data() const { return bfloat16 ? static_cast<const void*>(bfloat16->data()) : float32->data(); }
+    int64_t dim(int i) const { return bfloat16 ? bfloat16->dim(i) : float32->dim(i); }
 
-    std::optional<Array<const uint16_t>> half;
-    std::optional<Floats> single;
+    std::optional<Array<const uint16_t>> bfloat16;
+    std::optional<Floats> float32;
 };
 
 void linear(Runtime& runtime, nb::handle x, nb::handle weight, bool bf16, nb::handle bias, nb::handle residual, int activation,
             bool fast, nb::handle out) {
     const Matrix w(weight, bf16);
-    const long outputs = w.dim(0), inputs = w.dim(1);
+    const int64_t outputs = w.dim(0), inputs = w.dim(1);
     if (inputs == 0) refuse("weight has no columns");
     const Floats in(x, "x");
     in.shaped(-1, inputs);
-    const long rows = in.dim(0);
+    const int64_t rows = in.dim(0);
     std::optional<Floats> b, r;
     if (!bias.is_none()) b.emplace(bias, "bias").shaped(outputs);
     if (!residual.is_none()) r.emplace(residual, "residual").shaped(rows, outputs);
@@ -142,11 +142,11 @@ void regroup(Runtime& runtime, nb::handle x, nb::handle sizes, nb::handle offset
     in.shaped(-1, -1);
     const Ints s(sizes, "sizes"), o(offsets, "offsets");
     s.shaped(-1, 2);
-    const long views = s.dim(0), channels = in.dim(1);
+    const int64_t views = s.dim(0), channels = in.dim(1);
     o.shaped(views + 1);
-    long rows = 0;
-    for (long v = 0; v < views; ++v) {
-        const long height = s.data()[2 * v], width = s.data()[2 * v + 1];
+    int64_t rows = 0;
+    for (int64_t v = 0; v < views; ++v) {
+        const int64_t height = s.data()[2 * v], width = s.data()[2 * v + 1];
         if (height < 2 || width < 2 || height % 2 || width % 2)
             refuse("sizes[" + std::to_string(v) + "] is " + std::to_string(height) + " x " + std::to_string(width) +
                    ": both sides must be even and positive");

@@ -11,15 +11,16 @@
 #include "bindings/arrays.h"
 #include "bindings/runtime.h"
 #include "runtime/checksum.h"
+#include "runtime/isa.h"
 
 namespace pocketvlm {
 namespace {
 
-Isa usable_isa(const std::string& name) {
+const InstructionSet& usable_set(const std::string& name) {
     std::string usable;
-    for (const Isa isa : usable_isas()) {
-        if (isa_name(isa) == name) return isa;
-        usable += (usable.empty() ? "" : ", ") + isa_name(isa);
+    for (const InstructionSet* set : usable_instruction_sets()) {
+        if (set->name == name) return *set;
+        usable += (usable.empty() ? "" : ", ") + std::string(set->name);
     }
     refuse("isa '" + name + "' cannot run here; usable: " + usable);
 }
@@ -38,7 +39,7 @@ uint64_t checksum_of(Runtime& runtime, nb::handle array) {
 
 }  // namespace
 
-Runtime::Runtime(int threads, const std::string& isa) : pool_(checked_threads(threads)), kernels_(kernels_of(usable_isa(isa))) {}
+Runtime::Runtime(int threads, const std::string& isa) : pool_(checked_threads(threads)), kernels_(usable_set(isa).kernels) {}
 
 }  // namespace pocketvlm
 
@@ -47,10 +48,10 @@ NB_MODULE(_native, m) {
     nb::set_leak_warnings(false);
     m.def("usable_isas", [] {
         std::vector<std::string> names;
-        for (const Isa isa : usable_isas()) names.push_back(isa_name(isa));
+        for (const InstructionSet* set : usable_instruction_sets()) names.emplace_back(set->name);
         return names;
     });
-    nb::class_<Program>(m, "Program").def("__len__", &Program::size);
+    nb::class_<Graph>(m, "Program").def("__len__", &Graph::size);
     nb::class_<Runtime> runtime(m, "Runtime");
     runtime.def(nb::init<int, const std::string&>(), nb::arg("threads"), nb::arg("isa"))
         .def_prop_ro("threads", &Runtime::threads)
@@ -63,8 +64,8 @@ NB_MODULE(_native, m) {
 #endif
             },
             "Give memory that was freed back to the system (with glibc; elsewhere nothing).")
-        .def("record", &Runtime::record, "From now on operations of this thread go into a program.")
-        .def("recorded", &Runtime::recorded, "End record() and return the program.")
+        .def("record", &Runtime::begin_capture, "From now on operations of this thread go into a program.")
+        .def("recorded", &Runtime::end_capture, "End record() and return the program.")
         .def("replay", &Runtime::replay, nb::arg("program"), "Run a program's operations again, on the same memory.")
         .def("poison", &Runtime::poison, nb::arg("on"), "For tests: scratch memory starts as NaN in every operation.");
     runtime
@@ -72,20 +73,20 @@ NB_MODULE(_native, m) {
             "read_memory",
             [](Runtime& self, nb::handle data) {
                 const Array<const float> floats(data, "data");
-                self.run(1L << 30, [&](Pool& pool, const Kernels& kernels) { kernels.read_memory(pool, floats.data(), floats.size()); });
+                self.run(1 << 30, [&](Pool& pool, const Kernels& kernels) { kernels.read_memory(pool, floats.data(), floats.size()); });
             },
             nb::arg("data"), "For the roofline: every thread reads its part of an array.")
         .def(
             "multiply",
-            [](Runtime& self, bool bytes, long rounds) {
-                const long width = self.kernels().width;
-                self.run(1L << 30, [&](Pool& pool, const Kernels& kernels) {
-                    (bytes ? kernels.multiply_bytes : kernels.multiply_floats)(pool, rounds);
+            [](Runtime& self, bool bytes, int64_t rounds) {
+                int64_t operations = 0;
+                self.run(1 << 30, [&](Pool& pool, const Kernels& kernels) {
+                    operations = (bytes ? kernels.multiply_bytes : kernels.multiply_floats)(pool, rounds);
                 });
-                return 2 * rounds * peak_chains * width * (bytes ? 4 : 1) * self.threads();
+                return operations;
             },
             nb::arg("bytes"), nb::arg("rounds"), "For the roofline: products in registers alone; returns the multiplications and additions.");
-    bind_coded(m, runtime);
+    bind_quantized(m, runtime);
     bind_dense(runtime);
     bind_sequence(runtime);
 }

@@ -17,11 +17,11 @@ namespace pocketvlm {
 // Weights that an operation reads from beginning to end.
 struct Reads {
     const void* from = nullptr;
-    long bytes = 0;
+    int64_t bytes = 0;
 };
 
-// Operations that ran once, to be run again on the same memory. Whoever holds it keeps that memory alive.
-class Program {
+// A captured graph: operations that ran once, for replay on the same memory. The owner of the graph must hold that memory.
+class Graph {
   public:
     struct Operation {
         std::function<void(Pool&, const Kernels&)> work;
@@ -30,7 +30,7 @@ class Program {
 
     void add(Operation operation) { operations_.push_back(std::move(operation)); }
     void run(Pool& pool, const Kernels& kernels) const;
-    long size() const { return static_cast<long>(operations_.size()); }
+    int64_t size() const { return static_cast<int64_t>(operations_.size()); }
 
   private:
     std::vector<Operation> operations_;
@@ -43,30 +43,30 @@ class Runtime {
     // Run work(pool, kernels) alone on the pool. Without the interpreter lock, unless the work (in multiply-adds or floats
     // touched) takes a few microseconds and nothing else runs: to get the lock back from a busy thread can take milliseconds.
     template <class Work>
-    void run(long cost, const Work& work) {
+    void run(int64_t cost, const Work& work) {
         if (cost < 65536) {
-            if (const auto turn = pool_.try_acquire()) {
+            if (const auto lock = pool_.try_acquire()) {
                 work(pool_, kernels_);
                 return;
             }
         }
         nanobind::gil_scoped_release unlocked;
-        const auto turn = pool_.acquire();
+        const auto lock = pool_.acquire();
         work(pool_, kernels_);
     }
 
-    // The same for an operation that a program may hold: `work` owns copies of all it needs but the arrays' memory.
+    // The same for an operation that may be captured: `work` owns copies of all it needs but the memory of the arrays.
     template <class Work>
-    void operate(long cost, Work work, Reads reads = {}) {
+    void operate(int64_t cost, Work work, Reads reads = {}) {
         run(cost, work);
-        if (program_ && recorder_ == std::this_thread::get_id()) program_->add({std::move(work), reads});
+        if (graph_ && capturing_ == std::this_thread::get_id()) graph_->add({std::move(work), reads});
     }
 
-    // Operations of this thread go into a new program from record() to recorded().
-    void record();
-    std::unique_ptr<Program> recorded();
-    void replay(const Program& program) {
-        run(1L << 30, [&](Pool& pool, const Kernels& kernels) { program.run(pool, kernels); });
+    // Operations of this thread are captured in a new graph from begin_capture() to end_capture().
+    void begin_capture();
+    std::unique_ptr<Graph> end_capture();
+    void replay(const Graph& graph) {
+        run(1 << 30, [&](Pool& pool, const Kernels& kernels) { graph.run(pool, kernels); });
     }
 
     int threads() const { return pool_.threads(); }
@@ -76,11 +76,11 @@ class Runtime {
   private:
     Pool pool_;
     const Kernels& kernels_;
-    std::unique_ptr<Program> program_;
-    std::thread::id recorder_;
+    std::unique_ptr<Graph> graph_;
+    std::thread::id capturing_;
 };
 
-void bind_coded(nanobind::module_& module, nanobind::class_<Runtime>& runtime);
+void bind_quantized(nanobind::module_& module, nanobind::class_<Runtime>& runtime);
 void bind_dense(nanobind::class_<Runtime>& runtime);
 void bind_sequence(nanobind::class_<Runtime>& runtime);
 

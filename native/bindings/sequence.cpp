@@ -1,4 +1,4 @@
-// Bindings of the operations that know sequences. Everything a Batch says is checked before a kernel follows it.
+// Bindings of the operations that know sequences. All indices of a Batch are checked before a kernel uses them.
 #include "bindings/arrays.h"
 #include "bindings/runtime.h"
 
@@ -7,62 +7,62 @@
 namespace pocketvlm {
 namespace {
 
-constexpr long unlock = 1 << 20;  // cost of what is never brief
+constexpr int64_t unlock = 1 << 20;  // cost of what is never brief
 
-std::string at(const char* name, long i) { return std::string(name) + "[" + std::to_string(i) + "]"; }
+std::string at(const char* name, int64_t i) { return std::string(name) + "[" + std::to_string(i) + "]"; }
 
 // offsets [n + 1] from 0 to rows with at least one row between neighbours.
-void check_offsets(const int32_t* p, long n, long rows) {
+void check_offsets(const int32_t* p, int64_t n, int64_t rows) {
     if (n < 1 || p[0] != 0) refuse("offsets must begin with 0");
-    for (long i = 1; i < n; ++i)
+    for (int64_t i = 1; i < n; ++i)
         if (p[i] <= p[i - 1]) refuse(at("offsets", i) + " must be greater than " + at("offsets", i - 1));
     if (p[n - 1] != rows)
         refuse("offsets end at " + std::to_string(p[n - 1]) + ", but there are " + std::to_string(rows) + " rows");
 }
 
-// The parts of a Batch that recurrent operations use. Contents are checked at each run: a recorded operation sees new ones.
+// The parts of a Batch that recurrent operations use. Contents are checked at each run: a replayed operation sees new ones.
 struct Slots {
-    Slots(const Ints& offsets_, const Ints& context_, const Ints& slots_, long rows_, long limit_)
-        : offsets(offsets_.shaped(-1).data()), context(context_.data()), slots(slots_.data()), sequences(offsets_.size() - 1),
+    Slots(const Ints& offsets_, const Ints& context_lens_, const Ints& slots_, int64_t rows_, int64_t limit_)
+        : offsets(offsets_.shaped(-1).data()), context_lens(context_lens_.data()), slots(slots_.data()), sequences(offsets_.size() - 1),
           rows(rows_), limit(limit_) {
-        context_.shaped(sequences);
+        context_lens_.shaped(sequences);
         slots_.shaped(sequences);
     }
 
     void check() const {
         check_offsets(offsets, sequences + 1, rows);
-        for (long s = 0; s < sequences; ++s) {
-            if (context[s] < 0) refuse(at("batch.context", s) + " is negative");
+        for (int64_t s = 0; s < sequences; ++s) {
+            if (context_lens[s] < 0) refuse(at("batch.context", s) + " is negative");
             if (slots[s] < 0 || slots[s] >= limit)
                 refuse(at("batch.slots", s) + " is " + std::to_string(slots[s]) + ", but the state has " + std::to_string(limit) + " slots");
-            for (long t = 0; t < s; ++t)
+            for (int64_t t = 0; t < s; ++t)
                 if (slots[t] == slots[s]) refuse(at("batch.slots", s) + " is the slot of another sequence of the batch too");
         }
     }
 
-    const int32_t *offsets, *context, *slots;
-    long sequences, rows, limit;
+    const int32_t *offsets, *context_lens, *slots;
+    int64_t sequences, rows, limit;
 };
 
-// The parts of a Batch that attention uses: every row's place lies in a page of the table that exists.
+// The parts of a Batch that attention uses: the page of every row must exist.
 struct Pages {
-    Pages(const Ints& offsets_, const Ints& context_, const Ints& pages_, long rows_, long limit_, long page_size_)
-        : offsets(offsets_.shaped(-1).data()), context(context_.data()), pages(pages_.data()), sequences(offsets_.size() - 1),
+    Pages(const Ints& offsets_, const Ints& context_lens_, const Ints& pages_, int64_t rows_, int64_t limit_, int64_t page_size_)
+        : offsets(offsets_.shaped(-1).data()), context_lens(context_lens_.data()), pages(pages_.data()), sequences(offsets_.size() - 1),
           table_width(pages_.shaped(sequences, -1).dim(1)), rows(rows_), limit(limit_), page_size(page_size_) {
-        context_.shaped(sequences);
+        context_lens_.shaped(sequences);
         if (page_size < 1) refuse("batch.page_size must be positive");
     }
 
     void check() const {
         check_offsets(offsets, sequences + 1, rows);
-        for (long s = 0; s < sequences; ++s) {
-            if (context[s] < 0) refuse(at("batch.context", s) + " is negative");
-            const long length = static_cast<long>(context[s]) + offsets[s + 1] - offsets[s];
-            const long used = (length + page_size - 1) / page_size;
+        for (int64_t s = 0; s < sequences; ++s) {
+            if (context_lens[s] < 0) refuse(at("batch.context", s) + " is negative");
+            const int64_t length = static_cast<int64_t>(context_lens[s]) + offsets[s + 1] - offsets[s];
+            const int64_t used = (length + page_size - 1) / page_size;
             if (used > table_width)
                 refuse("sequence " + std::to_string(s) + " has " + std::to_string(length) + " tokens, but its page table holds " +
                        std::to_string(table_width * page_size));
-            for (long i = 0; i < used; ++i) {
+            for (int64_t i = 0; i < used; ++i) {
                 const int32_t page = pages[s * table_width + i];
                 if (page < 0 || page >= limit)
                     refuse("batch.pages[" + std::to_string(s) + ", " + std::to_string(i) + "] is " + std::to_string(page) +
@@ -74,8 +74,8 @@ struct Pages {
     // The row of the cache that each row of the batch, at its position, is written to.
     std::vector<int32_t> cache_rows(const int32_t* positions) const {
         std::vector<int32_t> found(static_cast<std::size_t>(rows));
-        for (long s = 0; s < sequences; ++s)
-            for (long r = offsets[s], t = context[s]; r < offsets[s + 1]; ++r, ++t) {
+        for (int64_t s = 0; s < sequences; ++s)
+            for (int64_t r = offsets[s], t = context_lens[s]; r < offsets[s + 1]; ++r, ++t) {
                 if (positions[r] != t)
                     refuse(at("batch.positions", r) + " is " + std::to_string(positions[r]) + ", but context and offsets say " +
                            std::to_string(t));
@@ -85,23 +85,23 @@ struct Pages {
         return found;
     }
 
-    const int32_t *offsets, *context, *pages;
-    long sequences, table_width, rows, limit, page_size;
+    const int32_t *offsets, *context_lens, *pages;
+    int64_t sequences, table_width, rows, limit, page_size;
 };
 
 void attention_inputs(Runtime& runtime, nb::handle query_gate, nb::handle key, nb::handle value, nb::handle q_norm, nb::handle k_norm,
                       nb::handle frequencies, nb::handle keys, nb::handle values, nb::handle offsets, nb::handle positions,
-                      nb::handle context, nb::handle pages, long page_size, float eps, nb::handle query, nb::handle gate) {
+                      nb::handle context_lens, nb::handle pages, int64_t page_size, float eps, nb::handle query, nb::handle gate) {
     const Output k_cache(keys, "keys"), v_cache(values, "values");
     k_cache.shaped(-1, page_size, -1, -1);
-    const long limit = k_cache.dim(0), kv_heads = k_cache.dim(2), d = k_cache.dim(3);
+    const int64_t limit = k_cache.dim(0), kv_heads = k_cache.dim(2), d = k_cache.dim(3);
     v_cache.shaped(limit, page_size, kv_heads, d);
     const Floats qg(query_gate, "query_gate"), k(key, "key"), v(value, "value"), qn(q_norm, "q_norm"), kn(k_norm, "k_norm");
     const Floats freq(frequencies, "frequencies");
     qg.shaped(-1, -1);
-    const long rows = qg.dim(0);
+    const int64_t rows = qg.dim(0);
     if (d == 0 || qg.dim(1) % (2 * d)) refuse("query_gate has " + std::to_string(qg.dim(1)) + " columns, no multiple of 2 * head_dim");
-    const long heads = qg.dim(1) / (2 * d);
+    const int64_t heads = qg.dim(1) / (2 * d);
     k.shaped(rows, kv_heads * d);
     v.shaped(rows, kv_heads * d);
     qn.shaped(d);
@@ -110,7 +110,7 @@ void attention_inputs(Runtime& runtime, nb::handle query_gate, nb::handle key, n
     if (2 * freq.size() > d) refuse("rotary_dim is greater than head_dim");
     const Ints places(positions, "batch.positions");
     places.shaped(rows);
-    const Ints bounds(offsets, "batch.offsets"), before(context, "batch.context"), table(pages, "batch.pages");
+    const Ints bounds(offsets, "batch.offsets"), before(context_lens, "batch.context"), table(pages, "batch.pages");
     const Pages batch(bounds, before, table, rows, limit, page_size);
     const Output q_out(query, "query"), g_out(gate, "gate");
     q_out.shaped(rows, heads, d);
@@ -127,20 +127,21 @@ void attention_inputs(Runtime& runtime, nb::handle query_gate, nb::handle key, n
     });
 }
 
-void attention(Runtime& runtime, nb::handle query, nb::handle keys, nb::handle values, nb::handle offsets, nb::handle context,
-               nb::handle pages, long page_size, bool fast, nb::handle out) {
+void attention(Runtime& runtime, nb::handle query, nb::handle keys, nb::handle values, nb::handle offsets, nb::handle context_lens,
+               nb::handle pages, int64_t page_size, bool fast, nb::handle out) {
     const Floats q(query, "query"), k(keys, "keys"), v(values, "values");
     q.shaped(-1, -1, -1);
-    const long rows = q.dim(0), heads = q.dim(1), d = q.dim(2);
+    const int64_t rows = q.dim(0), heads = q.dim(1), d = q.dim(2);
     k.shaped(-1, page_size, -1, d);
-    const long kv_heads = k.dim(2);
+    const int64_t kv_heads = k.dim(2);
     v.shaped(k.dim(0), page_size, kv_heads, d);
-    if (kv_heads == 0 || heads % kv_heads) refuse(std::to_string(heads) + " heads are no multiple of " + std::to_string(kv_heads) + " kv heads");
-    const Ints bounds(offsets, "batch.offsets"), before(context, "batch.context"), table(pages, "batch.pages");
+    if (kv_heads == 0 || heads % kv_heads)
+        refuse(std::to_string(heads) + " heads are no multiple of " + std::to_string(kv_heads) + " kv heads");
+    const Ints bounds(offsets, "batch.offsets"), before(context_lens, "batch.context"), table(pages, "batch.pages");
     const Pages batch(bounds, before, table, rows, k.dim(0), page_size);
     const Output y(out, "out");
     y.shaped(rows, heads * d);
-    const CausalAttention args{q.data(), k.data(), v.data(), batch.offsets, batch.context, batch.pages, y.data(),
+    const CausalAttention args{q.data(), k.data(), v.data(), batch.offsets, batch.context_lens, batch.pages, y.data(),
                                batch.sequences, batch.table_width, page_size, heads, kv_heads, d, fast};
     runtime.operate(unlock, [args, batch](Pool& pool, const Kernels& kernels) {
         batch.check();
@@ -148,12 +149,13 @@ void attention(Runtime& runtime, nb::handle query, nb::handle keys, nb::handle v
     });
 }
 
-void attention_views(Runtime& runtime, nb::handle query, nb::handle key, nb::handle value, nb::handle offsets, long heads, bool fast,
+void attention_views(Runtime& runtime, nb::handle query, nb::handle key, nb::handle value, nb::handle offsets, int64_t heads, bool fast,
                      bool bytes, nb::handle out) {
     const Floats q(query, "query"), k(key, "key"), v(value, "value");
     q.shaped(-1, -1);
-    const long rows = q.dim(0), width = q.dim(1);
-    if (heads < 1 || width % heads) refuse("query has " + std::to_string(width) + " columns, no multiple of " + std::to_string(heads) + " heads");
+    const int64_t rows = q.dim(0), width = q.dim(1);
+    if (heads < 1 || width % heads)
+        refuse("query has " + std::to_string(width) + " columns, no multiple of " + std::to_string(heads) + " heads");
     k.shaped(rows, width);
     v.shaped(rows, width);
     const Ints bounds(offsets, "lengths");
@@ -167,21 +169,21 @@ void attention_views(Runtime& runtime, nb::handle query, nb::handle key, nb::han
     });
 }
 
-void conv_silu(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle state, nb::handle offsets, nb::handle context,
+void conv_silu(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle state, nb::handle offsets, nb::handle context_lens,
                nb::handle slots, nb::handle out) {
     const Floats in(x, "x"), w(weight, "weight");
     in.shaped(-1, -1);
-    const long rows = in.dim(0), channels = in.dim(1);
+    const int64_t rows = in.dim(0), channels = in.dim(1);
     w.shaped(-1, channels);
-    const long taps = w.dim(0);
+    const int64_t taps = w.dim(0);
     if (taps < 1 || taps > most_taps) refuse("weight must have 1 to " + std::to_string(most_taps) + " taps, not " + std::to_string(taps));
     const Output window(state, "state");
     window.shaped(-1, taps - 1, channels);
-    const Ints bounds(offsets, "batch.offsets"), before(context, "batch.context"), places(slots, "batch.slots");
+    const Ints bounds(offsets, "batch.offsets"), before(context_lens, "batch.context"), places(slots, "batch.slots");
     const Slots batch(bounds, before, places, rows, window.dim(0));
     const Output y(out, "out");
     y.shaped(rows, channels);
-    const ConvSilu args{in.data(), w.data(), window.data(), batch.offsets, batch.context, batch.slots, y.data(),
+    const ConvSilu args{in.data(), w.data(), window.data(), batch.offsets, batch.context_lens, batch.slots, y.data(),
                         batch.sequences, channels, taps};
     runtime.operate(4 * y.size(), [args, batch](Pool& pool, const Kernels& kernels) {
         batch.check();
@@ -190,25 +192,25 @@ void conv_silu(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle sta
 }
 
 void gated_delta_rule(Runtime& runtime, nb::handle mixed, nb::handle b, nb::handle a, nb::handle a_log, nb::handle dt_bias,
-                      nb::handle state, nb::handle offsets, nb::handle context, nb::handle slots, long key_heads, long value_heads,
-                      long key_dim, long value_dim, nb::handle out) {
+                      nb::handle state, nb::handle offsets, nb::handle context_lens, nb::handle slots, int64_t key_heads, int64_t value_heads,
+                      int64_t key_dim, int64_t value_dim, nb::handle out) {
     if (key_heads < 1 || value_heads < 1 || key_dim < 1 || value_dim < 1 || value_heads % key_heads)
         refuse("value_heads must be a multiple of key_heads, and all sizes positive");
     const Floats in(mixed, "mixed"), gate_b(b, "b"), gate_a(a, "a"), log(a_log, "a_log"), bias(dt_bias, "dt_bias");
     in.shaped(-1, 2 * key_heads * key_dim + value_heads * value_dim);
-    const long rows = in.dim(0);
+    const int64_t rows = in.dim(0);
     gate_b.shaped(rows, value_heads);
     gate_a.shaped(rows, value_heads);
     log.shaped(value_heads);
     bias.shaped(value_heads);
     const Output memory(state, "state");
     memory.shaped(-1, value_heads, key_dim, value_dim);
-    const Ints bounds(offsets, "batch.offsets"), before(context, "batch.context"), places(slots, "batch.slots");
+    const Ints bounds(offsets, "batch.offsets"), before(context_lens, "batch.context"), places(slots, "batch.slots");
     const Slots batch(bounds, before, places, rows, memory.dim(0));
     const Output y(out, "out");
     y.shaped(rows, value_heads * value_dim);
     const DeltaRule args{in.data(), gate_b.data(), gate_a.data(), log.data(), bias.data(), memory.data(), batch.offsets,
-                         batch.context, batch.slots, y.data(), batch.sequences, key_heads, value_heads, key_dim, value_dim};
+                         batch.context_lens, batch.slots, y.data(), batch.sequences, key_heads, value_heads, key_dim, value_dim};
     runtime.operate(3 * rows * value_heads * key_dim * value_dim, [args, batch](Pool& pool, const Kernels& kernels) {
         batch.check();
         kernels.gated_delta_rule(pool, args);

@@ -3,9 +3,6 @@
 
 #include <cstdint>
 
-#include "runtime/isa.h"
-#include "runtime/pool.h"
-
 namespace pocketvlm {
 
 struct DeltaRule {
@@ -13,16 +10,9 @@ struct DeltaRule {
     const float *b, *a;            // [rows, value_heads]
     const float *a_log, *dt_bias;  // [value_heads]
     float* state;                  // [slots, value_heads, key_dim, value_dim]
-    const int32_t *offsets, *context, *slots;
+    const int32_t *offsets, *context_lens, *slots;
     float* out;  // [rows, value_heads * value_dim]
-    long sequences, key_heads, value_heads, key_dim, value_dim;
+    int64_t sequences, key_heads, value_heads, key_dim, value_dim;
 };
-
-#define POCKETVLM_DECLARE(isa) \
-    namespace isa { \
-    void gated_delta_rule(Pool& pool, const DeltaRule& args); \
-    }
-POCKETVLM_FOR_EACH_ISA(POCKETVLM_DECLARE)
-#undef POCKETVLM_DECLARE
 
 }  // namespace pocketvlm

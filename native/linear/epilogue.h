@@ -17,15 +17,15 @@ inline Vec activate(Vec v, Activation kind) {
     }
 }
 
-// Finish sums [rows, columns] of the block at (row, column) and put them in their place; sums may be that place. Rough
+// Finish sums [rows, columns] of the block at (row, column) and write them to a.out, where sums may be already. Rough
 // activations are for products that round far more.
 template <bool Rough = false>
-inline void finish(const Linear& a, const float* sums, long stride, long row, long rows, long column, long columns) {
+inline void finish(const Linear& a, const float* sums, int64_t stride, int64_t row, int64_t rows, int64_t column, int64_t columns) {
     if (!a.bias && !a.residual && a.activation == Activation::none && sums == a.out + row * a.outputs + column) return;
-    for (long i = 0; i < rows; ++i) {
-        const long at = (row + i) * a.outputs + column;
-        for (long j = 0; j < columns; j += W) {
-            const long n = smaller(W, columns - j);
+    for (int64_t i = 0; i < rows; ++i) {
+        const int64_t at = (row + i) * a.outputs + column;
+        for (int64_t j = 0; j < columns; j += W) {
+            const int64_t n = min(W, columns - j);
             Vec v = n == W ? load(sums + i * stride + j) : load_part(sums + i * stride + j, n);
             if (a.bias) v = v + (n == W ? load(a.bias + column + j) : load_part(a.bias + column + j, n));
             v = activate<Rough>(v, a.activation);

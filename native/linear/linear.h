@@ -1,8 +1,7 @@
 // y = activation(x W^T + bias) + residual.
 #pragma once
 
-#include "runtime/isa.h"
-#include "runtime/pool.h"
+#include <cstdint>
 
 namespace pocketvlm {
 
@@ -16,15 +15,8 @@ struct Linear {
     const float* residual;  // [rows, outputs] or null
     Activation activation;
     float* out;  // [rows, outputs]
-    long rows, inputs, outputs;
+    int64_t rows, inputs, outputs;
     bool fast = false;  // products with bfloat16 weights may round x to bfloat16 where the processor has such products
 };
-
-#define POCKETVLM_DECLARE(isa) \
-    namespace isa { \
-    void linear(Pool& pool, const Linear& args); \
-    }
-POCKETVLM_FOR_EACH_HALVES_ISA(POCKETVLM_DECLARE)
-#undef POCKETVLM_DECLARE
 
 }  // namespace pocketvlm

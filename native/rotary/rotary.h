@@ -3,9 +3,6 @@
 
 #include <cstdint>
 
-#include "runtime/isa.h"
-#include "runtime/pool.h"
-
 namespace pocketvlm {
 
 struct AttentionInputs {
@@ -14,17 +11,10 @@ struct AttentionInputs {
     const float* frequencies;               // [rotary_dim / 2]
     float *keys, *values;                   // [pages, page_size, kv_heads, head_dim]
     const int32_t* positions;               // [rows]
-    const int32_t* cache_rows;              // [rows], page * page_size + place in the page
+    const int32_t* cache_rows;              // [rows], page * page_size + index in the page
     float *query, *gate;                    // [rows, heads * head_dim]
-    long rows, heads, kv_heads, head_dim, rotary_dim;
+    int64_t rows, heads, kv_heads, head_dim, rotary_dim;
     float eps;
 };
-
-#define POCKETVLM_DECLARE(isa) \
-    namespace isa { \
-    void attention_inputs(Pool& pool, const AttentionInputs& args); \
-    }
-POCKETVLM_FOR_EACH_ISA(POCKETVLM_DECLARE)
-#undef POCKETVLM_DECLARE
 
 }  // namespace pocketvlm

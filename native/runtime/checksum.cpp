@@ -10,9 +10,9 @@
 namespace pocketvlm {
 namespace {
 
-constexpr long lanes = 8;
-constexpr long stride = lanes * 8;
-constexpr long piece = 1 << 20;
+constexpr int64_t lanes = 8;
+constexpr int64_t stride = lanes * 8;
+constexpr int64_t piece = 1 << 20;
 constexpr uint64_t factor = 0xcf93a85cfecad007u;
 constexpr uint64_t start = 0xe653296ab7883785u;
 
@@ -24,31 +24,31 @@ inline uint64_t spread(uint64_t x) {
     return x ^ x >> 32;
 }
 
-uint64_t of_piece(const uint8_t* bytes, long count, long index) {
+uint64_t of_piece(const uint8_t* bytes, int64_t count, int64_t index) {
     uint64_t state[lanes], words[lanes];
-    for (long i = 0; i < lanes; ++i) state[i] = spread(start + static_cast<uint64_t>(index * lanes + i));
+    for (int64_t i = 0; i < lanes; ++i) state[i] = spread(start + static_cast<uint64_t>(index * lanes + i));
     const uint8_t* const whole = bytes + count / stride * stride;
     for (; bytes < whole; bytes += stride) {
         std::memcpy(words, bytes, stride);
-        for (long i = 0; i < lanes; ++i) state[i] = step(state[i], words[i]);
+        for (int64_t i = 0; i < lanes; ++i) state[i] = step(state[i], words[i]);
     }
     if (count % stride) {
         std::memset(words, 0, stride);
         std::memcpy(words, bytes, static_cast<std::size_t>(count % stride));
-        for (long i = 0; i < lanes; ++i) state[i] = step(state[i], words[i]);
+        for (int64_t i = 0; i < lanes; ++i) state[i] = step(state[i], words[i]);
     }
     uint64_t sum = static_cast<uint64_t>(count);
-    for (long i = 0; i < lanes; ++i) sum = step(sum, spread(state[i]));
+    for (int64_t i = 0; i < lanes; ++i) sum = step(sum, spread(state[i]));
     return spread(sum);
 }
 
 }  // namespace
 
-uint64_t checksum(Pool& pool, const uint8_t* bytes, long count) {
+uint64_t checksum(Pool& pool, const uint8_t* bytes, int64_t count) {
     std::vector<uint64_t> sums(static_cast<std::size_t>((count + piece - 1) / piece));
-    const auto body = [&](long t) { sums[t] = of_piece(bytes + t * piece, count - t * piece < piece ? count - t * piece : piece, t); };
+    const auto body = [&](int64_t t) { sums[t] = of_piece(bytes + t * piece, count - t * piece < piece ? count - t * piece : piece, t); };
     using Body = decltype(body);
-    pool.run(static_cast<long>(sums.size()), [](void* f, long t, int) { (*static_cast<Body*>(f))(t); },
+    pool.run(static_cast<int64_t>(sums.size()), [](void* f, int64_t t, int) { (*static_cast<Body*>(f))(t); },
              const_cast<void*>(static_cast<const void*>(&body)));
     uint64_t sum = spread(start ^ static_cast<uint64_t>(count));
     for (const uint64_t each : sums) sum = step(sum, each);

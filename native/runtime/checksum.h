@@ -8,6 +8,6 @@
 namespace pocketvlm {
 
 // The same for any number of threads; other on machines of another byte order.
-uint64_t checksum(Pool& pool, const uint8_t* bytes, long count);
+uint64_t checksum(Pool& pool, const uint8_t* bytes, int64_t count);
 
 }  // namespace pocketvlm

@@ -1,4 +1,9 @@
+// One entry for each instruction set: the CPU features that it needs and its kernels. A set builds those groups of kernels
+// that gain from its instructions and takes the others from another set; CMakeLists.txt builds them accordingly.
 #include "runtime/isa.h"
+
+#include <algorithm>
+#include <type_traits>
 
 #if defined(POCKETVLM_ARM) && defined(__linux__)
 #include <asm/hwcap.h>
@@ -7,26 +12,71 @@
 #include <sys/sysctl.h>
 #endif
 
-namespace pocketvlm {
+// The kernels by group, each group in the order of `Kernels`.
+#define POCKETVLM_FLOAT_KERNELS(do_for, set) \
+    do_for(set, rms_norm) do_for(set, layer_norm) do_for(set, gated_rms_norm) do_for(set, swiglu) do_for(set, sigmoid_gate) \
+    do_for(set, attention_inputs) do_for(set, conv_silu) do_for(set, gated_delta_rule)
+#define POCKETVLM_INTEGER_KERNELS(do_for, set) \
+    do_for(set, quantized_linear) do_for(set, quantize) do_for(set, read_memory) do_for(set, multiply_bytes) \
+    do_for(set, multiply_floats)
+#define POCKETVLM_BFLOAT16_KERNELS(do_for, set) do_for(set, linear) do_for(set, attention) do_for(set, attention_views)
 
-std::string isa_name(Isa isa) {
-    switch (isa) {
-        case Isa::neon: return "neon";
-        case Isa::neondot: return "neondot";
-        case Isa::neoni8mm: return "neoni8mm";
-        case Isa::avx2: return "avx2";
-        case Isa::avx512: return "avx512";
-        case Isa::avxvnni: return "avxvnni";
-        case Isa::avx512vnni: return "avx512vnni";
-        case Isa::avx512bf16: return "avx512bf16";
-        default: return "serial";
+#define POCKETVLM_DECLARE_KERNEL(set, kernel) std::remove_pointer_t<decltype(Kernels::kernel)> kernel;
+#define POCKETVLM_DECLARE(set) \
+    namespace pocketvlm::set { \
+    POCKETVLM_FLOAT_KERNELS(POCKETVLM_DECLARE_KERNEL, set) \
+    POCKETVLM_INTEGER_KERNELS(POCKETVLM_DECLARE_KERNEL, set) \
+    POCKETVLM_BFLOAT16_KERNELS(POCKETVLM_DECLARE_KERNEL, set) \
     }
-}
+#define POCKETVLM_INITIALIZE(set, kernel) .kernel = set::kernel,
+#define POCKETVLM_KERNELS(floats, integers, bfloat16) \
+    Kernels { \
+        POCKETVLM_FLOAT_KERNELS(POCKETVLM_INITIALIZE, floats) \
+        POCKETVLM_INTEGER_KERNELS(POCKETVLM_INITIALIZE, integers) \
+        POCKETVLM_BFLOAT16_KERNELS(POCKETVLM_INITIALIZE, bfloat16) \
+    }
 
-#if defined(POCKETVLM_ARM)
+POCKETVLM_DECLARE(serial)
+#if defined(POCKETVLM_X86)
+POCKETVLM_DECLARE(avx2)
+POCKETVLM_DECLARE(avxvnni)
+POCKETVLM_DECLARE(avx512)
+POCKETVLM_DECLARE(avx512vnni)
+POCKETVLM_DECLARE(avx512bf16)
+#elif defined(POCKETVLM_ARM)
+POCKETVLM_DECLARE(neon)
+POCKETVLM_DECLARE(neondot)
+POCKETVLM_DECLARE(neoni8mm)
+#endif
+
+namespace pocketvlm {
 namespace {
 
-#if defined(__APPLE__)
+#if defined(POCKETVLM_LONG_VNNI)
+#define POCKETVLM_AVXVNNI "avx512vl", "avx512vnni"
+#else
+#define POCKETVLM_AVXVNNI "avxvnni"
+#endif
+#define POCKETVLM_AVX512 "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"
+
+const std::vector<InstructionSet> sets{
+    {.name = "serial", .needs = {}, .kernels = POCKETVLM_KERNELS(serial, serial, serial)},
+#if defined(POCKETVLM_X86)
+    {.name = "avx2", .needs = {"avx2", "fma", "f16c"}, .kernels = POCKETVLM_KERNELS(avx2, avx2, avx2)},
+    {.name = "avxvnni", .needs = {"avx2", "fma", "f16c", POCKETVLM_AVXVNNI}, .kernels = POCKETVLM_KERNELS(avx2, avxvnni, avx2)},
+    {.name = "avx512", .needs = {POCKETVLM_AVX512}, .kernels = POCKETVLM_KERNELS(avx512, avx512, avx512)},
+    {.name = "avx512vnni", .needs = {POCKETVLM_AVX512, "avx512vnni"}, .kernels = POCKETVLM_KERNELS(avx512, avx512vnni, avx512)},
+    {.name = "avx512bf16",
+     .needs = {POCKETVLM_AVX512, "avx512vnni", "avx512bf16"},
+     .kernels = POCKETVLM_KERNELS(avx512, avx512vnni, avx512bf16)},
+#elif defined(POCKETVLM_ARM)
+    {.name = "neon", .needs = {}, .kernels = POCKETVLM_KERNELS(neon, neon, neon)},
+    {.name = "neondot", .needs = {"dotprod"}, .kernels = POCKETVLM_KERNELS(neon, neondot, neon)},
+    {.name = "neoni8mm", .needs = {"dotprod", "i8mm"}, .kernels = POCKETVLM_KERNELS(neon, neoni8mm, neon)},
+#endif
+};
+
+#if defined(POCKETVLM_ARM) && defined(__APPLE__)
 bool has(const char* feature) {
     int answer = 0;
     size_t size = sizeof answer;
@@ -34,58 +84,51 @@ bool has(const char* feature) {
 }
 #endif
 
-bool has_dot_product() {
-#if defined(__linux__)
-    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
-#elif defined(__APPLE__)
-    return has("hw.optional.arm.FEAT_DotProd");
-#else
-    return false;
+// The features that an entry may need, as far as this machine has them. An unknown feature counts as missing.
+std::vector<std::string_view> machine_features() {
+    std::vector<std::string_view> found;
+    [[maybe_unused]] const auto add = [&](const char* feature, bool present) {
+        if (present) found.push_back(feature);
+    };
+#if defined(POCKETVLM_X86)
+    // The compiler's check covers the operating system too: it reads XCR0 before it reports AVX or AVX-512.
+    __builtin_cpu_init();
+#define POCKETVLM_CHECK(feature) add(feature, __builtin_cpu_supports(feature));
+    POCKETVLM_CHECK("avx2")
+    POCKETVLM_CHECK("fma")
+    POCKETVLM_CHECK("f16c")
+    POCKETVLM_CHECK("avxvnni")
+    POCKETVLM_CHECK("avx512f")
+    POCKETVLM_CHECK("avx512bw")
+    POCKETVLM_CHECK("avx512dq")
+    POCKETVLM_CHECK("avx512vl")
+    POCKETVLM_CHECK("avx512vnni")
+    POCKETVLM_CHECK("avx512bf16")
+#undef POCKETVLM_CHECK
+#elif defined(POCKETVLM_ARM) && defined(__linux__)
+    add("dotprod", (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0);
+#if defined(HWCAP2_I8MM)
+    add("i8mm", (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0);
 #endif
-}
-
-bool has_mixed_products() {
-#if defined(__linux__) && defined(HWCAP2_I8MM)
-    return (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
-#elif defined(__APPLE__)
-    return has("hw.optional.arm.FEAT_I8MM");
-#else
-    return false;
+#elif defined(POCKETVLM_ARM) && defined(__APPLE__)
+    add("dotprod", has("hw.optional.arm.FEAT_DotProd"));
+    add("i8mm", has("hw.optional.arm.FEAT_I8MM"));
 #endif
+    return found;
 }
 
 }  // namespace
-#endif
 
-std::vector<Isa> usable_isas() {
-    std::vector<Isa> usable{Isa::serial};
-#if defined(POCKETVLM_X86)
-    // These answer for the operating system too: they look at XCR0 before they admit AVX or AVX-512.
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
-        usable.push_back(Isa::avx2);
-#if defined(POCKETVLM_LONG_VNNI)
-        if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl")) usable.push_back(Isa::avxvnni);
-#else
-        if (__builtin_cpu_supports("avxvnni")) usable.push_back(Isa::avxvnni);
-#endif
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-            __builtin_cpu_supports("avx512vl")) {
-            usable.push_back(Isa::avx512);
-            if (__builtin_cpu_supports("avx512vnni")) {
-                usable.push_back(Isa::avx512vnni);
-                if (__builtin_cpu_supports("avx512bf16")) usable.push_back(Isa::avx512bf16);
-            }
-        }
-    }
-#elif defined(POCKETVLM_ARM)
-    usable.push_back(Isa::neon);
-    if (has_dot_product()) {
-        usable.push_back(Isa::neondot);
-        if (has_mixed_products()) usable.push_back(Isa::neoni8mm);
-    }
-#endif
+const std::vector<InstructionSet>& instruction_sets() { return sets; }
+
+std::vector<const InstructionSet*> usable_instruction_sets(const std::vector<std::string_view>& features) {
+    const auto has_feature = [&](std::string_view feature) { return std::ranges::find(features, feature) != features.end(); };
+    std::vector<const InstructionSet*> usable;
+    for (const InstructionSet& set : sets)
+        if (std::ranges::all_of(set.needs, has_feature)) usable.push_back(&set);
     return usable;
 }
+
+std::vector<const InstructionSet*> usable_instruction_sets() { return usable_instruction_sets(machine_features()); }
 
 }  // namespace pocketvlm

@@ -1,39 +1,41 @@
-// The kernels of one instruction set.
+// The kernels of one instruction set, by groups: a set may build one group of its own and take the others from another set.
 #pragma once
 
 #include "attention/attention.h"
-#include "coded/coded.h"
 #include "conv/conv.h"
 #include "delta/delta.h"
 #include "linear/linear.h"
 #include "norm/norm.h"
-#include "peak/peak.h"
 #include "pointwise/pointwise.h"
+#include "quantized/quantized.h"
 #include "rotary/rotary.h"
-#include "runtime/isa.h"
+#include "runtime/pool.h"
 
 namespace pocketvlm {
 
 struct Kernels {
-    decltype(&serial::linear) linear;
-    decltype(&serial::coded_linear) coded_linear;
-    decltype(&serial::encode) encode;
-    decltype(&serial::rms_norm) rms_norm;
-    decltype(&serial::layer_norm) layer_norm;
-    decltype(&serial::gated_rms_norm) gated_rms_norm;
-    decltype(&serial::swiglu) swiglu;
-    decltype(&serial::sigmoid_gate) sigmoid_gate;
-    decltype(&serial::attention_inputs) attention_inputs;
-    decltype(&serial::attention) attention;
-    decltype(&serial::attention_views) attention_views;
-    decltype(&serial::conv_silu) conv_silu;
-    decltype(&serial::gated_delta_rule) gated_delta_rule;
-    decltype(&serial::read_memory) read_memory;
-    decltype(&serial::multiply_bytes) multiply_bytes;
-    decltype(&serial::multiply_floats) multiply_floats;
-    long width;  // floats in a vector
-};
+    // Arithmetic in float32 alone.
+    void (*rms_norm)(Pool&, const RmsNorm&);
+    void (*layer_norm)(Pool&, const LayerNorm&);
+    void (*gated_rms_norm)(Pool&, const GatedRmsNorm&);
+    void (*swiglu)(Pool&, const Pointwise&);
+    void (*sigmoid_gate)(Pool&, const Pointwise&);
+    void (*attention_inputs)(Pool&, const AttentionInputs&);
+    void (*conv_silu)(Pool&, const ConvSilu&);
+    void (*gated_delta_rule)(Pool&, const DeltaRule&);
 
-const Kernels& kernels_of(Isa isa);
+    // Integer products, and the microbenchmarks. `quantized_linear` takes `count` products of the same rows; `quantize` rounds
+    // to nearest. Each microbenchmark returns how many bytes it reads, or how many multiplications and additions it does.
+    void (*quantized_linear)(Pool&, const QuantizedProduct* products, int64_t count);
+    void (*quantize)(Pool&, const Quantize&);
+    int64_t (*read_memory)(Pool&, const float* data, int64_t count);
+    int64_t (*multiply_bytes)(Pool&, int64_t rounds);
+    int64_t (*multiply_floats)(Pool&, int64_t rounds);
+
+    // Products of matrices, which may use products of bfloat16 pairs.
+    void (*linear)(Pool&, const Linear&);
+    void (*attention)(Pool&, const CausalAttention&);
+    void (*attention_views)(Pool&, const ViewAttention&);
+};
 
 }  // namespace pocketvlm

@@ -61,7 +61,7 @@ class Buffer {
     float* get() const { return static_cast<float*>(data_); }
 
   private:
-    // For the address sanitizer: what lies behind the bytes that were asked for is out of bounds.
+    // For the address sanitizer: memory after the requested bytes is out of bounds.
     void allow([[maybe_unused]] std::size_t bytes) const {
 #if defined(__SANITIZE_ADDRESS__)
         ASAN_UNPOISON_MEMORY_REGION(data_, bytes);
@@ -75,7 +75,7 @@ class Buffer {
 };
 
 constexpr auto spin_time = std::chrono::microseconds(60);
-constexpr long piece_bytes = 512, most_ahead = 768 << 10;
+constexpr int64_t piece_bytes = 512, max_prefetch = 768 << 10;
 
 }  // namespace
 
@@ -88,7 +88,7 @@ struct Pool::State {
 
     // A job is named by its number. `ticket` holds the number and the next task, so that a worker which wakes up late can
     // never take a task of a job whose fields it has not read.
-    std::atomic<void (*)(void*, long, int)> call{nullptr};
+    std::atomic<void (*)(void*, int64_t, int)> call{nullptr};
     std::atomic<void*> context{nullptr};
     std::atomic<uint32_t> tasks{0};
     std::atomic<uint32_t> job{0};
@@ -96,21 +96,21 @@ struct Pool::State {
     std::atomic<uint32_t> done{0};
     std::atomic<bool> stop{false};
 
-    // What ahead() named, in pieces.
+    // The memory that prefetch() named, in pieces.
     std::atomic<const char*> wanted{nullptr};
-    std::atomic<long> pieces{0};
+    std::atomic<int64_t> pieces{0};
 
     std::mutex sleep;
     std::condition_variable wake;
     std::atomic<int> sleepers{0};
 
-    // What a thread does while it waits: one piece of what is wanted soon, or nothing.
+    // What a thread does while it waits: prefetches one piece, or nothing.
     void idle() {
         if (pieces.load(std::memory_order_relaxed) <= 0) return relax();
-        const long left = pieces.fetch_sub(1, std::memory_order_acquire);
+        const int64_t left = pieces.fetch_sub(1, std::memory_order_acquire);
         if (left <= 0) return;
         const char* p = wanted.load(std::memory_order_relaxed) - left * piece_bytes;
-        for (long i = 0; i < piece_bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+        for (int64_t i = 0; i < piece_bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
     }
 
     // Take tasks of job `number` until none is left.
@@ -122,7 +122,7 @@ struct Pool::State {
         uint64_t now = ticket.load(std::memory_order_acquire);
         while (static_cast<uint32_t>(now >> 32) == number && static_cast<uint32_t>(now) < count) {
             if (!ticket.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
-            function(argument, static_cast<long>(static_cast<uint32_t>(now)), worker);
+            function(argument, static_cast<int64_t>(static_cast<uint32_t>(now)), worker);
             done.fetch_add(1, std::memory_order_release);
             now = ticket.load(std::memory_order_acquire);
         }
@@ -173,7 +173,7 @@ Pool::State& Pool::current() {
     if (state_->forks_seen != forks.load(std::memory_order_relaxed)) {
         std::lock_guard lock(renewal);
         if (state_->forks_seen != forks.load()) {
-            auto* fresh = new State;  // the old one may be locked for ever: left as it is
+            auto* fresh = new State;  // the old one may be locked for ever: it is never freed
             fresh->scratch.resize(static_cast<std::size_t>(threads_));
             state_ = fresh;
         }
@@ -185,10 +185,10 @@ std::unique_lock<std::mutex> Pool::acquire() { return std::unique_lock(current()
 
 std::unique_lock<std::mutex> Pool::try_acquire() { return std::unique_lock(current().operation, std::try_to_lock); }
 
-void Pool::run(long tasks, void (*call)(void*, long, int), void* context) {
+void Pool::run(int64_t tasks, void (*call)(void*, int64_t, int), void* context) {
     State& s = *state_;
     if (threads_ == 1 || tasks <= 1) {
-        for (long t = 0; t < tasks; ++t) call(context, t, 0);
+        for (int64_t t = 0; t < tasks; ++t) call(context, t, 0);
         return;
     }
     s.start(threads_);
@@ -212,8 +212,8 @@ void Pool::run(long tasks, void (*call)(void*, long, int), void* context) {
     }
 }
 
-void Pool::ahead(const void* from, long bytes) {
-    const long pieces = std::min(bytes, most_ahead) / piece_bytes;
+void Pool::prefetch(const void* from, int64_t bytes) {
+    const int64_t pieces = std::min(bytes, max_prefetch) / piece_bytes;
     state_->pieces.store(0, std::memory_order_relaxed);
     state_->wanted.store(static_cast<const char*>(from) + pieces * piece_bytes, std::memory_order_relaxed);
     state_->pieces.store(pieces, std::memory_order_release);

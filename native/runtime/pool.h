@@ -21,15 +21,15 @@ class Pool {
     std::unique_lock<std::mutex> try_acquire();
 
     // call(context, task, worker) for each task in [0, tasks), in any order, on up to threads() workers; returns when all
-    // are done. Calls must not throw. Memory asked for beforehand: scratch(worker) is private to a worker, shared() common
-    // to all; both keep their place until the next request of more.
-    void run(long tasks, void (*call)(void*, long, int), void* context);
+    // are done. Calls must not throw. Scratch memory: scratch(worker) is private to a worker (reserve() sets its size), shared()
+    // is common to all; neither moves until a larger one is requested.
+    void run(int64_t tasks, void (*call)(void*, int64_t, int), void* context);
     void reserve(std::size_t bytes_per_worker);
     float* scratch(int worker) const;
     float* shared(std::size_t bytes);
 
-    // Memory that a later job will read from beginning to end: threads that wait for work bring its first part closer.
-    void ahead(const void* from, long bytes);
+    // Memory that a later job will read from beginning to end: threads that wait for work prefetch its first part.
+    void prefetch(const void* from, int64_t bytes);
 
     // For tests: fill scratch memory with NaN at each request.
     void poison(bool on) { poison_ = on; }

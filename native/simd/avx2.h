@@ -1,75 +1,23 @@
-// Eight floats at a time: AVX2 with FMA.
+// AVX2: products of bytes summed in pairs, then in fours.
 #pragma once
 
-#include <immintrin.h>
-
-#include <cstdint>
+#include "simd/avx2_vectors.h"
 
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
-using Vec = __m256;
-constexpr long W = 8;
+constexpr ActivationLayout activation_layout{.weight_offset = 0, .interleave = 4, .tile_rows = 4};
 
-inline __m256i first_lanes(long n) {
-    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), lane);
+inline Counts add_fours(Counts sums, __m256i pairs) {
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-inline Vec zero() { return _mm256_setzero_ps(); }
-inline Vec splat(float x) { return _mm256_set1_ps(x); }
-inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
-inline Vec load_part(const float* p, long n) { return _mm256_maskload_ps(p, first_lanes(n)); }
-inline void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
-inline void store_part(float* p, Vec v, long n) { _mm256_maskstore_ps(p, first_lanes(n), v); }
-inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
-inline Vec vmax(Vec a, Vec b) { return _mm256_max_ps(a, b); }
-inline Vec vmin(Vec a, Vec b) { return _mm256_min_ps(a, b); }
-inline float sum(Vec v) {
-    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+// |w| * (x with the sign of w): neither factor of the pair sums can then leave 16 bits.
+inline Counts dot8(Counts sums, Bytes weights, Bytes x) {
+    const __m256i w = _mm256_xor_si256(weights, _mm256_set1_epi8(-128));
+    return add_fours(sums, _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)));
 }
-inline Vec where_less(Vec a, Vec b, Vec yes, Vec no) {
-    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
-}
-inline Vec vabs(Vec v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
-
-// 2W bfloat16 numbers as they lie in memory, and the even and the odd ones among them as floats.
-inline Vec load_bits(const uint16_t* p) {
-    return _mm256_castsi256_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-}
-inline Vec low_bf16(Vec bits) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(bits), 16)); }
-inline Vec high_bf16(Vec bits) {
-    return _mm256_and_ps(bits, _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(0xffff0000u))));
-}
-
-// p * 2^n for whole n in [-160, 160]; in two steps so that subnormal results and overflow come out right.
-inline Vec scale_by_power(Vec p, Vec n) {
-    const __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1), bias = _mm256_set1_epi32(127);
-    const __m256i first = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
-    const __m256i second = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23);
-    return _mm256_mul_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second));
-}
-
-// Turn W rows into W columns.
-inline void transpose(Vec* r) {
-    __m256 t[8], u[8];
-    for (int i = 0; i < 8; i += 2) {
-        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-        u[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-        u[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
-        u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-        u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-    }
-    for (int i = 0; i < 4; ++i) {
-        r[i] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
-        r[i + 4] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
-    }
-}
+inline Counts dot4(Counts sums, Bytes weights, Bytes x) { return add_fours(sums, _mm256_maddubs_epi16(weights, x)); }
 
 }  // namespace
 }  // namespace pocketvlm::POCKETVLM_ISA

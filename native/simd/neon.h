@@ -1,65 +1,22 @@
-// Four floats at a time: NEON of 64-bit ARM, which every such processor has.
+// NEON without the dot product: products of bytes summed in pairs, then in fours.
 #pragma once
 
-#include <arm_neon.h>
-
-#include <cstdint>
+#include "simd/neon_vectors.h"
 
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
-using Vec = float32x4_t;
-constexpr long W = 4;
+constexpr ActivationLayout activation_layout{.weight_offset = 0, .interleave = 4, .tile_rows = 4};
 
-inline Vec zero() { return vdupq_n_f32(0.0f); }
-inline Vec splat(float x) { return vdupq_n_f32(x); }
-inline Vec load(const float* p) { return vld1q_f32(p); }
-inline Vec load_part(const float* p, long n) {
-    Vec v = zero();
-    if (n > 0) v = vld1q_lane_f32(p, v, 0);
-    if (n > 1) v = vld1q_lane_f32(p + 1, v, 1);
-    if (n > 2) v = vld1q_lane_f32(p + 2, v, 2);
-    if (n > 3) v = vld1q_lane_f32(p + 3, v, 3);
-    return v;
-}
-inline void store(float* p, Vec v) { vst1q_f32(p, v); }
-inline void store_part(float* p, Vec v, long n) {
-    if (n > 0) vst1q_lane_f32(p, v, 0);
-    if (n > 1) vst1q_lane_f32(p + 1, v, 1);
-    if (n > 2) vst1q_lane_f32(p + 2, v, 2);
-    if (n > 3) vst1q_lane_f32(p + 3, v, 3);
-}
-inline Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
-// As on other processors: the second operand when one of them is NaN. FMAX and FMIN would give NaN in either case.
-inline Vec vmax(Vec a, Vec b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
-inline Vec vmin(Vec a, Vec b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
-inline float sum(Vec v) { return vaddvq_f32(v); }
-inline Vec where_less(Vec a, Vec b, Vec yes, Vec no) { return vbslq_f32(vcltq_f32(a, b), yes, no); }
-inline Vec vabs(Vec v) { return vabsq_f32(v); }
-
-// 2W bfloat16 numbers as they lie in memory, and the even and the odd ones among them as floats.
-inline Vec load_bits(const uint16_t* p) { return vreinterpretq_f32_u16(vld1q_u16(p)); }
-inline Vec low_bf16(Vec bits) { return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(bits), 16)); }
-inline Vec high_bf16(Vec bits) {
-    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(bits), vdupq_n_u32(0xffff0000u)));
+// Two products fit 16 bits: inputs are at least -127, so 2 * 128 * 127 is the most.
+inline Counts add_fours(Counts sums, int8x16_t weights, int8x16_t x) {
+    const int16x8_t low = vmull_s8(vget_low_s8(weights), vget_low_s8(x)), high = vmull_high_s8(weights, x);
+    return vpadalq_s16(sums, vpaddq_s16(low, high));
 }
 
-// p * 2^n for whole n in [-160, 160]; in two steps so that subnormal results and overflow come out right.
-inline Vec scale_by_power(Vec p, Vec n) {
-    const int32x4_t whole = vcvtnq_s32_f32(n), half = vshrq_n_s32(whole, 1), bias = vdupq_n_s32(127);
-    const int32x4_t first = vshlq_n_s32(vaddq_s32(half, bias), 23);
-    const int32x4_t second = vshlq_n_s32(vaddq_s32(vsubq_s32(whole, half), bias), 23);
-    return vmulq_f32(vmulq_f32(p, vreinterpretq_f32_s32(first)), vreinterpretq_f32_s32(second));
-}
-
-// Turn W rows into W columns.
-inline void transpose(Vec* r) {
-    const float64x2_t a = vreinterpretq_f64_f32(vtrn1q_f32(r[0], r[1])), b = vreinterpretq_f64_f32(vtrn2q_f32(r[0], r[1]));
-    const float64x2_t c = vreinterpretq_f64_f32(vtrn1q_f32(r[2], r[3])), d = vreinterpretq_f64_f32(vtrn2q_f32(r[2], r[3]));
-    r[0] = vreinterpretq_f32_f64(vtrn1q_f64(a, c));
-    r[1] = vreinterpretq_f32_f64(vtrn1q_f64(b, d));
-    r[2] = vreinterpretq_f32_f64(vtrn2q_f64(a, c));
-    r[3] = vreinterpretq_f32_f64(vtrn2q_f64(b, d));
+inline Counts dot8(Counts sums, Bytes weights, Bytes x) { return add_fours(sums, signed_weights(weights), vreinterpretq_s8_u8(x)); }
+inline Counts dot4(Counts sums, Bytes weights, Bytes x) {
+    return add_fours(sums, vreinterpretq_s8_u8(weights), vreinterpretq_s8_u8(x));
 }
 
 }  // namespace

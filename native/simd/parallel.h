@@ -9,16 +9,16 @@ namespace {
 
 // body(task, worker) for each task in [0, tasks).
 template <class Body>
-inline void parallel(Pool& pool, long tasks, const Body& body) {
-    const auto call = [](void* context, long task, int worker) { (*static_cast<const Body*>(context))(task, worker); };
+inline void parallel(Pool& pool, int64_t tasks, const Body& body) {
+    const auto call = [](void* context, int64_t task, int worker) { (*static_cast<const Body*>(context))(task, worker); };
     pool.run(tasks, call, const_cast<void*>(static_cast<const void*>(&body)));
 }
 
-// body(first, last) over [0, count) in pieces of at least `least`, a few for each thread.
+// body(first, last) over [0, count) in pieces of at least `least`, several for each thread.
 template <class Body>
-inline void parallel_ranges(Pool& pool, long count, long least, const Body& body) {
-    const long piece = larger(larger(least, 1), divide_up(count, 4L * pool.threads()));
-    parallel(pool, divide_up(count, piece), [&](long t, int) { body(t * piece, smaller(count, (t + 1) * piece)); });
+inline void parallel_ranges(Pool& pool, int64_t count, int64_t least, const Body& body) {
+    const int64_t piece = max(max(least, 1), divide_up(count, 4 * pool.threads()));
+    parallel(pool, divide_up(count, piece), [&](int64_t t, int) { body(t * piece, min(count, (t + 1) * piece)); });
 }
 
 }  // namespace

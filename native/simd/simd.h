@@ -1,48 +1,39 @@
-// The vector type of the instruction set that this file is compiled for.
+// The vector type and the integer products of the instruction set that this file is compiled for.
 //
-// Each kernel source is compiled once per instruction set with POCKETVLM_ISA naming it and with that set's compiler flags.
-// Everything here and in the kernels sits in an unnamed namespace inside pocketvlm::<isa>: code with AVX-512 instructions
-// must never become the one copy of an inline function that the serial build also calls. Standard library templates stay
-// out of these sources for the same reason.
+// CMake compiles each kernel source once for each instruction set, with the flags of the set, its name as POCKETVLM_ISA and
+// its header in this folder as POCKETVLM_ISA_HEADER. Everything here and in the kernels is in an unnamed namespace inside
+// pocketvlm::<set>: the linker must never choose a copy of an inline function that has AVX-512 instructions for the serial
+// kernels. Kernel sources use no standard library templates for the same reason. tests/native/check_symbols.cmake checks both.
+//
+// The header of a set defines:
+// - Vec, W floats at a time, and vector_registers; load, store, fma and the other functions of serial.h;
+// - Bytes, four neighbouring inputs for each of W outputs, and Counts, W integer sums. dot8 takes weights stored as
+//   value + 128 and signed inputs and adds sum((value + weight_offset) * input). Instructions with unsigned weights leave the
+//   128 in the weights; the caller subtracts it again with the sum of the inputs. dot4 takes weights 0..15 as they are;
+// - activation_layout (layout.h), how these products expect their inputs;
+// - POCKETVLM_TRANSPOSES_BYTES if it has bytes_of and sum_of_words, with which full tiles are quantized in registers;
+// - POCKETVLM_BFLOAT16_PRODUCTS if it has products of bfloat16 pairs (avx512bf16.h).
 #pragma once
 
-#define POCKETVLM_ISA_serial 1
-#define POCKETVLM_ISA_neon 2
-#define POCKETVLM_ISA_neondot 3
-#define POCKETVLM_ISA_neoni8mm 4
-#define POCKETVLM_ISA_avx2 5
-#define POCKETVLM_ISA_avxvnni 6
-#define POCKETVLM_ISA_avx512 7
-#define POCKETVLM_ISA_avx512vnni 8
-#define POCKETVLM_ISA_avx512bf16 9
-#define POCKETVLM_ISA_NUMBER_(isa) POCKETVLM_ISA_##isa
-#define POCKETVLM_ISA_NUMBER(isa) POCKETVLM_ISA_NUMBER_(isa)
+#include <cstddef>
 
-#if POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) >= POCKETVLM_ISA_avx512
-#include "simd/avx512.h"
-#elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) >= POCKETVLM_ISA_avx2
-#include "simd/avx2.h"
-#elif POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) >= POCKETVLM_ISA_neon
-#include "simd/neon.h"
-#else
-#include "simd/serial.h"
-#endif
+#include POCKETVLM_ISA_HEADER
 
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
-// Of vector registers: 32, or 16.
-constexpr bool many_registers =
-    POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) != POCKETVLM_ISA_serial && POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) != POCKETVLM_ISA_avx2 &&
-    POCKETVLM_ISA_NUMBER(POCKETVLM_ISA) != POCKETVLM_ISA_avxvnni;
+constexpr bool many_registers = vector_registers >= 32;
 
-inline long smaller(long a, long b) { return a < b ? a : b; }
-inline long larger(long a, long b) { return a > b ? a : b; }
-inline long divide_up(long a, long b) { return (a + b - 1) / b; }
-inline long round_up(long a, long b) { return divide_up(a, b) * b; }
+inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
-inline void copy(float* to, const float* from, long n) { __builtin_memcpy(to, from, static_cast<unsigned long>(n) * sizeof(float)); }
-inline void clear(float* to, long n) { __builtin_memset(to, 0, static_cast<unsigned long>(n) * sizeof(float)); }
+// The first n of W floats, zero after them; any n.
+inline Vec load_some(const float* p, int64_t n) { return n >= W ? load(p) : load_part(p, n > 0 ? n : 0); }
+
+inline void copy(float* to, const float* from, int64_t n) { __builtin_memcpy(to, from, static_cast<size_t>(n) * sizeof(float)); }
+inline void clear(float* to, int64_t n) { __builtin_memset(to, 0, static_cast<size_t>(n) * sizeof(float)); }
 
 }  // namespace
 }  // namespace pocketvlm::POCKETVLM_ISA

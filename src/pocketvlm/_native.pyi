@@ -1,16 +1,27 @@
 """The extension module, for `pocketvlm.backends.native` alone.
 
-Arrays are C-contiguous NumPy arrays; data types, shapes and indices are checked in there and refused with ValueError.
-Outputs are allocated by the caller.
+Arrays are C-contiguous NumPy arrays. The module checks data types, shapes and indices and raises ValueError. The caller
+allocates outputs, which may contain any values before. offsets, context, pages, slots and positions
+are those of a `Batch` (backends/ops.py).
 """
 
-from typing import Any
+import numpy as np
+from numpy.typing import NDArray
+
+_Floats = NDArray[np.float32]
+_Ints = NDArray[np.int32]
+_Bytes = NDArray[np.uint8]
+_Float16 = NDArray[np.uint16]  # float16 numbers as their bits
+_Matrix = NDArray[np.float32] | NDArray[np.uint16]  # float32, or bfloat16 as its bits
 
 def usable_isas() -> list[str]:
-    """Instruction sets that this build holds and this machine runs, best last."""
+    """Instruction sets that this build contains and this machine runs, in order of preference, the best last."""
 
 class CodedMatrix:
-    """A packed matrix of codes over arrays that it keeps; native/coded/coded.h says what they hold."""
+    """A quantized matrix, packed; it holds references to its arrays. native/quantized/quantized.h explains the layout.
+
+    T = ceil(outputs / 16) packed tiles; depth: the inputs, padded to whole groups (without groups to a multiple of 16).
+    """
 
     def __init__(
         self,
@@ -18,25 +29,39 @@ class CodedMatrix:
         group: int,
         inputs: int,
         outputs: int,
-        codes: Any,
-        group_scale: Any,
-        group_minimum: Any,
-        row_scale: Any,
-        table: Any,
-    ) -> None: ...
+        codes: _Bytes,
+        group_scale: _Float16 | None,
+        group_minimum: _Float16 | None,
+        row_scale: _Floats,
+        table: _Bytes | None,
+    ) -> None:
+        """bits: 4 or 8. group: inputs that share a scale, a multiple of 8; 0 with 8 bits: only a scale for each row.
+
+        codes: packed codes [T, depth * bits / 32, 64]. group_scale, group_minimum (added to scale * value):
+        [T, depth / group, 16]. row_scale: [T * 16]. table: [16], value + 128 of each 4-bit code; None: code - 8.
+        """
+
     @property
     def inputs(self) -> int: ...
     @property
     def outputs(self) -> int: ...
 
+class Program:
+    """A captured graph: the operations between record() and recorded(), for replay on the same memory."""
+
+    def __len__(self) -> int:
+        """The number of operations."""
+
 class Runtime:
     """Threads and the kernels of one instruction set."""
 
-    def __init__(self, threads: int, isa: str) -> None: ...
+    def __init__(self, threads: int, isa: str) -> None:
+        """threads: 1 to 1024. isa: one of usable_isas()."""
+
     @property
     def threads(self) -> int: ...
-    def checksum(self, array: Any) -> int:
-        """A 64-bit checksum of a uint8 array; the same for any number of threads."""
+    def checksum(self, array: _Bytes) -> int:
+        """A 64-bit checksum of an array; the same for any number of threads."""
 
     def return_memory(self) -> None:
         """Give memory that was freed back to the system (with glibc; elsewhere nothing)."""
@@ -44,5 +69,191 @@ class Runtime:
     def poison(self, on: bool) -> None:
         """For tests: scratch memory starts as NaN in every operation."""
 
-    def __getattr__(self, operation: str) -> Any:
-        """One method for each operation of the contract."""
+    def record(self) -> None:
+        """Capture the operations of this thread from now on. Raises ValueError if a capture has begun already."""
+
+    def recorded(self) -> Program:
+        """End the capture and return the graph."""
+
+    def replay(self, program: Program) -> None:
+        """Run the operations of a graph again, on the same memory."""
+
+    def read_memory(self, data: _Floats) -> None:
+        """Microbenchmark: every thread reads its part of an array."""
+
+    def multiply(self, bytes: bool, rounds: int) -> int:
+        """Microbenchmark: products in registers alone; returns the number of multiplications and additions."""
+
+    def linear(
+        self,
+        x: _Floats,
+        weight: _Matrix,
+        bf16: bool,
+        bias: _Floats | None,
+        residual: _Floats | None,
+        activation: int,
+        fast: bool,
+        out: _Floats,
+    ) -> None:
+        """out [rows, outputs] = activation(x [rows, inputs] @ weight [outputs, inputs].T + bias [outputs]) + residual.
+
+        bf16: weight is uint16, the bits of bfloat16. activation: 0 none, 1 gelu_tanh, 2 gelu_erf, 3 silu.
+        fast: x may be rounded to bfloat16.
+        """
+
+    def coded_linear(
+        self,
+        x: _Floats,
+        weights: list[CodedMatrix],
+        biases: list[_Floats | None],
+        residuals: list[_Floats | None],
+        outs: list[_Floats],
+        activation: int,
+    ) -> None:
+        """`linear` of x with 1 to 8 quantized matrices. `biases` and `residuals` may be shorter than `weights`."""
+
+    def coded_embed(self, table: CodedMatrix, ids: _Ints, out: _Floats, /) -> None:
+        """out [n, inputs] = rows ids [n] of a quantized matrix."""
+
+    def encode(
+        self,
+        weight: _Matrix,
+        bf16: bool,
+        bits: int,
+        group: int,
+        codes: _Bytes,
+        group_scale: _Float16 | None,
+        row_scale: _Floats,
+        table: _Bytes | None,
+    ) -> None:
+        """Round weight [outputs, inputs] to nearest and write codes and scales, of the shapes that CodedMatrix expects.
+
+        table: [16] with rising values for 4 bits, None for 8.
+        """
+
+    def embed(self, table: _Matrix, bf16: bool, ids: _Ints, out: _Floats, /) -> None:
+        """out [n, width] = rows ids [n] of table [rows, width]."""
+
+    def take(self, x: _Floats, rows: _Ints, out: _Floats, /) -> None:
+        """out [n, width] = rows [n] of x."""
+
+    def put(self, x: _Floats, rows: _Ints, values: _Floats, /) -> None:
+        """Rows [n] of x [height, width] = values [n, width], in place."""
+
+    def rms_norm(self, x: _Floats, weight: _Floats, eps: float, out: _Floats, /) -> None:
+        """x, out: [rows, width]; weight: [width], zero-centred."""
+
+    def layer_norm(self, x: _Floats, weight: _Floats, bias: _Floats, eps: float, out: _Floats, /) -> None:
+        """x, out: [rows, width]; weight, bias: [width]."""
+
+    def gated_rms_norm(self, x: _Floats, z: _Floats, weight: _Floats, eps: float, out: _Floats, /) -> None:
+        """x, gate z, out: [rows, heads * width]; weight: [width]."""
+
+    def swiglu(self, gate: _Floats, x: _Floats, out: _Floats, /) -> None:
+        """out = silu(gate) * x, all [rows, width]."""
+
+    def sigmoid_gate(self, gate: _Floats, x: _Floats, out: _Floats, /) -> None:
+        """out = sigmoid(gate) * x, all [rows, width]."""
+
+    def regroup_2x2(self, x: _Floats, sizes: _Ints, offsets: _Ints, out: _Floats, /) -> None:
+        """out [rows / 4, 4 * channels]: 2 x 2 windows of x [rows, channels]; sizes [views, 2], offsets [views + 1]."""
+
+    def window_mean(self, x: _Floats, out: _Floats, /) -> None:
+        """out [rows, channels] = mean of the four parts of x [rows, 4 * channels]."""
+
+    def attention_inputs(
+        self,
+        query_gate: _Floats,
+        key: _Floats,
+        value: _Floats,
+        q_norm: _Floats,
+        k_norm: _Floats,
+        frequencies: _Floats,
+        keys: _Floats,
+        values: _Floats,
+        offsets: _Ints,
+        positions: _Ints,
+        context: _Ints,
+        pages: _Ints,
+        page_size: int,
+        eps: float,
+        query: _Floats,
+        gate: _Floats,
+        /,
+    ) -> None:
+        """Split query and gate, normalize, rotate, and write keys and values to their pages.
+
+        query_gate: [rows, heads * 2 * head_dim]. key, value: [rows, kv_heads * head_dim]. q_norm, k_norm: [head_dim].
+        frequencies: [rotary_dim / 2]. keys, values, in place: [pages, page_size, kv_heads, head_dim]. offsets:
+        [sequences + 1]. positions: [rows]. context: [sequences]. pages: [sequences, width]. query: [rows, heads,
+        head_dim]. gate: [rows, heads * head_dim].
+        """
+
+    def attention(
+        self,
+        query: _Floats,
+        keys: _Floats,
+        values: _Floats,
+        offsets: _Ints,
+        context: _Ints,
+        pages: _Ints,
+        page_size: int,
+        fast: bool,
+        out: _Floats,
+        /,
+    ) -> None:
+        """Causal attention of query [rows, heads, head_dim] over pages, to out [rows, heads * head_dim]."""
+
+    def attention_views(
+        self,
+        query: _Floats,
+        key: _Floats,
+        value: _Floats,
+        offsets: _Ints,
+        heads: int,
+        fast: bool,
+        bytes: bool,
+        out: _Floats,
+        /,
+    ) -> None:
+        """Attention inside each view; query, key, value, out: [rows, heads * head_dim]; offsets: [views + 1].
+
+        fast: products may round to bfloat16; bytes: scores then to 8 bits.
+        """
+
+    def conv_silu(
+        self,
+        x: _Floats,
+        weight: _Floats,
+        state: _Floats,
+        offsets: _Ints,
+        context: _Ints,
+        slots: _Ints,
+        out: _Floats,
+        /,
+    ) -> None:
+        """x, out: [rows, channels]; weight: [taps, channels]; state, in place: [slots, taps - 1, channels]."""
+
+    def gated_delta_rule(
+        self,
+        mixed: _Floats,
+        b: _Floats,
+        a: _Floats,
+        a_log: _Floats,
+        dt_bias: _Floats,
+        state: _Floats,
+        offsets: _Ints,
+        context: _Ints,
+        slots: _Ints,
+        key_heads: int,
+        value_heads: int,
+        key_dim: int,
+        value_dim: int,
+        out: _Floats,
+        /,
+    ) -> None:
+        """mixed: [rows, 2 * key_heads * key_dim + value_heads * value_dim]. b, a: [rows, value_heads].
+
+        a_log, dt_bias: [value_heads]. state, in place: [slots, value_heads, key_dim, value_dim].
+        out: [rows, value_heads * value_dim].
+        """

@@ -8,7 +8,7 @@ namespace {
 
 Array<uint16_t> rounded_down(const Floats& values) {
     Array<uint16_t> made(values.size());
-    for (long i = 0; i < values.size(); ++i) {
+    for (int64_t i = 0; i < values.size(); ++i) {
         uint32_t bits;
         std::memcpy(&bits, &values[i], 4);
         made[i] = static_cast<uint16_t>(bits >> 16);
@@ -16,7 +16,7 @@ Array<uint16_t> rounded_down(const Floats& values) {
     return made;
 }
 
-void linear_case(Suite& suite, long number, long rows, long inputs, long outputs, bool bf16) {
+void linear_case(Suite& suite, int64_t number, int64_t rows, int64_t inputs, int64_t outputs, bool bf16) {
     Random random(static_cast<uint64_t>(number) + 100);
     const Floats x = random.floats(rows * inputs), weight = random.floats(outputs * inputs, 1.0f / std::sqrt(static_cast<float>(inputs)));
     const Floats bias = random.floats(outputs), residual = random.floats(rows * outputs);
@@ -33,12 +33,12 @@ void linear_case(Suite& suite, long number, long rows, long inputs, long outputs
 }
 
 // Rows that are bfloat16 numbers already: what `fast` may round stays as it is, and only the order of the sums differs.
-void half_case(Suite& suite, long number, long rows, long inputs, long outputs) {
+void bf16_case(Suite& suite, int64_t number, int64_t rows, int64_t inputs, int64_t outputs) {
     Random random(static_cast<uint64_t>(number) + 5000);
     const Array<uint16_t> weight = rounded_down(random.floats(outputs * inputs, 1.0f / std::sqrt(static_cast<float>(inputs))));
     const Floats bias = random.floats(outputs), residual = random.floats(rows * outputs);
     Floats x = random.floats(rows * inputs);
-    for (long i = 0; i < x.size(); ++i) {
+    for (int64_t i = 0; i < x.size(); ++i) {
         uint32_t bits;
         std::memcpy(&bits, &x[i], 4);
         bits &= 0xffff0000u;
@@ -54,7 +54,7 @@ void half_case(Suite& suite, long number, long rows, long inputs, long outputs) 
     });
 }
 
-void norm_case(Suite& suite, long rows, long width) {
+void norm_case(Suite& suite, int64_t rows, int64_t width) {
     Random random(static_cast<uint64_t>(rows * 10000 + width));
     const Floats x = random.floats(rows * width), z = random.floats(rows * width, 3.0f), weight = random.floats(width), bias = random.floats(width);
     const auto check = [&](const char* name, const auto& run) {
@@ -72,7 +72,7 @@ void norm_case(Suite& suite, long rows, long width) {
 }
 
 void pointwise_case(Suite& suite, const Floats& gate, const char* kind) {
-    const long count = gate.size();
+    const int64_t count = gate.size();
     Random random(static_cast<uint64_t>(count));
     const Floats x = random.floats(count);
     const auto run = [&](auto kernel) {
@@ -87,24 +87,24 @@ void pointwise_case(Suite& suite, const Floats& gate, const char* kind) {
 }  // namespace
 
 void dense_cases(Suite& suite) {
-    constexpr std::pair<long, long> sizes[] = {{1, 1}, {7, 5}, {16, 16}, {65, 33}, {100, 70}, {257, 19}};
-    long number = 0;
+    constexpr std::pair<int64_t, int64_t> sizes[] = {{1, 1}, {7, 5}, {16, 16}, {65, 33}, {100, 70}, {257, 19}};
+    int64_t number = 0;
     for (const auto& [inputs, outputs] : sizes)
-        for (const long rows : {1, 2, 3, 4, 5, 7, 12, 13, 31, 33, 45})
+        for (const int64_t rows : {1, 2, 3, 4, 5, 7, 12, 13, 31, 33, 45})
             for (const bool bf16 : {true, false}) linear_case(suite, number++, rows, inputs, outputs, bf16);
     for (const bool bf16 : {true, false}) {  // depth in two blocks; rows in two
         linear_case(suite, number++, 37, 1601, 35, bf16);
         linear_case(suite, number++, 1031, 9, 35, bf16);
     }
-    for (const auto& [inputs, outputs] : {std::pair<long, long>{1, 1}, {31, 5}, {32, 16}, {65, 33}, {100, 70}, {257, 19}})
-        for (const long rows : {1, 2, 3, 4, 5, 6, 7, 13, 45}) half_case(suite, number++, rows, inputs, outputs);
-    for (const long rows : {1, 7}) half_case(suite, number++, rows, 3001, 170);  // several blocks of weights in a task
-    half_case(suite, number++, 211, 40, 5);                                       // few outputs: rows in several tasks
-    for (const long width : {1, 3, 8, 17, 64, 129, 1000})
-        for (const long rows : {1, 5, 70}) norm_case(suite, rows, width);
-    for (const long count : {1, 7, 16, 33, 1000, 40001}) pointwise_case(suite, Random(7).floats(count, 5.0f), "normal");
+    for (const auto& [inputs, outputs] : {std::pair<int64_t, int64_t>{1, 1}, {31, 5}, {32, 16}, {65, 33}, {100, 70}, {257, 19}})
+        for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 13, 45}) bf16_case(suite, number++, rows, inputs, outputs);
+    for (const int64_t rows : {1, 7}) bf16_case(suite, number++, rows, 3001, 170);  // several blocks of weights in a task
+    bf16_case(suite, number++, 211, 40, 5);                                       // few outputs: rows in several tasks
+    for (const int64_t width : {1, 3, 8, 17, 64, 129, 1000})
+        for (const int64_t rows : {1, 5, 70}) norm_case(suite, rows, width);
+    for (const int64_t count : {1, 7, 16, 33, 1000, 40001}) pointwise_case(suite, Random(7).floats(count, 5.0f), "normal");
     constexpr float ends[] = {NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 87.0f, 88.5f, 89.0f, 104.0f, -87.0f, -88.5f, -103.0f, -1e4f, 1e30f, -1e30f, 1e-40f, -1e-20f};
-    for (const float end : ends) {  // each alone beside normal numbers: one of them must not hide the others
+    for (const float end : ends) {  // each alone among normal numbers: one of them must not hide the others
         Floats gate = Random(8).floats(21);
         gate[3] = end;
         gate[20] = end;

@@ -1,4 +1,4 @@
-// What the cases share: arrays with nothing behind them, numbers that are the same everywhere, runs and comparisons.
+// What the cases share: arrays with nothing after them, numbers that are the same everywhere, runs and comparisons.
 #pragma once
 
 #include <sys/mman.h>
@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "runtime/kernels.h"
+#include "runtime/isa.h"
 
 namespace pocketvlm::test {
 
@@ -23,7 +23,7 @@ namespace pocketvlm::test {
 template <class T>
 class Array {
   public:
-    explicit Array(long count = 0) : count_(count) {
+    explicit Array(int64_t count = 0) : count_(count) {
         const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE)), used = bytes() + front;
         mapped_ = (used + page - 1) / page * page;
         void* memory = mmap(nullptr, mapped_ + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -38,9 +38,9 @@ class Array {
 
     T* data() { return reinterpret_cast<T*>(memory_ + mapped_ - bytes()); }
     const T* data() const { return const_cast<Array*>(this)->data(); }
-    long size() const { return count_; }
-    T& operator[](long i) { return data()[i]; }
-    const T& operator[](long i) const { return data()[i]; }
+    int64_t size() const { return count_; }
+    T& operator[](int64_t i) { return data()[i]; }
+    const T& operator[](int64_t i) const { return data()[i]; }
 
     bool overrun() const {
         for (std::size_t i = 0; i < front; ++i)
@@ -51,7 +51,7 @@ class Array {
   private:
     static constexpr std::size_t front = 64;
     std::size_t bytes() const { return static_cast<std::size_t>(count_) * sizeof(T); }
-    long count_;
+    int64_t count_;
     std::size_t mapped_;
     unsigned char* memory_;
 };
@@ -69,24 +69,24 @@ class Random {
         z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
         return z ^ (z >> 31);
     }
-    long below(long n) { return static_cast<long>(bits() % static_cast<uint64_t>(n)); }
+    int64_t below(int64_t n) { return static_cast<int64_t>(bits() % static_cast<uint64_t>(n)); }
     float unit() { return static_cast<float>(bits() >> 40) * 0x1p-24f; }
     float normal() { return (unit() + unit() + unit() - 1.5f) * 2.0f; }
 
     void fill(Floats& array, float scale = 1.0f) {
-        for (long i = 0; i < array.size(); ++i) array[i] = normal() * scale;
+        for (int64_t i = 0; i < array.size(); ++i) array[i] = normal() * scale;
     }
-    Floats floats(long count, float scale = 1.0f) {
+    Floats floats(int64_t count, float scale = 1.0f) {
         Floats made(count);
         fill(made, scale);
         return made;
     }
     // The first `count` of the numbers below `of` in another order.
-    Ints permutation(long count, long of) {
+    Ints permutation(int64_t count, int64_t of) {
         Ints all(of), made(count);
-        for (long i = 0; i < of; ++i) all[i] = static_cast<int32_t>(i);
-        for (long i = of - 1; i > 0; --i) std::swap(all[i], all[below(i + 1)]);
-        for (long i = 0; i < count; ++i) made[i] = all[i];
+        for (int64_t i = 0; i < of; ++i) all[i] = static_cast<int32_t>(i);
+        for (int64_t i = of - 1; i > 0; --i) std::swap(all[i], all[below(i + 1)]);
+        for (int64_t i = 0; i < count; ++i) made[i] = all[i];
         return made;
     }
 
@@ -94,12 +94,15 @@ class Random {
     uint64_t state_;
 };
 
-// Sequences end to end: where their rows begin, how many tokens precede them, where their state lies.
+// Sequences end to end: where their rows begin, how many tokens precede them, which slots hold their state.
 struct Batch {
-    Batch(Random& random, const std::vector<long>& lengths, const std::vector<long>& contexts);
-    long sequences, rows = 0, slots_held;
-    Ints offsets, context, slots;
+    Batch(Random& random, const std::vector<int64_t>& lengths, const std::vector<int64_t>& contexts);
+    int64_t sequences, rows = 0, slots_held;
+    Ints offsets, context_lens, slots;
 };
+
+// The plain C++ kernels, which the others must equal.
+inline const Kernels& plain_kernels() { return instruction_sets().front().kernels; }
 
 using Outputs = std::vector<Floats>;
 using Run = std::function<void(const Kernels&, Pool&, Outputs&)>;
@@ -107,30 +110,30 @@ using Run = std::function<void(const Kernels&, Pool&, Outputs&)>;
 // Runs cases with every instruction set, on one and on several threads, and counts what is wrong.
 class Suite {
   public:
-    explicit Suite(std::vector<Isa> isas) : isas_(std::move(isas)) {}
+    explicit Suite(std::vector<const InstructionSet*> sets) : sets_(std::move(sets)) {}
 
-    // body(isa, pool) says what is wrong, or nothing. The pool's scratch memory starts as NaN.
-    void each(const std::string& what, const std::function<std::string(Isa, Pool&)>& body);
+    // body(kernels, pool) says what is wrong, or nothing. The pool's scratch memory starts as NaN.
+    void each(const std::string& what, const std::function<std::string(const Kernels&, Pool&)>& body);
 
     // What `run` makes of `start` must be the plain kernels' within `tolerance` of the largest value, and the same bits for
     // any number of threads.
     void check(const std::string& what, double tolerance, const Outputs& start, const Run& run);
 
-    long runs() const { return runs_; }
-    long failures() const { return failures_; }
+    int64_t runs() const { return runs_; }
+    int64_t failures() const { return failures_; }
 
   private:
-    std::vector<Isa> isas_;
-    long cases_ = 0, runs_ = 0, failures_ = 0;
+    std::vector<const InstructionSet*> sets_;
+    int64_t cases_ = 0, runs_ = 0, failures_ = 0;
 };
 
 // "linear rows=3 inputs=7"
-std::string describe(const std::string& kernel, std::initializer_list<std::pair<const char*, long>> sizes);
+std::string describe(const std::string& kernel, std::initializer_list<std::pair<const char*, int64_t>> sizes);
 
-std::string list(const std::vector<long>& numbers);
+std::string list(const std::vector<int64_t>& numbers);
 
 void dense_cases(Suite& suite);
-void coded_cases(Suite& suite);
+void quantized_cases(Suite& suite);
 void sequence_cases(Suite& suite);
 
 }  // namespace pocketvlm::test

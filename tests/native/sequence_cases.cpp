@@ -1,4 +1,4 @@
-// Cases of the kernels that know sequences: attention, convolution, delta rule, and what they keep between calls.
+// Cases of the kernels that know sequences: attention, convolution, delta rule, and their state between calls.
 #include <algorithm>
 
 #include "kit.h"
@@ -6,59 +6,63 @@
 namespace pocketvlm::test {
 namespace {
 
-using Longs = std::vector<long>;
+using Longs = std::vector<int64_t>;
 
 // Pages of all sequences of a batch in any order, -1 where a table has none.
 struct Pages {
-    Pages(Random& random, const Batch& batch, long page_size_) : page_size(page_size_) {
-        long most = 0;
-        for (long s = 0; s < batch.sequences; ++s) used += pages(batch, s), most = std::max(most, pages(batch, s));
+    Pages(Random& random, const Batch& batch, int64_t page_size_) : page_size(page_size_) {
+        int64_t most = 0;
+        for (int64_t s = 0; s < batch.sequences; ++s) used += pages(batch, s), most = std::max(most, pages(batch, s));
         width = most + 1;
         table = Ptr(new Ints(batch.sequences * width));
         const Ints order = random.permutation(used + 2, used + 2);
-        for (long s = 0, next = 0; s < batch.sequences; ++s)
-            for (long i = 0; i < pages(batch, s); ++i) (*table)[s * width + i] = order[next++];
+        for (int64_t s = 0, next = 0; s < batch.sequences; ++s)
+            for (int64_t i = 0; i < pages(batch, s); ++i) (*table)[s * width + i] = order[next++];
         held = used + 2;
     }
-    long pages(const Batch& batch, long s) const { return (batch.context[s] + batch.offsets[s + 1] - batch.offsets[s] + page_size - 1) / page_size; }
+    int64_t pages(const Batch& batch, int64_t s) const {
+        return (batch.context_lens[s] + batch.offsets[s + 1] - batch.offsets[s] + page_size - 1) / page_size;
+    }
 
     using Ptr = std::unique_ptr<Ints>;
-    long page_size, width = 0, used = 0, held = 0;
+    int64_t page_size, width = 0, used = 0, held = 0;
     Ptr table;
 };
 
-void causal_case(Suite& suite, const Longs& lengths, const Longs& contexts, long page_size, long heads, long kv_heads, long head_dim, bool fast) {
+void causal_case(Suite& suite, const Longs& lengths, const Longs& contexts, int64_t page_size, int64_t heads, int64_t kv_heads,
+                 int64_t head_dim, bool fast) {
     Random random(static_cast<uint64_t>(head_dim * 100 + heads));
     const Batch batch(random, lengths, contexts);
     const Pages pages(random, batch, page_size);
-    const long cache = pages.held * page_size * kv_heads * head_dim;
+    const int64_t cache = pages.held * page_size * kv_heads * head_dim;
     const Floats query = random.floats(batch.rows * heads * head_dim, 2.0f);
-    Floats keys(cache), values(cache);  // NaN but for the places that a table names
-    for (long s = 0; s < batch.sequences; ++s)
-        for (long t = 0; t < batch.context[s] + batch.offsets[s + 1] - batch.offsets[s]; ++t) {
-            const long row = (*pages.table)[s * pages.width + t / page_size] * page_size + t % page_size, width = kv_heads * head_dim;
-            for (long i = 0; i < width; ++i) keys[row * width + i] = random.normal(), values[row * width + i] = random.normal();
+    Floats keys(cache), values(cache);  // NaN except for the rows that a table names
+    for (int64_t s = 0; s < batch.sequences; ++s)
+        for (int64_t t = 0; t < batch.context_lens[s] + batch.offsets[s + 1] - batch.offsets[s]; ++t) {
+            const int64_t row = (*pages.table)[s * pages.width + t / page_size] * page_size + t % page_size, width = kv_heads * head_dim;
+            for (int64_t i = 0; i < width; ++i) keys[row * width + i] = random.normal(), values[row * width + i] = random.normal();
         }
     const auto what = describe("attention lengths=" + list(lengths) + " context=" + list(contexts),
                                {{"page", page_size}, {"heads", heads}, {"kv_heads", kv_heads}, {"head_dim", head_dim}, {"fast", fast}});
     suite.check(what, fast ? 3e-2 : 4e-6, {Floats(query.size())}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
-        kernels.attention(pool, CausalAttention{query.data(), keys.data(), values.data(), batch.offsets.data(), batch.context.data(),
+        kernels.attention(pool, CausalAttention{query.data(), keys.data(), values.data(), batch.offsets.data(), batch.context_lens.data(),
                                                 pages.table->data(), out[0].data(), batch.sequences, pages.width, page_size, heads,
                                                 kv_heads, head_dim, fast});
     });
 }
 
-void inputs_case(Suite& suite, long rows, long heads, long kv_heads, long head_dim, long rotary_dim) {
+void inputs_case(Suite& suite, int64_t rows, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t rotary_dim) {
     Random random(static_cast<uint64_t>(rows * 100 + head_dim));
     const Floats query_gate = random.floats(rows * heads * 2 * head_dim), key = random.floats(rows * kv_heads * head_dim);
     const Floats value = random.floats(key.size()), q_norm = random.floats(head_dim), k_norm = random.floats(head_dim);
     Floats frequencies(rotary_dim / 2);
-    for (long i = 0; i < frequencies.size(); ++i) frequencies[i] = 1.0f / static_cast<float>(1 + i * i);
+    for (int64_t i = 0; i < frequencies.size(); ++i) frequencies[i] = 1.0f / static_cast<float>(1 + i * i);
     Ints positions(rows);
-    for (long r = 0; r < rows; ++r) positions[r] = static_cast<int32_t>(random.below(3000));
-    const long places = rows + 5;
+    for (int64_t r = 0; r < rows; ++r) positions[r] = static_cast<int32_t>(random.below(3000));
+    const int64_t places = rows + 5;
     const Ints cache_rows = random.permutation(rows, places);
-    const auto what = describe("attention_inputs", {{"rows", rows}, {"heads", heads}, {"kv_heads", kv_heads}, {"head_dim", head_dim}, {"rotary", rotary_dim}});
+    const auto what = describe("attention_inputs", {{"rows", rows}, {"heads", heads}, {"kv_heads", kv_heads}, {"head_dim", head_dim},
+                               {"rotary", rotary_dim}});
     const Floats cache = random.floats(places * kv_heads * head_dim), out(rows * heads * head_dim);
     suite.check(what, 3e-6, {out, out, cache, cache}, [&](const Kernels& kernels, Pool& pool, Outputs& o) {
         kernels.attention_inputs(pool, AttentionInputs{query_gate.data(), key.data(), value.data(), q_norm.data(), k_norm.data(),
@@ -67,31 +71,33 @@ void inputs_case(Suite& suite, long rows, long heads, long kv_heads, long head_d
     });
 }
 
-void views_case(Suite& suite, const Longs& lengths, long heads, long head_dim, bool fast, bool bytes = false) {
+void views_case(Suite& suite, const Longs& lengths, int64_t heads, int64_t head_dim, bool fast, bool bytes = false) {
     Random random(static_cast<uint64_t>(head_dim));
     const Batch batch(random, lengths, Longs(lengths.size(), 0));
-    const long size = batch.rows * heads * head_dim;
+    const int64_t size = batch.rows * heads * head_dim;
     const Floats query = random.floats(size, 2.0f), key = random.floats(size), value = random.floats(size);
-    const auto what = describe("attention_views lengths=" + list(lengths), {{"heads", heads}, {"head_dim", head_dim}, {"fast", fast}, {"bytes", bytes}});
+    const auto what = describe("attention_views lengths=" + list(lengths), {{"heads", heads}, {"head_dim", head_dim}, {"fast", fast},
+                               {"bytes", bytes}});
     suite.check(what, fast ? 3e-2 : 4e-6, {Floats(size)}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
         kernels.attention_views(pool, ViewAttention{query.data(), key.data(), value.data(), batch.offsets.data(), out[0].data(),
                                                     batch.sequences, heads, head_dim, fast, bytes});
     });
 }
 
-void conv_case(Suite& suite, const Longs& lengths, const Longs& contexts, long channels, long taps) {
+void conv_case(Suite& suite, const Longs& lengths, const Longs& contexts, int64_t channels, int64_t taps) {
     Random random(static_cast<uint64_t>(channels * 10 + taps));
     const Batch batch(random, lengths, contexts);
     const Floats x = random.floats(batch.rows * channels), weight = random.floats(taps * channels);
     const Floats state = random.floats(batch.slots_held * (taps - 1) * channels);
     const auto what = describe("conv_silu lengths=" + list(lengths) + " context=" + list(contexts), {{"channels", channels}, {"taps", taps}});
     suite.check(what, 2e-6, {Floats(x.size()), state}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
-        kernels.conv_silu(pool, ConvSilu{x.data(), weight.data(), out[1].data(), batch.offsets.data(), batch.context.data(),
+        kernels.conv_silu(pool, ConvSilu{x.data(), weight.data(), out[1].data(), batch.offsets.data(), batch.context_lens.data(),
                                          batch.slots.data(), out[0].data(), batch.sequences, channels, taps});
     });
 }
 
-void delta_case(Suite& suite, const Longs& lengths, const Longs& contexts, long key_heads, long value_heads, long key_dim, long value_dim) {
+void delta_case(Suite& suite, const Longs& lengths, const Longs& contexts, int64_t key_heads, int64_t value_heads, int64_t key_dim,
+                int64_t value_dim) {
     Random random(static_cast<uint64_t>(key_dim * 100 + value_dim));
     const Batch batch(random, lengths, contexts);
     const Floats mixed = random.floats(batch.rows * (2 * key_heads * key_dim + value_heads * value_dim));
@@ -101,7 +107,7 @@ void delta_case(Suite& suite, const Longs& lengths, const Longs& contexts, long 
                                {{"key_heads", key_heads}, {"value_heads", value_heads}, {"key_dim", key_dim}, {"value_dim", value_dim}});
     suite.check(what, 5e-6, {Floats(batch.rows * value_heads * value_dim), state}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
         kernels.gated_delta_rule(pool, DeltaRule{mixed.data(), b.data(), a.data(), a_log.data(), dt_bias.data(), out[1].data(),
-                                                 batch.offsets.data(), batch.context.data(), batch.slots.data(), out[0].data(),
+                                                 batch.offsets.data(), batch.context_lens.data(), batch.slots.data(), out[0].data(),
                                                  batch.sequences, key_heads, value_heads, key_dim, value_dim});
     });
 }
@@ -109,7 +115,7 @@ void delta_case(Suite& suite, const Longs& lengths, const Longs& contexts, long 
 }  // namespace
 
 void sequence_cases(Suite& suite) {
-    for (const long head_dim : {1, 8, 20, 33, 64}) {
+    for (const int64_t head_dim : {1, 8, 20, 33, 64}) {
         inputs_case(suite, 1, 4, 2, head_dim, head_dim / 2 * 2);
         inputs_case(suite, 9, 3, 1, head_dim, head_dim / 8 * 2);
         for (const bool fast : {false, true}) {
@@ -126,13 +132,13 @@ void sequence_cases(Suite& suite) {
     views_case(suite, {1300}, 1, 20, true);
     views_case(suite, {1300, 32, 47}, 1, 72, true, true);
     for (const bool fast : {false, true}) causal_case(suite, {2, 5, 150}, {1100, 600, 1000}, 64, 4, 1, 20, fast);  // spans of keys
-    for (const long channels : {1, 7, 40, 1031})
-        for (const long taps : {1, 2, 4, 5}) {
+    for (const int64_t channels : {1, 7, 40, 1031})
+        for (const int64_t taps : {1, 2, 4, 5}) {
             conv_case(suite, {1, 1, 1}, {0, 5, 2}, channels, taps);
             conv_case(suite, {1, 2, 9}, {3, 4, 0}, channels, taps);
             conv_case(suite, {70, 1, 3}, {1, 0, 1}, channels, taps);
         }
-    constexpr std::pair<long, long> dims[] = {{8, 8}, {20, 17}, {33, 40}, {1, 3}, {16, 64}, {32, 130}};
+    constexpr std::pair<int64_t, int64_t> dims[] = {{8, 8}, {20, 17}, {33, 40}, {1, 3}, {16, 64}, {32, 130}};
     for (const auto& [key_dim, value_dim] : dims) {
         delta_case(suite, {1, 1, 1}, {4, 0, 9}, 2, 4, key_dim, value_dim);
         delta_case(suite, {8, 9, 2}, {3, 1, 0}, 1, 3, key_dim, value_dim);

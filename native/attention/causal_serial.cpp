@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA serial
-#include "attention/causal_kernel.h"

@@ -1,0 +1,82 @@
+// Attention inside views: one task packs the keys and values of one (view, head) and runs some of its queries.
+#include "attention/attention.h"
+#include "attention/softmax_block.h"
+#if defined(POCKETVLM_BFLOAT16_PRODUCTS)
+#include "attention/views_bfloat16.h"
+#endif
+
+namespace pocketvlm::POCKETVLM_ISA {
+namespace {
+
+struct Scratch {
+    float *keys, *values, *query, *scores;
+    Softmax softmax;
+};
+
+inline int64_t key_floats(int64_t keys, int64_t head_dim) { return round_up(round_up(keys, key_tile) * head_dim + W, 16); }
+
+inline int64_t scratch_floats(int64_t keys, int64_t head_dim) {
+    const int64_t width = padded(head_dim);
+    return key_floats(keys, head_dim) + keys * width + head_dim * lanes + key_block * lanes + lanes * (width + 2);
+}
+
+inline Scratch lay_out(float* memory, int64_t keys, int64_t head_dim) {
+    Scratch s;
+    const int64_t width = padded(head_dim);
+    s.keys = memory;
+    s.values = s.keys + key_floats(keys, head_dim);
+    s.query = s.values + keys * width;
+    s.scores = s.query + head_dim * lanes;
+    s.softmax.sums = s.scores + key_block * lanes;
+    s.softmax.maximum = s.softmax.sums + lanes * width;
+    s.softmax.total = s.softmax.maximum + lanes;
+    return s;
+}
+
+inline void view_head(const ViewAttention& a, const Scratch& s, int64_t view, int64_t head, int64_t part, int64_t parts) {
+    const int64_t first = a.offsets[view], n = a.offsets[view + 1] - first;
+    const int64_t stride = a.heads * a.head_dim, width = padded(a.head_dim);
+    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(a.head_dim));
+    const int64_t base = first * stride + head * a.head_dim;
+    pack_keys(a.key + base, stride, n, a.head_dim, s.keys);
+    pack_values(a.value + base, stride, n, a.head_dim, s.values);
+    const int64_t blocks = divide_up(n, lanes);
+    for (int64_t block = part * blocks / parts; block < (part + 1) * blocks / parts; ++block) {
+        const int64_t q0 = block * lanes, used = min(lanes, n - q0);
+        for (int64_t j = 0; j < used; j += W) {
+            const float* rows[W];
+            for (int64_t r = 0; r < W; ++r) rows[r] = a.query + base + (q0 + min(j + r, used - 1)) * stride;
+            transpose_rows(rows, min(W, used - j), a.head_dim, s.query + j, lanes, scale);
+        }
+        begin(s.softmax, width);
+        for (int64_t k = 0; k < n; k += key_block)
+            add_keys(s.softmax, s.query, s.keys + k * a.head_dim, s.values + k * width, min(key_block, n - k), a.head_dim,
+                     used, s.scores, nullptr);
+        for (int64_t j = 0; j < used; ++j) finish_lane(s.softmax, j, a.head_dim, a.out + base + (q0 + j) * stride);
+    }
+}
+
+}  // namespace
+
+void attention_views(Pool& pool, const ViewAttention& a) {
+    if (a.views == 0) return;
+    int64_t longest = 0;
+    for (int64_t v = 0; v < a.views; ++v) longest = max(longest, a.offsets[v + 1] - a.offsets[v]);
+#if defined(POCKETVLM_BFLOAT16_PRODUCTS)
+    int64_t shortest = longest;
+    for (int64_t v = 0; v < a.views; ++v) shortest = min(shortest, a.offsets[v + 1] - a.offsets[v]);
+    if (a.fast && shortest >= bf16_keys) return attention_views_bf16(pool, a, longest);
+#endif
+    pool.reserve(static_cast<size_t>(scratch_floats(longest, a.head_dim)) * sizeof(float));
+    const int64_t pairs = a.views * a.heads;
+    // Few long views: several tasks a pair. Many short ones: several pairs a task.
+    const int64_t parts = min(divide_up(2 * pool.threads(), pairs), divide_up(longest, lanes));
+    const int64_t together = parts > 1 ? 1 : max(1, min(pairs / (8 * pool.threads()), 65536 / (longest * longest)));
+    parallel(pool, divide_up(pairs, together) * parts, [&](int64_t task, int worker) {
+        const Scratch s = lay_out(pool.scratch(worker), longest, a.head_dim);
+        const int64_t first = task / parts * together, last = min(pairs, first + together);
+        for (int64_t pair = first; pair < last; ++pair) view_head(a, s, pair / a.heads, pair % a.heads, task % parts, parts);
+    });
+}
+
+}  // namespace pocketvlm::POCKETVLM_ISA

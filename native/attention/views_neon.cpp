@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA neon
-#include "attention/views_kernel.h"

@@ -1,0 +1,182 @@
+// Bindings of quantized matrices.
+#include "bindings/arrays.h"
+#include "bindings/runtime.h"
+#include "quantized/quantized.h"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+
+namespace pocketvlm {
+namespace {
+
+using Bytes = Array<const uint8_t>;
+using Float16s = Array<const uint16_t>;
+
+// Sizes of a quantized matrix. Group 0: 8-bit codes with one scale for each row.
+QuantizedWeights shape_of(int bits, int64_t group, int64_t inputs, int64_t outputs) {
+    if (bits != 4 && bits != 8) refuse("codes have 4 or 8 bits, not " + std::to_string(bits));
+    if (inputs < 1 || outputs < 1) refuse("a matrix of codes has at least one row and one column");
+    if (!(bits == 8 && group == 0) && (group < 8 || group % 8))
+        refuse("groups have a multiple of 8 inputs, not " + std::to_string(group));
+    const int64_t unit = group ? group : 16;
+    QuantizedWeights w{};
+    w.bits = bits;
+    w.depth = (inputs + unit - 1) / unit * unit;
+    w.group = group ? group : w.depth;
+    return w;
+}
+
+void set_codebook(QuantizedWeights& w, const uint8_t* codebook) {
+    uint8_t least = 255, most = 0;
+    for (int i = 0; i < 16; ++i) least = std::min(least, codebook[i]), most = std::max(most, codebook[i]);
+    w.codebook = codebook;
+    if (most - least > 127) return;
+    w.codebook_offset = least;
+    for (int i = 0; i < 16; ++i) w.offset_codebook[i] = static_cast<uint8_t>(codebook[i] - least);
+}
+
+int64_t tiles_of(int64_t outputs) { return (outputs + tile_outputs - 1) / tile_outputs; }
+
+// A packed matrix. It holds references to its arrays.
+class PackedMatrix {
+  public:
+    PackedMatrix(int bits, int64_t group, int64_t inputs, int64_t outputs, nb::handle codes, nb::handle group_scale, nb::handle group_bias,
+                nb::handle row_scale, nb::handle codebook)
+        : weights_(shape_of(bits, group, inputs, outputs)),
+          inputs_(inputs),
+          outputs_(outputs),
+          packed_(codes, "codes"),
+          row_scale_(row_scale, "row_scale") {
+        const int64_t tiles = tiles_of(outputs);
+        packed_.shaped(tiles, weights_.steps(), step_bytes);
+        row_scale_.shaped(tiles * tile_outputs);
+        weights_.packed = packed_.data();
+        weights_.row_scale = row_scale_.data();
+        if (!codebook.is_none()) {
+            if (bits == 8) refuse("8-bit codes have no table");
+            codebook_.emplace(codebook, "table").shaped(16);
+            set_codebook(weights_, codebook_->data());
+        }
+        if (!group) {
+            if (!group_scale.is_none() || !group_bias.is_none()) refuse("codes without groups have a scale a row and nothing else");
+            return;
+        }
+        group_scale_.emplace(group_scale, "group_scale").shaped(tiles, weights_.groups(), tile_outputs);
+        weights_.group_scale = group_scale_->data();
+        if (!group_bias.is_none()) {
+            group_bias_.emplace(group_bias, "group_minimum").shaped(tiles, weights_.groups(), tile_outputs);
+            weights_.group_bias = group_bias_->data();
+        }
+    }
+
+    const QuantizedWeights& weights() const { return weights_; }
+    int64_t inputs() const { return inputs_; }
+    int64_t outputs() const { return outputs_; }
+
+  private:
+    QuantizedWeights weights_;
+    int64_t inputs_, outputs_;
+    Bytes packed_;
+    Floats row_scale_;
+    std::optional<Float16s> group_scale_, group_bias_;
+    std::optional<Bytes> codebook_;
+};
+
+// Products of the rows x with several matrices at once. Lists `biases` and `residuals` may be shorter: the other products have none.
+void quantized_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list biases, nb::list residuals, nb::list outs,
+                      int activation) {
+    constexpr size_t most = most_products;
+    const size_t count = weights.size();
+    if (count < 1 || count > most || outs.size() != count) refuse("1 to 8 weights and as many outs");
+    const Floats in(x, "x");
+    std::optional<Floats> bias[most], residual[most];
+    std::optional<Output> out[most];
+    std::array<QuantizedProduct, most> products;
+    int64_t cost = 0;
+    for (size_t i = 0; i < count; ++i) {
+        const PackedMatrix& weight = nb::cast<const PackedMatrix&>(weights[i]);
+        in.shaped(-1, weight.inputs());
+        const int64_t rows = in.dim(0), outputs = weight.outputs();
+        if (i < biases.size() && !biases[i].is_none()) bias[i].emplace(biases[i], "bias").shaped(outputs);
+        if (i < residuals.size() && !residuals[i].is_none()) residual[i].emplace(residuals[i], "residual").shaped(rows, outputs);
+        out[i].emplace(outs[i], "out").shaped(rows, outputs);
+        products[i] = QuantizedProduct{Linear{in.data(), nullptr, false, bias[i] ? bias[i]->data() : nullptr,
+                                          residual[i] ? residual[i]->data() : nullptr, static_cast<Activation>(activation),
+                                          out[i]->data(), rows, weight.inputs(), outputs},
+                                   &weight.weights()};
+        cost += rows * weight.inputs() * outputs;
+    }
+    const QuantizedWeights& first = *products[0].weights;
+    runtime.operate(
+        cost,
+        [products, count](Pool& pool, const Kernels& kernels) {
+            kernels.quantized_linear(pool, products.data(), static_cast<int64_t>(count));
+        },
+        Reads{first.packed, tiles_of(products[0].args.outputs) * first.steps() * step_bytes});
+}
+
+void quantized_embed(Runtime& runtime, const PackedMatrix& matrix, nb::handle ids, nb::handle out) {
+    const Ints rows(ids, "ids");
+    rows.shaped(-1);
+    const Output y(out, "out");
+    y.shaped(rows.size(), matrix.inputs());
+    runtime.run(4 * y.size(), [&](Pool& pool, const Kernels&) {
+        check_indices(rows.data(), rows.size(), "ids", matrix.outputs());
+        dequantize_rows(pool, matrix.weights(), rows.data(), rows.size(), matrix.inputs(), y.data());
+    });
+}
+
+// Rounds the weights of a matrix to nearest, into arrays of the shapes that PackedMatrix expects.
+void quantize(Runtime& runtime, nb::handle weight, bool bf16, int bits, int64_t group, nb::handle codes, nb::handle group_scale,
+            nb::handle row_scale, nb::handle codebook) {
+    std::optional<Array<const uint16_t>> bfloat16;
+    std::optional<Floats> float32;
+    if (bf16)
+        bfloat16.emplace(weight, "weight").shaped(-1, -1);
+    else
+        float32.emplace(weight, "weight").shaped(-1, -1);
+    const int64_t outputs = bfloat16 ? bfloat16->dim(0) : float32->dim(0), inputs = bfloat16 ? bfloat16->dim(1) : float32->dim(1);
+    Quantize args{.weight = bfloat16 ? static_cast<const void*>(bfloat16->data()) : float32->data(),
+                  .bf16 = bf16,
+                  .inputs = inputs,
+                  .outputs = outputs,
+                  .to = shape_of(bits, group, inputs, outputs)};
+    const int64_t tiles = tiles_of(outputs);
+    const Array<uint8_t> bytes(codes, "codes");
+    bytes.shaped(tiles, args.to.steps(), step_bytes);
+    const Output scales(row_scale, "row_scale");
+    scales.shaped(tiles * tile_outputs);
+    std::optional<Array<uint16_t>> groups;
+    if (group) groups.emplace(group_scale, "group_scale").shaped(tiles, args.to.groups(), tile_outputs);
+    std::optional<Bytes> values;
+    if (bits == 4) {
+        values.emplace(codebook, "table").shaped(16);
+        for (int i = 1; i < 16; ++i)
+            if (values->data()[i] <= values->data()[i - 1]) refuse("the values of a table must rise");
+        set_codebook(args.to, values->data());
+    }
+    args.to.packed = bytes.data();
+    args.to.row_scale = scales.data();
+    args.to.group_scale = groups ? groups->data() : nullptr;
+    runtime.run(8 * inputs * outputs, [&](Pool& pool, const Kernels& kernels) { kernels.quantize(pool, args); });
+}
+
+}  // namespace
+
+void bind_quantized(nb::module_& module, nb::class_<Runtime>& runtime) {
+    nb::class_<PackedMatrix>(module, "CodedMatrix")
+        .def(nb::init<int, int64_t, int64_t, int64_t, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle>(), nb::arg("bits"),
+             nb::arg("group"), nb::arg("inputs"), nb::arg("outputs"), nb::arg("codes"), nb::arg("group_scale").none(),
+             nb::arg("group_minimum").none(), nb::arg("row_scale"), nb::arg("table").none())
+        .def_prop_ro("inputs", &PackedMatrix::inputs)
+        .def_prop_ro("outputs", &PackedMatrix::outputs);
+    runtime
+        .def("coded_linear", &quantized_linear, nb::arg("x"), nb::arg("weights"), nb::arg("biases"), nb::arg("residuals"), nb::arg("outs"),
+             nb::arg("activation"))
+        .def("coded_embed", &quantized_embed)
+        .def("encode", &quantize, nb::arg("weight"), nb::arg("bf16"), nb::arg("bits"), nb::arg("group"), nb::arg("codes"),
+             nb::arg("group_scale").none(), nb::arg("row_scale"), nb::arg("table").none());
+}
+
+}  // namespace pocketvlm

@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA avx2
-#include "conv/conv_kernel.h"

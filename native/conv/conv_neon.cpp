@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA neon
-#include "conv/conv_kernel.h"

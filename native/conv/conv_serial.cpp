@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA serial
-#include "conv/conv_kernel.h"

@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA neon
-#include "delta/delta_kernel.h"

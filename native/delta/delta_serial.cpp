@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA serial
-#include "delta/delta_kernel.h"

@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA neon
-#include "linear/linear_kernel.h"

@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA serial
-#include "linear/linear_kernel.h"

@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA neon
-#include "norm/norm_kernel.h"

@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA serial
-#include "norm/norm_kernel.h"

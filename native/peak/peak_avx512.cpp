@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA avx512
-#include "peak/peak_kernel.h"

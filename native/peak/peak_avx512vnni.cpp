@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA avx512vnni
-#include "peak/peak_kernel.h"

@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA avxvnni
-#include "peak/peak_kernel.h"

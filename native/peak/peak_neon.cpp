@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA neon
-#include "peak/peak_kernel.h"

@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA neondot
-#include "peak/peak_kernel.h"

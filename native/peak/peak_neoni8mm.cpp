@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA neoni8mm
-#include "peak/peak_kernel.h"

@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA serial
-#include "peak/peak_kernel.h"

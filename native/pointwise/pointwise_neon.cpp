@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA neon
-#include "pointwise/pointwise_kernel.h"

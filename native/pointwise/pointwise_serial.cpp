@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA serial
-#include "pointwise/pointwise_kernel.h"

@@ -1,0 +1,209 @@
+// Sums of products of one activation tile with the 16 outputs of a packed tile. A row's sums are the same in a tile of any height:
+// whole numbers inside a group, groups in their order.
+#pragma once
+
+#include "quantized/activations.h"
+
+namespace pocketvlm::POCKETVLM_ISA {
+namespace {
+
+constexpr int64_t tile_vectors = tile_outputs / W;  // vectors of outputs in a packed tile
+constexpr int64_t vector_bytes = 4 * W;             // of a step
+constexpr int64_t ahead = 3072, near = 512;         // prefetch distance in bytes: from memory, from the second cache
+// Packed tiles of one scale for each output that are multiplied together, and rows up to which chains of additions are short:
+// both as far as there are registers for the sums.
+constexpr int whole_tiles = W == 16 ? 2 : 1;
+constexpr int split_rows = W == 4 ? 4 : 2;
+static_assert(word == 4, "these products read words of four inputs");
+
+// Where the sums of a tile go. Bias, residual and final_out are for products with one scale for each output.
+struct Destination {
+    float* out;
+    int64_t stride;
+    const float* bias;      // of the tile's columns, or null
+    const float* residual;  // as out, or null
+    const float* final_out;  // prefetched for writing: the final place, which the tile itself may not write
+    int64_t final_stride;
+
+    Destination right(int64_t columns) const {
+        return Destination{.out = out + columns,
+                           .stride = stride,
+                           .bias = bias ? bias + columns : nullptr,
+                           .residual = residual ? residual + columns : nullptr,
+                           .final_out = final_out + columns,
+                           .final_stride = final_stride};
+    }
+};
+
+enum class Kind { nibbles, offset_codebook, codebook, bytes };
+
+// Packed tiles with a scale, and perhaps a bias, for each group.
+template <int Rows, Kind kind, bool Biased>
+__attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, const ActivationTile& in, const Destination& to) {
+    constexpr bool split = Rows <= split_rows;
+    constexpr int step = kind == Kind::bytes ? 1 : 2;  // words of a row in a step
+    const uint8_t* packed = w.packed + tile * w.steps() * step_bytes;
+    const uint16_t* scale = w.group_scale + tile * w.groups() * tile_outputs;
+    const uint16_t* bias = Biased ? w.group_bias + tile * w.groups() * tile_outputs : nullptr;
+    const int64_t steps = kind == Kind::bytes ? w.group / 4 : w.group / 8, groups = w.groups();
+    for (int64_t v = 0; v < tile_vectors; ++v) {
+        Vec total[Rows];
+#pragma GCC unroll 12
+        for (int r = 0; r < Rows; ++r) total[r] = zero();
+        const uint8_t* p = packed + v * vector_bytes;
+        const int8_t* x = in.words;
+        for (int64_t g = 0; g < groups; ++g) {
+            Counts sums[Rows], more[split ? Rows : 1];
+#pragma GCC unroll 12
+            for (int r = 0; r < Rows; ++r) sums[r] = count(in.offset[g * Rows + r]);
+            if constexpr (split)
+                for (int r = 0; r < Rows; ++r) more[r] = count(0);
+            int64_t left = steps;
+            do {  // a group has at least one step: a loop that may run zero times copies all sums
+                const Bytes bytes = load_bytes(p);
+                if constexpr (Rows <= 8) __builtin_prefetch(p + ahead);
+                if constexpr (kind == Kind::bytes) {
+#pragma GCC unroll 12
+                    for (int r = 0; r < Rows; ++r) sums[r] = dot8(sums[r], bytes, repeat_four(x + 4 * r));
+                } else {
+                    Bytes first = low_nibbles(bytes), second = high_nibbles(bytes);
+                    if constexpr (kind == Kind::codebook || kind == Kind::offset_codebook) {
+                        const uint8_t* values = kind == Kind::codebook ? w.codebook : w.offset_codebook;
+                        first = look_up(values, first), second = look_up(values, second);
+                    }
+#pragma GCC unroll 12
+                    for (int r = 0; r < Rows; ++r) {
+                        const Bytes four = repeat_four(x + 4 * r);
+                        sums[r] = kind == Kind::codebook ? dot8(sums[r], first, four) : dot4(sums[r], first, four);
+                    }
+#pragma GCC unroll 12
+                    for (int r = 0; r < Rows; ++r) {
+                        const Bytes four = repeat_four(x + 4 * (Rows + r));
+                        Counts& to = split ? more[split ? r : 0] : sums[r];
+                        to = kind == Kind::codebook ? dot8(to, second, four) : dot4(to, second, four);
+                    }
+                }
+                p += step_bytes, x += 4 * step * Rows;
+            } while (--left > 0);
+            const Vec s = load_float16(scale + g * tile_outputs + v * W);
+#pragma GCC unroll 12
+            for (int r = 0; r < Rows; ++r) {
+                Vec part = to_float(split ? add(sums[r], more[split ? r : 0]) : sums[r]) * s;
+                if constexpr (Biased) part = fma(load_float16(bias + g * tile_outputs + v * W), splat(in.sum[g * Rows + r]), part);
+                total[r] = fma(part, splat(in.scale[g * Rows + r]), total[r]);
+            }
+        }
+#pragma GCC unroll 12
+        for (int r = 0; r < Rows; ++r) store(to.out + r * to.stride + v * W, total[r] * load(w.row_scale + tile * tile_outputs + v * W));
+    }
+}
+
+// Packed tiles of bytes with one scale for each output: an activation row is one group. Cache lines that will be written are
+// prefetched one row at a time: all at once they would delay the weights that the sums need.
+template <int Rows, int Tiles>
+__attribute__((noinline)) void whole(const QuantizedWeights& w, int64_t tile, const ActivationTile& in, const Destination& to) {
+    constexpr int vecs = Tiles * tile_vectors;
+    const int64_t tile_bytes = w.steps() * step_bytes;
+    const uint8_t* p = w.packed + tile * tile_bytes;
+    const int8_t* x = in.words;
+    Counts sums[Rows][vecs];
+#pragma GCC unroll 12
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; ++v) sums[r][v] = count(in.offset[r]);
+    const float *final_out = to.final_out, *residual = to.residual;
+    int64_t left = w.steps();
+    const int64_t every = Rows > 4 ? divide_up(left, 2 * Rows) : left;
+    int asked = 0;
+    do {
+        if (Rows > 4 && asked < Rows) {
+            ++asked;
+            for (int i = 0; i < Tiles; ++i) __builtin_prefetch(final_out + i * tile_outputs, 1);
+            final_out += to.final_stride;
+            if (residual) {
+                for (int i = 0; i < Tiles; ++i) __builtin_prefetch(residual + i * tile_outputs);
+                residual += to.stride;
+            }
+        }
+        int64_t n = min(left, every);
+        left -= n;
+        do {
+            Bytes weights[vecs];
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; ++v) {
+                const uint8_t* from = p + v / tile_vectors * tile_bytes + v % tile_vectors * vector_bytes;
+                weights[v] = load_bytes(from);
+                if (v % tile_vectors == 0) __builtin_prefetch(from + (Rows <= 4 ? ahead : near));
+            }
+#pragma GCC unroll 12
+            for (int r = 0; r < Rows; ++r) {
+                const Bytes four = repeat_four(x + 4 * r);
+#pragma GCC unroll 4
+                for (int v = 0; v < vecs; ++v) sums[r][v] = dot8(sums[r][v], weights[v], four);
+            }
+            p += step_bytes, x += 4 * Rows;
+        } while (--n > 0);
+    } while (left > 0);
+    Vec scale[vecs], bias[vecs];
+#pragma GCC unroll 4
+    for (int v = 0; v < vecs; ++v) {
+        scale[v] = load(w.row_scale + tile * tile_outputs + v * W);
+        bias[v] = to.bias ? load(to.bias + v * W) : zero();
+    }
+    if (to.residual) {
+#pragma GCC unroll 12
+        for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; ++v)
+                store(to.out + r * to.stride + v * W, fma(to_float(sums[r][v]) * splat(in.scale[r]), scale[v], bias[v]) +
+                                                          load(to.residual + r * to.stride + v * W));
+    } else {
+#pragma GCC unroll 12
+        for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; ++v)
+                store(to.out + r * to.stride + v * W, fma(to_float(sums[r][v]) * splat(in.scale[r]), scale[v], bias[v]));
+    }
+}
+
+template <int Rows, Kind kind>
+inline void grouped_of(const QuantizedWeights& w, int64_t tile, const ActivationTile& in, const Destination& to) {
+    w.group_bias ? grouped<Rows, kind, true>(w, tile, in, to) : grouped<Rows, kind, false>(w, tile, in, to);
+}
+
+template <int Rows>
+inline void dots_of_rows(const QuantizedWeights& w, int64_t tile, int64_t tiles, const ActivationTile& in, Destination to) {
+    if (!w.group_scale) {
+        for (; tiles >= whole_tiles; tiles -= whole_tiles, tile += whole_tiles, to = to.right(whole_tiles * tile_outputs))
+            whole<Rows, whole_tiles>(w, tile, in, to);
+        for (; tiles > 0; --tiles, ++tile, to = to.right(tile_outputs)) whole<Rows, 1>(w, tile, in, to);
+        return;
+    }
+    for (; tiles > 0; --tiles, ++tile, to = to.right(tile_outputs)) {
+        if (w.bits == 8)
+            grouped_of<Rows, Kind::bytes>(w, tile, in, to);
+        else if (w.codebook && w.codebook_offset >= 0)
+            grouped_of<Rows, Kind::offset_codebook>(w, tile, in, to);
+        else if (w.codebook)
+            grouped_of<Rows, Kind::codebook>(w, tile, in, to);
+        else
+            grouped_of<Rows, Kind::nibbles>(w, tile, in, to);
+    }
+}
+
+// The activation tile that begins with row `first` times `tiles` packed tiles from `tile` on, for height_of(rows) rows.
+inline void dots(const QuantizedWeights& w, int64_t tile, int64_t tiles, const Activations& in, int64_t first, const Destination& to) {
+    const ActivationTile rows = in.tile_from(first);
+    switch (height_of(in.rows - first)) {
+        case 1: return dots_of_rows<1>(w, tile, tiles, rows, to);
+        case 2: return dots_of_rows<2>(w, tile, tiles, rows, to);
+        case 3: return dots_of_rows<3>(w, tile, tiles, rows, to);
+        case 4: return dots_of_rows<4>(w, tile, tiles, rows, to);
+        case 6: return dots_of_rows<tile_height == 12 ? 6 : 1>(w, tile, tiles, rows, to);
+        case 8: return dots_of_rows<tile_height == 12 ? 8 : 1>(w, tile, tiles, rows, to);
+        default: return dots_of_rows<tile_height>(w, tile, tiles, rows, to);
+    }
+}
+
+}  // namespace
+}  // namespace pocketvlm::POCKETVLM_ISA

@@ -1,0 +1,56 @@
+// Rotary positions: splits query and gate, normalizes and rotates the heads, writes keys and values to the cache.
+#include "rotary/rotary.h"
+#include "simd/parallel.h"
+
+namespace pocketvlm::POCKETVLM_ISA {
+namespace {
+
+// One head: zero-centred RMS norm, then pairs (i, i + half) rotated by their angle.
+inline void norm_and_rotate(const float* x, const float* weight, const float* cosine, const float* sine, const AttentionInputs& a,
+                            float* out) {
+    Vec squares = zero();
+    const int64_t d = a.head_dim, half = a.rotary_dim / 2;
+    for (int64_t j = 0; j < d; j += W) {
+        const Vec v = j + W <= d ? load(x + j) : load_part(x + j, d - j);
+        squares = fma(v, v, squares);
+    }
+    const Vec factor = splat(1.0f / __builtin_sqrtf(sum(squares) / static_cast<float>(d) + a.eps)), one = splat(1.0f);
+    for (int64_t j = 0; j < d; j += W) {
+        if (j + W <= d)
+            store(out + j, load(x + j) * factor * (one + load(weight + j)));
+        else
+            store_part(out + j, load_part(x + j, d - j) * factor * (one + load_part(weight + j, d - j)), d - j);
+    }
+    for (int64_t i = 0; i < half; ++i) {
+        const float first = out[i], second = out[i + half];
+        out[i] = first * cosine[i] - second * sine[i];
+        out[i + half] = second * cosine[i] + first * sine[i];
+    }
+}
+
+}  // namespace
+
+void attention_inputs(Pool& pool, const AttentionInputs& a) {
+    const int64_t d = a.head_dim, half = a.rotary_dim / 2, kv = a.kv_heads * d;
+    pool.reserve(static_cast<size_t>(2 * half + 1) * sizeof(float));
+    parallel(pool, divide_up(a.rows, 4), [&](int64_t task, int worker) {
+        float *cosine = pool.scratch(worker), *sine = cosine + half;
+        for (int64_t r = task * 4; r < min(a.rows, task * 4 + 4); ++r) {
+            for (int64_t i = 0; i < half; ++i) {
+                const float angle = static_cast<float>(a.positions[r]) * a.frequencies[i];
+                cosine[i] = __builtin_cosf(angle);
+                sine[i] = __builtin_sinf(angle);
+            }
+            for (int64_t h = 0; h < a.heads; ++h) {
+                const float* x = a.query_gate + (r * a.heads + h) * 2 * d;
+                norm_and_rotate(x, a.q_norm, cosine, sine, a, a.query + (r * a.heads + h) * d);
+                copy(a.gate + (r * a.heads + h) * d, x + d, d);
+            }
+            float* keys = a.keys + a.cache_rows[r] * kv;
+            for (int64_t h = 0; h < a.kv_heads; ++h) norm_and_rotate(a.key + r * kv + h * d, a.k_norm, cosine, sine, a, keys + h * d);
+            copy(a.values + a.cache_rows[r] * kv, a.value + r * kv, kv);
+        }
+    });
+}
+
+}  // namespace pocketvlm::POCKETVLM_ISA

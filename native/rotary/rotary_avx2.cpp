@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA avx2
-#include "rotary/rotary_kernel.h"

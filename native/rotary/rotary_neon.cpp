@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA neon
-#include "rotary/rotary_kernel.h"

@@ -1,2 +1,0 @@
-#define POCKETVLM_ISA serial
-#include "rotary/rotary_kernel.h"
