@@ -156,7 +156,9 @@ def test_bfloat16(numbers: list[float]) -> None:
     values = np.array(numbers, np.float32)
     bits = float32_to_bfloat16(values)
     found = bfloat16_to_float32(bits).astype(np.float64)
-    below, above = (bfloat16_to_float32((bits.astype(np.int64) + step).astype(np.uint16)).astype(np.float64) for step in (-1, 1))
+    below, above = (
+        bfloat16_to_float32((bits.astype(np.int64) + step).astype(np.uint16)).astype(np.float64) for step in (-1, 1)
+    )
     error = np.abs(found - values)
     finite = np.isfinite(below) & np.isfinite(above)
     for other in (below, above):

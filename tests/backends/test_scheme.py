@@ -1,0 +1,73 @@
+"""The scheme of options and checkpoint: one frozen record, a reason for each field, contradictions refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from pocketvlm import backends
+from pocketvlm.backends.options import Scheme, choose
+from pocketvlm.errors import OptionError
+from pocketvlm.schemes import ROLES
+
+
+@pytest.mark.parametrize(
+    ("asked", "weights", "precision", "products"),
+    [
+        (("native",), "int8", "fast", "int8"),
+        (("native", "auto", "fast"), "int8", "fast", "int8"),
+        (("native", "int4"), "int4", "fast", "int8"),
+        (("native", "bf16"), "bf16", "fast", "bfloat16"),
+        (("native", "bf16", "exact"), "bf16", "exact", "float32"),
+        (("native", "auto", "exact"), "bf16", "exact", "float32"),
+        (("torch",), "bf16", "exact", "float32"),
+    ],
+)
+def test_what_is_chosen(asked: tuple[str, ...], weights: str, precision: str, products: str) -> None:
+    scheme = choose(*asked)
+    assert (scheme.backend, scheme.weights, scheme.precision, scheme.products) == (
+        asked[0],
+        weights,
+        precision,
+        products,
+    )
+    quantizes = any(storage.quantization for storage in scheme.storage.values())
+    assert quantizes == (products == "int8")
+
+
+@pytest.mark.parametrize("asked", [("native",), ("native", "int4"), ("native", "bf16", "exact"), ("torch",)])
+def test_each_field_has_a_reason(asked: tuple[str, ...]) -> None:
+    scheme = choose(*asked)
+    assert set(scheme.storage) == set(ROLES)
+    assert all(storage.reason for storage in scheme.storage.values())
+    assert all((scheme.precision_reason, scheme.weights_reason, scheme.products_reason))
+    said = scheme.describe()
+    assert scheme.precision_reason in said["precision"]
+    assert scheme.weights_reason in said["weights"]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        scheme.weights = "int4"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        scheme.storage["matrix"] = scheme.storage["norm"]  # type: ignore[index]
+
+
+def test_a_quantized_checkpoint_is_kept_as_it_is() -> None:
+    scheme = choose("native", quantization="AWQ in 4 bits")
+    assert scheme.storage == choose("native").storage
+    assert scheme.weights_reason == (
+        "the default of precision fast for dense tensors, AWQ in 4 bits for those that the checkpoint holds quantized"
+    )
+    with pytest.raises(OptionError, match=r"weights='int8': the checkpoint is quantized already \(AWQ in 4 bits\)"):
+        choose("native", "int8", quantization="AWQ in 4 bits")
+
+
+def test_a_backend_takes_its_own_schemes(ops: backends.ops.Ops) -> None:  # type: ignore[name-defined]
+    """`with_scheme` and `create` pass the record on, and refuse that of another backend."""
+    mine, others = choose(ops.name), choose("torch" if ops.name == "native" else "native")
+    changed = ops.with_scheme(mine)
+    assert changed.scheme is mine
+    assert {name: text for name, text in changed.describe().items() if name in mine.describe()} == mine.describe()
+    assert changed.describe()["threads"] == ops.describe()["threads"]
+    with pytest.raises(OptionError, match=f"a scheme of backend '{others.backend}' does not fit"):
+        ops.with_scheme(others)
+    assert isinstance(backends.create(ops.name).scheme, Scheme)
