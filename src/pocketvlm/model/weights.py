@@ -286,10 +286,7 @@ def build_weights(
     done = itertools.count(1)
 
     def prepare(name: str, shape: Shape, role: Role) -> Any:
-        tensor = tensors[name]
-        if tensor.shape != shape:
-            raise ValueError(f"{name}: shape {tensor.shape}, expected {shape}")
-        handle = ops.prepare(_as_matrix(tensor, role), role)
+        handle = ops.prepare(_as_prepared(tensors[name], shape, role), role)
         if progress is not None:
             progress(next(done), len(tensors))
         return handle
@@ -297,13 +294,14 @@ def build_weights(
     return _Builder(config, prepare).build()
 
 
-def _as_matrix(tensor: Tensor, role: Role) -> Tensor:
-    """The patch embedding as [out, in], a depthwise convolution as [width, channels], all others as they are."""
-    if role not in ("patch_embedding", "conv"):
+def _as_prepared(tensor: Tensor, shape: Shape, role: Role) -> Tensor:
+    """A tensor of this shape; the patch embedding as [out, in], a depthwise convolution as [width, channels]."""
+    is_convolution = role in ("patch_embedding", "conv")
+    if is_convolution and not isinstance(tensor, DenseTensor):
+        raise TensorError(f"{tensor.name}: quantized convolutions are not supported: use a checkpoint with dense ones")
+    if tensor.shape != shape:
+        raise ValueError(f"{tensor.name}: shape {tensor.shape}, expected {shape}")
+    if not (is_convolution and isinstance(tensor, DenseTensor)):
         return tensor
-    if not isinstance(tensor, DenseTensor):
-        raise TensorError(
-            f"{tensor.name}: a quantized convolution is not supported: use a checkpoint that keeps it dense"
-        )
-    matrix = tensor.reshape(tensor.shape[0], -1)
+    matrix = tensor.reshape(shape[0], -1)
     return matrix if role == "patch_embedding" else matrix.transposed()
