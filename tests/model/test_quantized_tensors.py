@@ -9,9 +9,10 @@ from oracle import config_dict, make_oracle, make_prompt
 from pocketvlm.backends import native
 from pocketvlm.backends.ops import Ops
 from pocketvlm.backends.options import choose
+from pocketvlm.config import ModelConfig
 from pocketvlm.engine import Engine
 from pocketvlm.errors import TensorError
-from pocketvlm.model import MiniCPMV, tensor_roles
+from pocketvlm.model import MiniCPMV, expected_tensors, tensor_roles
 from pocketvlm.quantize import quantized
 from pocketvlm.schemes import Role
 from pocketvlm.tensors import BlockValues, DenseTensor, QuantizedTensor, Tensor, load
@@ -62,3 +63,31 @@ def test_a_quantized_convolution_is_refused_by_name(ops: Ops, role: Role) -> Non
     odd = QuantizedTensor(name, 8, shape, np.zeros(shape, np.uint8), BlockValues(np.ones((1, 1), np.float32), shape))
     with pytest.raises(TensorError, match=f"{name}: quantized convolutions are not supported"):
         MiniCPMV(ORACLE.config, ops, {**ORACLE.tensors, name: odd})
+
+
+# The end of a tensor's name, and what such a tensor is for; the first that fits counts.
+PLAIN_ROLES: list[tuple[str, Role]] = [
+    ("embed_tokens.weight", "tied_embedding"),
+    ("lm_head.weight", "head"),
+    ("position_embedding.weight", "position_embedding"),
+    ("patch_embedding.weight", "patch_embedding"),
+    ("conv1d.weight", "conv"),
+    ("in_proj_a.weight", "gate"),
+    ("in_proj_b.weight", "gate"),
+    *((f"{name}.weight", "norm") for name in ("norm", "layernorm", "norm1", "norm2")),
+    *((name, "vector") for name in ("bias", "A_log")),
+]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_role_of_each_tensor(tied: bool) -> None:
+    config = ModelConfig.from_dict(config_dict(text={"tie_word_embeddings": tied}, tie_word_embeddings=tied))
+    roles = tensor_roles(config)
+    assert roles.keys() == expected_tensors(config).keys()
+    for name, role in roles.items():
+        language = "matrix" if ".language_model." in name else "vision_matrix"
+        expected = next((its for end, its in PLAIN_ROLES if name.endswith(end)), language)
+        if expected == "tied_embedding" and not tied:
+            expected = "embedding"
+        assert role == expected, name
+    assert ("head" in roles.values()) is not tied

@@ -166,3 +166,10 @@ def test_bfloat16(numbers: list[float]) -> None:
         assert (error <= near)[finite].all()
         assert (bits[finite & (error == near) & (error > 0)] % 2 == 0).all()
     np.testing.assert_array_equal(float32_to_bfloat16(bfloat16_to_float32(bits)), bits)
+
+
+def test_ties_go_to_the_even_bfloat16() -> None:
+    values = np.array([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 1 + 2**-8 + 2**-20], np.float32)
+    np.testing.assert_array_equal(
+        bfloat16_to_float32(float32_to_bfloat16(values)), np.array([1, 1 + 2**-6, -1, 1 + 2**-7], np.float32)
+    )

@@ -1,1 +1,1 @@
-"""File formats of weights, one module each: reading and writing tensors, and nothing else."""
+"""File formats of weights: one module each, which reads and writes tensors and knows nothing of models or backends."""
