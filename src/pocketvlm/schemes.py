@@ -24,6 +24,7 @@ Role = Literal[
     "vector",
 ]
 ROLES: tuple[Role, ...] = get_args(Role)
+ARRAY_ROLES: tuple[Role, ...] = ("norm", "conv", "vector")  # never multiplied as a matrix, nor looked up
 
 # Sixteen integers fitted to groups of 64 normal numbers whose largest lies on either end. They span 7 bits, so that
 # products of unsigned bytes fit 16 bits. The error is 8.0 %, with equal steps it is 9.0 %.

@@ -22,7 +22,7 @@ from pocketvlm.backends.native.packed_matrix import PackedMatrix
 from pocketvlm.backends.ops import Activation, Batch, CacheLocation, Ints
 from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.errors import OptionError
-from pocketvlm.schemes import Role
+from pocketvlm.schemes import ARRAY_ROLES, Role
 from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class NativeOps:
             self.return_memory()  # of files that were parsed, of matrices that were quantized: some 70 MB
 
     def prepare(self, tensor: Tensor, role: Role) -> Matrix | PackedMatrix | Tied | Floats:
-        if role in ("norm", "conv", "vector"):
+        if role in ARRAY_ROLES:
             return np.ascontiguousarray(tensor.dequantize())
         if len(tensor.shape) != 2:
             raise ValueError(f"{tensor.name} has shape {list(tensor.shape)}: a matrix has two dimensions")

@@ -15,9 +15,9 @@ from pocketvlm.backends.ops import Activation, Batch, CacheLocation, Ints
 from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.backends.torch.delta import chunked_delta_rule, recurrent_delta_rule
 from pocketvlm.errors import BackendError, OptionError
-from pocketvlm.schemes import Role
+from pocketvlm.schemes import ARRAY_ROLES, Role
 from pocketvlm.tensors import DenseTensor
-from pocketvlm.tensors import Tensor as StoredTensor
+from pocketvlm.tensors import Tensor as WeightTensor
 
 Tensor = torch.Tensor
 
@@ -56,14 +56,14 @@ class TorchOps:
         return TorchOps(None, str(self.device), scheme)
 
     def weight_cache(
-        self, location: CacheLocation | None, tensors: Mapping[str, StoredTensor]
+        self, location: CacheLocation | None, tensors: Mapping[str, WeightTensor]
     ) -> AbstractContextManager[None]:
         """Nothing is worth caching."""
         return nullcontext()
 
-    def prepare(self, tensor: StoredTensor, role: Role) -> Tensor:
+    def prepare(self, tensor: WeightTensor, role: Role) -> Tensor:
         """A matrix in bfloat16 stays so, anything else becomes float32."""
-        if role not in ("norm", "conv", "vector") and isinstance(tensor, DenseTensor) and tensor.dtype == "bf16":
+        if role not in ARRAY_ROLES and isinstance(tensor, DenseTensor) and tensor.dtype == "bf16":
             bits = torch.from_numpy(np.array(tensor.data))
             return bits.view(torch.bfloat16).to(self.device)
         return torch.from_numpy(np.array(tensor.dequantize())).to(self.device)
