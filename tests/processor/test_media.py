@@ -321,7 +321,8 @@ def test_the_limit_on_pixels_is_ours(form, monkeypatch):
     [
         ("no/such/file.png", "no such file"),
         ("", "empty string"),
-        (".", "not a regular file"),
+        (".", "this is a folder: give it as a video"),
+        ("/dev/null", "not a regular file: copy"),
         ("a\0b", "no such file"),
         ("~nobody_of_that_name/x.png", "cannot be read"),
         ("ftp://host/x.png", "ftp: is not supported"),
