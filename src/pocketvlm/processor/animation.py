@@ -91,7 +91,7 @@ class AnimationReader:
 
 
 def _webp_durations(stream: Any) -> list[int]:
-    """Milliseconds of each frame: ANMF chunks of a RIFF file begin with 12 bytes of offsets and sizes, 3 of duration."""
+    """Milliseconds of each frame: ANMF chunks of a RIFF file hold 12 bytes of offsets and sizes, then 3 of duration."""
     found = []
     stream.seek(12)
     while len(head := stream.read(8)) == 8:
