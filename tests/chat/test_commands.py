@@ -115,6 +115,8 @@ def test_paste_takes_a_picture_or_files(session: Session, here: Path, monkeypatc
     holds(Image.new("RGBA", (30, 20)))
     assert lines(session, "/paste").startswith("image 1: 30x20, ")
     assert session.pending[0].saved(embed=False)["image_url"]["url"].startswith("data:image/png;base64,")
+    colours = [session.pending[0].part(alpha)["image"].getpixel((0, 0)) for alpha in ("white", "reference")]
+    assert colours == [(255, 255, 255), (0, 0, 0)], "/set alpha holds for it too"
     holds([str(here / "a.png"), str(here / "paper.pdf")])
     assert len(run(session, "/paste").lines) == 4
     for found, message in (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_kit import lines
 from PIL import Image
 
 from pocketvlm import ImageError, InputError, OptionError, PocketVLMError
@@ -193,6 +194,25 @@ def test_a_file_that_is_no_media_is_refused(session: Session, here: Path) -> Non
     heard = session.hear("What is in notes.txt and a.png?")
     assert heard.text == "What is in notes.txt and this image?"
     assert session.hear("What is a README?").text == "What is a README?"
+    assert session.hear("README").text == "README", "a bare name is text, as docs/chat.md says"
+
+
+def test_a_folder_is_refused_with_the_way_out(session: Session, here: Path) -> None:
+    for name, way in (("./deep er", "/video './deep er'"), (f"{here}", f"video:{here}"), ("../", "video:../")):
+        line = f"'{name}'" if " " in name else name
+        for _ in range(2):
+            with pytest.raises(
+                InputError, match=rf"^{name} is a folder: {way} shows its pictures .*: nothing was sent$"
+            ):
+                session.hear(line)
+    with pytest.raises(InputError, match=r"nothing was sent; the same line once more sends it as text"):
+        session.hear(f"What is in {here}?")
+    assert session.hear(f"What is in {here}?").text == f"What is in {here}?"
+    assert not session.pending
+    assert session.hear("either / or").text == "either / or"
+    (here / "frames").symlink_to(here / "deep er")
+    assert session.hear("video:./frames").notes[0].startswith("video 1: 140x80, 1 of 1 frames")
+    assert lines(session, "/video './deep er'").startswith("video 2: 140x80, 1 of 1 frames")
 
 
 def test_an_address_without_a_picture_in_its_name_stays_text(session: Session) -> None:

@@ -105,7 +105,8 @@ def test_the_kind_of_a_file(here: Path) -> None:
     assert [kind_of(name) for name in ("a.png", "b.JPG", "clip.mp4", "paper.pdf")] == ["image", "image", "video", "pdf"]
     assert kind_of("photo") is None, "a word is not worth opening a file for"
     assert kind_of("./photo") == "image"
-    assert [kind_of(name) for name in ("", ".", "./deep er", "no.png", "a\0b/c")] == [None] * 5
+    assert [kind_of(name) for name in ("", ".", "/", "deep er", "no.png", "a\0b/c")] == [None] * 6
+    assert [kind_of(name) for name in ("./deep er", "./deep er/", str(here))] == ["folder"] * 3
     assert [kind_of(name) for name in ("./notes.txt", "notes.txt", "README")] == ["other", "other", None]
     (here / "photo.mp4").write_bytes((here / "a.png").read_bytes())
     (here / "clip.jpg").write_bytes((here / "clip.mp4").read_bytes())

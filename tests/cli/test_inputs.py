@@ -36,6 +36,14 @@ def test_a_picture_given_as_a_video_and_the_reverse(invoke, model, picture, clip
     assert "this is a picture" in invoke("chat", "-v", str(picture)).err
 
 
+@pytest.mark.parametrize("command", ["run", "chat"])
+def test_a_folder_given_as_a_picture(invoke, model, tmp_path, command):
+    outcome = invoke(command, "nano", *(["hi"] if command == "run" else []), "-i", str(tmp_path))
+    assert outcome.code == 1
+    assert f"image '{tmp_path}': this is a folder: give it with -v" in outcome.err
+    assert not model.loaded
+
+
 def test_the_first_bytes_count_and_not_the_name(tmp_path, picture, clip):
     (tmp_path / "photo.mp4").write_bytes(picture.read_bytes())
     (tmp_path / "clip.jpg").write_bytes(clip.read_bytes())

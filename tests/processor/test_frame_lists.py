@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 
 import numpy as np
 import pytest
@@ -84,6 +85,9 @@ def test_frames_in_one_uri():
     ):
         with pytest.raises(VideoError, match=says):
             watch(f"data:video/jpeg;base64,{bad}")
+    with pytest.raises(VideoError) as caught:
+        watch(f"data:video/jpeg;base64,{texts[0]},{texts[1][: len(texts[1]) // 8 * 4]}")
+    assert re.fullmatch(r"frame 1 of data:video/jpeg\S* \(\d+ characters\): damaged or .*", str(caught.value))
 
 
 def test_arrays():

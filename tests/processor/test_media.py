@@ -296,12 +296,24 @@ def test_size_is_refused_before_decoding(monkeypatch):
     # A header that claims 30000x30000 pixels, with hardly any data behind it.
     data = bytearray(encoded(Image.new("1", (8, 8)), "BMP"))
     data[18:26] = (30000).to_bytes(4, "little") * 2
-    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", None)
-    with pytest.raises(ImageError, match="30000x30000 = 900000000 pixels"):
+    with pytest.raises(ImageError, match=r"30000x30000 = 900000000 pixels .* raise max_pixels"):
         load_image(bytes(data))
-    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ImageError, match=r"PIL\.Image\.MAX_IMAGE_PIXELS"):
-        load_image(bytes(data), MediaLimits(max_pixels=10**9))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_the_limit_on_pixels_is_ours(form, monkeypatch):
+    """A user of the command line cannot change Pillow's limit, and its text says nothing about ours."""
+    data = encoded(SMALL, form)
+    pixels = SMALL.width * SMALL.height
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", pixels // 3)
+    with pytest.raises(ImageError, match=rf"{pixels} pixels are more than the limit of 5: .* or raise max_pixels$"):
+        load_image(data, MediaLimits(max_pixels=5))
+    if form not in ("TIFF", "WEBP"):
+        assert load_image(data).size == SMALL.size
+        return
+    with pytest.raises(ImageError, match=r"than Pillow's limit of \d+: make it smaller or use another format$"):
+        load_image(data)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +321,8 @@ def test_size_is_refused_before_decoding(monkeypatch):
     [
         ("no/such/file.png", "no such file"),
         ("", "empty string"),
-        (".", "not a regular file"),
+        (".", "this is a folder: give it as a video"),
+        ("/dev/null", "not a regular file: copy"),
         ("a\0b", "no such file"),
         ("~nobody_of_that_name/x.png", "cannot be read"),
         ("ftp://host/x.png", "ftp: is not supported"),

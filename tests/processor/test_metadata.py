@@ -38,6 +38,13 @@ def png(*chunks: tuple[bytes, bytes], last: bool = False) -> bytes:
     return whole[:at] + b"".join(chunk(*each) for each in chunks) + whole[at:]
 
 
+def load_under(action: Any, data: bytes) -> Image.Image:
+    """The picture under a warning filter, on which it must not depend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        return load_image(data)
+
+
 def tags(*entries: tuple[int, int, int, bytes], following: int = 0) -> bytes:
     """EXIF data with entries (tag, type, count, value)."""
     found = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
@@ -88,6 +95,8 @@ EXIF = {
 UPRIGHT = {
     "cyclic directories": tags(orientation(6), (0x8769, 4, 1, struct.pack("<I", 8)), following=8),
     "text of all bytes there are": tags((0x010F, 2, 0xFFFFFFFF, struct.pack("<I", 8)), orientation(6)),
+    "two orientations": tags((0x0112, 3, 2, struct.pack("<HH", 6, 1))),
+    "text that ends after the file": tags((0x010F, 2, 60, struct.pack("<I", 40)), orientation(6)),
     "text of another type": tags((0x010F, 5, 1, short(6)), orientation(6), (0x9286, 2, 5, struct.pack("<I", 4))),
 }
 
@@ -104,10 +113,10 @@ def test_an_orientation_and_transparency_survive_broken_metadata() -> None:
     assert load_image(png((b"iCCP", b"x\0\0" + BOMB), (b"tRNS", key))).getpixel((3, 4)) == (255, 255, 255)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("action", ["ignore", "error"])
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("name", [*EXIF, *UPRIGHT])
-def test_broken_exif_data_counts_as_far_as_it_can_be_read(name: str, form: str) -> None:
+def test_broken_exif_data_counts_as_far_as_it_can_be_read(name: str, form: str, action: Any) -> None:
     data = {**EXIF, **UPRIGHT}[name]
     if form == "PNG":
         file = png((b"eXIf", data))
@@ -116,10 +125,9 @@ def test_broken_exif_data_counts_as_far_as_it_can_be_read(name: str, form: str) 
     wanted = load_image(encoded(form, quality=95) if form != "PNG" else encoded("PNG"))
     if name in UPRIGHT:
         wanted = wanted.transpose(Image.Transpose.ROTATE_270)
-    assert load_image(file).tobytes() == wanted.tobytes()
+    assert load_under(action, file).tobytes() == wanted.tobytes()
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_damage_anywhere_in_metadata_never_refuses_a_picture() -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F], exif[0x011A], exif[0x0128] = 6, "maker", 72.0, 2
@@ -135,7 +143,9 @@ def test_damage_anywhere_in_metadata_never_refuses_a_picture() -> None:
             damaged = bytearray(whole)
             for _ in range(generator.choice((1, 2, 3))):
                 damaged[at + generator.randrange(size)] = generator.randrange(256)
-            assert sorted(load_image(bytes(damaged)).size) == [24, 32]
+            found = load_under("ignore", bytes(damaged))
+            assert sorted(found.size) == [24, 32]
+            assert load_under("error", bytes(damaged)).tobytes() == found.tobytes()
 
 
 def test_the_second_picture_of_a_phones_jpeg_file_does_no_harm() -> None:
@@ -147,9 +157,23 @@ def test_the_second_picture_of_a_phones_jpeg_file_does_no_harm() -> None:
     for _ in range(150):
         damaged = bytearray(whole)
         damaged[at + generator.randrange(60)] = generator.randrange(256)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            assert load_image(bytes(damaged)).tobytes() == first.tobytes()
+        for action in ("ignore", "error"):
+            assert load_under(action, bytes(damaged)).tobytes() == first.tobytes()
+
+
+@pytest.mark.parametrize("action", ["ignore", "error"])
+@pytest.mark.parametrize("exif", [b"", EXIF["no orientation"], EXIF["orientation elsewhere"], EXIF["no EXIF data"]])
+def test_xmp_gives_the_orientation_where_exif_data_does_not(exif: bytes, action: Any) -> None:
+    text = b'<x:xmpmeta tiff:Orientation="6"/>'
+    files = [
+        encoded("JPEG", quality=95, exif=b"Exif\0\0" + exif, xmp=text),
+        encoded("WEBP", lossless=True, exif=exif, xmp=text),
+        png((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + text), (b"eXIf", exif)),
+    ]
+    for data in files:
+        assert load_under(action, data).size == TURNED.size
+    raw = b"Raw profile type exif\0\nexif\n  36\n" + tags(orientation(6)).hex().encode()
+    assert load_under(action, png((b"tEXt", raw))).tobytes() == TURNED.tobytes()
 
 
 def test_exif_data_of_a_png_file_with_a_wrong_checksum() -> None:
@@ -158,35 +182,40 @@ def test_exif_data_of_a_png_file_with_a_wrong_checksum() -> None:
     assert load_image(bytes(data)).tobytes() == PICTURE.tobytes()
 
 
-def tiff(**changed: tuple[int, int, bytes]) -> bytes:
-    """A TIFF file with other entries in its directory, by tag."""
-    data = bytearray(encoded("TIFF", dpi=(72, 72), tiffinfo={271: "a camera", 274: 6}))
-    (at,) = struct.unpack("<I", data[4:8])
-    for entry in range(at + 2, at + 2 + 12 * struct.unpack("<H", data[at : at + 2])[0], 12):
+def tiff(big: bool, **changed: tuple[int, int, bytes]) -> bytes:
+    """A TIFF or BigTIFF file with other entries in its directory, by tag; values are padded to the size of an entry."""
+    whole = encoded("TIFF", dpi=(72, 72), tiffinfo={271: "a camera", 274: 6}, big_tiff=big)
+    data = bytearray(whole)
+    start, count, length, form = (8, "<Q", 20, "<HQ") if big else (4, "<H", 12, "<HI")
+    at = int.from_bytes(data[start : start + (8 if big else 4)], "little")
+    first = at + struct.calcsize(count)
+    for entry in range(first, first + length * struct.unpack(count, data[at:first])[0], length):
         name = f"t{struct.unpack('<H', data[entry : entry + 2])[0]}"
         if name in changed:
-            kind, count, value = changed[name]
-            data[entry + 2 : entry + 12] = struct.pack("<HI", kind, count) + value
+            kind, number, value = changed[name]
+            data[entry + 2 : entry + length] = struct.pack(form, kind, number) + value.ljust(length // 2 - 2, b"\0")
     return bytes(data)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("action", ["ignore", "error"])
 @pytest.mark.parametrize(
-    ("data", "wanted"),
+    ("changed", "wanted"),
     [
-        (tiff(), TURNED),
-        (tiff(t282=(2, 4, b"abc\0"), t296=(3, 1, short(3))), TURNED),
-        (tiff(t282=(5, 1, b"\xf0\xff\xff\0")), TURNED),
-        (tiff(t296=(2, 4, b"abc\0")), TURNED),
-        (tiff(t274=(2, 4, b"abc\0")), PICTURE),
-        (tiff(t274=(3, 1, short(0))), PICTURE),
-        (tiff(t274=(3, 1, short(9))), PICTURE),
-        (tiff(t274=(3, 113, b"\xff\xff\xff\0")), PICTURE),
-        (tiff(t271=(2, 9, b"\xff\xff\xff\0")), TURNED),
+        ({}, TURNED),
+        ({"t282": (2, 4, b"abc\0"), "t296": (3, 1, short(3))}, TURNED),
+        ({"t282": (5, 1, b"\xf0\xff\xff\0")}, TURNED),
+        ({"t296": (2, 4, b"abc\0")}, TURNED),
+        ({"t274": (2, 4, b"abc\0")}, PICTURE),
+        ({"t274": (3, 1, short(0))}, PICTURE),
+        ({"t274": (3, 1, short(9))}, PICTURE),
+        ({"t274": (3, 113, b"\xff\xff\xff\0")}, PICTURE),
+        ({"t274": (3, 2, struct.pack("<HH", 6, 1))}, TURNED),
+        ({"t271": (2, 9, b"\xff\xff\xff\0")}, TURNED),
     ],
 )
-def test_broken_tags_of_tiff_files(data: bytes, wanted: Image.Image) -> None:
-    assert load_image(data).tobytes() == wanted.tobytes()
+def test_broken_tags_of_tiff_files(changed: dict[str, Any], wanted: Image.Image, action: Any, big: bool) -> None:
+    assert load_under(action, tiff(big, **changed)).tobytes() == wanted.tobytes()
 
 
 MODES = {

@@ -113,7 +113,7 @@ def test_rotated_videos_are_turned_upright(tmp_path, angle):
     assert np.array_equal(found, np.rot90(stored, angle // 90))
 
 
-def test_animated_webp(tmp_path):
+def test_animated_webp(tmp_path, monkeypatch):
     path = tmp_path / "a.webp"
     pictures = [Image.fromarray(drawing(number, 60, 40)) for number in range(8)]
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=[100, 300] * 4, lossless=True)
@@ -129,6 +129,9 @@ def test_animated_webp(tmp_path):
     for cut in (20, 40, len(data) // 2):
         with pytest.raises(VideoError):
             watch(data[:cut], fps=30)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(VideoError, match=r"2400 pixels are more than Pillow's limit of 2000: make it smaller"):
+        open_frames(str(path), LIMITS)
 
 
 def test_names_with_a_rate(tmp_path, monkeypatch):

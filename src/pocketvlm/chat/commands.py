@@ -53,7 +53,7 @@ def command(line: str) -> tuple[Command, str] | None:
     name, argument = match[1].lower(), (match[2] or "").strip()
     found = _BY_NAME.get(name)
     if found is None:
-        if kind_of(line.split(maxsplit=1)[0]) is not None:
+        if kind_of(line.split(maxsplit=1)[0]) not in (None, "folder"):
             return None
         near = nearest(name, _BY_NAME)
         hint = f"did you mean /{near}?" if near else "/help shows all"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +15,7 @@ from pocketvlm.api import PROCESSOR_OPTIONS, Model
 from pocketvlm.chat.conversation import Conversation, Message
 from pocketvlm.chat.media import Medium, names_of, open_media
 from pocketvlm.chat.settings import Settings
-from pocketvlm.chat.typed import Absent, understand
+from pocketvlm.chat.typed import Absent, Found, understand
 from pocketvlm.errors import InputError, OptionError
 from pocketvlm.parsing import Content, Reasoning
 from pocketvlm.processor.kept import KeptPictures
@@ -68,8 +70,8 @@ class Session:
     def hear(self, line: str) -> Heard:
         """Take a typed line: its media wait for the text they come with. Raises InputError, and nothing was taken then.
 
-        A path that is not there, or to a file that is no media, is refused once; the same line again is sent as text,
-        but never a line that is nothing but the path of a file.
+        A path that is not there, or leads to a folder or a file that is no media, is refused once; the same line again
+        is sent as text, but never a line that is nothing but such a path.
         """
         try:
             line.encode("utf-8")
@@ -80,13 +82,13 @@ class Session:
         if meant and line.strip() != self._refused:
             self._refused = line.strip()
             raise InputError(f"{_not_there(meant)}: nothing was sent; the same line once more sends it as text")
-        others = [found.location for found in typed.found if found.kind == "other"]
+        others = [found for found in typed.found if found.kind in ("folder", "other")]
         is_path = bool(others) and not any(map(str.isalnum, typed.sentence(("",) * len(typed.found))))
         if others and (is_path or line.strip() != self._refused):
             self._refused = line.strip()
             again = "" if is_path else "; the same line once more sends it as text"
-            raise InputError(f"{', '.join(others)}: no picture, video or PDF file: nothing was sent{again}")
-        typed = replace(typed, found=tuple(found for found in typed.found if found.kind != "other"))
+            raise InputError(f"{_not_shown(others)}: nothing was sent{again}")
+        typed = replace(typed, found=tuple(found for found in typed.found if found not in others))
         self._refused = ""
         absent = list(dict.fromkeys(one.name for one in typed.absent))[:_MOST_NOTES]
         addresses = list(dict.fromkeys(typed.addresses))[:_MOST_NOTES]
@@ -216,6 +218,16 @@ class Session:
             thought_seconds,
         )
         yield self.last
+
+
+def _not_shown(others: list[Found]) -> str:
+    """Why paths that are there show nothing, and the way out."""
+    folder = next((found.location for found in others if found.kind == "folder"), None)
+    if folder is None:
+        return f"{', '.join(found.location for found in others)}: no picture, video or PDF file"
+    # `video:` takes the rest of a word as it is.
+    way = f"/video {shlex.quote(folder)}" if re.search(r"\s", folder) else f"video:{folder}"
+    return f"{folder} is a folder: {way} shows its pictures as the frames of a video"
 
 
 def _not_there(meant: list[Absent]) -> str:

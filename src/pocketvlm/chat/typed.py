@@ -1,7 +1,7 @@
 """A typed line is split into media (paths and URLs) and the remaining text.
 
 A word counts as a file only if that file is there, so that talk about files stays talk. A file that is there and is no
-media is found too, so that its path is not sent as text by mistake.
+media is found too, and so is a directory, so that its path is not sent as text by mistake.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from pocketvlm.processor.formats import HEAD, recognize
 from pocketvlm.processor.frames import SUFFIXES as PICTURES
 
-Kind = Literal["image", "video", "pdf", "other"]
+Kind = Literal["image", "video", "pdf", "folder", "other"]
 
 # Pictures that are not read are here too: opening them says what to do instead.
 SUFFIXES: dict[str, Kind] = {
@@ -137,12 +137,16 @@ def understand(line: str) -> Typed:
 def kind_of(name: str) -> Kind | None:
     """What a path leads to, by its first bytes or else by its suffix; "other" is a file that is no media.
 
-    None where there is no such file, and for a word that has neither a directory nor a suffix.
+    "folder" is a directory whose path begins with /, ./, ../ or ~/. None where there is neither a file nor such a
+    directory, and for a word that neither begins like this nor has a suffix.
     """
     if not 0 < len(name) <= _LONGEST or "\n" in name or not (name.startswith(_DIRECTORIES) or _SUFFIX.search(name)):
         return None
     try:
         path = Path(name).expanduser()
+        if path.is_dir():
+            # Not the "/" in "either / or".
+            return "folder" if name.startswith(_DIRECTORIES) and name.strip("/") else None
         if not path.is_file():
             return None
         with path.open("rb") as stream:

@@ -63,6 +63,10 @@ def _checked(name: str, videos_too: bool) -> str:
         _check_video(name)
     elif _missing(name):
         raise ImageError(f"image {name!r}: there is no such file")
+    elif _is_folder(name):
+        raise ImageError(
+            f"image {name!r}: this is a folder: give it with -v, and its pictures are the frames of a video"
+        )
     elif not videos_too and (found := recognize(_head(name))) is not None and found.group == "video":
         raise ImageError(f"image {name!r}: this is a video ({found.name}): give it with -v")
     return name
@@ -80,6 +84,13 @@ def _head(name: str) -> bytes:
             return stream.read(HEAD)
     except (OSError, RuntimeError, ValueError):
         return b""
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def _missing(name: str) -> bool:

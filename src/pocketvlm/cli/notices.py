@@ -1,4 +1,4 @@
-"""Warnings from `warnings`, `logging` and compiled code become one clean line each on stderr.
+"""`clean_warnings` and `clean_stderr` turn each warning of libraries and compiled code into one line on stderr.
 
 For the command line alone: an application that imports the package has its own ideas about all three.
 """

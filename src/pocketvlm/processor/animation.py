@@ -10,6 +10,7 @@ import numpy as np
 from pocketvlm.errors import VideoError
 from pocketvlm.processor.alpha import direct_colour, flatten
 from pocketvlm.processor.container import VideoFile
+from pocketvlm.processor.limits import past_pillow
 from pocketvlm.processor.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -41,18 +42,21 @@ class Animation:
 
     def open(self) -> Image:
         import PIL.Image
-        import PIL.WebPImagePlugin  # registers its format
+        from PIL.WebPImagePlugin import WebPImageFile
 
         try:
-            return PIL.Image.open(self.file.open_bytes(), formats=("WEBP",))
+            return WebPImageFile(self.file.open_bytes())  # PIL.Image.open has a limit of its own
+        except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+            limit = self.file.limits.max_video_pixels
+            raise VideoError(past_pillow(error, self.name, limit, "max_video_pixels")) from None
         except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, ...
             raise VideoError(f"{self.name}: damaged or incomplete WebP file: {error}") from error
 
     def timeline(self) -> Timeline:
         """When each frame appears."""
-        ends = np.cumsum(self._durations) / 1000
         if self.total == 1:
             return Timeline.even(1, 1.0)
+        ends = np.cumsum(self._durations) / 1000
         return Timeline(np.append(0.0, ends[:-1]), float(ends[-1]), float(ends[-1]))
 
     def digest(self, numbers: Sequence[int]) -> bytes:
@@ -87,7 +91,7 @@ class AnimationReader:
 
 
 def _webp_durations(stream: Any) -> list[int]:
-    """Milliseconds of each frame: the chunks ANMF of a RIFF file begin with 12 bytes of places and 3 of duration."""
+    """Milliseconds of each frame: ANMF chunks of a RIFF file hold 12 bytes of offsets and sizes, then 3 of duration."""
     found = []
     stream.seek(12)
     while len(head := stream.read(8)) == 8:

@@ -10,9 +10,10 @@ import hashlib
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,7 @@ class Clip:
         self.frames, self.options, self._config = frames, options, config
         self.seconds = MediaSeconds()
         self.progress: Progress | None = None
+        self.where = ""  # the part of a message that it is from, for errors
         chosen, self.main_frames, self.fps, self.duration = _choose(frames, options, limits)
         self._decoders: dict[int, Decoder] = {}
         self._lanes = _lanes(chosen)
@@ -74,7 +76,8 @@ class Clip:
     def views(self, number: int) -> list[PendingView]:
         """The views of a picture, without a place in a prompt (start 0)."""
         unit, options = self.units[number], self.options.image
-        digest = self.frames.digest(unit.frames)
+        with self._placed():
+            digest = self.frames.digest(unit.frames)
         settings = f"{unit.frames} {self.width} {self.height} {asdict(options)}\n".encode()
         found = []
         for part, (height, width) in enumerate(unit.sizes):
@@ -83,6 +86,14 @@ class Clip:
             tokens = view_tokens((height, width), options)
             found.append(PendingView(self, number, part, rows, cols, options.downsample_mode, 0, tokens, name))
         return found
+
+    @contextmanager
+    def _placed(self) -> Iterator[None]:
+        """Errors of frames that are read after the message was name its part, as those of the first frame do."""
+        try:
+            yield
+        except VideoError as error:
+            raise VideoError(f"{self.where}: {error}" if self.where else str(error)) from error.__cause__
 
     def describe(self, tokens: int) -> VideoInfo:
         """The public summary; `tokens` counts the whole block with its markers."""
@@ -212,7 +223,8 @@ def _make(clip: weakref.ref[Clip], number: int) -> tuple[Patches, ...]:
     found = clip()
     if found is None:
         raise VideoError("nobody waits for this video any more")
-    return found._make(number)
+    with found._placed():
+        return found._make(number)
 
 
 def open_clip(
@@ -251,8 +263,8 @@ def _choose(
     by_time = options.start is not None or options.end is not None or (options.fps is not None and not frames.paced)
     if not by_time:
         _check_seconds(frames, frames.seconds, limits)
-        paced = (frames.total, frames.fps, frames.seconds, options.max_num_frames)
-        return units(*paced, options.stack_frames), len(sample(*paced)[0]), frames.fps, frames.seconds
+        whole = (frames.total, frames.fps, frames.seconds, options.max_num_frames)
+        return units(*whole, options.stack_frames), len(sample(*whole)[0]), frames.fps, frames.seconds
     line, begin = frames.timeline(), options.start or 0.0
     last = line.span if options.start is None and options.end is None else line.file_span
     end = last if options.end is None else min(options.end, last)

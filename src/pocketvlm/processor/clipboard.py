@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from pocketvlm.errors import ImageError
 from pocketvlm.processor.limits import MediaLimits
-from pocketvlm.processor.media import load_image
+from pocketvlm.processor.media import read_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
 def clipboard() -> Image | list[str]:
-    """The copied picture, RGB, or the paths of copied files. Raises ImageError where there is neither."""
+    """The copied picture, RGB or RGBA, or the paths of copied files. Raises ImageError where there is neither."""
     from PIL import ImageGrab
 
     try:
@@ -26,4 +26,4 @@ def clipboard() -> Image | list[str]:
         raise ImageError(f"the clipboard cannot be read: {' '.join(str(error).split())}: give a path") from error
     if found is None or (isinstance(found, list) and not found):
         raise ImageError("the clipboard holds no picture: copy one first, or give a path")
-    return [str(name) for name in found] if isinstance(found, list) else load_image(found, MediaLimits())
+    return [str(name) for name in found] if isinstance(found, list) else read_image(found, MediaLimits())

@@ -49,16 +49,12 @@ def load_pyav() -> Any:
 
 @dataclass(slots=True)
 class VideoFile:
-    """One video file, on disk or in memory. data: a path, or its bytes. name: for messages. alpha: as for pictures.
-
-    from_key: whether decoding begins at a key frame; otherwise the decoder finds out where it can begin.
-    """
+    """One video file, on disk or in memory. data: a path, or its bytes. name: for messages. alpha: as for pictures."""
 
     data: Path | bytes
     name: str
     limits: MediaLimits
     alpha: Alpha = "white"
-    from_key: bool = True
     _seen: tuple[int, ...] = field(default=())
 
     @contextmanager
@@ -116,13 +112,13 @@ class VideoFile:
         context.options = {"max_pixels": str(self.limits.max_video_pixels)}
         return stream
 
-    def packets(self, container: Any, stream: Any) -> Iterator[Any]:
-        """The stream's packets from the first key frame on, and the empty one that flushes the decoder.
+    def packets(self, container: Any, stream: Any, from_key: bool) -> Iterator[Any]:
+        """The stream's packets, from the first key frame on if `from_key`, and the empty one that flushes the decoder.
 
         What a capture or a seek has before its first key frame refers to frames that are not there: some decoders drop
         such packets, some fail, and some make garbage of them.
         """
-        started = not self.from_key
+        started = not from_key
         for packet in container.demux(stream):
             started = started or packet.is_keyframe or not packet.size
             if started:

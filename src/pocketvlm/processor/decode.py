@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pocketvlm.errors import ImageError
 from pocketvlm.processor.alpha import direct_colour
 from pocketvlm.processor.formats import HEAD, HEIC, READ, no_picture, recognize
-from pocketvlm.processor.limits import MediaLimits, check_size
+from pocketvlm.processor.limits import MediaLimits, check_size, past_pillow
 from pocketvlm.processor.metadata import upright, without_metadata
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ def decode(data: bytes, name: str, limits: MediaLimits, content_type: str = "") 
     """
     if not data:
         raise ImageError(f"{name}: empty, no image data")
-    import PIL.Image
     from PIL import ImageFile, UnidentifiedImageError
+    from PIL.Image import DecompressionBombError, DecompressionBombWarning
 
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ImageError(
@@ -37,17 +37,17 @@ def decode(data: bytes, name: str, limits: MediaLimits, content_type: str = "") 
             _check_avif(name)
         try:
             return _pillow(data, name, limits)
-        except (ImageError, PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
+        except (ImageError, DecompressionBombError, DecompressionBombWarning):
             raise
-        except Exception:
+        except Exception:  # also a warning of Pillow, where warnings are errors
             bare = without_metadata(data)
             if bare == data:
                 raise
             return _pillow(bare, name, limits)
     except ImageError:
         raise
-    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{name}: {error}: send a smaller image or raise PIL.Image.MAX_IMAGE_PIXELS") from None
+    except (DecompressionBombError, DecompressionBombWarning) as error:
+        raise ImageError(past_pillow(error, name, limits.max_pixels, "max_pixels")) from None
     except Exception as error:  # decoders of broken files raise OSError, SyntaxError, ValueError, struct.error, ...
         if found is None or isinstance(error, UnidentifiedImageError):
             told = f", sent as {content_type}" if content_type else ""
@@ -64,8 +64,13 @@ def _pillow(data: bytes, name: str, limits: MediaLimits) -> Image:
 
     with contextlib.suppress(ImportError):  # before Pillow 11.3; `_check_avif` says what to do
         import PIL.AvifImagePlugin
-    known = [form for form in READ if form != "AVIF" or form in PIL.Image.OPEN]
-    image: Image = PIL.Image.open(io.BytesIO(data), formats=known)
+    PIL.Image.preinit()
+    plugins = [PIL.Image.OPEN[form] for form in READ if form in PIL.Image.OPEN]
+    open_file = next((factory for factory, accept in plugins if accept and accept(data[:16]) is True), None)
+    if open_file is None:
+        raise PIL.UnidentifiedImageError
+    # Not PIL.Image.open: its limit holds for the whole process, and here `max_pixels` rules.
+    image: Image = open_file(io.BytesIO(data), "")
     check_size(image.width, image.height, name, limits)
     # Turning the picture upright makes a new image that no longer knows its format.
     from_png = image.format == "PNG"

@@ -31,7 +31,7 @@ _OTHERS = {
     "Git LFS pointer": "this is a pointer of Git LFS, not the file itself: run git lfs pull",
     "ZIP": "this is a ZIP archive or an office document: unpack it, or export its pages as pictures",
     "gzip": "this is a gzip archive: unpack it",
-    "audio": "this is a sound file",
+    "audio": "this is a sound file, and only pictures and videos are read",
 }
 
 

@@ -37,6 +37,7 @@ class Index:
     units of `unit` seconds; empty where frames can only be counted. span: seconds from the first frame until the last
     one ends; file_span: the same until the file ends, where its sound is longer. keys: numbers of the frames that
     decoding can begin at, key_times: what to seek for each; empty where only reading from the beginning is exact.
+    from_key: whether decoding begins at the first key frame; otherwise the decoder finds out where it can begin.
     """
 
     total: int
@@ -48,10 +49,12 @@ class Index:
     unit: float = 0.0
     keys: Sequence[int] = ()
     key_times: Sequence[int] = ()
+    from_key: bool = True
 
 
-def build_index(file: VideoFile, part: float | None = None) -> Index:
-    """Walk over the packets of a file. part: seconds that are wanted of it, None for all.
+def build_index(file: VideoFile, part: float | None = None, from_key: bool = True) -> Index:
+    """Walk over the packets of a file. part: seconds that are wanted of it, None for all. from_key: as in Index; if
+    there is no key frame, the file is read again without.
 
     Raises VideoError for a file without frames, without a key frame, without a rate, longer than the limit, or that
     ends early.
@@ -62,7 +65,7 @@ def build_index(file: VideoFile, part: float | None = None) -> Index:
         if part is None:
             _check_seconds(file, stated)
         codec = stream.codec_context.name
-        walk, seen, broken = _Walk(codec, not file.from_key), 0.0, ""
+        walk, seen, broken = _Walk(codec, not from_key), 0.0, ""
         if _is(container, "avi", "asf") and codec in ("h264", "hevc") and stream.codec_context.has_b_frames:
             walk.timed = False  # these containers hold times of decoding only
         most = int(max(file.limits.max_video_seconds, stated if part is not None else 0.0) * MOST_FPS)
@@ -86,9 +89,8 @@ def build_index(file: VideoFile, part: float | None = None) -> Index:
         if walk.packets and not walk.started:
             if codec not in _RECOVERS:
                 raise VideoError(f"{file.name}: no key frame among its {walk.packets} frames: decoding cannot begin")
-            file.from_key = False
-            return build_index(file, part)
-        found = _finish(file, walk, container, stream)
+            return build_index(file, part, from_key=False)
+        found = _finish(file, walk, container, stream, from_key)
         if walk.timed and seen < 0.95 * stated - 1.0:
             raise _cut_off(file, f"{seen:.1f} s of {stated:.1f} s", "")
     if part is None:
@@ -161,7 +163,7 @@ class _Walk:
         return times if self._first is None or not self.timed else times[bisect.bisect_left(times, self._first) :]
 
 
-def _finish(file: VideoFile, walk: _Walk, container: Any, stream: Any) -> Index:
+def _finish(file: VideoFile, walk: _Walk, container: Any, stream: Any, from_key: bool) -> Index:
     times = walk.frames
     total = len(times)
     if not total:
@@ -191,6 +193,7 @@ def _finish(file: VideoFile, walk: _Walk, container: Any, stream: Any) -> Index:
         unit,
         [number for number, *_ in keys] if seekable else (),
         [decoding if by_decoding else time for _, time, decoding in keys] if seekable else (),
+        from_key,
     )
 
 

@@ -115,7 +115,7 @@ class Reader:
 
     def _decode(self) -> Iterator[Any]:
         context = decoder_of(self._stream, self.file.name, self.file.alpha)
-        for packet in self.file.packets(self._container, self._stream):
+        for packet in self.file.packets(self._container, self._stream, self.index.from_key):
             if self._wanted and self._seeks and context.name in _SKIPS:
                 # Frames that no other one refers to need no decoding unless they are asked for.
                 context.skip_frame = "DEFAULT" if packet.pts in self._wanted or not packet.size else "NONREF"

@@ -14,9 +14,10 @@ from urllib.parse import unquote
 import numpy as np
 
 from pocketvlm.errors import ImageError, OptionError, VideoError
-from pocketvlm.processor.alpha import Alpha
+from pocketvlm.processor.alpha import Alpha, flatten
 from pocketvlm.processor.animation import Animation
 from pocketvlm.processor.container import VideoFile
+from pocketvlm.processor.decode import decode
 from pocketvlm.processor.formats import HEAD, no_video, recognize
 from pocketvlm.processor.frame_index import Index, build_index
 from pocketvlm.processor.frame_reader import Reader
@@ -44,7 +45,7 @@ class Decoder(Protocol):
         """An RGB frame. Raises VideoError."""
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close what is open."""
 
 
 class Frames(Protocol):
@@ -112,7 +113,7 @@ def open_frames(
             if isinstance(found, Path) and found.is_dir():
                 return _folder(found, shorten(text), limits, fps, alpha)
             if isinstance(found, Path) and not found.is_file():
-                raise VideoError(f"{shorten(text)}: not a regular file")
+                raise VideoError(f"{shorten(text)}: not a regular file: copy what it holds into one")
             return _encoded(found, shorten(text), limits, part, alpha)
         if isinstance(source, bytes | bytearray | memoryview):
             check_bytes(len(source), f"{len(source)} bytes", limits)
@@ -252,10 +253,16 @@ class _Images:
         return self
 
     def read(self, number: int) -> Image:
+        source, name = self.images[number], f"frame {number} of {self.name}"
         try:
-            image = load_image(self.images[number], self._limits, alpha=self._alpha)
+            if isinstance(source, bytes):
+                check_bytes(len(source), name, self._limits)
+                image = flatten(decode(source, name, self._limits), self._alpha == "white")
+            else:
+                image = load_image(source, self._limits, alpha=self._alpha)
         except ImageError as error:
-            raise VideoError(f"frame {number} of {self.name}: {error}") from error.__cause__
+            text = str(error) if isinstance(source, bytes) else f"{name}: {error}"
+            raise VideoError(text) from error.__cause__
         self._size = self._size or image.size
         if image.size != self._size:
             raise VideoError(

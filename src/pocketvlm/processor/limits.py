@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from pocketvlm.errors import ImageError
@@ -11,7 +12,8 @@ from pocketvlm.errors import ImageError
 class MediaLimits:
     """What a picture or video may cost and where it may come from; every failure names the limit that stopped it.
 
-    max_bytes: encoded size. max_pixels: width x height after decoding. max_ratio: longer side over shorter side.
+    max_bytes: encoded size. max_pixels: width x height after decoding, whatever PIL.Image.MAX_IMAGE_PIXELS says, but
+    WebP and TIFF pictures larger than twice that are refused too. max_ratio: longer side over shorter side.
     timeout: seconds for one fetch. max_redirects: per fetch. local_files, remote: whether paths and file: URLs, and
     http(s) URLs, are opened at all. max_images: per conversation. max_visual_tokens: of all images of a conversation,
     which bounds the memory that their patches take; videos count in it too.
@@ -59,3 +61,14 @@ def check_size(width: int, height: int, name: str, limits: MediaLimits) -> None:
         raise ImageError(
             f"{name}: {width}x{height} pixels is longer than {limits.max_ratio:g}:1: crop it or raise max_ratio"
         )
+
+
+def past_pillow(error: Exception, name: str, limit: int, option: str) -> str:
+    """What to say of a picture that a plugin of Pillow refuses for its pixels, as those of WebP and TIFF files do.
+
+    error: Pillow's, with the number of pixels and the limit of Pillow. limit, option: ours, and what it is called.
+    """
+    pixels, pillows = map(int, re.findall(r"\d+", str(error))[:2])
+    if pixels > limit:
+        return f"{name}: {pixels} pixels are more than the limit of {limit}: make it smaller or raise {option}"
+    return f"{name}: {pixels} pixels are more than Pillow's limit of {pillows}: make it smaller or use another format"

@@ -153,8 +153,10 @@ def _from_name(source: str, limits: MediaLimits) -> Image:
     if isinstance(found, bytes):
         return decode(found, name, limits, content_type)
     with readable(name):
+        if found.is_dir():
+            raise ImageError(f"{name}: this is a folder: give it as a video, or one of the pictures in it")
         if not found.is_file():
-            raise ImageError(f"{name}: not a regular file")
+            raise ImageError(f"{name}: not a regular file: copy what it holds into one")
         check_bytes(found.stat().st_size, name, limits)
         with found.open("rb") as stream:
             data = read_stream(stream, name, limits)

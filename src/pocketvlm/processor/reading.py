@@ -97,6 +97,7 @@ class MediaReader:
             raise VideoError(f"{part.where}: {error}") from error.__cause__
         except OptionError as error:
             raise OptionError(f"{part.where}: {error}") from None
+        clip.where = part.where
         self._frames += sum(len(unit.frames) for unit in clip.units)
         if self._frames > self.limits.max_video_frames:
             raise VideoError(

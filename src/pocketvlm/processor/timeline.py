@@ -1,7 +1,7 @@
 """A timeline finds the frame on the screen at second t: the last one that appeared at or before t.
 
 Used where `start`, `end` or `fps` is given. Without them the reference's rule holds (`sampling.py`), which computes
-frame numbers from the average rate. Of a constant rate both choose the same frames.
+frame numbers from the average rate. At a constant rate both choose the same frames.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Timeline:
         comes, for stack > 1, a composite of the stack - 1 moments until the next one.
         """
         starts = self.starts - min(self.unit / 2, _MOST_TOLERANCE) - _ROUNDING
-        paced = (end - begin) * rate
-        moments = _moments((starts - begin) * rate, paced, max(1, math.ceil(rate)))
+        length = (end - begin) * rate
+        moments = _moments((starts - begin) * rate, length, max(1, math.ceil(rate)))
         if len(moments) > maximum:
             # Tenths, as the reference thins a long video.
-            moments = np.array(thin(int(paced / 0.1), maximum)) * 0.1
+            moments = np.array(thin(int(length / 0.1), maximum)) * 0.1
         numbers = self._on_screen(starts, begin + moments / rate)
         pictures: list[tuple[int, ...]] = []
         mains, shown = 0, (-1, -math.inf)
@@ -64,7 +64,7 @@ class Timeline:
                 continue
             mains, shown = mains + 1, (number, moment)
             pictures.append((number,))
-            inside = np.array([moment + part / stack for part in range(1, stack) if moment + part / stack < paced])
+            inside = np.array([moment + part / stack for part in range(1, stack) if moment + part / stack < length])
             if len(inside):
                 pictures.append(tuple(self._on_screen(starts, begin + inside / rate).tolist()))
         return pictures, mains

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from pocketvlm import api
 from pocketvlm.chat.commands import Reply, command, load_conversation
-from pocketvlm.chat.media import Medium, open_media
+from pocketvlm.chat.media import open_media
 from pocketvlm.chat.session import ChatEvent, Session
 from pocketvlm.chat.settings import Settings
 from pocketvlm.cli.chatting.reader import LineReader
@@ -40,7 +40,7 @@ def chat_with(
     model: str,
     engine: dict[str, Any],
     given: dict[str, Any],
-    images: list[Any],
+    images: list[str],
     start: Path | None,
     *,
     quiet: bool,
@@ -48,7 +48,7 @@ def chat_with(
 ) -> int:
     """Load a model and chat until the end of input; returns the exit code.
 
-    engine: arguments of `load`. given: of `Model.stream`, and "system". images: paths, addresses or bytes for the first
+    engine: arguments of `load`. given: of `Model.stream`, and "system". images: paths or addresses for the first
     question. start: a saved conversation to go on with.
     """
     with contextlib.ExitStack() as stack:
@@ -63,16 +63,8 @@ def chat_with(
         if start is not None:
             screen.note(load_conversation(session, start).lines)
         for image in images:
-            screen.note(session.attach(_opened(image)))
+            screen.note(session.attach(open_media(image).media))
         return _loop(session, reader, screen)
-
-
-def _opened(image: Any) -> tuple[Medium, ...]:
-    if isinstance(image, bytes):
-        from pocketvlm.processor import load_image
-
-        return (Medium("image", "stdin", None, load_image(image)),)
-    return open_media(image).media
 
 
 def _terminal(quiet: bool, history: bool) -> tuple[Reader, Screen]:
