@@ -95,10 +95,10 @@ def _alternatives(pattern: str) -> list[str]:
 
 
 def _words(case: Case) -> list[str]:
-    """Terminals for JSON without parts or limits, which may stand beside texts. Raises OptionError for other JSON."""
+    """Terminals for JSON without parts or limits, which may be alternatives to texts. Raises OptionError for other JSON."""
     if case.values is not None and case.kind not in ("array", "object"):
         return [lark.literal(json.dumps(value)) for value in case.values]
     plain = case.values is None and case.number in (UNLIMITED, Range(integer=True))
     if not plain or case.kind not in _WORDS:
-        raise OptionError("a text with limits can stand beside null, booleans, numbers and enum only, plain ones")
+        raise OptionError("a text with limits can be an alternative only to plain null, booleans, numbers and enum")
     return _WORDS["integer" if case.number.integer else case.kind]

@@ -37,16 +37,16 @@ def sent(
     client: str,
     about: str,
     messages: list[Any],
-    kept: dict[str, Any] | None = None,
+    answer_schema: dict[str, Any] | None = None,
     /,
     path: str = "/v1/messages",
     beta: str = "",
     **fields: Any,
 ) -> Sent:
-    """A conversation; kept: the schema that its answer must match."""
+    """A conversation; answer_schema: the schema that its answer must match."""
     limit = {} if path.endswith("count_tokens") else {"max_tokens": 300}
     body = {"model": "nano", **limit, "messages": messages, **fields}
-    return Sent(client, about, path, body, {**VERSION, **({"anthropic-beta": beta} if beta else {})}, kept)
+    return Sent(client, about, path, body, {**VERSION, **({"anthropic-beta": beta} if beta else {})}, answer_schema)
 
 
 CODE: dict[str, Any] = {

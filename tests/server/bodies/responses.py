@@ -15,9 +15,9 @@ RESULT = {"type": "function_call_output", "call_id": ID, "output": "rain"}
 ENCRYPTED = ["reasoning.encrypted_content"]
 
 
-def sent(client: str, about: str, given: Any, kept: dict[str, Any] | None = None, /, **fields: Any) -> Sent:
-    """A conversation; kept: the schema that its answer must match."""
-    return Sent(client, about, "/v1/responses", {"model": "nano", "input": given, **fields}, {}, kept)
+def sent(client: str, about: str, given: Any, answer_schema: dict[str, Any] | None = None, /, **fields: Any) -> Sent:
+    """A conversation; answer_schema: the schema that its answer must match."""
+    return Sent(client, about, "/v1/responses", {"model": "nano", "input": given, **fields}, {}, answer_schema)
 
 
 def form(schema: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class PackedCache:
         self._packed = False
 
     def pack(self, tensor: QuantizedTensor) -> PackedMatrix:
-        """The matrix in packed layout. If the file has it, neither codes nor the numbers behind them are read."""
+        """The matrix in packed layout. If the file has it, neither codes nor the numbers that they stand for are read."""
         self.wait()
         found = self._found.get(tensor.name)
         layout = (*layout_of(tensor), *tensor.shape)
