@@ -95,7 +95,7 @@ def _alternatives(pattern: str) -> list[str]:
 
 
 def _words(case: Case) -> list[str]:
-    """Terminals for JSON without parts or limits, which may be alternatives to texts. Raises OptionError for other JSON."""
+    """Terminals for JSON without parts or limits, as alternatives to texts. Raises OptionError for other JSON."""
     if case.values is not None and case.kind not in ("array", "object"):
         return [lark.literal(json.dumps(value)) for value in case.values]
     plain = case.values is None and case.number in (UNLIMITED, Range(integer=True))

@@ -21,9 +21,13 @@ def schema(name: str = "place", told: dict[str, Any] = SCHEMA, **more: Any) -> d
     return {"type": "json_schema", "json_schema": {"name": name, "schema": told, **more}}
 
 
-def sent(client: str, about: str, messages: list[Any], answer_schema: dict[str, Any] | None = None, /, **fields: Any) -> Sent:
+def sent(
+    client: str, about: str, messages: list[Any], answer_schema: dict[str, Any] | None = None, /, **fields: Any
+) -> Sent:
     """A conversation; answer_schema: the schema that its answer must match."""
-    return Sent(client, about, "/v1/chat/completions", {"model": "nano", "messages": messages, **fields}, {}, answer_schema)
+    return Sent(
+        client, about, "/v1/chat/completions", {"model": "nano", "messages": messages, **fields}, {}, answer_schema
+    )
 
 
 PI = {"store": False, "max_completion_tokens": 300, "tools": [function("bash", strict=False)], **USAGE}

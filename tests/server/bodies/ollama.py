@@ -14,7 +14,9 @@ CALL = {"function": {"name": "weather", "arguments": ARGUMENTS}}
 EMPTY = {"suffix": "", "system": "", "template": ""}
 
 
-def chat(client: str, about: str, messages: list[Any], answer_schema: dict[str, Any] | None = None, /, **fields: Any) -> Sent:
+def chat(
+    client: str, about: str, messages: list[Any], answer_schema: dict[str, Any] | None = None, /, **fields: Any
+) -> Sent:
     """A conversation; answer_schema: the schema that its answer must match."""
     return Sent(client, about, "/api/chat", {"model": "nano", "messages": messages, **fields}, {}, answer_schema)
 

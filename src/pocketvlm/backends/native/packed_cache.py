@@ -57,7 +57,7 @@ class PackedCache:
         self._packed = False
 
     def pack(self, tensor: QuantizedTensor) -> PackedMatrix:
-        """The matrix in packed layout. If the file has it, neither codes nor the numbers that they stand for are read."""
+        """The matrix in packed layout. A hit reads neither codes nor the numbers that they stand for."""
         self.wait()
         found = self._found.get(tensor.name)
         layout = (*layout_of(tensor), *tensor.shape)
