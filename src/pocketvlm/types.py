@@ -45,7 +45,7 @@ class View:
 class Pictures(Protocol):
     """Makes the views of a clip when they are due. See `pocketvlm.processor.clip.Clip`."""
 
-    def ready(self, number: int, patience: float = 0.0) -> bool:
+    def ready(self, number: int, timeout: float = 0.0) -> bool:
         """Whether `load` would not wait, after at most so many seconds. Begins to make the picture."""
 
     def load(self, number: int, part: int) -> View:
@@ -70,9 +70,9 @@ class PendingView:
     tokens: int
     digest: str
 
-    def ready(self, patience: float = 0.0) -> bool:
+    def ready(self, timeout: float = 0.0) -> bool:
         """Whether `load` would not wait, after so many seconds at most. Asking is what begins the work."""
-        return self.source.ready(self.number, patience)
+        return self.source.ready(self.number, timeout)
 
     def at(self, start: int) -> PendingView:
         """The same view with its first placeholder at index `start` of the prompt."""

@@ -219,7 +219,7 @@ def test_memory_of_views_goes_back_when_nobody_asks_any_more(
         receiver = Receiver(lambda event: given.append(False) if event.finish_reason else None)
         driver.submit(ask(prompt), receiver)
         assert receiver.tokens()
-    assert eventually(lambda: not driver.engine.untidy)
+    assert eventually(lambda: not driver.engine.can_trim)
     assert given == [False, False, True]
 
 
@@ -231,7 +231,7 @@ def test_room_for_checkpoints_is_made_when_nobody_asks(
     receiver = Receiver()
     driver.submit(ask(text(1, 40, [10, 30])), receiver)
     assert receiver.tokens()
-    assert eventually(lambda: not engine.unprepared)
+    assert eventually(lambda: not engine.can_preallocate)
     ready = engine.memory.allocated
     assert ready >= engine.memory.used + 2 * engine.memory.slot_bytes
     other = Receiver()
@@ -250,7 +250,7 @@ def test_requests_run_where_no_room_can_be_made(
         raise MemoryError
 
     monkeypatch.setattr("pocketvlm.engine.driver._IDLE_SECONDS", 0.02)
-    monkeypatch.setattr(driver.engine.memory, "prepare", fail)
+    monkeypatch.setattr(driver.engine.memory, "preallocate", fail)
     for seed in (1, 2):
         receiver = Receiver()
         driver.submit(ask(text(seed, 40, [10, 30])), receiver)
@@ -272,7 +272,7 @@ def test_who_submits_does_not_wait_for_room_being_made(
         raise MemoryError
 
     monkeypatch.setattr("pocketvlm.engine.driver._IDLE_SECONDS", 0.02)
-    monkeypatch.setattr(driver.engine.memory, "prepare", slow)
+    monkeypatch.setattr(driver.engine.memory, "preallocate", slow)
     first, second = Receiver(), Receiver()
     driver.submit(ask(text(1, 20)), first)
     assert first.tokens()

@@ -132,9 +132,9 @@ def test_a_copy_finds_room_in_free_pages(model: MiniCPMV) -> None:
 
 
 def prepare(memory: Memory, limit: int) -> None:
-    """All that `Memory.prepare` would do."""
-    while memory.unprepared(limit):
-        memory.prepare(limit)
+    """All that `Memory.preallocate` would do."""
+    while memory.can_preallocate(limit):
+        memory.preallocate(limit)
 
 
 def test_dropped_copies_and_prepared_ones_are_used_again(model: MiniCPMV) -> None:
@@ -172,7 +172,7 @@ def test_pages_are_added_before_they_are_needed(model: MiniCPMV) -> None:
     full = Memory(model, 60 * memory.page_bytes + 2 * memory.slot_bytes, 8)
     take(full, 8 * 20)
     take(full, 8 * 20)
-    assert not full.unprepared(0)
+    assert not full.can_preallocate(0)
 
 
 def test_sequences_get_the_room_of_spare_copies(model: MiniCPMV) -> None:

@@ -203,15 +203,15 @@ class EngineDriver:
         return bool(self._inbox or self._jobs) or not self._open
 
     def _needs_upkeep(self) -> bool:
-        return self.engine.untidy or (self._preallocates and self.engine.unprepared)
+        return self.engine.can_trim or (self._preallocates and self.engine.can_preallocate)
 
     def _maintain(self) -> None:
         """One thing that is best done while nobody waits."""
-        if self.engine.untidy:
-            self.engine.tidy()
+        if self.engine.can_trim:
+            self.engine.trim()
             return
         try:
-            self.engine.prepare()
+            self.engine.preallocate()
         except Exception:  # most likely there is no memory; the request that needs it will say so
             self._preallocates = False
             _log.warning("no room could be made beforehand; requests make their own from now on", exc_info=True)
@@ -265,7 +265,7 @@ class EngineDriver:
         """Forget a request. A thread of the driver's own trims memory when it is idle; a caller has no later time."""
         del self._jobs[job.ticket.number]
         if job.ticket.number in self.engine.sequences:
-            self.engine.release(job.ticket.number, tidy=self._thread is None)
+            self.engine.release(job.ticket.number, trim=self._thread is None)
         job.ticket.ended = True
 
     def _deliver(self, job: _Job, event: TokenEvent) -> bool:

@@ -146,34 +146,34 @@ class Engine:
                 failed.append(self._fail(self.sequences[number], error))
         return failed + self.scheduler.commit(plan, drawn)
 
-    def release(self, number: int, tidy: bool = True) -> StageSeconds:
-        """Forget a request, ended or not; returns the time it spent in each stage. tidy: also call `tidy`."""
+    def release(self, number: int, trim: bool = True) -> StageSeconds:
+        """Forget a request, ended or not; returns the time it spent in each stage. trim: also call `trim`."""
         sequence = self.sequences.pop(number)
         self.scheduler.remove(sequence)
-        if tidy:
-            self.tidy()
+        if trim:
+            self.trim()
         return sequence.seconds
 
     @property
-    def untidy(self) -> bool:
-        """Whether `tidy` would do something."""
+    def can_trim(self) -> bool:
+        """Whether `trim` would do something."""
         return self._looked and not self.sequences
 
-    def tidy(self) -> None:
+    def trim(self) -> None:
         """Give back memory that views took, if no request is left. Takes milliseconds: best when nobody waits."""
-        if self.untidy:
+        if self.can_trim:
             self.model.ops.return_memory()
             self._looked = False
 
     @property
-    def unprepared(self) -> bool:
-        """Whether `prepare` would do something."""
-        return not self.sequences and self.memory.unprepared(self.prefix.limit)
+    def can_preallocate(self) -> bool:
+        """Whether `preallocate` would do something."""
+        return not self.sequences and self.memory.can_preallocate(self.prefix.limit)
 
-    def prepare(self) -> None:
+    def preallocate(self) -> None:
         """Make room for what comes, a step at a time, if no request is left. Takes time that the next turn saves."""
-        if self.unprepared:
-            self.memory.prepare(self.prefix.limit)
+        if self.can_preallocate:
+            self.memory.preallocate(self.prefix.limit)
 
     def stats(self, arriving: int = 0) -> EngineStats:
         """How things stand; may be called from any thread. arriving: requests that wait outside."""
@@ -232,12 +232,12 @@ class Engine:
                 except Exception as error:
                     failed.append(self._fail(sequence, error))
 
-    def _encode_due(self, failed: list[TokenEvent], patience: float = 0.0) -> bool:
+    def _encode_due(self, failed: list[TokenEvent], timeout: float = 0.0) -> bool:
         """Encode the views that are due; False where none are. If they fail together, each is tried alone.
 
-        patience: seconds to wait for one that is still being decoded.
+        timeout: seconds to wait for one that is still being decoded.
         """
-        due = self.scheduler.due_views(self.model.ops.patches_at_once, patience)
+        due = self.scheduler.due_views(self.model.ops.patches_at_once, timeout)
         try:
             if due:
                 self._looked = True

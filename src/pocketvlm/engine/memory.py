@@ -172,11 +172,11 @@ class Memory:
         self.reserved += 1
         return copy
 
-    def unprepared(self, limit: int) -> bool:
-        """Whether `prepare` would do something. limit: bytes that copies may have."""
+    def can_preallocate(self, limit: int) -> bool:
+        """Whether `preallocate` would do something. limit: bytes that copies may have."""
         return self._lacks_copies(limit) or self._pages_ahead() > 0
 
-    def prepare(self, limit: int) -> None:
+    def preallocate(self, limit: int) -> None:
         """Make room for one more copy, or more pages, before they are needed; both count as allocated."""
         if self._lacks_copies(limit):
             for array in (copy := self._new_copy()):

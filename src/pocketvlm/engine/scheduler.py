@@ -78,7 +78,7 @@ class Scheduler:
                 stop = len(sequence.request.prompt.ids) if self._nearly_read(sequence) else self._stop(sequence)
                 self.views.attach_cached_features(sequence, sequence.computed, stop)
 
-    def due_views(self, patches: int, patience: float = 0.0) -> list[tuple[Sequence, int]]:
+    def due_views(self, patches: int, timeout: float = 0.0) -> list[tuple[Sequence, int]]:
         """The views to encode next: those that the next chunks of running sequences need, the first of them in any case
         and more up to so many patches. Equal ones are there once; one of few rows has other bits in company, so it is
         encoded alone. Views of clips that are still being decoded hold up their own sequence only; the first of them is
@@ -98,9 +98,9 @@ class Scheduler:
                 # A clip keeps few pictures around the one asked for: the first in order is its reader.
                 if isinstance(view, PendingView) and (
                     readers.setdefault(view.source, sequence) is not sequence
-                    or not view.ready(0.0 if found else patience)
+                    or not view.ready(0.0 if found else timeout)
                 ):
-                    patience = 0.0
+                    timeout = 0.0
                     break
                 patches -= view.rows * view.cols
                 few = view.tokens <= FEW_ROWS

@@ -120,14 +120,14 @@ class Clip:
         """Tokens of all views."""
         return sum(view_tokens(size, self.options.image) for unit in self.units for size in unit.sizes)
 
-    def ready(self, number: int, patience: float = 0.0) -> bool:
+    def ready(self, number: int, timeout: float = 0.0) -> bool:
         """Whether `load` would not wait, after at most so many seconds. Begins to make the picture.
 
         Several may be asked for one after the other before the first of them is loaded.
         """
         with self._lock:
             future = self._begin(number)
-        return bool(wait_for([future], patience).done)
+        return bool(wait_for([future], timeout).done)
 
     def load(self, number: int, part: int) -> View:
         """View `part` of a picture. Raises VideoError. Pictures before it are forgotten."""

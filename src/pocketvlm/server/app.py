@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from pocketvlm import __version__
 from pocketvlm.server.context import Context
 from pocketvlm.server.errors import ApiError, from_validation, internal
-from pocketvlm.server.gate import Gate, error_response
+from pocketvlm.server.middleware import Middleware, error_response
 from pocketvlm.server.routes import (
     anthropic,
     chat,
@@ -33,7 +33,7 @@ each interface read."""
 
 
 def create_app(context: Context) -> tuple[FastAPI, ASGIApp]:
-    """The FastAPI application, and the same behind its gate, which is what a server runs."""
+    """The FastAPI application, and the same inside its middleware, which is what a server runs."""
     app = FastAPI(title="pocketvlm", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None)
     app.state.context = context
     for module in (chat, completions, responses, anthropic, ollama, ollama_models, tokens, files, service, docs):
@@ -41,7 +41,7 @@ def create_app(context: Context) -> tuple[FastAPI, ASGIApp]:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _internal)
-    return app, Gate(app, context)
+    return app, Middleware(app, context)
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -62,7 +62,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 async def _internal(request: Request, error: Exception) -> Response:
-    """The answer; the error itself goes on to the gate, which writes it to the log."""
+    """The answer; the error itself goes on to the middleware, which writes it to the log."""
     return _answer(request, internal(request.scope["record"].id))
 
 

@@ -22,7 +22,6 @@ from pocketvlm.errors import PocketVLMError
 from pocketvlm.parsing import AnswerParser
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.server.admission import Admission
-from pocketvlm.server.asking import Question
 from pocketvlm.server.errors import ApiError, from_failure
 from pocketvlm.server.files import FileStore
 from pocketvlm.server.guiding import Constrain, Ends, constraint_for, needs_grammar
@@ -30,6 +29,7 @@ from pocketvlm.server.logs import Log, Record
 from pocketvlm.server.media import Media
 from pocketvlm.server.metrics import Metrics
 from pocketvlm.server.prompts import continued, raw_prompt
+from pocketvlm.server.requests import Question
 from pocketvlm.server.running import Mailbox, Run, Service
 from pocketvlm.server.settings import Settings
 from pocketvlm.types import Prompt, SamplingParams

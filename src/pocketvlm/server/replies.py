@@ -14,12 +14,12 @@ from starlette.types import Receive, Scope, Send
 
 from pocketvlm.answers.answer import Answer
 from pocketvlm.answers.choice import Delta
-from pocketvlm.server.accounts import settle
 from pocketvlm.server.context import Context
 from pocketvlm.server.errors import ApiError, internal
 from pocketvlm.server.logs import Record
 from pocketvlm.server.protocol import WRITE
 from pocketvlm.server.running import Run
+from pocketvlm.server.usage import finalize
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _GONE = 499  # what others log where the client did not wait
@@ -101,7 +101,7 @@ class Stream(Response):
             watch.cancel()
             if gone.is_set():
                 self._record.status = _GONE
-            settle(self._run, self._record, self._context.metrics)
+            finalize(self._run, self._record, self._context.metrics)
 
     async def _body(self, send: Send, gone: asyncio.Event, write: Callable[[bytes], bool] | None) -> None:
         async def out(data: bytes, more: bool = True) -> None:
@@ -195,4 +195,4 @@ async def whole(
         raise
     finally:
         watch.cancel()
-        settle(run, record, context.metrics)
+        finalize(run, record, context.metrics)

@@ -51,11 +51,11 @@ class Server(uvicorn.Server):
     def __init__(self, context: Context, log_level: int = logging.ERROR) -> None:
         settings = context.settings
         self.context = context
-        self.app, gate = create_app(context)
+        self.app, middleware = create_app(context)
         logging.getLogger("uvicorn").setLevel(log_level)
         super().__init__(
             uvicorn.Config(
-                gate,
+                middleware,
                 loop="asyncio",
                 http=limited(settings.max_header_bytes, settings.header_timeout),
                 ws="none",

@@ -12,7 +12,6 @@ from starlette.responses import Response
 from pocketvlm.answers.answer import Answer
 from pocketvlm.answers.choice import Delta
 from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
-from pocketvlm.server.accounts import Account
 from pocketvlm.server.errors import ApiError
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Json, Stream, event, whole
@@ -20,6 +19,7 @@ from pocketvlm.server.routes.chat import call_id
 from pocketvlm.server.routes.shared import Route, accept
 from pocketvlm.server.running import Run
 from pocketvlm.server.schemas.anthropic import CountRequest, MessagesRequest
+from pocketvlm.server.usage import RequestUsage
 from pocketvlm.types import FinishReason
 
 router = APIRouter(route_class=Route, tags=["Anthropic"])
@@ -72,7 +72,7 @@ class _Form:
             "content": content,
             **(self.stop() if ended else _NO_STOP),
             "usage": {
-                **self.usage(Account.of(self.run, self.record)),
+                **self.usage(RequestUsage.of(self.run, self.record)),
                 "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
                 "service_tier": "standard",
                 "inference_geo": None,
@@ -96,14 +96,14 @@ class _Form:
         number_ = call_id(self.record.id, 0, number)
         return {"type": "tool_use", "id": number_, "name": name, "input": arguments, "caller": {"type": "direct"}}
 
-    def usage(self, account: Account) -> dict[str, Any]:
+    def usage(self, usage: RequestUsage) -> dict[str, Any]:
         """Counts of tokens; those that were in the prefix cache are not part of the input."""
         return {
-            "input_tokens": account.prompt - account.cached,
+            "input_tokens": usage.prompt - usage.cached,
             "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": account.cached,
-            "output_tokens": account.completion,
-            "output_tokens_details": {"thinking_tokens": account.reasoning},
+            "cache_read_input_tokens": usage.cached,
+            "output_tokens": usage.completion,
+            "output_tokens_details": {"thinking_tokens": usage.reasoning},
             "server_tool_use": None,
         }
 
@@ -162,8 +162,8 @@ class MessageStream:
 
     def tail(self) -> bytes:
         """Why it ended, and what it took."""
-        account = Account.of(self._form.run, self._form.record)
-        usage, timings = self._form.usage(account), account.timings()
+        total = RequestUsage.of(self._form.run, self._form.record)
+        usage, timings = self._form.usage(total), total.timings()
         stop = self._event("message_delta", delta=self._form.stop(), usage=usage, timings=timings)
         return self._close() + stop + self._event("message_stop")
 

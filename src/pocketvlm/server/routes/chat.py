@@ -12,7 +12,6 @@ from pocketvlm.answers.answer import Answer
 from pocketvlm.answers.choice import Delta
 from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
 from pocketvlm.processor.tokenizer import Tokenizer
-from pocketvlm.server.accounts import Account
 from pocketvlm.server.context import Context
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Stream, dump, whole
@@ -20,6 +19,7 @@ from pocketvlm.server.routes.shared import ChunkStream, Route, accept
 from pocketvlm.server.running import Run
 from pocketvlm.server.schemas.chat import ChatRequest
 from pocketvlm.server.schemas.common import UsageChunks
+from pocketvlm.server.usage import RequestUsage
 from pocketvlm.types import FinishReason, TokenLogprob
 
 router = APIRouter(route_class=Route, tags=["OpenAI"])
@@ -94,7 +94,7 @@ def content_logprobs(tokenizer: Tokenizer, tokens: list[TokenLogprob]) -> dict[s
 def _completion(
     context: Context, run: Run, record: Record, head: dict[str, Any], answers: list[Answer], body: ChatRequest
 ) -> dict[str, Any]:
-    account = Account.of(run, record)
+    usage = RequestUsage.of(run, record)
     choices = []
     for index, answer in enumerate(answers):
         text = "".join(answer.text)
@@ -125,8 +125,8 @@ def _completion(
         **head,
         "object": "chat.completion",
         "choices": choices,
-        "usage": account.usage(),
-        "timings": account.timings(),
+        "usage": usage.counts(),
+        "timings": usage.timings(),
     }
 
 
@@ -167,7 +167,7 @@ class ChatStream(ChunkStream):
                     out.append(self._chunk(delta.index, {"tool_calls": [call]}, None))
         if delta.finish_reason is not None:
             called = self._run.choices[delta.index].called
-            more = {"timings": Account.of(self._run, self._record).timings()} if self._run.done else {}
+            more = {"timings": RequestUsage.of(self._run, self._record).timings()} if self._run.done else {}
             stop = stop_reason(delta.finish_reason, delta.stop)
             if stop is not None:
                 more["stop_reason"] = stop  # type: ignore[assignment]

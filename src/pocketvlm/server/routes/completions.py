@@ -11,7 +11,6 @@ from starlette.responses import Response
 from pocketvlm.answers.answer import Answer
 from pocketvlm.answers.choice import Delta
 from pocketvlm.processor.tokenizer import Tokenizer
-from pocketvlm.server.accounts import Account
 from pocketvlm.server.context import Context
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Stream, event, whole
@@ -19,6 +18,7 @@ from pocketvlm.server.routes.chat import finish_reason, stop_reason
 from pocketvlm.server.routes.shared import ChunkStream, Route, accept
 from pocketvlm.server.running import Run
 from pocketvlm.server.schemas.chat import CompletionRequest
+from pocketvlm.server.usage import RequestUsage
 from pocketvlm.types import TokenLogprob
 
 router = APIRouter(route_class=Route, tags=["OpenAI"])
@@ -44,7 +44,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         return Stream(context, run, record, CompletionStream(context, run, record, head, body))
 
     def render(answers: list[Answer]) -> dict[str, Any]:
-        account = Account.of(run, record)
+        usage = RequestUsage.of(run, record)
         choices = []
         for index, answer in enumerate(answers):
             echo = _prompt_text(context, run, index) if body.echo else ""
@@ -57,7 +57,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
                     "stop_reason": stop_reason(answer.finish_reason, answer.stop),
                 }
             )
-        return {**head, "choices": choices, "usage": account.usage(), "timings": account.timings()}
+        return {**head, "choices": choices, "usage": usage.counts(), "timings": usage.timings()}
 
     return await whole(context, run, record, request, render)
 
@@ -132,5 +132,5 @@ class CompletionStream(ChunkStream):
             self._pending[index] = []
         chunk = self.with_usage({**self._head, "choices": [choice]})
         if finish is not None and self._run.done:
-            chunk["timings"] = Account.of(self._run, self._record).timings()
+            chunk["timings"] = RequestUsage.of(self._run, self._record).timings()
         return event(chunk)

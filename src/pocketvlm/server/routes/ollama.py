@@ -12,7 +12,6 @@ from starlette.responses import Response
 from pocketvlm.answers.answer import Answer, Call
 from pocketvlm.answers.choice import Delta
 from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
-from pocketvlm.server.accounts import Account
 from pocketvlm.server.context import Context
 from pocketvlm.server.errors import ApiError
 from pocketvlm.server.logs import Record
@@ -21,6 +20,7 @@ from pocketvlm.server.routes.chat import call_id, logprobs
 from pocketvlm.server.routes.shared import Route, accept, context_of, record_of
 from pocketvlm.server.running import Run
 from pocketvlm.server.schemas.ollama import OllamaBase, OllamaChatRequest, OllamaGenerateRequest
+from pocketvlm.server.usage import RequestUsage
 from pocketvlm.types import TokenLogprob
 
 router = APIRouter(route_class=Route, tags=["Ollama"])
@@ -155,16 +155,16 @@ class Lines:
 
         load_duration is how long the request waited for the model: Ollama's time until one is ready.
         """
-        account = Account.of(self._run, self._record)
+        usage = RequestUsage.of(self._run, self._record)
         ids = {"context": [*self._run.prompts[0].ids.tolist(), *self._ids]} if self._gives_ids else {}
         return {
             "done": True,
             "done_reason": str(self._run.choices[0].finish_reason),
             **ids,
-            "total_duration": int(account.total * 1e9),
-            "load_duration": max(1, int(account.queue * 1e9)),
-            "prompt_eval_count": account.prompt,
-            "prompt_eval_duration": int((account.vision + account.prefill) * 1e9),
-            "eval_count": account.completion,
-            "eval_duration": int(account.decode * 1e9),
+            "total_duration": int(usage.total * 1e9),
+            "load_duration": max(1, int(usage.queue * 1e9)),
+            "prompt_eval_count": usage.prompt,
+            "prompt_eval_duration": int((usage.vision + usage.prefill) * 1e9),
+            "eval_count": usage.completion,
+            "eval_duration": int(usage.decode * 1e9),
         }

@@ -12,7 +12,6 @@ from pocketvlm.answers.answer import Answer, TextLogprobs
 from pocketvlm.answers.choice import Delta
 from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
 from pocketvlm.processor.tokenizer import Tokenizer
-from pocketvlm.server.accounts import Account
 from pocketvlm.server.errors import ApiError
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Json, Stream, event, whole
@@ -21,6 +20,7 @@ from pocketvlm.server.routes.shared import Route, accept
 from pocketvlm.server.running import Run
 from pocketvlm.server.schemas.responses import ResponsesRequest
 from pocketvlm.server.schemas.tools import FlatFunction
+from pocketvlm.server.usage import RequestUsage
 from pocketvlm.types import TokenLogprob
 
 router = APIRouter(route_class=Route, tags=["OpenAI"])
@@ -103,21 +103,21 @@ class Shape:
             "top_p": params.top_p,
             "truncation": "disabled",
             "usage": None if reason is None else self._usage(),
-            **({} if reason is None else {"timings": Account.of(self.run, self.record).timings()}),
+            **({} if reason is None else {"timings": RequestUsage.of(self.run, self.record).timings()}),
         }
 
     def _usage(self) -> dict[str, Any]:
-        account = Account.of(self.run, self.record)
+        usage = RequestUsage.of(self.run, self.record)
         return {
-            "input_tokens": account.prompt,
+            "input_tokens": usage.prompt,
             "input_tokens_details": {
-                "cached_tokens": account.cached,
+                "cached_tokens": usage.cached,
                 "cache_write_tokens": 0,
-                "image_tokens": account.image,
+                "image_tokens": usage.image,
             },
-            "output_tokens": account.completion,
-            "output_tokens_details": {"reasoning_tokens": account.reasoning},
-            "total_tokens": account.prompt + account.completion,
+            "output_tokens": usage.completion,
+            "output_tokens_details": {"reasoning_tokens": usage.reasoning},
+            "total_tokens": usage.prompt + usage.completion,
         }
 
     def reasoning(self, text: str, status: str = "completed") -> dict[str, Any]:

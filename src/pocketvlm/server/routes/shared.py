@@ -11,13 +11,13 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.server.accounts import Account
 from pocketvlm.server.context import Context
 from pocketvlm.server.errors import ApiError, from_failure
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import event
 from pocketvlm.server.running import Run
 from pocketvlm.server.schemas.common import Body, UsageChunks
+from pocketvlm.server.usage import RequestUsage
 
 
 class _JsonRequest(Request):
@@ -83,15 +83,15 @@ class ChunkStream:
     def with_usage(self, chunk: dict[str, Any]) -> dict[str, Any]:
         """The chunk, with the usage so far or with none, as the client asked."""
         if self._usage != "none":
-            chunk["usage"] = Account.of(self._run, self._record).usage() if self._usage == "each" else None
+            chunk["usage"] = RequestUsage.of(self._run, self._record).counts() if self._usage == "each" else None
         return chunk
 
     def tail(self) -> bytes:
         """The usage, where it was asked for, and the end."""
         last = b""
         if self._usage != "none":
-            account = Account.of(self._run, self._record)
-            last = event({**self._head, "choices": [], "usage": account.usage(), "timings": account.timings()})
+            usage = RequestUsage.of(self._run, self._record)
+            last = event({**self._head, "choices": [], "usage": usage.counts(), "timings": usage.timings()})
         return last + b"data: [DONE]\n\n"
 
     def failure(self, error: ApiError) -> bytes:

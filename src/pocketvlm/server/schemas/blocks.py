@@ -8,9 +8,9 @@ from typing import Any
 from pocketvlm.errors import PromptError
 from pocketvlm.processor.messages import IMAGE_OPTIONS, MEDIA_OPTIONS, plain_data
 from pocketvlm.server import fields
-from pocketvlm.server.asking import Place
 from pocketvlm.server.fields import MESSAGES, IgnoredFields
 from pocketvlm.server.media import names_video
+from pocketvlm.server.requests import Place
 
 # For each type of block: the keys that are read.
 _KEYS: dict[str, tuple[str, ...]] = {

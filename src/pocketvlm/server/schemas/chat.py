@@ -9,9 +9,9 @@ from pydantic import Field
 
 from pocketvlm.errors import OptionError
 from pocketvlm.processor.messages import MEDIA_OPTIONS
-from pocketvlm.server.asking import Guide, Question
 from pocketvlm.server.fields import CHAT, COMPLETIONS, IgnoredFields
 from pocketvlm.server.media import check_options
+from pocketvlm.server.requests import Guide, Question
 from pocketvlm.server.schemas.common import Count, Effort, Json, Object, Sampling, UsageChunks, most_tokens, thinks
 from pocketvlm.server.schemas.parts import plain_messages
 from pocketvlm.server.schemas.tools import Tool, ToolChoice, form_of, read_tools

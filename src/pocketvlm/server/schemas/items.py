@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pocketvlm.errors import PromptError
-from pocketvlm.server.asking import Place
 from pocketvlm.server.fields import IgnoredFields
+from pocketvlm.server.requests import Place
 from pocketvlm.server.schemas.parts import plain_part
 
 # Items that tell a client what OpenAI's own servers did; their results are in other items.

@@ -8,9 +8,9 @@ from pydantic import Field
 
 from pocketvlm.errors import OptionError
 from pocketvlm.processor.messages import MEDIA_OPTIONS
-from pocketvlm.server.asking import Guide, Question, ToolUse
 from pocketvlm.server.fields import RESPONSES, IgnoredFields
 from pocketvlm.server.media import check_options
+from pocketvlm.server.requests import Guide, Question, ToolUse
 from pocketvlm.server.schemas.common import Effort, Json, Object, Sampling, most_tokens, thinks
 from pocketvlm.server.schemas.items import Items
 from pocketvlm.server.schemas.tools import FlatTool, ToolChoice, form_of, read_tools

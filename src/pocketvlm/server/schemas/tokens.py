@@ -8,9 +8,9 @@ from pydantic import Field
 
 from pocketvlm.errors import OptionError
 from pocketvlm.processor.messages import MEDIA_OPTIONS
-from pocketvlm.server.asking import Question
 from pocketvlm.server.fields import TOKENS, IgnoredFields
 from pocketvlm.server.media import check_options
+from pocketvlm.server.requests import Question
 from pocketvlm.server.schemas.common import Body, Count, Json
 from pocketvlm.server.schemas.parts import plain_messages
 from pocketvlm.server.schemas.tools import Tool, read_tools

@@ -12,7 +12,7 @@ from pocketvlm.server.running import Run
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class RequestUsage:
     """Counts of a run so far, and where its time went, in seconds."""
 
     prompt: int
@@ -31,8 +31,8 @@ class Account:
     total: float
 
     @classmethod
-    def of(cls, run: Run, record: Record) -> Account:
-        """The account of a run, whatever has happened to it."""
+    def of(cls, run: Run, record: Record) -> RequestUsage:
+        """The usage of a run so far, whatever has happened to it."""
         firsts = {id(choice.request.prompt): ticket for choice, ticket in zip(run.choices, run.tickets, strict=True)}
         stages = [ticket.seconds for ticket in run.tickets]
         # Frames of videos are decoded and resized beside everything else, when they are due.
@@ -54,7 +54,7 @@ class Account:
             total=time.perf_counter() - record.began,
         )
 
-    def usage(self) -> dict[str, Any]:
+    def counts(self) -> dict[str, Any]:
         """OpenAI's usage object; image tokens are part of the prompt's, reasoning tokens of the completion's."""
         return {
             "prompt_tokens": self.prompt,
@@ -70,14 +70,14 @@ class Account:
         return {**{name: round(getattr(self, name), 6) for name in names}, "cached_tokens": self.cached}
 
 
-def settle(run: Run, record: Record, metrics: Metrics) -> None:
+def finalize(run: Run, record: Record, metrics: Metrics) -> None:
     """Book a run that nobody reads any more: end it if it still runs, and note what it was."""
     run.cancel()
-    account = Account.of(run, record)
-    record.prompt_tokens, record.cached_tokens = account.prompt, account.cached
-    record.image_tokens, record.images = account.image, sum(len(prompt.images) for prompt in run.prompts)
-    record.completion_tokens = account.completion
-    record.queue = account.queue
-    record.ttft = account.ttft if run.first is not None else None
+    usage = RequestUsage.of(run, record)
+    record.prompt_tokens, record.cached_tokens = usage.prompt, usage.cached
+    record.image_tokens, record.images = usage.image, sum(len(prompt.images) for prompt in run.prompts)
+    record.completion_tokens = usage.completion
+    record.queue = usage.queue
+    record.ttft = usage.ttft if run.first is not None else None
     record.finish = tuple(choice.finish_reason or "abort" for choice in run.choices)
     metrics.answered(run)

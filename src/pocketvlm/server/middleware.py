@@ -26,7 +26,7 @@ _MULTIPART = ("/v1/files",)
 _METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
 
 
-class Gate:
+class Middleware:
     """ASGI middleware around everything else."""
 
     def __init__(self, app: ASGIApp, context: Context) -> None:
