@@ -10,7 +10,7 @@ import pytest
 from server.kit import Running, Script, events, image, running
 
 from pocketvlm.errors import OptionError
-from pocketvlm.server.fields import RULES, IgnoredFields, judge, known, table
+from pocketvlm.server.fields import RULES, IgnoredFields, judge, table
 
 USER = [{"role": "user", "content": "hello"}]
 BODIES: dict[str, dict[str, Any]] = {
@@ -263,7 +263,7 @@ def test_harmless_values_have_their_own_type() -> None:
 def test_each_field_has_one_rule() -> None:
     for interface in {name for rule in RULES for name in rule.interfaces}:
         names = [name for rule in RULES if interface in rule.interfaces for name in rule.names]
-        assert sorted(names) == sorted(known(interface))
+        assert len(names) == len(set(names)), interface
 
 
 def test_the_page_has_the_table() -> None:

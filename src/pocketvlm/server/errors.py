@@ -78,6 +78,7 @@ def style_of(path: str) -> Style:
 def from_failure(error: PocketVLMError, places: Sequence[Place] = ()) -> ApiError:
     """What a failure of the layers below means to a client. places: what its messages are called in the request."""
     message = _renamed(str(error).removeprefix("options: "), places)
+    # The name that every interface has for this option of the processor.
     if message.startswith("template_kwargs"):
         message = f"chat_{message}"
     if isinstance(error, ImageError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -223,11 +223,6 @@ def _rows() -> Iterator[str]:
                 where = ", ".join(rule.interfaces)
                 yield f"| {names} | {where} | {values} | {rule.why} |"
         yield ""
-
-
-def known(interface: str) -> Mapping[str, Rule]:
-    """The rules of one interface by field path."""
-    return {name: rule for (where, name), rule in _BY_NAME.items() if where == interface}
 
 
 if __name__ == "__main__":

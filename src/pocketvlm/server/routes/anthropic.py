@@ -93,8 +93,8 @@ class _Form:
 
     def call(self, number: int, name: str, arguments: Any) -> dict[str, Any]:
         """A function call as a block."""
-        number_ = call_id(self.record.id, 0, number)
-        return {"type": "tool_use", "id": number_, "name": name, "input": arguments, "caller": {"type": "direct"}}
+        block_id = call_id(self.record.id, 0, number)
+        return {"type": "tool_use", "id": block_id, "name": name, "input": arguments, "caller": {"type": "direct"}}
 
     def usage(self, usage: RequestUsage) -> dict[str, Any]:
         """Counts of tokens; those that were in the prefix cache are not part of the input."""

@@ -134,8 +134,8 @@ class Shape:
     ) -> dict[str, Any]:
         """An item of text with the log-probabilities of its tokens; without content while there is none."""
         content = [] if text is None else [self.part(text, tokens)]
-        number_ = f"msg_{self.record.id}{'' if number == 0 else f'x{number}'}"
-        return {"id": number_, "type": "message", "role": "assistant", "status": status, "content": content}
+        item_id = f"msg_{self.record.id}{'' if number == 0 else f'x{number}'}"
+        return {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": content}
 
     def part(self, text: str, tokens: list[TokenLogprob]) -> dict[str, Any]:
         """The content of a message."""

@@ -10,7 +10,7 @@ from pocketvlm.errors import OptionError
 from pocketvlm.processor.messages import MEDIA_OPTIONS
 from pocketvlm.server.fields import RESPONSES, IgnoredFields
 from pocketvlm.server.media import check_options
-from pocketvlm.server.requests import Guide, Question, ToolUse
+from pocketvlm.server.requests import Guide, Question
 from pocketvlm.server.schemas.common import Effort, Json, Object, Sampling, most_tokens, thinks
 from pocketvlm.server.schemas.items import Items
 from pocketvlm.server.schemas.tools import FlatTool, ToolChoice, form_of, read_tools
@@ -67,10 +67,6 @@ class ResponsesRequest(Sampling):
         """Whether the text comes with log-probabilities."""
         return LOGPROBS in (self.include or ()) or bool(self.top_logprobs)
 
-    def tool_use(self) -> ToolUse:
-        """Tools and choice. Raises OptionError."""
-        return read_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
-
     def question(self, ignored: IgnoredFields) -> Question:
         """What is asked. Raises OptionError and PromptError."""
         sampling = {**self.sampling(), **most_tokens(self, "max_output_tokens", "max_tokens")}
@@ -85,7 +81,7 @@ class ResponsesRequest(Sampling):
         thinking = thinks(self.reasoning.effort if self.reasoning else None)
         if thinking is not None and "enable_thinking" not in (self.chat_template_kwargs or {}):
             options["enable_thinking"] = thinking
-        tools = self.tool_use()
+        tools = read_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
         messages, places = Items(ignored).read(self.instructions, self.input)
         return Question(
             messages=messages,
