@@ -187,10 +187,16 @@ def keys_of(value: Any) -> set[str]:
     return found
 
 
+# Blanks of ECMA-262, whose expressions JSON schemas use. Python's own class has U+001C to U+001F too.
+BLANKS = "\\t\\n\\v\\f\\r \\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000\\ufeff"
+
+
 def clean(schema: Any) -> Any:
-    """A schema without keywords that are null, which the validator takes for mistakes."""
+    """A schema as the validator understands it: without keywords that are null, and with ECMA's blanks."""
     if isinstance(schema, list):
         return [clean(part) for part in schema]
+    if schema == "[^\\s]":
+        return f"[^{BLANKS}]"
     if not isinstance(schema, dict):
         return schema
     return {

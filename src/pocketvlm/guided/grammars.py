@@ -63,7 +63,7 @@ class GrammarConstraint:
         return self._mask
 
     def accept(self, token_id: int) -> None:
-        """Go on by the token that was drawn. Raises ValueError for one that is not allowed; nothing goes on then."""
+        """Advance by the sampled token. Raises ValueError for one that is not allowed; it then takes no more."""
         if not 0 <= token_id < self._vocab_size:
             raise ValueError(f"guided output: there is no token {token_id}")
         if not self._matcher.consume_token(token_id):

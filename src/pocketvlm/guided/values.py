@@ -13,7 +13,7 @@ from pocketvlm.guided.cases import Case, Conjunction
 from pocketvlm.guided.numbers import UNLIMITED, Range
 from pocketvlm.guided.schemas import ClosedSchemas
 
-# JSON of a type as terminals. A text beside JSON has to be one terminal with it: the lexer takes the longest match.
+# JSON of a type as terminals. A text as an alternative shares the terminal: the lexer takes the longest match.
 _WORDS = {
     "null": ['"null"'],
     "boolean": ['"true"', '"false"'],

@@ -90,7 +90,7 @@ class Context:
         self.model.driver.start()
 
     async def close(self) -> None:
-        """End what still runs, and let go of threads and files."""
+        """End what still runs, and release threads and files."""
         await asyncio.to_thread(self.model.driver.close)
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.media.close()

@@ -53,7 +53,7 @@ class Thinking:
         return self._free if self._left > 0 else self._ends.mask(self._ends.thought)
 
     def accept(self, token_id: int) -> None:
-        """The token that was drawn."""
+        """Take note of the sampled token."""
         if not self._thinking:
             if self._inner is not None:
                 self._inner.accept(token_id)

@@ -35,7 +35,7 @@ class RequestUsage:
         """The usage of a run so far, whatever has happened to it."""
         firsts = {id(choice.request.prompt): ticket for choice, ticket in zip(run.choices, run.tickets, strict=True)}
         stages = [ticket.seconds for ticket in run.tickets]
-        # Frames of videos are decoded and resized beside everything else, when they are due.
+        # Frames of videos are decoded and resized on another thread, when they are due.
         later = [prompt.later_seconds() for prompt in run.prompts]
         return cls(
             prompt=sum(len(prompt.ids) for prompt in run.prompts),
