@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from pocketvlm.bench.load.prompts import Sizes
-from pocketvlm.engine.scheduler import DEFAULT_PREFILL_CHUNK
+from pocketvlm.options.load import DEFAULT_PREFILL_CHUNK
 from service import asking
 from service.asking import FailedError, percentile
 from service.bare import Bare

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pocketvlm.errors import OptionError, PocketVLMError
+from pocketvlm.errors import PocketVLMError
+from pocketvlm.options.sampling import SamplingParams as SamplingParams  # noqa: PLC0414 (its name among the values that travel)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -161,61 +162,6 @@ class Prompt:
     def image_tokens(self) -> int:
         """Number of ids that stand for features of images and videos."""
         return sum(view.tokens for view in self.views)
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How the next token is chosen and when generation ends (names as in vLLM and OpenAI).
-
-    temperature 0 is greedy. top_k 0 or -1 and top_p 1 are off. Penalties follow the usual definitions: repetition over
-    prompt and output, presence and frequency over the output. stop strings end the text before the match. logprobs: how
-    many alternatives are reported beside each token, 0 to 20, None for no report. logit_bias: pairs of token id and a
-    number from -100 to 100 that is added to its logit.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
-    min_tokens: int = 0
-    max_tokens: int = 1024
-    logprobs: int | None = None
-    logit_bias: tuple[tuple[int, float], ...] = ()
-
-    def __post_init__(self) -> None:
-        """Bring other spellings into one form, and refuse values outside their range, naming field and value."""
-        for name in ("stop", "stop_token_ids"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str | int) else tuple(value or ()))
-        if self.top_k == -1:
-            object.__setattr__(self, "top_k", 0)
-        checks: tuple[tuple[str, bool, str], ...] = (
-            ("temperature", 0.0 <= self.temperature <= 100.0, "a number from 0 (greedy) to 100"),
-            ("top_p", 0.0 < self.top_p <= 1.0, "a number above 0 and at most 1"),
-            ("top_k", self.top_k >= 0, "0 (off) or a positive whole number"),
-            ("min_p", 0.0 <= self.min_p <= 1.0, "a number from 0 to 1"),
-            ("repetition_penalty", 0.0 < self.repetition_penalty < 100.0, "a number above 0, 1 is off"),
-            ("presence_penalty", -2.0 <= self.presence_penalty <= 2.0, "a number from -2 to 2"),
-            ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "a number from -2 to 2"),
-            ("min_tokens", 0 <= self.min_tokens <= self.max_tokens, "0 to max_tokens"),
-            ("max_tokens", self.max_tokens >= 1, "at least 1"),
-            ("seed", self.seed is None or self.seed >= 0, "a whole number from 0, or none"),
-            ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 20, "0 to 20, or none"),
-            ("logit_bias", all(t >= 0 and -100 <= b <= 100 for t, b in self.logit_bias), "token ids with -100 to 100"),
-            ("stop", all(isinstance(text, str) and text for text in self.stop), "non-empty strings"),
-        )
-        for name, good, wanted in checks:
-            if not good:
-                value = getattr(self, name)
-                shown = list(value) if isinstance(value, tuple) else value
-                raise OptionError(f"{name}={shown!r} is out of range: give {wanted}")
 
 
 @dataclass(frozen=True, slots=True)

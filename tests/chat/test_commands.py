@@ -170,7 +170,7 @@ def test_set_shows_and_changes(session: Session, here: Path) -> None:
     assert "temperature\t0.0" in run(session, "/set").lines
     assert "mode\t(16x)" in run(session, "/set").lines
     assert lines(session, "/set top_p 0.5") == "top_p: 0.5"
-    assert lines(session, "/set top_p").startswith("top_p: 0.5 - nucleus sampling")
+    assert lines(session, "/set top_p").startswith("top_p: 0.5 - Nucleus sampling")
     assert lines(session, "/set top-p default") == "top_p: (1.0)"
     assert lines(session, "/set stop \\n\\n") == "stop: '\\n\\n'"
     assert session.settings.arguments()["stop"] == ("\n\n",)
@@ -180,7 +180,7 @@ def test_set_shows_and_changes(session: Session, here: Path) -> None:
         ("/set temprature 1", "did you mean 'temperature'"),
         ("/set temp 1", "did you mean 'temperature'"),
         ("/set xyzzy 1", "/set shows them all"),
-        ("/set temperature hot", "temperature='hot' is not supported: give 0 to 100"),
+        ("/set temperature hot", "temperature='hot' is not supported: give a number from 0 to 100"),
         ("/set temperature -1", r"temperature=-1.0 is out of range"),
         ("/set thinking maybe", "give on or off"),
     ):
@@ -198,7 +198,7 @@ def test_short_commands_for_settings(session: Session, here: Path) -> None:
     assert ", 1 view, " in lines(session, "/slices 1")
     assert lines(session, "/thinking on") == "thinking: on"
     assert session.settings.arguments()["enable_thinking"] is True
-    assert lines(session, "/thinking").startswith("thinking: on - let the model think first")
+    assert lines(session, "/thinking").startswith("thinking: on - Let the model think first")
     with pytest.raises(OptionError, match=r"^mode='8x' is not supported"):
         run(session, "/mode 8x")
     with pytest.raises(OptionError, match="slices"):

@@ -21,7 +21,7 @@ import json, re, sys, time
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.processor.clip import open_clip
 from pocketvlm.processor.limits import MediaLimits
-from pocketvlm.processor.sampling import VideoOptions
+from pocketvlm.options.media import VideoOptions
 began = time.perf_counter()
 clip = open_clip(sys.argv[1], VideoOptions(stack_frames=int(sys.argv[2])), ProcessorConfig(), MediaLimits())
 opened = time.perf_counter() - began

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 import pocketvlm
-from pocketvlm.cli.serve import nbytes
+from pocketvlm.options.bytesize import parse_size
 from pocketvlm.errors import OptionError
 
 COMMAND = [sys.executable, "-m", "pocketvlm", "serve"]
@@ -116,10 +116,10 @@ def test_starts_that_cannot_be(tmp_path: Path) -> None:
     ("text", "size"), [("5", 5), ("2K", 2048), ("1.5m", 3 << 19), ("4GiB", 4 << 30), ("1TB", 1 << 40), (" 7 ", 7)]
 )
 def test_sizes(text: str, size: int) -> None:
-    assert nbytes(text, "--memory") == size
+    assert parse_size(text, "--memory") == size
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1X", "1 2", "1e9"])
 def test_no_sizes(text: str) -> None:
     with pytest.raises(OptionError, match="--memory"):
-        nbytes(text, "--memory")
+        parse_size(text, "--memory")

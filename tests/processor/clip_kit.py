@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from pocketvlm.config import ProcessorConfig
+from pocketvlm.options.media import VideoOptions
 from pocketvlm.processor.clip import open_clip
 from pocketvlm.processor.limits import MediaLimits
-from pocketvlm.processor.sampling import VideoOptions
 
 LIMITS = MediaLimits()
 

@@ -21,10 +21,10 @@ from PIL import Image
 
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import PocketVLMError
+from pocketvlm.options.media import VideoOptions
 from pocketvlm.processor.clip import open_clip
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.processor.media import load_image
-from pocketvlm.processor.sampling import VideoOptions
 
 LIMITS = MediaLimits(max_bytes=4 << 20, max_pixels=2_000_000, max_video_pixels=2_000_000, max_video_seconds=600)
 CLIPS = (

@@ -12,10 +12,11 @@ from av.bitstream import BitStreamFilterContext
 from clips import drawing, write_clip
 
 from pocketvlm.config import ProcessorConfig
+from pocketvlm.options.media import VideoOptions
 from pocketvlm.processor.clip import open_clip
 from pocketvlm.processor.frames import open_frames
 from pocketvlm.processor.limits import MediaLimits
-from pocketvlm.processor.sampling import VideoOptions, plan_pictures
+from pocketvlm.processor.sampling import plan_pictures
 
 # Entries a, b, c, d of the matrix, and what a player makes of [height, width, 3].
 ORIENTATIONS = {

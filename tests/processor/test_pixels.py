@@ -10,8 +10,8 @@ from PIL import Image
 from processor_kit import PREPROCESSOR, noise, reference_images
 
 from pocketvlm.config import ProcessorConfig
+from pocketvlm.options.media import ImageOptions
 from pocketvlm.processor import pack_pixel_values, plan_image, prepare_image
-from pocketvlm.processor.sizes import ImageOptions
 
 MODES = [(mode, maximum) for mode in ("16x", "4x") for maximum in (1, 9, 36)]
 TABLE = [

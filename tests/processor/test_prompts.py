@@ -18,8 +18,8 @@ from processor_kit import PREPROCESSOR, SETTINGS, TEMPLATE, noise, write_tokeniz
 
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import CheckpointError, ImageError, InputError, OptionError, PromptError
+from pocketvlm.options.media import ImageOptions
 from pocketvlm.processor import ChatTemplate, MediaLimits, Processor, Tokenizer, pack_pixel_values, plan_image
-from pocketvlm.processor.sizes import ImageOptions
 
 KEYS = st.one_of(
     st.sampled_from(["type", "text", "image", "url", "image_url", "detail", "function", "name", "arguments", "path"]),

@@ -10,7 +10,8 @@ from video_kit import reference_indices, reference_video
 
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import OptionError
-from pocketvlm.processor.sampling import VideoOptions, canvas_grid, canvas_size, sample, units
+from pocketvlm.options.media import VideoOptions
+from pocketvlm.processor.sampling import canvas_grid, canvas_size, sample, units
 
 WORKED = [
     (300, 30, 128, 1, list(range(0, 300, 30)), []),

@@ -9,7 +9,8 @@ from processor_kit import reference_images
 
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import OptionError
-from pocketvlm.processor.sizes import ImageOptions, nearest_multiple, plan_image, plan_layout
+from pocketvlm.options.media import ImageOptions
+from pocketvlm.processor.sizes import nearest_multiple, plan_image, plan_layout
 
 # (width, height), mode, max_slice_nums, grid, overview (height, width), slice (height, width), vision tokens, tokens
 # without the id tag.

@@ -12,9 +12,10 @@ from PIL import Image
 
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import VideoError
+from pocketvlm.options.media import VideoOptions
 from pocketvlm.processor.clip import open_clip
 from pocketvlm.processor.limits import MediaLimits
-from pocketvlm.processor.sampling import VideoOptions, units
+from pocketvlm.processor.sampling import units
 from pocketvlm.processor.timeline import Timeline
 
 # Milliseconds: two seconds of movement, 56 s of one slide, two seconds of movement.

@@ -6,11 +6,11 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import fields
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ from pocketvlm.api.about import arithmetic, cache_location, describe, scheme_for
 from pocketvlm.api.many import in_order, on_thread, question
 from pocketvlm.api.streams import Stream, fold
 from pocketvlm.backends.ops import CacheLocation, Ops
-from pocketvlm.backends.options import Backend, Precision, Weights
 from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.checkpoint.formats.safetensors import leave
 from pocketvlm.checkpoint.hub import resolve
@@ -31,33 +30,17 @@ from pocketvlm.engine import Engine, EngineDriver, Request
 from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.errors import InputError, OptionError, PocketVLMError
 from pocketvlm.model import MiniCPMV, expected_tensors, tensor_roles
+from pocketvlm.options.load import Backend, LoadOptions, Precision, Weights
+from pocketvlm.options.option import names, refuse_unknown
+from pocketvlm.options.request import PROCESSOR_OPTIONS, REQUEST_OPTIONS, SAMPLING_OPTIONS, RequestKeywords
 from pocketvlm.processor.messages import as_messages
 from pocketvlm.processor.processor import Processor
 from pocketvlm.quantize import quantized
-from pocketvlm.suggest import nearest
 from pocketvlm.types import Chunk, Prompt, Result, SamplingParams, View
 
 Progress = Callable[[str, int, int], None]
 Messages = Sequence[Mapping[str, Any]]
 Media = Sequence[Any]
-
-SAMPLING_OPTIONS = tuple(field.name for field in fields(SamplingParams))
-PROCESSOR_OPTIONS = (
-    "downsample_mode",
-    "max_slice_nums",
-    "slice_mode",
-    "use_image_id",
-    "scale_resolution",
-    "alpha",
-    "max_num_frames",
-    "stack_frames",
-    "fps",
-    "start",
-    "end",
-    "tools",
-    "enable_thinking",
-    "template_kwargs",
-)
 
 
 def load(
@@ -96,9 +79,8 @@ def load(
     total) is called with "download" and bytes, then with "load" and tensors. Raises CheckpointError, OptionError or
     BackendError.
     """
+    options = LoadOptions(**{name: value for name, value in locals().items() if name in names(LoadOptions)})
     backends.check(backend, threads, device, weights, precision)
-    if not isinstance(cache, bool | str | Path) or not str(cache):
-        raise OptionError(f"cache={cache!r} is not supported: give True, False or a directory")
     machine = backends.create(backend, threads, device)
     began = time.perf_counter()
     checkpoint = read_checkpoint(resolve(model, revision, progress and partial(progress, "download")))
@@ -112,19 +94,13 @@ def load(
         network = MiniCPMV(checkpoint.model, ops, tensors, progress and partial(progress, "load"))
     if scheme.weights != "bf16":
         leave(stored.values())
-    given = {
-        "prefill_chunk": prefill_chunk,
-        "max_model_len": max_model_len,
-        "max_seqs": max_seqs,
-        "prefix_cache": prefix_cache,
-        "vision_cache": vision_cache,
-    }
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    engine_options = ("prefill_chunk", "max_model_len", "max_seqs", "prefix_cache", "vision_cache")
+    given = {name: value for name in engine_options if (value := getattr(options, name)) is not None}
     if vision_cache_dir is not None:
         limit = {} if vision_cache_disk is None else {"limit": vision_cache_disk}
         owner = f"{fingerprint(checkpoint.tensor_files)} {sorted(arithmetic(ops).items())}"
-        options["vision_files"] = FeatureFiles(Path(vision_cache_dir).expanduser(), owner, **limit)
-    engine = Engine(network, memory_limit, **options)
+        given["vision_files"] = FeatureFiles(Path(vision_cache_dir).expanduser(), owner, **limit)
+    engine = Engine(network, memory_limit, **given)
     return Model(str(model), checkpoint, processor, engine, scheme.precision, time.perf_counter() - began)
 
 
@@ -192,7 +168,13 @@ class Model:
 
     @overload
     def ask(
-        self, text: str, images: Media = (), *, videos: Media = (), system: str | None = None, **params: Any
+        self,
+        text: str,
+        images: Media = (),
+        *,
+        videos: Media = (),
+        system: str | None = None,
+        **params: Unpack[RequestKeywords],
     ) -> Result: ...
     @overload
     def ask(
@@ -202,14 +184,26 @@ class Model:
         *,
         videos: Media = (),
         system: str | None = None,
-        **params: Any,
+        **params: Unpack[RequestKeywords],
     ) -> list[Result]: ...
     @overload
     def ask(
-        self, text: Iterator[Any], images: Media = (), *, videos: Media = (), system: str | None = None, **params: Any
+        self,
+        text: Iterator[Any],
+        images: Media = (),
+        *,
+        videos: Media = (),
+        system: str | None = None,
+        **params: Unpack[RequestKeywords],
     ) -> Iterator[Result]: ...
     def ask(
-        self, text: Any, images: Media = (), *, videos: Media = (), system: str | None = None, **params: Any
+        self,
+        text: Any,
+        images: Media = (),
+        *,
+        videos: Media = (),
+        system: str | None = None,
+        **params: Unpack[RequestKeywords],
     ) -> Any:
         """One question, with images (path, URL, data URI, bytes, PIL image or NumPy array) and videos before the text.
 
@@ -240,11 +234,11 @@ class Model:
                 arguments.setdefault(name, its)
         return list(self._many(iter(asked)))
 
-    def chat(self, messages: Messages, **params: Any) -> Result:
+    def chat(self, messages: Messages, **params: Unpack[RequestKeywords]) -> Result:
         """The answer to OpenAI-style messages; parts in both spellings, `image` and `image_url`."""
         return fold(self.stream(messages, **params))
 
-    def generate(self, prompt: Prompt, **params: Any) -> Result:
+    def generate(self, prompt: Prompt, **params: Unpack[RequestKeywords]) -> Result:
         """The answer to a prompt that `processor` made."""
         return fold(self.stream(prompt, **params))
 
@@ -256,7 +250,7 @@ class Model:
         videos: Media = (),
         system: str | None = None,
         progress: Progress | None = None,
-        **params: Any,
+        **params: Unpack[RequestKeywords],
     ) -> Stream:
         """The answer in chunks as they come: to a text with images and videos, to messages, or to a Prompt.
 
@@ -279,7 +273,7 @@ class Model:
         how = AnswerOptions(self.processor.tokenizer, normalize=normalize)
         return Stream(self._deltas(prompt, sampling, how, began), self.load_seconds)
 
-    def deltas(self, prompt: Prompt, *, began: float | None = None, **params: Any) -> ChoiceStream:
+    def deltas(self, prompt: Prompt, *, began: float | None = None, **params: Unpack[RequestKeywords]) -> ChoiceStream:
         """The answer to a prompt as the chat shows it: reasoning apart from text, ended where it only repeats itself.
 
         began: when the question arrived, of perf_counter. params: fields of SamplingParams, `normalize_newlines`.
@@ -304,16 +298,16 @@ class Model:
         self.engine.check(request)
         return ChoiceStream(self.driver, Choice(0, request, how, began))
 
-    async def aask(self, text: str, images: Sequence[Any] = (), **params: Any) -> Result:
+    async def aask(self, text: str, images: Sequence[Any] = (), **params: Unpack[RequestKeywords]) -> Result:
         """`ask` for callers with an event loop. Cancelling the task ends the request."""
         return await self._afold(self.astream(text, images, **params))
 
-    async def achat(self, messages: Messages, **params: Any) -> Result:
+    async def achat(self, messages: Messages, **params: Unpack[RequestKeywords]) -> Result:
         """`chat` for callers with an event loop."""
         return await self._afold(self.astream(messages, **params))
 
     def astream(
-        self, request: str | Messages | Prompt, images: Sequence[Any] = (), **params: Any
+        self, request: str | Messages | Prompt, images: Sequence[Any] = (), **params: Unpack[RequestKeywords]
     ) -> AsyncGenerator[Chunk, None]:
         """`stream` for callers with an event loop: everything, reading the images too, runs on a thread."""
         return on_thread(partial(self.stream, request, images, **params), self._threads())
@@ -372,17 +366,9 @@ class Model:
         """Requests that the engine runs at once."""
         return self.engine.scheduler.max_seqs
 
-    def _split(self, params: dict[str, Any]) -> tuple[SamplingParams, dict[str, Any], bool]:
-        known = (*SAMPLING_OPTIONS, *PROCESSOR_OPTIONS, "normalize_newlines")
-        for name in params:
-            if name not in known:
-                close = nearest(name, known)
-                hint = f"did you mean {close!r}?" if close else f"known are {', '.join(known)}"
-                raise OptionError(f"unknown option {name!r}: {hint}")
-        given = {name: value for name, value in params.items() if value is not None}
-        defaults = self.sampling_defaults
-        chosen = {name: given.get(name, getattr(defaults, name)) for name in SAMPLING_OPTIONS}
-        chosen["stop"] = (chosen["stop"],) if isinstance(chosen["stop"], str) else tuple(chosen["stop"])
-        chosen["stop_token_ids"] = tuple(chosen["stop_token_ids"])
+    def _split(self, params: RequestKeywords) -> tuple[SamplingParams, dict[str, Any], bool]:
+        refuse_unknown(params, REQUEST_OPTIONS)
+        given: dict[str, Any] = {name: value for name, value in params.items() if value is not None}
+        sampling = {name: given[name] for name in SAMPLING_OPTIONS if name in given}
         options = {name: given[name] for name in PROCESSOR_OPTIONS if name in given}
-        return SamplingParams(**chosen), options, bool(given.get("normalize_newlines", False))
+        return replace(self.sampling_defaults, **sampling), options, bool(given.get("normalize_newlines", False))

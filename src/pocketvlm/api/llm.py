@@ -6,14 +6,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from inspect import signature
 from typing import Any, Literal
 
 from pocketvlm.api import Messages, Model, load
 from pocketvlm.api.many import in_order
 from pocketvlm.api.streams import Stream
-from pocketvlm.backends.options import Precision, Weights
 from pocketvlm.errors import InputError, OptionError
+from pocketvlm.options.load import LoadOptions, Precision, Weights
+from pocketvlm.options.option import names
 from pocketvlm.types import FinishReason, Prompt, Result, SamplingParams
 
 __all__ = ["LLM", "CompletionOutput", "RequestOutput"]
@@ -85,7 +85,7 @@ class LLM:
         weights, precision = _DTYPES[dtype]
         given = {name: value for name, value in others.items() if name not in _MOOT}
         for name, value in given.items():
-            if name not in signature(load).parameters:
+            if name not in names(LoadOptions):
                 raise OptionError(f"LLM: {name}={value!r} is not supported: leave it out")
         options: dict[str, Any] = {
             "weights": quantization or weights,

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from pocketvlm.backends.options import choose
 from pocketvlm.errors import OptionError
+from pocketvlm.options.load import LoadOptions
+from pocketvlm.options.option import definition
 
 if TYPE_CHECKING:
     from pocketvlm.backends.ops import Ops
@@ -39,7 +41,6 @@ def check(
 ) -> None:
     """Raise OptionError for values that `create` and `options.choose` would refuse; loads nothing."""
     choose(name, weights, precision)
-    if threads is not None and threads < 1:
-        raise OptionError(f"threads={threads} is out of range: give at least 1, or leave it out for all physical cores")
+    definition(LoadOptions, "threads").check(threads)
     if device is not None and name != "torch":
         raise OptionError(f"device={device!r} needs backend='torch': the native backend runs on the CPU")

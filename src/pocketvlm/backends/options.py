@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 from pocketvlm.errors import OptionError
+from pocketvlm.options.load import Backend, LoadOptions, Precision, Weights
+from pocketvlm.options.option import definition
 from pocketvlm.schemes import (
     INT4_GROUP_64,
     INT8_GROUP_32,
@@ -17,16 +19,8 @@ from pocketvlm.schemes import (
     QuantizationScheme,
     Role,
 )
-from pocketvlm.suggest import nearest
 
-Backend = Literal["native", "torch"]
-Precision = Literal["exact", "fast"]
-Weights = Literal["auto", "int4", "int8", "bf16"]
 Products = Literal["float32", "bfloat16", "int8"]
-
-BACKENDS: tuple[str, ...] = get_args(Backend)
-PRECISIONS: tuple[str, ...] = get_args(Precision)
-WEIGHTS: tuple[str, ...] = get_args(Weights)
 
 _AS_STORED = "as stored, bfloat16 or float32"
 _WEIGHTS = {"int4": "int4 in the language model, int8 in the vision tower", "int8": "int8", "bf16": _AS_STORED}
@@ -83,10 +77,8 @@ def choose(
     dense. "auto" keeps what the checkpoint holds and stores dense matrices in the default type of the precision. Raises
     OptionError for a name that is not known and for names that contradict each other.
     """
-    _known("backend", backend, BACKENDS)
-    _known("weights", weights, WEIGHTS)
-    if precision is not None:
-        _known("precision", precision, PRECISIONS)
+    for name, value in (("backend", backend), ("weights", weights), ("precision", precision)):
+        definition(LoadOptions, name).check(value)
     if backend == "torch":
         if precision == "fast":
             raise OptionError(
@@ -142,10 +134,3 @@ def _storage(weights: str) -> Mapping[Role, Storage]:
         else Storage(INT8_ROWS, "the vision tower has 8 bits with any quantized language model")
     )
     return MappingProxyType(stored)
-
-
-def _known(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        near = nearest(str(value), choices)
-        hint = f": did you mean {near!r}?" if near else ""
-        raise OptionError(f"{option}={value!r} is not known: choose one of {', '.join(choices)}{hint}")

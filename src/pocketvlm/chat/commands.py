@@ -12,7 +12,7 @@ from pocketvlm.chat.conversation import Conversation
 from pocketvlm.chat.figures import stats
 from pocketvlm.chat.media import Medium, Opened, open_media, paste
 from pocketvlm.chat.session import ChatEvent, Session
-from pocketvlm.chat.settings import SETTINGS
+from pocketvlm.chat.settings import SETTINGS, wanted
 from pocketvlm.chat.typed import kind_of
 from pocketvlm.errors import InputError, OptionError
 from pocketvlm.suggest import nearest
@@ -153,7 +153,7 @@ def _set(session: Session, argument: str) -> Reply:
     name = session.settings.named(name)
     if not value.strip():
         setting = SETTINGS[name]
-        return Reply((f"{name}: {session.settings.value(name)} - {setting.help}; give {setting.values}, or default",))
+        return Reply((f"{name}: {session.settings.value(name)} - {setting.help} Give {wanted(setting)}, or default.",))
     session.settings.change(name, value.strip())
     lines = [f"{name}: {session.settings.value(name)}"]
     if name in ("mode", "slices", "frames", "stack", "fps", "start", "end"):

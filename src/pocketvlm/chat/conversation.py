@@ -11,7 +11,7 @@ from typing import Any
 from pocketvlm.atomic import replacing, write_all
 from pocketvlm.chat.media import Medium, open_media
 from pocketvlm.errors import InputError, PromptError
-from pocketvlm.processor.alpha import Alpha
+from pocketvlm.options.media import Alpha
 from pocketvlm.processor.messages import read_messages
 
 _KNOWN = ("role", "content", "reasoning_content")

@@ -13,14 +13,14 @@ from typing import Any, Literal
 from pocketvlm.chat.typed import Kind, kind_of, kind_of_address, path_of
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import ImageError, OptionError
-from pocketvlm.processor.alpha import Alpha, flatten
+from pocketvlm.options.media import IMAGE_OPTIONS, Alpha, ImageOptions
+from pocketvlm.processor.alpha import flatten
 from pocketvlm.processor.clipboard import clipboard
 from pocketvlm.processor.frames import rated
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.processor.media import read_image, shorten, trimmed
-from pocketvlm.processor.messages import IMAGE_OPTIONS
 from pocketvlm.processor.pdf import draw_page, page_count
-from pocketvlm.processor.sizes import ImageOptions, plan_image
+from pocketvlm.processor.sizes import plan_image
 
 # Each page costs up to some six hundred tokens.
 PDF_PAGES = 8

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from pocketvlm.answers.answer import Answer
 from pocketvlm.answers.stream import ChoiceStream
-from pocketvlm.api import PROCESSOR_OPTIONS, Model
+from pocketvlm.api import Model
 from pocketvlm.chat.conversation import Conversation, Message
 from pocketvlm.chat.media import Medium, names_of, open_media
 from pocketvlm.chat.settings import Settings
 from pocketvlm.chat.typed import Absent, Found, understand
 from pocketvlm.errors import InputError, OptionError
+from pocketvlm.options.request import PROCESSOR_OPTIONS
 from pocketvlm.parsing import Content, Reasoning
 from pocketvlm.processor.kept import KeptPictures
 from pocketvlm.suggest import nearest

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pocketvlm.cli import options
-from pocketvlm.cli.options import ENGINE, FLAG, INPUT, OUTPUT, option
+from pocketvlm.cli.options import FLAG, INPUT, OUTPUT, option
 from pocketvlm.errors import OptionError
+from pocketvlm.options.load import DEFAULT_PREFILL_CHUNK, LoadOptions
 
 if TYPE_CHECKING:
     from pocketvlm.engine import Engine
@@ -23,22 +24,17 @@ Close everything else first: figures of a busy machine say little. The last line
 """
 
 
+@options.takes(*options.load_options("revision", "weights", "precision", "threads", "prefill_chunk"))
 def bench(
     model: Annotated[str, options.model_argument("BENCH")] = options.DEFAULT_MODEL,
     random: Annotated[
         bool, option("--random", FLAG, panel=INPUT, help="The released model's shape with random weights: no download.")
     ] = False,
     runs: Annotated[int, option("--runs", "N", panel=OUTPUT, help="Counted runs of each row; medians are shown.")] = 5,
-    revision: options.Revision = None,
-    weights: options.Weights = "auto",
-    precision: options.Precision = None,
-    threads: options.Threads = None,
-    prefill_chunk: Annotated[
-        int | None, option("--prefill-chunk", "N", panel=ENGINE, help="Tokens of prompts that one step takes (256).")
-    ] = None,
     as_json: Annotated[bool, option("--json", FLAG, panel=OUTPUT, help="Only the JSON object.")] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
+    **values: Any,
 ) -> None:
     """Time a model on this machine: first token, decoding, vision, memory, and the share of the machine's limits.
 
@@ -54,8 +50,8 @@ def bench(
     if runs < 1:
         raise OptionError(f"runs={runs} is out of range: give at least 1")
     with Activity(quiet) as activity:
-        loading = {"weights": weights, "precision": precision, "threads": threads, "prefill_chunk": prefill_chunk}
-        engine, side, facts = _random(activity, loading) if random else _loaded(activity, model, revision, loading)
+        loading = options.given(values, LoadOptions)
+        engine, side, facts = _random(activity, loading) if random else _loaded(activity, model, loading)
 
         def progress(what: str) -> None:
             activity.say(f"timing: {what}")
@@ -68,13 +64,11 @@ def bench(
     print(json.dumps(result))
 
 
-def _loaded(
-    activity: Any, model: str, revision: str | None, loading: dict[str, Any]
-) -> tuple[Engine, int, dict[str, Any]]:
+def _loaded(activity: Any, model: str, loading: dict[str, Any]) -> tuple[Engine, int, dict[str, Any]]:
     from pocketvlm.api import load
 
     activity.say(f"loading {model}")
-    loaded = load(model, revision=revision, progress=activity.loading(model), **loading)
+    loaded = load(model, progress=activity.loading(model), **loading)
     processor = loaded.checkpoint.processor
     patch = loaded.checkpoint.model.vision.patch_size
     facts = {
@@ -96,8 +90,9 @@ def _random(activity: Any, loading: dict[str, Any]) -> tuple[Engine, int, dict[s
     from pocketvlm.model import MiniCPMV, tensor_roles
     from pocketvlm.quantize import quantized
 
-    scheme = choose("native", loading["weights"], loading["precision"])
-    ops = backends.create("native", loading["threads"], None, scheme)
+    how = LoadOptions(**loading)
+    scheme = choose("native", how.weights, how.precision)
+    ops = backends.create("native", how.threads, None, scheme)
     config = released_config()
     activity.say("making random weights")
     tensors = random_tensors(config)
@@ -105,8 +100,7 @@ def _random(activity: Any, loading: dict[str, Any]) -> tuple[Engine, int, dict[s
     began = time.perf_counter()
     activity.say("packing them")
     network = MiniCPMV(config, ops, quantized(tensors, tensor_roles(config), scheme))
-    chunk = loading["prefill_chunk"]
-    engine = Engine(network) if chunk is None else Engine(network, prefill_chunk=chunk)
+    engine = Engine(network, prefill_chunk=how.prefill_chunk or DEFAULT_PREFILL_CHUNK)
     facts = {
         "model": "the released shape, random weights",
         "backend": ops.describe(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from pocketvlm.cli import options
+from pocketvlm.options.load import LoadOptions
 
 EPILOG = """
 Examples:
@@ -14,34 +15,32 @@ Examples:
 """
 
 
+@options.takes(*options.load_options("revision", "backend", "weights", "precision", "threads", "device"))
 def info(
     model: Annotated[str, options.model_argument("INFO")] = options.DEFAULT_MODEL,
-    revision: options.Revision = None,
-    backend: options.Backend = "native",
-    weights: options.Weights = "auto",
-    precision: options.Precision = None,
-    threads: options.Threads = None,
-    device: options.Device = None,
     as_json: Annotated[bool, options.json_option("INFO")] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
+    **values: Any,
 ) -> None:
     """Say what a model is, and which kernels would run it.
 
     Sizes, types, layers, context and end ids come from the files' headers; no weight is read.
     """
     from pocketvlm.api.about import describe, scheme_for
-    from pocketvlm.backends import check, create
+    from pocketvlm.backends import create
     from pocketvlm.checkpoint.hub import resolve
     from pocketvlm.checkpoint.huggingface import read_checkpoint
     from pocketvlm.cli.terminal import Activity
 
     with Activity(quiet) as activity:
         activity.say(f"reading {model}")
-        check(backend, threads, device, weights, precision)
-        checkpoint = read_checkpoint(resolve(model, revision, activity.downloading(model)))
-        scheme = scheme_for(checkpoint, backend, weights, precision)
-        facts = describe(model, checkpoint, create(backend, threads, device, scheme))
+        engine = options.given(values, LoadOptions)
+        options.check({}, engine)
+        how = LoadOptions(**engine)
+        checkpoint = read_checkpoint(resolve(model, how.revision, activity.downloading(model)))
+        scheme = scheme_for(checkpoint, how.backend, how.weights, how.precision)
+        facts = describe(model, checkpoint, create(how.backend, how.threads, how.device, scheme))
     if as_json:
         import json
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
-from pocketvlm.backends import options as backend_options
 from pocketvlm.cli.notices import notices
 from pocketvlm.errors import OptionError
-from pocketvlm.suggest import nearest
+from pocketvlm.options.bytesize import parse_size
+from pocketvlm.options.load import LoadOptions
+from pocketvlm.options.media import ImageOptions, VideoOptions
+from pocketvlm.options.option import Definition, Option, definition, definitions, refuse_unknown
+from pocketvlm.options.request import PROCESSOR_OPTIONS, TemplateOptions, TextOptions
+from pocketvlm.options.sampling import SamplingParams
 
-INPUT, SAMPLING, IMAGES, ENGINE, OUTPUT = "Input", "Sampling", "Image and video processing", "Engine", "Output"
+F = TypeVar("F", bound=Callable[..., None])
+
+INPUT, OUTPUT = TemplateOptions.group, "Output"
+ENGINE = LoadOptions.group
 DEFAULT_MODEL = "nano"
 FLAG = ""
 
@@ -57,119 +65,41 @@ Video = Annotated[
 ]
 Prompt = Annotated[str | None, option("--prompt", "-p", "TEXT", panel=INPUT, help="The question; - reads stdin.")]
 System = Annotated[str | None, option("--system", "TEXT", panel=INPUT, help="System prompt.")]
-Thinking = Annotated[
-    bool | None,
-    option("--thinking/--no-thinking", FLAG, panel=INPUT, help="Let the model think first."),
-]
-DownsampleMode = Annotated[
-    Literal["16x", "4x"] | None,
-    option("--downsample-mode", "16x|4x", panel=IMAGES, help="16x: few tokens, fast. 4x: four times as many."),
-]
-MaxSliceNums = Annotated[
-    int | None,
-    option(
-        "--max-slice-nums",
-        "N",
-        panel=IMAGES,
-        help="Most slices an image is cut into; 1 never cuts, the default for videos.",
-    ),
-]
-SliceMode = Annotated[
-    bool | None,
-    option("--slice-mode/--no-slice-mode", FLAG, panel=IMAGES, help="Cut large images into slices."),
-]
-UseImageId = Annotated[
-    bool | None,
-    option(
-        "--use-image-id/--no-use-image-id", FLAG, panel=IMAGES, help="Number the images in the prompt; off for videos."
-    ),
-]
-ScaleResolution = Annotated[
-    int | None, option("--scale-resolution", "N", panel=IMAGES, help="Side in pixels of the square one view aims at.")
-]
-Alpha = Annotated[
-    Literal["white", "reference"] | None,
-    option(
-        "--alpha",
-        "white|reference",
-        panel=IMAGES,
-        help="Transparency: white puts pictures on white, the default; reference does what transformers does.",
-    ),
-]
-MaxNumFrames = Annotated[
-    int | None,
-    option("--max-num-frames", "N", panel=IMAGES, help="Most frames of a video, evenly spread. Default: 128."),
-]
-StackFrames = Annotated[
-    int | None,
-    option(
-        "--stack-frames",
-        "N",
-        panel=IMAGES,
-        help="Frames of a video a second, all but the first in one picture; 3 or 5 for fast motion. Default: 1.",
-    ),
-]
-Fps = Annotated[
-    float | None,
-    option("--fps", "X", panel=IMAGES, help="Frames of a video that are taken a second. Default: 1."),
-]
-Start = Annotated[
-    float | None, option("--start", "SECONDS", panel=IMAGES, help="Where in a video to begin. Default: 0.")
-]
-End = Annotated[
-    float | None, option("--end", "SECONDS", panel=IMAGES, help="Where in a video to end. Default: its end.")
-]
-ProcessorKwargs = Annotated[
-    str | None,
-    option(
-        "--processor-kwargs",
-        "JSON",
-        panel=IMAGES,
-        help="""The same as one JSON object, e.g. '{"downsample_mode": "4x"}'; single options win over it.""",
-    ),
-]
-Revision = Annotated[
-    str | None, option("--revision", "NAME", panel=ENGINE, help="Branch, tag or commit of a model on the hub.")
-]
-Backend = Annotated[
-    backend_options.Backend,
-    option(
-        "--backend",
-        "native|torch",
-        panel=ENGINE,
-        help="native: C++, CPU. torch: the reference, CPU or GPU.",
-    ),
-]
-Weights = Annotated[
-    backend_options.Weights,
-    option(
-        "--weights",
-        "auto|int4|int8|bf16",
-        panel=ENGINE,
-        help="int4: smallest. int8: nearer to the original. bf16: as stored. auto: int8, or bf16 where exact.",
-    ),
-]
-Precision = Annotated[
-    backend_options.Precision | None,
-    option(
-        "--precision",
-        "exact|fast",
-        panel=ENGINE,
-        help="fast: integer products, the default of native. exact: float32, weights as stored.",
-    ),
-]
-Cache = Annotated[
-    bool,
-    option("--cache/--no-cache", FLAG, panel=ENGINE, help="Keep coded weights and tokenizer on disk for fast starts."),
-]
-Threads = Annotated[int | None, option("--threads", "N", panel=ENGINE, help="CPU threads. Default: physical cores.")]
-Device = Annotated[str | None, option("--device", "NAME", panel=ENGINE, help="cpu or cuda; with --backend torch only.")]
 Debug = Annotated[
     bool, option("--debug", FLAG, panel=OUTPUT, help="Show the traceback of an error.", callback=_debug, is_eager=True)
 ]
 Quiet = Annotated[
     bool, option("--quiet", "-q", FLAG, panel=OUTPUT, help="Nothing on stderr but errors.", callback=_quiet)
 ]
+
+
+def _typed(*owners: type) -> tuple[Definition, ...]:
+    return tuple(each for owner in owners for each in definitions(owner) if each.argument is not None)
+
+
+PROMPT_OPTIONS = _typed(TemplateOptions)
+MEDIA_OPTIONS = (
+    *_typed(ImageOptions, VideoOptions),
+    Definition(
+        "processor_kwargs",
+        str,
+        True,
+        None,
+        ImageOptions.group,
+        Option(
+            """These options as one JSON object, e.g. '{"downsample_mode": "4x"}'; single options win.""",
+            metavar="JSON",
+        ),
+    ),
+)
+SAMPLING_OPTIONS = _typed(SamplingParams)
+TEXT_OPTIONS = _typed(TextOptions)
+
+
+def load_options(*names: str) -> tuple[Definition, ...]:
+    """Some options of `load`; without names those that every command with a model has."""
+    usual = ("revision", "backend", "weights", "precision", "threads", "device", "cache")
+    return tuple(definition(LoadOptions, name) for name in names or usual)
 
 
 def json_option(command: str) -> Any:
@@ -182,12 +112,90 @@ def model_argument(command: str) -> Any:
     return typer.Argument(metavar="MODEL", envvar=f"POCKETVLM_{command}_MODEL", show_envvar=False, help=MODEL_HELP)
 
 
-def processor_options(kwargs: str | None, known: Sequence[str], explicit: Mapping[str, Any]) -> dict[str, Any]:
+def takes(*chosen: Definition) -> Callable[[F], F]:
+    """Give a command the parameters of options; their values come as `**values`, None where they are not given.
+
+    In --help a panel's own options of the command come first; the panels Engine and Output are the last.
+    """
+
+    def decorate(command: F) -> F:
+        signature = inspect.signature(command, eval_str=True)
+        parameters = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        parameters += [_parameter(each) for each in chosen]
+        ordered = sorted(parameters, key=lambda each: {ENGINE: 1, OUTPUT: 2}.get(_panel(each) or "", 0))
+        keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in ordered]
+        vars(command)["__signature__"] = signature.replace(parameters=keywords)
+        return command
+
+    return decorate
+
+
+def given(values: Mapping[str, Any], owner: type) -> dict[str, Any]:
+    """The options of a dataclass that were given on the command line, by their names in Python. Raises OptionError."""
+    found: dict[str, Any] = {}
+    for each in definitions(owner):
+        value = values.get(each.argument or "")
+        if value is None or (each.item is not None and not value):
+            continue
+        if each.option.size:
+            found[each.name] = parse_size(value, each.flag)
+        else:
+            found[each.name] = value if each.item is None else tuple(value)
+    return found
+
+
+def _panel(parameter: inspect.Parameter) -> str | None:
+    panels = (getattr(info, "rich_help_panel", None) for info in get_args(parameter.annotation))
+    return next((panel for panel in panels if panel), None)
+
+
+def _parameter(each: Definition) -> inspect.Parameter:
+    """The command's parameter of an option. Its default is None, so that a command knows what was given."""
+    flag, metavar, kind = each.flag, each.option.metavar, each.type
+    if each.is_switch:
+        kind, metavar = bool, FLAG
+        flag = flag if each.default is False else f"{flag}/--no-{flag[2:]}"
+    elif each.option.size:
+        kind, metavar = str, "SIZE"
+    elif each.item is not None:
+        kind = list[each.item]  # type: ignore[name-defined]
+    elif each.choices:
+        metavar = metavar or "|".join(each.choices)
+    elif kind in (int, float):
+        metavar = metavar or ("N" if kind is int else "X")
+    else:
+        kind = str
+    help = each.help
+    if each.item is not None:
+        help += " Repeatable."
+    if each.default_text:
+        help += f" Default: {each.default_text}."
+    info = option(flag, metavar, panel=each.group, help=help)
+    return inspect.Parameter(
+        str(each.argument), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
+    )
+
+
+def check(sampling: Mapping[str, Any], engine: Mapping[str, Any]) -> None:
+    """Refuse bad values before anything is loaded; `load` and the engine check again."""
+    from pocketvlm import backends
+
+    SamplingParams(**sampling)
+    loading = LoadOptions(**engine)
+    backends.check(loading.backend, loading.threads, loading.device, loading.weights, loading.precision)
+
+
+def processor_options(values: Mapping[str, Any]) -> dict[str, Any]:
     """Options for the processor: the JSON object of --processor-kwargs, overridden by the options that were given."""
-    return {**_parse(kwargs, known), **{name: value for name, value in explicit.items() if value is not None}}
+    return {
+        **_parse(values["processor_kwargs"]),
+        **given(values, ImageOptions),
+        **given(values, VideoOptions),
+        **given(values, TemplateOptions),
+    }
 
 
-def _parse(kwargs: str | None, known: Sequence[str]) -> dict[str, Any]:
+def _parse(kwargs: str | None) -> dict[str, Any]:
     import json
 
     if kwargs is None:
@@ -199,9 +207,5 @@ def _parse(kwargs: str | None, known: Sequence[str]) -> dict[str, Any]:
         raise OptionError(f"--processor-kwargs: not valid JSON ({error}): {example}") from None
     if not isinstance(values, dict):
         raise OptionError(f"--processor-kwargs: a JSON object is wanted, not {kwargs.strip()[:40]}: {example}")
-    for name in values:
-        if name not in known:
-            near = nearest(name, known)
-            hint = f"did you mean {near!r}?" if near else f"known are {', '.join(known)}"
-            raise OptionError(f"--processor-kwargs: unknown option {name!r}: {hint}")
+    refuse_unknown(values, PROCESSOR_OPTIONS, "--processor-kwargs: ")
     return values

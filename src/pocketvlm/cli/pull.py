@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 from pocketvlm.cli import options
 
@@ -18,11 +18,12 @@ HF_TOKEN and HF_HUB_OFFLINE are honoured.
 """
 
 
+@options.takes(*options.load_options("revision"))
 def pull(
     model: Annotated[str, options.model_argument("PULL")],
-    revision: options.Revision = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
+    **values: Any,
 ) -> None:
     """Download a model from the hub, or find it where it is already."""
     from pocketvlm.checkpoint import hub
@@ -30,7 +31,7 @@ def pull(
 
     with Activity(quiet) as activity:
         activity.say(f"looking for {model}")
-        pulled = hub.pull(model, revision, activity.downloading(model))
+        pulled = hub.pull(model, values["revision"], activity.downloading(model))
     print(pulled.path, flush=True)
     if not quiet:
         print(f"{pulled.files} files, {size(pulled.nbytes)}", file=sys.stderr)

@@ -27,63 +27,37 @@ Each option can be set as POCKETVLM_TOKENS_<OPTION>.
 MODES: tuple[DownsampleMode, ...] = ("16x", "4x")
 
 
+@options.takes(*options.PROMPT_OPTIONS, *options.MEDIA_OPTIONS, *options.load_options("revision"))
 def tokens(
     model: Annotated[str, options.model_argument("TOKENS")] = options.DEFAULT_MODEL,
     image: options.Image = None,
     video: options.Video = None,
     prompt: options.Prompt = None,
     system: options.System = None,
-    thinking: options.Thinking = None,
-    downsample_mode: options.DownsampleMode = None,
-    max_slice_nums: options.MaxSliceNums = None,
-    slice_mode: options.SliceMode = None,
-    use_image_id: options.UseImageId = None,
-    scale_resolution: options.ScaleResolution = None,
-    alpha: options.Alpha = None,
-    max_num_frames: options.MaxNumFrames = None,
-    stack_frames: options.StackFrames = None,
-    fps: options.Fps = None,
-    start: options.Start = None,
-    end: options.End = None,
-    processor_kwargs: options.ProcessorKwargs = None,
-    revision: options.Revision = None,
     as_json: Annotated[bool, options.json_option("TOKENS")] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
+    **values: Any,
 ) -> None:
     """Count the tokens of images, videos and a prompt, in 16x and in 4x, without running the model."""
     if not image and not video and not prompt:
         raise OptionError("there is nothing to count: give images or a prompt, as in pocketvlm tokens -i page.png")
     images, videos = read_images(image or []), read_videos(video or [])
-    picked = {
-        "downsample_mode": downsample_mode,
-        "max_slice_nums": max_slice_nums,
-        "slice_mode": slice_mode,
-        "use_image_id": use_image_id,
-        "scale_resolution": scale_resolution,
-        "alpha": alpha,
-        "max_num_frames": max_num_frames,
-        "stack_frames": stack_frames,
-        "fps": fps,
-        "start": start,
-        "end": end,
-        "enable_thinking": thinking,
-    }
     text = read_prompt(prompt, image or [], piped=False)
 
-    from pocketvlm import api
+    from pocketvlm.api import processor_for
     from pocketvlm.checkpoint.hub import resolve
     from pocketvlm.checkpoint.huggingface import read_checkpoint
     from pocketvlm.cli.terminal import Activity
     from pocketvlm.engine.fitting import ways_to_fit
     from pocketvlm.processor.messages import as_messages
 
-    chosen = options.processor_options(processor_kwargs, api.PROCESSOR_OPTIONS, picked)
+    chosen = options.processor_options(values)
     with Activity(quiet) as activity:
         activity.say(f"reading {model}")
-        path = resolve(model, revision, activity.downloading(model), weights=False)
+        path = resolve(model, values["revision"], activity.downloading(model), weights=False)
         checkpoint = read_checkpoint(path, weights=False)
-        processor = api.processor_for(checkpoint)
+        processor = processor_for(checkpoint)
         activity.say(f"reading {len(images)} images and {len(videos)} videos")
         processed = processor(as_messages(text, images, system, videos), **chosen)
     report = count(model, [*(image or []), *(f"video:{name}" for name in videos)], processed, processor, chosen)
@@ -107,9 +81,9 @@ def count(
     """
     from dataclasses import replace
 
-    from pocketvlm.processor.messages import IMAGE_OPTIONS, VIDEO_OPTIONS
-    from pocketvlm.processor.sampling import VideoOptions, plan_pictures
-    from pocketvlm.processor.sizes import ImageOptions, plan_image
+    from pocketvlm.options.media import IMAGE_OPTIONS, VIDEO_OPTIONS, ImageOptions, VideoOptions
+    from pocketvlm.processor.sampling import plan_pictures
+    from pocketvlm.processor.sizes import plan_image
 
     image_options = {name: value for name, value in chosen.items() if name in IMAGE_OPTIONS}
     resolved = ImageOptions.resolve(processor.config, image_options)

@@ -15,11 +15,12 @@ from pocketvlm.engine.prefix import PrefixCache, cut_places, name_checkpoints
 from pocketvlm.engine.request import Drawn, Plan, Request, Sequence, StageSeconds, TokenEvent, Work
 from pocketvlm.engine.runner import Runner
 from pocketvlm.engine.sampler import draw_token
-from pocketvlm.engine.scheduler import DEFAULT_MAX_SEQS, DEFAULT_PREFILL_CHUNK, Scheduler
+from pocketvlm.engine.scheduler import Scheduler
 from pocketvlm.engine.stats import EngineStats
-from pocketvlm.engine.vision import DEFAULT_VISION_CACHE, Vision
+from pocketvlm.engine.vision import Vision
 from pocketvlm.errors import OptionError, PocketVLMError, PromptError
 from pocketvlm.model import MiniCPMV
+from pocketvlm.options.load import DEFAULT_MAX_SEQS, DEFAULT_PREFILL_CHUNK, DEFAULT_VISION_CACHE, LoadOptions
 from pocketvlm.types import Prompt, SamplingParams
 
 MOST_PREFIX_CACHE = 1 << 30
@@ -55,15 +56,14 @@ class Engine:
         context = model.config.text.max_position_embeddings
         limit = default_memory_limit() if memory_limit is None else memory_limit
         kept = min(limit // 4, MOST_PREFIX_CACHE) if prefix_cache is None else prefix_cache
-        for name, value, least in (
-            ("prefill_chunk", prefill_chunk, 1),
-            ("max_seqs", max_seqs, 1),
-            ("max_model_len", context if max_model_len is None else max_model_len, 2),
-            ("prefix_cache", kept, 0),
-            ("vision_cache", vision_cache, 0),
-        ):
-            if value < least:
-                raise OptionError(f"{name}={value} is out of range: give at least {least}")
+        LoadOptions(
+            memory_limit=limit,
+            prefill_chunk=prefill_chunk,
+            max_seqs=max_seqs,
+            max_model_len=max_model_len,
+            prefix_cache=kept,
+            vision_cache=vision_cache,
+        )
         if max_model_len is not None and max_model_len > context:
             raise OptionError(f"max_model_len={max_model_len} is more than the model's context of {context}: give less")
         self.model = model

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from pocketvlm.atomic import TEMPORARY, replacing, write_all
 from pocketvlm.errors import CacheWarning, OptionError
 from pocketvlm.lru import LRU
+from pocketvlm.options.load import DEFAULT_VISION_CACHE_DISK
 
 SUFFIX = ".features"
 STALE_SECONDS = 60
-DEFAULT_LIMIT = 4 << 30
 _HEADER = struct.Struct("<8sII16s")
 _MAGIC = b"pvlmfea1"
 
@@ -30,7 +30,7 @@ _MAGIC = b"pvlmfea1"
 class FeatureFiles:
     """A directory of features, perhaps of several processes. What goes wrong there costs time, never an answer."""
 
-    def __init__(self, directory: Path, owner: str, limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(self, directory: Path, owner: str, limit: int = DEFAULT_VISION_CACHE_DISK) -> None:
         """owner: what features depend on beside the view: checkpoint, weights, arithmetic. limit: bytes of all files.
 
         Raises OptionError where the directory cannot be made or listed.

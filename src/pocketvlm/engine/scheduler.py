@@ -11,11 +11,10 @@ from typing import Protocol
 from pocketvlm.engine.memory import Memory
 from pocketvlm.engine.prefix import PrefixCache
 from pocketvlm.engine.request import Drawn, Plan, Sequence, TokenEvent, Work
+from pocketvlm.options.load import DEFAULT_MAX_SEQS, DEFAULT_PREFILL_CHUNK
 from pocketvlm.types import FinishReason, PendingView, Pictures
 
 # As quick as 512 for the prompt itself, and other streams wait half as long (docs/log.md).
-DEFAULT_PREFILL_CHUNK = 256
-DEFAULT_MAX_SEQS = 16
 # So few rows in one step have the bits of single ones; more are summed in another order. Parts of an answer that are
 # read again after a preemption have no more.
 FEW_ROWS = 3

@@ -13,9 +13,9 @@ from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.engine.request import Sequence
 from pocketvlm.lru import LRU
 from pocketvlm.model import MiniCPMV
+from pocketvlm.options.load import DEFAULT_VISION_CACHE
 from pocketvlm.types import PendingView, View
 
-DEFAULT_VISION_CACHE = 128 << 20
 # Views of clips whose pixels were seen: names are remembered for so many.
 _MOST_NAMES = 1 << 16
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pocketvlm.options.media import ImageOptions, VideoOptions
     from pocketvlm.processor.chat import ChatTemplate
-    from pocketvlm.processor.image import ImageOptions, pack_pixel_values, plan_image, prepare_image
+    from pocketvlm.processor.image import pack_pixel_values, plan_image, prepare_image
     from pocketvlm.processor.limits import MediaLimits
     from pocketvlm.processor.media import load_image
     from pocketvlm.processor.processor import Processor
-    from pocketvlm.processor.sampling import VideoOptions
     from pocketvlm.processor.tokenizer import Detokenizer, Tokenizer
 
 __all__ = [

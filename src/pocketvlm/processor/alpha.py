@@ -6,15 +6,14 @@ are no ties, as 255 is odd. It is what Pillow's `alpha_composite` computes, and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pocketvlm.errors import ImageError, VideoError
+from pocketvlm.options.media import Alpha
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Alpha = Literal["white", "reference"]
-ALPHA: tuple[Alpha, ...] = ("white", "reference")
 # Codecs of WebM files whose transparency only these decoders read: FFmpeg's own leave it out.
 _DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import OptionError, VideoError
+from pocketvlm.options.media import VideoOptions
 from pocketvlm.processor.frames import Decoder, Frames, check_rate, open_frames, rated
 from pocketvlm.processor.image import Patches, prepare_image
 from pocketvlm.processor.limits import MediaLimits
-from pocketvlm.processor.sampling import GAP, VideoOptions, canvas_grid, canvas_size, sample, units
+from pocketvlm.processor.sampling import GAP, canvas_grid, canvas_size, sample, units
 from pocketvlm.processor.sizes import Layout, describe, plan_layout, view_tokens
 from pocketvlm.types import MediaSeconds, PendingView, VideoInfo, View
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from pocketvlm.errors import BackendError, VideoError
-from pocketvlm.processor.alpha import Alpha
+from pocketvlm.options.media import Alpha
 from pocketvlm.processor.limits import MediaLimits
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,gif,avi,mpegts,mpeg,flv,ogg,asf,apng,ivf"

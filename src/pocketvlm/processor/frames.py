@@ -14,7 +14,8 @@ from urllib.parse import unquote
 import numpy as np
 
 from pocketvlm.errors import ImageError, OptionError, VideoError
-from pocketvlm.processor.alpha import Alpha, flatten
+from pocketvlm.options.media import Alpha
+from pocketvlm.processor.alpha import flatten
 from pocketvlm.processor.animation import Animation
 from pocketvlm.processor.container import VideoFile
 from pocketvlm.processor.decode import decode

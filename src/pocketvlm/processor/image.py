@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm.config import ProcessorConfig
-from pocketvlm.processor.sizes import ImageOptions, Layout, describe, plan_image, plan_layout, view_tokens
+from pocketvlm.options.media import ImageOptions
+from pocketvlm.processor.sizes import Layout, describe, plan_image, plan_layout, view_tokens
 from pocketvlm.types import DownsampleMode, View
 
 if TYPE_CHECKING:

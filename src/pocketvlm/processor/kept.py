@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pocketvlm.lru import LRU
+from pocketvlm.options.media import ImageOptions
 from pocketvlm.processor.image import Patches
-from pocketvlm.processor.sizes import ImageOptions, Layout, describe
+from pocketvlm.processor.sizes import Layout, describe
 from pocketvlm.types import ImageInfo
 
 # Six pictures of nine views each, as the released checkpoint cuts them.

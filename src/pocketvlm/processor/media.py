@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from pocketvlm.errors import ImageError, PocketVLMError
-from pocketvlm.processor.alpha import Alpha, direct_colour, flatten
+from pocketvlm.options.media import Alpha
+from pocketvlm.processor.alpha import direct_colour, flatten
 from pocketvlm.processor.decode import decode
 from pocketvlm.processor.limits import MediaLimits, check_bytes, check_size
 

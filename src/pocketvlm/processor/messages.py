@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.errors import InputError, OptionError, PromptError
+from pocketvlm.options.media import IMAGE_OPTIONS, VIDEO_OPTIONS
 
 ROLES = ("system", "user", "assistant", "tool")
-IMAGE_OPTIONS = ("downsample_mode", "max_slice_nums", "scale_resolution", "slice_mode", "use_image_id", "alpha")
 MAX_DEPTH = 100
-VIDEO_OPTIONS = ("max_num_frames", "stack_frames", "fps", "start", "end")
-MEDIA_OPTIONS = (*IMAGE_OPTIONS, *VIDEO_OPTIONS)
 # What other interfaces, and older versions of this one, call a role.
 _SAME_ROLE = {"developer": "system", "function": "tool"}
 _SOURCE_KEYS = ("url", "path", "base64")

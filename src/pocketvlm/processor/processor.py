@@ -6,12 +6,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import CheckpointError, OptionError, PromptError
+from pocketvlm.options.media import MEDIA_OPTIONS, ImageOptions
+from pocketvlm.options.option import refuse_unknown
+from pocketvlm.options.request import MediaKeywords
 from pocketvlm.processor.chat import ChatTemplate, protect_messages
 from pocketvlm.processor.clip import Clip, Progress
 from pocketvlm.processor.guard import Guard, Piece, strings_in
@@ -20,7 +23,7 @@ from pocketvlm.processor.kept import KeptPictures, Picture
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.processor.messages import Conversation, read_messages, read_tools
 from pocketvlm.processor.reading import MediaReader
-from pocketvlm.processor.sizes import ImageOptions, Layout
+from pocketvlm.processor.sizes import Layout
 from pocketvlm.processor.system import place_system_messages
 from pocketvlm.processor.tokenizer import Tokenizer
 from pocketvlm.types import ImageInfo, PendingView, Prompt, VideoInfo, View
@@ -87,51 +90,27 @@ class Processor:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         template_kwargs: Mapping[str, Any] | None = None,
-        downsample_mode: str | None = None,
-        max_slice_nums: int | None = None,
-        slice_mode: bool | None = None,
-        use_image_id: bool | None = None,
-        scale_resolution: int | None = None,
-        alpha: str | None = None,
-        max_num_frames: int | None = None,
-        stack_frames: int | None = None,
-        fps: float | None = None,
-        start: float | None = None,
-        end: float | None = None,
         limits: MediaLimits | None = None,
         progress: Progress | None = None,
         kept: KeptPictures | None = None,
+        **options: Unpack[MediaKeywords],
     ) -> Prompt:
         """Token ids and views of a conversation (messages.read_messages says what may be in it).
 
-        None leaves an option to the checkpoint, or to the template for enable_thinking; a part's own options win over
-        these. alpha: what becomes of transparency, "white" or "reference" (see media). Videos have max_slice_nums 1 and
-        no image id unless asked otherwise, and options of their own from max_num_frames on (sampling.VideoOptions).
+        options: of all images and videos (`options/media.py`); a part's own win over these, and None leaves one to the
+        checkpoint, or to the template for enable_thinking. Videos have max_slice_nums 1 and no image id unless asked
+        otherwise.
         continue_final_message leaves the last message open, so that the answer goes on in it. progress("watch", done,
         total) is called for each picture of a video that was made, on another thread. kept: images that were cut for
         earlier prompts. Raises PromptError, ImageError, VideoError or OptionError.
         """
         started = time.perf_counter()
-        request = {
-            "downsample_mode": downsample_mode,
-            "max_slice_nums": max_slice_nums,
-            "slice_mode": slice_mode,
-            "use_image_id": use_image_id,
-            "scale_resolution": scale_resolution,
-            "alpha": alpha,
-        }
-        sampling = {
-            "max_num_frames": max_num_frames,
-            "stack_frames": stack_frames,
-            "fps": fps,
-            "start": start,
-            "end": end,
-        }
+        refuse_unknown(options, MEDIA_OPTIONS)
         limits = limits or self.limits
         conversation = read_messages(messages)
         if not self.template.takes_system_anywhere:
             conversation = replace(conversation, messages=place_system_messages(conversation.messages))
-        media = MediaReader(self.config, limits, request, sampling, kept)
+        media = MediaReader(self.config, limits, options, kept)
         media.check(conversation)
         variables = _variables(template_kwargs, enable_thinking)
         if continue_final_message and add_generation_prompt:

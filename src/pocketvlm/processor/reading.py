@@ -8,14 +8,14 @@ from typing import Any
 
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import ImageError, OptionError, VideoError
+from pocketvlm.options.media import IMAGE_OPTIONS, ImageOptions, VideoOptions
 from pocketvlm.processor.clip import Clip, open_clip
 from pocketvlm.processor.image import prepare_image
 from pocketvlm.processor.kept import KeptPictures, Picture
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.processor.media import load_image
 from pocketvlm.processor.messages import Conversation, MediaPart
-from pocketvlm.processor.sampling import VideoOptions
-from pocketvlm.processor.sizes import ImageOptions, describe, plan_layout
+from pocketvlm.processor.sizes import describe, plan_layout
 
 _FEWER = "send fewer or smaller images, or a smaller max_slice_nums"
 
@@ -27,13 +27,13 @@ class MediaReader:
         self,
         config: ProcessorConfig,
         limits: MediaLimits,
-        request: Mapping[str, Any],
-        sampling: Mapping[str, Any],
+        options: Mapping[str, Any],
         kept: KeptPictures | None = None,
     ) -> None:
-        """request: options for all images and videos; sampling: for all videos. kept: images that were cut before."""
+        """options: for all images and videos. kept: images that were cut for earlier prompts."""
         self.config, self.limits, self.kept = config, limits, kept
-        self.request, self.sampling = request, {**request, **sampling}
+        self.request = {name: value for name, value in options.items() if name in IMAGE_OPTIONS}
+        self.sampling = options
         self.decoding = self.resizing = 0.0
         self._visual = self._frames = 0
 

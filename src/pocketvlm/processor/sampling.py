@@ -3,82 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from pocketvlm.config import ProcessorConfig
-from pocketvlm.errors import OptionError
-from pocketvlm.processor.sizes import ImageOptions, plan_image
+from pocketvlm.options.media import ImageOptions
+from pocketvlm.processor.sizes import plan_image
 from pocketvlm.types import ImageInfo
 
-MAX_FRAMES = 100_000
-MAX_STACK = 64
-# What the model card advises for video, where an image has the checkpoint's own settings.
-ADVISED = {"max_slice_nums": 1, "use_image_id": False}
-OWN = ("max_num_frames", "stack_frames", "fps", "start", "end")
 # Width in pixels of the black lines between the frames of a composite.
 GAP = 6
-
-
-@dataclass(frozen=True, slots=True)
-class VideoOptions:
-    """How a video is sampled, and how each of its pictures is cut (`image`).
-
-    max_num_frames: most main frames; a longer video is thinned to so many over its whole length. stack_frames: frames
-    a second; 1 is the main frame alone, of s > 1 the other s - 1 become one composite picture behind it. fps: main
-    frames a second (None: 1), or the rate of a source that has none of its own. start, end: seconds of the part that is
-    looked at. fps of a file, start and end switch to sampling by time (`timeline.py`).
-    """
-
-    max_num_frames: int = 128
-    stack_frames: int = 1
-    fps: float | None = None
-    start: float | None = None
-    end: float | None = None
-    image: ImageOptions = field(default_factory=lambda: ImageOptions(max_slice_nums=1, use_image_id=False))
-
-    def __post_init__(self) -> None:
-        """Refuse values that we do not do, naming option, value and what is allowed."""
-        checks = (
-            ("max_num_frames", _whole(self.max_num_frames, MAX_FRAMES), f"a whole number from 1 to {MAX_FRAMES}"),
-            ("stack_frames", _whole(self.stack_frames, MAX_STACK), f"a whole number from 1 (off) to {MAX_STACK}"),
-            ("fps", self.fps is None or _number(self.fps, 1e-4, 1000.0), "a number from 0.0001 to 1000"),
-            ("start", self.start is None or _number(self.start, 0.0, 1e9), "seconds from 0"),
-            ("end", self.end is None or _number(self.end, 0.0, 1e9), "seconds from 0"),
-        )
-        for name, good, wanted in checks:
-            if not good:
-                raise OptionError(f"{name}={getattr(self, name)!r} is not supported: give {wanted}")
-        if self.end is not None and self.end <= (self.start or 0.0):
-            raise OptionError(f"end={self.end!r} is not after start={self.start or 0.0!r}: nothing is between them")
-
-    @classmethod
-    def resolve(cls, config: ProcessorConfig, *overrides: Mapping[str, Any], where: str = "options") -> VideoOptions:
-        """Combine the model card's advice, the checkpoint's defaults, and options of request and content part.
-
-        Later ones win, None is "not given". Raises OptionError; `where` names the place in the message.
-        """
-        mine: dict[str, Any] = {}
-        pictures = []
-        for override in overrides:
-            mine |= {name: value for name, value in override.items() if name in OWN and value is not None}
-            pictures.append({name: value for name, value in override.items() if name not in OWN})
-        image = ImageOptions.resolve(config, ADVISED, *pictures, where=where)
-        try:
-            return replace(cls(image=image), **mine)
-        except OptionError as error:
-            raise OptionError(f"{where}: {error}") from None
-
-
-def _whole(value: object, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
-
-
-def _number(value: object, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def sample(total: int, fps: float, seconds: float, maximum: int, stack: int = 1) -> tuple[list[int], list[int]]:

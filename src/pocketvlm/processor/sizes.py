@@ -3,86 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
-from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import OptionError
-from pocketvlm.processor.alpha import ALPHA, Alpha
-from pocketvlm.types import DownsampleMode, ImageInfo
-
-# Side of the square of patches that becomes one token: two 2x2 merges in 16x, one in 4x.
-MERGE = {"16x": 4, "4x": 2}
-
-MAX_SCALE_RESOLUTION = 4480
-
-
-@dataclass(frozen=True, slots=True)
-class ImageOptions:
-    """How one image is cut and resized, after checkpoint, request and content part have been combined.
-
-    max_slice_nums: most slices per image, 1 never slices. scale_resolution: side of the square whose area a view aims
-    at. patch_size: pixels per patch side. slice_mode: False never slices. use_image_id: write `<image_id>N</image_id>`.
-    downsample_mode: "16x" or "4x". alpha: what becomes of transparency ("white" or "reference", see media).
-    """
-
-    max_slice_nums: int = 9
-    scale_resolution: int = 448
-    patch_size: int = 14
-    slice_mode: bool = True
-    use_image_id: bool = True
-    downsample_mode: DownsampleMode = "16x"
-    alpha: Alpha = "white"
-
-    def __post_init__(self) -> None:
-        """Refuse values that we do not do, naming option, value and what is allowed."""
-        low = self.unit
-        checks = (
-            ("max_slice_nums", _whole(self.max_slice_nums, 1, 10_000), "a whole number from 1 to 10000"),
-            (
-                "scale_resolution",
-                _whole(self.scale_resolution, low, MAX_SCALE_RESOLUTION),
-                f"a whole number from {low} to {MAX_SCALE_RESOLUTION}",
-            ),
-            ("slice_mode", isinstance(self.slice_mode, bool), "true or false"),
-            ("use_image_id", isinstance(self.use_image_id, bool), "true or false"),
-            ("alpha", isinstance(self.alpha, str) and self.alpha in ALPHA, "'white' or 'reference'"),
-        )
-        for name, good, wanted in checks:
-            if not good:
-                raise OptionError(f"{name}={getattr(self, name)!r} is not supported: give {wanted}")
-
-    @property
-    def unit(self) -> int:
-        """Both sides of every view are multiples of this many pixels: 56 in 16x, 28 in 4x (patch size 14)."""
-        if not isinstance(self.downsample_mode, str) or self.downsample_mode not in MERGE:
-            raise OptionError(f"downsample_mode={self.downsample_mode!r} is not supported: give '16x' or '4x'")
-        return self.patch_size * MERGE[self.downsample_mode]
-
-    @classmethod
-    def resolve(cls, config: ProcessorConfig, *overrides: Mapping[str, Any], where: str = "options") -> ImageOptions:
-        """Combine the checkpoint's defaults with request and content-part options; later ones win, None is "not given".
-
-        Raises OptionError for an unknown name or a value out of range; `where` names the place in the message.
-        """
-        # A checkpoint says nothing about transparency, so that has our own default.
-        values: dict[str, Any] = {field.name: getattr(config, field.name, field.default) for field in fields(cls)}
-        allowed = sorted(set(values) - {"patch_size"})
-        for override in overrides:
-            for name, value in override.items():
-                if name not in allowed:
-                    raise OptionError(f"{where}: {name!r} is not an image option: give one of {', '.join(allowed)}")
-                if value is not None:
-                    values[name] = value
-        try:
-            return cls(**values)
-        except OptionError as error:
-            raise OptionError(f"{where}: {error}") from None
-
-
-def _whole(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+from pocketvlm.options.media import ImageOptions
+from pocketvlm.types import ImageInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +107,7 @@ def plan_image(width: int, height: int, options: ImageOptions | None = None, ind
     Raises OptionError for a size below 1.
     """
     options = options or ImageOptions()
-    if not (_whole(width, 1, 1 << 40) and _whole(height, 1, 1 << 40)):
+    if not (_is_side(width) and _is_side(height)):
         raise OptionError(f"image size {width!r}x{height!r} is not supported: give whole numbers of at least 1")
     layout = plan_layout(width, height, options)
     info = describe(width, height, layout, options, 0)
@@ -191,3 +116,7 @@ def plan_image(width: int, height: int, options: ImageOptions | None = None, ind
     if options.use_image_id:
         tokens += 2 + len(str(index))
     return describe(width, height, layout, options, tokens)
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1 << 40

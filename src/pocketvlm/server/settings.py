@@ -6,11 +6,14 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pocketvlm.errors import OptionError
+from pocketvlm.options.load import DEFAULT_MAX_SEQS, MAX_SEQS, MaxModelLen
+from pocketvlm.options.option import Option, validate
+from pocketvlm.options.request import NormalizeNewlines
 from pocketvlm.suggest import nearest
 
 LogFormat = Literal["json", "none"]
@@ -23,83 +26,107 @@ def default_workers() -> int:
     return max(1, min(4, len(os.sched_getaffinity(0))))
 
 
+_ADDRESS, _ACCESS, _MEDIA, _LIMITS, _TIMES, _OUTPUT = (
+    "Address", "Who may do what", "Media", "Limits", "Times in seconds", "Output",
+)  # fmt: skip
+
+
+def _text(help: str, metavar: str, group: str, default: str = "") -> Option:
+    return Option(help, metavar=metavar, group=group, default=default)
+
+
+def _switch(help: str, group: str) -> Option:
+    return Option(help, group=group)
+
+
+def _count(help: str, group: str, low: int = 1) -> Option:
+    return Option(help, low=low, group=group)
+
+
+def _size(help: str, group: str) -> Option:
+    return Option(help, low=1, group=group, size=True)
+
+
+def _seconds(help: str, group: str = _TIMES) -> Option:
+    return Option(help, above=0, metavar="S", group=group)
+
+
+def _is_version(value: object) -> bool:
+    return isinstance(value, str) and bool(_VERSION.fullmatch(value))
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of a server except those of the model. Sizes are bytes, times seconds; `docs/server.md` explains.
 
-    host, port: where it listens (port 0: a free one). api_keys: who may use it, empty for everybody. insecure: listen
-    on other addresses than loopback without a key. served_model_name: names that requests may use, the first is shown.
-    max_seqs: sequences that run at the same time. max_queue: sequences that may wait for a place. strict: refuse the
-    fields of requests that would otherwise be ignored. ollama_version: what /api/version says; clients refuse servers
-    whose version is too old for them. The default is the first with OpenAI's responses and Anthropic's messages.
+    api_keys: who may use it, empty for everybody. ollama_version: clients refuse servers whose version is too old for
+    them; the default is the first with OpenAI's responses and Anthropic's messages.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8000
+    host: Annotated[str, _text("Where to listen.", "ADDRESS", _ADDRESS)] = "127.0.0.1"
+    port: Annotated[int, Option("0 takes a free one.", low=0, high=65535, group=_ADDRESS)] = 8000
+    served_model_name: Annotated[
+        tuple[str, ...], _text("What requests call the model; the first is shown.", "NAME", _ADDRESS, default="MODEL")
+    ] = ()
+    ollama_version: Annotated[
+        str,
+        Option(
+            "What /api/version tells Ollama's clients.",
+            check=_is_version,
+            wanted="three numbers such as 0.14.0",
+            metavar="X.Y.Z",
+            group=_ADDRESS,
+        ),
+    ] = "0.14.0"
     api_keys: tuple[str, ...] = ()
-    insecure: bool = False
-    served_model_name: tuple[str, ...] = ()
-    allowed_hosts: tuple[str, ...] = ()
-    allowed_origins: tuple[str, ...] = ()
-    max_model_len: int | None = None
-    default_max_tokens: int = 4096
-    max_seqs: int = 16
-    max_queue: int = 64
-    max_n: int = 16
-    queue_timeout: float = 120.0
-    request_timeout: float = 1800.0
-    fetch_timeout: float = 20.0
-    decode_timeout: float = 30.0
-    body_timeout: float = 60.0
-    header_timeout: float = 20.0
-    keep_alive: float = 75.0
-    ping: float = 10.0
-    drain: float = 30.0
-    max_body_bytes: int = 64 * MIB
-    max_bodies_bytes: int = 512 * MIB
-    max_header_bytes: int = 64 << 10
-    max_media_bytes: int = 32 * MIB
-    max_pixels: int = 50_000_000
-    max_images: int = 64
-    max_visual_tokens: int = 16_384
-    max_videos: int = 4
-    max_video_frames: int = 512
-    max_video_seconds: float = 3600.0
-    max_files_bytes: int = 512 * MIB
-    max_files: int = 1000
-    file_seconds: float = 24 * 3600.0
-    allowed_media_path: tuple[str, ...] = ()
-    allowed_media_domains: tuple[str, ...] = ()
-    fetch_media: bool = True
-    media_workers: int = 0
-    strict: bool = False
-    ollama_version: str = "0.14.0"
-    runaway_guard: bool = True
-    normalize_newlines: bool = False
-    log: LogFormat = "json"
+    insecure: Annotated[bool, _switch("Let everybody who reaches --host call without a key.", _ACCESS)] = False
+    allowed_hosts: Annotated[
+        tuple[str, ...], _text("Host names besides localhost and addresses.", "NAME", _ACCESS)
+    ] = ()
+    strict: Annotated[bool, _switch("Refuse the fields of requests that are otherwise ignored.", _ACCESS)] = False
+    allowed_origins: Annotated[
+        tuple[str, ...], _text("Web pages that may call, such as https://example.com.", "URL", _ACCESS)
+    ] = ()
+    fetch_media: Annotated[bool, _switch("Fetch images by URL, from public addresses only.", _MEDIA)] = True
+    allowed_media_domains: Annotated[tuple[str, ...], _text("Fetch only from these domains.", "NAME", _MEDIA)] = ()
+    allowed_media_path: Annotated[tuple[str, ...], _text("Open file:// URLs below this directory.", "DIR", _MEDIA)] = ()
+    max_images: Annotated[int, _count("Images of a request.", _MEDIA)] = 64
+    max_media_bytes: Annotated[int, _size("Encoded size of an image.", _MEDIA)] = 32 * MIB
+    max_pixels: Annotated[int, _count("Width times height of an image.", _MEDIA)] = 50_000_000
+    max_videos: Annotated[int, _count("Videos of a request.", _MEDIA)] = 4
+    max_video_frames: Annotated[int, _count("Frames that are looked at, of all videos of a request.", _MEDIA)] = 512
+    max_video_seconds: Annotated[float, _seconds("Length of a video, or of the part that is asked for.", _MEDIA)] = (
+        3600.0
+    )
+    max_visual_tokens: Annotated[int, _count("Tokens of all images and videos of a request.", _MEDIA)] = 16_384
+    max_files: Annotated[int, _count("Uploaded files that are stored.", _MEDIA)] = 1000
+    max_files_bytes: Annotated[int, _size("Size of all of them.", _MEDIA)] = 512 * MIB
+    file_seconds: Annotated[float, _seconds("How long they are stored.", _MEDIA)] = 24 * 3600.0
+    media_workers: Annotated[int, _count("Threads that decode; 0: as many as processors, up to 4.", _MEDIA, low=0)] = 0
+    max_model_len: MaxModelLen = None
+    max_seqs: Annotated[int, MAX_SEQS] = DEFAULT_MAX_SEQS
+    max_queue: Annotated[int, _count("Answers that may wait; then 429.", _LIMITS, low=0)] = 64
+    max_n: Annotated[int, _count("Answers of one request.", _LIMITS)] = 16
+    default_max_tokens: Annotated[int, _count("Tokens of an answer where a request does not say.", _LIMITS)] = 4096
+    max_body_bytes: Annotated[int, _size("Size of a request.", _LIMITS)] = 64 * MIB
+    max_bodies_bytes: Annotated[int, _size("Size of all requests that are being read.", _LIMITS)] = 512 * MIB
+    max_header_bytes: Annotated[int, _size("Size of a request's headers.", _LIMITS)] = 64 << 10
+    queue_timeout: Annotated[float, _seconds("Waiting for a place.")] = 120.0
+    request_timeout: Annotated[float, _seconds("A whole answer.")] = 1800.0
+    fetch_timeout: Annotated[float, _seconds("Fetching one URL.")] = 20.0
+    decode_timeout: Annotated[float, _seconds("Preparing a prompt.")] = 30.0
+    body_timeout: Annotated[float, _seconds("Receiving a request.")] = 60.0
+    header_timeout: Annotated[float, _seconds("Receiving its headers.")] = 20.0
+    keep_alive: Annotated[float, _seconds("An idle connection.")] = 75.0
+    ping: Annotated[float, _seconds("Between comments in a stream that is silent.")] = 10.0
+    drain: Annotated[float, Option("For running answers, after SIGTERM.", low=0, metavar="S", group=_TIMES)] = 30.0
+    runaway_guard: Annotated[bool, _switch("End answers that repeat themselves without end.", _OUTPUT)] = True
+    normalize_newlines: NormalizeNewlines = False
+    log: Annotated[LogFormat, _text("One line on stderr for each request.", "", _OUTPUT)] = "json"
 
     def __post_init__(self) -> None:
         """Refuse values out of range, and addresses that strangers reach without a key."""
-        positive = (
-            "max_seqs", "max_n", "default_max_tokens", "max_body_bytes", "max_bodies_bytes", "max_header_bytes",
-            "max_media_bytes", "max_pixels", "max_images", "max_visual_tokens", "max_files", "max_files_bytes",
-            "max_videos", "max_video_frames", "max_video_seconds",
-            "queue_timeout", "request_timeout", "fetch_timeout", "decode_timeout", "body_timeout", "header_timeout",
-            "keep_alive", "ping", "file_seconds",
-        )  # fmt: skip
-        checks = [(name, getattr(self, name) > 0, "a number above 0") for name in positive]
-        checks += [
-            ("port", 0 <= self.port <= 65535, "0 to 65535"),
-            ("max_model_len", self.max_model_len is None or self.max_model_len > 0, "a number above 0"),
-            ("max_queue", self.max_queue >= 0, "0 or more"),
-            ("drain", self.drain >= 0, "0 or more seconds"),
-            ("media_workers", self.media_workers >= 0, "0 (as many as processors) or more"),
-            ("ollama_version", bool(_VERSION.fullmatch(self.ollama_version)), "three numbers such as 0.14.0"),
-            ("log", self.log in ("json", "none"), "json or none"),
-        ]
-        for name, good, wanted in checks:
-            if not good:
-                raise OptionError(f"{flag(name)}={getattr(self, name)!r} is out of range: give {wanted}")
+        validate(self, lambda each: each.flag)
         for path in self.allowed_media_path:
             if not Path(path).is_dir():
                 raise OptionError(f"--allowed-media-path={path}: no such directory")
@@ -126,14 +153,6 @@ class Settings:
     def workers(self) -> int:
         """Threads that decode media and make prompts."""
         return self.media_workers or default_workers()
-
-
-NAMES = tuple(field.name for field in fields(Settings))
-
-
-def flag(name: str) -> str:
-    """The command-line spelling of a setting."""
-    return "--" + name.replace("_", "-")
 
 
 def read_keys(path: str | Path | None, environment: Mapping[str, str]) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from pocketvlm.errors import OptionError
-from pocketvlm.processor.messages import MEDIA_OPTIONS, plain_data
+from pocketvlm.options.media import MEDIA_OPTIONS
+from pocketvlm.processor.messages import plain_data
 from pocketvlm.server.errors import ApiError
 from pocketvlm.server.fields import MESSAGES, IgnoredFields
 from pocketvlm.server.media import check_options

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pocketvlm.errors import PromptError
-from pocketvlm.processor.messages import IMAGE_OPTIONS, MEDIA_OPTIONS, plain_data
+from pocketvlm.options.media import IMAGE_OPTIONS, MEDIA_OPTIONS
+from pocketvlm.processor.messages import plain_data
 from pocketvlm.server import fields
 from pocketvlm.server.fields import MESSAGES, IgnoredFields
 from pocketvlm.server.media import names_video

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pocketvlm.errors import OptionError
-from pocketvlm.processor.messages import MEDIA_OPTIONS
+from pocketvlm.options.media import MEDIA_OPTIONS
 from pocketvlm.server.fields import CHAT, COMPLETIONS, IgnoredFields
 from pocketvlm.server.media import check_options
 from pocketvlm.server.requests import Guide, Question

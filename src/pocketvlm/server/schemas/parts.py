@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pocketvlm.errors import PromptError
-from pocketvlm.processor.messages import IMAGE_OPTIONS, MEDIA_OPTIONS
+from pocketvlm.options.media import IMAGE_OPTIONS, MEDIA_OPTIONS
 from pocketvlm.server import fields
 from pocketvlm.server.fields import CHAT, IgnoredFields
 from pocketvlm.server.media import names_video

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pocketvlm.errors import OptionError
-from pocketvlm.processor.messages import MEDIA_OPTIONS
+from pocketvlm.options.media import MEDIA_OPTIONS
 from pocketvlm.server.fields import RESPONSES, IgnoredFields
 from pocketvlm.server.media import check_options
 from pocketvlm.server.requests import Guide, Question

@@ -1,0 +1,24 @@
+"""Sizes in bytes are read and written with binary units: 512M, 4G."""
+
+from __future__ import annotations
+
+import re
+
+from pocketvlm.errors import OptionError
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+
+
+def parse_size(text: str, label: str) -> int:
+    """A number of bytes, written as one or with K, M, G or T after it. Raises OptionError that names `label`."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise OptionError(f"{label}={text} is not a size: give a number of bytes, or one such as 512M or 4G")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def size_text(nbytes: int) -> str:
+    """A number of bytes in the largest unit that divides it: 512M."""
+    unit = max((unit for unit, scale in _UNITS.items() if nbytes % scale == 0), key=_UNITS.__getitem__)
+    return f"{nbytes // _UNITS[unit]}{unit}" if nbytes else "0"

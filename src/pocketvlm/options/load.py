@@ -1,0 +1,105 @@
+"""`LoadOptions` defines the options of `pocketvlm.load`: which weights, how they are stored, and the memory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pocketvlm.options.bytesize import size_text
+from pocketvlm.options.option import Option, validate
+
+Backend = Literal["native", "torch"]
+Precision = Literal["exact", "fast"]
+Weights = Literal["auto", "int4", "int8", "bf16"]
+
+DEFAULT_PREFILL_CHUNK = 256
+DEFAULT_MAX_SEQS = 16
+DEFAULT_VISION_CACHE = 128 << 20
+DEFAULT_VISION_CACHE_DISK = 4 << 30
+
+# The server has these two as well.
+MaxModelLen = Annotated[
+    int | None,
+    Option("Most tokens of prompt and answer.", low=2, default="the model's context", group="Limits"),
+]
+MAX_SEQS = Option("Answers that are made at once.", low=1, default=str(DEFAULT_MAX_SEQS), group="Limits")
+
+
+def _is_cache(value: Any) -> bool:
+    return isinstance(value, bool | str | Path) and bool(str(value))
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a checkpoint is loaded. `pocketvlm.load` explains each; sizes are bytes."""
+
+    group: ClassVar[str] = "Engine"
+
+    revision: Annotated[
+        str | None, Option("Branch, tag or commit of a model on the hub.", metavar="NAME", default="main")
+    ] = None
+    backend: Annotated[Backend, Option("native: C++, CPU. torch: the reference, CPU or GPU.")] = "native"
+    weights: Annotated[
+        Weights,
+        Option("int4: smallest. int8: nearer to the original. bf16: as stored. auto: int8, or bf16 where exact."),
+    ] = "auto"
+    precision: Annotated[
+        Precision | None,
+        Option("fast: integer products. exact: float32, weights as stored.", default="fast on native, exact on torch"),
+    ] = None
+    threads: Annotated[int | None, Option("CPU threads.", low=1, default="physical cores")] = None
+    device: Annotated[
+        str | None,
+        Option("cpu or cuda; with the torch backend only.", metavar="NAME", default="cuda if there is one, else cpu"),
+    ] = None
+    cache: Annotated[
+        bool | str | Path,
+        Option(
+            "Keep quantized weights and tokenizer on disk for fast starts.",
+            check=_is_cache,
+            wanted="True, False or a directory",
+        ),
+    ] = True
+    memory_limit: Annotated[
+        int | None,
+        Option("For the state of answers.", low=1, default="half of the machine's", flag="memory", size=True),
+    ] = None
+    prefill_chunk: Annotated[
+        int | None,
+        Option(
+            "Tokens of prompts that one step takes.",
+            low=1,
+            default=str(DEFAULT_PREFILL_CHUNK),
+        ),
+    ] = None
+    max_model_len: MaxModelLen = None
+    max_seqs: Annotated[int | None, MAX_SEQS] = None
+    prefix_cache: Annotated[
+        int | None,
+        Option("Of the memory, for prompts that begin alike.", low=0, default="a quarter, at most 1G", size=True),
+    ] = None
+    vision_cache: Annotated[
+        int | None,
+        Option(
+            "For what the model saw in images.",
+            low=0,
+            default=size_text(DEFAULT_VISION_CACHE),
+            size=True,
+        ),
+    ] = None
+    vision_cache_dir: Annotated[
+        str | Path | None,
+        Option("Keep that on disk too, for the next start.", metavar="DIR", default="nowhere", wanted="a directory"),
+    ] = None
+    vision_cache_disk: Annotated[
+        int | None,
+        Option(
+            "Most of it on disk.",
+            low=0,
+            default=size_text(DEFAULT_VISION_CACHE_DISK),
+            size=True,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Refuse values of another type or out of range, naming option, value and what is allowed."""
+        validate(self)

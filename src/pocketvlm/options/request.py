@@ -1,0 +1,97 @@
+"""Options of a request that belong neither to sampling nor to media, and the typed keywords of all of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, TypedDict
+
+from pocketvlm.options.media import MEDIA_OPTIONS, Alpha
+from pocketvlm.options.option import Option, names
+from pocketvlm.options.sampling import SamplingParams
+from pocketvlm.types import DownsampleMode
+
+# Both a request and a server, for requests that do not say, have this option.
+NormalizeNewlines = Annotated[
+    bool, Option(r"Turn a literal \n in the answer into a new line, outside code and formulas.", group="Output")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateOptions:
+    """What goes to the chat template besides the messages."""
+
+    group: ClassVar[str] = "Input"
+
+    enable_thinking: Annotated[
+        bool | None,
+        Option("Let the model think first.", default="as the template says", flag="thinking", chat="thinking"),
+    ] = None
+    tools: Annotated[
+        Sequence[Mapping[str, Any]] | None,
+        Option(
+            "Functions that the model may call.",
+            wanted="a list of JSON objects",
+            flag=None,
+            chat=None,
+        ),
+    ] = None
+    template_kwargs: Annotated[
+        Mapping[str, Any] | None,
+        Option(
+            "More variables of the template.",
+            wanted="a dictionary",
+            flag=None,
+            chat=None,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextOptions:
+    """What becomes of an answer's text."""
+
+    normalize_newlines: NormalizeNewlines = False
+
+
+class MediaKeywords(TypedDict, total=False):
+    """Typed keywords of the processor for images and videos. None leaves an option to the checkpoint."""
+
+    downsample_mode: DownsampleMode | None
+    max_slice_nums: int | None
+    slice_mode: bool | None
+    use_image_id: bool | None
+    scale_resolution: int | None
+    alpha: Alpha | None
+    max_num_frames: int | None
+    stack_frames: int | None
+    fps: float | None
+    start: float | None
+    end: float | None
+
+
+class RequestKeywords(MediaKeywords, total=False):
+    """Typed keywords of `Model.ask`, `chat`, `stream` and their like. None leaves an option to the checkpoint."""
+
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
+    ignore_eos: bool | None
+    min_tokens: int | None
+    max_tokens: int | None
+    logprobs: int | None
+    logit_bias: Sequence[tuple[int, float]] | None
+    enable_thinking: bool | None
+    tools: Sequence[Mapping[str, Any]] | None
+    template_kwargs: Mapping[str, Any] | None
+    normalize_newlines: bool | None
+
+
+SAMPLING_OPTIONS = names(SamplingParams)
+PROCESSOR_OPTIONS = (*MEDIA_OPTIONS, *names(TemplateOptions))
+REQUEST_OPTIONS = (*SAMPLING_OPTIONS, *PROCESSOR_OPTIONS, *names(TextOptions))
