@@ -173,11 +173,14 @@ def test_wrong_shapes_of_a_request(model: Model) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "cuda"}, "backend='cuda' is not known"),
-        ({"precision": "half"}, "precision='half' is not known: choose one of exact, fast"),
+        ({"backend": "cuda"}, "backend='cuda' is not supported: give 'native' or 'torch'"),
+        ({"precision": "half"}, "precision='half' is not supported: give 'exact' or 'fast'"),
         ({"precision": "exac"}, "did you mean 'exact'"),
-        ({"weights": "in4"}, "weights='in4' is not known: choose one of auto, int4, int8, bf16: did you mean 'int4'"),
-        ({"weights": None}, "weights=None is not known"),
+        (
+            {"weights": "in4"},
+            "weights='in4' is not supported: give 'auto', 'int4', 'int8' or 'bf16': did you mean 'int4'",
+        ),
+        ({"weights": None}, "weights=None is not supported"),
         (
             {"weights": "int4", "precision": "exact"},
             "weights='int4' contradicts precision='exact'.* weights='bf16'",

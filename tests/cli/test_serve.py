@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 import pocketvlm
-from pocketvlm.options.bytesize import parse_size
 from pocketvlm.errors import OptionError
+from pocketvlm.options.bytesize import parse_size
 
 COMMAND = [sys.executable, "-m", "pocketvlm", "serve"]
 SOURCE = str(Path(pocketvlm.__file__).parents[1])

@@ -109,7 +109,7 @@ def test_options_combine_checkpoint_request_and_part():
         ({"max_slice_nums": True}, "whole number from 1"),
         ({"max_slice_nums": "9"}, "whole number from 1"),
         ({"scale_resolution": 20}, "from 56 to 4480"),
-        ({"scale_resolution": 448.0}, "from 56 to 4480"),
+        ({"scale_resolution": 448.0}, "whole number from 1 to 4480"),
         ({"slice_mode": 1}, "true or false"),
         ({"use_image_id": "no"}, "true or false"),
         ({"downsample_mode": "8x"}, "'16x' or '4x'"),

@@ -33,7 +33,7 @@ class SamplingParams:
         float, Option("0 is greedy: always the most likely token.", low=0, high=100, default=_CHECKPOINT)
     ] = 1.0
     top_p: Annotated[float, Option("Nucleus sampling; 1 is off.", above=0, high=1, default=_CHECKPOINT)] = 1.0
-    top_k: Annotated[int, Option("Most candidates; 0 or -1 is off.", low=0, default=_CHECKPOINT)] = 0
+    top_k: Annotated[int, Option("Most candidates; 0 or -1 is off.", low=-1, default=_CHECKPOINT)] = 0
     min_p: Annotated[
         float, Option("Least probability, relative to the best; 0 is off.", low=0, high=1, default=_CHECKPOINT)
     ] = 0.0

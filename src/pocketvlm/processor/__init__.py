@@ -32,17 +32,17 @@ __all__ = [
 ]
 
 _HOME = {
-    "ChatTemplate": "chat",
-    "Detokenizer": "tokenizer",
-    "ImageOptions": "image",
-    "MediaLimits": "limits",
-    "Processor": "processor",
-    "Tokenizer": "tokenizer",
-    "VideoOptions": "sampling",
-    "load_image": "media",
-    "pack_pixel_values": "image",
-    "plan_image": "image",
-    "prepare_image": "image",
+    "ChatTemplate": "processor.chat",
+    "Detokenizer": "processor.tokenizer",
+    "ImageOptions": "options.media",
+    "MediaLimits": "processor.limits",
+    "Processor": "processor.processor",
+    "Tokenizer": "processor.tokenizer",
+    "VideoOptions": "options.media",
+    "load_image": "processor.media",
+    "pack_pixel_values": "processor.image",
+    "plan_image": "processor.image",
+    "prepare_image": "processor.image",
 }
 
 
@@ -52,4 +52,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"pocketvlm.{_HOME[name]}"), name)

@@ -8,6 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pocketvlm.errors import OptionError
+from pocketvlm.options.option import definition
+from pocketvlm.options.request import SAMPLING_OPTIONS
+from pocketvlm.options.sampling import SamplingParams
 from pocketvlm.server import fields
 from pocketvlm.server.fields import IgnoredFields
 
@@ -54,32 +57,35 @@ def undeclared(item: Object, prefix: str = "") -> Iterator[tuple[str, Any]]:
                     yield from undeclared(each, f"{place}.")
 
 
+def described(name: str, more: str = "") -> Any:
+    """A field of a request that is an option of sampling: absent by default, explained by the option's definition."""
+    option = definition(SamplingParams, name)
+    accepted = f"{option.wanted[0].upper()}{option.wanted[1:]}."
+    return Field(None, description=" ".join(filter(None, [option.help, accepted, more])))
+
+
 class Sampling(Body):
     """How to sample; what is left out is as the checkpoint's generation_config.json says."""
 
-    temperature: float | None = Field(None, description="0 takes the most likely token each time.")
-    top_p: float | None = None
-    top_k: int | None = Field(None, description="0 or -1: off.")
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    seed: int | None = Field(None, description="The same seed gives the same answer; choice i has seed + i.")
-    stop: str | list[str] | None = Field(None, description="The answer ends before the first of these.")
-    stop_token_ids: list[Count] | None = None
-    ignore_eos: bool | None = None
-    min_tokens: int | None = None
-    max_tokens: int | None = Field(None, description="null or -1: no limit but the context.")
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
-        None, description="Token id to what is added to its logit, -100 to 100."
-    )
+    temperature: float | None = described("temperature")
+    top_p: float | None = described("top_p")
+    top_k: int | None = described("top_k")
+    min_p: float | None = described("min_p")
+    repetition_penalty: float | None = described("repetition_penalty")
+    presence_penalty: float | None = described("presence_penalty")
+    frequency_penalty: float | None = described("frequency_penalty")
+    seed: int | None = described("seed", "Choice i has seed + i.")
+    stop: str | list[str] | None = described("stop")
+    stop_token_ids: list[Count] | None = described("stop_token_ids")
+    ignore_eos: bool | None = described("ignore_eos")
+    min_tokens: int | None = described("min_tokens")
+    max_tokens: int | None = described("max_tokens", "null or -1: no limit but the context.")
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = described("logit_bias")
 
     def sampling(self) -> dict[str, Any]:
         """Fields of SamplingParams that were given."""
-        names = (
-            "temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
-            "top_k", "ignore_eos", "min_tokens",
-        )  # fmt: skip
+        special = ("max_tokens", "stop", "stop_token_ids", "logit_bias")
+        names = (name for name in SAMPLING_OPTIONS if name in Sampling.model_fields and name not in special)
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         given |= most_tokens(self, "max_tokens")
         if self.stop is not None:
