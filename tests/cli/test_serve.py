@@ -17,8 +17,6 @@ import httpx
 import pytest
 
 import pocketvlm
-from pocketvlm.errors import OptionError
-from pocketvlm.options.bytesize import parse_size
 
 COMMAND = [sys.executable, "-m", "pocketvlm", "serve"]
 SOURCE = str(Path(pocketvlm.__file__).parents[1])
@@ -110,16 +108,3 @@ def test_starts_that_cannot_be(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert f"port {port}: Address already in use" in refused("--port", port)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("5", 5), ("2K", 2048), ("1.5m", 3 << 19), ("4GiB", 4 << 30), ("1TB", 1 << 40), (" 7 ", 7)]
-)
-def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text, "--memory") == size
-
-
-@pytest.mark.parametrize("text", ["", "x", "-1", "1X", "1 2", "1e9"])
-def test_no_sizes(text: str) -> None:
-    with pytest.raises(OptionError, match="--memory"):
-        parse_size(text, "--memory")

@@ -65,19 +65,19 @@ def load(
 ) -> Model:
     """Load a checkpoint: "nano" (embedded), a directory, or a hub id such as "openbmb/MiniCPM-V-4.6".
 
-    backend: "native" (C++, CPU) or "torch" (the reference; `device` "cpu" or "cuda"). precision: "exact" is float32
-    arithmetic on the weights as stored, "fast" integer arithmetic on coded weights; None is "fast" on native, "exact"
-    on torch. weights, with "fast": "int8" (what "auto" means), "int4" (the language model in 4 bits) or "bf16" (as
-    stored; activations are rounded to bfloat16 too where the CPU multiplies such numbers). threads: CPU threads (None:
-    physical cores). cache: keep coded weights and tokenizer on disk for the next start, in $POCKETVLM_CACHE or
-    ~/.cache/pocketvlm, or in a directory that is given; what fails there is a CacheWarning. memory_limit: bytes for the
-    state of running sequences (None: half of the machine's). prefill_chunk: tokens of a prompt that one step takes.
-    max_model_len: most tokens of prompt and answer (None: the model's context). max_seqs: requests that run at once
-    (None: 16). prefix_cache: bytes, within memory_limit, of states kept for prompts that begin alike (None: a quarter
-    of it, at most 1 GiB). vision_cache: bytes of image features kept in memory (None: 128 MiB); vision_cache_dir keeps
-    them in a directory too, for the next start, up to vision_cache_disk bytes (None: 4 GiB). progress(stage, done,
-    total) is called with "download" and bytes, then with "load" and tensors. Raises CheckpointError, OptionError or
-    BackendError.
+    revision: branch, tag or commit on the hub. backend: "native" (C++, CPU) or "torch" (the reference; `device` "cpu"
+    or "cuda"). precision: "exact" is float32 arithmetic on the weights as stored, "fast" integer arithmetic on coded
+    weights; None is "fast" on native, "exact" on torch. weights, with "fast": "int8" (what "auto" means), "int4" (the
+    language model in 4 bits) or "bf16" (as stored; activations are rounded to bfloat16 too where the CPU multiplies
+    such numbers). threads: CPU threads (None: physical cores). cache: keep coded weights and tokenizer on disk for the
+    next start, in $POCKETVLM_CACHE or ~/.cache/pocketvlm, or in a directory that is given; what fails there is a
+    CacheWarning. memory_limit: bytes for the state of running sequences (None: half of the machine's). prefill_chunk:
+    tokens of a prompt that one step takes. max_model_len: most tokens of prompt and answer (None: the model's context).
+    max_seqs: requests that run at once (None: 16). prefix_cache: bytes, within memory_limit, of states kept for prompts
+    that begin alike (None: a quarter of it, at most 1 GiB). vision_cache: bytes of image features kept in memory (None:
+    128 MiB); vision_cache_dir keeps them in a directory too, for the next start, up to vision_cache_disk bytes (None: 4
+    GiB). progress(stage, done, total) is called with "download" and bytes, then with "load" and tensors. Raises
+    CheckpointError, OptionError or BackendError.
     """
     options = LoadOptions(**{name: value for name, value in locals().items() if name in names(LoadOptions)})
     backends.check(backend, threads, device, weights, precision)

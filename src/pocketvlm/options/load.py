@@ -49,7 +49,12 @@ class LoadOptions:
     threads: Annotated[int | None, Option("CPU threads.", low=1, default="physical cores")] = None
     device: Annotated[
         str | None,
-        Option("cpu or cuda; with the torch backend only.", metavar="NAME", default="cuda if there is one, else cpu"),
+        Option(
+            "cpu or cuda; with the torch backend only.",
+            metavar="NAME",
+            default="cuda if there is one, else cpu",
+            wanted="'cpu' or 'cuda'",
+        ),
     ] = None
     cache: Annotated[
         bool | str | Path,
@@ -61,7 +66,13 @@ class LoadOptions:
     ] = True
     memory_limit: Annotated[
         int | None,
-        Option("For the state of answers.", low=1, default="half of the machine's", flag="memory", size=True),
+        Option(
+            "Memory for the state of running and cached prompts.",
+            low=1,
+            default="half of the machine's",
+            flag="memory",
+            size=True,
+        ),
     ] = None
     prefill_chunk: Annotated[
         int | None,
@@ -75,12 +86,12 @@ class LoadOptions:
     max_seqs: Annotated[int | None, MAX_SEQS] = None
     prefix_cache: Annotated[
         int | None,
-        Option("Of the memory, for prompts that begin alike.", low=0, default="a quarter, at most 1G", size=True),
+        Option("Part of that memory for prompts that begin alike.", low=0, default="a quarter, at most 1G", size=True),
     ] = None
     vision_cache: Annotated[
         int | None,
         Option(
-            "For what the model saw in images.",
+            "Memory for the features of images.",
             low=0,
             default=size_text(DEFAULT_VISION_CACHE),
             size=True,
@@ -88,12 +99,17 @@ class LoadOptions:
     ] = None
     vision_cache_dir: Annotated[
         str | Path | None,
-        Option("Keep that on disk too, for the next start.", metavar="DIR", default="nowhere", wanted="a directory"),
+        Option(
+            "Directory that keeps features of images for the next start.",
+            metavar="DIR",
+            default="nowhere",
+            wanted="a directory",
+        ),
     ] = None
     vision_cache_disk: Annotated[
         int | None,
         Option(
-            "Most of it on disk.",
+            "Disk space for the features in that directory.",
             low=0,
             default=size_text(DEFAULT_VISION_CACHE_DISK),
             size=True,

@@ -47,8 +47,10 @@ class ImageOptions:
             chat="slices",
         ),
     ] = 9
-    slice_mode: Annotated[bool, Option("Cut large images into slices.", chat=None)] = True
-    use_image_id: Annotated[bool, Option("Number the images in the prompt; off for videos.")] = True
+    slice_mode: Annotated[bool, Option("Cut large images into slices.", default=_CHECKPOINT, chat=None)] = True
+    use_image_id: Annotated[bool, Option("Number the images in the prompt; off for videos.", default=_CHECKPOINT)] = (
+        True
+    )
     scale_resolution: Annotated[
         int,
         Option(

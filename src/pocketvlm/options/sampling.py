@@ -33,15 +33,23 @@ class SamplingParams:
         float, Option("0 is greedy: always the most likely token.", low=0, high=100, default=_CHECKPOINT)
     ] = 1.0
     top_p: Annotated[float, Option("Nucleus sampling; 1 is off.", above=0, high=1, default=_CHECKPOINT)] = 1.0
-    top_k: Annotated[int, Option("Most candidates; 0 or -1 is off.", low=-1, default=_CHECKPOINT)] = 0
+    top_k: Annotated[int, Option("Most candidate tokens; 0 or -1 is off.", low=-1, default=_CHECKPOINT)] = 0
     min_p: Annotated[
-        float, Option("Least probability, relative to the best; 0 is off.", low=0, high=1, default=_CHECKPOINT)
+        float,
+        Option(
+            "Least probability of a token, relative to the most likely one; 0 is off.",
+            low=0,
+            high=1,
+            default=_CHECKPOINT,
+        ),
     ] = 0.0
     repetition_penalty: Annotated[
-        float, Option("Over prompt and answer; 1 is off.", above=0, below=100, default=_CHECKPOINT)
+        float, Option("Penalty of tokens in prompt and answer; 1 is off.", above=0, below=100, default=_CHECKPOINT)
     ] = 1.0
-    presence_penalty: Annotated[float, Option("Over the answer; 0 is off.", low=-2, high=2)] = 0.0
-    frequency_penalty: Annotated[float, Option("Over the answer, per occurrence; 0 is off.", low=-2, high=2)] = 0.0
+    presence_penalty: Annotated[float, Option("Penalty of tokens in the answer; 0 is off.", low=-2, high=2)] = 0.0
+    frequency_penalty: Annotated[
+        float, Option("Penalty of tokens in the answer, for each occurrence; 0 is off.", low=-2, high=2)
+    ] = 0.0
     seed: Annotated[int | None, Option("The same seed gives the same answer.", low=0, default="random")] = None
     stop: Annotated[
         tuple[str, ...],

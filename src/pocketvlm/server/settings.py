@@ -100,8 +100,8 @@ class Settings:
     )
     max_visual_tokens: Annotated[int, _count("Tokens of all images and videos of a request.", _MEDIA)] = 16_384
     max_files: Annotated[int, _count("Uploaded files that are stored.", _MEDIA)] = 1000
-    max_files_bytes: Annotated[int, _size("Size of all of them.", _MEDIA)] = 512 * MIB
-    file_seconds: Annotated[float, _seconds("How long they are stored.", _MEDIA)] = 24 * 3600.0
+    max_files_bytes: Annotated[int, _size("Size of all uploaded files.", _MEDIA)] = 512 * MIB
+    file_seconds: Annotated[float, _seconds("How long uploaded files are stored.", _MEDIA)] = 24 * 3600.0
     media_workers: Annotated[int, _count("Threads that decode; 0: as many as processors, up to 4.", _MEDIA, low=0)] = 0
     max_model_len: MaxModelLen = None
     max_seqs: Annotated[int, MAX_SEQS] = DEFAULT_MAX_SEQS
@@ -116,7 +116,7 @@ class Settings:
     fetch_timeout: Annotated[float, _seconds("Fetching one URL.")] = 20.0
     decode_timeout: Annotated[float, _seconds("Preparing a prompt.")] = 30.0
     body_timeout: Annotated[float, _seconds("Receiving a request.")] = 60.0
-    header_timeout: Annotated[float, _seconds("Receiving its headers.")] = 20.0
+    header_timeout: Annotated[float, _seconds("Receiving a request's headers.")] = 20.0
     keep_alive: Annotated[float, _seconds("An idle connection.")] = 75.0
     ping: Annotated[float, _seconds("Between comments in a stream that is silent.")] = 10.0
     drain: Annotated[float, Option("For running answers, after SIGTERM.", low=0, metavar="S", group=_TIMES)] = 30.0
