@@ -105,17 +105,17 @@ def write_items(path: Path, checksum: Checksum, items: Mapping[str, Item], model
     header: dict[str, dict[str, Any]] = {}
     pieces, place = [], 0
     for name, item in items.items():
-        place = _up(place, _PAGE)
+        place = round_up(place, _PAGE)
         header[name] = {**item.fields, "arrays": {}}
         for part, array in item.arrays.items():
-            place = _up(place, _LINE)
+            place = round_up(place, _LINE)
             form = array.format.replace("L", "Q")
             dtype = next(dtype for dtype, known in _FORMATS.items() if known == form)
             header[name]["arrays"][part] = {"dtype": dtype, "shape": list(array.shape or ()), "offset": place}
             pieces.append((place, array.cast("B")))
             place += array.nbytes
     text = json.dumps({"model": model, "path": origin, "kind": kind, "items": header}).encode()
-    begin = _up(_PREFIX.size + len(text), _PAGE)
+    begin = round_up(_PREFIX.size + len(text), _PAGE)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     if shutil.disk_usage(path.parent).free < begin + place:
@@ -171,8 +171,9 @@ def sweep(directory: Path) -> None:
                 path.unlink()
 
 
-def _up(place: int, unit: int) -> int:
-    return -(-place // unit) * unit
+def round_up(count: int, unit: int) -> int:
+    """The least multiple of `unit` that is not below `count`."""
+    return -(-count // unit) * unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,7 @@ class _Prefix:
     @property
     def begin(self) -> int:
         """Where the arrays begin."""
-        return _up(_PREFIX.size + self.header, _PAGE)
+        return round_up(_PREFIX.size + self.header, _PAGE)
 
 
 def _parse(text: bytes) -> Header:

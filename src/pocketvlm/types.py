@@ -46,8 +46,8 @@ class View:
 class Pictures(Protocol):
     """Makes the views of a clip when they are due. See `pocketvlm.processor.clip.Clip`."""
 
-    def ready(self, number: int, timeout: float = 0.0) -> bool:
-        """Whether `load` would not wait, after at most so many seconds. Begins to make the picture."""
+    def prepare(self, number: int, timeout: float = 0.0) -> bool:
+        """Begin to make the picture; whether `load` would not wait, after at most so many seconds."""
 
     def load(self, number: int, part: int) -> View:
         """View `part` of picture `number`, with start 0. Raises VideoError."""
@@ -71,9 +71,9 @@ class PendingView:
     tokens: int
     digest: str
 
-    def ready(self, timeout: float = 0.0) -> bool:
-        """Whether `load` would not wait, after so many seconds at most. Asking is what begins the work."""
-        return self.source.ready(self.number, timeout)
+    def prepare(self, timeout: float = 0.0) -> bool:
+        """Begin to make the picture; whether `load` would not wait, after at most so many seconds."""
+        return self.source.prepare(self.number, timeout)
 
     def at(self, start: int) -> PendingView:
         """The same view with its first placeholder at index `start` of the prompt."""
@@ -220,6 +220,11 @@ class Timings:
     prefill: float = 0.0
     decode: float = 0.0
     ttft: float = 0.0
+
+    def decode_rate(self, usage: Usage) -> float | None:
+        """Tokens a second after the first, which comes with the prompt; None where there is no other."""
+        others = usage.completion_tokens - 1
+        return others / self.decode if others > 0 and self.decode > 0 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class Slow:
         self.open = [threading.Event() for _ in views]
         self.loaded: list[int] = []
 
-    def ready(self, number: int, timeout: float = 0.0) -> bool:
+    def prepare(self, number: int, timeout: float = 0.0) -> bool:
         return self.open[number].wait(timeout)
 
     def load(self, number: int, part: int) -> View:
@@ -126,7 +126,7 @@ def test_two_answers_about_one_clip_do_not_hinder_each_other(oracle: Oracle, mod
     class Narrow(Slow):
         at = asks = -1
 
-        def ready(self, number: int, timeout: float = 0.0) -> bool:
+        def prepare(self, number: int, timeout: float = 0.0) -> bool:
             self.asks = self.asks + 1 if number == self.at else 0
             self.at = number
             return self.asks >= 3  # it takes some more looks until it is there

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pytest
 
+from pocketvlm.bytesize import parse_size, readable_size, size_text
 from pocketvlm.errors import OptionError
-from pocketvlm.options.bytesize import parse_size, size_text
 from pocketvlm.options.load import LoadOptions
 from pocketvlm.options.option import Option, definition, definitions, refuse_unknown, validate
 from pocketvlm.options.sampling import SamplingParams
@@ -134,3 +134,8 @@ def test_sizes(text: str, size: int) -> None:
 def test_no_sizes(text: str) -> None:
     with pytest.raises(OptionError, match="--memory"):
         parse_size(text, "--memory")
+
+
+def test_sizes_for_people() -> None:
+    found = [readable_size(value) for value in (5, 1_500, 2_000_000, 3_210_000_000)]
+    assert found == ["5 B", "1.5 kB", "2.0 MB", "3.2 GB"]

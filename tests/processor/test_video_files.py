@@ -267,8 +267,8 @@ def test_few_pictures_are_in_memory_and_any_order_is_right(tmp_path):
     assert clip.seconds.decode > 0
     assert clip.seconds.resize > 0
     fresh = clip_of(str(tmp_path / "a.mp4"), fps=10)
-    assert not fresh.ready(7)
-    assert fresh.ready(7, 20.0)
+    assert not fresh.prepare(7)
+    assert fresh.prepare(7, 20.0)
     assert fresh.load(7, 0).digest == wanted[7]
 
 
@@ -283,7 +283,7 @@ def test_nothing_is_made_for_a_clip_that_is_gone(tmp_path):
         go_on.wait(20)
 
     clip.progress = hold
-    clip.ready(0)
+    clip.prepare(0)
     futures = list(clip._made.values())
     assert began.wait(20)
     gone = weakref.ref(clip)
@@ -301,7 +301,7 @@ def test_a_picture_is_made_once_however_many_are_asked_for_before(tmp_path):
     clip.progress = lambda stage, number, of_all: made.append(number)
     for start in range(0, 60, 12):
         for number in range(start, start + 12):
-            clip.ready(number, 20.0)
+            clip.prepare(number, 20.0)
         for number in range(start, start + 12):
             clip.load(number, 0)
     assert made == list(range(1, 61))

@@ -12,7 +12,7 @@ SOURCE = ROOT / "src"
 
 # Imports go down only; parts on one floor never import each other. docs/architecture.md draws this.
 FLOORS = (
-    ("config", "types", "options", "errors", "schemes", "atomic", "lru", "packfile", "suggest"),
+    ("config", "types", "options", "errors", "bytesize", "schemes", "atomic", "lru", "packfile", "suggest"),
     ("tensors", "backends.options"),
     ("backends.ops",),
     ("backends.native", "backends.torch"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from pocketvlm.answers.choice import Delta
 from pocketvlm.parsing.parts import CallArguments, CallBegin, Content, Reasoning
@@ -15,6 +17,15 @@ class Call:
 
     name: str
     arguments: list[str] = field(default_factory=list)
+
+    @property
+    def arguments_json(self) -> str:
+        """The JSON text of the arguments as far as it has come."""
+        return "".join(self.arguments)
+
+    def parsed_arguments(self) -> Any:
+        """The arguments of a call that has ended; {} for a call without any."""
+        return json.loads(self.arguments_json or "{}")
 
 
 @dataclass(slots=True)

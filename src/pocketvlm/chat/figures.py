@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pocketvlm.bytesize import readable_size
 from pocketvlm.chat.session import Session, Turn
 
 
@@ -28,12 +29,12 @@ def status(turn: Turn) -> str:
     parts = [f"ttft {timings.ttft:.2f} s"]
     if usage.image_tokens:
         parts.append(f"vision {timings.vision:.2f} s")
-    # The first token comes with the prompt; decoding makes the others.
-    if usage.completion_tokens > 1 and timings.decode > 0:
-        parts.append(f"{(usage.completion_tokens - 1) / timings.decode:.1f} tok/s")
+    rate = timings.decode_rate(usage)
+    if rate is not None:
+        parts.append(f"{rate:.1f} tok/s")
     kept = f" ({turn.kept_tokens} kept)" if turn.kept_tokens else ""
     parts.append(f"{usage.prompt_tokens}{kept} + {usage.completion_tokens} tokens")
-    parts.append(size(resident_bytes()))
+    parts.append(readable_size(resident_bytes()))
     if turn.reason in _ENDS:
         parts.append(_ENDS[turn.reason])
     return " · ".join(parts)
@@ -66,15 +67,15 @@ def stats(session: Session) -> Iterator[str]:
             yield f"  thinking: {turn.thought_tokens} tokens, {turn.thought_seconds:.1f} s"
         yield f"context: {usage.total_tokens} of {model.engine.max_model_len} tokens"
     yield (
-        f"kept beginnings of prompts: {engine.prefix_checkpoints}, {size(engine.prefix_bytes)}; "
+        f"kept beginnings of prompts: {engine.prefix_checkpoints}, {readable_size(engine.prefix_bytes)}; "
         f"{engine.prefix_hits} of {engine.prefix_hits + engine.prefix_misses} prompts went on behind one, "
         f"{engine.prefix_reused_tokens} tokens were not read again"
     )
     yield (
-        f"kept features of pictures: {size(engine.vision_bytes)}; "
+        f"kept features of pictures: {readable_size(engine.vision_bytes)}; "
         f"{engine.vision_hits} of {engine.vision_hits + engine.vision_misses} views were known"
     )
-    yield f"memory: {size(resident_bytes())} resident, {size(engine.bytes_used)} of them state"
+    yield f"memory: {readable_size(resident_bytes())} resident, {readable_size(engine.bytes_used)} of them state"
 
 
 def _time(seconds: float) -> str:
@@ -82,15 +83,5 @@ def _time(seconds: float) -> str:
 
 
 def _rate(turn: Turn) -> str:
-    made = turn.usage.completion_tokens - 1
-    return f", then {made / turn.timings.decode:.1f} tokens a second" if made > 0 and turn.timings.decode > 0 else ""
-
-
-def size(nbytes: int) -> str:
-    """A number of bytes as people write it."""
-    value = float(nbytes)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"
+    rate = turn.timings.decode_rate(turn.usage)
+    return "" if rate is None else f", then {rate:.1f} tokens a second"

@@ -57,9 +57,9 @@ def status(usage: Usage, timings: Timings, reason: FinishReason) -> str:
     parts = [f"ttft {timings.ttft:.2f} s"]
     if usage.image_tokens:
         parts.append(f"vision {timings.vision:.2f} s")
-    # The first token comes with the prompt; decoding makes the others.
-    if usage.completion_tokens > 1 and timings.decode > 0:
-        parts.append(f"{(usage.completion_tokens - 1) / timings.decode:.1f} tok/s")
+    rate = timings.decode_rate(usage)
+    if rate is not None:
+        parts.append(f"{rate:.1f} tok/s")
     image = f" ({usage.image_tokens} image)" if usage.image_tokens else ""
     parts.append(f"{usage.prompt_tokens} prompt{image} + {usage.completion_tokens} tokens")
     if reason == "length":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
+from pocketvlm.bytesize import readable_size
 from pocketvlm.cli import options
 from pocketvlm.cli.options import FLAG, INPUT, OUTPUT, option
 from pocketvlm.errors import OptionError
@@ -126,7 +127,7 @@ def _memory() -> dict[str, int]:
 
 def _page(result: dict[str, Any]) -> str:
     from pocketvlm.bench.table import columns
-    from pocketvlm.cli.terminal import printable, size
+    from pocketvlm.cli.terminal import printable
 
     head = {"model": result["model"], **result["backend"]}
     width = max(map(len, head))
@@ -149,8 +150,8 @@ def _page(result: dict[str, Any]) -> str:
         f"{batch['sequences']} sequences together": f"{_rate(batch)} tok/s, "
         f"{batch['median'] / alone['median']:.1f} times one alone ({_rate(alone)})",
         "load": f"{result['load_seconds']:.2f} s",
-        "on disk": size(result["disk_bytes"]),
-        "in memory": ", ".join(f"{name} {size(number)}" for name, number in result["memory_bytes"].items()),
+        "on disk": readable_size(result["disk_bytes"]),
+        "in memory": ", ".join(f"{name} {readable_size(number)}" for name, number in result["memory_bytes"].items()),
     }
     width = max(map(len, facts))
     lines += [f"{name:<{width}}  {value}" for name, value in facts.items()]

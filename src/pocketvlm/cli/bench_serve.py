@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pocketvlm.cli import options
 from pocketvlm.cli.options import FLAG, OUTPUT, option
-from pocketvlm.errors import AddressError, OptionError
+from pocketvlm.errors import AddressError
 
 EPILOG = """
 Examples:
@@ -154,7 +154,7 @@ def bench_serve(
         sizes=Sizes(random_input_len, random_output_len, random_range_ratio, random_prefix_len, images, width, height),
         ignore_eos=ignore_eos,
         temperature=temperature,
-        extra_body=_object(extra_body),
+        extra_body=options.json_object(extra_body, "--extra-body", '{"top_k": 1}'),
         seed=seed,
         num_warmups=num_warmups,
         goodput=plan.objectives(goodput or ()),
@@ -177,17 +177,3 @@ def bench_serve(
     print(json.dumps(saving.together([saving.brief(result) for result in results])))
     if not any(result["completed"] for result in results):
         raise AddressError(f"no request was answered: {results[0]['first_errors'][0]}")
-
-
-def _object(text: str | None) -> dict[str, Any]:
-    import json
-
-    if text is None:
-        return {}
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise OptionError(f"--extra-body: not valid JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise OptionError("--extra-body: a JSON object is wanted, such as '{\"top_k\": 1}'")
-    return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pocketvlm.bytesize import readable_size
 from pocketvlm.cli import options
 from pocketvlm.cli.options import INPUT, option
 from pocketvlm.errors import OptionError
@@ -91,7 +92,6 @@ def clear(
 ) -> None:
     """Remove what is kept, or some of it."""
     from pocketvlm.backends import cache
-    from pocketvlm.cli.terminal import size
 
     if older_than is not None and not older_than >= 0:
         raise OptionError(f"--older-than={older_than} is out of range: give a number of days, 0 or more")
@@ -101,7 +101,7 @@ def clear(
         _print_json(place, removed)
     if not quiet:
         files = "1 file" if len(removed) == 1 else f"{len(removed)} files"
-        print(f"removed {files}, {size(sum(entry.nbytes for entry in removed))}", file=sys.stderr)
+        print(f"removed {files}, {readable_size(sum(entry.nbytes for entry in removed))}", file=sys.stderr)
 
 
 @app.command(epilog=PATH_EPILOG, context_settings=_environment("PATH"))
@@ -132,12 +132,14 @@ def _facts(entry: Entry) -> dict[str, object]:
 def _table(found: list[Entry]) -> str:
     import time
 
-    from pocketvlm.cli.terminal import printable, size
+    from pocketvlm.cli.terminal import printable
 
     rows = [("model", "kind", "size", "last used", "file")]
     for entry in found:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
-        rows.append((entry.model or "(unreadable)", entry.kind or "-", size(entry.nbytes), used, entry.file.name))
+        rows.append(
+            (entry.model or "(unreadable)", entry.kind or "-", readable_size(entry.nbytes), used, entry.file.name)
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join(map(printable, lines))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from pocketvlm.bytesize import readable_size
 from pocketvlm.cli import options
 from pocketvlm.options.load import LoadOptions
 
@@ -50,7 +51,7 @@ def info(
 
 
 def _table(facts: dict[str, Any]) -> str:
-    from pocketvlm.cli.terminal import printable, size
+    from pocketvlm.cli.terminal import printable
 
     total = facts["parameters"]
     stored = ", ".join(f"{kind} {count / max(total, 1):.0%}" for kind, count in facts["stored_as"].items())
@@ -58,15 +59,15 @@ def _table(facts: dict[str, Any]) -> str:
     rows = {
         "model": facts["model"],
         "path": facts["path"],
-        "parameters": f"{_count(total)} ({size(facts['bytes'])}; {stored})",
+        "parameters": f"{_count(total)} ({readable_size(facts['bytes'])}; {stored})",
         "text": f"{facts['text_layers']} layers, {facts['text_width']} wide "
         f"({linear} linear attention, {facts['full_attention_layers']} full)",
         "vision": f"{facts['vision_layers']} layers, {facts['vision_width']} wide",
         "images": f"{facts['downsample_mode']}, at most {facts['max_slice_nums']} slices",
         "vocabulary": f"{facts['vocabulary']} tokens, end at {', '.join(map(str, facts['eos_token_ids']))}",
         "context": f"{facts['context']} tokens",
-        "memory": f"{size(facts['kv_cache_bytes_per_token'])} per token, "
-        f"{size(facts['state_bytes_per_sequence'])} per sequence",
+        "memory": f"{readable_size(facts['kv_cache_bytes_per_token'])} per token, "
+        f"{readable_size(facts['state_bytes_per_sequence'])} per sequence",
         **facts["backend"],
     }
     width = max(map(len, rows))

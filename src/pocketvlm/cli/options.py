@@ -8,9 +8,9 @@ from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
+from pocketvlm.bytesize import parse_size
 from pocketvlm.cli.notices import notices
 from pocketvlm.errors import OptionError
-from pocketvlm.options.bytesize import parse_size
 from pocketvlm.options.load import LoadOptions
 from pocketvlm.options.media import ImageOptions, VideoOptions
 from pocketvlm.options.option import Definition, Option, definition, definitions, refuse_unknown
@@ -196,16 +196,22 @@ def processor_options(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse(kwargs: str | None) -> dict[str, Any]:
-    import json
-
-    if kwargs is None:
-        return {}
-    example = """write e.g. --processor-kwargs '{"downsample_mode": "4x"}'"""
-    try:
-        values = json.loads(kwargs)
-    except ValueError as error:
-        raise OptionError(f"--processor-kwargs: not valid JSON ({error}): {example}") from None
-    if not isinstance(values, dict):
-        raise OptionError(f"--processor-kwargs: a JSON object is wanted, not {kwargs.strip()[:40]}: {example}")
+    values = json_object(kwargs, "--processor-kwargs", '{"downsample_mode": "4x"}')
     refuse_unknown(values, PROCESSOR_OPTIONS, "--processor-kwargs: ")
     return values
+
+
+def json_object(text: str | None, flag: str, example: str) -> dict[str, Any]:
+    """The JSON object that an option holds; {} if it is not given. Raises OptionError."""
+    import json
+
+    if text is None:
+        return {}
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise OptionError(f"{flag}: not valid JSON ({error}): write e.g. {flag} '{example}'") from None
+    if not isinstance(found, dict):
+        wrong = text.strip()[:40]
+        raise OptionError(f"{flag}: a JSON object is wanted, not {wrong}: write e.g. {flag} '{example}'")
+    return found

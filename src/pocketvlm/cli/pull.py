@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Annotated, Any
 
+from pocketvlm.bytesize import readable_size
 from pocketvlm.cli import options
 
 EPILOG = """
@@ -27,11 +28,11 @@ def pull(
 ) -> None:
     """Download a model from the hub, or find it where it is already."""
     from pocketvlm.checkpoint import hub
-    from pocketvlm.cli.terminal import Activity, size
+    from pocketvlm.cli.terminal import Activity
 
     with Activity(quiet) as activity:
         activity.say(f"looking for {model}")
         pulled = hub.pull(model, values["revision"], activity.downloading(model))
     print(pulled.path, flush=True)
     if not quiet:
-        print(f"{pulled.files} files, {size(pulled.nbytes)}", file=sys.stderr)
+        print(f"{pulled.files} files, {readable_size(pulled.nbytes)}", file=sys.stderr)

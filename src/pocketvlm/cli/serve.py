@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pocketvlm.bytesize import readable_size
 from pocketvlm.cli import options
 from pocketvlm.cli.notices import notices
 from pocketvlm.cli.options import given, load_options, option
@@ -109,7 +110,7 @@ def _ready(url: str, model: Model, settings: Settings) -> None:
     """One line on stderr: address, model, kernels, memory, limits."""
     import sys
 
-    from pocketvlm.cli.terminal import printable, size
+    from pocketvlm.cli.terminal import printable
 
     backend = model.ops.describe()
     kernels = " ".join(
@@ -122,7 +123,7 @@ def _ready(url: str, model: Model, settings: Settings) -> None:
     keys = f"{count} key{'s' if count > 1 else ''}" if count else "no key needed"
     threads = str(backend.get("threads", "")).partition(" (")[0]
     line = (
-        f"serving {model.name} at {url}: {kernels}, {threads} threads, {size(memory)} of state, "
+        f"serving {model.name} at {url}: {kernels}, {threads} threads, {readable_size(memory)} of state, "
         f"{settings.max_seqs} answers at once of {length} tokens, {keys}; {url}/docs"
     )
     print(printable(" ".join(line.split())), file=sys.stderr, flush=True)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from pocketvlm.bytesize import readable_size
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -132,12 +134,6 @@ class _Report:
     def text(self) -> str:
         if not self.total:
             return self.label
-        return f"{self.label} {size(self.done)} of {size(self.total)}" if self.in_bytes else self.label
-
-
-def size(nbytes: int) -> str:
-    """A number of bytes as people write it."""
-    value, units = float(nbytes), ["B", "kB", "MB", "GB"]
-    while value >= 1000 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
+        return (
+            f"{self.label} {readable_size(self.done)} of {readable_size(self.total)}" if self.in_bytes else self.label
+        )

@@ -97,7 +97,7 @@ class Scheduler:
                 # A clip keeps few pictures around the one asked for: the first in order is its reader.
                 if isinstance(view, PendingView) and (
                     readers.setdefault(view.source, sequence) is not sequence
-                    or not view.ready(0.0 if found else timeout)
+                    or not view.prepare(0.0 if found else timeout)
                 ):
                     timeout = 0.0
                     break

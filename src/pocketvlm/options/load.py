@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pocketvlm.options.bytesize import size_text
+from pocketvlm.bytesize import size_text
 from pocketvlm.options.option import Option, validate
 
 Backend = Literal["native", "torch"]

@@ -9,8 +9,8 @@ from numbers import Integral, Real
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from pocketvlm.bytesize import size_text
 from pocketvlm.errors import OptionError
-from pocketvlm.options.bytesize import size_text
 from pocketvlm.suggest import nearest
 
 NUMBERS: Mapping[Any, tuple[type, str]] = {int: (Integral, "a whole number"), float: (Real, "a number")}

@@ -231,7 +231,7 @@ class AnswerParser:
     def _function(self) -> str | None:
         """The name of the function if its tag comes next."""
         start = self._tape.at
-        name = self._tape.name(FUNCTION)
+        name = self._tape.take_name(FUNCTION)
         if name is not None and any(blank in name for blank in BLANK):
             self._tape.at = start
             return None

@@ -51,7 +51,7 @@ class Call:
     def _between(self, out: list[AnswerPart]) -> bool:
         _, tag = self._tape.until(_BETWEEN)
         if tag == PARAMETER:
-            name = self._tape.name(PARAMETER)
+            name = self._tape.take_name(PARAMETER)
             if name is None:
                 self._tape.at += len(PARAMETER)
                 return False
@@ -93,7 +93,7 @@ class Call:
                 return True
             ends = False
         elif tag == PARAMETER:
-            name = tape.name(tag)
+            name = tape.take_name(tag)
             ends = value.line_begins and name is not None and name not in self._names and self._signature.knows(name)
         else:
             while tape.take(FUNCTION_END) or tape.take(CALL_END):

@@ -76,7 +76,7 @@ class Tape:
         """Read past the blanks that have arrived."""
         return self._match(_SPACES)
 
-    def name(self, tag: str) -> str | None:
+    def take_name(self, tag: str) -> str | None:
         """Read past `tag`, a name and `>`, and give the name without blanks around it; None where that is not next."""
         start = self.at
         if self.take(tag):

@@ -121,8 +121,8 @@ class Clip:
         """Tokens of all views."""
         return sum(view_tokens(size, self.options.image) for unit in self.units for size in unit.sizes)
 
-    def ready(self, number: int, timeout: float = 0.0) -> bool:
-        """Whether `load` would not wait, after at most so many seconds. Begins to make the picture.
+    def prepare(self, number: int, timeout: float = 0.0) -> bool:
+        """Begin to make the picture; whether `load` would not wait, after at most so many seconds.
 
         Several may be asked for one after the other before the first of them is loaded.
         """

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pocketvlm.backends.native import slabs
 from pocketvlm.backends.native.packed_matrix import TILE_BYTES, TILE_OUTPUTS, PackedMatrix, packed_matrix
 from pocketvlm.errors import BackendError
+from pocketvlm.packfile import round_up
 from pocketvlm.tensors import Block, DenseTensor, QuantizedTensor, spread
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def pack(runtime: Runtime, tensor: QuantizedTensor) -> PackedMatrix:
     outputs, inputs = tensor.shape
     codes, zero = _kernel_codes(tensor, bits)
     scales, biases = _scales_and_biases(tensor, -(-inputs // group) if group else 1, zero)
-    packed_codes = pack_codes(codes, bits, _up(inputs, group or _ROW_UNIT))
+    packed_codes = pack_codes(codes, bits, round_up(inputs, group or _ROW_UNIT))
     if not group:
         return packed_matrix(bits, 0, inputs, outputs, packed_codes, None, None, _padded(scales), None)
     row_scale = _row_scale(tensor, scales, biases)
@@ -76,7 +77,7 @@ def layout_of(tensor: QuantizedTensor) -> tuple[int, int]:
     bits = 4 if tensor.bits <= 4 else 8
     if bits == 8 and group >= inputs and tensor.scales.scale is None and unbiased:
         return bits, 0
-    return bits, _up(group, _GROUP_UNIT)
+    return bits, round_up(group, _GROUP_UNIT)
 
 
 def pack_codes(codes: NDArray[np.uint8], bits: int, depth: int) -> NDArray[np.uint8]:
@@ -100,7 +101,7 @@ def pack_groups(values: Sequence[Sequence[float]] | NDArray[np.floating[Any]]) -
     """Scales or biases [outputs, groups] in packed tiles, float16 as uint16 [tiles, groups, 16]."""
     array = np.asarray(values, np.float16)
     outputs, groups = array.shape
-    padded = np.zeros((_up(outputs, TILE_OUTPUTS), groups), np.float16)
+    padded = np.zeros((round_up(outputs, TILE_OUTPUTS), groups), np.float16)
     padded[:outputs] = array
     return np.ascontiguousarray(padded.reshape(-1, TILE_OUTPUTS, groups).transpose(0, 2, 1)).view(np.uint16)
 
@@ -111,7 +112,7 @@ def _round_and_pack(runtime: Runtime, tensor: QuantizedTensor, dense: DenseTenso
     bf16 = dense.dtype == "bf16"
     values: NDArray[Any] = dense.data if bf16 else dense.float32()
     values = np.require(values, requirements=["C", "A"])
-    depth, tiles = _up(inputs, group or _ROW_UNIT), -(-outputs // TILE_OUTPUTS)
+    depth, tiles = round_up(inputs, group or _ROW_UNIT), -(-outputs // TILE_OUTPUTS)
     codes = slabs.zeros((tiles, depth * tensor.bits // 32, TILE_BYTES), np.uint8)
     row_scale = slabs.zeros((tiles * TILE_OUTPUTS,), np.float32)
     group_scale = slabs.zeros((tiles, depth // group, TILE_OUTPUTS), np.uint16) if group else None
@@ -170,14 +171,10 @@ def _is_integer(codebook: Floats) -> bool:
 
 def _padded(scales: Floats) -> Floats:
     """Scales [outputs, 1] as an array for whole tiles."""
-    padded = np.zeros(_up(len(scales), TILE_OUTPUTS), np.float32)
+    padded = np.zeros(round_up(len(scales), TILE_OUTPUTS), np.float32)
     padded[: len(scales)] = scales[:, 0]
     return padded
 
 
 def _width(block: Block) -> int:
     return block if isinstance(block, int) else block[1]
-
-
-def _up(count: int, unit: int) -> int:
-    return -(-count // unit) * unit

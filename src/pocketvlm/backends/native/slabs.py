@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvlm.packfile import round_up
+
 _LINE = 64
 _SLAB = 1 << 26  # bytes
 _OWN = 1 << 24  # arrays from here on get a block of their own, so that it can be freed
@@ -40,7 +42,7 @@ class _Slab:
         with self._lock:
             if size > len(self._rest):
                 self._rest = _block(_SLAB)
-            taken, self._rest = self._rest[:size], self._rest[-(-size // _LINE) * _LINE :]
+            taken, self._rest = self._rest[:size], self._rest[round_up(size, _LINE) :]
             return taken
 
 
@@ -48,7 +50,7 @@ _current = _Slab()
 
 
 def _block(size: int) -> NDArray[np.uint8]:
-    memory = mmap.mmap(-1, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory = mmap.mmap(-1, round_up(size, mmap.PAGESIZE), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(AttributeError, OSError):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)

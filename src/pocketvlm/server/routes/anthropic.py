@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,8 +86,7 @@ class _Form:
         if answer.text:
             blocks.append(_text("".join(answer.text)))
         for number, call in enumerate(answer.calls):
-            arguments = json.loads("".join(call.arguments) or "{}")
-            blocks.append(self.call(number, call.name, arguments))
+            blocks.append(self.call(number, call.name, call.parsed_arguments()))
         return self.message(blocks, ended=True)
 
     def call(self, number: int, name: str, arguments: Any) -> dict[str, Any]:

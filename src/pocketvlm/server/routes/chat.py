@@ -107,7 +107,7 @@ def _completion(
                 {
                     "id": call_id(record.id, index, number),
                     "type": "function",
-                    "function": {"name": call.name, "arguments": "".join(call.arguments)},
+                    "function": {"name": call.name, "arguments": call.arguments_json},
                 }
                 for number, call in enumerate(answer.calls)
             ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
@@ -144,7 +143,7 @@ class Lines:
                 "function": {
                     "index": index,
                     "name": call.name,
-                    "arguments": json.loads("".join(call.arguments) or "{}"),
+                    "arguments": call.parsed_arguments(),
                 },
             }
             for index, call in enumerate(calls)

@@ -166,7 +166,7 @@ def _items(shape: Shape, answer: Answer) -> list[dict[str, Any]]:
     if text or not answer.calls:
         items.append(shape.message(text, answer.text_logprobs))
     for index, call in enumerate(answer.calls):
-        items.append(shape.call(index, call.name, "".join(call.arguments)))
+        items.append(shape.call(index, call.name, call.arguments_json))
     return items
 
 

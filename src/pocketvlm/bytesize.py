@@ -1,4 +1,4 @@
-"""Sizes in bytes are read and written with binary units: 512M, 4G."""
+"""Sizes in bytes: options have binary units (512M, 4G), figures for people decimal ones (104.9 MB)."""
 
 from __future__ import annotations
 
@@ -22,3 +22,11 @@ def size_text(nbytes: int) -> str:
     """A number of bytes in the largest unit that divides it: 512M."""
     unit = max((unit for unit, scale in _UNITS.items() if nbytes % scale == 0), key=_UNITS.__getitem__)
     return f"{nbytes // _UNITS[unit]}{unit}" if nbytes else "0"
+
+
+def readable_size(nbytes: float) -> str:
+    """A number of bytes as people write it."""
+    value, units = float(nbytes), ["B", "kB", "MB", "GB"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
