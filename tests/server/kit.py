@@ -138,7 +138,7 @@ class Script:
     def install(self, context: Context) -> None:
         """Put it into the place of a server's engine."""
         self.tokenizer = context.tokenizer
-        context.service = self
+        context.driver = self
 
     def submit(self, request: Request, deliver: Callable[[TokenEvent], None]) -> Ticket:
         """Begin to speak, on a thread."""

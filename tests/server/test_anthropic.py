@@ -41,7 +41,7 @@ def prompt(server: Running, *args: Any, **fields: Any) -> tuple[str, str]:
     """The text of the prompt that a request becomes, and its ignored fields."""
     response = post(server, *args, **fields)
     assert response.status_code == 200, response.text
-    requests = server.context.service.requests  # type: ignore[attr-defined]
+    requests = server.context.driver.requests  # type: ignore[attr-defined]
     return requests[-1].prompt.text, response.headers.get("x-ignored-fields", "")
 
 

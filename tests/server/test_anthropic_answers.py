@@ -214,7 +214,7 @@ def test_a_coding_agent(calling: Running) -> None:
     more = [{"role": "assistant", "content": blocks}, {"role": "user", "content": [result]}]
     again = calling.client.post("/v1/messages?beta=true", json={**body, "messages": [*body["messages"], *more]})
     assert again.status_code == 200
-    shown = calling.context.service.requests[-1].prompt.text  # type: ignore[attr-defined]
+    shown = calling.context.driver.requests[-1].prompt.text  # type: ignore[attr-defined]
     assert "<think>\nI look it up.\n</think>\n\nOne moment.\n\n<tool_call>" in shown
     assert shown.rstrip().endswith("<tool_response>\nrain\n</tool_response><|im_end|>\n<|im_start|>assistant\n<think>")
 

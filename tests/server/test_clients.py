@@ -282,7 +282,7 @@ def test_anthropic_tools_and_thinking(scripted: Running) -> None:
             {"role": "user", "content": [result, {"type": "text", "text": "And tomorrow?"}]},
         ]
         assert client.messages.create(**{**asked, "messages": history}).stop_reason == "tool_use"
-        requests = scripted.context.service.requests  # type: ignore[attr-defined]
+        requests = scripted.context.driver.requests  # type: ignore[attr-defined]
         assert "<tool_response>\nrain\n</tool_response>" in requests[-1].prompt.text
 
 

@@ -52,7 +52,7 @@ def test_keep_alive_of_nothing_is_told_as_unloading(server: Running, keep_alive:
 @pytest.mark.parametrize("think", [None, False, "none", True, "low", "medium", "high", "max"])
 def test_think(scripted: Running, think: Any) -> None:
     said = post(scripted, "/api/chat", GO_CHAT, think=think)
-    text = scripted.context.service.requests[-1].prompt.text  # type: ignore[attr-defined]
+    text = scripted.context.driver.requests[-1].prompt.text  # type: ignore[attr-defined]
     assert text.endswith("<think>\n") is (think not in (None, False, "none"))
     assert ("thinking" in said["message"]) is (think not in (None, False, "none"))
 
@@ -87,14 +87,14 @@ def test_options_as_floats(server: Running) -> None:
 @pytest.mark.parametrize("most", [0, -1, -2])
 def test_num_predict_without_a_limit(scripted: Running, most: int) -> None:
     post(scripted, "/api/generate", GO_GENERATE, options={"num_predict": most})
-    request = scripted.context.service.requests[-1]  # type: ignore[attr-defined]
+    request = scripted.context.driver.requests[-1]  # type: ignore[attr-defined]
     assert request.params.max_tokens == scripted.context.max_model_len - len(request.prompt.ids)
 
 
 def test_seed_below_zero_is_none(scripted: Running) -> None:
     for seed, given in ((-1, None), (0, 0), (5, 5)):
         post(scripted, "/api/generate", GO_GENERATE, options={"seed": seed})
-        assert scripted.context.service.requests[-1].params.seed == given  # type: ignore[attr-defined]
+        assert scripted.context.driver.requests[-1].params.seed == given  # type: ignore[attr-defined]
 
 
 def test_num_ctx_limits_and_never_refuses_what_is_too_large(scripted: Running) -> None:
@@ -102,7 +102,7 @@ def test_num_ctx_limits_and_never_refuses_what_is_too_large(scripted: Running) -
     sizes = {10**9: longest, 64: 64, 0: longest, 4: longest}  # a prompt that is longer than num_ctx is read whole
     for given, holds in sizes.items():
         post(scripted, "/api/generate", GO_GENERATE, options={"num_ctx": given, "num_predict": -1})
-        request = scripted.context.service.requests[-1]  # type: ignore[attr-defined]
+        request = scripted.context.driver.requests[-1]  # type: ignore[attr-defined]
         assert len(request.prompt.ids) + request.params.max_tokens == holds
 
 
@@ -131,7 +131,7 @@ def test_context_continues_a_conversation(server: Running, scripted: Running) ->
     *_, last = lines(server.client.post("/api/generate", json=GO_GENERATE))
     assert last["context"] == first["context"]
     assert post(server, "/api/generate", GO_GENERATE, context=[])["context"] == first["context"]
-    requests = scripted.context.service.requests  # type: ignore[attr-defined]
+    requests = scripted.context.driver.requests  # type: ignore[attr-defined]
     asked = {"model": "nano", "prompt": "What is this?"}
     post(scripted, "/api/generate", asked)
     alone = requests[-1].prompt.ids.tolist()
@@ -146,7 +146,7 @@ def test_context_continues_a_conversation(server: Running, scripted: Running) ->
 def test_context_of_an_answer_that_was_cut_off(scripted: Running, server: Running) -> None:
     cut = post(server, "/api/generate", GO_GENERATE, options={"num_predict": 2})
     post(scripted, "/api/generate", GO_GENERATE, context=cut["context"])
-    request = scripted.context.service.requests[-1]  # type: ignore[attr-defined]
+    request = scripted.context.driver.requests[-1]  # type: ignore[attr-defined]
     text = scripted.context.tokenizer.decode(request.prompt.ids.tolist(), skip_special_tokens=False)
     assert text.count("<|im_start|>user") == text.count("<|im_end|>\n<|im_start|>assistant") == 2
     assert f"{cut['response']}<|im_end|>\n<|im_start|>user" in text
@@ -157,7 +157,7 @@ def test_context_and_images(server: Running, scripted: Running) -> None:
     first = post(server, "/api/generate", GO_GENERATE)
     image = server.context.tokenizer.special.image
     post(scripted, "/api/generate", GO_GENERATE, images=[DOG], context=first["context"])
-    prompt = scripted.context.service.requests[-1].prompt  # type: ignore[attr-defined]
+    prompt = scripted.context.driver.requests[-1].prompt  # type: ignore[attr-defined]
     starts = {view.start for view in prompt.views}
     assert starts
     assert all(prompt.ids[start] == image != prompt.ids[start - 1] for start in starts)
@@ -223,13 +223,13 @@ def test_tools_as_go_writes_them(scripted: Running) -> None:
         {"role": "tool", "content": "sun", "tool_name": "weather"},
     ]
     post(scripted, "/api/chat", model="nano", messages=history, tools=[GO_TOOL])
-    text = scripted.context.service.requests[-1].prompt.text  # type: ignore[attr-defined]
+    text = scripted.context.driver.requests[-1].prompt.text  # type: ignore[attr-defined]
     assert "I look it up." in text
     assert "null" not in text
     assert "<parameter=city>\nParis\n</parameter>" in text
     history[1]["tool_calls"] = [{"function": {"name": "weather", "arguments": '{"city": "Paris"}'}}]
     post(scripted, "/api/chat", model="nano", messages=history, tools=[{**GO_TOOL, "type": None}])
-    again = scripted.context.service.requests[-1].prompt.text  # type: ignore[attr-defined]
+    again = scripted.context.driver.requests[-1].prompt.text  # type: ignore[attr-defined]
     assert "<parameter=city>\nParis\n</parameter>" in again
 
 

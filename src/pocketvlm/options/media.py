@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import OptionError
 from pocketvlm.options.option import Option, names, validate
 from pocketvlm.types import DownsampleMode
+
+if TYPE_CHECKING:
+    from pocketvlm.config import ProcessorConfig
 
 Alpha = Literal["white", "reference"]
 
@@ -82,7 +84,9 @@ class ImageOptions:
         return self.patch_size * MERGE[self.downsample_mode]
 
     @classmethod
-    def resolve(cls, config: ProcessorConfig, *overrides: Mapping[str, Any], where: str = "options") -> "ImageOptions":
+    def resolve(
+        cls, config: "ProcessorConfig", *overrides: Mapping[str, Any], where: str = "options"
+    ) -> "ImageOptions":
         """Combine the checkpoint's defaults with request and content-part options; later ones win, None is "not given".
 
         Raises OptionError for an unknown name or a value out of range; `where` names the place in the message.
@@ -155,7 +159,9 @@ class VideoOptions:
             raise OptionError(f"end={self.end!r} is not after start={self.start or 0.0!r}: nothing is between them")
 
     @classmethod
-    def resolve(cls, config: ProcessorConfig, *overrides: Mapping[str, Any], where: str = "options") -> "VideoOptions":
+    def resolve(
+        cls, config: "ProcessorConfig", *overrides: Mapping[str, Any], where: str = "options"
+    ) -> "VideoOptions":
         """Combine the model card's advice, the checkpoint's defaults, and options of request and content part.
 
         Later ones win, None is "not given". Raises OptionError; `where` names the place in the message.

@@ -30,7 +30,7 @@ from pocketvlm.server.media import Media
 from pocketvlm.server.metrics import Metrics
 from pocketvlm.server.prompts import continued, raw_prompt
 from pocketvlm.server.requests import Question
-from pocketvlm.server.running import Mailbox, Run, Service
+from pocketvlm.server.running import Driver, Mailbox, Run
 from pocketvlm.server.settings import Settings
 from pocketvlm.types import Prompt, SamplingParams
 
@@ -48,7 +48,7 @@ class Context:
     def __init__(self, model: Model, settings: Settings, log: Log, media: Media | None = None) -> None:
         self.model = model
         self.settings = settings
-        self.service: Service = model.driver
+        self.driver: Driver = model.driver
         self.log = log
         self.processor = model.processor
         self.tokenizer = model.processor.tokenizer
@@ -301,7 +301,7 @@ class Context:
             self.settings.runaway_guard and not question.sampling.get("ignore_eos"),
         )
         try:
-            return Run(self.service, self._mailbox, requests, how)
+            return Run(self.driver, self._mailbox, requests, how)
         except PocketVLMError as error:
             raise from_failure(error) from None
 
@@ -311,7 +311,7 @@ class Context:
         late = ApiError(408, f"the request took longer than {self.settings.request_timeout:g} s", code="timeout")
 
         def in_queue() -> None:
-            if not any(self.service.begun(ticket) for ticket in run.tickets):
+            if not any(self.driver.begun(ticket) for ticket in run.tickets):
                 run.fail(self._busy())
 
         timers = [

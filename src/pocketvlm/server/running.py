@@ -17,7 +17,7 @@ from pocketvlm.server.errors import ApiError, from_failure
 from pocketvlm.types import Prompt
 
 
-class Service(Protocol):
+class Driver(Protocol):
     """What runs requests: the engine's driver, or a script that stands in for it in tests."""
 
     def submit(self, request: Request, deliver: Callable[[TokenEvent], None]) -> Ticket:
@@ -62,7 +62,7 @@ class Mailbox:
 class Run:
     """The sequences that answer one HTTP request. Everything but `Mailbox.post` happens on the event loop."""
 
-    def __init__(self, service: Service, mailbox: Mailbox, requests: Sequence[Request], how: AnswerOptions) -> None:
+    def __init__(self, driver: Driver, mailbox: Mailbox, requests: Sequence[Request], how: AnswerOptions) -> None:
         """Queue the requests, one a choice. Raises PromptError where they can never run."""
         self.prompts: list[Prompt] = list({id(request.prompt): request.prompt for request in requests}.values())
         self.choices = [Choice(index, request, how) for index, request in enumerate(requests)]
@@ -71,7 +71,7 @@ class Run:
         self.gaps: list[float] = []
         self.failure: ApiError | None = None
         self.tickets: list[Ticket] = []
-        self._service = service
+        self._driver = driver
         self._events: list[list[TokenEvent]] = [[] for _ in requests]
         self._live = len(requests)  # in the engine
         self._open = len(requests)  # not yet read to their end
@@ -83,7 +83,7 @@ class Run:
         self._ended: list[Callable[[Run], None]] = []
         try:
             for choice in self.choices:
-                ticket = service.submit(choice.request, partial(mailbox.post, self, choice.index))
+                ticket = driver.submit(choice.request, partial(mailbox.post, self, choice.index))
                 self.tickets.append(ticket)
                 choice.begin(ticket)
         except BaseException:
@@ -189,7 +189,7 @@ class Run:
                 if delta.finish_reason is not None:
                     self._open -= 1
                     if events[-1].finish_reason is None:
-                        self._service.cancel(self.tickets[choice.index])
+                        self._driver.cancel(self.tickets[choice.index])
                 deltas.append(delta)
             events.clear()
         return deltas
@@ -198,4 +198,4 @@ class Run:
         """End what still runs in the engine."""
         for choice, ticket in zip(self.choices, self.tickets, strict=False):
             if choice.finish_reason is None:
-                self._service.cancel(ticket)
+                self._driver.cancel(ticket)
