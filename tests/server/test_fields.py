@@ -10,7 +10,7 @@ import pytest
 from server.kit import Running, Script, events, image, running
 
 from pocketvlm.errors import OptionError
-from pocketvlm.server.fields import RULES, IgnoredFields, judge, table
+from pocketvlm.interfaces.fields import RULES, IgnoredFields, judge, table
 
 USER = [{"role": "user", "content": "hello"}]
 BODIES: dict[str, dict[str, Any]] = {
@@ -268,7 +268,7 @@ def test_each_field_has_one_rule() -> None:
 
 def test_the_page_has_the_table() -> None:
     page = (Path(__file__).parents[2] / "docs" / "server.md").read_text(encoding="utf-8")
-    assert table() in page, "docs/server.md is stale: put in what `python -m pocketvlm.server.fields` prints"
+    assert table() in page, "docs/server.md is stale: put in what `python -m pocketvlm.interfaces.fields` prints"
 
 
 @pytest.mark.parametrize("path", CHATS)

@@ -14,7 +14,7 @@ import pytest
 from server.kit import Running, Script, events, running, until
 from server.wire import chat_body, post, wire
 
-from pocketvlm.server.routes.chat import ChatStream
+from pocketvlm.interfaces.renderers.chat import ChatStream
 
 ENDLESS = {"ignore_eos": True, "max_tokens": 2000}
 

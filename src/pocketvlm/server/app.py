@@ -11,21 +11,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pocketvlm import __version__
+from pocketvlm.interfaces.errors import ApiError, from_validation, internal
+from pocketvlm.interfaces.renderers import anthropic, chat, completions, ollama, responses
 from pocketvlm.server.context import Context
-from pocketvlm.server.errors import ApiError, from_validation, internal
 from pocketvlm.server.middleware import Middleware, error_response
-from pocketvlm.server.routes import (
-    anthropic,
-    chat,
-    completions,
-    docs,
-    files,
-    ollama,
-    ollama_models,
-    responses,
-    service,
-    tokens,
-)
+from pocketvlm.server.routes import docs, files, ollama_models, service, tokens
 
 _ABOUT = """MiniCPM-V behind the interfaces of OpenAI, Anthropic and Ollama. Fields that are not listed are refused if
 they would change the answer; the header x-ignored-fields names all others. Errors have the form that the clients of

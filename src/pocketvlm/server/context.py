@@ -19,17 +19,17 @@ from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.engine.fitting import ways_to_fit
 from pocketvlm.engine.request import Request
 from pocketvlm.errors import PocketVLMError
+from pocketvlm.interfaces.constraints import Constrain, Ends, constraint_for, needs_grammar
+from pocketvlm.interfaces.errors import ApiError, from_failure
+from pocketvlm.interfaces.prompts import continued, raw_prompt
+from pocketvlm.interfaces.requests import Question
 from pocketvlm.parsing import AnswerParser
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.server.admission import Admission
-from pocketvlm.server.errors import ApiError, from_failure
 from pocketvlm.server.files import FileStore
-from pocketvlm.server.guiding import Constrain, Ends, constraint_for, needs_grammar
 from pocketvlm.server.logs import Log, Record
 from pocketvlm.server.media import Media
 from pocketvlm.server.metrics import Metrics
-from pocketvlm.server.prompts import continued, raw_prompt
-from pocketvlm.server.requests import Question
 from pocketvlm.server.running import Mailbox, Run, Service
 from pocketvlm.server.settings import Settings
 from pocketvlm.types import Prompt, SamplingParams

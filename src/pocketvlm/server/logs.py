@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from pocketvlm.server.fields import IgnoredFields
+from pocketvlm.interfaces.fields import IgnoredFields
 from pocketvlm.server.settings import LogFormat
 
 

@@ -13,9 +13,9 @@ import traceback
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pocketvlm.interfaces.errors import ApiError, internal, style_of
+from pocketvlm.interfaces.fields import IgnoredFields
 from pocketvlm.server.context import Context
-from pocketvlm.server.errors import ApiError, internal, style_of
-from pocketvlm.server.fields import IgnoredFields
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Json
 

@@ -14,12 +14,12 @@ from starlette.types import Receive, Scope, Send
 
 from pocketvlm.answers.answer import Answer
 from pocketvlm.answers.choice import Delta
+from pocketvlm.interfaces.errors import ApiError, internal
+from pocketvlm.interfaces.usage import finalize
 from pocketvlm.server.context import Context
-from pocketvlm.server.errors import ApiError, internal
 from pocketvlm.server.logs import Record
 from pocketvlm.server.protocol import WRITE
 from pocketvlm.server.running import Run
-from pocketvlm.server.usage import finalize
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _GONE = 499  # what others log where the client did not wait

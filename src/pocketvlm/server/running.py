@@ -13,7 +13,7 @@ from pocketvlm.answers.choice import AnswerOptions, Choice, Delta
 from pocketvlm.engine.driver import Ticket
 from pocketvlm.engine.request import Request, TokenEvent
 from pocketvlm.errors import InputError
-from pocketvlm.server.errors import ApiError, from_failure
+from pocketvlm.interfaces.errors import ApiError, from_failure
 from pocketvlm.types import Prompt
 
 

@@ -8,12 +8,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from pocketvlm.interfaces.errors import ApiError
+from pocketvlm.interfaces.renderers.ollama import timestamp
+from pocketvlm.interfaces.schemas.ollama import OllamaPullRequest, OllamaShowRequest
 from pocketvlm.server.context import Context
-from pocketvlm.server.errors import ApiError
 from pocketvlm.server.replies import Json, dump
-from pocketvlm.server.routes.ollama import timestamp
 from pocketvlm.server.routes.shared import Route, accept, context_of
-from pocketvlm.server.schemas.ollama import OllamaPullRequest, OllamaShowRequest
 
 router = APIRouter(route_class=Route, tags=["Ollama"])
 

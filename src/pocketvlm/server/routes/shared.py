@@ -11,13 +11,13 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from pocketvlm.errors import PocketVLMError
+from pocketvlm.interfaces.errors import ApiError, from_failure
+from pocketvlm.interfaces.schemas.common import Body, UsageChunks
+from pocketvlm.interfaces.usage import RequestUsage
 from pocketvlm.server.context import Context
-from pocketvlm.server.errors import ApiError, from_failure
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import event
 from pocketvlm.server.running import Run
-from pocketvlm.server.schemas.common import Body, UsageChunks
-from pocketvlm.server.usage import RequestUsage
 
 
 class _JsonRequest(Request):

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from pocketvlm.interfaces.schemas.tokens import DetokenizeRequest, TokenizeRequest
 from pocketvlm.server.replies import Json
 from pocketvlm.server.routes.shared import Route, accept
-from pocketvlm.server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 router = APIRouter(route_class=Route, tags=["Tokens"])
 

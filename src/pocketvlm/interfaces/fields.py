@@ -209,7 +209,7 @@ def judge(interface: str, path: str, value: Any, ignored: IgnoredFields) -> None
 
 
 def table() -> str:
-    """The rules as Markdown, for docs/server.md: `python -m pocketvlm.server.fields`."""
+    """The rules as Markdown, for docs/server.md: `python -m pocketvlm.interfaces.fields`."""
     return "\n".join(_rows())
 
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag
 
 from pocketvlm.errors import OptionError
-from pocketvlm.server.fields import IgnoredFields
-from pocketvlm.server.requests import Guide, ToolUse
-from pocketvlm.server.schemas.common import Json, Object
+from pocketvlm.interfaces.fields import IgnoredFields
+from pocketvlm.interfaces.requests import Guide, ToolUse
+from pocketvlm.interfaces.schemas.common import Json, Object
 
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.:\-]+$")]
 

@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from pocketvlm.errors import OptionError
+from pocketvlm.interfaces.errors import ApiError
+from pocketvlm.interfaces.fields import MESSAGES, IgnoredFields
+from pocketvlm.interfaces.requests import Guide, Question, ToolUse
+from pocketvlm.interfaces.schemas.blocks import Blocks
+from pocketvlm.interfaces.schemas.common import Body, Json, Object
+from pocketvlm.interfaces.schemas.tools import Name, OtherTool, form_of, tool_use
 from pocketvlm.processor.messages import MEDIA_OPTIONS, plain_data
-from pocketvlm.server.errors import ApiError
-from pocketvlm.server.fields import MESSAGES, IgnoredFields
 from pocketvlm.server.media import check_options
-from pocketvlm.server.requests import Guide, Question, ToolUse
-from pocketvlm.server.schemas.blocks import Blocks
-from pocketvlm.server.schemas.common import Body, Json, Object
-from pocketvlm.server.schemas.tools import Name, OtherTool, form_of, tool_use
 
 
 class Message(Object):

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pocketvlm.errors import OptionError
+from pocketvlm.interfaces.fields import CHAT, COMPLETIONS, IgnoredFields
+from pocketvlm.interfaces.requests import Guide, Question
+from pocketvlm.interfaces.schemas.common import Count, Effort, Json, Object, Sampling, UsageChunks, most_tokens, thinks
+from pocketvlm.interfaces.schemas.parts import plain_messages
+from pocketvlm.interfaces.schemas.tools import Tool, ToolChoice, form_of, read_tools
 from pocketvlm.processor.messages import MEDIA_OPTIONS
-from pocketvlm.server.fields import CHAT, COMPLETIONS, IgnoredFields
 from pocketvlm.server.media import check_options
-from pocketvlm.server.requests import Guide, Question
-from pocketvlm.server.schemas.common import Count, Effort, Json, Object, Sampling, UsageChunks, most_tokens, thinks
-from pocketvlm.server.schemas.parts import plain_messages
-from pocketvlm.server.schemas.tools import Tool, ToolChoice, form_of, read_tools
 
 _MESSAGES = Field(
     min_length=1,

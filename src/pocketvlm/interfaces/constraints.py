@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketvlm.server.requests import Guide, Question
+from pocketvlm.interfaces.requests import Guide, Question
 from pocketvlm.types import Constraint
 
 if TYPE_CHECKING:

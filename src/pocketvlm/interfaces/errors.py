@@ -9,7 +9,7 @@ from typing import Any, Literal
 from starlette.exceptions import HTTPException
 
 from pocketvlm.errors import ImageError, InputError, OptionError, PocketVLMError, PromptError, VideoError
-from pocketvlm.server.requests import Place
+from pocketvlm.interfaces.requests import Place
 
 Style = Literal["openai", "anthropic", "ollama"]
 

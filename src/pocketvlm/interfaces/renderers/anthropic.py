@@ -11,15 +11,15 @@ from starlette.responses import Response
 
 from pocketvlm.answers.answer import Answer
 from pocketvlm.answers.choice import Delta
+from pocketvlm.interfaces.errors import ApiError
+from pocketvlm.interfaces.renderers.chat import call_id
+from pocketvlm.interfaces.schemas.anthropic import CountRequest, MessagesRequest
+from pocketvlm.interfaces.usage import RequestUsage
 from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
-from pocketvlm.server.errors import ApiError
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Json, Stream, event, whole
-from pocketvlm.server.routes.chat import call_id
 from pocketvlm.server.routes.shared import Route, accept
 from pocketvlm.server.running import Run
-from pocketvlm.server.schemas.anthropic import CountRequest, MessagesRequest
-from pocketvlm.server.usage import RequestUsage
 from pocketvlm.types import FinishReason
 
 router = APIRouter(route_class=Route, tags=["Anthropic"])

@@ -10,15 +10,15 @@ from starlette.responses import Response
 
 from pocketvlm.answers.answer import Answer
 from pocketvlm.answers.choice import Delta
+from pocketvlm.interfaces.renderers.chat import finish_reason, stop_reason
+from pocketvlm.interfaces.schemas.chat import CompletionRequest
+from pocketvlm.interfaces.usage import RequestUsage
 from pocketvlm.processor.tokenizer import Tokenizer
 from pocketvlm.server.context import Context
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Stream, event, whole
-from pocketvlm.server.routes.chat import finish_reason, stop_reason
 from pocketvlm.server.routes.shared import ChunkStream, Route, accept
 from pocketvlm.server.running import Run
-from pocketvlm.server.schemas.chat import CompletionRequest
-from pocketvlm.server.usage import RequestUsage
 from pocketvlm.types import TokenLogprob
 
 router = APIRouter(route_class=Route, tags=["OpenAI"])

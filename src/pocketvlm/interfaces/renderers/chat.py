@@ -10,6 +10,9 @@ from starlette.responses import Response
 
 from pocketvlm.answers.answer import Answer
 from pocketvlm.answers.choice import Delta
+from pocketvlm.interfaces.schemas.chat import ChatRequest
+from pocketvlm.interfaces.schemas.common import UsageChunks
+from pocketvlm.interfaces.usage import RequestUsage
 from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
 from pocketvlm.processor.tokenizer import Tokenizer
 from pocketvlm.server.context import Context
@@ -17,9 +20,6 @@ from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Stream, dump, whole
 from pocketvlm.server.routes.shared import ChunkStream, Route, accept
 from pocketvlm.server.running import Run
-from pocketvlm.server.schemas.chat import ChatRequest
-from pocketvlm.server.schemas.common import UsageChunks
-from pocketvlm.server.usage import RequestUsage
 from pocketvlm.types import FinishReason, TokenLogprob
 
 router = APIRouter(route_class=Route, tags=["OpenAI"])

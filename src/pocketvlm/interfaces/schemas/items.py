@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pocketvlm.errors import PromptError
-from pocketvlm.server.fields import IgnoredFields
-from pocketvlm.server.requests import Place
-from pocketvlm.server.schemas.parts import plain_part
+from pocketvlm.interfaces.fields import IgnoredFields
+from pocketvlm.interfaces.requests import Place
+from pocketvlm.interfaces.schemas.parts import plain_part
 
 # Items that tell a client what OpenAI's own servers did; their results are in other items.
 _SILENT = ("web_search_call", "file_search_call", "code_interpreter_call", "mcp_list_tools")

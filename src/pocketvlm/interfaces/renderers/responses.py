@@ -10,17 +10,17 @@ from starlette.responses import Response
 
 from pocketvlm.answers.answer import Answer, TextLogprobs
 from pocketvlm.answers.choice import Delta
+from pocketvlm.interfaces.errors import ApiError
+from pocketvlm.interfaces.renderers.chat import call_id, logprobs
+from pocketvlm.interfaces.schemas.responses import ResponsesRequest
+from pocketvlm.interfaces.schemas.tools import FlatFunction
+from pocketvlm.interfaces.usage import RequestUsage
 from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
 from pocketvlm.processor.tokenizer import Tokenizer
-from pocketvlm.server.errors import ApiError
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Json, Stream, event, whole
-from pocketvlm.server.routes.chat import call_id, logprobs
 from pocketvlm.server.routes.shared import Route, accept
 from pocketvlm.server.running import Run
-from pocketvlm.server.schemas.responses import ResponsesRequest
-from pocketvlm.server.schemas.tools import FlatFunction
-from pocketvlm.server.usage import RequestUsage
 from pocketvlm.types import TokenLogprob
 
 router = APIRouter(route_class=Route, tags=["OpenAI"])

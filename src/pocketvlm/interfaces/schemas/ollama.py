@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from pocketvlm.errors import OptionError
-from pocketvlm.server.fields import OLLAMA, IgnoredFields
-from pocketvlm.server.requests import Guide, Place, Question
-from pocketvlm.server.schemas.common import Body, Count, Effort, Json, Object, thinks
-from pocketvlm.server.schemas.tools import Tool, read_tools
+from pocketvlm.interfaces.fields import OLLAMA, IgnoredFields
+from pocketvlm.interfaces.requests import Guide, Place, Question
+from pocketvlm.interfaces.schemas.common import Body, Count, Effort, Json, Object, thinks
+from pocketvlm.interfaces.schemas.tools import Tool, read_tools
 from pocketvlm.types import SamplingParams
 
 

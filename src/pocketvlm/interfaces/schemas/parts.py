@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pocketvlm.errors import PromptError
+from pocketvlm.interfaces import fields
+from pocketvlm.interfaces.fields import CHAT, IgnoredFields
 from pocketvlm.processor.messages import IMAGE_OPTIONS, MEDIA_OPTIONS
-from pocketvlm.server import fields
-from pocketvlm.server.fields import CHAT, IgnoredFields
 from pocketvlm.server.media import names_video
 
 _TYPES = ("text", "image", "image_url", "video", "video_url")

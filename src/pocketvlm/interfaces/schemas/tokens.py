@@ -7,13 +7,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from pocketvlm.errors import OptionError
+from pocketvlm.interfaces.fields import TOKENS, IgnoredFields
+from pocketvlm.interfaces.requests import Question
+from pocketvlm.interfaces.schemas.common import Body, Count, Json
+from pocketvlm.interfaces.schemas.parts import plain_messages
+from pocketvlm.interfaces.schemas.tools import Tool, read_tools
 from pocketvlm.processor.messages import MEDIA_OPTIONS
-from pocketvlm.server.fields import TOKENS, IgnoredFields
 from pocketvlm.server.media import check_options
-from pocketvlm.server.requests import Question
-from pocketvlm.server.schemas.common import Body, Count, Json
-from pocketvlm.server.schemas.parts import plain_messages
-from pocketvlm.server.schemas.tools import Tool, read_tools
 
 
 class TokenizeRequest(Body):

@@ -11,16 +11,16 @@ from starlette.responses import Response
 
 from pocketvlm.answers.answer import Answer, Call
 from pocketvlm.answers.choice import Delta
+from pocketvlm.interfaces.errors import ApiError
+from pocketvlm.interfaces.renderers.chat import call_id, logprobs
+from pocketvlm.interfaces.schemas.ollama import OllamaBase, OllamaChatRequest, OllamaGenerateRequest
+from pocketvlm.interfaces.usage import RequestUsage
 from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
 from pocketvlm.server.context import Context
-from pocketvlm.server.errors import ApiError
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Json, Stream, dump, whole
-from pocketvlm.server.routes.chat import call_id, logprobs
 from pocketvlm.server.routes.shared import Route, accept, context_of, record_of
 from pocketvlm.server.running import Run
-from pocketvlm.server.schemas.ollama import OllamaBase, OllamaChatRequest, OllamaGenerateRequest
-from pocketvlm.server.usage import RequestUsage
 from pocketvlm.types import TokenLogprob
 
 router = APIRouter(route_class=Route, tags=["Ollama"])

@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pocketvlm.errors import OptionError
-from pocketvlm.server import fields
-from pocketvlm.server.fields import IgnoredFields
+from pocketvlm.interfaces import fields
+from pocketvlm.interfaces.fields import IgnoredFields
 
 Json = dict[str, Any]
 Count = Annotated[int, Field(ge=0, lt=1 << 31)]

@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pocketvlm.errors import OptionError
+from pocketvlm.interfaces.fields import RESPONSES, IgnoredFields
+from pocketvlm.interfaces.requests import Guide, Question
+from pocketvlm.interfaces.schemas.common import Effort, Json, Object, Sampling, most_tokens, thinks
+from pocketvlm.interfaces.schemas.items import Items
+from pocketvlm.interfaces.schemas.tools import FlatTool, ToolChoice, form_of, read_tools
 from pocketvlm.processor.messages import MEDIA_OPTIONS
-from pocketvlm.server.fields import RESPONSES, IgnoredFields
 from pocketvlm.server.media import check_options
-from pocketvlm.server.requests import Guide, Question
-from pocketvlm.server.schemas.common import Effort, Json, Object, Sampling, most_tokens, thinks
-from pocketvlm.server.schemas.items import Items
-from pocketvlm.server.schemas.tools import FlatTool, ToolChoice, form_of, read_tools
 
 LOGPROBS = "message.output_text.logprobs"
 
