@@ -1,4 +1,4 @@
-"""`ApiError` becomes an HTTP error in the form of the interface that was called."""
+"""`ApiError` is the failure of a request, with its body in the form of each interface."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from starlette.exceptions import HTTPException
-
+from pocketvlm.answers.choice import Delta
 from pocketvlm.errors import ImageError, InputError, OptionError, PocketVLMError, PromptError, VideoError
 from pocketvlm.interfaces.requests import Place
 
@@ -30,7 +29,7 @@ _ANTHROPIC = {
 }
 
 
-class ApiError(HTTPException):
+class ApiError(Exception):
     """A failure with an HTTP status, a sentence, and, where there is one, the request field it is about."""
 
     def __init__(
@@ -43,11 +42,13 @@ class ApiError(HTTPException):
         headers: Mapping[str, str] | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> None:
-        """details: what Anthropic's clients read to decide how to go on."""
-        super().__init__(status, message, dict(headers) if headers else None)
+        """details: what Anthropic's clients read to decide how to go on. headers: of an answer by HTTP."""
+        super().__init__(message)
+        self.status = status
         self.message = message
         self.param = param
         self.code = code
+        self.headers = headers
         self.details = details
 
     def body(self, style: Style, request_id: str = "") -> dict[str, Any]:
@@ -55,24 +56,12 @@ class ApiError(HTTPException):
         if style == "ollama":
             return {"error": self.message}
         if style == "anthropic":
-            kind = _ANTHROPIC.get(self.status_code, "api_error" if self.status_code >= 500 else "invalid_request_error")
+            kind = _ANTHROPIC.get(self.status, "api_error" if self.status >= 500 else "invalid_request_error")
             more = {} if self.details is None else {"details": dict(self.details)}
             told = {"type": kind, "message": self.message, **more}
             return {"type": "error", "error": told, "request_id": request_id}
-        kind = _OPENAI.get(self.status_code, "server_error" if self.status_code >= 500 else "invalid_request_error")
+        kind = _OPENAI.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
-
-
-def internal(request_id: str) -> ApiError:
-    """What a client is told of a failure that is ours."""
-    return ApiError(500, f"internal error; the server's log has request {request_id}", code="internal_error")
-
-
-def style_of(path: str) -> Style:
-    """Which interface a path belongs to."""
-    if path.startswith("/v1/messages"):
-        return "anthropic"
-    return "ollama" if path == "/api" or path.startswith("/api/") else "openai"
 
 
 def from_failure(error: PocketVLMError, places: Sequence[Place] = ()) -> ApiError:
@@ -93,6 +82,17 @@ def from_failure(error: PocketVLMError, places: Sequence[Place] = ()) -> ApiErro
         named = _FIELD.match(message)
         return ApiError(400, message, param=_place(message) or (named[1] if named else None))
     return ApiError(500, message, code="internal_error")
+
+
+def from_delta(delta: Delta) -> ApiError | None:
+    """Why a choice failed, if it did."""
+    if delta.error is not None:
+        if isinstance(delta.cause, InputError):  # frames of a video are decoded when they are due
+            return from_failure(delta.cause)
+        return ApiError(500, f"the engine failed on this request: {delta.error}", code="engine_error")
+    if delta.finish_reason == "abort":
+        return ApiError(503, "the server ended this request: it is shutting down", code="aborted")
+    return None
 
 
 _JSON_TYPES: dict[type, str] = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "a boolean"}
@@ -125,7 +125,7 @@ def _place(message: str) -> str | None:
     return found[0]
 
 
-def from_validation(errors: list[Any]) -> ApiError:
+def from_validation(errors: Sequence[Any]) -> ApiError:
     """The first complaint of pydantic's list, with the path of the field that it is about."""
     first = errors[0]
     steps = [step for step in first.get("loc", ()) if step not in ("body", "query", "path")]

@@ -1,14 +1,26 @@
-"""The usage of an answer is its token counts and times, for clients and for the log."""
+"""`RequestOutput` has the choices of a request as far as they have come, and its usage: what answers tell."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from pocketvlm.server.logs import Record
-from pocketvlm.server.metrics import Metrics
-from pocketvlm.server.running import Run
+from pocketvlm.answers.choice import Choice
+from pocketvlm.engine.driver import Ticket
+from pocketvlm.processor.tokenizer import Tokenizer
+from pocketvlm.types import Prompt
+
+
+@dataclass(slots=True)
+class RequestTimes:
+    """When a request came (of perf_counter), and the seconds that it took before the engine had it."""
+
+    began: float = field(default_factory=time.perf_counter)
+    fetch: float = 0.0
+    media: float = 0.0
+    preprocess: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +43,30 @@ class RequestUsage:
     total: float
 
     @classmethod
-    def of(cls, run: Run, record: Record) -> RequestUsage:
-        """The usage of a run so far, whatever has happened to it."""
-        firsts = {id(choice.request.prompt): ticket for choice, ticket in zip(run.choices, run.tickets, strict=True)}
-        stages = [ticket.seconds for ticket in run.tickets]
+    def of(cls, choices: Sequence[Choice], times: RequestTimes) -> RequestUsage:
+        """The usage of choices that the engine has, whatever has happened to them."""
+        prompts = prompts_of(choices)
+        tickets = [_ticket(choice) for choice in choices]
+        cached = {id(choice.request.prompt): _ticket(choice).cached_tokens for choice in choices}
+        stages = [ticket.seconds for ticket in tickets]
         # Frames of videos are decoded and resized on another thread, when they are due.
-        later = [prompt.later_seconds() for prompt in run.prompts]
+        later = [prompt.later_seconds() for prompt in prompts]
+        now = time.perf_counter()
         return cls(
-            prompt=sum(len(prompt.ids) for prompt in run.prompts),
-            image=sum(prompt.image_tokens for prompt in run.prompts),
-            cached=sum(ticket.cached_tokens for ticket in firsts.values()),
-            completion=sum(choice.tokens for choice in run.choices),
-            reasoning=sum(choice.reasoning_tokens for choice in run.choices),
-            queue=max(ticket.queue_seconds for ticket in run.tickets),
-            media=record.fetch + record.media + sum(clips.decode for clips in later),
-            resize=sum(prompt.resize_seconds for prompt in run.prompts) + sum(clips.resize for clips in later),
-            preprocess=record.preprocess,
+            prompt=sum(len(prompt.ids) for prompt in prompts),
+            image=sum(prompt.image_tokens for prompt in prompts),
+            cached=sum(cached.values()),
+            completion=sum(choice.tokens for choice in choices),
+            reasoning=sum(choice.reasoning_tokens for choice in choices),
+            queue=max(ticket.queue_seconds for ticket in tickets),
+            media=times.fetch + times.media + sum(clips.decode for clips in later),
+            resize=sum(prompt.resize_seconds for prompt in prompts) + sum(clips.resize for clips in later),
+            preprocess=times.preprocess,
             vision=sum(stage.vision for stage in stages),
             prefill=sum(stage.prefill for stage in stages),
             decode=max(stage.decode for stage in stages),
-            ttft=(run.first or time.perf_counter()) - record.began,
-            total=time.perf_counter() - record.began,
+            ttft=min((choice.first for choice in choices if choice.first is not None), default=now) - times.began,
+            total=now - times.began,
         )
 
     def counts(self) -> dict[str, Any]:
@@ -70,14 +85,37 @@ class RequestUsage:
         return {**{name: round(getattr(self, name), 6) for name in names}, "cached_tokens": self.cached}
 
 
-def finalize(run: Run, record: Record, metrics: Metrics) -> None:
-    """Book a run that nobody reads any more: end it if it still runs, and note what it was."""
-    run.cancel()
-    usage = RequestUsage.of(run, record)
-    record.prompt_tokens, record.cached_tokens = usage.prompt, usage.cached
-    record.image_tokens, record.images = usage.image, sum(len(prompt.images) for prompt in run.prompts)
-    record.completion_tokens = usage.completion
-    record.queue = usage.queue
-    record.ttft = usage.ttft if run.first is not None else None
-    record.finish = tuple(choice.finish_reason or "abort" for choice in run.choices)
-    metrics.answered(run)
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """The choices of one request as far as they have come, and what else its answer tells.
+
+    id: of the request. model: its name in the answer. fingerprint: what answers with the same seed have in common.
+    created: when the answer began, in seconds since 1970.
+    """
+
+    id: str
+    model: str
+    tokenizer: Tokenizer
+    fingerprint: str
+    choices: Sequence[Choice]
+    times: RequestTimes
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def done(self) -> bool:
+        """Whether every choice has ended."""
+        return all(choice.finish_reason is not None for choice in self.choices)
+
+    def usage(self) -> RequestUsage:
+        """Token counts and times so far."""
+        return RequestUsage.of(self.choices, self.times)
+
+
+def prompts_of(choices: Sequence[Choice]) -> list[Prompt]:
+    """The prompts of choices, each once."""
+    return list({id(choice.request.prompt): choice.request.prompt for choice in choices}.values())
+
+
+def _ticket(choice: Choice) -> Ticket:
+    assert choice.ticket is not None, "the engine has each choice"
+    return choice.ticket

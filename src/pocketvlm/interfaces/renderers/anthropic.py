@@ -1,28 +1,19 @@
-"""These routes serve Anthropic's /v1/messages and /v1/messages/count_tokens."""
+"""Answers of Anthropic's /v1/messages."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
-
-from fastapi import APIRouter, Request
-from starlette.responses import Response
 
 from pocketvlm.answers.answer import Answer
 from pocketvlm.answers.choice import Delta
 from pocketvlm.interfaces.errors import ApiError
-from pocketvlm.interfaces.renderers.chat import call_id
-from pocketvlm.interfaces.schemas.anthropic import CountRequest, MessagesRequest
-from pocketvlm.interfaces.usage import RequestUsage
+from pocketvlm.interfaces.renderers.common import call_id, event
+from pocketvlm.interfaces.schemas.anthropic import MessagesRequest
+from pocketvlm.interfaces.usage import RequestOutput, RequestUsage
 from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
-from pocketvlm.server.logs import Record
-from pocketvlm.server.replies import Json, Stream, event, whole
-from pocketvlm.server.routes.shared import Route, accept
-from pocketvlm.server.running import Run
 from pocketvlm.types import FinishReason
-
-router = APIRouter(route_class=Route, tags=["Anthropic"])
 
 # Clients know no word for an answer that was cut because it repeated itself.
 _REASONS: dict[FinishReason | None, str] = {"stop": "end_turn", "length": "max_tokens", "repetition": "max_tokens"}
@@ -31,56 +22,37 @@ _SIGNATURE = "pocketvlm"
 _NO_STOP = {"stop_reason": None, "stop_sequence": None, "stop_details": None, "container": None}
 
 
-@router.post("/v1/messages", summary="Answer a conversation")
-async def messages(body: MessagesRequest, request: Request) -> Response:
-    """Text and image blocks in, blocks out, whole or as a stream of events."""
-    context, record = accept(request, body)
-    name = context.check_model(body.model)
-    record.user = body.metadata.user_id if body.metadata else None
-    run = await context.ask(body.question(record.ignored), record)
-    form = _Form(run, record, name, body.hides_thinking)
-    if body.stream:
-        return Stream(context, run, record, MessageStream(form))
-    return await whole(context, run, record, request, lambda answers: form.whole(answers[0]))
-
-
-@router.post("/v1/messages/count_tokens", summary="Count the tokens of a conversation")
-async def count_tokens(body: CountRequest, request: Request) -> Response:
-    """How many tokens the prompt has, those of images included."""
-    context, record = accept(request, body)
-    context.check_model(body.model)
-    prompt, _ = await context.prompt_for(body.question(record.ignored), record.owner)
-    return Json({"input_tokens": len(prompt.ids)})
-
-
-@dataclass(frozen=True, slots=True)
-class _Form:
+class MessageRenderer:
     """An answer as a message object. hides_thinking: thinking blocks have no text."""
 
-    run: Run
-    record: Record
-    name: str
-    hides_thinking: bool = False
+    def __init__(self, output: RequestOutput, body: MessagesRequest) -> None:
+        self.output = output
+        self.hides_thinking = body.hides_thinking
+
+    def stream(self) -> MessageStream:
+        """The events."""
+        return MessageStream(self)
 
     def message(self, content: list[dict[str, Any]], ended: bool) -> dict[str, Any]:
         """The message with this content; without the reason for its end where it has not ended."""
         return {
-            "id": f"msg_{self.record.id}",
+            "id": f"msg_{self.output.id}",
             "type": "message",
             "role": "assistant",
-            "model": self.name,
+            "model": self.output.model,
             "content": content,
             **(self.stop() if ended else _NO_STOP),
             "usage": {
-                **self.usage(RequestUsage.of(self.run, self.record)),
+                **self.usage(self.output.usage()),
                 "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
                 "service_tier": "standard",
                 "inference_geo": None,
             },
         }
 
-    def whole(self, answer: Answer) -> dict[str, Any]:
+    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """The message with all its blocks."""
+        answer = answers[0]
         blocks: list[dict[str, Any]] = []
         if answer.reasoning:
             blocks.append(_thinking("" if self.hides_thinking else "".join(answer.reasoning)))
@@ -93,7 +65,7 @@ class _Form:
 
     def call(self, number: int, name: str, arguments: Any) -> dict[str, Any]:
         """A function call as a block."""
-        block_id = call_id(self.record.id, 0, number)
+        block_id = call_id(self.output.id, 0, number)
         return {"type": "tool_use", "id": block_id, "name": name, "input": arguments, "caller": {"type": "direct"}}
 
     def usage(self, usage: RequestUsage) -> dict[str, Any]:
@@ -109,7 +81,7 @@ class _Form:
 
     def stop(self) -> dict[str, Any]:
         """Why the answer ended."""
-        choice = self.run.choices[0]
+        choice = self.output.choices[0]
         reason = _REASONS[choice.finish_reason]
         if choice.matched is not None:
             reason = "stop_sequence"
@@ -132,14 +104,14 @@ class MessageStream:
     media_type = "text/event-stream; charset=utf-8"
     ping = b'event: ping\ndata: {"type":"ping"}\n\n'
 
-    def __init__(self, form: _Form) -> None:
-        self._form = form
+    def __init__(self, renderer: MessageRenderer) -> None:
+        self._renderer = renderer
         self._index = -1
         self._open: str | None = None
 
     def head(self) -> bytes:
         """The message without content."""
-        return self._event("message_start", message=self._form.message([], ended=False)) + self.ping
+        return self._event("message_start", message=self._renderer.message([], ended=False)) + self.ping
 
     def delta(self, delta: Delta) -> bytes:
         """Blocks, and what is added to them."""
@@ -151,25 +123,25 @@ class MessageStream:
                     out.append(self._delta({"type": "text_delta", "text": text}))
                 case Reasoning(text):
                     out.append(self._block("thinking", _thinking("")))
-                    if not self._form.hides_thinking:
+                    if not self._renderer.hides_thinking:
                         out.append(self._delta({"type": "thinking_delta", "thinking": text}))
                 case CallBegin(index, name):
                     out.append(self._close())
-                    out.append(self._block("call", self._form.call(index, name, {})))
+                    out.append(self._block("call", self._renderer.call(index, name, {})))
                 case CallArguments(_, text):
                     out.append(self._delta({"type": "input_json_delta", "partial_json": text}))
         return b"".join(out)
 
     def tail(self) -> bytes:
         """Why it ended, and what it took."""
-        total = RequestUsage.of(self._form.run, self._form.record)
-        usage, timings = self._form.usage(total), total.timings()
-        stop = self._event("message_delta", delta=self._form.stop(), usage=usage, timings=timings)
+        total = self._renderer.output.usage()
+        usage, timings = self._renderer.usage(total), total.timings()
+        stop = self._event("message_delta", delta=self._renderer.stop(), usage=usage, timings=timings)
         return self._close() + stop + self._event("message_stop")
 
     def failure(self, error: ApiError) -> bytes:
         """An error event."""
-        return event(error.body("anthropic", self._form.record.id), "error")
+        return event(error.body("anthropic", self._renderer.output.id), "error")
 
     def _block(self, kind: str, block: dict[str, Any]) -> bytes:
         """Begin a block, unless one of this kind is open."""

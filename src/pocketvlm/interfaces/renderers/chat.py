@@ -1,28 +1,20 @@
-"""The route POST /v1/chat/completions answers a conversation."""
+"""Answers of OpenAI's /v1/chat/completions."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from typing import Any
-
-from fastapi import APIRouter, Request
-from starlette.responses import Response
 
 from pocketvlm.answers.answer import Answer
 from pocketvlm.answers.choice import Delta
+from pocketvlm.interfaces.renderers.chunks import ChunkStream, finish_reason, head, stop_reason
+from pocketvlm.interfaces.renderers.common import call_id, dump, logprobs
 from pocketvlm.interfaces.schemas.chat import ChatRequest
 from pocketvlm.interfaces.schemas.common import UsageChunks
-from pocketvlm.interfaces.usage import RequestUsage
+from pocketvlm.interfaces.usage import RequestOutput
 from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
 from pocketvlm.processor.tokenizer import Tokenizer
-from pocketvlm.server.context import Context
-from pocketvlm.server.logs import Record
-from pocketvlm.server.replies import Stream, dump, whole
-from pocketvlm.server.routes.shared import ChunkStream, Route, accept
-from pocketvlm.server.running import Run
-from pocketvlm.types import FinishReason, TokenLogprob
-
-router = APIRouter(route_class=Route, tags=["OpenAI"])
+from pocketvlm.types import TokenLogprob
 
 # What clients of different servers call the text of reasoning.
 REASONING = ("reasoning_content", "reasoning")
@@ -30,73 +22,31 @@ REASONING = ("reasoning_content", "reasoning")
 _HOLE = "\x00"
 
 
-@router.post("/v1/chat/completions", summary="Answer a conversation")
-async def chat_completions(body: ChatRequest, request: Request) -> Response:
-    """Text and images in, an answer out, whole or as a stream of server-sent events."""
-    context, record = accept(request, body)
-    name = context.check_model(body.model)
-    record.user = body.user
-    record.id = body.request_id or record.id
-    run = await context.ask(body.question(record.ignored), record)
-    head = {
-        "id": f"chatcmpl-{record.id}",
-        "created": int(time.time()),
-        "model": name,
-        "system_fingerprint": context.fingerprint,
-    }
-    if body.stream:
-        usage = body.stream_options.usage if body.stream_options else "none"
-        return Stream(context, run, record, ChatStream(context, run, record, head, usage, bool(body.logprobs)))
-    return await whole(
-        context, run, record, request, lambda answers: _completion(context, run, record, head, answers, body)
-    )
+class ChatRenderer:
+    """An answer as a chat completion."""
 
+    def __init__(self, output: RequestOutput, body: ChatRequest) -> None:
+        self._output = output
+        self._logprobs = bool(body.logprobs)
+        self._usage = body.stream_options.usage if body.stream_options else "none"
+        self._head = head(output, "chatcmpl")
 
-def finish_reason(reason: FinishReason | None, called: bool = False) -> str | None:
-    """OpenAI's word for an end. Clients know none for repetition, so `stop_reason` names it."""
-    if reason == "repetition":
-        return "length"
-    return "tool_calls" if reason == "stop" and called else reason
-
-
-def stop_reason(reason: FinishReason | None, stop: str | None) -> str | None:
-    """What ended an answer, where `finish_reason` does not say it: a stop string, or repetition."""
-    return "repetition" if reason == "repetition" else stop
-
-
-def call_id(request_id: str, choice: int, index: int) -> str:
-    """The id of a call: the same for the same request, so that parts of a stream agree."""
-    return f"call_{request_id[-24:]}{choice:x}x{index:x}"
-
-
-def logprob(tokenizer: Tokenizer, token: int, value: float) -> dict[str, Any]:
-    """A token and its log-probability."""
-    data = tokenizer.token_bytes(token)
-    return {"token": data.decode("utf-8", "replace"), "logprob": max(value, -9999.0), "bytes": list(data)}
-
-
-def logprobs(tokenizer: Tokenizer, tokens: tuple[TokenLogprob, ...] | list[TokenLogprob]) -> list[dict[str, Any]]:
-    """OpenAI's list of tokens with their log-probabilities."""
-    return [
-        {
-            **logprob(tokenizer, token.token_id, token.logprob),
-            "top_logprobs": [logprob(tokenizer, other, value) for other, value in token.top],
+    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """The completion with all choices."""
+        usage = self._output.usage()
+        return {
+            **self._head,
+            "object": "chat.completion",
+            "choices": [self._choice(index, answer) for index, answer in enumerate(answers)],
+            "usage": usage.counts(),
+            "timings": usage.timings(),
         }
-        for token in tokens
-    ]
 
+    def stream(self) -> ChatStream:
+        """The chunks."""
+        return ChatStream(self._output, self._head, self._usage, self._logprobs)
 
-def content_logprobs(tokenizer: Tokenizer, tokens: list[TokenLogprob]) -> dict[str, Any]:
-    """The log-probabilities of a choice."""
-    return {"content": logprobs(tokenizer, tokens), "refusal": None}
-
-
-def _completion(
-    context: Context, run: Run, record: Record, head: dict[str, Any], answers: list[Answer], body: ChatRequest
-) -> dict[str, Any]:
-    usage = RequestUsage.of(run, record)
-    choices = []
-    for index, answer in enumerate(answers):
+    def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
         text = "".join(answer.text)
         content = text if text or not answer.calls else None
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
@@ -105,7 +55,7 @@ def _completion(
         if answer.calls:
             message["tool_calls"] = [
                 {
-                    "id": call_id(record.id, index, number),
+                    "id": call_id(self._output.id, index, number),
                     "type": "function",
                     "function": {"name": call.name, "arguments": "".join(call.arguments)},
                 }
@@ -114,38 +64,34 @@ def _completion(
         choice: dict[str, Any] = {
             "index": index,
             "message": message,
-            "logprobs": content_logprobs(context.tokenizer, answer.logprobs) if body.logprobs else None,
+            "logprobs": _logprobs(self._output.tokenizer, answer.logprobs) if self._logprobs else None,
             "finish_reason": finish_reason(answer.finish_reason, bool(answer.calls)),
         }
         stop = stop_reason(answer.finish_reason, answer.stop)
         if stop is not None:
             choice["stop_reason"] = stop
-        choices.append(choice)
-    return {
-        **head,
-        "object": "chat.completion",
-        "choices": choices,
-        "usage": usage.counts(),
-        "timings": usage.timings(),
-    }
+        return choice
+
+
+def _logprobs(tokenizer: Tokenizer, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """The log-probabilities of a choice."""
+    return {"content": logprobs(tokenizer, tokens), "refusal": None}
 
 
 class ChatStream(ChunkStream):
     """Chunks of /v1/chat/completions."""
 
-    def __init__(
-        self, context: Context, run: Run, record: Record, head: dict[str, Any], usage: UsageChunks, with_logprobs: bool
-    ) -> None:
-        super().__init__(run, record, {**head, "object": "chat.completion.chunk"}, usage)
-        self._tokenizer = context.tokenizer
+    def __init__(self, output: RequestOutput, head: dict[str, Any], usage: UsageChunks, with_logprobs: bool) -> None:
+        super().__init__(output, {**head, "object": "chat.completion.chunk"}, usage)
+        self._tokenizer = output.tokenizer
         self._logprobs = with_logprobs
-        self._pending: list[list[TokenLogprob]] = [[] for _ in run.choices]
+        self._pending: list[list[TokenLogprob]] = [[] for _ in output.choices]
         self._around: dict[tuple[int, tuple[str, ...]], list[bytes]] = {}
 
     def head(self) -> bytes:
         """One chunk a choice with the role."""
         return b"".join(
-            self._chunk(choice.index, {"role": "assistant", "content": ""}, None) for choice in self._run.choices
+            self._chunk(choice.index, {"role": "assistant", "content": ""}, None) for choice in self._output.choices
         )
 
     def delta(self, delta: Delta) -> bytes:
@@ -160,14 +106,14 @@ class ChatStream(ChunkStream):
                     out.append(self._text(delta.index, REASONING, text))
                 case CallBegin(index, name):
                     function = {"name": name, "arguments": ""}
-                    call = {"index": index, "id": call_id(self._record.id, delta.index, index), "type": "function"}
+                    call = {"index": index, "id": call_id(self._output.id, delta.index, index), "type": "function"}
                     out.append(self._chunk(delta.index, {"tool_calls": [{**call, "function": function}]}, None))
                 case CallArguments(index, text):
                     call = {"index": index, "function": {"arguments": text}}
                     out.append(self._chunk(delta.index, {"tool_calls": [call]}, None))
         if delta.finish_reason is not None:
-            called = self._run.choices[delta.index].called
-            more = {"timings": RequestUsage.of(self._run, self._record).timings()} if self._run.done else {}
+            called = self._output.choices[delta.index].called
+            more = {"timings": self._output.usage().timings()} if self._output.done else {}
             stop = stop_reason(delta.finish_reason, delta.stop)
             if stop is not None:
                 more["stop_reason"] = stop  # type: ignore[assignment]
@@ -190,7 +136,7 @@ class ChatStream(ChunkStream):
         choice: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": finish}
         if self._logprobs:
             pending = self._pending[index]
-            choice["logprobs"] = content_logprobs(self._tokenizer, pending) if pending else None
+            choice["logprobs"] = _logprobs(self._tokenizer, pending) if pending else None
             self._pending[index] = []
         chunk = self.with_usage({**self._head, "choices": [choice]})
         if more:

@@ -1,70 +1,53 @@
-"""The route POST /v1/completions continues text without the chat template."""
+"""Answers of OpenAI's /v1/completions."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from typing import Any
-
-from fastapi import APIRouter, Request
-from starlette.responses import Response
 
 from pocketvlm.answers.answer import Answer
 from pocketvlm.answers.choice import Delta
-from pocketvlm.interfaces.renderers.chat import finish_reason, stop_reason
+from pocketvlm.interfaces.renderers.chunks import ChunkStream, finish_reason, head, stop_reason
+from pocketvlm.interfaces.renderers.common import event
 from pocketvlm.interfaces.schemas.chat import CompletionRequest
-from pocketvlm.interfaces.usage import RequestUsage
+from pocketvlm.interfaces.usage import RequestOutput
 from pocketvlm.processor.tokenizer import Tokenizer
-from pocketvlm.server.context import Context
-from pocketvlm.server.logs import Record
-from pocketvlm.server.replies import Stream, event, whole
-from pocketvlm.server.routes.shared import ChunkStream, Route, accept
-from pocketvlm.server.running import Run
 from pocketvlm.types import TokenLogprob
 
-router = APIRouter(route_class=Route, tags=["OpenAI"])
+
+class CompletionRenderer:
+    """An answer as a text completion."""
+
+    def __init__(self, output: RequestOutput, body: CompletionRequest) -> None:
+        self._output = output
+        self._body = body
+        self._head = {**head(output, "cmpl"), "object": "text_completion"}
+
+    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """The completion with all choices; those of several prompts stand one after the other."""
+        usage = self._output.usage()
+        choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
+        return {**self._head, "choices": choices, "usage": usage.counts(), "timings": usage.timings()}
+
+    def stream(self) -> CompletionStream:
+        """The chunks."""
+        return CompletionStream(self._output, self._head, self._body)
+
+    def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        tokenizer = self._output.tokenizer
+        echo = _prompt_text(self._output, index) if self._body.echo else ""
+        return {
+            "index": index,
+            "text": echo + "".join(answer.text),
+            "logprobs": None if self._body.logprobs is None else _logprobs(tokenizer, answer.logprobs, 0)[0],
+            "finish_reason": finish_reason(answer.finish_reason),
+            "stop_reason": stop_reason(answer.finish_reason, answer.stop),
+        }
 
 
-@router.post("/v1/completions", summary="Continue text")
-async def completions(body: CompletionRequest, request: Request) -> Response:
-    """Text or token ids in, what follows out; several prompts give choices one after the other."""
-    context, record = accept(request, body)
-    name = context.check_model(body.model)
-    record.user = body.user
-    record.id = body.request_id or record.id
-    first, *also = body.questions(record.ignored)
-    run = await context.ask(first, record, tuple(also))
-    head = {
-        "id": f"cmpl-{record.id}",
-        "object": "text_completion",
-        "created": int(time.time()),
-        "model": name,
-        "system_fingerprint": context.fingerprint,
-    }
-    if body.stream:
-        return Stream(context, run, record, CompletionStream(context, run, record, head, body))
-
-    def render(answers: list[Answer]) -> dict[str, Any]:
-        usage = RequestUsage.of(run, record)
-        choices = []
-        for index, answer in enumerate(answers):
-            echo = _prompt_text(context, run, index) if body.echo else ""
-            choices.append(
-                {
-                    "index": index,
-                    "text": echo + "".join(answer.text),
-                    "logprobs": None if body.logprobs is None else _logprobs(context.tokenizer, answer.logprobs, 0)[0],
-                    "finish_reason": finish_reason(answer.finish_reason),
-                    "stop_reason": stop_reason(answer.finish_reason, answer.stop),
-                }
-            )
-        return {**head, "choices": choices, "usage": usage.counts(), "timings": usage.timings()}
-
-    return await whole(context, run, record, request, render)
-
-
-def _prompt_text(context: Context, run: Run, index: int) -> str:
-    ids = run.choices[index].request.prompt.ids
-    return context.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+def _prompt_text(output: RequestOutput, index: int) -> str:
+    ids = output.choices[index].request.prompt.ids
+    return output.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
 
 
 def _logprobs(tokenizer: Tokenizer, tokens: list[TokenLogprob], offset: int) -> tuple[dict[str, Any], int]:
@@ -93,24 +76,19 @@ def _logprobs(tokenizer: Tokenizer, tokens: list[TokenLogprob], offset: int) -> 
 class CompletionStream(ChunkStream):
     """Chunks of /v1/completions."""
 
-    def __init__(
-        self, context: Context, run: Run, record: Record, head: dict[str, Any], body: CompletionRequest
-    ) -> None:
-        super().__init__(run, record, head, body.stream_options.usage if body.stream_options else "none")
-        self._context = context
+    def __init__(self, output: RequestOutput, head: dict[str, Any], body: CompletionRequest) -> None:
+        super().__init__(output, head, body.stream_options.usage if body.stream_options else "none")
         self._echo = bool(body.echo)
         self._logprobs = body.logprobs is not None
-        self._pending: list[list[TokenLogprob]] = [[] for _ in run.choices]
-        self._offsets = [0] * len(run.choices)
+        self._pending: list[list[TokenLogprob]] = [[] for _ in output.choices]
+        self._offsets = [0] * len(output.choices)
 
     def head(self) -> bytes:
         """The prompts, where they are to be repeated."""
         if not self._echo:
             return b""
-        choices = self._run.choices
-        return b"".join(
-            self._chunk(choice.index, _prompt_text(self._context, self._run, choice.index), None) for choice in choices
-        )
+        choices = self._output.choices
+        return b"".join(self._chunk(choice.index, _prompt_text(self._output, choice.index), None) for choice in choices)
 
     def delta(self, delta: Delta) -> bytes:
         """A chunk of text."""
@@ -127,10 +105,10 @@ class CompletionStream(ChunkStream):
             choice["stop_reason"] = stop
         if self._logprobs and self._pending[index]:
             choice["logprobs"], self._offsets[index] = _logprobs(
-                self._context.tokenizer, self._pending[index], self._offsets[index]
+                self._output.tokenizer, self._pending[index], self._offsets[index]
             )
             self._pending[index] = []
         chunk = self.with_usage({**self._head, "choices": [choice]})
-        if finish is not None and self._run.done:
-            chunk["timings"] = RequestUsage.of(self._run, self._record).timings()
+        if finish is not None and self._output.done:
+            chunk["timings"] = self._output.usage().timings()
         return event(chunk)

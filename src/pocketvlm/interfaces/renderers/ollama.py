@@ -1,53 +1,20 @@
-"""These routes serve Ollama's /api/chat and /api/generate."""
+"""Answers of Ollama's /api/chat and /api/generate."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
-
-from fastapi import APIRouter, Request
-from starlette.responses import Response
 
 from pocketvlm.answers.answer import Answer, Call
 from pocketvlm.answers.choice import Delta
 from pocketvlm.interfaces.errors import ApiError
-from pocketvlm.interfaces.renderers.chat import call_id, logprobs
+from pocketvlm.interfaces.renderers.common import call_id, dump, logprobs
 from pocketvlm.interfaces.schemas.ollama import OllamaBase, OllamaChatRequest, OllamaGenerateRequest
-from pocketvlm.interfaces.usage import RequestUsage
+from pocketvlm.interfaces.usage import RequestOutput
 from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
-from pocketvlm.server.context import Context
-from pocketvlm.server.logs import Record
-from pocketvlm.server.replies import Json, Stream, dump, whole
-from pocketvlm.server.routes.shared import Route, accept, context_of, record_of
-from pocketvlm.server.running import Run
 from pocketvlm.types import TokenLogprob
-
-router = APIRouter(route_class=Route, tags=["Ollama"])
-
-
-@router.post("/api/chat", summary="Answer a conversation")
-async def chat(body: OllamaChatRequest, request: Request) -> Response:
-    """Messages in, one JSON object a line out. Without messages: whether the model is loaded, which it is."""
-    context, record = accept(request, body)
-    name = context.check_model(body.asked)
-    question = body.question(record.ignored)
-    if not body.messages:
-        return _loaded(name, body, {"message": {"role": "assistant", "content": ""}})
-    run = await context.ask(question, record)
-    return await _reply(request, run, body, Lines(context, run, record, name, chat=True))
-
-
-@router.post("/api/generate", summary="Answer a question")
-async def generate(body: OllamaGenerateRequest, request: Request) -> Response:
-    """A prompt in, one JSON object a line out. Without a prompt: whether the model is loaded, which it is."""
-    context, record = accept(request, body)
-    name = context.check_model(body.asked)
-    question = body.question(context.processor.template.source, record.ignored)
-    if not body.prompt and not body.images:
-        return _loaded(name, body, {"response": ""})
-    run = await context.ask(question, record)
-    return await _reply(request, run, body, Lines(context, run, record, name, chat=False, raw=bool(body.raw)))
 
 
 def timestamp(seconds: float | None = None) -> str:
@@ -56,36 +23,26 @@ def timestamp(seconds: float | None = None) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1e6):06d}Z"
 
 
-def _loaded(name: str, body: OllamaBase, empty: dict[str, Any]) -> Response:
-    """What Ollama answers when it has loaded or unloaded a model: one object, also for streams."""
-    reason = "unload" if body.unloads else "load"
-    return Json({"model": name, "created_at": timestamp(), **empty, "done": True, "done_reason": reason})
-
-
-async def _reply(request: Request, run: Run, body: OllamaBase, lines: Lines) -> Response:
-    context, record = context_of(request), record_of(request)
-    if body.stream is not False:
-        return Stream(context, run, record, lines)
-    return await whole(context, run, record, request, lambda answers: lines.whole(answers[0]))
-
-
-class Lines:
-    """JSON objects, one a line. Calls are given whole, as Ollama does."""
+class OllamaRenderer:
+    """An answer as JSON objects, one a line. Calls are given whole, as Ollama does."""
 
     media_type = "application/x-ndjson"
     ping = b""
 
-    def __init__(self, context: Context, run: Run, record: Record, name: str, *, chat: bool, raw: bool = False) -> None:
-        self._tokenizer = context.tokenizer
-        self._run = run
-        self._record = record
-        self._name = name
-        self._chat = chat
+    def __init__(self, output: RequestOutput, body: OllamaBase) -> None:
+        self._output = output
+        self._chat = isinstance(body, OllamaChatRequest)
+        self._unloads = body.unloads
+        raw = isinstance(body, OllamaGenerateRequest) and bool(body.raw)
         # An earlier conversation comes back as ids alone, in which images would be missing.
-        self._gives_ids = not chat and not raw and not run.prompts[0].views
+        self._gives_ids = not (self._chat or raw or any(choice.request.prompt.views for choice in output.choices))
         self._ids: list[int] = []
         self._calls: list[Call] = []
         self._logprobs: list[TokenLogprob] = []
+
+    def stream(self) -> OllamaRenderer:
+        """The lines."""
+        return self
 
     def head(self) -> bytes:
         """Nothing."""
@@ -118,14 +75,18 @@ class Lines:
         """A line with the error."""
         return dump(error.body("ollama")) + b"\n"
 
-    def whole(self, answer: Answer) -> dict[str, Any]:
-        """All of an answer as one object."""
+    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """All of an answer as one object; without an answer, that the model is loaded or unloaded."""
+        if not answers:
+            reason = "unload" if self._unloads else "load"
+            return self._line("", "", [], {"done": True, "done_reason": reason})
+        answer = answers[0]
         self._ids, self._logprobs = answer.token_ids, answer.logprobs
         return self._line("".join(answer.text), "".join(answer.reasoning), answer.calls, self._end())
 
     def _line(self, text: str, thinking: str, calls: list[Call], end: dict[str, Any]) -> dict[str, Any]:
         """One object, with the log-probabilities of all tokens since the last one."""
-        line: dict[str, Any] = {"model": self._name, "created_at": timestamp()}
+        line: dict[str, Any] = {"model": self._output.model, "created_at": timestamp()}
         thought = {"thinking": thinking} if thinking else {}
         if self._chat:
             called = {"tool_calls": self._called(calls)} if calls else {}
@@ -133,14 +94,14 @@ class Lines:
         else:
             line |= {"response": text, **thought}
         if self._logprobs:
-            line["logprobs"] = logprobs(self._tokenizer, self._logprobs)
+            line["logprobs"] = logprobs(self._output.tokenizer, self._logprobs)
             self._logprobs = []
         return {**line, **(end or {"done": False})}
 
     def _called(self, calls: list[Call]) -> list[dict[str, Any]]:
         return [
             {
-                "id": call_id(self._record.id, 0, index),
+                "id": call_id(self._output.id, 0, index),
                 "function": {
                     "index": index,
                     "name": call.name,
@@ -155,11 +116,11 @@ class Lines:
 
         load_duration is how long the request waited for the model: Ollama's time until one is ready.
         """
-        usage = RequestUsage.of(self._run, self._record)
-        ids = {"context": [*self._run.prompts[0].ids.tolist(), *self._ids]} if self._gives_ids else {}
+        usage = self._output.usage()
+        ids = {"context": [*self._output.choices[0].request.prompt.ids.tolist(), *self._ids]} if self._gives_ids else {}
         return {
             "done": True,
-            "done_reason": str(self._run.choices[0].finish_reason),
+            "done_reason": str(self._output.choices[0].finish_reason),
             **ids,
             "total_duration": int(usage.total * 1e9),
             "load_duration": max(1, int(usage.queue * 1e9)),

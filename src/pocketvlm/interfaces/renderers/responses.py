@@ -1,67 +1,48 @@
-"""The route POST /v1/responses serves OpenAI's newer interface without storage."""
+"""Answers of OpenAI's /v1/responses."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
-
-from fastapi import APIRouter, Request
-from starlette.responses import Response
 
 from pocketvlm.answers.answer import Answer, TextLogprobs
 from pocketvlm.answers.choice import Delta
 from pocketvlm.interfaces.errors import ApiError
-from pocketvlm.interfaces.renderers.chat import call_id, logprobs
+from pocketvlm.interfaces.renderers.common import call_id, event, logprobs
 from pocketvlm.interfaces.schemas.responses import ResponsesRequest
 from pocketvlm.interfaces.schemas.tools import FlatFunction
-from pocketvlm.interfaces.usage import RequestUsage
+from pocketvlm.interfaces.usage import RequestOutput
 from pocketvlm.parsing import CallArguments, CallBegin, Content, Reasoning
-from pocketvlm.processor.tokenizer import Tokenizer
-from pocketvlm.server.logs import Record
-from pocketvlm.server.replies import Json, Stream, event, whole
-from pocketvlm.server.routes.shared import Route, accept
-from pocketvlm.server.running import Run
 from pocketvlm.types import TokenLogprob
 
-router = APIRouter(route_class=Route, tags=["OpenAI"])
 
+class ResponseRenderer:
+    """An answer as a response object."""
 
-@router.post("/v1/responses", summary="Answer a conversation, as items")
-async def responses(body: ResponsesRequest, request: Request) -> Response:
-    """Items in, items out, whole or as a stream of events."""
-    context, record = accept(request, body)
-    name = context.check_model(body.model)
-    record.user = body.user
-    run = await context.ask(body.question(record.ignored), record)
-    shape = Shape(context.tokenizer, run, record, name, body)
-    if body.stream:
-        return Stream(context, run, record, ResponseStream(shape))
-    return await whole(context, run, record, request, lambda answers: shape.response(_items(shape, answers[0])))
-
-
-@router.post("/v1/responses/input_tokens", summary="Count the tokens of a conversation")
-async def input_tokens(body: ResponsesRequest, request: Request) -> Response:
-    """How many tokens the prompt has, those of images and videos included."""
-    context, record = accept(request, body)
-    context.check_model(body.model)
-    prompt, _ = await context.prompt_for(body.question(record.ignored), record.owner)
-    return Json({"object": "response.input_tokens", "input_tokens": len(prompt.ids)})
-
-
-class Shape:
-    """The response object of one request."""
-
-    def __init__(self, tokenizer: Tokenizer, run: Run, record: Record, name: str, body: ResponsesRequest) -> None:
-        self.run = run
-        self._tokenizer = tokenizer
-        self.record = record
-        self._name = name
+    def __init__(self, output: RequestOutput, body: ResponsesRequest) -> None:
+        self._output = output
         self._body = body.model_copy(update={"input": ""})  # images need not stay as long as the answer takes
-        self._created = int(time.time())
+
+    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """The response with all its items."""
+        answer, items = answers[0], []
+        if answer.reasoning:
+            items.append(self.reasoning("".join(answer.reasoning)))
+        text = "".join(answer.text)
+        if text or not answer.calls:
+            items.append(self.message(text, answer.text_logprobs))
+        for index, call in enumerate(answer.calls):
+            items.append(self.call(index, call.name, "".join(call.arguments)))
+        return self.response(items)
+
+    def stream(self) -> ResponseStream:
+        """The events."""
+        return ResponseStream(self)
 
     def response(self, items: list[dict[str, Any]], error: ApiError | None = None) -> dict[str, Any]:
         """As it is now."""
-        body, choice = self._body, self.run.choices[0]
+        body, choice = self._body, self._output.choices[0]
         params = choice.request.params
         reason = choice.finish_reason
         status, why = "in_progress", None
@@ -72,9 +53,9 @@ class Shape:
             # Clients know no word for an answer that was cut because it repeated itself.
             why = "max_output_tokens" if reason != "stop" else None
         return {
-            "id": f"resp_{self.record.id}",
+            "id": f"resp_{self._output.id}",
             "object": "response",
-            "created_at": self._created,
+            "created_at": self._output.created,
             "status": status,
             "error": None if error is None else {"code": "server_error", "message": error.message},
             "incomplete_details": None if why is None else {"reason": why},
@@ -85,7 +66,7 @@ class Shape:
             "max_output_tokens": body.max_output_tokens,
             "max_tool_calls": None,
             "metadata": body.metadata or {},
-            "model": self._name,
+            "model": self._output.model,
             "output": items,
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "presence_penalty": params.presence_penalty,
@@ -103,11 +84,11 @@ class Shape:
             "top_p": params.top_p,
             "truncation": "disabled",
             "usage": None if reason is None else self._usage(),
-            **({} if reason is None else {"timings": RequestUsage.of(self.run, self.record).timings()}),
+            **({} if reason is None else {"timings": self._output.usage().timings()}),
         }
 
     def _usage(self) -> dict[str, Any]:
-        usage = RequestUsage.of(self.run, self.record)
+        usage = self._output.usage()
         return {
             "input_tokens": usage.prompt,
             "input_tokens_details": {
@@ -123,7 +104,7 @@ class Shape:
     def reasoning(self, text: str, status: str = "completed") -> dict[str, Any]:
         """An item of reasoning."""
         content = [{"type": "reasoning_text", "text": text}] if text else []
-        return {"id": f"rs_{self.record.id}", "type": "reasoning", "summary": [], "content": content, "status": status}
+        return {"id": f"rs_{self._output.id}", "type": "reasoning", "summary": [], "content": content, "status": status}
 
     def message(
         self,
@@ -134,7 +115,7 @@ class Shape:
     ) -> dict[str, Any]:
         """An item of text with the log-probabilities of its tokens; without content while there is none."""
         content = [] if text is None else [self.part(text, tokens)]
-        item_id = f"msg_{self.record.id}{'' if number == 0 else f'x{number}'}"
+        item_id = f"msg_{self._output.id}{'' if number == 0 else f'x{number}'}"
         return {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": content}
 
     def part(self, text: str, tokens: list[TokenLogprob]) -> dict[str, Any]:
@@ -143,11 +124,11 @@ class Shape:
 
     def logprobs(self, tokens: list[TokenLogprob]) -> list[dict[str, Any]]:
         """Tokens with their log-probabilities, if the request asked for them."""
-        return logprobs(self._tokenizer, tokens) if self._body.with_logprobs else []
+        return logprobs(self._output.tokenizer, tokens) if self._body.with_logprobs else []
 
     def call(self, index: int, name: str, arguments: str, status: str = "completed") -> dict[str, Any]:
         """An item that calls a function."""
-        number = call_id(self.record.id, 0, index)
+        number = call_id(self._output.id, 0, index)
         return {
             "id": f"fc_{number.removeprefix('call_')}",
             "type": "function_call",
@@ -156,18 +137,6 @@ class Shape:
             "arguments": arguments,
             "status": status,
         }
-
-
-def _items(shape: Shape, answer: Answer) -> list[dict[str, Any]]:
-    items = []
-    if answer.reasoning:
-        items.append(shape.reasoning("".join(answer.reasoning)))
-    text = "".join(answer.text)
-    if text or not answer.calls:
-        items.append(shape.message(text, answer.text_logprobs))
-    for index, call in enumerate(answer.calls):
-        items.append(shape.call(index, call.name, "".join(call.arguments)))
-    return items
 
 
 def _given_back(body: ResponsesRequest, name: str) -> str:
@@ -192,8 +161,8 @@ class ResponseStream:
     media_type = "text/event-stream; charset=utf-8"
     ping = b": still at work\n\n"
 
-    def __init__(self, shape: Shape) -> None:
-        self._shape = shape
+    def __init__(self, renderer: ResponseRenderer) -> None:
+        self._renderer = renderer
         self._number = -1
         self._items: list[dict[str, Any]] = []
         self._kind: str | None = None
@@ -205,7 +174,7 @@ class ResponseStream:
 
     def head(self) -> bytes:
         """The response without output."""
-        response = self._shape.response([])
+        response = self._renderer.response([])
         return self._event("response.created", response=response) + self._event(
             "response.in_progress", response=response
         )
@@ -220,7 +189,7 @@ class ResponseStream:
                     if self._kind != "message":
                         out += [self._done(), self._begin("message")]
                     self._tokens += tokens
-                    shown, tokens = self._shape.logprobs(tokens), []
+                    shown, tokens = self._renderer.logprobs(tokens), []
                     out.append(self._delta("response.output_text.delta", text, content_index=0, logprobs=shown))
                 case Reasoning(text):
                     if self._kind != "reasoning":
@@ -239,19 +208,19 @@ class ResponseStream:
         out = self._done()
         if all(item["type"] == "reasoning" for item in self._items):
             out += self._begin("message") + self._done()
-        response = self._shape.response(self._items)
+        response = self._renderer.response(self._items)
         return out + self._event(f"response.{response['status']}", response=response)
 
     def failure(self, error: ApiError) -> bytes:
         """The response, failed."""
-        return self._event("response.failed", response=self._shape.response(self._items, error))
+        return self._event("response.failed", response=self._renderer.response(self._items, error))
 
     def _begin(self, kind: str) -> bytes:
         self._kind, self._text, self._tokens = kind, [], []
         item = self._item(None, "in_progress")
         out = self._event("response.output_item.added", output_index=len(self._items), item=item)
         if kind == "message":
-            out += self._part("response.content_part.added", self._shape.part("", []))
+            out += self._part("response.content_part.added", self._renderer.part("", []))
         elif kind == "reasoning":
             out += self._part("response.content_part.added", {"type": "reasoning_text", "text": ""})
         return out
@@ -262,9 +231,9 @@ class ResponseStream:
             return b""
         text, place = "".join(self._text), self._place()
         if self._kind == "message":
-            shown = self._shape.logprobs(self._tokens)
+            shown = self._renderer.logprobs(self._tokens)
             out = self._event("response.output_text.done", **place, content_index=0, text=text, logprobs=shown)
-            out += self._part("response.content_part.done", self._shape.part(text, self._tokens))
+            out += self._part("response.content_part.done", self._renderer.part(text, self._tokens))
         elif self._kind == "reasoning":
             out = self._event("response.reasoning_text.done", **place, content_index=0, text=text)
             out += self._part("response.content_part.done", {"type": "reasoning_text", "text": text})
@@ -279,10 +248,10 @@ class ResponseStream:
 
     def _item(self, text: str | None, status: str) -> dict[str, Any]:
         if self._kind == "message":
-            return self._shape.message(text, self._tokens, self._messages, status)
+            return self._renderer.message(text, self._tokens, self._messages, status)
         if self._kind == "reasoning":
-            return self._shape.reasoning(text or "", status)
-        return self._shape.call(*self._call, text or "", status)
+            return self._renderer.reasoning(text or "", status)
+        return self._renderer.call(*self._call, text or "", status)
 
     def _place(self) -> dict[str, Any]:
         return {"item_id": self._item(None, "")["id"], "output_index": len(self._items)}

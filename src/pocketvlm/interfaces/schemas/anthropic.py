@@ -11,12 +11,12 @@ from pydantic import Discriminator, Field, Tag
 from pocketvlm.errors import OptionError
 from pocketvlm.interfaces.errors import ApiError
 from pocketvlm.interfaces.fields import MESSAGES, IgnoredFields
+from pocketvlm.interfaces.media import check_options
 from pocketvlm.interfaces.requests import Guide, Question, ToolUse
 from pocketvlm.interfaces.schemas.blocks import Blocks
-from pocketvlm.interfaces.schemas.common import Body, Json, Object
+from pocketvlm.interfaces.schemas.common import AnswerRequest, Body, Json, Object
 from pocketvlm.interfaces.schemas.tools import Name, OtherTool, form_of, tool_use
 from pocketvlm.processor.messages import MEDIA_OPTIONS, plain_data
-from pocketvlm.server.media import check_options
 
 
 class Message(Object):
@@ -96,7 +96,6 @@ class CountRequest(Body):
     """What is to be counted."""
 
     interface = MESSAGES
-    model: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)]
     system: str | list[Json] | None = None
     tools: list[Tool] | None = None
@@ -108,7 +107,7 @@ class CountRequest(Body):
     mm_processor_kwargs: Json | None = None
 
     def question(self, ignored: IgnoredFields) -> Question:
-        """What is asked. Raises OptionError and PromptError."""
+        """What is asked. Raises OptionError, PromptError and ApiError."""
         options = check_options(self.mm_processor_kwargs or {}, "mm_processor_kwargs", MEDIA_OPTIONS)
         if self.thinking is not None:
             options["enable_thinking"] = self.thinking.type != "disabled"
@@ -159,7 +158,7 @@ class CountRequest(Body):
         return tool_use(tools, names[given.type], given.name, given.disable_parallel_tool_use is not True)
 
 
-class MessagesRequest(CountRequest):
+class MessagesRequest(CountRequest, AnswerRequest):
     """A conversation to be answered."""
 
     max_tokens: Annotated[int, Field(ge=1)]
@@ -167,7 +166,6 @@ class MessagesRequest(CountRequest):
     top_p: float | None = None
     top_k: int | None = None
     stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = None
-    stream: bool | None = None
     metadata: MessageMetadata | None = None
 
     @property
@@ -175,10 +173,15 @@ class MessagesRequest(CountRequest):
         """Whether thinking blocks have no text."""
         return self.thinking is not None and self.thinking.display == "omitted"
 
-    def question(self, ignored: IgnoredFields) -> Question:
-        """What is asked. Raises OptionError and PromptError."""
+    @property
+    def end_user(self) -> str | None:
+        """Who asks."""
+        return self.metadata.user_id if self.metadata else None
+
+    def questions(self, ignored: IgnoredFields, template: str) -> list[Question]:
+        """What is asked. Raises OptionError, PromptError and ApiError."""
         names = ("max_tokens", "temperature", "top_p", "top_k")
         sampling: dict[str, Any] = {name: value for name in names if (value := getattr(self, name)) is not None}
         if self.stop_sequences:
             sampling["stop"] = tuple(self.stop_sequences)
-        return replace(super().question(ignored), sampling=sampling)
+        return [replace(self.question(ignored), sampling=sampling)]

@@ -8,9 +8,9 @@ from typing import Any
 from pocketvlm.errors import PromptError
 from pocketvlm.interfaces import fields
 from pocketvlm.interfaces.fields import MESSAGES, IgnoredFields
+from pocketvlm.interfaces.media import names_video
 from pocketvlm.interfaces.requests import Place
 from pocketvlm.processor.messages import IMAGE_OPTIONS, MEDIA_OPTIONS, plain_data
-from pocketvlm.server.media import names_video
 
 # For each type of block: the keys that are read.
 _KEYS: dict[str, tuple[str, ...]] = {

@@ -9,12 +9,12 @@ from pydantic import Field
 
 from pocketvlm.errors import OptionError
 from pocketvlm.interfaces.fields import CHAT, COMPLETIONS, IgnoredFields
+from pocketvlm.interfaces.media import check_options
 from pocketvlm.interfaces.requests import Guide, Question
 from pocketvlm.interfaces.schemas.common import Count, Effort, Json, Object, Sampling, UsageChunks, most_tokens, thinks
 from pocketvlm.interfaces.schemas.parts import plain_messages
 from pocketvlm.interfaces.schemas.tools import Tool, ToolChoice, form_of, read_tools
 from pocketvlm.processor.messages import MEDIA_OPTIONS
-from pocketvlm.server.media import check_options
 
 _MESSAGES = Field(
     min_length=1,
@@ -140,11 +140,9 @@ class ChatRequest(Guided):
     """A conversation to be answered."""
 
     interface = CHAT
-    model: str | None = Field(None, description="The model that is served, if it is left out.")
     messages: Annotated[list[Json], _MESSAGES]
     max_completion_tokens: int | None = None
     n: Annotated[int, Field(ge=1)] | None = None
-    stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -169,7 +167,17 @@ class ChatRequest(Guided):
     user: str | None = None
     request_id: str | None = Field(None, max_length=128, pattern=r"^[A-Za-z0-9._:\-]+$")
 
-    def question(self, ignored: IgnoredFields) -> Question:
+    @property
+    def end_user(self) -> str | None:
+        """Who asks."""
+        return self.user
+
+    @property
+    def own_id(self) -> str | None:
+        """Its request_id."""
+        return self.request_id
+
+    def questions(self, ignored: IgnoredFields, template: str) -> list[Question]:
         """What is asked. Raises OptionError and PromptError."""
         sampling = {**self.sampling(), **most_tokens(self, "max_completion_tokens", "max_tokens")}
         if self.top_logprobs and not self.logprobs:
@@ -179,7 +187,7 @@ class ChatRequest(Guided):
         if self.stream_options is not None and not self.stream:
             ignored.add("stream_options")
         tools = read_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
-        return Question(
+        question = Question(
             messages=plain_messages(self.messages, ignored),
             sampling=sampling,
             options=self._options(),
@@ -191,6 +199,7 @@ class ChatRequest(Guided):
             priority=self.priority or 0,
             thinking_budget=self.thinking_token_budget,
         )
+        return [question]
 
     def _options(self) -> dict[str, Any]:
         options = check_options(self.mm_processor_kwargs or {}, "mm_processor_kwargs", MEDIA_OPTIONS)
@@ -212,10 +221,8 @@ class CompletionRequest(Guided):
     """Text to be continued, without a chat template. Control tokens in it are control tokens."""
 
     interface = COMPLETIONS
-    model: str | None = Field(None, description="The model that is served, if it is left out.")
     prompt: str | list[str] | list[Count] | list[list[Count]]
     n: Annotated[int, Field(ge=1)] | None = None
-    stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
@@ -225,7 +232,17 @@ class CompletionRequest(Guided):
     user: str | None = None
     request_id: str | None = Field(None, max_length=128, pattern=r"^[A-Za-z0-9._:\-]+$")
 
-    def questions(self, ignored: IgnoredFields) -> list[Question]:
+    @property
+    def end_user(self) -> str | None:
+        """Who asks."""
+        return self.user
+
+    @property
+    def own_id(self) -> str | None:
+        """Its request_id."""
+        return self.request_id
+
+    def questions(self, ignored: IgnoredFields, template: str) -> list[Question]:
         """One for each prompt. Raises OptionError."""
         sampling = self.sampling()
         if self.logprobs is not None:

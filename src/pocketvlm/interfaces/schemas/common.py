@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pocketvlm.errors import OptionError
 from pocketvlm.interfaces import fields
 from pocketvlm.interfaces.fields import IgnoredFields
+from pocketvlm.interfaces.requests import Question
 
 Json = dict[str, Any]
 Count = Annotated[int, Field(ge=0, lt=1 << 31)]
@@ -31,6 +32,12 @@ class Body(Object):
     """The body of a request. interface: whose rules its undeclared fields follow."""
 
     interface: ClassVar[str]
+    model: str | None = Field(None, description="The model that is served, if it is left out.")
+
+    @property
+    def requested_model(self) -> str | None:
+        """The model's name."""
+        return self.model
 
     def accept(self, ignored: IgnoredFields) -> None:
         """Report the fields that nothing here reads. Raises OptionError for one that would change the answer."""
@@ -54,7 +61,35 @@ def undeclared(item: Object, prefix: str = "") -> Iterator[tuple[str, Any]]:
                     yield from undeclared(each, f"{place}.")
 
 
-class Sampling(Body):
+class AnswerRequest(Body):
+    """The body of a request for an answer."""
+
+    stream: bool | None = None
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer comes as a stream."""
+        return bool(self.stream)
+
+    @property
+    def end_user(self) -> str | None:
+        """Who asks, for the log."""
+        return None
+
+    @property
+    def own_id(self) -> str | None:
+        """The request's id, if it brings one."""
+        return None
+
+    def questions(self, ignored: IgnoredFields, template: str) -> list[Question]:
+        """What is asked: one for each prompt, none where only the model is to be loaded.
+
+        template: the checkpoint's chat template. Raises OptionError and PromptError, ApiError for a thread.
+        """
+        raise NotImplementedError
+
+
+class Sampling(AnswerRequest):
     """How to sample; what is left out is as the checkpoint's generation_config.json says."""
 
     temperature: float | None = Field(None, description="0 takes the most likely token each time.")

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 from pocketvlm.errors import OptionError
 from pocketvlm.interfaces.fields import OLLAMA, IgnoredFields
 from pocketvlm.interfaces.requests import Guide, Place, Question
-from pocketvlm.interfaces.schemas.common import Body, Count, Effort, Json, Object, thinks
+from pocketvlm.interfaces.schemas.common import AnswerRequest, Body, Count, Effort, Json, Object, thinks
 from pocketvlm.interfaces.schemas.tools import Tool, read_tools
 from pocketvlm.types import SamplingParams
 
@@ -87,16 +87,15 @@ class OllamaModel(Body):
     """Which model: Ollama has two names for the field."""
 
     interface = OLLAMA
-    model: str | None = Field(None, description="The model that is served, if it is left out.")
     name: str | None = Field(None, description="An older name of model.")
 
     @property
-    def asked(self) -> str | None:
+    def requested_model(self) -> str | None:
         """The model's name."""
         return self.model or self.name
 
 
-class OllamaBase(OllamaModel):
+class OllamaBase(OllamaModel, AnswerRequest):
     """Fields of chat and generate."""
 
     stream: bool | None = Field(None, description="true if it is left out.")
@@ -108,6 +107,11 @@ class OllamaBase(OllamaModel):
     )
     logprobs: bool | None = None
     top_logprobs: Annotated[int, BeforeValidator(_whole), Field(ge=0, le=20)] | None = None
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer comes as a stream; one that only says that the model is loaded never does."""
+        return self.stream is not False
 
     @property
     def unloads(self) -> bool:
@@ -175,15 +179,16 @@ class OllamaChatRequest(OllamaBase):
     messages: list[OllamaMessage] | None = None
     tools: list[OllamaTool] | None = None
 
-    def question(self, ignored: IgnoredFields) -> Question:
+    def questions(self, ignored: IgnoredFields, template: str) -> list[Question]:
         """What is asked. Raises OptionError."""
         read = [message.plain(f"messages[{index}]") for index, message in enumerate(self.messages or ())]
-        return Question(
+        question = Question(
             messages=[message for message, _ in read],
             places=tuple(place for _, place in read),
             tools=read_tools(self.tools, None, None),
             **self.shared(ignored),
         )
+        return [question] if self.messages else []
 
 
 class OllamaGenerateRequest(OllamaBase):
@@ -196,8 +201,12 @@ class OllamaGenerateRequest(OllamaBase):
     context: list[Count] | None = Field(None, description="What an earlier answer gave: this question continues it.")
     template: str | None = Field(None, description="Nothing, or the template that /api/show tells.")
 
-    def question(self, template: str, ignored: IgnoredFields) -> Question:
-        """What is asked. template: the checkpoint's. Raises OptionError."""
+    def questions(self, ignored: IgnoredFields, template: str) -> list[Question]:
+        """What is asked. Raises OptionError."""
+        question = self._question(ignored, template)
+        return [question] if self.prompt or self.images else []
+
+    def _question(self, ignored: IgnoredFields, template: str) -> Question:
         if self.template and self.template != template:
             raise OptionError("template: another template is not supported: the checkpoint's own is used")
         shared = self.shared(ignored)

@@ -8,8 +8,8 @@ from typing import Any
 from pocketvlm.errors import PromptError
 from pocketvlm.interfaces import fields
 from pocketvlm.interfaces.fields import CHAT, IgnoredFields
+from pocketvlm.interfaces.media import names_video
 from pocketvlm.processor.messages import IMAGE_OPTIONS, MEDIA_OPTIONS
-from pocketvlm.server.media import names_video
 
 _TYPES = ("text", "image", "image_url", "video", "video_url")
 _MESSAGE = (

@@ -8,12 +8,12 @@ from pydantic import Field
 
 from pocketvlm.errors import OptionError
 from pocketvlm.interfaces.fields import RESPONSES, IgnoredFields
+from pocketvlm.interfaces.media import check_options
 from pocketvlm.interfaces.requests import Guide, Question
 from pocketvlm.interfaces.schemas.common import Effort, Json, Object, Sampling, most_tokens, thinks
 from pocketvlm.interfaces.schemas.items import Items
 from pocketvlm.interfaces.schemas.tools import FlatTool, ToolChoice, form_of, read_tools
 from pocketvlm.processor.messages import MEDIA_OPTIONS
-from pocketvlm.server.media import check_options
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -44,12 +44,10 @@ class ResponsesRequest(Sampling):
     """A conversation to be answered. The whole of it must be given each time."""
 
     interface = RESPONSES
-    model: str | None = Field(None, description="The model that is served, if it is left out.")
     input: str | Annotated[list[Json], Field(min_length=1)]
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, description="null or -1: no limit but the context.")
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    stream: bool | None = None
     tools: list[FlatTool] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -67,7 +65,12 @@ class ResponsesRequest(Sampling):
         """Whether the text comes with log-probabilities."""
         return LOGPROBS in (self.include or ()) or bool(self.top_logprobs)
 
-    def question(self, ignored: IgnoredFields) -> Question:
+    @property
+    def end_user(self) -> str | None:
+        """Who asks."""
+        return self.user
+
+    def questions(self, ignored: IgnoredFields, template: str) -> list[Question]:
         """What is asked. Raises OptionError and PromptError."""
         sampling = {**self.sampling(), **most_tokens(self, "max_output_tokens", "max_tokens")}
         for index, name in enumerate(self.include or ()):
@@ -83,7 +86,7 @@ class ResponsesRequest(Sampling):
             options["enable_thinking"] = thinking
         tools = read_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
         messages, places = Items(ignored).read(self.instructions, self.input)
-        return Question(
+        question = Question(
             messages=messages,
             places=places,
             sampling=sampling,
@@ -92,6 +95,7 @@ class ResponsesRequest(Sampling):
             guide=form_of(self._guide(), tools, ignored),
             priority=self.priority or 0,
         )
+        return [question]
 
     def _guide(self) -> Guide | None:
         form = self.text.format if self.text else None

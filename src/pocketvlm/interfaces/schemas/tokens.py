@@ -8,19 +8,18 @@ from pydantic import Field
 
 from pocketvlm.errors import OptionError
 from pocketvlm.interfaces.fields import TOKENS, IgnoredFields
+from pocketvlm.interfaces.media import check_options
 from pocketvlm.interfaces.requests import Question
 from pocketvlm.interfaces.schemas.common import Body, Count, Json
 from pocketvlm.interfaces.schemas.parts import plain_messages
 from pocketvlm.interfaces.schemas.tools import Tool, read_tools
 from pocketvlm.processor.messages import MEDIA_OPTIONS
-from pocketvlm.server.media import check_options
 
 
 class TokenizeRequest(Body):
     """Text, or a conversation with its images."""
 
     interface = TOKENS
-    model: str | None = None
     prompt: str | None = None
     messages: Annotated[list[Json], Field(min_length=1)] | None = None
     tools: list[Tool] | None = None
@@ -53,5 +52,4 @@ class DetokenizeRequest(Body):
     """Token ids."""
 
     interface = TOKENS
-    model: str | None = None
     tokens: Annotated[list[Count], Field(max_length=1_000_000)]
