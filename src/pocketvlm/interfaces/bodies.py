@@ -57,10 +57,10 @@ def read_json(data: bytes | str) -> Any:
 
 def read_body(kind: type[B], body: bytes | str | Mapping[str, Any]) -> B:
     """A body, JSON or already parsed, as the typed request of its endpoint. Raises ApiError."""
+    if body in (b"", ""):
+        raise from_validation([{"type": "missing"}])
     value = read_json(body) if isinstance(body, bytes | str) else body
     try:
-        if value is None:
-            raise from_validation([{"type": "missing"}])
         return kind.model_validate(value)
     except ValidationError as error:
         raise from_validation(error.errors()) from None

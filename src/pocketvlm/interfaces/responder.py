@@ -6,6 +6,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -71,22 +72,23 @@ class Responder:
         self._builder.close()
 
     def answer(self, path: str, body: Body, request_id: str | None = None) -> Response:
-        """The whole answer to a body of `path`, a key of ENDPOINTS; `stream` in the body has no effect.
+        """The whole answer to a body of `path`, a key of ENDPOINTS; `stream: true` in it is ignored.
 
         A request that is wrong gets its error as the response. Raises OptionError for another path.
         """
         endpoint, number = _endpoint(path), request_id or secrets.token_hex(12)
         ignored = IgnoredFields(self._strict)
         try:
-            output, renderer = self._prepare(endpoint, body, number, ignored)
+            output, renderer = self._prepare(endpoint, body, number, ignored, whole=True)
             answers = [Answer() for _ in output.choices]
-            for delta in _deltas(self._driver, output.choices):
-                answers[delta.index].add(delta)
+            with _running(self._driver, output.choices) as deltas:
+                for delta in deltas:
+                    answers[delta.index].add(delta)
             return Response(200, renderer.whole(answers), output.id, str(ignored))
         except ApiError as error:
             return Response(error.status, error.body(endpoint.style, number), number, str(ignored))
 
-    def stream(self, path: str, body: Body, request_id: str | None = None) -> Iterator[bytes]:
+    def stream(self, path: str, body: Body, request_id: str | None = None) -> Generator[bytes, None, None]:
         """The answer as the pieces of a stream: server-sent events, or for Ollama's paths lines of JSON.
 
         The request is checked and prepared at once, and runs as the stream is read; a failure then is its last event.
@@ -95,26 +97,29 @@ class Responder:
         number = request_id or secrets.token_hex(12)
         return self._events(*self._prepare(_endpoint(path), body, number, IgnoredFields(self._strict)))
 
-    def _events(self, output: RequestOutput, renderer: Renderer) -> Iterator[bytes]:
+    def _events(self, output: RequestOutput, renderer: Renderer) -> Generator[bytes, None, None]:
         if not output.choices:
             raise OptionError("this body asks for no answer that could be streamed: use `answer`")
         stream = renderer.stream()
-        yield stream.head()
-        try:
-            for delta in _deltas(self._driver, output.choices):
-                yield stream.delta(delta)
-            yield stream.tail()
-        except ApiError as error:
-            yield stream.failure(error)
+        with _running(self._driver, output.choices) as deltas:
+            yield stream.head()
+            try:
+                for delta in deltas:
+                    yield stream.delta(delta)
+                yield stream.tail()
+            except ApiError as error:
+                yield stream.failure(error)
 
     def _prepare(
-        self, endpoint: Endpoint, body: Body, request_id: str, ignored: IgnoredFields
+        self, endpoint: Endpoint, body: Body, request_id: str, ignored: IgnoredFields, whole: bool = False
     ) -> tuple[RequestOutput, Renderer]:
         """The choices that are to run, and what writes their answer. Raises ApiError."""
         builder, times = self._builder, RequestTimes()
         try:
             request = read_body(endpoint.body, body)
             request.accept(ignored)
+            if whole and request.stream:
+                ignored.add("stream")
             name = builder.check_model(request.requested_model)
             choices = self._choices(request.questions(ignored, builder.template), times)
         except PocketVLMError as error:
@@ -131,6 +136,8 @@ class Responder:
             prompt = self._prompt(question, times)
             thinking = builder.thinks(question, prompt)
             requests += builder.requests(question, prompt, builder.constraint(question, thinking))
+        for request in requests:
+            self._driver.engine.check(request)
         return [
             Choice(index, request, builder.answer_options(questions[0], thinking), times.began)
             for index, request in enumerate(requests)
@@ -158,22 +165,16 @@ def _endpoint(path: str) -> Endpoint:
     return ENDPOINTS[path]
 
 
-def _deltas(driver: EngineDriver, choices: Sequence[Choice]) -> Generator[Delta, None, None]:
-    """The deltas of choices that run together, as they come; all have ended when it is left. Raises ApiError."""
+@contextmanager
+def _running(driver: EngineDriver, choices: Sequence[Choice]) -> Iterator[Iterator[Delta]]:
+    """Run choices together: their deltas as they come, which raise ApiError. All have ended when it is left."""
     arrived: deque[tuple[Choice, TokenEvent]] = deque()
     tickets: list[Ticket] = []
 
     def deliver(choice: Choice, event: TokenEvent) -> None:
         arrived.append((choice, event))
 
-    try:
-        for choice in choices:
-            try:
-                ticket = driver.submit(choice.request, partial(deliver, choice))
-            except PocketVLMError as error:
-                raise from_failure(error) from None
-            tickets.append(ticket)
-            choice.begin(ticket)
+    def deltas() -> Iterator[Delta]:
         while any(choice.finish_reason is None for choice in choices):
             driver.wait(lambda: bool(arrived))
             choice, event = arrived.popleft()
@@ -184,6 +185,13 @@ def _deltas(driver: EngineDriver, choices: Sequence[Choice]) -> Generator[Delta,
                 if delta.finish_reason is not None:
                     driver.end(tickets[choice.index])  # its counts and times are final now
                 yield delta
+
+    try:
+        for choice in choices:
+            ticket = driver.submit(choice.request, partial(deliver, choice))
+            tickets.append(ticket)
+            choice.begin(ticket)
+        yield deltas()
     finally:
         for ticket in tickets:
             driver.end(ticket)
