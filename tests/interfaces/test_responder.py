@@ -16,7 +16,7 @@ from server.bodies.responses import RESPONSES
 from server.kit import Running, events
 
 from pocketvlm.errors import OptionError
-from pocketvlm.interfaces.bodies import ENDPOINTS
+from pocketvlm.interfaces.endpoints import ENDPOINTS
 from pocketvlm.interfaces.errors import ApiError
 from pocketvlm.interfaces.responder import Responder, Response
 

@@ -17,7 +17,7 @@ from pocketvlm.api import Model
 from pocketvlm.engine.driver import EngineDriver, Ticket
 from pocketvlm.engine.request import Request, TokenEvent
 from pocketvlm.errors import OptionError, PocketVLMError
-from pocketvlm.interfaces.bodies import ENDPOINTS, Endpoint, read_body
+from pocketvlm.interfaces.endpoints import ENDPOINTS, Endpoint, read_body
 from pocketvlm.interfaces.errors import ApiError, from_delta, from_failure
 from pocketvlm.interfaces.fields import IgnoredFields
 from pocketvlm.interfaces.media import ReadMedia, refuse, with_data
@@ -28,7 +28,7 @@ from pocketvlm.interfaces.usage import RequestOutput, RequestTimes
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.types import Prompt
 
-Body = bytes | str | Mapping[str, Any]
+JsonBody = bytes | str | Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Responder:
         """Release what guided answers needed; the model stays open."""
         self._builder.close()
 
-    def answer(self, path: str, body: Body, request_id: str | None = None) -> Response:
+    def answer(self, path: str, body: JsonBody, request_id: str | None = None) -> Response:
         """The whole answer to a body of `path`, a key of ENDPOINTS; `stream: true` in it is ignored.
 
         A request that is wrong gets its error as the response. Raises OptionError for another path.
@@ -88,7 +88,7 @@ class Responder:
         except ApiError as error:
             return Response(error.status, error.body(endpoint.style, number), number, str(ignored))
 
-    def stream(self, path: str, body: Body, request_id: str | None = None) -> Generator[bytes, None, None]:
+    def stream(self, path: str, body: JsonBody, request_id: str | None = None) -> Generator[bytes, None, None]:
         """The answer as the pieces of a stream: server-sent events, or for Ollama's paths lines of JSON.
 
         The request is checked and prepared at once, and runs as the stream is read; a failure then is its last event.
@@ -111,7 +111,7 @@ class Responder:
                 yield stream.failure(error)
 
     def _prepare(
-        self, endpoint: Endpoint, body: Body, request_id: str, ignored: IgnoredFields, whole: bool = False
+        self, endpoint: Endpoint, body: JsonBody, request_id: str, ignored: IgnoredFields, whole: bool = False
     ) -> tuple[RequestOutput, Renderer]:
         """The choices that are to run, and what writes their answer. Raises ApiError."""
         builder, times = self._builder, RequestTimes()

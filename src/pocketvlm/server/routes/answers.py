@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from pocketvlm.interfaces.bodies import ENDPOINTS
+from pocketvlm.interfaces.endpoints import ENDPOINTS
 from pocketvlm.interfaces.schemas.anthropic import CountRequest, MessagesRequest
 from pocketvlm.interfaces.schemas.chat import ChatRequest, CompletionRequest
 from pocketvlm.interfaces.schemas.common import AnswerRequest

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.interfaces.bodies import read_json
+from pocketvlm.interfaces.endpoints import read_json
 from pocketvlm.interfaces.errors import ApiError, from_failure
 from pocketvlm.interfaces.schemas.common import Body
 from pocketvlm.server.context import Context

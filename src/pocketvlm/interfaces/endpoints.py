@@ -1,4 +1,4 @@
-"""Bodies of requests are read here: JSON, then the typed request of the endpoint that it came to."""
+"""Endpoints are the paths that answer: each has the class of its bodies and the renderer of its answers."""
 
 from __future__ import annotations
 
