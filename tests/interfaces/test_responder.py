@@ -15,6 +15,7 @@ from server.bodies.parts import DATA, SCHEMA, URI, Sent, flat, function
 from server.bodies.responses import RESPONSES
 from server.kit import Running, events
 
+import pocketvlm
 from pocketvlm.errors import OptionError
 from pocketvlm.interfaces.endpoints import ENDPOINTS
 from pocketvlm.interfaces.errors import ApiError
@@ -232,11 +233,32 @@ def test_a_stream_is_refused_before_it_begins(responder: Responder) -> None:
         responder.stream(CHAT_PATH, {"messages": USER, "model": "other"})
 
 
-def test_a_stream_that_is_left_ends_its_request(responder: Responder) -> None:
-    stream = responder.stream(CHAT_PATH, {"messages": USER, "ignore_eos": True, "max_tokens": 500})
-    assert b"assistant" in next(stream)
-    next(stream)
-    stream.close()  # the fixture checks that nothing is left in the engine
+def test_a_stream_that_is_left_ends_its_request() -> None:
+    with pocketvlm.load("nano", threads=1) as model:
+        responder = Responder(model)
+        stream = responder.stream(CHAT_PATH, {"messages": USER, "ignore_eos": True, "max_tokens": 500, "n": 2})
+        assert b"assistant" in next(stream)
+        next(stream)
+        assert len(model.engine.sequences) == 2
+        stream.close()
+        assert not model.engine.sequences
+
+
+@pytest.mark.parametrize("path", [CHAT_PATH, MESSAGES_PATH, OLLAMA_CHAT])
+def test_a_failure_of_the_engine_is_told_in_the_interfaces_form(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    with pocketvlm.load("nano", threads=1) as model:
+        responder = Responder(model)
+        monkeypatch.setattr(model.engine, "step", broken)
+        whole = responder.answer(path, {"messages": USER, "max_tokens": 5})
+        assert whole.status == 500
+        error = whole.body["error"]
+        assert "ZeroDivisionError" in (error if path == OLLAMA_CHAT else error["message"])
+        stream = b"".join(responder.stream(path, {"messages": USER, "max_tokens": 5}, whole.request_id))
+        last = [line for line in stream.splitlines() if line.startswith((b"{", b"data: {"))][-1]
+        assert json.loads(last.removeprefix(b"data: ")) == whole.body
 
 
 def test_an_unknown_path_is_our_callers_mistake(responder: Responder) -> None:
