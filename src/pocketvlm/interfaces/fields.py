@@ -16,8 +16,8 @@ CHAT, COMPLETIONS, RESPONSES = "chat", "completions", "responses"
 MESSAGES, OLLAMA, TOKENS = "messages", "ollama", "tokens"
 OPENAI = (CHAT, COMPLETIONS, RESPONSES)
 
-_MOST_NAMES = 40
-_MOST_CHARACTERS = 120
+_MAX_NAMES = 40
+_MAX_CHARACTERS = 120
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]:\-]")
 
 
@@ -31,12 +31,12 @@ class IgnoredFields:
 
     def add(self, name: str) -> None:
         """Report one field by its path in the request. Raises OptionError if fields must not be ignored."""
-        safe = _UNSAFE.sub("?", name[:_MOST_CHARACTERS])
+        safe = _UNSAFE.sub("?", name[:_MAX_CHARACTERS])
         if self._strict:
             raise OptionError(f"{safe}: this field is not supported, and --strict refuses what it would ignore")
         if safe in self._names:
             return
-        if len(self._names) < _MOST_NAMES:
+        if len(self._names) < _MAX_NAMES:
             self._names[safe] = None
         else:
             self._more += 1

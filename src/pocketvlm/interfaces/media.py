@@ -1,4 +1,4 @@
-"""Images and videos that a request names by URL, path or file id are found here, and their data put in their place."""
+"""Find the images and videos that a request names by URL, path or file id, and replace these names by data URIs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Part = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class MediaSource:
-    """What one image, one video or one frame of a list is named by. where: its place in the messages.
+    """The name of one image, one video or one frame of a list. where: its position in the messages.
 
     kind "data" has its data already, "url" is any other URL, "path" a file's path, "file_id" the id of an upload.
     """
@@ -33,7 +33,7 @@ ReadMedia = Callable[[MediaSource], bytes]
 
 
 def refuse(source: MediaSource) -> bytes:
-    """The reader for requests that bring all data along. Raises ImageError."""
+    """The reader for requests that contain all data. Raises ImageError."""
     raise ImageError(f"{source.where}: nothing but data is read here: send a data URI or base64 text")
 
 

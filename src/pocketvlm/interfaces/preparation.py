@@ -89,7 +89,7 @@ class RequestBuilder:
 
     def check_length(self, question: Question) -> None:
         """Refuse text that cannot fit, before any work on it."""
-        most = self.max_model_len * _CHARACTERS_A_TOKEN
+        limit = self.max_model_len * _CHARACTERS_A_TOKEN
         length = len(question.text or "")
         for message in question.messages or ():
             content = message.get("content") if isinstance(message, Mapping) else None
@@ -99,7 +99,7 @@ class RequestBuilder:
                 texts = (part.get("text") for part in content if isinstance(part, Mapping))
                 length += sum(len(text) for text in texts if isinstance(text, str))
         given = len(question.ids or question.before)
-        if length > most or given > self.max_model_len:
+        if length > limit or given > self.max_model_len:
             count = f"{given} tokens" if given > self.max_model_len else f"{length} characters"
             raise ApiError(
                 400,
@@ -185,18 +185,20 @@ class RequestBuilder:
         if question.context_limit is not None and total < question.context_limit:
             room = min(room, question.context_limit - total)
         given = dict(question.sampling)
-        most = given.pop("max_tokens", self._default_max_tokens)
-        if most is None:
-            most = max(1, self.model.engine.memory.most_tokens - total)
-        least = given.get("min_tokens", 0)
-        if least > most:
+        max_tokens = given.pop("max_tokens", self._default_max_tokens)
+        if max_tokens is None:
+            max_tokens = max(1, self.model.engine.memory.most_tokens - total)
+        min_tokens = given.pop("min_tokens", 0)
+        if min_tokens > max_tokens:
             raise ApiError(
-                400, f"min_tokens={least} is more than max_tokens={most}: lower one of them", param="min_tokens"
+                400,
+                f"min_tokens={min_tokens} is more than max_tokens={max_tokens}: lower one of them",
+                param="min_tokens",
             )
         # Neither limit can be met beyond the end of the context.
-        most, given["min_tokens"] = min(most, room), min(least, room)
+        limits = {"max_tokens": min(max_tokens, room), "min_tokens": min(min_tokens, room)}
         try:
-            return dataclasses.replace(self.model.sampling_defaults, **{**given, "max_tokens": most})
+            return dataclasses.replace(self.model.sampling_defaults, **given, **limits)
         except PocketVLMError as error:
             raise from_failure(error) from None
 

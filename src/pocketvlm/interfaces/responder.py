@@ -33,7 +33,7 @@ JsonBody = bytes | str | Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What one body got: 200 and the answer, or another status and an error, both in the form of its interface.
+    """The answer to one body, with status 200, or an error with its HTTP status, in the form of the body's interface.
 
     ignored: paths of the fields that had no effect, separated by commas.
     """
@@ -60,7 +60,7 @@ class Responder:
         strict: bool = False,
         **options: Any,
     ) -> None:
-        # The processor gets data alone: nothing is opened but by `read_media`.
+        # The processor gets only data, so that only `read_media` opens files and connections.
         bounds = replace(limits or MediaLimits(), local_files=False, remote=False)
         self._driver = model.driver
         self._builder = RequestBuilder(model, bounds, **options)
@@ -72,9 +72,9 @@ class Responder:
         self._builder.close()
 
     def answer(self, path: str, body: JsonBody, request_id: str | None = None) -> Response:
-        """The whole answer to a body of `path`, a key of ENDPOINTS; `stream: true` in it is ignored.
+        """The whole answer to a body of `path`, a key of ENDPOINTS; `stream: true` in the body is ignored.
 
-        A request that is wrong gets its error as the response. Raises OptionError for another path.
+        The response to a wrong request is its error. Raises OptionError for another path.
         """
         endpoint, number = _endpoint(path), request_id or secrets.token_hex(12)
         ignored = IgnoredFields(self._strict)
@@ -89,10 +89,10 @@ class Responder:
             return Response(error.status, error.body(endpoint.style, number), number, str(ignored))
 
     def stream(self, path: str, body: JsonBody, request_id: str | None = None) -> Generator[bytes, None, None]:
-        """The answer as the pieces of a stream: server-sent events, or for Ollama's paths lines of JSON.
+        """The answer as the chunks of a stream: server-sent events, or lines of JSON for Ollama's paths.
 
-        The request is checked and prepared at once, and runs as the stream is read; a failure then is its last event.
-        Raises ApiError for a request that is wrong, OptionError for another path.
+        This call checks and prepares the request; the engine runs it as the stream is read. A failure of the engine is
+        the last chunk. Raises ApiError for a wrong request, OptionError for another path.
         """
         number = request_id or secrets.token_hex(12)
         return self._events(*self._prepare(_endpoint(path), body, number, IgnoredFields(self._strict)))
@@ -167,7 +167,10 @@ def _endpoint(path: str) -> Endpoint:
 
 @contextmanager
 def _running(driver: EngineDriver, choices: Sequence[Choice]) -> Iterator[Iterator[Delta]]:
-    """Run choices together: their deltas as they come, which raise ApiError. All have ended when it is left."""
+    """Run choices together and give their deltas as they come. Leaving the block ends the choices.
+
+    Reading the deltas raises ApiError when a choice fails.
+    """
     arrived: deque[tuple[Choice, TokenEvent]] = deque()
     tickets: list[Ticket] = []
 

@@ -25,7 +25,7 @@ class RequestTimes:
 
 @dataclass(frozen=True, slots=True)
 class RequestUsage:
-    """Counts of a run so far, and where its time went, in seconds."""
+    """Token counts of a request so far, and the seconds of each stage."""
 
     prompt: int
     image: int
@@ -44,7 +44,7 @@ class RequestUsage:
 
     @classmethod
     def of(cls, choices: Sequence[Choice], times: RequestTimes) -> RequestUsage:
-        """The usage of choices that the engine has, whatever has happened to them."""
+        """The usage of submitted choices, running or ended."""
         prompts = prompts_of(choices)
         tickets = [_ticket(choice) for choice in choices]
         cached = {id(choice.request.prompt): _ticket(choice).cached_tokens for choice in choices}

@@ -11,7 +11,7 @@ from pocketvlm.errors import OptionError
 from pocketvlm.interfaces.fields import CHAT, COMPLETIONS, IgnoredFields
 from pocketvlm.interfaces.media import check_options
 from pocketvlm.interfaces.requests import Guide, Question
-from pocketvlm.interfaces.schemas.common import Count, Effort, Json, Object, Sampling, UsageChunks, most_tokens, thinks
+from pocketvlm.interfaces.schemas.common import Count, Effort, Json, Object, Sampling, UsageChunks, thinks, token_limit
 from pocketvlm.interfaces.schemas.parts import plain_messages
 from pocketvlm.interfaces.schemas.tools import Tool, ToolChoice, form_of, read_tools
 from pocketvlm.processor.messages import MEDIA_OPTIONS
@@ -179,7 +179,7 @@ class ChatRequest(Guided):
 
     def questions(self, ignored: IgnoredFields, template: str) -> list[Question]:
         """What is asked. Raises OptionError and PromptError."""
-        sampling = {**self.sampling(), **most_tokens(self, "max_completion_tokens", "max_tokens")}
+        sampling = {**self.sampling(), **token_limit(self, "max_completion_tokens", "max_tokens")}
         if self.top_logprobs and not self.logprobs:
             raise OptionError("top_logprobs needs logprobs: true")
         if self.logprobs:

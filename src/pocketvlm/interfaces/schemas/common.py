@@ -116,7 +116,7 @@ class Sampling(AnswerRequest):
             "top_k", "ignore_eos", "min_tokens",
         )  # fmt: skip
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        given |= most_tokens(self, "max_tokens")
+        given |= token_limit(self, "max_tokens")
         if self.stop is not None:
             given["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if self.stop_token_ids is not None:
@@ -126,7 +126,7 @@ class Sampling(AnswerRequest):
         return given
 
 
-def most_tokens(body: Body, *names: str) -> dict[str, Any]:
+def token_limit(body: Body, *names: str) -> dict[str, Any]:
     """The limit on an answer's tokens as a field of SamplingParams: {} if none of the fields is there.
 
     null and -1 mean None, no limit but the context. Raises OptionError for two different limits.

@@ -10,7 +10,7 @@ from pocketvlm.errors import OptionError
 from pocketvlm.interfaces.fields import RESPONSES, IgnoredFields
 from pocketvlm.interfaces.media import check_options
 from pocketvlm.interfaces.requests import Guide, Question
-from pocketvlm.interfaces.schemas.common import Effort, Json, Object, Sampling, most_tokens, thinks
+from pocketvlm.interfaces.schemas.common import Effort, Json, Object, Sampling, thinks, token_limit
 from pocketvlm.interfaces.schemas.items import Items
 from pocketvlm.interfaces.schemas.tools import FlatTool, ToolChoice, form_of, read_tools
 from pocketvlm.processor.messages import MEDIA_OPTIONS
@@ -72,7 +72,7 @@ class ResponsesRequest(Sampling):
 
     def questions(self, ignored: IgnoredFields, template: str) -> list[Question]:
         """What is asked. Raises OptionError and PromptError."""
-        sampling = {**self.sampling(), **most_tokens(self, "max_output_tokens", "max_tokens")}
+        sampling = {**self.sampling(), **token_limit(self, "max_output_tokens", "max_tokens")}
         for index, name in enumerate(self.include or ()):
             if name != LOGPROBS:
                 ignored.add(f"include[{index}]")
