@@ -26,7 +26,7 @@ RUNTIME = _native.Runtime(2, usable()[-1])
 
 
 def unpacked(packed: PackedMatrix) -> tuple[NDArray[np.uint8], NDArray[np.float16] | None, Floats]:
-    """Codes [outputs, inputs], group scales [outputs, groups] and row scales by the words of native/coded/coded.h."""
+    """Codes [outputs, inputs], group scales [outputs, groups] and row scales by the words of native/quantized/quantized.h."""
     tiles, steps, _ = packed.codes.shape
     codes = np.zeros((tiles * 16, packed.depth), np.uint8)
     for tile in range(tiles):
@@ -47,7 +47,7 @@ def unpacked(packed: PackedMatrix) -> tuple[NDArray[np.uint8], NDArray[np.float1
 def seen(packed: PackedMatrix) -> Floats:
     """The values that the kernels multiply with."""
     out = np.empty((packed.outputs, packed.inputs), np.float32)
-    RUNTIME.coded_embed(packed.handle, np.arange(packed.outputs, dtype=np.int32), out)
+    RUNTIME.quantized_embed(packed.handle, np.arange(packed.outputs, dtype=np.int32), out)
     return out
 
 
