@@ -86,7 +86,7 @@ class PackedMatrix {
 // Products of the rows x with several matrices at once. Lists `biases` and `residuals` may be shorter: the other products have none.
 void quantized_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list biases, nb::list residuals, nb::list outs,
                       int activation) {
-    constexpr size_t most = most_products;
+    constexpr size_t most = max_products;
     const size_t count = weights.size();
     if (count < 1 || count > most || outs.size() != count) refuse("1 to 8 weights and as many outs");
     const Floats in(x, "x");

@@ -83,16 +83,16 @@ void conv_silu(Pool& pool, const ConvSilu& a) {
             }
         });
     });
-    int64_t pieces = 0;  // row blocks of all longer sequences
-    for (int64_t s = 0; s < a.sequences; ++s) pieces += rows(s) == 1 ? 0 : divide_up(rows(s), rows_a_task);
-    parallel(pool, pieces * blocks, [&](int64_t task, int) {
-        int64_t piece = task / blocks, s = 0;
+    int64_t chunks = 0;  // row blocks of all longer sequences
+    for (int64_t s = 0; s < a.sequences; ++s) chunks += rows(s) == 1 ? 0 : divide_up(rows(s), rows_a_task);
+    parallel(pool, chunks * blocks, [&](int64_t task, int) {
+        int64_t chunk = task / blocks, s = 0;
         for (;; ++s) {
             const int64_t count = rows(s) == 1 ? 0 : divide_up(rows(s), rows_a_task);
-            if (piece < count) break;
-            piece -= count;
+            if (chunk < count) break;
+            chunk -= count;
         }
-        const int64_t first = piece * rows_a_task;
+        const int64_t first = chunk * rows_a_task;
         range(task % blocks, [&](int64_t begin, int64_t end) {
             conv_block(a, s, first, min(rows(s), first + rows_a_task), begin, end, windows + s * window);
         });

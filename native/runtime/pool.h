@@ -1,4 +1,4 @@
-// A few threads that share loops, and the scratch memory of the loops.
+// A thread pool that runs parallel loops and owns their scratch memory.
 #pragma once
 
 #include <cstddef>
