@@ -126,7 +126,7 @@ class Runtime:
         row_scale: _Floats,
         codebook: _Bytes | None,
     ) -> None:
-        """Round weight [outputs, inputs] to nearest and write codes and scales, of the shapes that QuantizedMatrix expects.
+        """Round weight [outputs, inputs] to nearest; write codes and scales in the shapes that QuantizedMatrix expects.
 
         codebook: [16] with rising values for 4 bits, None for 8.
         """

@@ -26,7 +26,7 @@ RUNTIME = _native.Runtime(2, usable()[-1])
 
 
 def unpacked(packed: PackedMatrix) -> tuple[NDArray[np.uint8], NDArray[np.float16] | None, Floats]:
-    """Codes [outputs, inputs], group scales [outputs, groups] and row scales by the words of native/quantized/quantized.h."""
+    """Codes [outputs, inputs], group scales [outputs, groups] and row scales as native/quantized/quantized.h says."""
     tiles, steps, _ = packed.codes.shape
     codes = np.zeros((tiles * 16, packed.depth), np.uint8)
     for tile in range(tiles):

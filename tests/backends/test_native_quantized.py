@@ -170,6 +170,8 @@ def test_wrong_arrays_are_refused(native: NativeOps) -> None:
             make(*args)
     weight = make(8, 0, 64, 16, codes, None, None, scale, None)
     with pytest.raises(ValueError, match="x must have shape"):
-        native._native.quantized_linear(np.zeros((1, 65), np.float32), [weight], [], [], [np.zeros((1, 16), np.float32)], 0)
+        native._native.quantized_linear(
+            np.zeros((1, 65), np.float32), [weight], [], [], [np.zeros((1, 16), np.float32)], 0
+        )
     with pytest.raises(ValueError, match="1 to 8 weights"):
         native._native.quantized_linear(np.zeros((1, 64), np.float32), [weight], [], [], [], 0)

@@ -25,9 +25,9 @@ from pocketvlm.processor.sampling import VideoOptions
 began = time.perf_counter()
 clip = open_clip(sys.argv[1], VideoOptions(stack_frames=int(sys.argv[2])), ProcessorConfig(), MediaLimits())
 opened = time.perf_counter() - began
-shapes = {clip.load(number, 0).patches.shape for number in range(len(clip.units))}
+shapes = {clip.load(number, 0).patches.shape for number in range(len(clip.groups))}
 print(json.dumps({
-    "pictures": len(clip.units), "opened": opened, "decode": clip.seconds.decode, "resize": clip.seconds.resize,
+    "pictures": len(clip.groups), "opened": opened, "decode": clip.seconds.decode, "resize": clip.seconds.resize,
     "shapes": sorted(shapes), "peak": int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024,
 }))
 """

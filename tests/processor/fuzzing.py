@@ -96,7 +96,7 @@ def watch(data: bytes, generator: random.Random) -> None:
         start=generator.choice((None, 0.3)),
     )
     clip = open_clip(data, options, ProcessorConfig(), LIMITS)
-    for number in range(min(6, len(clip.units))):
+    for number in range(min(6, len(clip.groups))):
         clip.load(number, 0)
 
 

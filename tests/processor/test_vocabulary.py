@@ -162,7 +162,7 @@ def test_any_merges_in_any_order(seed: int, count: int, strings: list[str], agai
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pocketvlm.processor.bpe._MOST_WORDS", 3)
+    monkeypatch.setattr("pocketvlm.processor.bpe._MAX_WORDS", 3)
     bpe = Bpe(vocabulary.parse(json.dumps(grown(1, 300, "abc")).encode(), "x"), "x")
     text = "ab ac bc ca cb ba " + "abc" * 50
     assert bpe.encode(text) == bpe.encode(text)

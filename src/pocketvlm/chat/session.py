@@ -18,7 +18,7 @@ from pocketvlm.chat.settings import Settings
 from pocketvlm.chat.typed import Absent, Found, understand
 from pocketvlm.errors import InputError, OptionError
 from pocketvlm.parsing import Content, Reasoning
-from pocketvlm.processor.kept import KeptPictures
+from pocketvlm.processor.image_cache import ImageCache
 from pocketvlm.suggest import nearest
 from pocketvlm.types import FinishReason, Timings, Usage
 
@@ -62,7 +62,7 @@ class Session:
         self.pending: list[Medium] = []
         self.last: Turn | None = None
         self.file: Path | None = None
-        self._kept = KeptPictures()
+        self._image_cache = ImageCache()
         self._refused = ""
         self._stream: ChoiceStream | None = None
         self._stopped = False
@@ -181,7 +181,7 @@ class Session:
         arguments = self.settings.arguments()
         chosen = {name: value for name, value in arguments.items() if name in PROCESSOR_OPTIONS}
         prompt = self.model.processor(
-            self.conversation.prompt(arguments.get("alpha", "white")), kept=self._kept, **chosen
+            self.conversation.prompt(arguments.get("alpha", "white")), image_cache=self._image_cache, **chosen
         )
         others = {name: value for name, value in arguments.items() if name not in chosen}
         stream = self._stream = self.model.deltas(prompt, began=began, **others)

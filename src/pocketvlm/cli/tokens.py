@@ -108,7 +108,7 @@ def count(
     from dataclasses import replace
 
     from pocketvlm.processor.messages import IMAGE_OPTIONS, VIDEO_OPTIONS
-    from pocketvlm.processor.sampling import VideoOptions, plan_pictures
+    from pocketvlm.processor.sampling import VideoOptions, plan_groups
     from pocketvlm.processor.sizes import ImageOptions, plan_image
 
     image_options = {name: value for name, value in chosen.items() if name in IMAGE_OPTIONS}
@@ -128,7 +128,7 @@ def count(
         modes: dict[str, Any] = {}
         for mode in MODES:
             options = replace(watched, downsample_mode=mode)
-            pictured = plan_pictures(video.width, video.height, video.pictures, options)
+            pictured = plan_groups(video.width, video.height, video.pictures, options)
             modes[mode] = {
                 "vision_tokens": sum(picture.vision_tokens for picture in pictured),
                 "tokens": sum(picture.tokens for picture in pictured) + tag,

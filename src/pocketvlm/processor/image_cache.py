@@ -1,4 +1,4 @@
-"""The views of a conversation's pictures are cached, so that a second question does not cut them again."""
+"""The views of a conversation's images are cached, so that a second question does not cut them again."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pocketvlm.processor.image import Patches
 from pocketvlm.processor.sizes import ImageOptions, Layout, describe
 from pocketvlm.types import ImageInfo
 
-# Six pictures of nine views each, as the released checkpoint cuts them.
+# Bytes: six images of nine views each, as the released checkpoint cuts them.
 DEFAULT_LIMIT = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """One decoded and cut image."""
+class PreparedImage:
+    """One image, decoded and cut into views."""
 
     width: int
     height: int
@@ -29,26 +29,31 @@ class Picture:
         return describe(self.width, self.height, self.layout, self.options, tokens)
 
 
-class KeptPictures:
-    """Cut pictures by the object they were made of, those used last kept. Whoever keeps them changes no such object."""
+class ImageCache:
+    """Images cut into views, by the source object and its options; the least recently used are evicted.
+
+    Callers must not change a source object while its image is cached.
+    """
 
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         """limit: bytes of patches."""
         self._limit = limit
-        # The source is cached with its picture, so that no other object gets its id.
-        self._pictures: LRU[tuple[int, ImageOptions], tuple[Any, Picture]] = LRU(limit, lambda pair: _nbytes(pair[1]))
+        # The source is cached with its image, so that no other object can get its id.
+        self._images: LRU[tuple[int, ImageOptions], tuple[Any, PreparedImage]] = LRU(
+            limit, lambda pair: _nbytes(pair[1])
+        )
 
-    def find(self, source: Any, options: ImageOptions) -> Picture | None:
-        """The picture that was made of this very object with these options, if it is kept."""
-        found = self._pictures.use((id(source), options))
+    def find(self, source: Any, options: ImageOptions) -> PreparedImage | None:
+        """The cached image of this very object with these options, or None."""
+        found = self._images.use((id(source), options))
         return None if found is None else found[1]
 
-    def keep(self, source: Any, options: ImageOptions, picture: Picture) -> None:
-        """Keep a picture; those used longest ago go for it. Names of files are not kept: the files may change."""
-        if isinstance(source, str) or _nbytes(picture) > self._limit:
+    def put(self, source: Any, options: ImageOptions, image: PreparedImage) -> None:
+        """Cache an image; may evict others. Sources that are file names are not cached, because files may change."""
+        if isinstance(source, str) or _nbytes(image) > self._limit:
             return
-        self._pictures.put((id(source), options), (source, picture))
+        self._images.put((id(source), options), (source, image))
 
 
-def _nbytes(picture: Picture) -> int:
-    return sum(view.patches.nbytes for view in picture.views)
+def _nbytes(image: PreparedImage) -> int:
+    return sum(view.patches.nbytes for view in image.views)
