@@ -58,7 +58,7 @@ def texts() -> st.SearchStrategy[dict[str, Any]]:
 
 def arrays(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.builds(
-        lambda items, least, more: {"type": "array", "items": items, "minItems": least, "maxItems": least + more},
+        lambda items, low, more: {"type": "array", "items": items, "minItems": low, "maxItems": low + more},
         inner,
         st.integers(0, 2),
         st.integers(0, 2),
