@@ -30,12 +30,12 @@ TOOLS = [
     {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": PROPERTIES}}}
     for name in ("look", "find_it")
 ]
-PIECES = [
+TEXTS = [
     "<", ">", "</", "<b>", "<tool_call", "<tool_call>", "</tool_call>", "<function=", "<function=x>", "</function>",
     "<parameter=", "<parameter=x>", "</parameter>", "\n", "\n\n", " ", "a", "é", "中", '"', "\\", "\\n", "null", "True",
     "12",
 ]  # fmt: skip
-TEXT = st.lists(st.sampled_from(PIECES), max_size=10).map("".join) | st.text(max_size=10)
+TEXT = st.lists(st.sampled_from(TEXTS), max_size=10).map("".join) | st.text(max_size=10)
 # Where the form itself cannot tell: a value with the end of a value and what follows one inside, or the end of a call
 # and the beginning of the next.
 AMBIGUOUS = re.compile(
