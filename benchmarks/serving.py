@@ -169,7 +169,7 @@ class Serving:
                 self.keep()
 
     def record(self) -> dict[str, Any]:
-        """What is stored beside the rows."""
+        """The facts that are stored with the rows."""
         if self.stored is not None:  # of the run that most rows are of
             return self.stored[0]
         return {"machine": self.machine, "missing": self.missing}
@@ -211,7 +211,7 @@ def render(record: dict[str, Any], rows: dict[str, Figures]) -> None:
 def main() -> None:
     """Run, or render what was found."""
     options = parse()
-    # For gguf and matplotlib; behind what is installed, which has its own NumPy.
+    # For gguf and matplotlib; after the installed packages, which have their own NumPy.
     sys.path += [str(path) for path in options.llama_packages]
     if options.render:
         render(*stored())

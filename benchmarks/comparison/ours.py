@@ -107,7 +107,7 @@ class Ours:
         return self.first_token(text_prompt(random_ids(tokens)))
 
     def decode(self, depth: int, tokens: int) -> float:
-        """Seconds a token behind a prompt of `depth` ids."""
+        """Seconds a token after a prompt of `depth` ids."""
         return self._steps([text_prompt(random_ids(depth))], tokens)
 
     def batch(self, sequences: int, tokens: int) -> float:

@@ -64,7 +64,7 @@ class Server:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
                 self.cost = asyncio.run(self._first())
-            except Exception:  # whatever it is, it may be that it still loads
+            except Exception:  # any failure may only mean that the server still loads
                 time.sleep(0.5)
                 continue
             return
@@ -106,7 +106,7 @@ class Server:
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """A free port."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         return int(found.getsockname()[1])
 

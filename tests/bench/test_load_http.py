@@ -62,13 +62,13 @@ ANSWERS = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_every_split_gives_the_same(name: str) -> None:
-    data, kept = ANSWERS[name]
+    data, reused = ANSWERS[name]
     expected, _ = receive(data)
     assert expected.error == ""
     for cut in range(1, len(data)):
         received, connection = receive(data[:cut], data[cut:])
         assert (received.status, received.body, received.error) == (expected.status, expected.body, "")
-        assert connection.reusable is kept
+        assert connection.reusable is reused
     single, _ = receive(*(data[i : i + 1] for i in range(len(data))))
     assert single.body == expected.body
 
