@@ -281,14 +281,14 @@ def test_save_refuses_to_replace_a_strange_file(session: Session, here: Path) ->
 def test_a_new_conversation_does_not_replace_the_saved_one(session: Session, here: Path) -> None:
     ask(session, "Hello")
     run(session, "/save talk.json")
-    kept = (here / "talk.json").read_text()
+    saved = (here / "talk.json").read_text()
     run(session, "/clear")
     with pytest.raises(InputError, match="nothing was said yet"):
         run(session, "/save talk.json overwrite")
     ask(session, "Hello again")
     with pytest.raises(OptionError, match=r"write /save talk\.json"):
         run(session, "/save")
-    assert (here / "talk.json").read_text() == kept
+    assert (here / "talk.json").read_text() == saved
 
 
 def test_pictures_can_be_saved_inside_the_file(session: Session, here: Path) -> None:

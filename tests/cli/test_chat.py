@@ -166,7 +166,7 @@ def test_markdown_is_cut_where_nothing_can_change_any_more():
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="a \n`~-", max_size=60), st.integers(1, 60))
-def test_markdown_in_pieces_is_cut_as_the_whole_is(text, at):
+def test_streamed_markdown_is_split_as_the_whole_is(text, at):
     first, rest = split_blocks(text[:at])
     second, rest = split_blocks(rest + text[at:])
     assert first + second + rest == text

@@ -76,7 +76,7 @@ def test_files_are_read_each_time(model: Model, cut: list[Any], tmp_path: Path) 
     assert cut == [(100, 80), (120, 80)]
 
 
-def test_what_is_kept_is_bounded(model: Model, cut: list[Any]) -> None:
+def test_the_cache_is_bounded(model: Model, cut: list[Any]) -> None:
     images = [picture(300 + number, 300) for number in range(3)]
     size = sum(view.patches.nbytes for view in model.processor(talk(images[0])).views)
     cache = ImageCache(int(2.5 * size))
@@ -90,7 +90,7 @@ def test_what_is_kept_is_bounded(model: Model, cut: list[Any]) -> None:
     assert len(cut) == 6
 
 
-def test_limits_count_kept_pictures_too(model: Model) -> None:
+def test_limits_count_cached_images_too(model: Model) -> None:
     image, cache = picture(400, 300), ImageCache()
     tokens = model.processor(talk(image), image_cache=cache).image_tokens
     with pytest.raises(ImageError, match="visual tokens up to here"):

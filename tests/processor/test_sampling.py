@@ -51,7 +51,7 @@ def test_random_clips_as_transformers_chooses(part):
         assert mains + subs == reference_indices(total, fps, seconds, maximum, stack)
 
 
-def test_all_frames_of_a_short_clip_and_none_behind_them() -> None:
+def test_all_frames_of_a_short_clip_and_none_after_them() -> None:
     """As many a second as there are: seconds times rate may be a little more than the number of frames."""
     over = 0
     for total in range(1, 60):

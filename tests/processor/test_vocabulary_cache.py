@@ -38,7 +38,7 @@ def never_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vocabulary, "parse", parse)
 
 
-def test_the_second_time_reads_what_was_kept(small: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_the_second_load_reads_the_cache(small: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     first = vocabulary.load(small, place(tmp_path))
     (file,) = files(tmp_path)
     os.utime(file, (1, 1))

@@ -61,7 +61,7 @@ def _configure(context: typer.Context, value: str | None) -> str | None:
 
 
 def nbytes(text: str | None, flag: str) -> int | None:
-    """A number of bytes, written as one or with K, M, G or T behind it. Raises OptionError."""
+    """A number of bytes, plain or followed by K, M, G or T. Raises OptionError."""
     if text is None:
         return None
     match = _SIZE.fullmatch(text.strip())

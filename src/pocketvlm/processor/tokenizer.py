@@ -79,8 +79,8 @@ class Tokenizer:
     ) -> Tokenizer:
         """Read tokenizer.json; config is the content of tokenizer_config.json. Raises CheckpointError.
 
-        cache: where its vocabulary is cached for the next start, in a form that loads at once (None: nowhere). Failures of
-        the cache become a CacheWarning.
+        cache: where its vocabulary is cached for the next start, in a form that loads at once (None: nowhere). Cache
+        failures become a CacheWarning.
         """
         return cls(load(Path(path), cache), config, where=str(path))
 

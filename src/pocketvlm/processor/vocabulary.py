@@ -206,8 +206,8 @@ def _tokens(ids: Mapping[str, int], where: str) -> dict[str, NDArray[Any]]:
     if found.max() < 256:
         data, lengths = found.astype(np.uint8), list(map(len, texts))
     else:
-        texts = list(map(token_bytes, texts))
-        data, lengths = np.frombuffer(b"".join(texts), np.uint8), list(map(len, texts))
+        tokens = list(map(token_bytes, texts))
+        data, lengths = np.frombuffer(b"".join(tokens), np.uint8), list(map(len, tokens))
     each = sorted(ALPHABET, key=ALPHABET.__getitem__)
     return {
         "text": data,
