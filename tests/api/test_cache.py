@@ -32,7 +32,7 @@ from pocketvlm.processor.messages import as_messages
 
 @pytest.fixture(autouse=True)
 def _keep_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(about, "SMALLEST_KEPT", 0)
+    monkeypatch.setattr(about, "MIN_CACHED_BYTES", 0)
 
 
 def load(cache: Any, **options: Any) -> Model:
@@ -64,7 +64,7 @@ def files(directory: Path, kind: str = "weights") -> list[Path]:
     return [file for file in sorted((directory / "packed").iterdir()) if kind_of(file) == kind]
 
 
-def test_the_second_start_reads_what_the_first_one_kept(tmp_path: Path, expected: np.ndarray) -> None:
+def test_the_second_start_reads_what_the_first_one_cached(tmp_path: Path, expected: np.ndarray) -> None:
     first = load(tmp_path)
     assert state(first).startswith("encoded, kept in ")
     (file,) = files(tmp_path)
@@ -197,9 +197,9 @@ def test_without_a_home_loading_says_so_once(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_default_place_and_small_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POCKETVLM_CACHE", str(tmp_path))
-    monkeypatch.setattr(about, "SMALLEST_KEPT", 64_000_000)
+    monkeypatch.setattr(about, "MIN_CACHED_BYTES", 64_000_000)
     assert state(load(True)) == "none"
-    monkeypatch.setattr(about, "SMALLEST_KEPT", 0)
+    monkeypatch.setattr(about, "MIN_CACHED_BYTES", 0)
     assert state(load(True)).startswith(f"encoded, kept in {tmp_path}/packed/")
 
 
@@ -207,7 +207,7 @@ def test_the_default_place_and_small_models(tmp_path: Path, monkeypatch: pytest.
     "options",
     [{}, {"weights": "bf16"}, {"weights": "auto", "precision": "exact"}, {"weights": "auto", "backend": "torch"}],
 )
-def test_the_tokenizer_is_kept_whatever_the_weights(
+def test_the_tokenizer_is_cached_with_any_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     threads = None if options.get("backend") == "torch" else 2
@@ -263,7 +263,7 @@ import os, signal, sys
 from pocketvlm import api
 from pocketvlm.api import about
 from pocketvlm import packfile
-about.SMALLEST_KEPT = 0
+about.MIN_CACHED_BYTES = 0
 put, calls = packfile.write_all, []
 def dying(*arguments):
     put(*arguments)
