@@ -89,7 +89,7 @@ def pack(texts: list[tuple[list[int], list[bool]]], pad: int) -> dict[str, Tenso
 
 
 def about(talk: Talk, rng: random.Random, seen: list[Seen], turns: list[list[tuple[str, str]]]) -> dict[str, Tensor]:
-    """A batch of conversations about clips; ends are the flat positions behind the frames."""
+    """A batch of conversations about clips; ends are the flat positions after the frames."""
     texts = [talk.build(rng, told, [s.placeholder]) for s, told in zip(seen, turns, strict=True)]
     batch = pack(texts, talk.tokenizer.token_to_id(PAD))
     width = seen[0].features.shape[-1]

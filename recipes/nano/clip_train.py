@@ -31,7 +31,7 @@ from watching import conversation, main_question
 
 
 class Heads(nn.Module):
-    """Throw-away classifiers behind every frame: what is so now, and what has been so far.
+    """Auxiliary classifiers after every frame: the state in the frame, and the state of the clip so far.
 
     What a frame itself shows is asked of the second layer too, everything of the last but one.
     """
@@ -47,11 +47,14 @@ class Heads(nn.Module):
         names = list(STATES)
         total = torch.zeros(())
         for heads, hidden in ((self.early, inner[1]), (self.late, inner[2])):
-            behind = F.rms_norm(hidden.flatten(0, 1)[batch["ends"]].float(), hidden.shape[-1:])
+            hidden_states = F.rms_norm(hidden.flatten(0, 1)[batch["ends"]].float(), hidden.shape[-1:])
             for name, head in heads.items():
                 labels = batch["states"][:, names.index(name)]
                 if (known := labels >= 0).any():
-                    total = total + F.cross_entropy(head(behind[known]).float(), labels[known]) * known.float().mean()
+                    total = (
+                        total
+                        + F.cross_entropy(head(hidden_states[known]).float(), labels[known]) * known.float().mean()
+                    )
         return total
 
 
@@ -141,7 +144,7 @@ def main() -> None:
     parser.add_argument("--fresh", type=int, default=12, help="new clips of a step")
     parser.add_argument("--lr", type=float, default=4e-4)
     parser.add_argument("--muon", type=float, default=0.006)
-    parser.add_argument("--aid", type=float, default=0.5, help="weight of the heads behind every frame")
+    parser.add_argument("--aid", type=float, default=0.5, help="weight of the heads after every frame")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--exam", type=int, default=150, help="held-out clips of a kind")
@@ -167,8 +170,8 @@ def main() -> None:
             part.load_state_dict(state[name])
         average, step, seconds = state["ema"], int(state["step"]), state["seconds"]
     talk, rng = Talk(Tokenizer.from_file(tokenizer)), random.Random(args.seed + step)
-    drawn: mp.Queue = mp.Queue(maxsize=8)
-    job = (drawn, args.start, tokenizer, args.seed + 3 * step + 1, args.fresh, args.pictures)
+    drawings: mp.Queue = mp.Queue(maxsize=8)
+    job = (drawings, args.start, tokenizer, args.seed + 3 * step + 1, args.fresh, args.pictures)
     worker = mp.Process(target=draw_forever, args=job, daemon=True)
     worker.start()
     stopping = [False]
@@ -192,14 +195,14 @@ def main() -> None:
     pool: deque[Seen] = deque(maxlen=25 * args.batch)
     budget = 60 * args.minutes
     while len(pool) < 8 * args.batch and not stopping[0]:
-        pool.extend(drawn.get()[0])
+        pool.extend(drawings.get()[0])
     clock = time.process_time()
     saved = shown = judged = seconds
     smooth: dict[str, float] = {}
     while seconds < budget and not stopping[0] and not (args.steps and step >= args.steps):
         began = time.perf_counter()
         try:
-            seen, pages = drawn.get(timeout=60)
+            seen, pages = drawings.get(timeout=60)
         except queue.Empty:
             continue
         waited = time.perf_counter() - began

@@ -147,11 +147,11 @@ def length(rng: random.Random, frames: int) -> float:
     return frames - rng.choice([0.0, rng.uniform(0.0, 0.7)])
 
 
-def some_thing(rng: random.Random, back: Colour, side: float, least: float = 120) -> Thing:
+def some_thing(rng: random.Random, back: Colour, side: float, min_contrast: float = 120) -> Thing:
     if rng.random() < 0.3:
         char, name = rng.choice(EMOJI)
         return Thing(name, round(side), emoji=char)
-    colour, rgb = ink(rng, back, least)
+    colour, rgb = ink(rng, back, min_contrast)
     return Thing(rng.choice(SHAPES), round(side), colour, rgb)
 
 
