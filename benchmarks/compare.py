@@ -47,7 +47,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="rows whose name contains this; stored results are left alone")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_RUNS} turns, fewer rows; stored results are left")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--gguf", type=Path, default=ROOT / "build" / "peers", help="where files of gigabytes are kept")
+    parser.add_argument("--gguf", type=Path, default=ROOT / "build" / "peers", help="folder of the exported files")
     parser.add_argument("--llama-packages", type=Path, nargs="*", default=[], help="folders with llama_cpp, gguf, ...")
     parser.add_argument("--avx2-packages", type=Path, nargs="*", default=[], help="the same, llama_cpp built for AVX2")
     parser.add_argument("--no-transformers", action="store_true")

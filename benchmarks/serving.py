@@ -51,7 +51,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--update", action="store_true", help="with --only: put these rows among the stored ones")
     parser.add_argument("--quick", action="store_true", help="nano, one short turn, no peers; stored results are left")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--gguf", type=Path, default=ROOT / "build" / "peers", help="where files of gigabytes are kept")
+    parser.add_argument("--gguf", type=Path, default=ROOT / "build" / "peers", help="folder of the exported files")
     parser.add_argument("--llama-server", type=Path, help="llama.cpp's llama-server")
     parser.add_argument("--llama-options", default="", help="more options for it, as one text")
     parser.add_argument("--llama-packages", type=Path, nargs="*", default=[], help="folders with llama_cpp, gguf, ...")

@@ -26,7 +26,7 @@ class PeerError(Exception):
 
 
 class Log:
-    """Takes llama.cpp's messages: to stderr if verbose, else only the last errors are kept for our own messages."""
+    """Receives llama.cpp's messages: prints them to stderr if verbose, else stores the last errors for our own."""
 
     def __init__(self, verbose: bool) -> None:
         self.errors: deque[str] = deque(maxlen=5)

@@ -25,7 +25,7 @@ IDLE = 500
 
 @dataclass
 class Figures:
-    """What a row found: by column, one value a turn. unit: "tok/s", "ms", "%" or "x"."""
+    """The results of a row: by column, one value for each turn. unit: "tok/s", "ms", "%" or "x"."""
 
     name: str
     unit: str
@@ -42,7 +42,7 @@ class Figures:
 
 @dataclass
 class Bench:
-    """What rows need. servers: ours first."""
+    """The servers and settings of a run. servers: ours first."""
 
     servers: Sequence[Server]
     bare: Callable[[], Bare]
@@ -57,7 +57,7 @@ class Bench:
         return self.servers[0]
 
     def alone(self, server: Server, work: Callable[[], Any]) -> Any:
-        """Have it work while all others are stopped."""
+        """Run `work` while all other servers are stopped."""
         server.resume()
         try:
             return asyncio.run(work())
@@ -148,8 +148,8 @@ def second_question(bench: Bench) -> Figures:
 def overhead(bench: Bench) -> Figures:
     """Time a token over HTTP, compared with the same prompts straight through the engine, at 1 and 8 sequences.
 
-    Twice over HTTP: with a client that hardly takes any processor, which shows the server alone, and with one that
-    reads each token when it comes, on the same cores. Many short turns: neighbours in time differ least.
+    HTTP is measured twice: with a client that takes little processor time, which shows the server alone, and with a
+    client that reads each token at once, on the same cores. Turns are short and many, because neighbours differ least.
     """
     figures = Figures("server over bare engine", "ms")
     server, bare = bench.ours, bench.bare()

@@ -1,6 +1,6 @@
 """Trains nano's text part on clips and pictures; the vision part stays frozen.
 
-A second process draws and looks; what the frozen vision part makes of frames is kept and asked about several times, so that
+A second process draws clips and encodes them; the features of the frozen vision part are cached and used several times, so that
 a step is text only.
 """
 
