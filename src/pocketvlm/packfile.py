@@ -153,13 +153,13 @@ def written(path: Path, what: str, write: Callable[[], None]) -> str:
     except OSError as error:
         reason = f"{error.strerror or error}: {path.parent}"
         warnings.warn(
-            f"the packed {what} cannot be kept and will be made again ({reason}): "
+            f"the packed {what} cannot be cached and will be made again ({reason}): "
             f"set POCKETVLM_CACHE to another directory, or load without cache",
             CacheWarning,
             stacklevel=3,
         )
-        return f"not kept ({reason})"
-    return f"kept in {path}"
+        return f"not cached ({reason})"
+    return f"cached in {path}"
 
 
 def sweep(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""Videos through `Model`: one road for all ways to give them, times of each stage, and failures with their class."""
+"""Videos through `Model`: one path for all kinds of input, times of each stage, and failures with their class."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_times_of_each_stage(model: Model, clip: Path) -> None:
     whole = first.timings.resize + repeated.timings.resize
     assert whole == pytest.approx(spent.resize, abs=1e-6)
     assert seen == [("watch", number, 5) for number in range(1, 6)] * 2
-    # Kept features need no frames: not even the thread is started.
+    # Cached features need no frames: not even the thread is started.
     cached = model.ask("What is this?", videos=[clip], temperature=0, max_tokens=2)
     cached = model.ask("What is this?", videos=[clip], temperature=0, max_tokens=2)
     assert (cached.timings.resize, cached.timings.vision) == (0, 0)

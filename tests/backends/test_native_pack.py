@@ -237,7 +237,7 @@ def test_a_hit_in_the_cache_reads_neither_weights_nor_codes(tmp_path: Path, roun
 
     first, second = tensor(), tensor()
     said, expected = start(first)
-    assert said.startswith("encoded, kept in ")
+    assert said.startswith("encoded, cached in ")
     assert reads
     broken = True
     said, found = start(second)

@@ -1,4 +1,4 @@
-"""A server that says what a test wrote down: whole answers, broken ones, and cuts in the middle."""
+"""A server that sends answers prepared by a test: whole ones, broken ones, and ones cut in the middle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The light HTTP client: heads and bodies at any split, connections kept or not, and what is not HTTP."""
+"""The light HTTP client: heads and bodies at any split, connections reused or not, and invalid HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole runs against a server that does what a test wrote down."""
+"""Whole runs against a server with answers prepared by the test."""
 
 from __future__ import annotations
 

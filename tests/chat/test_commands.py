@@ -1,4 +1,4 @@
-"""Every command of a chat: what it does, what it says, and how it refuses."""
+"""Every command of a chat: its effect, its reply, and its errors."""
 
 from __future__ import annotations
 

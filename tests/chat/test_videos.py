@@ -1,4 +1,4 @@
-"""Videos in the chat: which part is looked at, what is said of it, and what cannot be watched."""
+"""Videos in the chat: the sampled part, its description, and videos that cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pocketvlm chat` in a pipe, in this process: lines in, answers out; layout, Markdown in pieces, completion."""
+"""`pocketvlm chat` in a pipe, in this process: lines in, answers out; layout, streamed Markdown, completion."""
 
 from __future__ import annotations
 
@@ -216,10 +216,10 @@ def test_the_history_is_private_and_leaves_long_lines_out(tmp_path, monkeypatch)
     assert "xxx" not in path.read_text()
     assert [*_history(path).load_history_strings()] == ["Hello"]
     (tmp_path / "file").touch()
-    _history(tmp_path / "file" / "history").append_string("not kept")
+    _history(tmp_path / "file" / "history").append_string("not saved")
     if os.geteuid():
         path.chmod(0)
-        _history(path).append_string("not kept")
+        _history(path).append_string("not saved")
 
 
 def test_help_names_the_command(invoke):

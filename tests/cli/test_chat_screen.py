@@ -1,4 +1,4 @@
-"""What a live screen leaves on the terminal: each line of an answer once, however often it was drawn."""
+"""The output of a live screen: each line of an answer appears once, however often it was redrawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON under a schema: whatever is drawn is valid, valid texts are possible, and what cannot be enforced is named."""
+"""JSON under a schema: sampled texts are valid, valid texts are possible, and unsupported keywords are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers taken apart: what is reasoning, text and call, and that no split of the stream changes it."""
+"""Parsed answers: reasoning, text and calls, with the same result at any split of the stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The newline normaliser: what it converts, what it leaves alone, and that streaming changes nothing."""
+"""The newline normalizer: which text it converts, which it does not, and the same result when streamed."""
 
 from __future__ import annotations
 

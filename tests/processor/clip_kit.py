@@ -1,4 +1,4 @@
-"""Clips as tests open and look at them."""
+"""Helpers that open clips and load their frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places up to which another prompt may begin alike: behind the system prompt, behind images, before each answer."""
+"""Cache breakpoints of prompts: after the system prompt, after images, before each answer."""
 
 from __future__ import annotations
 

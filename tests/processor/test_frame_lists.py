@@ -1,4 +1,4 @@
-"""Videos whose frames are there already: folders, lists and arrays, and JPEG frames in one URI."""
+"""Videos given as decoded frames: folders, lists and arrays, and JPEG frames in one URI."""
 
 from __future__ import annotations
 

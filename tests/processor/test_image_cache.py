@@ -1,4 +1,4 @@
-"""Pictures that are kept between prompts: the same prompt as without, and bounded."""
+"""The image cache: the same prompts as without it, and bounded memory."""
 
 from __future__ import annotations
 

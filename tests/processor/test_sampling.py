@@ -1,4 +1,4 @@
-"""Which frames of a video are looked at: the same as transformers chooses, and the worked cases of the fact sheet."""
+"""Sampled frames of a video: the same as in transformers, and the examples of docs/model.md 4.6."""
 
 from __future__ import annotations
 

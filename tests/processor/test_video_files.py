@@ -1,4 +1,4 @@
-"""Video files: every container gives the frames of a decoder that reads from the beginning, and damage is said."""
+"""Video files: every container gives the frames of a decoder that reads from the beginning, and damage is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Round-to-nearest quantization against plain NumPy, row by row, and what makes it lazy."""
+"""Round-to-nearest quantization against plain NumPy, row by row, and its laziness."""
 
 from __future__ import annotations
 

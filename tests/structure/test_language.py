@@ -65,6 +65,7 @@ PHRASES = (
     r"\bcoded (?:weights|matri|tensors)",
     r"\bgo(?:es)? for it\b",
     r"\bcut alike\b",
+    r"(?<![-\"`])\bkept\b",
 )
 # Documents of the past quote names as they were.
 HISTORY = {"CHANGELOG.md", "docs/log.md"}

@@ -38,7 +38,7 @@ def cache_location(cache: bool | str | Path, model: str, checkpoint: Checkpoint)
     except OptionError as error:
         if cache is not True:
             raise
-        warnings.warn(f"weights and tokenizer of {model} are not kept: {error}", CacheWarning, stacklevel=3)
+        warnings.warn(f"weights and tokenizer of {model} are not cached: {error}", CacheWarning, stacklevel=3)
         return None
     return CacheLocation(directory, model, str(checkpoint.path.resolve()), fingerprint(checkpoint.tensor_files))
 

@@ -281,7 +281,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("mode", "/mode 16x|4x", "few tokens an image, or four times as many", _shortcut("mode"), "16x 4x"),
     Command("slices", "/slices N", "most slices an image is cut into", _shortcut("slices"), "1 4 9"),
     Command("thinking", "/thinking on|off", "let the model think first", _shortcut("thinking"), "on off"),
-    Command("stats", "/stats", "how long things took, and what is kept", _stats),
+    Command("stats", "/stats", "figures of the last answer, and the caches", _stats),
     Command("help", "/help [COMMAND]", "this", _help, "commands", aliases=("h", "?")),
     Command("exit", "/exit", "leave", _exit, aliases=("quit", "bye", "q")),
 )

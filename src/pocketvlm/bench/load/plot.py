@@ -1,4 +1,4 @@
-"""A sweep is drawn as a picture: throughput and latency over the number of concurrent requests."""
+"""Plots a sweep: throughput and latency over the number of concurrent requests."""
 
 from __future__ import annotations
 

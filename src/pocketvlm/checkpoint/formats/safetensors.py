@@ -1,7 +1,7 @@
 """The safetensors format: reads headers without touching the data, maps tensors as NumPy views, and writes files.
 
 The `safetensors` library cannot hand out bfloat16 without PyTorch, and copies; the format is eight bytes of length, a
-JSON header and the data, so it is read here. Its own validation rules are kept: contiguous data, exact sizes.
+JSON header and the data, so it is read here. The library's validation rules apply: contiguous data, exact sizes.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class _State:
 
 
 class _Block:
-    """Finished Markdown, one empty line apart from what was drawn before."""
+    """Finished Markdown, separated by one empty line from earlier output."""
 
     def __init__(self, text: str, state: _State) -> None:
         self._text = text

@@ -1,4 +1,4 @@
-"""A streamed Markdown text is split into finished blocks and one open block, which is drawn again."""
+"""A streamed Markdown text is split into finished blocks and one open block, which is redrawn."""
 
 from __future__ import annotations
 
