@@ -215,7 +215,7 @@ inline void single_span(const CausalAttention& a, int64_t sequence, int64_t row,
         single_row<1>(a, query + h * d, keys, values, n, scores, Partial{out.sums + h * d, out.maximum + h, out.total + h});
 }
 
-// Join the spans of one head.
+// Joins the results of the spans of one head.
 inline void join(const float* sums, const float* maximum, const float* total, int64_t count, int64_t sum_stride, int64_t stride, int64_t d,
                  float* out) {
     float top = lowest, all = 0.0f;

@@ -1,4 +1,4 @@
-// Attention inside views: one task packs the keys and values of one (view, head) and runs some of its queries.
+// Attention inside views. A task packs the keys and values of one pair (view, head) and runs some of its queries.
 #include "attention/attention.h"
 #include "attention/softmax_block.h"
 #if defined(POCKETVLM_BFLOAT16_PRODUCTS)

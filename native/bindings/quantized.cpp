@@ -54,7 +54,7 @@ class PackedMatrix {
         weights_.packed = packed_.data();
         weights_.row_scale = row_scale_.data();
         if (!codebook.is_none()) {
-            if (bits == 8) refuse("8-bit codes have no table");
+            if (bits == 8) refuse("8-bit codes have no codebook");
             codebook_.emplace(codebook, "codebook").shaped(16);
             set_codebook(weights_, codebook_->data());
         }

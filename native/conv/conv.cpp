@@ -45,7 +45,7 @@ inline void conv_block(const ConvSilu& a, int64_t sequence, int64_t first, int64
     const int64_t past = a.taps - 1, start = a.offsets[sequence], rows = a.offsets[sequence + 1] - start;
     const float* x = a.x + start * a.channels;
     const auto input = [&](int64_t row) { return row < 0 ? past_rows + (past + row) * a.channels : x + row * a.channels; };
-    const float* window[most_taps];
+    const float* window[max_taps];
     for (int64_t r = first; r < last; ++r) {
         for (int64_t j = 0; j < a.taps; ++j) window[j] = input(r - past + j);
         float* out = a.out + (start + r) * a.channels;

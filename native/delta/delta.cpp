@@ -1,4 +1,4 @@
-// The gated delta rule. Short runs: row by row. Long runs: chunks of rows at once, which read and write the state once a chunk.
+// The gated delta rule. Short runs go row by row; long runs go in chunks, which read and write the state once for each chunk.
 //
 // A chunk (G = running sum of the log decays, K and Q its normalised rows):
 //   R = diag(beta) (V - diag(e^G) K S),  (I + A) X = R with A = strictly lower diag(beta) K K^T * e^(Gi - Gj),

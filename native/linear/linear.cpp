@@ -125,7 +125,7 @@ void few_rows(Pool& pool, const Linear& a) {
 
 // --- many rows ---
 
-constexpr int64_t depth_block = 1536, row_block = 1024, most_column_tiles = 4;
+constexpr int64_t depth_block = 1536, row_block = 1024, max_column_tiles = 4;
 constexpr int64_t few = W == 16 ? 32 : 12;  // up to here dot products are faster
 
 template <class T>
@@ -133,7 +133,7 @@ void many_rows(Pool& pool, const Linear& a) {
     const int64_t column_tiles = divide_up(a.outputs, main_width);
     const int64_t depth_step = round_up(divide_up(a.inputs, divide_up(a.inputs, depth_block)), 2 * W);
     const int64_t row_step = divide_up(a.rows, divide_up(a.rows, row_block));
-    const int64_t group = max(1, min(most_column_tiles, column_tiles / (8 * pool.threads())));
+    const int64_t group = max(1, min(max_column_tiles, column_tiles / (8 * pool.threads())));
     const int64_t groups = divide_up(column_tiles, group), column_tile_size = depth_step * main_width;
     pool.reserve(static_cast<size_t>(group * column_tile_size + main_rows * main_width) * sizeof(float));
     for (int64_t row = 0; row < a.rows; row += row_step) {

@@ -5,7 +5,7 @@
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
-constexpr int64_t chains = 12;  // independent sums of one round
+constexpr int64_t chains = 12;  // independent sums in one round
 
 // One task for each thread, each with its own sum.
 template <class Body>

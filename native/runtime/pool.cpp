@@ -86,8 +86,8 @@ struct Pool::State {
     Buffer shared;
     std::vector<std::thread> workers;
 
-    // A job is named by its number. `ticket` holds the number and the next task, so that a worker which wakes up late can
-    // never take a task of a job whose fields it has not read.
+    // `ticket` holds the number of the job and the next task, so that a worker that wakes up late can never take a task of a
+    // job whose fields it has not read.
     std::atomic<void (*)(void*, int64_t, int)> call{nullptr};
     std::atomic<void*> context{nullptr};
     std::atomic<uint32_t> tasks{0};

@@ -46,8 +46,8 @@ class QuantizedMatrix:
     @property
     def outputs(self) -> int: ...
 
-class CapturedGraph:
-    """The operations between begin_capture() and end_capture(), for replay on the same memory."""
+class Graph:
+    """A captured graph: the operations between begin_capture() and end_capture(), for replay on the same memory."""
 
     def __len__(self) -> int:
         """The number of operations."""
@@ -72,10 +72,10 @@ class Runtime:
     def begin_capture(self) -> None:
         """Capture the operations of this thread from now on. Raises ValueError if a capture has begun already."""
 
-    def end_capture(self) -> CapturedGraph:
+    def end_capture(self) -> Graph:
         """End the capture and return the graph."""
 
-    def replay(self, graph: CapturedGraph) -> None:
+    def replay(self, graph: Graph) -> None:
         """Run the operations of a graph again, on the same memory."""
 
     def read_memory(self, data: _Floats) -> None:
@@ -112,7 +112,7 @@ class Runtime:
     ) -> None:
         """`linear` of x with 1 to 8 quantized matrices. `biases` and `residuals` may be shorter than `weights`."""
 
-    def quantized_embed(self, matrix: QuantizedMatrix, ids: _Ints, out: _Floats, /) -> None:
+    def quantized_embed(self, table: QuantizedMatrix, ids: _Ints, out: _Floats, /) -> None:
         """out [n, inputs] = rows ids [n] of a quantized matrix."""
 
     def quantize(
@@ -126,7 +126,7 @@ class Runtime:
         row_scale: _Floats,
         codebook: _Bytes | None,
     ) -> None:
-        """Round weight [outputs, inputs] to nearest; write codes and scales in the shapes that QuantizedMatrix expects.
+        """Round weight [outputs, inputs] to nearest and write codes and scales, shaped as for QuantizedMatrix.
 
         codebook: [16] with rising values for 4 bits, None for 8.
         """

@@ -162,7 +162,7 @@ def test_wrong_arrays_are_refused(native: NativeOps) -> None:
         ((4, 44, 64, 16, codes, None, None, scale, None), "multiple of 8"),
         ((8, 0, 64, 17, codes, None, None, scale, None), "codes"),
         ((8, 0, 64, 16, codes, codes, None, scale, None), "nothing else"),
-        ((8, 0, 64, 16, codes, None, None, scale, np.zeros(16, np.uint8)), "no table"),
+        ((8, 0, 64, 16, codes, None, None, scale, np.zeros(16, np.uint8)), "no codebook"),
         ((8, 0, 64, 16, codes, None, None, scale[:3], None), "row_scale"),
         ((8, 0, 64, 16, codes.astype(np.uint16), None, None, scale, None), "uint8"),
     ]:
