@@ -33,7 +33,7 @@ from watching import conversation, main_question
 class Heads(nn.Module):
     """Auxiliary classifiers after every frame: the state in the frame, and the state of the clip so far.
 
-    What a frame itself shows is asked of the second layer too, everything of the last but one.
+    The second layer predicts the state in the frame, the last but one predicts both states.
     """
 
     NOW = ("on", "colour")
@@ -59,7 +59,7 @@ class Heads(nn.Module):
 
 
 def clip_loss(model: Nano, heads: Heads, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """What the answers about clips cost, and what the heads do."""
+    """The loss of the answers about clips, and the loss of the heads."""
     with torch.autocast("cpu", torch.bfloat16):
         inner: list[Tensor] = []
         losses = F.cross_entropy(predictions(model, batch, inner), batch["target"], reduction="none")
@@ -67,7 +67,7 @@ def clip_loss(model: Nano, heads: Heads, batch: dict[str, Tensor]) -> tuple[Tens
 
 
 def picture_loss(model: Nano, batch: dict[str, Tensor]) -> Tensor:
-    """What the answers about pictures cost, and how far the first model's opinion of every token is."""
+    """The loss of the answers about pictures, and the distance to the first model's probabilities of every token."""
     with torch.autocast("cpu", torch.bfloat16):
         found = predictions(model, batch).log_softmax(-1)
         losses = F.nll_loss(found, batch["target"], reduction="none")
@@ -77,7 +77,7 @@ def picture_loss(model: Nano, batch: dict[str, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def right(model: Nano, batch: dict[str, Tensor]) -> list[bool]:
-    """For every conversation of a batch: whether all tokens of its answers are foreseen."""
+    """For every conversation of a batch: whether all tokens of its answers are predicted."""
     model.eval()
     wrong = (predictions(model, batch).argmax(-1) != batch["target"]) & (batch["weight"] > 0)
     sample = batch["predict"] // batch["ids"].shape[1]
@@ -105,7 +105,7 @@ class Exam:
         self.batches["pictures"] = [pictures(model, source) for _ in range(24)]
 
     def report(self, model: Nano) -> str:
-        """Shares of right answers, and of the clips also by what is in them."""
+        """Shares of right answers; for clips also by their content."""
         lines = []
         for kind, batches in self.batches.items():
             good = [ok for batch in batches for ok in right(model, batch)]
