@@ -149,7 +149,7 @@ def test_clear_begins_anew_and_keeps_settings(session: Session, here: Path) -> N
     assert not session.conversation.messages
     assert not session.pending
     assert session.settings.value("max_tokens") == "6"
-    with pytest.raises(OptionError, match="/clear takes nothing behind it, not 'all'"):
+    with pytest.raises(OptionError, match="/clear takes no argument, not 'all'"):
         run(session, "/clear all")
 
 
