@@ -29,7 +29,7 @@ def _texts(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting: how its text becomes a value, what may be given, and what it does."""
+    """One setting: its parser, its allowed values, and its help text."""
 
     read: Callable[[str], Any]
     values: str
@@ -62,7 +62,7 @@ SETTINGS: dict[str, Setting] = {
     "normalize_newlines": Setting(_switch, "on or off", r"turn a literal \n of an answer into a new line"),
     "system": Setting(str, "a text", "what the model is told before everything"),
 }
-# What there is where nothing was chosen and the checkpoint has no value.
+# Values that are used if neither the user nor the checkpoint gives one.
 _UNSET = {
     "seed": "random",
     "thinking": "as the template says",
@@ -74,7 +74,7 @@ _UNSET = {
 
 
 class Settings:
-    """Values that were chosen; whatever was not is the checkpoint's."""
+    """The values that the user chose; all others are the checkpoint's."""
 
     def __init__(self, defaults: SamplingParams, config: ProcessorConfig, given: Mapping[str, Any]) -> None:
         """given: arguments of `Model.stream`, by its names. Raises OptionError."""
@@ -113,7 +113,7 @@ class Settings:
         self.given = changed
 
     def value(self, name: str) -> str:
-        """What a setting is now, for people; what was not chosen in brackets."""
+        """The current value of a setting, for people; in brackets if the user did not choose it."""
         option = SETTINGS[name].option or name
         if option in self.given:
             return _shown(self.given[option])

@@ -20,7 +20,7 @@ MODEL_HELP = 'Model: "nano" (built in), a directory, or a hub id such as openbmb
 
 
 def option(*names_and_metavar: str, panel: str, help: str, **more: Any) -> Any:
-    """An option: its spellings, then what stands for its value (FLAG for none); its panel in --help, and its text."""
+    """An option: its spellings, the name of its value in --help (FLAG for none), its panel in --help, and its text."""
     *names, metavar = names_and_metavar
     return typer.Option(*names, metavar=metavar, rich_help_panel=panel, help=help, show_envvar=False, **more)
 
@@ -160,7 +160,7 @@ Precision = Annotated[
 ]
 Cache = Annotated[
     bool,
-    option("--cache/--no-cache", FLAG, panel=ENGINE, help="Keep coded weights and tokenizer on disk for fast starts."),
+    option("--cache/--no-cache", FLAG, panel=ENGINE, help="Cache quantized weights and tokenizer for fast starts."),
 ]
 Threads = Annotated[int | None, option("--threads", "N", panel=ENGINE, help="CPU threads. Default: physical cores.")]
 Device = Annotated[str | None, option("--device", "NAME", panel=ENGINE, help="cpu or cuda; with --backend torch only.")]

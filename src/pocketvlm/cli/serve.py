@@ -61,7 +61,7 @@ def _configure(context: typer.Context, value: str | None) -> str | None:
 
 
 def nbytes(text: str | None, flag: str) -> int | None:
-    """A number of bytes, written as one or with K, M, G or T behind it. Raises OptionError."""
+    """A number of bytes, plain or followed by K, M, G or T. Raises OptionError."""
     if text is None:
         return None
     match = _SIZE.fullmatch(text.strip())
@@ -137,9 +137,9 @@ def serve(
     max_visual_tokens: Annotated[
         int | None, _setting("max_visual_tokens", "N", MEDIA, "Tokens of all images and videos of a request.")
     ] = None,
-    max_files: Annotated[int | None, _setting("max_files", "N", MEDIA, "Uploaded files that are kept.")] = None,
+    max_files: Annotated[int | None, _setting("max_files", "N", MEDIA, "Maximum number of uploaded files.")] = None,
     max_files_bytes: Annotated[Size, _setting("max_files_bytes", "SIZE", MEDIA, "Size of all of them.")] = None,
-    file_seconds: Annotated[float | None, _setting("file_seconds", "S", MEDIA, "How long they are kept.")] = None,
+    file_seconds: Annotated[float | None, _setting("file_seconds", "S", MEDIA, "Lifetime of an uploaded file.")] = None,
     media_workers: Annotated[
         int | None, _setting("media_workers", "N", MEDIA, "Threads that decode; 0: as many as processors, up to 4.")
     ] = None,

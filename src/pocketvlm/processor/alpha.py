@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Alpha = Literal["white", "reference"]
 ALPHA: tuple[Alpha, ...] = ("white", "reference")
-# Codecs of WebM files whose transparency only these decoders read: FFmpeg's own leave it out.
+# Codecs of WebM files and the decoders that read their transparency; FFmpeg's own decoders ignore it.
 _DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 

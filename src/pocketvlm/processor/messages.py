@@ -15,7 +15,7 @@ IMAGE_OPTIONS = ("downsample_mode", "max_slice_nums", "scale_resolution", "slice
 MAX_DEPTH = 100
 VIDEO_OPTIONS = ("max_num_frames", "stack_frames", "fps", "start", "end")
 MEDIA_OPTIONS = (*IMAGE_OPTIONS, *VIDEO_OPTIONS)
-# What other interfaces, and older versions of this one, call a role.
+# Names of roles in other interfaces and in older versions of this one.
 _SAME_ROLE = {"developer": "system", "function": "tool"}
 _SOURCE_KEYS = ("url", "path", "base64")
 _DETAIL: dict[str, str | None] = {"low": "16x", "high": "4x", "auto": None, "original": None}

@@ -36,7 +36,7 @@ class ImageOptions:
     alpha: Alpha = "white"
 
     def __post_init__(self) -> None:
-        """Refuse values that we do not do, naming option, value and what is allowed."""
+        """Refuse unsupported values, naming option, value and what is allowed."""
         low = self.unit
         checks = (
             ("max_slice_nums", _whole(self.max_slice_nums, 1, 10_000), "a whole number from 1 to 10000"),

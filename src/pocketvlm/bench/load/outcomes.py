@@ -11,16 +11,16 @@ from typing import Any
 from pocketvlm.bench.load.http import Received
 
 _ERROR_LENGTH = 300
-# Where the text of a chunk stands: in `delta` of chats, in the choice itself of completions.
+# Keys with the text of a chunk, in `delta` for chats and in the choice itself for completions.
 _TEXTS = ("content", "reasoning_content", "reasoning", "text")
 
 
 @dataclass(slots=True)
 class Outcome:
-    """One request. Times in seconds: `start` by the clock, all others from there.
+    """The outcome of one request. Times are in seconds: `start` by the clock, all others from `start`.
 
-    gaps: between chunks with text. prompt_tokens and output_tokens are the server's own where it states them
-    (`counted`); else 0 and the number of chunks. queued: how long it waited here for its turn.
+    gaps: between chunks with text. prompt_tokens, output_tokens: the server's own numbers if it states them
+    (`counted`), otherwise 0 and the number of chunks. queued: how long the client held the request back.
     """
 
     start: float
@@ -38,7 +38,7 @@ class Outcome:
 
 
 def read(received: Received) -> Outcome:
-    """Read a streamed answer."""
+    """Parse a streamed answer."""
     outcome = Outcome(received.sent)
     if received.status != 200 and received.status:
         outcome.error = f"status {received.status}: {error_text(received.body)}"
@@ -68,7 +68,7 @@ def read(received: Received) -> Outcome:
             times.append(moment)
             texts.append(text)
         elif finished and not times:
-            times.append(moment)  # an answer without any text: its end is all that there is to see
+            times.append(moment)  # an answer without text has only its end as an event
         if isinstance(chunk.get("usage"), dict):
             outcome.usage = chunk["usage"]
     if received.error or not ended:
@@ -89,7 +89,7 @@ def read(received: Received) -> Outcome:
 
 
 def events(received: Received) -> Iterator[tuple[float, bytes]]:
-    """Data of server-sent events, each with the time when it was whole."""
+    """The data of server-sent events, each with the time when it was complete."""
     pending = b""
     data: list[bytes] = []
     for moment, part in received.parts:
@@ -104,9 +104,9 @@ def events(received: Received) -> Iterator[tuple[float, bytes]]:
 
 
 def _choices(chunk: dict[str, Any]) -> tuple[str, bool, bool]:
-    """Text of a chunk, whether a choice ends with it, whether it is output without text.
+    """The text of a chunk, whether a choice ends with it, and whether it is output without text.
 
-    That is a part of a call, or a token of /completions that makes no whole character yet.
+    Output without text is a part of a call, or a token of /completions that completes no character yet.
     """
     text, finished, more = "", False, False
     for choice in chunk.get("choices") or ():
@@ -121,7 +121,7 @@ def _choices(chunk: dict[str, Any]) -> tuple[str, bool, bool]:
 
 
 def error_text(body: bytes) -> str:
-    """What an error's body says, in one short line."""
+    """The message in the body of an error, in one short line."""
     try:
         found = json.loads(body)
         error = found.get("error", found.get("detail", found.get("message", found)))

@@ -1,4 +1,4 @@
-"""Places up to which another prompt may begin alike: behind the system prompt, behind images, before each answer."""
+"""Cache breakpoints of prompts: after the system prompt, after images, before each answer."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def question(text: str, *images: Any) -> dict[str, Any]:
 def before_marks(processor: Processor, prompt: Prompt) -> list[str]:
     """The text between marks, with one sign for every image id."""
     places = [0, *prompt.marks, len(prompt.ids)]
-    pieces = []
+    segments = []
     for start, stop in pairwise(places):
         ids = [int(i) for i in prompt.ids[start:stop] if i != processor.tokenizer.special.image]
-        pieces.append(processor.tokenizer.decode(ids, skip_special_tokens=False))
-    return pieces
+        segments.append(processor.tokenizer.decode(ids, skip_special_tokens=False))
+    return segments
 
 
 def test_marks_of_a_chat(processor: Processor) -> None:
@@ -45,15 +45,15 @@ def test_marks_of_a_chat(processor: Processor) -> None:
         {"role": "user", "content": "And now?"},
     ]
     prompt = processor(messages)
-    pieces = before_marks(processor, prompt)
-    assert len(pieces) == 6
-    assert pieces[0] == "<|im_start|>system\nBe brief.<|im_end|>\n"
-    assert pieces[1].startswith("<|im_start|>user\n")
-    assert pieces[1].endswith(("</image>", "</slice>"))
-    assert pieces[3].endswith("What is this?<|im_end|>\n")
-    assert pieces[4].startswith("<|im_start|>assistant\nA cat.")
-    assert pieces[4].endswith("And now?<|im_end|>\n")
-    assert pieces[5].startswith("<|im_start|>assistant\n")
+    segments = before_marks(processor, prompt)
+    assert len(segments) == 6
+    assert segments[0] == "<|im_start|>system\nBe brief.<|im_end|>\n"
+    assert segments[1].startswith("<|im_start|>user\n")
+    assert segments[1].endswith(("</image>", "</slice>"))
+    assert segments[3].endswith("What is this?<|im_end|>\n")
+    assert segments[4].startswith("<|im_start|>assistant\nA cat.")
+    assert segments[4].endswith("And now?<|im_end|>\n")
+    assert segments[5].startswith("<|im_start|>assistant\n")
     first = processor(messages[:2])
     assert first.marks == prompt.marks[: len(first.marks)]
     assert (first.ids[: first.marks[-1]] == prompt.ids[: first.marks[-1]]).all()

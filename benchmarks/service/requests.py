@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from pocketvlm.bench.load.http import Client, Connection
+from pocketvlm.bench.load.outcomes import Outcome, events, read
 from pocketvlm.bench.load.prompts import Sizes
-from pocketvlm.bench.load.reading import Outcome, events, read
 from pocketvlm.bench.load.run import Sent, send_all
 from service.servers import ROUTE, Server
 
@@ -68,7 +68,7 @@ async def first_token(server: Server, body: dict[str, Any]) -> tuple[float, dict
 
 
 async def image_question(server: Server, side: int) -> dict[str, Any]:
-    """A request about an image that nobody has seen."""
+    """A request about a new image."""
     return server.prompts.body(text(server, QUESTION), 1, [server.prompts.picture(side, side)])
 
 
@@ -80,7 +80,8 @@ def text(server: Server, tokens: int) -> str:
 async def turns(server: Server, side: int) -> tuple[float, float, dict[str, Any]]:
     """Seconds to the first token of a question about a new image, and of the next about the same.
 
-    Behind them where the second's time went, where the server says so. Before each question a person reads and types.
+    After them the stages of the second answer, if the server reports them. A pause before each question stands for a
+    person who reads and types.
     """
     body = await image_question(server, side)
     await asyncio.sleep(THOUGHT)
@@ -94,7 +95,7 @@ async def turns(server: Server, side: int) -> tuple[float, float, dict[str, Any]
 
 @asynccontextmanager
 async def images_in_flight(server: Server, count: int, side: int, answer: int) -> AsyncIterator[list[Outcome]]:
-    """A block with so many requests about new images in flight all the time; gives those that have ended."""
+    """Keeps `count` requests about new images in flight inside the block; yields the list of ended requests."""
     ended: list[Outcome] = []
     client = server.client()
 
@@ -115,7 +116,7 @@ async def images_in_flight(server: Server, count: int, side: int, answer: int) -
 
 
 async def short_texts(server: Server, count: int, input_len: int) -> list[float]:
-    """Seconds to the first token of short texts, one after the other, with pauses that follow no beat."""
+    """Seconds to the first token of short texts, one after the other, with irregular pauses."""
     client = server.client()
     found = []
     try:
@@ -129,9 +130,9 @@ async def short_texts(server: Server, count: int, input_len: int) -> list[float]
 
 
 def quiet_per_token(server: Server, bodies: list[dict[str, Any]]) -> float:
-    """Mean seconds a token after the first, by the server's own account, for a client that hardly takes any processor.
+    """Mean seconds a token after the first, by the server's own timings, for a client that takes little processor time.
 
-    It looks at its connections four times a second; what the server sends meanwhile waits in the system's buffers.
+    The client reads its connections four times a second; until then the system buffers what the server sends.
     """
     client = server.client()
     sockets = [socket.create_connection(("127.0.0.1", server.port)) for _ in bodies]
@@ -158,19 +159,19 @@ def quiet_per_token(server: Server, bodies: list[dict[str, Any]]) -> float:
 
 @asynccontextmanager
 async def idle_connections(server: Server, count: int) -> AsyncIterator[int]:
-    """A block with so many connections that were used once and are kept open; gives how many are still open."""
+    """Opens `count` connections, uses each once and leaves them idle inside the block; yields their number."""
     client: Client = server.client()
     health = client.request("GET", "/models")
-    kept: list[Connection] = []
+    idle: list[Connection] = []
     for _ in range(count):
         connection = await client.connect()
         good_status((await connection.ask(health)).status)
-        kept.append(connection)
+        idle.append(connection)
     try:
-        yield len(kept)
+        yield len(idle)
     finally:
-        left = sum(connection.reusable for connection in kept)
-        for connection in kept:
+        left = sum(connection.reusable for connection in idle)
+        for connection in idle:
             connection.close()
         await asyncio.sleep(0.2)
     if left != count:

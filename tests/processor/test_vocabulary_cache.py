@@ -1,4 +1,4 @@
-"""Vocabularies that are kept for the next start: equal when read again; what happens to the files costs time only."""
+"""Cached vocabularies: equal when loaded again; damage to the cache files costs only time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def never_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vocabulary, "parse", parse)
 
 
-def test_the_second_time_reads_what_was_kept(small: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_the_second_load_reads_the_cache(small: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     first = vocabulary.load(small, place(tmp_path))
     (file,) = files(tmp_path)
     os.utime(file, (1, 1))
@@ -130,7 +130,7 @@ def test_where_nothing_can_be_written_it_is_read_each_time(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(module, name, fails)
-    with pytest.warns(CacheWarning, match=r"tokenizer of a model cannot be kept.*POCKETVLM_CACHE") as caught:
+    with pytest.warns(CacheWarning, match=r"tokenizer of a model cannot be cached.*POCKETVLM_CACHE") as caught:
         found = vocabulary.load(small, place(tmp_path))
     monkeypatch.undo()
     assert len(caught) == 1

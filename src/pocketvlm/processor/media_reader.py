@@ -10,7 +10,7 @@ from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import ImageError, OptionError, VideoError
 from pocketvlm.processor.clip import Clip, open_clip
 from pocketvlm.processor.image import prepare_image
-from pocketvlm.processor.kept import KeptPictures, Picture
+from pocketvlm.processor.image_cache import ImageCache, PreparedImage
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.processor.media import load_image
 from pocketvlm.processor.messages import Conversation, MediaPart
@@ -29,10 +29,10 @@ class MediaReader:
         limits: MediaLimits,
         request: Mapping[str, Any],
         sampling: Mapping[str, Any],
-        kept: KeptPictures | None = None,
+        image_cache: ImageCache | None = None,
     ) -> None:
-        """request: options for all images and videos; sampling: for all videos. kept: images that were cut before."""
-        self.config, self.limits, self.kept = config, limits, kept
+        """request: options for all images and videos; sampling: for all videos. image_cache: images cut earlier."""
+        self.config, self.limits, self.image_cache = config, limits, image_cache
         self.request, self.sampling = request, {**request, **sampling}
         self.decoding = self.resizing = 0.0
         self._visual = self._frames = 0
@@ -48,7 +48,7 @@ class MediaReader:
             raise VideoError(
                 f"{videos} videos are more than the limit of {limits.max_videos}: send fewer or raise max_videos"
             )
-        # Bad options are refused also where there is nothing to use them on.
+        # Bad options are refused even if the conversation has no media to apply them to.
         ImageOptions.resolve(self.config, self.request)
         VideoOptions.resolve(self.config, self.sampling)
         for part in conversation.images:
@@ -56,7 +56,7 @@ class MediaReader:
         for part in conversation.videos:
             self._video_options(part)
 
-    def read(self, conversation: Conversation) -> tuple[list[Picture], list[Clip]]:
+    def read(self, conversation: Conversation) -> tuple[list[PreparedImage], list[Clip]]:
         """All images and videos, in order. Raises ImageError, VideoError and OptionError."""
         images = [self._image(part) for part in conversation.images]
         return images, [self._video(part) for part in conversation.videos]
@@ -67,12 +67,12 @@ class MediaReader:
     def _video_options(self, part: MediaPart) -> VideoOptions:
         return VideoOptions.resolve(self.config, self.sampling, part.options, where=part.where)
 
-    def _image(self, part: MediaPart) -> Picture:
+    def _image(self, part: MediaPart) -> PreparedImage:
         began, options = time.perf_counter(), self._image_options(part)
-        before = None if self.kept is None else self.kept.find(part.source, options)
-        if before is not None:
-            self._count(before.describe(0).vision_tokens, part, ImageError, _FEWER)
-            return before
+        cached = None if self.image_cache is None else self.image_cache.find(part.source, options)
+        if cached is not None:
+            self._count(cached.describe(0).vision_tokens, part, ImageError, _FEWER)
+            return cached
         try:
             image = load_image(part.source, self.limits, is_base64=part.base64, alpha=options.alpha)
         except ImageError as error:
@@ -84,10 +84,10 @@ class MediaReader:
         views = prepare_image(image, options, self.config)
         self.decoding += decoded - began
         self.resizing += time.perf_counter() - decoded
-        picture = Picture(image.width, image.height, layout, options, views)
-        if self.kept is not None:
-            self.kept.keep(part.source, options, picture)
-        return picture
+        prepared = PreparedImage(image.width, image.height, layout, options, views)
+        if self.image_cache is not None:
+            self.image_cache.put(part.source, options, prepared)
+        return prepared
 
     def _video(self, part: MediaPart) -> Clip:
         began = time.perf_counter()
@@ -98,7 +98,7 @@ class MediaReader:
         except OptionError as error:
             raise OptionError(f"{part.where}: {error}") from None
         clip.where = part.where
-        self._frames += sum(len(unit.frames) for unit in clip.units)
+        self._frames += sum(len(group.frames) for group in clip.groups)
         if self._frames > self.limits.max_video_frames:
             raise VideoError(
                 f"{part.where}: {self._frames} frames up to here are more than the limit of "

@@ -21,7 +21,7 @@ def together(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write(results: Sequence[dict[str, Any]], directory: Path, detailed: bool) -> list[Path]:
-    """A file for each run in a directory, which is made where it is missing. Raises OSError."""
+    """Write a file for each run to a directory, which is created if it is missing. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
     for result in results:
@@ -34,6 +34,6 @@ def write(results: Sequence[dict[str, Any]], directory: Path, detailed: bool) ->
 
 
 def write_one(results: Sequence[dict[str, Any]], path: Path, detailed: bool) -> None:
-    """All of them in one file. Raises OSError."""
-    kept = results if detailed else [brief(result) for result in results]
-    path.write_text(json.dumps(together(kept)) + "\n", encoding="utf-8")
+    """Write all results to one file. Raises OSError."""
+    selected = results if detailed else [brief(result) for result in results]
+    path.write_text(json.dumps(together(selected)) + "\n", encoding="utf-8")
