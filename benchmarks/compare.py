@@ -47,7 +47,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="rows whose name contains this; stored results are left alone")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_RUNS} turns, fewer rows; stored results are left")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--gguf", type=Path, default=ROOT / "build" / "peers", help="where files of gigabytes are kept")
+    parser.add_argument("--gguf", type=Path, default=ROOT / "build" / "peers", help="folder of the exported files")
     parser.add_argument("--llama-packages", type=Path, nargs="*", default=[], help="folders with llama_cpp, gguf, ...")
     parser.add_argument("--avx2-packages", type=Path, nargs="*", default=[], help="the same, llama_cpp built for AVX2")
     parser.add_argument("--no-transformers", action="store_true")
@@ -61,7 +61,7 @@ def parse() -> argparse.Namespace:
 
 
 class Comparison:
-    """One run: what is there, what was found, what is missing."""
+    """One run: the available engines, the results, and the missing peers."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -76,12 +76,12 @@ class Comparison:
         self.files: dict[str, Path] = {}
 
     def complain(self, line: str) -> None:
-        """Say what is left out, now and in the results."""
+        """Report what is left out, now and in the results."""
         print(line, file=sys.stderr, flush=True)
         self.missing.append(line)
 
     def say(self, line: str) -> None:
-        """Progress, with seconds since the start."""
+        """Print progress, with seconds since the start."""
         print(f"{time.perf_counter() - self.began:.0f} s: {line}", file=sys.stderr, flush=True)
 
     def engine(self, weights: str, precision: str = "fast") -> Ours:
@@ -116,7 +116,7 @@ class Comparison:
         if not self.options.avx2_packages:
             self.complain(f"the AVX2 build of llama.cpp is left out: {GET_AVX2}")
             return None
-        # Behind the build: what it needs besides, which may lie elsewhere.
+        # After the build on the path: its other requirements, which may be installed elsewhere.
         packages = [*self.options.avx2_packages, *self.options.llama_packages]
         return self._llama(packages, scenarios.AVX2_FILES, "llama.cpp AVX2", GET_AVX2)
 
@@ -134,7 +134,7 @@ class Comparison:
         return found
 
     def check(self, reference: Any, llama: Llama | None, int4: Ours) -> None:
-        """Stop unless all compute the same; then take the errors of fast arithmetic."""
+        """Stop unless all engines compute the same; then measure the errors of fast arithmetic."""
         exact = self.engine("auto", "exact")
         if reference is not None:
             checks.against_reference(exact, reference, self.checked)
@@ -154,7 +154,7 @@ class Comparison:
 
     @staticmethod
     def halve(reference: Any) -> Any:
-        """transformers in bfloat16 from now on."""
+        """Convert transformers to bfloat16."""
         if reference is not None:
             import torch
 
@@ -162,7 +162,7 @@ class Comparison:
         return reference
 
     def checkpoint(self) -> Path:
-        """A directory of these weights."""
+        """A checkpoint directory with these weights."""
         nano = Path(pocketvlm.__file__).parent / "nano"
         return write_checkpoint(self.tensors, nano, self.options.gguf / f"checkpoint-{digest(self.tensors)}")
 
@@ -201,7 +201,7 @@ class Comparison:
                     peer.stop()
 
     def record(self) -> dict[str, Any]:
-        """What is stored beside the rows."""
+        """The facts that are stored with the rows."""
         return {
             "machine": self.machine,
             "runs": self.options.runs,
@@ -211,7 +211,7 @@ class Comparison:
         }
 
     def keep(self) -> None:
-        """Store what was found so far."""
+        """Save the results so far."""
         whole = not (self.options.only or self.options.quick)
         path = RESULTS / "compare.json" if whole else self.options.gguf / "compare-part.json"
         report.save(path, self.record(), self.rows)
@@ -223,7 +223,7 @@ def _features(system: str) -> list[str]:
 
 
 def machine() -> dict[str, str]:
-    """What everything runs on."""
+    """The machine and the versions."""
     cpu = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -252,9 +252,9 @@ def render(record: dict[str, Any], rows: dict[str, Figures], complain: Callable[
 
 
 def main() -> None:
-    """Run, or render what was found."""
+    """Run the comparison, or render saved results."""
     options = parse()
-    # For gguf and matplotlib; behind what is installed, which has its own NumPy.
+    # For gguf and matplotlib; after the installed packages, which have their own NumPy.
     sys.path += [str(path) for path in options.llama_packages]
     if options.render:
         render(*report.restore(RESULTS / "compare.json"), lambda line: print(line, file=sys.stderr))

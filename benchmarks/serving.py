@@ -51,7 +51,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--update", action="store_true", help="with --only: put these rows among the stored ones")
     parser.add_argument("--quick", action="store_true", help="nano, one short turn, no peers; stored results are left")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--gguf", type=Path, default=ROOT / "build" / "peers", help="where files of gigabytes are kept")
+    parser.add_argument("--gguf", type=Path, default=ROOT / "build" / "peers", help="folder of the exported files")
     parser.add_argument("--llama-server", type=Path, help="llama.cpp's llama-server")
     parser.add_argument("--llama-options", default="", help="more options for it, as one text")
     parser.add_argument("--llama-packages", type=Path, nargs="*", default=[], help="folders with llama_cpp, gguf, ...")
@@ -169,7 +169,7 @@ class Serving:
                 self.keep()
 
     def record(self) -> dict[str, Any]:
-        """What is stored beside the rows."""
+        """The facts that are stored with the rows."""
         if self.stored is not None:  # of the run that most rows are of
             return self.stored[0]
         return {"machine": self.machine, "missing": self.missing}
@@ -211,7 +211,7 @@ def render(record: dict[str, Any], rows: dict[str, Figures]) -> None:
 def main() -> None:
     """Run, or render what was found."""
     options = parse()
-    # For gguf and matplotlib; behind what is installed, which has its own NumPy.
+    # For gguf and matplotlib; after the installed packages, which have their own NumPy.
     sys.path += [str(path) for path in options.llama_packages]
     if options.render:
         render(*stored())

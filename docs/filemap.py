@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "files.md"
 FOLDERS = ("src/pocketvlm", "native", "recipes", "benchmarks", "docs")
 SUFFIXES = {".py", ".h", ".cpp"}
-MOST = 120
+MAX_LENGTH = 120
 HEAD = """# Files
 
 `python docs/filemap.py` (or `make docs`) writes this page from the first sentence of each file, and a test checks it.
@@ -37,7 +37,7 @@ def summary(path: Path) -> str:
     if comment:
         said, *more = re.split(r"(?<=\.)\s", " ".join(comment))
         for sentence in more:
-            if len(said) + len(sentence) > MOST:
+            if len(said) + len(sentence) > MAX_LENGTH:
                 break
             said += " " + sentence
         return said

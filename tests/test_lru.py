@@ -1,4 +1,4 @@
-"""The bounded mapping, compared with a plain list of what was used, and the nearest name."""
+"""The bounded mapping, compared with a plain list of the used keys, and the nearest name."""
 
 from __future__ import annotations
 

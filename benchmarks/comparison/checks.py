@@ -89,14 +89,14 @@ def text_errors(exact: Ours, ours: Mapping[str, Ours], reference: Any, llama: Ll
     return found
 
 
-def vision_errors(exact: Ours, coded: Ours, reference: Any, llama: Llama | None) -> dict[str, Errors]:
+def vision_errors(exact: Ours, fast: Ours, reference: Any, llama: Llama | None) -> dict[str, Errors]:
     """Relative error of the features of a view in both modes, by engine and weights."""
     right = {mode: exact.features(mode, SEED) for mode in ("16x", "4x")}
 
     def judged(features: Callable[[str], Floats], *modes: str) -> Errors:
         return {mode: error(features(mode), right[mode]) for mode in modes}
 
-    found = {"pocketvlm int8": judged(lambda mode: coded.features(mode, SEED), "16x", "4x")}
+    found = {"pocketvlm int8": judged(lambda mode: fast.features(mode, SEED), "16x", "4x")}
     if reference is not None:
         found["transformers bf16"] = judged(lambda mode: reference.features(mode, SEED), "16x", "4x")
     if llama is not None:
@@ -108,7 +108,7 @@ def vision_errors(exact: Ours, coded: Ours, reference: Any, llama: Llama | None)
 
 
 class Codes:
-    """Errors and sizes of matrices by kind of code, each counted as large as the whole matrix is."""
+    """Errors and sizes of matrices by quantization, each weighted with the size of the whole matrix."""
 
     def __init__(self, tensors: Mapping[str, DenseTensor]) -> None:
         names = [name for name, tensor in tensors.items() if name.startswith(TEXT_PREFIX) and len(tensor.shape) == 2]
@@ -141,7 +141,7 @@ def weight_errors(ours: Ours, tensors: Mapping[str, DenseTensor], files: Mapping
         for name, part in codes.parts.items():
             packed = pack(runtime, matrices[name])
             values = np.empty(part.shape, np.float32)
-            runtime.coded_embed(packed.handle, np.arange(len(values), dtype=np.int32), values)
+            runtime.quantized_embed(packed.handle, np.arange(len(values), dtype=np.int32), values)
             labels = [f"pocketvlm {weights} as a whole"] + [f"pocketvlm {weights} codes"] * (packed.bits == bits)
             for label in labels:
                 codes.add(label, name, values, packed.nbytes)

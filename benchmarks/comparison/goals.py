@@ -61,7 +61,7 @@ GOALS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """A goal and what was measured: median, least and most."""
+    """A goal and its measurement: median, minimum and maximum."""
 
     goal: Goal
     values: tuple[float, float, float]

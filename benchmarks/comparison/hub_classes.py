@@ -57,7 +57,7 @@ class Reference:
         self.model.load_state_dict(values, strict=True, assign=True)
 
     def versions(self) -> dict[str, str]:
-        """What runs."""
+        """The versions of the libraries."""
         return {"torch": torch.__version__, "transformers": transformers.__version__}
 
     @torch.no_grad()

@@ -30,7 +30,7 @@ GET_AVX2 = (
 def find_files(
     tensors: Mapping[str, DenseTensor], directory: Path, packages: Sequence[Path], threads: int
 ) -> dict[str, Path]:
-    """The exported files, made where they are missing; raises MissingError where that cannot be done."""
+    """The exported files; missing ones are made. Raises MissingError if that fails."""
     found = places(tensors, directory, TEXT, MMPROJ)
     if not all(path.exists() for path in found.values()):
         command = [sys.executable, str(PEERS / "gguf_export.py"), str(directory), "--threads", str(threads)]
@@ -71,14 +71,14 @@ class Llama:
         return self._running[kinds](do, **values)
 
     def info(self, kinds: str, missing: str) -> dict[str, Any]:
-        """What runs; raises MissingError where nothing does."""
+        """The build that runs; raises MissingError if none does."""
         try:
             return self.ask(kinds, "info")
         except WorkerError as error:
             raise MissingError(f"llama.cpp is left out ({error}): {missing}") from error
 
     def array(self, kinds: str, do: str, **values: Any) -> NDArray[np.float32]:
-        """What a command saves."""
+        """The array that a command saves."""
         path = Path(self.ask(kinds, do, **values)["path"])
         saved: NDArray[np.float32] = np.load(path)
         path.unlink()

@@ -107,7 +107,7 @@ class Ours:
         return self.first_token(text_prompt(random_ids(tokens)))
 
     def decode(self, depth: int, tokens: int) -> float:
-        """Seconds a token behind a prompt of `depth` ids."""
+        """Seconds a token after a prompt of `depth` ids."""
         return self._steps([text_prompt(random_ids(depth))], tokens)
 
     def batch(self, sequences: int, tokens: int) -> float:
@@ -123,7 +123,7 @@ class Ours:
         return self.engine.add(Request(prompt, SamplingParams(temperature=0, max_tokens=tokens)))
 
     def _steps(self, prompts: list[Prompt], tokens: int) -> float:
-        # Prompts enter in several steps, and those that entered first decode meanwhile: room for that.
+        # Prompts are prefilled in several steps, while the first sequences decode already: leave room for their tokens.
         numbers = [self._start(prompt, tokens + 4 * len(prompts)) for prompt in prompts]
         while len(self.engine.step()) < len(prompts):
             pass
@@ -157,7 +157,7 @@ def _nbytes(value: Any) -> int:
 
 
 class Bandwidth:
-    """What this machine reads from memory, measured again whenever it is asked."""
+    """Measures the memory bandwidth of this machine anew at each call."""
 
     def __init__(self, ops: NativeOps, mebibytes: int = 512) -> None:
         self._ops = ops

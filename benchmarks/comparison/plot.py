@@ -40,7 +40,9 @@ def draw(rows: Mapping[str, Figures], path: Path) -> None:
     axes.axvline(1, color=PEER_COLOUR, linewidth=1, zorder=0)
     axes.set_xlim(0, widest * 1.12)
     axes.set_xlabel("times as fast as the better peer (blue: pocketvlm; grey: the better peer; red: a goal against it)")
-    axes.set_title("pocketvlm beside llama.cpp and transformers: same weights, same cores, in turns", fontsize=11)
+    axes.set_title(
+        "pocketvlm compared with llama.cpp and transformers: same weights, same cores, in turns", fontsize=11
+    )
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)

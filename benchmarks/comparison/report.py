@@ -28,7 +28,7 @@ def restore(path: Path) -> tuple[dict[str, Any], dict[str, Figures]]:
 
 
 def middle(values: Sequence[float], form: str, unit: str) -> str:
-    """Median with (least-most)."""
+    """The median with (minimum-maximum)."""
     return f"{statistics.median(values):{form}}{unit} ({min(values):{form}}-{max(values):{form}})"
 
 
@@ -77,7 +77,7 @@ def errors(record: Mapping[str, Any]) -> str:
 
 
 def page(record: Mapping[str, Any], rows: Mapping[str, Figures], picture: str | None) -> str:
-    """All of it, as it stands in docs/benchmarks.md."""
+    """The whole part of docs/benchmarks.md."""
     facts = "; ".join(f"{key}: {value}" for key, value in record["machine"].items())
     checked = "; ".join(f"{name} {value:.1e}" for name, value in record["checked"].items())
     speeds = [figures.bandwidth for figures in rows.values() if figures.bandwidth]

@@ -11,7 +11,7 @@ from typing import Any
 
 Timer = Callable[[], float]
 OWN = "pocketvlm"
-REST = 0.1  # seconds before each measurement, for threads of the one before that still wait for work
+PAUSE = 0.1  # seconds before each measurement, so that threads of the measurement before it go to sleep
 
 
 class MissingError(Exception):
@@ -20,10 +20,10 @@ class MissingError(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """Timers of one task. tokens: of which seconds are made tokens a second; 0 shows the seconds themselves.
+    """Timers of one task. tokens: divided by the seconds for tokens a second; 0 shows the seconds themselves.
 
-    read: bytes that have to come from memory meanwhile, or 0 where that is no limit. turns: most counted turns.
-    warm: whether a turn that does not count goes first; not needed where the row before ran the same code.
+    read: bytes that must be read from memory meanwhile, or 0 if memory is no limit. turns: maximum counted turns.
+    warm: whether a warm-up turn goes first; not needed if the row before ran the same code.
     """
 
     name: str
@@ -37,9 +37,9 @@ class Row:
 
 @dataclass
 class Figures:
-    """What was measured: seconds of ours and of a peer next to each other, for each peer and turn.
+    """The measurements: seconds of ours and of a peer next to each other, for each peer and turn.
 
-    alone: seconds (or bytes) where there is no peer. bandwidth: bytes a second, beside each of ours, in their order.
+    alone: seconds (or bytes) if there is no peer. bandwidth: bytes a second, measured with each of ours, in order.
     """
 
     name: str
@@ -55,11 +55,11 @@ class Figures:
         return self.alone or [pairs[i][0] for i in range(turns) for pairs in self.pairs.values()]
 
     def ratios(self, peer: str) -> list[float]:
-        """How many times as fast as a peer we are, for each pair."""
+        """The speed-up over a peer, for each pair."""
         return [theirs / own for own, theirs in self.pairs[peer]]
 
     def better(self) -> str | None:
-        """The peer with the smallest median; our own other ways of working are none."""
+        """The peer with the smallest median; other modes of our own are not peers."""
         medians = {
             peer: statistics.median(theirs for _, theirs in pairs)
             for peer, pairs in self.pairs.items()
@@ -79,7 +79,7 @@ class Figures:
 
 
 def measure(row: Row, runs: int, bandwidth: Callable[[], float], complain: Callable[[str], None]) -> Figures:
-    """Take turns: ours, a peer, ours, the next peer; the first turn does not count. A peer that fails is left out."""
+    """Measure in turns: ours, a peer, ours, the next peer; the first turn is a warm-up. A failing peer is left out."""
     turns = min(runs, row.turns or runs)
     figures = Figures(row.name, row.tokens, row.read, {peer: [] for peer in row.peers})
     began = time.perf_counter()
@@ -87,10 +87,10 @@ def measure(row: Row, runs: int, bandwidth: Callable[[], float], complain: Calla
         taken: dict[str, tuple[float, float, float]] = {}
         for peer in list(figures.pairs) or [""]:
             best = bandwidth() if row.read else 0.0
-            time.sleep(REST)
+            time.sleep(PAUSE)
             own, theirs = row.ours(), 0.0
             if peer:
-                time.sleep(REST)
+                time.sleep(PAUSE)
                 try:
                     theirs = row.peers[peer]()
                 except Exception as error:

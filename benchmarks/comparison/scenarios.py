@@ -26,7 +26,7 @@ SLICED_IMAGE = {"views": 19, "text": 55}
 
 @dataclass
 class Engines:
-    """What there is to measure; None is left out. int8: makes the engine, which is needed once."""
+    """The engines to measure; None is left out. int8: a function that makes the engine, which is needed once."""
 
     int4: Ours
     int8: Callable[[], Ours]
@@ -154,13 +154,13 @@ def _avx2(engines: Engines, quick: bool, wanted: Callable[[str], bool]) -> Itera
 
 
 def _processes(engines: Engines, quick: bool, wanted: Callable[[str], bool]) -> Iterator[Row]:
-    """Whole processes on a checkpoint directory whose packed weights are kept since the turn that does not count."""
+    """Whole processes on a checkpoint directory whose packed weights are cached since the warm-up turn."""
     names = {"memory after an image": "VmRSS", "memory, most at any time": "VmHWM"}
     if not any(map(wanted, (START, *names))):
         return
     path = engines.checkpoint()
     environment = {**os.environ, "POCKETVLM_CACHE": str(engines.cache)}
-    # An installed package has compiled modules; the turn that does not count makes them for a checkout.
+    # An installed package has compiled modules; in a checkout the warm-up turn makes them.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     threads = ["--threads", str(engines.threads)]
 

@@ -3,8 +3,8 @@
     python benchmarks/peers/check_llama_cpp.py DIRECTORY --text F32 BF16 Q4_K_M --packages FOLDER_OF_LLAMA_CPP
 
 Prints the relative error and the cosine of the logits of a random prompt for each kind of text file, and of the
-features of a random view for each mmproj file. A right export differs by rounding only: F32 logits and the features
-must, or the exit status is 1. Random weights enlarge rounding: the other kinds are told, not judged.
+features of a random view for each mmproj file. A correct export differs only by rounding. The exit status is 1 if F32
+logits or features differ by more. Other kinds are only printed, because random weights enlarge their rounding.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def report(what: str, theirs: Floats, ours: Floats) -> float:
 def main() -> None:
     """Export, run both, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path, help="where the exported files are kept")
+    parser.add_argument("directory", type=Path, help="folder of the exported files")
     parser.add_argument("--text", nargs="*", choices=list(TEXT_KINDS), default=["F32"])
     parser.add_argument("--mmproj", nargs="*", choices=MMPROJ_KINDS, default=["BF16"])
     parser.add_argument("--packages", nargs="*", type=Path, default=[], help="folders for the worker's module search")

@@ -1,8 +1,8 @@
 """A checkpoint directory of the released shape with random weights, so that whole starts can be timed.
 
-Tensors, configuration and sizes are those of the released checkpoint. The tokenizer is a stand-in: as many tokens and
-merges, made of random words, so that reading it takes as long; what the chat template writes is as many tokens as the
-released one makes of it, and special tokens have their places. The rest is nano's.
+Tensors, configuration and sizes are those of the released checkpoint. The tokenizer is a stand-in with as many tokens
+and merges, made of random words, so that reading takes as long; the text of the chat template has as many tokens as in
+the released one, and special tokens have their ids. All other files are nano's.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class PeerError(Exception):
 
 
 class Log:
-    """Takes llama.cpp's messages: to stderr if verbose, else only the last errors are kept for our own messages."""
+    """Receives llama.cpp's messages: prints them to stderr if verbose, else stores the last errors for our own."""
 
     def __init__(self, verbose: bool) -> None:
         self.errors: deque[str] = deque(maxlen=5)
@@ -82,10 +82,10 @@ class Context:
         if not all(0 <= number < self.vocab for number in ids):
             raise PeerError(f"token ids must be from 0 to {self.vocab - 1}")
         for begin in range(0, len(ids), self.batch_size):
-            piece = ids[begin : begin + self.batch_size]
-            rows = [(number, start + begin + i, sequence) for i, number in enumerate(piece)]
-            last = begin + len(piece) == len(ids)
-            self.decode(rows, [every or (last and i == len(piece) - 1) for i in range(len(piece))])
+            chunk = ids[begin : begin + self.batch_size]
+            rows = [(number, start + begin + i, sequence) for i, number in enumerate(chunk)]
+            last = begin + len(chunk) == len(ids)
+            self.decode(rows, [every or (last and i == len(chunk) - 1) for i in range(len(chunk))])
 
     def decode(self, rows: Sequence[tuple[int, int, int]], wanted: Sequence[bool]) -> None:
         """Run rows of (id, position, sequence), computing logits where wanted."""

@@ -2,8 +2,8 @@
 
     python benchmarks/peers/llama_cpp_worker.py --text TEXT.gguf --mmproj MMPROJ.gguf --threads 2
 
-So that a benchmark can take turns between engines. One command a line, one answer a line; seconds are wall time; a
-command that fails answers {"error": ...} and the process goes on. It ends with its input.
+The separate process lets a benchmark alternate between engines. Each line is a command and gets a line as its answer;
+seconds are wall time. A command that fails answers {"error": ...}, and the process continues. It ends with its input.
 
     {"do": "info"}                                             versions, instruction sets, the model, seconds to load
     {"do": "memory"}                                           resident bytes now and at most

@@ -2,8 +2,8 @@
 
     python benchmarks/peers/transformers_serve.py CHECKPOINT --port 8001 --device cpu
 
-Pictures are resized by PyTorch itself; the compiled operations that torchvision asks for when it is imported are not
-used, so their names are enough.
+PyTorch itself resizes images. torchvision requires the names of its compiled operations when it is imported, but they
+are not used, so empty definitions suffice.
 """
 
 from __future__ import annotations

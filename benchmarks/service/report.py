@@ -37,7 +37,7 @@ def _show(figures: Figures, digits: int = 1) -> str:
 
 
 def verdicts(rows: Rows) -> list[tuple[str, str, str, bool | None]]:
-    """Of each row: its name, what was measured, its goal, and whether that is met (None: nobody to compare with)."""
+    """For each row: its name, its result, its goal, and whether the goal is met (None: no peer to compare with)."""
     found: list[tuple[str, str, str, bool | None]] = []
     for clients in CLIENTS:
         if figures := rows.get(f"throughput-{clients}"):
@@ -52,8 +52,8 @@ def verdicts(rows: Rows) -> list[tuple[str, str, str, bool | None]]:
         share = figures.median(f"{OWN}, second over first, %")
         found.append((figures.name, _show(figures), "at most 15 % of the first turn", share <= 15))
     if figures := rows.get("overhead"):
-        most = max(figures.median(f"server over engine, {count} at a time, %") for count in (1, 8))
-        found.append((figures.name, _show(figures, 2), "server alone: a token takes at most 3 % longer", most <= 3))
+        slowest = max(figures.median(f"server over engine, {count} at a time, %") for count in (1, 8))
+        found.append((figures.name, _show(figures, 2), "server alone: a token takes at most 3 % longer", slowest <= 3))
     if figures := rows.get("idle-connections"):
         met = figures.median("ratio") >= 0.97
         found.append((figures.name, _show(figures), "no loss: a ratio of at least 0.97", met))

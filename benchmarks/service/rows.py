@@ -11,9 +11,9 @@ from typing import Any
 
 from pocketvlm.bench.load.prompts import Sizes
 from pocketvlm.options.load import DEFAULT_PREFILL_CHUNK
-from service import asking
-from service.asking import FailedError, percentile
+from service import requests
 from service.bare import Bare
+from service.requests import FailedError, percentile
 from service.servers import Server
 
 CLIENTS = (1, 4, 8, 16)
@@ -25,7 +25,7 @@ IDLE = 500
 
 @dataclass
 class Figures:
-    """What a row found: by column, one value a turn. unit: "tok/s", "ms", "%" or "x"."""
+    """The results of a row: by column, one value for each turn. unit: "tok/s", "ms", "%" or "x"."""
 
     name: str
     unit: str
@@ -42,7 +42,7 @@ class Figures:
 
 @dataclass
 class Bench:
-    """What rows need. servers: ours first."""
+    """The servers and settings of a run. servers: ours first."""
 
     servers: Sequence[Server]
     bare: Callable[[], Bare]
@@ -57,7 +57,7 @@ class Bench:
         return self.servers[0]
 
     def alone(self, server: Server, work: Callable[[], Any]) -> Any:
-        """Have it work while all others are stopped."""
+        """Run `work` while all other servers are stopped."""
         server.resume()
         try:
             return asyncio.run(work())
@@ -75,7 +75,7 @@ def throughput(bench: Bench, clients: int) -> Figures:
             length = min(server.output, bench.output)
             try:
                 rates[server.name] = bench.alone(
-                    server, lambda s=server, n=length: asking.throughput(s, clients, INPUT, n)
+                    server, lambda s=server, n=length: requests.throughput(s, clients, INPUT, n)
                 )
             except FailedError as error:
                 if server is bench.ours:
@@ -89,23 +89,23 @@ def throughput(bench: Bench, clients: int) -> Figures:
     return figures
 
 
-def text_beside_images(bench: Bench) -> Figures:
-    """First token of short texts while images are in flight, beside one chunk and one view alone."""
+def text_with_images(bench: Bench) -> Figures:
+    """First token of short texts while images are in flight, compared with one chunk and one view alone."""
     figures = Figures("first token of short text, 4 images in flight", "ms")
     server = bench.ours
 
     async def run() -> list[float]:
-        async with asking.images_in_flight(server, IN_FLIGHT, SIDE, 16) as ended:
-            found = await asking.short_texts(server, bench.samples, INPUT)
-            asking.good(list(ended))
+        async with requests.images_in_flight(server, IN_FLIGHT, SIDE, 16) as ended:
+            found = await requests.short_texts(server, bench.samples, INPUT)
+            requests.good(list(ended))
         return found
 
     async def alone() -> tuple[float, float]:
-        _, text = await asking.first_token(
+        _, text = await requests.first_token(
             server, server.prompts.asked(Sizes(DEFAULT_PREFILL_CHUNK - 16, 1), server.cost).body
         )
-        _, image = await asking.first_token(server, await asking.image_question(server, SIDE))
-        short = await asking.short_texts(server, 5, INPUT)
+        _, image = await requests.first_token(server, await requests.image_question(server, SIDE))
+        short = await requests.short_texts(server, 5, INPUT)
         figures.add("idle, median", statistics.median(short) * 1e3)
         return text["prefill"], image["vision"]
 
@@ -121,7 +121,7 @@ def text_beside_images(bench: Bench) -> Figures:
     return figures
 
 
-def second_turn(bench: Bench) -> Figures:
+def second_question(bench: Bench) -> Figures:
     """First token of the second question about an image, as a part of the first's."""
     figures = Figures("second turn about an image", "ms")
     for turn in range(bench.runs + 1):
@@ -129,7 +129,7 @@ def second_turn(bench: Bench) -> Figures:
             if server.output < bench.ours.output:
                 continue  # without a prefix cache there is nothing to see
             try:
-                first, second, timings = bench.alone(server, lambda s=server: asking.turns(s, SIDE))
+                first, second, timings = bench.alone(server, lambda s=server: requests.turns(s, SIDE))
             except FailedError as error:
                 if server is bench.ours:
                     raise
@@ -146,10 +146,10 @@ def second_turn(bench: Bench) -> Figures:
 
 
 def overhead(bench: Bench) -> Figures:
-    """Time a token over HTTP beside the same prompts straight through the engine, at 1 and 8 sequences.
+    """Time a token over HTTP, compared with the same prompts straight through the engine, at 1 and 8 sequences.
 
-    Twice over HTTP: with a client that hardly takes any processor, which shows the server alone, and with one that
-    reads each token when it comes, on the same cores. Many short turns: neighbours in time differ least.
+    HTTP is measured twice: with a client that takes little processor time, which shows the server alone, and with a
+    client that reads each token at once, on the same cores. Turns are short and many, because neighbours differ least.
     """
     figures = Figures("server over bare engine", "ms")
     server, bare = bench.ours, bench.bare()
@@ -179,7 +179,7 @@ def _quietly(bench: Bench, texts: Sequence[str]) -> float:
     server = bench.ours
     server.resume()
     try:
-        return asking.quiet_per_token(server, [server.prompts.body(text, bench.output // 2) for text in texts])
+        return requests.quiet_per_token(server, [server.prompts.body(text, bench.output // 2) for text in texts])
     finally:
         server.pause()
 
@@ -191,26 +191,26 @@ def _over_http(bench: Bench, texts: Sequence[str]) -> float:
         client = server.client()
         try:
             bodies = [server.prompts.body(text, bench.output // 2) for text in texts]
-            sent = await asking.send_all(client, [server.request(body, client) for body in bodies])
+            sent = await requests.send_all(client, [server.request(body, client) for body in bodies])
         finally:
             client.close()
-        spent = [(o.latency - o.ttft) / (o.output_tokens - 1) for o in asking.good(sent.outcomes)]
+        spent = [(o.latency - o.ttft) / (o.output_tokens - 1) for o in requests.good(sent.outcomes)]
         return sum(spent) / len(spent)
 
     return float(bench.alone(server, run))
 
 
 def idle_connections(bench: Bench) -> Figures:
-    """Throughput at 8 clients with many kept connections that do nothing, beside none."""
+    """Throughput at 8 clients with and without many idle connections."""
     figures = Figures(f"{IDLE} idle connections", "tok/s")
     server = bench.ours
 
     async def crowded() -> float:
-        async with asking.idle_connections(server, IDLE):
-            return await asking.throughput(server, 8, INPUT, bench.output)
+        async with requests.idle_connections(server, IDLE):
+            return await requests.throughput(server, 8, INPUT, bench.output)
 
     async def empty() -> float:
-        return await asking.throughput(server, 8, INPUT, bench.output)
+        return await requests.throughput(server, 8, INPUT, bench.output)
 
     for turn in range(2 * bench.runs + 1):
         order = (empty, crowded) if turn % 2 else (crowded, empty)
@@ -224,8 +224,8 @@ def idle_connections(bench: Bench) -> Figures:
 
 ROWS: dict[str, Callable[[Bench], Figures]] = {
     **{f"throughput-{count}": partial(throughput, clients=count) for count in CLIENTS},
-    "text-beside-images": text_beside_images,
-    "second-turn": second_turn,
+    "text-beside-images": text_with_images,
+    "second-turn": second_question,
     "overhead": overhead,
     "idle-connections": idle_connections,
 }

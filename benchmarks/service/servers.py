@@ -64,7 +64,7 @@ class Server:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
                 self.cost = asyncio.run(self._first())
-            except Exception:  # whatever it is, it may be that it still loads
+            except Exception:  # any failure may only mean that the server still loads
                 time.sleep(0.5)
                 continue
             return
@@ -78,17 +78,17 @@ class Server:
             client.close()
 
     def pause(self) -> None:
-        """Take the processor from it while others have their turn."""
+        """Stop the process while other servers are measured."""
         if self.process is not None:
             self.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Give it back."""
+        """Continue the process."""
         if self.process is not None:
             self.process.send_signal(signal.SIGCONT)
 
     def shown(self) -> str:
-        """How it was started, without the places where things are on this machine."""
+        """The command that started it, without paths of this machine."""
         parts = [Path(part).name if "/" in part else part for part in self.command]
         return " ".join(part for part in parts if part != str(self.port)).replace(" --port", "")
 
@@ -106,7 +106,7 @@ class Server:
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """A free port."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         return int(found.getsockname()[1])
 
@@ -140,7 +140,7 @@ def llama(binary: Path, files: Mapping[str, Path], threads: int, more: Sequence[
 
 
 def llama_python(packages: Sequence[Path], files: Mapping[str, Path], threads: int) -> Server:
-    """The server of llama-cpp-python, which answers one request at a time: where there is no binary of llama.cpp's."""
+    """The server of llama-cpp-python, which answers one request at a time; used without a binary of llama.cpp's."""
     port = free_port()
     command = [sys.executable, "-m", "llama_cpp.server", "--model", str(files["text Q4_K_M"])]
     command += ["--host", "127.0.0.1", "--port", str(port), "--n_threads", str(threads), "--n_ctx", "2048"]

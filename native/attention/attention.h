@@ -10,19 +10,19 @@ struct ViewAttention {
     const int32_t* offsets;            // [views + 1]
     float* out;                        // [rows, heads * head_dim]
     int64_t views, heads, head_dim;
-    bool fast;   // products may round their factors to bfloat16 where the processor has such products
-    bool bytes;  // and then scores theirs to 8 bits
+    bool fast;   // products may round their factors to bfloat16 if the processor has bfloat16 products
+    bool bytes;  // if fast: products for the scores may round their factors to 8 bits
 };
 
 struct CausalAttention {
     const float* query;          // [rows, heads, head_dim]
     const float *keys, *values;  // [pages, page_size, kv_heads, head_dim]
     const int32_t* offsets;      // [sequences + 1]
-    const int32_t* context_lens;      // [sequences]
+    const int32_t* context_lens; // [sequences]
     const int32_t* pages;        // [sequences, table_width]
     float* out;                  // [rows, heads * head_dim]
     int64_t sequences, table_width, page_size, heads, kv_heads, head_dim;
-    bool fast;  // as the first above
+    bool fast;  // as in ViewAttention
 };
 
 }  // namespace pocketvlm

@@ -1,4 +1,4 @@
-// Twelve queries against blocks of keys: bfloat16 products, sums and a running softmax in float.
+// Attention of twelve queries to blocks of keys: products in bfloat16, sums and a running softmax in float32.
 #pragma once
 
 #include "simd/parallel.h"
@@ -65,7 +65,7 @@ inline void pack_bf16_queries(const float* const* rows, int64_t used, int64_t he
     transpose_bf16(rows, used, head_dim, out, bf16_rows, bf16_rows);
 }
 
-// scores [half_rows][2W] of one tile.
+// scores [bf16_rows][2W] of one tile.
 __attribute__((noinline)) void score_tile(const uint32_t* query, const uint32_t* keys, int64_t pairs, float* out, int64_t stride) {
     Vec sums[bf16_rows][2];
 #pragma GCC unroll 12
@@ -86,7 +86,7 @@ __attribute__((noinline)) void score_tile(const uint32_t* query, const uint32_t*
     }
 }
 
-// sums [half_rows][Vecs W] += weights x values.
+// sums [bf16_rows][Vecs W] += weights x values.
 template <int Vecs>
 __attribute__((noinline)) void weigh_tile(const uint32_t* weights, const uint32_t* values, int64_t pairs, int64_t width, float* out) {
     Vec sums[bf16_rows][Vecs];
@@ -127,9 +127,9 @@ __attribute__((noinline)) void weigh_half_tile(const uint32_t* weights, const ui
 
 // The running softmax of twelve queries.
 struct Bf16Softmax {
-    float* sums;   // [half_rows][padded dims]
-    float* total;  // [half_rows][W], parts of the sum of weights
-    float* top;    // [half_rows]
+    float* sums;   // [bf16_rows][padded dims]
+    float* total;  // [bf16_rows][W], parts of the sum of weights
+    float* top;    // [bf16_rows]
 };
 
 inline int64_t bf16_softmax_floats(int64_t head_dim) { return bf16_rows * (round_up(head_dim, W) + W) + W; }
@@ -145,8 +145,8 @@ inline void begin(const Bf16Softmax& s, int64_t head_dim) {
 }
 
 struct Bf16Memory {
-    float* scores;      // [half_rows][score_stride]
-    uint32_t* weights;  // [half_rows][weight_stride]
+    float* scores;      // [bf16_rows][score_stride]
+    uint32_t* weights;  // [bf16_rows][weight_stride]
 };
 
 constexpr int64_t bf16_memory_floats = bf16_rows * (score_stride + weight_stride);
@@ -162,14 +162,14 @@ struct Bf16Scores {
 
 // The maximum of n > 0 scores, which are stored in whole vectors.
 inline float highest(const float* row, int64_t n) {
-    Vec some[4];
-    for (auto& v : some) v = splat(-3.0e38f);
+    Vec partial[4];
+    for (auto& v : partial) v = splat(-3.0e38f);
     int64_t k = 0;
     for (; k + 4 * W <= n; k += 4 * W)
 #pragma GCC unroll 4
-        for (int64_t i = 0; i < 4; ++i) some[i] = vmax(some[i], load(row + k + i * W));
-    for (; k < n; k += W) some[0] = max_part(some[0], load(row + k), n - k);
-    return max_of(vmax(vmax(some[0], some[1]), vmax(some[2], some[3])));
+        for (int64_t i = 0; i < 4; ++i) partial[i] = vmax(partial[i], load(row + k + i * W));
+    for (; k < n; k += W) partial[0] = max_part(partial[0], load(row + k), n - k);
+    return max_of(vmax(vmax(partial[0], partial[1]), vmax(partial[2], partial[3])));
 }
 
 // Weights 2^(score * factor - top) of the first `seen` of n keys, zero for the others, as pairs; returns their sum in parts.
@@ -209,14 +209,14 @@ inline void add_bf16_keys(const Bf16Softmax& s, const Bf16Memory& m, const Score
     for (int64_t r = 0; r < bf16_rows; ++r) {
         const float* row = m.scores + r * score_stride;
         const Vec factor = splat(base * scores.scale(r));
-        const float before = s.top[r], now = highest(row, seen[r]), most = now > before ? now : before;
-        const Vec top = splat(most) * factor;
+        const float previous = s.top[r], block_max = highest(row, seen[r]), maximum = block_max > previous ? block_max : previous;
+        const Vec top = splat(maximum) * factor;
         Vec total = load(s.total + r * W);
-        if (most != before) {
-            const Vec shrink = power_of_two(vmax(splat(before) * factor - top, splat(-200.0f)));
+        if (maximum != previous) {
+            const Vec shrink = power_of_two(vmax(splat(previous) * factor - top, splat(-200.0f)));
             total = total * shrink;
             for (int64_t d = 0; d < width; d += W) store(s.sums + r * width + d, load(s.sums + r * width + d) * shrink);
-            s.top[r] = most;
+            s.top[r] = maximum;
         }
         store(s.total + r * W, total + weights_of(row, seen[r], n, factor, top, m.weights + r * weight_stride));
     }

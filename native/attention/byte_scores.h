@@ -1,4 +1,4 @@
-// Scores of twelve queries from bytes: products of bytes run at twice the rate of bfloat16 products.
+// Attention scores of twelve queries in 8-bit integers, whose products run at twice the rate of bfloat16 products.
 //
 // The mean key is subtracted from every key first. It adds the same to all scores of a query, so the softmax does not change,
 // and a mean far from zero would take most of the range of the bytes.
@@ -17,10 +17,10 @@ inline Counts transpose_bytes(const float* const* rows, int64_t used, const floa
                               float* scale) {
     float inverse[W];
     for (int64_t r = 0; r < W; ++r) {
-        Vec most = zero();
+        Vec maximum = zero();
         if (r < used)
-            for (int64_t d = 0; d < head_dim; d += W) most = vmax(vabs(load_some(rows[r] + d, head_dim - d) - load(shift + d)), most);
-        const float m = max_of(most);
+            for (int64_t d = 0; d < head_dim; d += W) maximum = vmax(vabs(load_some(rows[r] + d, head_dim - d) - load(shift + d)), maximum);
+        const float m = max_of(maximum);
         scale[r] = m / 127.0f;
         inverse[r] = m > 1e-36f ? 127.0f / m : 0.0f;
     }
@@ -75,7 +75,7 @@ inline void pack_byte_keys(const Row& row, int64_t n, int64_t head_dim, float* m
     }
 }
 
-// Queries as [words][half_rows], W words more at the end; offset: what the 128 in the bytes of keys adds to a sum, negative.
+// Queries as [words][bf16_rows], W words more at the end; offset: what the 128 in the bytes of keys adds to a sum, negative.
 inline void pack_byte_queries(const float* const* rows, int64_t used, int64_t head_dim, const float* zeros, uint32_t* out, float* scale,
                               int32_t* offset) {
     const Counts sums = transpose_bytes<false>(rows, used, zeros, head_dim, out, bf16_rows, scale);
@@ -100,7 +100,7 @@ __attribute__((noinline)) void byte_tile(const ByteScores& s, const uint32_t* ke
     for (int64_t r = 0; r < bf16_rows; ++r) sums[r][0] = sums[r][1] = count(s.offset[r]);
     const int8_t* query = reinterpret_cast<const int8_t*>(s.query);
     const uint32_t* second = keys + s.words * W;
-    int64_t left = s.words;
+    int64_t remaining = s.words;
     do {
         const Bytes a = load_words(keys), b = load_words(second);
 #pragma GCC unroll 12
@@ -110,7 +110,7 @@ __attribute__((noinline)) void byte_tile(const ByteScores& s, const uint32_t* ke
             sums[r][1] = dot8(sums[r][1], b, four);
         }
         keys += W, second += W, query += 4 * bf16_rows;
-    } while (--left > 0);
+    } while (--remaining > 0);
     const Vec low = load(key_scale), high = load(key_scale + W);
 #pragma GCC unroll 12
     for (int64_t r = 0; r < bf16_rows; ++r) {

@@ -215,7 +215,7 @@ inline void single_span(const CausalAttention& a, int64_t sequence, int64_t row,
         single_row<1>(a, query + h * d, keys, values, n, scores, Partial{out.sums + h * d, out.maximum + h, out.total + h});
 }
 
-// Join the spans of one head.
+// Joins the results of the spans of one head.
 inline void join(const float* sums, const float* maximum, const float* total, int64_t count, int64_t sum_stride, int64_t stride, int64_t d,
                  float* out) {
     float top = lowest, all = 0.0f;
@@ -257,9 +257,9 @@ void attention(Pool& pool, const CausalAttention& a) {
     for (int64_t s = 0; s < a.sequences; ++s) {
         const int32_t count = a.offsets[s + 1] - a.offsets[s], sequence = static_cast<int32_t>(s);
         if (count > single_rows) {
-            // Late rows see most keys: they go first.
-            const int32_t pieces = (count + static_cast<int32_t>(tokens_a_task) - 1) / static_cast<int32_t>(tokens_a_task);
-            for (int32_t i = pieces - 1; i >= 0; --i) {
+            // Late rows attend to the most keys, so they are scheduled first.
+            const int32_t chunks = (count + static_cast<int32_t>(tokens_a_task) - 1) / static_cast<int32_t>(tokens_a_task);
+            for (int32_t i = chunks - 1; i >= 0; --i) {
                 const int32_t first = i * static_cast<int32_t>(tokens_a_task);
                 run_tasks[run++] = Task{sequence, 0, first, static_cast<int32_t>(min(tokens_a_task, count - first))};
             }

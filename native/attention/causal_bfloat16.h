@@ -1,5 +1,5 @@
-// Runs of rows of causal attention with bfloat16 products: a task packs one block of keys and values after the other and
-// multiplies each with all its tiles of queries.
+// Causal attention of runs of rows with bfloat16 products. A task packs the keys and values block by block and multiplies each
+// block with all its tiles of queries.
 #pragma once
 
 #include "attention/attention.h"

@@ -1,4 +1,4 @@
-// One block of keys against one block of queries, with the softmax carried from block to block.
+// Adds one block of keys to the attention of one block of queries; the running softmax is carried from block to block.
 //
 // Queries lie along vector lanes ("lanes"), keys along rows: scores [keys][lanes]. So the softmax needs no sum across a
 // vector, and the probabilities already have the layout of the left side of the second product.
@@ -60,8 +60,8 @@ inline void add_keys(const Softmax& s, const float* query, const float* keys, co
     for (int64_t v = 0; v < vecs; ++v) {
         float* column = scores + v * W;
         const Vec limit = last_key ? load(last_key + v * W) : splat(3.0e38f);
-        const Vec before = load(s.maximum + v * W);
-        Vec top = before;
+        const Vec previous = load(s.maximum + v * W);
+        Vec top = previous;
         if (last_key)
             for (int64_t i = 0; i < n; ++i) {
                 const Vec masked = where_less(limit, splat(static_cast<float>(i)), splat(lowest), load(column + i * lanes));
@@ -70,7 +70,7 @@ inline void add_keys(const Softmax& s, const float* query, const float* keys, co
             }
         else
             for (int64_t i = 0; i < n; ++i) top = vmax(top, load(column + i * lanes));
-        const Vec factor = exp(before - top);
+        const Vec factor = exp(previous - top);
         Vec total = load(s.total + v * W) * factor;
         for (int64_t i = 0; i < n; ++i) {
             const Vec e = exp(load(column + i * lanes) - top);

@@ -1,4 +1,4 @@
-// Attention inside views: one task packs the keys and values of one (view, head) and runs some of its queries.
+// Attention inside views. A task packs the keys and values of one pair (view, head) and runs some of its queries.
 #include "attention/attention.h"
 #include "attention/softmax_block.h"
 #if defined(POCKETVLM_BFLOAT16_PRODUCTS)
@@ -69,7 +69,7 @@ void attention_views(Pool& pool, const ViewAttention& a) {
 #endif
     pool.reserve(static_cast<size_t>(scratch_floats(longest, a.head_dim)) * sizeof(float));
     const int64_t pairs = a.views * a.heads;
-    // Few long views: several tasks a pair. Many short ones: several pairs a task.
+    // Few long views: several tasks for each pair. Many short views: several pairs in a task.
     const int64_t parts = min(divide_up(2 * pool.threads(), pairs), divide_up(longest, lanes));
     const int64_t together = parts > 1 ? 1 : max(1, min(pairs / (8 * pool.threads()), 65536 / (longest * longest)));
     parallel(pool, divide_up(pairs, together) * parts, [&](int64_t task, int worker) {

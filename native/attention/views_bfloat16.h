@@ -1,4 +1,4 @@
-// Attention inside views: scores from bfloat16 numbers or from bytes, weighted sums of values from bfloat16 numbers.
+// Attention inside views with bfloat16 products; scores can be computed in 8-bit integers instead.
 #pragma once
 
 #include "attention/attention.h"

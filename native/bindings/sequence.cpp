@@ -176,7 +176,7 @@ void conv_silu(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle sta
     const int64_t rows = in.dim(0), channels = in.dim(1);
     w.shaped(-1, channels);
     const int64_t taps = w.dim(0);
-    if (taps < 1 || taps > most_taps) refuse("weight must have 1 to " + std::to_string(most_taps) + " taps, not " + std::to_string(taps));
+    if (taps < 1 || taps > max_taps) refuse("weight must have 1 to " + std::to_string(max_taps) + " taps, not " + std::to_string(taps));
     const Output window(state, "state");
     window.shaped(-1, taps - 1, channels);
     const Ints bounds(offsets, "batch.offsets"), before(context_lens, "batch.context"), places(slots, "batch.slots");

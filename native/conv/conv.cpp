@@ -45,7 +45,7 @@ inline void conv_block(const ConvSilu& a, int64_t sequence, int64_t first, int64
     const int64_t past = a.taps - 1, start = a.offsets[sequence], rows = a.offsets[sequence + 1] - start;
     const float* x = a.x + start * a.channels;
     const auto input = [&](int64_t row) { return row < 0 ? past_rows + (past + row) * a.channels : x + row * a.channels; };
-    const float* window[most_taps];
+    const float* window[max_taps];
     for (int64_t r = first; r < last; ++r) {
         for (int64_t j = 0; j < a.taps; ++j) window[j] = input(r - past + j);
         float* out = a.out + (start + r) * a.channels;
@@ -83,16 +83,16 @@ void conv_silu(Pool& pool, const ConvSilu& a) {
             }
         });
     });
-    int64_t pieces = 0;  // row blocks of all longer sequences
-    for (int64_t s = 0; s < a.sequences; ++s) pieces += rows(s) == 1 ? 0 : divide_up(rows(s), rows_a_task);
-    parallel(pool, pieces * blocks, [&](int64_t task, int) {
-        int64_t piece = task / blocks, s = 0;
+    int64_t chunks = 0;  // row blocks of all longer sequences
+    for (int64_t s = 0; s < a.sequences; ++s) chunks += rows(s) == 1 ? 0 : divide_up(rows(s), rows_a_task);
+    parallel(pool, chunks * blocks, [&](int64_t task, int) {
+        int64_t chunk = task / blocks, s = 0;
         for (;; ++s) {
             const int64_t count = rows(s) == 1 ? 0 : divide_up(rows(s), rows_a_task);
-            if (piece < count) break;
-            piece -= count;
+            if (chunk < count) break;
+            chunk -= count;
         }
-        const int64_t first = piece * rows_a_task;
+        const int64_t first = chunk * rows_a_task;
         range(task % blocks, [&](int64_t begin, int64_t end) {
             conv_block(a, s, first, min(rows(s), first + rows_a_task), begin, end, windows + s * window);
         });

@@ -5,7 +5,7 @@
 
 namespace pocketvlm {
 
-constexpr int64_t most_taps = 16;
+constexpr int64_t max_taps = 16;
 
 struct ConvSilu {
     const float *x, *weight;  // [rows, channels], [taps, channels]

@@ -1,4 +1,4 @@
-// The gated delta rule. Short runs: row by row. Long runs: chunks of rows at once, which read and write the state once a chunk.
+// The gated delta rule. Short runs go row by row; long runs go in chunks, which read and write the state once for each chunk.
 //
 // A chunk (G = running sum of the log decays, K and Q its normalised rows):
 //   R = diag(beta) (V - diag(e^G) K S),  (I + A) X = R with A = strictly lower diag(beta) K K^T * e^(Gi - Gj),
@@ -91,9 +91,9 @@ inline void step_row(float* s, const Head& h, int64_t r, float* memory) {
     copy(v, h.value(r), d);
     clear(v + d, width - d);
     const float beta = static_cast<float>(h.beta(r)), decay = static_cast<float>(__builtin_exp(h.log_decay(r)));
-    constexpr int most = many_registers ? 8 : 4;
+    constexpr int max_vecs = many_registers ? 8 : 4;
     int64_t j = 0;
-    for (; j + most * W <= width; j += most * W) step<most>(s + j, width, a.key_dim, q, k, v + j, beta, decay, out + j);
+    for (; j + max_vecs * W <= width; j += max_vecs * W) step<max_vecs>(s + j, width, a.key_dim, q, k, v + j, beta, decay, out + j);
     for (; j < width; j += W) step<1>(s + j, width, a.key_dim, q, k, v + j, beta, decay, out + j);
     copy(h.out(r), out, d);
 }

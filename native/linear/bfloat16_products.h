@@ -1,4 +1,4 @@
-// Rows rounded to bfloat16 times matrices of bfloat16 numbers: products of pairs, sums in float, weights not packed.
+// Linear layers on bfloat16 weights with rows rounded to bfloat16: products of bfloat16 pairs, sums in float32, no packing.
 //
 // A row and an output have one vector of sums: lane l adds pair l of every block of 2W inputs, block after block, and in the
 // end the lanes are added in one order. So results are batch-invariant: a row gets the same bits with any other rows.
@@ -100,13 +100,13 @@ inline void bf16_linear(Pool& pool, const Linear& a) {
     });
     const int64_t weight_bytes = a.inputs * static_cast<int64_t>(sizeof(uint16_t)), tiles = divide_up(a.rows, bf16_tile_rows);
     const int64_t block = max(4, bf16_block_bytes / weight_bytes / 4 * 4);  // outputs
-    const int64_t fair = divide_up(a.outputs, 4 * pool.threads()), least = divide_up(32768, weight_bytes * tiles);
-    const int64_t piece = round_up(min(max(fair, least), max(block, (1 << 20) / (weight_bytes * tiles))), 4);
-    const int64_t pieces = divide_up(a.outputs, piece);
-    const int64_t splits = min(divide_up(4 * pool.threads(), pieces), max(1, tiles / 4));  // of the rows, for few outputs
+    const int64_t fair = divide_up(a.outputs, 4 * pool.threads()), minimum = divide_up(32768, weight_bytes * tiles);
+    const int64_t chunk = round_up(min(max(fair, minimum), max(block, (1 << 20) / (weight_bytes * tiles))), 4);
+    const int64_t chunks = divide_up(a.outputs, chunk);
+    const int64_t splits = min(divide_up(4 * pool.threads(), chunks), max(1, tiles / 4));  // of the rows, for few outputs
     const auto row_of = [&](int64_t tile) { return tile * a.rows / tiles; };
-    parallel(pool, pieces * splits, [&](int64_t task, int) {
-        const int64_t first = task / splits * piece, last = min(a.outputs, first + piece), split = task % splits;
+    parallel(pool, chunks * splits, [&](int64_t task, int) {
+        const int64_t first = task / splits * chunk, last = min(a.outputs, first + chunk), split = task % splits;
         const int64_t first_tile = split * tiles / splits, last_tile = (split + 1) * tiles / splits;
         for (int64_t o = first; o < last; o += block)
             for (int64_t t = first_tile; t < last_tile; ++t) {

@@ -1,4 +1,4 @@
-// The end of every matrix product: bias, activation, residual.
+// Finishes a matrix product: adds the bias, applies the activation, adds the residual.
 #pragma once
 
 #include "linear/linear.h"
@@ -17,8 +17,8 @@ inline Vec activate(Vec v, Activation kind) {
     }
 }
 
-// Finish sums [rows, columns] of the block at (row, column) and write them to a.out, where sums may be already. Rough
-// activations are for products that round far more.
+// Finishes sums [rows, columns] of the block at (row, column) and writes them to a.out; `sums` may already lie in a.out. Rough
+// activations are for products whose own rounding is far coarser.
 template <bool Rough = false>
 inline void finish(const Linear& a, const float* sums, int64_t stride, int64_t row, int64_t rows, int64_t column, int64_t columns) {
     if (!a.bias && !a.residual && a.activation == Activation::none && sums == a.out + row * a.outputs + column) return;

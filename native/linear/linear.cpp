@@ -1,4 +1,4 @@
-// Few rows: dot products that stream each weight once (memory-bound). Many rows: packed tiles and the block product.
+// The linear layer in float32. Few rows use dot products that read each weight once; many rows use packed tiles (tile.h).
 #include "linear/epilogue.h"
 #include "simd/pack.h"
 #include "simd/parallel.h"
@@ -98,13 +98,13 @@ void few_rows(Pool& pool, const Linear& a) {
     float* x = pool.shared(static_cast<size_t>(a.rows * stride) * sizeof(float));
     for (int64_t r = 0; r < a.rows; ++r) arrange(a.x + r * a.inputs, a.inputs, a.bf16, x + r * stride);
     const int64_t weight_bytes = a.inputs * static_cast<int64_t>(sizeof(T));
-    // Outputs of a task: several tasks for each thread, each worth its start, but not more weights than the cache takes.
-    const int64_t fair = divide_up(a.outputs, 4 * pool.threads()), least = divide_up(32768, weight_bytes);
-    const int64_t most = divide_up(1 << 20, weight_bytes), piece = round_up(max(1, min(max(fair, least), most)), 4);
-    const int64_t batch = min(piece, max(4, 16384 / weight_bytes / 4 * 4));  // outputs whose weights stay in the cache
-    parallel(pool, divide_up(a.outputs, piece), [&](int64_t t, int) {
-        const int64_t last = min(a.outputs, (t + 1) * piece);
-        for (int64_t o = t * piece; o < last; o += batch) {
+    // Outputs of a task: few enough for several tasks per thread and for the cache, enough for a task to be worth its start.
+    const int64_t fair = divide_up(a.outputs, 4 * pool.threads()), minimum = divide_up(32768, weight_bytes);
+    const int64_t maximum = divide_up(1 << 20, weight_bytes), chunk = round_up(max(1, min(max(fair, minimum), maximum)), 4);
+    const int64_t batch = min(chunk, max(4, 16384 / weight_bytes / 4 * 4));  // outputs whose weights stay in the cache
+    parallel(pool, divide_up(a.outputs, chunk), [&](int64_t t, int) {
+        const int64_t last = min(a.outputs, (t + 1) * chunk);
+        for (int64_t o = t * chunk; o < last; o += batch) {
             const int64_t count = min(batch, last - o);
             const T* weight = static_cast<const T*>(a.weight) + o * a.inputs;
             for (int64_t r = 0; r < a.rows; r += dot_rows) {
@@ -118,14 +118,14 @@ void few_rows(Pool& pool, const Linear& a) {
                 }
             }
         }
-        const int64_t first = t * piece;
+        const int64_t first = t * chunk;
         finish(a, a.out + first, a.outputs, 0, a.rows, first, last - first);
     });
 }
 
 // --- many rows ---
 
-constexpr int64_t depth_block = 1536, row_block = 1024, most_column_tiles = 4;
+constexpr int64_t depth_block = 1536, row_block = 1024, max_column_tiles = 4;
 constexpr int64_t few = W == 16 ? 32 : 12;  // up to here dot products are faster
 
 template <class T>
@@ -133,7 +133,7 @@ void many_rows(Pool& pool, const Linear& a) {
     const int64_t column_tiles = divide_up(a.outputs, main_width);
     const int64_t depth_step = round_up(divide_up(a.inputs, divide_up(a.inputs, depth_block)), 2 * W);
     const int64_t row_step = divide_up(a.rows, divide_up(a.rows, row_block));
-    const int64_t group = max(1, min(most_column_tiles, column_tiles / (8 * pool.threads())));
+    const int64_t group = max(1, min(max_column_tiles, column_tiles / (8 * pool.threads())));
     const int64_t groups = divide_up(column_tiles, group), column_tile_size = depth_step * main_width;
     pool.reserve(static_cast<size_t>(group * column_tile_size + main_rows * main_width) * sizeof(float));
     for (int64_t row = 0; row < a.rows; row += row_step) {

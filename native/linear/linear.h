@@ -1,4 +1,4 @@
-// y = activation(x W^T + bias) + residual.
+// The linear layer: y = activation(x W^T + bias) + residual.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ struct Linear {
     Activation activation;
     float* out;  // [rows, outputs]
     int64_t rows, inputs, outputs;
-    bool fast = false;  // products with bfloat16 weights may round x to bfloat16 where the processor has such products
+    bool fast = false;  // with bfloat16 weights, x may be rounded to bfloat16 if the processor has bfloat16 products
 };
 
 }  // namespace pocketvlm

@@ -1,11 +1,11 @@
-// What the machine can do at most, for the benchmark's roofline: reading memory, and products without any memory. Each kernel
+// Microbenchmarks of the machine's limits for the roofline: reading memory, and products in registers alone. Each kernel
 // stores numbers that depend on all its work, so that the compiler cannot omit any of it.
 #include "simd/parallel.h"
 
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
-constexpr int64_t chains = 12;  // independent sums of one round
+constexpr int64_t chains = 12;  // independent sums in one round
 
 // One task for each thread, each with its own sum.
 template <class Body>
@@ -47,7 +47,7 @@ int64_t multiply_bytes(Pool& pool, int64_t rounds) {
         Counts sums[chains];
         for (auto& s : sums) s = count(1);
         for (int64_t r = 0; r < rounds; ++r) {
-            const int8_t* factors = x + (r & 1) * 4 * chains;  // another factor each time: nothing can be worked out beforehand
+            const int8_t* factors = x + (r & 1) * 4 * chains;  // alternating factors: the compiler cannot compute anything in advance
 #pragma GCC unroll 12
             for (int i = 0; i < chains; ++i) sums[i] = dot8(sums[i], a, repeat_four(factors + 4 * i));
         }

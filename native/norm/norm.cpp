@@ -33,12 +33,12 @@ inline float mean_square(const float* x, int64_t width) {
 
 inline Vec inverse_root(float x) { return splat(1.0f / __builtin_sqrtf(x)); }
 
-constexpr int64_t least_work = 8192;  // floats for which another thread is worth its start
+constexpr int64_t min_work = 8192;  // floats from which on another thread is worth its start
 
 }  // namespace
 
 void rms_norm(Pool& pool, const RmsNorm& a) {
-    parallel_ranges(pool, a.rows, least_work / a.width, [&](int64_t first, int64_t last) {
+    parallel_ranges(pool, a.rows, min_work / a.width, [&](int64_t first, int64_t last) {
         for (int64_t r = first; r < last; ++r) {
             const float* x = a.x + r * a.width;
             const Vec factor = inverse_root(mean_square(x, a.width) + a.eps);
@@ -50,7 +50,7 @@ void rms_norm(Pool& pool, const RmsNorm& a) {
 }
 
 void layer_norm(Pool& pool, const LayerNorm& a) {
-    parallel_ranges(pool, a.rows, least_work / a.width, [&](int64_t first, int64_t last) {
+    parallel_ranges(pool, a.rows, min_work / a.width, [&](int64_t first, int64_t last) {
         for (int64_t r = first; r < last; ++r) {
             const float* x = a.x + r * a.width;
             Vec total = zero(), squares = zero();
@@ -72,7 +72,7 @@ void layer_norm(Pool& pool, const LayerNorm& a) {
 }
 
 void gated_rms_norm(Pool& pool, const GatedRmsNorm& a) {
-    parallel_ranges(pool, a.rows, least_work / a.width, [&](int64_t first, int64_t last) {
+    parallel_ranges(pool, a.rows, min_work / a.width, [&](int64_t first, int64_t last) {
         for (int64_t r = first; r < last; ++r) {
             const float *x = a.x + r * a.width, *z = a.z + r * a.width;
             const Vec factor = inverse_root(mean_square(x, a.width) + a.eps);

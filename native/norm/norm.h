@@ -1,4 +1,4 @@
-// Normalisations along rows.
+// Normalizations along rows: RMS norm, layer norm and gated RMS norm.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Rows of activations as signed bytes: x = scale * q with |q| <= 127, one scale for each group of inputs.
+// Quantizes rows of activations to signed bytes: x = scale * q with |q| <= 127, one scale for each group of inputs.
 //
 // Rows are interleaved in activation tiles: a tile holds, for every word of four inputs, the word of each of its rows. So a
 // product reads its left side as one stream.
@@ -23,11 +23,11 @@ inline int64_t height_of(int64_t rows) {
 struct ActivationTile {
     const int8_t* words;    // [depth / word][height][word]
     const float* scale;     // [groups][height]
-    const int32_t* offset;  // [groups][height], zero-point correction: what turns the sum of stored weight * x into that of value * x
+    const int32_t* offset;  // [groups][height], zero-point correction: added to the sum of stored weight * q, gives that of value * q
     const float* sum;       // [groups][height], sum of the bytes
 };
 
-// How a product expects its rows.
+// The sizes and the offset with which a product expects its activations.
 struct ActivationScheme {
     int64_t inputs, depth, group;
     int32_t weight_offset;  // stored weight - value
@@ -64,28 +64,28 @@ inline Activations lay_out_activations(float* memory, int64_t rows, const Activa
 }
 
 inline float largest(const float* x, int64_t n) {
-    Vec some[4] = {zero(), zero(), zero(), zero()};  // four chains: a step waits for the step before it in its chain
+    Vec partial[4] = {zero(), zero(), zero(), zero()};  // four chains: a step waits for the step before it in its chain
     int64_t k = 0;
     for (; k + 4 * W <= n; k += 4 * W)
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) some[i] = vmax(vabs(load(x + k + i * W)), some[i]);
-    Vec most = vmax(vmax(some[0], some[1]), vmax(some[2], some[3]));
-    for (; k + W <= n; k += W) most = vmax(vabs(load(x + k)), most);
-    if (k < n) most = vmax(vabs(load_part(x + k, n - k)), most);
-    float lanes[W], best = 0.0f;
-    store(lanes, most);
-    for (int64_t i = 0; i < W; ++i) best = lanes[i] > best ? lanes[i] : best;
-    return best;
+        for (int i = 0; i < 4; ++i) partial[i] = vmax(vabs(load(x + k + i * W)), partial[i]);
+    Vec maximum = vmax(vmax(partial[0], partial[1]), vmax(partial[2], partial[3]));
+    for (; k + W <= n; k += W) maximum = vmax(vabs(load(x + k)), maximum);
+    if (k < n) maximum = vmax(vabs(load_part(x + k, n - k)), maximum);
+    float lanes[W], result = 0.0f;
+    store(lanes, maximum);
+    for (int64_t i = 0; i < W; ++i) result = lanes[i] > result ? lanes[i] : result;
+    return result;
 }
 
-// Below this the inverse would overflow: such a group is zero for every purpose.
-inline float inverse_of(float most) { return most > 1e-36f ? 127.0f / most : 0.0f; }
+// Below 1e-36 the inverse would overflow, so such a group counts as zero.
+inline float inverse_of(float maximum) { return maximum > 1e-36f ? 127.0f / maximum : 0.0f; }
 
 // x [n] as bytes q [padded], zero after the n-th; returns the scale and the sum of q. `padded` is a multiple of 8 and of a
 // word; words are `stride` bytes apart.
 inline float quantize_group(const float* x, int64_t n, int64_t padded, int8_t* q, int64_t stride, int32_t& total) {
-    const float most = largest(x, n), scale = most / 127.0f;
-    const Vec inverse = splat(inverse_of(most));
+    const float maximum = largest(x, n), scale = maximum / 127.0f;
+    const Vec inverse = splat(inverse_of(maximum));
     Counts sums = count(0);
     alignas(64) int8_t bytes[W];
     for (int64_t k = 0; k < padded; k += W) {
@@ -127,9 +127,9 @@ inline void quantize_full_tile(const float* x, const ActivationScheme& scheme, c
         const int64_t n = max(0, min(scheme.group, scheme.inputs - from));
         float inverse[tile_height];
         for (int64_t r = 0; r < tile_height; ++r) {
-            const float most = largest(x + r * stride + from, n);
-            to.scale[at + r] = most / 127.0f;
-            inverse[r] = inverse_of(most);
+            const float maximum = largest(x + r * stride + from, n);
+            to.scale[at + r] = maximum / 127.0f;
+            inverse[r] = inverse_of(maximum);
         }
         Counts sums = count(0);
         int8_t* words = to.words + first * scheme.depth + from * tile_height;
@@ -167,7 +167,7 @@ inline void quantize_full_tile(const float* x, const ActivationScheme& scheme, c
 
 inline void quantize_activations(Pool& pool, const float* x, int64_t rows, const ActivationScheme& scheme, const Activations& to) {
     const int64_t tiles = divide_up(rows, tile_height);
-    // Few tiles are split by groups, so that every thread has work; not if there is little of it.
+    // Few tiles are split by groups so that every thread has work, unless the work is too small to share.
     const int64_t fair = rows * scheme.inputs < 4096 ? 1 : divide_up(2 * pool.threads(), tiles), parts = min(fair, to.groups);
     parallel(pool, tiles * parts, [&](int64_t task, int) {
         const int64_t first = task / parts * tile_height, part = task % parts;

@@ -1,4 +1,4 @@
-// Quantized weights as floats, row by row.
+// Dequantizes rows of a quantized matrix to float32.
 #include "quantized/quantized.h"
 
 namespace pocketvlm {
@@ -41,13 +41,13 @@ void dequantize_rows(Pool& pool, const QuantizedWeights& weights, const int32_t*
         int64_t n, inputs;
         float* out;
     } work{weights, ids, n, inputs, out};
-    constexpr int64_t piece = 16;
+    constexpr int64_t chunk = 16;
     const auto call = [](void* context, int64_t task, int) {
         const Work& w = *static_cast<Work*>(context);
-        for (int64_t i = task * piece; i < w.n && i < (task + 1) * piece; ++i)
+        for (int64_t i = task * chunk; i < w.n && i < (task + 1) * chunk; ++i)
             dequantize_row(w.weights, w.ids[i], w.inputs, w.out + i * w.inputs);
     };
-    pool.run((n + piece - 1) / piece, call, &work);
+    pool.run((n + chunk - 1) / chunk, call, &work);
 }
 
 }  // namespace pocketvlm

@@ -1,5 +1,5 @@
-// Sums of products of one activation tile with the 16 outputs of a packed tile. A row's sums are the same in a tile of any height:
-// whole numbers inside a group, groups in their order.
+// Dot products of one activation tile with the 16 outputs of a packed tile. A row gets the same sums in a tile of any height:
+// sums inside a group are integers, and groups are added in their order.
 #pragma once
 
 #include "quantized/activations.h"
@@ -10,19 +10,19 @@ namespace {
 constexpr int64_t tile_vectors = tile_outputs / W;  // vectors of outputs in a packed tile
 constexpr int64_t vector_bytes = 4 * W;             // of a step
 constexpr int64_t ahead = 3072, near = 512;         // prefetch distance in bytes: from memory, from the second cache
-// Packed tiles of one scale for each output that are multiplied together, and rows up to which chains of additions are short:
-// both as far as there are registers for the sums.
+// whole_tiles: packed tiles with one scale for each output that are multiplied together. split_rows: up to so many rows, each
+// sum is split in two to shorten the chain of additions. The number of registers limits both.
 constexpr int whole_tiles = W == 16 ? 2 : 1;
 constexpr int split_rows = W == 4 ? 4 : 2;
 static_assert(word == 4, "these products read words of four inputs");
 
-// Where the sums of a tile go. Bias, residual and final_out are for products with one scale for each output.
+// Where a product writes the sums of a tile. Bias, residual and final_out are for products with one scale for each output.
 struct Destination {
     float* out;
     int64_t stride;
     const float* bias;      // of the tile's columns, or null
     const float* residual;  // as out, or null
-    const float* final_out;  // prefetched for writing: the final place, which the tile itself may not write
+    const float* final_out;  // the final output, prefetched for writing even if `out` is scratch memory
     int64_t final_stride;
 
     Destination right(int64_t columns) const {
@@ -58,7 +58,7 @@ __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, 
             for (int r = 0; r < Rows; ++r) sums[r] = count(in.offset[g * Rows + r]);
             if constexpr (split)
                 for (int r = 0; r < Rows; ++r) more[r] = count(0);
-            int64_t left = steps;
+            int64_t remaining = steps;
             do {  // a group has at least one step: a loop that may run zero times copies all sums
                 const Bytes bytes = load_bytes(p);
                 if constexpr (Rows <= 8) __builtin_prefetch(p + ahead);
@@ -84,7 +84,7 @@ __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, 
                     }
                 }
                 p += step_bytes, x += 4 * step * Rows;
-            } while (--left > 0);
+            } while (--remaining > 0);
             const Vec s = load_float16(scale + g * tile_outputs + v * W);
 #pragma GCC unroll 12
             for (int r = 0; r < Rows; ++r) {
@@ -99,7 +99,7 @@ __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, 
 }
 
 // Packed tiles of bytes with one scale for each output: an activation row is one group. Cache lines that will be written are
-// prefetched one row at a time: all at once they would delay the weights that the sums need.
+// prefetched one row at a time, because prefetching all of them at once would delay the weights that the sums need.
 template <int Rows, int Tiles>
 __attribute__((noinline)) void whole(const QuantizedWeights& w, int64_t tile, const ActivationTile& in, const Destination& to) {
     constexpr int vecs = Tiles * tile_vectors;
@@ -112,8 +112,8 @@ __attribute__((noinline)) void whole(const QuantizedWeights& w, int64_t tile, co
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; ++v) sums[r][v] = count(in.offset[r]);
     const float *final_out = to.final_out, *residual = to.residual;
-    int64_t left = w.steps();
-    const int64_t every = Rows > 4 ? divide_up(left, 2 * Rows) : left;
+    int64_t remaining = w.steps();
+    const int64_t every = Rows > 4 ? divide_up(remaining, 2 * Rows) : remaining;
     int asked = 0;
     do {
         if (Rows > 4 && asked < Rows) {
@@ -125,8 +125,8 @@ __attribute__((noinline)) void whole(const QuantizedWeights& w, int64_t tile, co
                 residual += to.stride;
             }
         }
-        int64_t n = min(left, every);
-        left -= n;
+        int64_t n = min(remaining, every);
+        remaining -= n;
         do {
             Bytes weights[vecs];
 #pragma GCC unroll 4
@@ -143,7 +143,7 @@ __attribute__((noinline)) void whole(const QuantizedWeights& w, int64_t tile, co
             }
             p += step_bytes, x += 4 * Rows;
         } while (--n > 0);
-    } while (left > 0);
+    } while (remaining > 0);
     Vec scale[vecs], bias[vecs];
 #pragma GCC unroll 4
     for (int v = 0; v < vecs; ++v) {

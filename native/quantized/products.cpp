@@ -58,19 +58,19 @@ inline void tiles_of_rows(const QuantizedProduct& product, const Activations& in
 // for the tiles of a task to fit the cache.
 inline int64_t tiles_of_task(const Pool& pool, const QuantizedWeights& weights, int64_t tiles, int64_t rows) {
     const int64_t cost = weights.steps() * step_bytes * max(1, rows / 4);
-    const int64_t fair = divide_up(tiles, 4 * pool.threads()), least = divide_up(32768, cost), most = max(2, (1 << 20) / cost);
-    return round_up(min(max(fair, least), most), tiles_together);
+    const int64_t fair = divide_up(tiles, 4 * pool.threads()), minimum = divide_up(32768, cost), maximum = max(2, (1 << 20) / cost);
+    return round_up(min(max(fair, minimum), maximum), tiles_together);
 }
 
 // Products [0, count) of the same rows with the same activation scheme.
 inline void run_products(Pool& pool, const QuantizedProduct* products, int64_t count, const Activations& in) {
-    int64_t begin[most_products], pieces[most_products], size[most_products], tasks = 0;
+    int64_t begin[max_products], chunks[max_products], size[max_products], tasks = 0;
     for (int64_t i = 0; i < count; ++i) {
         const int64_t tiles = divide_up(products[i].args.outputs, tile_outputs);
         size[i] = tiles_of_task(pool, *products[i].weights, tiles, in.rows);
         begin[i] = tasks;
-        pieces[i] = divide_up(tiles, size[i]);
-        tasks += pieces[i];
+        chunks[i] = divide_up(tiles, size[i]);
+        tasks += chunks[i];
     }
     parallel(pool, tasks, [&](int64_t task, int) {
         int64_t i = count - 1;
@@ -88,7 +88,7 @@ void quantized_linear(Pool& pool, const QuantizedProduct* products, int64_t coun
         const Linear& a = products[i].args;
         const ActivationScheme scheme = scheme_of(a, *products[i].weights);
         int64_t n = 1;
-        while (i + n < count && n < most_products && same(scheme, scheme_of(products[i + n].args, *products[i + n].weights))) ++n;
+        while (i + n < count && n < max_products && same(scheme, scheme_of(products[i + n].args, *products[i + n].weights))) ++n;
         const Activations in = lay_out_activations(pool.shared(activation_bytes(a.rows, scheme)), a.rows, scheme);
         quantize_activations(pool, a.x, a.rows, scheme, in);
         run_products(pool, products + i, n, in);

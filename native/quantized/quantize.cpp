@@ -43,17 +43,17 @@ inline float from_float16(uint16_t half) {
 }
 
 inline float largest_of(const float* x, int64_t n) {
-    float most = 0.0f;
-    for (int64_t k = 0; k < n; ++k) most = __builtin_fabsf(x[k]) > most ? __builtin_fabsf(x[k]) : most;
-    return most;
+    float maximum = 0.0f;
+    for (int64_t k = 0; k < n; ++k) maximum = __builtin_fabsf(x[k]) > maximum ? __builtin_fabsf(x[k]) : maximum;
+    return maximum;
 }
 
 // One output with 8 bits, with one scale or a scale for each group.
 inline void quantize_8bit(const float* row, const QuantizedWeights& w, int64_t inputs, int64_t lane, uint8_t* packed, uint16_t* scales,
                           float& row_scale) {
-    const float most = largest_of(row, inputs);
-    row_scale = most / 127.0f;
-    if (scales) row_scale = (most > 1e-30f ? most : 1.0f) / 64.0f;  // group scales are then at most 64 / 127
+    const float maximum = largest_of(row, inputs);
+    row_scale = maximum / 127.0f;
+    if (scales) row_scale = (maximum > 1e-30f ? maximum : 1.0f) / 64.0f;  // group scales are then at most 64 / 127
     for (int64_t g = 0; g < w.groups(); ++g) {
         const int64_t begin = g * w.group, n = inputs - begin < w.group ? inputs - begin : w.group;
         float scale = row_scale;
@@ -109,8 +109,8 @@ inline float error_of(const float* x, int64_t n, const Levels& l, float scale) {
 inline void quantize_4bit(const float* row, const QuantizedWeights& w, int64_t inputs, int64_t lane, uint8_t* packed, uint16_t* scales,
                           float& row_scale) {
     const Levels l = levels_of(w.codebook);
-    const float most = largest_of(row, inputs);
-    row_scale = (most > 1e-30f ? most : 1.0f) / 32.0f;  // group scales are then about 1/2 at most, never out of float16's range
+    const float maximum = largest_of(row, inputs);
+    row_scale = (maximum > 1e-30f ? maximum : 1.0f) / 32.0f;  // group scales are then about 1/2 at most, never out of float16's range
     for (int64_t g = 0; g < w.groups(); ++g) {
         const float* x = row + g * w.group;
         const int64_t n = inputs - g * w.group < w.group ? inputs - g * w.group : w.group;
@@ -120,8 +120,8 @@ inline void quantize_4bit(const float* row, const QuantizedWeights& w, int64_t i
         for (int step = 0; step < 12; ++step) {
             const float at = (step < 6 ? l.lowest : l.highest) * (1.18f - 0.06f * static_cast<float>(step % 6));
             const float tried = from_float16(to_float16(end / at / row_scale)) * row_scale;
-            const float now = error_of(x, n, l, tried);
-            if (now < error) error = now, best = tried;
+            const float squared_error = error_of(x, n, l, tried);
+            if (squared_error < error) error = squared_error, best = tried;
         }
         scales[g * tile_outputs + lane] = to_float16(best / row_scale);
         const float inverse = best == 0.0f ? 0.0f : 1.0f / best;

@@ -1,4 +1,4 @@
-// Quantized matrices of 4 and 8 bits: y = activation(x W^T + bias) + residual with integer products.
+// Products with quantized matrices of 4 and 8 bits: y = activation(x W^T + bias) + residual in integer arithmetic.
 //
 // Packed layout. A packed tile has 16 outputs, padded with zero weights; inputs are padded to whole groups. A step of a tile is
 // 64 bytes, four bytes for each output: four neighbouring inputs (8 bit, value + 128), or eight of them, inputs 0..3 in the
@@ -40,7 +40,7 @@ struct Quantize {
     QuantizedWeights to;  // sizes and codebook; the arrays are written
 };
 
-constexpr int64_t most_products = 8;  // of one call
+constexpr int64_t max_products = 8;  // of one call
 
 // Several products of the same rows: x, rows and inputs are those of the first.
 struct QuantizedProduct {
@@ -48,7 +48,7 @@ struct QuantizedProduct {
     const QuantizedWeights* weights;
 };
 
-// Rows of a quantized matrix as floats.
+// Dequantizes rows of a matrix.
 void dequantize_rows(Pool& pool, const QuantizedWeights& weights, const int32_t* ids, int64_t n, int64_t inputs, float* out);
 
 }  // namespace pocketvlm

@@ -1,4 +1,4 @@
-// What full attention does to its inputs: split query and gate, normalise, rotate, write the cache.
+// Prepares the inputs of full attention: splits query and gate, normalizes, rotates, writes keys and values to the cache.
 #pragma once
 
 #include <cstdint>

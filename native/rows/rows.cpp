@@ -7,14 +7,14 @@ namespace {
 
 template <class Body>
 void each_block(Pool& pool, int64_t rows, int64_t width, const Body& body) {
-    const int64_t least = width > 0 ? 65536 / width + 1 : 1, fair = rows / (4 * pool.threads()) + 1;
-    const int64_t piece = least > fair ? least : fair;
+    const int64_t minimum = width > 0 ? 65536 / width + 1 : 1, fair = rows / (4 * pool.threads()) + 1;
+    const int64_t chunk = minimum > fair ? minimum : fair;
     const auto block = [&](int64_t t) {
-        const int64_t last = (t + 1) * piece < rows ? (t + 1) * piece : rows;
-        for (int64_t r = t * piece; r < last; ++r) body(r);
+        const int64_t last = (t + 1) * chunk < rows ? (t + 1) * chunk : rows;
+        for (int64_t r = t * chunk; r < last; ++r) body(r);
     };
     using Block = decltype(block);
-    pool.run((rows + piece - 1) / piece, [](void* f, int64_t t, int) { (*static_cast<Block*>(f))(t); },
+    pool.run((rows + chunk - 1) / chunk, [](void* f, int64_t t, int) { (*static_cast<Block*>(f))(t); },
              const_cast<void*>(static_cast<const void*>(&block)));
 }
 

@@ -1,4 +1,4 @@
-// Rows moved about: no arithmetic worth a vector instruction of its own, so one build of these for all processors.
+// Copies, gathers and regroups rows. One build serves all processors, because this work gains nothing from vector code.
 #pragma once
 
 #include <cstdint>

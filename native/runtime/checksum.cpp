@@ -1,4 +1,4 @@
-// Pieces of 1 MiB, each summed up by one thread in eight lanes that take turns at the words. A step of a lane is
+// Sums up chunks of 1 MiB, each on one thread and in eight lanes that take the words in turn. A step of a lane is
 // one-to-one in its state and in the word, so no change of one word can get lost; multiplication carries differences up,
 // rotation brings them down again.
 #include "runtime/checksum.h"
@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t lanes = 8;
 constexpr int64_t stride = lanes * 8;
-constexpr int64_t piece = 1 << 20;
+constexpr int64_t chunk = 1 << 20;
 constexpr uint64_t factor = 0xcf93a85cfecad007u;
 constexpr uint64_t start = 0xe653296ab7883785u;
 
@@ -24,7 +24,7 @@ inline uint64_t spread(uint64_t x) {
     return x ^ x >> 32;
 }
 
-uint64_t of_piece(const uint8_t* bytes, int64_t count, int64_t index) {
+uint64_t of_chunk(const uint8_t* bytes, int64_t count, int64_t index) {
     uint64_t state[lanes], words[lanes];
     for (int64_t i = 0; i < lanes; ++i) state[i] = spread(start + static_cast<uint64_t>(index * lanes + i));
     const uint8_t* const whole = bytes + count / stride * stride;
@@ -45,8 +45,8 @@ uint64_t of_piece(const uint8_t* bytes, int64_t count, int64_t index) {
 }  // namespace
 
 uint64_t checksum(Pool& pool, const uint8_t* bytes, int64_t count) {
-    std::vector<uint64_t> sums(static_cast<std::size_t>((count + piece - 1) / piece));
-    const auto body = [&](int64_t t) { sums[t] = of_piece(bytes + t * piece, count - t * piece < piece ? count - t * piece : piece, t); };
+    std::vector<uint64_t> sums(static_cast<std::size_t>((count + chunk - 1) / chunk));
+    const auto body = [&](int64_t t) { sums[t] = of_chunk(bytes + t * chunk, count - t * chunk < chunk ? count - t * chunk : chunk, t); };
     using Body = decltype(body);
     pool.run(static_cast<int64_t>(sums.size()), [](void* f, int64_t t, int) { (*static_cast<Body*>(f))(t); },
              const_cast<void*>(static_cast<const void*>(&body)));

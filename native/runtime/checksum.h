@@ -1,4 +1,4 @@
-// A 64-bit checksum against accidents: every byte counts, and so does the order.
+// A 64-bit checksum that detects accidental changes of any byte and of the order of bytes.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace pocketvlm {
 
-// The same for any number of threads; other on machines of another byte order.
+// The result is the same for any number of threads, but differs between machines of different byte orders.
 uint64_t checksum(Pool& pool, const uint8_t* bytes, int64_t count);
 
 }  // namespace pocketvlm

@@ -14,13 +14,13 @@ struct InstructionSet {
     Kernels kernels;
 };
 
-// In order of preference, the best last. The first is plain C++ and needs no feature.
+// All sets in order of preference, the best last. The first is plain C++ and needs no feature.
 const std::vector<InstructionSet>& instruction_sets();
 
-// Those that run on a machine with these CPU features, in the same order.
+// The sets that run on a machine with these CPU features, in the same order.
 std::vector<const InstructionSet*> usable_instruction_sets(const std::vector<std::string_view>& features);
 
-// The same for this processor and operating system.
+// The sets that run on this processor and operating system.
 std::vector<const InstructionSet*> usable_instruction_sets();
 
 }  // namespace pocketvlm

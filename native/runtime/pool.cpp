@@ -75,7 +75,7 @@ class Buffer {
 };
 
 constexpr auto spin_time = std::chrono::microseconds(60);
-constexpr int64_t piece_bytes = 512, max_prefetch = 768 << 10;
+constexpr int64_t chunk_bytes = 512, max_prefetch = 768 << 10;
 
 }  // namespace
 
@@ -86,8 +86,8 @@ struct Pool::State {
     Buffer shared;
     std::vector<std::thread> workers;
 
-    // A job is named by its number. `ticket` holds the number and the next task, so that a worker which wakes up late can
-    // never take a task of a job whose fields it has not read.
+    // `ticket` holds the number of the job and the next task, so that a worker that wakes up late can never take a task of a
+    // job whose fields it has not read.
     std::atomic<void (*)(void*, int64_t, int)> call{nullptr};
     std::atomic<void*> context{nullptr};
     std::atomic<uint32_t> tasks{0};
@@ -96,21 +96,21 @@ struct Pool::State {
     std::atomic<uint32_t> done{0};
     std::atomic<bool> stop{false};
 
-    // The memory that prefetch() named, in pieces.
+    // The memory that prefetch() named, in chunks.
     std::atomic<const char*> wanted{nullptr};
-    std::atomic<int64_t> pieces{0};
+    std::atomic<int64_t> chunks{0};
 
     std::mutex sleep;
     std::condition_variable wake;
     std::atomic<int> sleepers{0};
 
-    // What a thread does while it waits: prefetches one piece, or nothing.
+    // Called in a loop by a waiting thread: prefetches one chunk if there is one.
     void idle() {
-        if (pieces.load(std::memory_order_relaxed) <= 0) return relax();
-        const int64_t left = pieces.fetch_sub(1, std::memory_order_acquire);
+        if (chunks.load(std::memory_order_relaxed) <= 0) return relax();
+        const int64_t left = chunks.fetch_sub(1, std::memory_order_acquire);
         if (left <= 0) return;
-        const char* p = wanted.load(std::memory_order_relaxed) - left * piece_bytes;
-        for (int64_t i = 0; i < piece_bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+        const char* p = wanted.load(std::memory_order_relaxed) - left * chunk_bytes;
+        for (int64_t i = 0; i < chunk_bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
     }
 
     // Take tasks of job `number` until none is left.
@@ -213,10 +213,10 @@ void Pool::run(int64_t tasks, void (*call)(void*, int64_t, int), void* context) 
 }
 
 void Pool::prefetch(const void* from, int64_t bytes) {
-    const int64_t pieces = std::min(bytes, max_prefetch) / piece_bytes;
-    state_->pieces.store(0, std::memory_order_relaxed);
-    state_->wanted.store(static_cast<const char*>(from) + pieces * piece_bytes, std::memory_order_relaxed);
-    state_->pieces.store(pieces, std::memory_order_release);
+    const int64_t chunks = std::min(bytes, max_prefetch) / chunk_bytes;
+    state_->chunks.store(0, std::memory_order_relaxed);
+    state_->wanted.store(static_cast<const char*>(from) + chunks * chunk_bytes, std::memory_order_relaxed);
+    state_->chunks.store(chunks, std::memory_order_release);
 }
 
 void Pool::reserve(std::size_t bytes_per_worker) {

@@ -1,4 +1,4 @@
-// A few threads that share loops, and the scratch memory of the loops.
+// A thread pool that runs parallel loops and owns their scratch memory.
 #pragma once
 
 #include <cstddef>
@@ -28,7 +28,7 @@ class Pool {
     float* scratch(int worker) const;
     float* shared(std::size_t bytes);
 
-    // Memory that a later job will read from beginning to end: threads that wait for work prefetch its first part.
+    // Names memory that a later job will read from beginning to end; waiting threads prefetch its first part.
     void prefetch(const void* from, int64_t bytes);
 
     // For tests: fill scratch memory with NaN at each request.

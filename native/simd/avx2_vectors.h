@@ -1,4 +1,4 @@
-// What AVX2 and AVX-VNNI share: eight floats at a time with FMA; loading, splitting and converting bytes.
+// Shared by AVX2 and AVX-VNNI: eight floats at a time with FMA; loading, splitting and converting bytes.
 #pragma once
 
 #include <immintrin.h>

@@ -1,4 +1,4 @@
-// What the AVX-512 sets share: sixteen floats at a time (F, BW, DQ and VL); loading, splitting and converting bytes.
+// Shared by the AVX-512 sets: sixteen floats at a time (F, BW, DQ and VL); loading, splitting and converting bytes.
 #pragma once
 
 #include <immintrin.h>

@@ -1,4 +1,4 @@
-// What an instruction set expects of the activations of its integer products.
+// The layout in which an instruction set expects the activations of its integer products.
 #pragma once
 
 #include <cstdint>

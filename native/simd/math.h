@@ -1,4 +1,4 @@
-// exp and the activations that are made of it, within about 2 units in the last place.
+// exp and the activations built on it, accurate to about 2 units in the last place.
 #pragma once
 
 #include "simd/simd.h"

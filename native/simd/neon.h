@@ -8,7 +8,7 @@ namespace {
 
 constexpr ActivationLayout activation_layout{.weight_offset = 0, .interleave = 4, .tile_rows = 4};
 
-// Two products fit 16 bits: inputs are at least -127, so 2 * 128 * 127 is the most.
+// Two products fit 16 bits: inputs are at least -127, so 2 * 128 * 127 is the maximum.
 inline Counts add_fours(Counts sums, int8x16_t weights, int8x16_t x) {
     const int16x8_t low = vmull_s8(vget_low_s8(weights), vget_low_s8(x)), high = vmull_high_s8(weights, x);
     return vpadalq_s16(sums, vpaddq_s16(low, high));

@@ -1,4 +1,4 @@
-// What the NEON sets share: four floats at a time, as on every 64-bit ARM processor; loading, splitting and converting bytes.
+// Shared by the NEON sets: four floats at a time, as on every 64-bit ARM processor; loading, splitting and converting bytes.
 #pragma once
 
 #include <arm_neon.h>

@@ -1,4 +1,4 @@
-// Loops over a pool with the body as a lambda.
+// Parallel loops over a pool, with a lambda as the body.
 #pragma once
 
 #include "runtime/pool.h"
@@ -14,11 +14,11 @@ inline void parallel(Pool& pool, int64_t tasks, const Body& body) {
     pool.run(tasks, call, const_cast<void*>(static_cast<const void*>(&body)));
 }
 
-// body(first, last) over [0, count) in pieces of at least `least`, several for each thread.
+// body(first, last) over [0, count) in chunks of at least `minimum`, several for each thread.
 template <class Body>
-inline void parallel_ranges(Pool& pool, int64_t count, int64_t least, const Body& body) {
-    const int64_t piece = max(max(least, 1), divide_up(count, 4 * pool.threads()));
-    parallel(pool, divide_up(count, piece), [&](int64_t t, int) { body(t * piece, min(count, (t + 1) * piece)); });
+inline void parallel_ranges(Pool& pool, int64_t count, int64_t minimum, const Body& body) {
+    const int64_t chunk = max(max(minimum, 1), divide_up(count, 4 * pool.threads()));
+    parallel(pool, divide_up(count, chunk), [&](int64_t t, int) { body(t * chunk, min(count, (t + 1) * chunk)); });
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The build that runs anywhere: four floats in the compiler's own vectors, which become SSE2, NEON or plain code; loops over
-// bytes, which the compiler may turn into what the machine has.
+// The portable build: vectors of four floats in the compiler's extension, which become SSE2, NEON or plain code. Loops over
+// bytes are left to the compiler to vectorize.
 #pragma once
 
 #include <cstdint>

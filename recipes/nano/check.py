@@ -23,7 +23,7 @@ GRIDS = [(12, 12), (8, 20), (4, 24), (12, 12)]
 
 
 def check_clips(ours: Nano, folder: Path) -> None:
-    """Prompts and vision tokens of clips in training are what pocketvlm makes of the files."""
+    """Check that prompts and vision tokens of training clips equal those that pocketvlm makes of the files."""
     model = pocketvlm.load(folder, threads=1, precision="exact")
     talk = Talk(Tokenizer.from_file(str(folder / "tokenizer.json")))
     apart = []

@@ -1,4 +1,4 @@
-"""Draws clips and pictures for `clip_train.py` and looks at them with the frozen vision part."""
+"""Draws clips and pictures for `clip_train.py` and encodes them with the frozen vision part."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from views import PATCH, Plan, plan, views_of
 
 PAD = "<|video_pad|>"
 SHARES = {"move": 2, "colours": 4, "count": 4}
-UNKNOWN = -100  # what cross_entropy leaves out
+UNKNOWN = -100  # the label that cross_entropy ignores
 
 
 @dataclass
@@ -39,13 +39,13 @@ class Seen:
 
 
 def overview(size: tuple[int, int]) -> Plan:
-    """How a frame of this width and height is cut: not at all."""
+    """The plan for a frame of this width and height: an overview without slices."""
     return plan((size[1], size[0]), True, 1)
 
 
 @torch.no_grad()
 def watch(model: Nano, clips: list[Clip], rng: random.Random) -> list[Seen]:
-    """Draw the frames of clips and look at them."""
+    """Draw the frames of clips and encode them."""
     groups: dict[tuple[int, int], list[tuple[int, np.ndarray]]] = {}
     states = []
     for number, clip in enumerate(clips):
@@ -66,7 +66,7 @@ def watch(model: Nano, clips: list[Clip], rng: random.Random) -> list[Seen]:
 
 
 def pack(texts: list[tuple[list[int], list[bool]]], pad: int) -> dict[str, Tensor]:
-    """Padded ids, where the vision tokens go, and what is to be predicted where, with weights."""
+    """Padded ids, positions of the vision tokens, and targets with their positions and weights."""
     length = -(-max(len(ids) for ids, _ in texts) // 8) * 8
     ids = np.zeros((len(texts), length), np.int64)
     predict: list[int] = []
@@ -89,7 +89,7 @@ def pack(texts: list[tuple[list[int], list[bool]]], pad: int) -> dict[str, Tenso
 
 
 def about(talk: Talk, rng: random.Random, seen: list[Seen], turns: list[list[tuple[str, str]]]) -> dict[str, Tensor]:
-    """A batch of conversations about clips; ends are the flat positions behind the frames."""
+    """A batch of conversations about clips; ends are the flat positions after the frames."""
     texts = [talk.build(rng, told, [s.placeholder]) for s, told in zip(seen, turns, strict=True)]
     batch = pack(texts, talk.tokenizer.token_to_id(PAD))
     width = seen[0].features.shape[-1]
@@ -120,7 +120,7 @@ def pictures(model: Nano, source: Source) -> dict[str, Tensor]:
 
 
 def predictions(model: Nano, batch: dict[str, Tensor], inner: list[Tensor] | None = None) -> Tensor:
-    """Logits of all tokens of the answers; what the layers give on the way is added to inner."""
+    """Logits of all tokens of the answers; appends the outputs of the inner layers to `inner`."""
     features = batch["features"].float() if "features" in batch else None
     length = batch["ids"].shape[1]
     sample, place = batch["predict"] // length, batch["predict"] % length
@@ -133,14 +133,14 @@ def predictions(model: Nano, batch: dict[str, Tensor], inner: list[Tensor] | Non
 
 
 def trained(weights: Path) -> Nano:
-    """The network with the weights of a file."""
+    """The network with the weights from a file."""
     model = Nano()
     model.load_state_dict({k.removeprefix("model."): v.float() for k, v in load_file(weights).items()})
     return model.requires_grad_(False)
 
 
 def draw_forever(out: mp.Queue, weights: Path, tokenizer: str, seed: int, fresh: int, batch: int) -> None:
-    """The other process: new clips, and pictures with the first model's opinion of every answer token."""
+    """The drawing process: new clips, and pictures with the first model's probabilities of every answer token."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """Trains nano's text part on clips and pictures; the vision part stays frozen.
 
-A second process draws and looks; what the frozen vision part makes of frames is kept and asked about several times, so that
+A second process draws clips and encodes them; the features of the frozen vision part are cached and used several times, so that
 a step is text only.
 """
 
@@ -31,9 +31,9 @@ from watching import conversation, main_question
 
 
 class Heads(nn.Module):
-    """Throw-away classifiers behind every frame: what is so now, and what has been so far.
+    """Auxiliary classifiers after every frame: the state in the frame, and the state of the clip so far.
 
-    What a frame itself shows is asked of the second layer too, everything of the last but one.
+    The second layer predicts the state in the frame, the last but one predicts both states.
     """
 
     NOW = ("on", "colour")
@@ -47,16 +47,19 @@ class Heads(nn.Module):
         names = list(STATES)
         total = torch.zeros(())
         for heads, hidden in ((self.early, inner[1]), (self.late, inner[2])):
-            behind = F.rms_norm(hidden.flatten(0, 1)[batch["ends"]].float(), hidden.shape[-1:])
+            hidden_states = F.rms_norm(hidden.flatten(0, 1)[batch["ends"]].float(), hidden.shape[-1:])
             for name, head in heads.items():
                 labels = batch["states"][:, names.index(name)]
                 if (known := labels >= 0).any():
-                    total = total + F.cross_entropy(head(behind[known]).float(), labels[known]) * known.float().mean()
+                    total = (
+                        total
+                        + F.cross_entropy(head(hidden_states[known]).float(), labels[known]) * known.float().mean()
+                    )
         return total
 
 
 def clip_loss(model: Nano, heads: Heads, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """What the answers about clips cost, and what the heads do."""
+    """The loss of the answers about clips, and the loss of the heads."""
     with torch.autocast("cpu", torch.bfloat16):
         inner: list[Tensor] = []
         losses = F.cross_entropy(predictions(model, batch, inner), batch["target"], reduction="none")
@@ -64,7 +67,7 @@ def clip_loss(model: Nano, heads: Heads, batch: dict[str, Tensor]) -> tuple[Tens
 
 
 def picture_loss(model: Nano, batch: dict[str, Tensor]) -> Tensor:
-    """What the answers about pictures cost, and how far the first model's opinion of every token is."""
+    """The loss of the answers about pictures, and the distance to the first model's probabilities of every token."""
     with torch.autocast("cpu", torch.bfloat16):
         found = predictions(model, batch).log_softmax(-1)
         losses = F.nll_loss(found, batch["target"], reduction="none")
@@ -74,7 +77,7 @@ def picture_loss(model: Nano, batch: dict[str, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def right(model: Nano, batch: dict[str, Tensor]) -> list[bool]:
-    """For every conversation of a batch: whether all tokens of its answers are foreseen."""
+    """For every conversation of a batch: whether all tokens of its answers are predicted."""
     model.eval()
     wrong = (predictions(model, batch).argmax(-1) != batch["target"]) & (batch["weight"] > 0)
     sample = batch["predict"] // batch["ids"].shape[1]
@@ -102,7 +105,7 @@ class Exam:
         self.batches["pictures"] = [pictures(model, source) for _ in range(24)]
 
     def report(self, model: Nano) -> str:
-        """Shares of right answers, and of the clips also by what is in them."""
+        """Shares of right answers; for clips also by their content."""
         lines = []
         for kind, batches in self.batches.items():
             good = [ok for batch in batches for ok in right(model, batch)]
@@ -141,7 +144,7 @@ def main() -> None:
     parser.add_argument("--fresh", type=int, default=12, help="new clips of a step")
     parser.add_argument("--lr", type=float, default=4e-4)
     parser.add_argument("--muon", type=float, default=0.006)
-    parser.add_argument("--aid", type=float, default=0.5, help="weight of the heads behind every frame")
+    parser.add_argument("--aid", type=float, default=0.5, help="weight of the heads after every frame")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--exam", type=int, default=150, help="held-out clips of a kind")
@@ -167,8 +170,8 @@ def main() -> None:
             part.load_state_dict(state[name])
         average, step, seconds = state["ema"], int(state["step"]), state["seconds"]
     talk, rng = Talk(Tokenizer.from_file(tokenizer)), random.Random(args.seed + step)
-    drawn: mp.Queue = mp.Queue(maxsize=8)
-    job = (drawn, args.start, tokenizer, args.seed + 3 * step + 1, args.fresh, args.pictures)
+    drawings: mp.Queue = mp.Queue(maxsize=8)
+    job = (drawings, args.start, tokenizer, args.seed + 3 * step + 1, args.fresh, args.pictures)
     worker = mp.Process(target=draw_forever, args=job, daemon=True)
     worker.start()
     stopping = [False]
@@ -192,14 +195,14 @@ def main() -> None:
     pool: deque[Seen] = deque(maxlen=25 * args.batch)
     budget = 60 * args.minutes
     while len(pool) < 8 * args.batch and not stopping[0]:
-        pool.extend(drawn.get()[0])
+        pool.extend(drawings.get()[0])
     clock = time.process_time()
     saved = shown = judged = seconds
     smooth: dict[str, float] = {}
     while seconds < budget and not stopping[0] and not (args.steps and step >= args.steps):
         began = time.perf_counter()
         try:
-            seen, pages = drawn.get(timeout=60)
+            seen, pages = drawings.get(timeout=60)
         except queue.Empty:
             continue
         waited = time.perf_counter() - began

@@ -20,10 +20,10 @@ from render import canvas_of, contrast, emoji_bitmap, ink, noise_tile, place_of,
 
 Colour = tuple[int, int, int]
 Size = tuple[int, int]  # width, height
-State = dict[str, int]  # what is so, and what has been so far: see STATES
+State = dict[str, int]  # the state of a clip at a time: see STATES
 FRAMES = 11  # the longest clip, in seconds
 STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-STATES = {  # what can be known about a frame, and how many answers there are
+STATES = {  # the facts about a frame, and the number of possible values
     "on": 2,  # whether it happens now
     "number": 6,  # how often it has happened
     "index": 4,  # of the colour
@@ -36,7 +36,7 @@ SIZES = [(168, 168)] * 3 + [(224, 224), (200, 200), (240, 180), (320, 240), (320
 
 @dataclass
 class Thing:
-    """What can be put into a frame: an emoji, or a shape in any colour."""
+    """An object in a frame: an emoji, or a shape in any colour."""
 
     name: str  # "star", "penguin"
     side: int
@@ -49,7 +49,7 @@ class Thing:
         return f"{self.colour} {self.name}" if self.colour else self.name
 
     def stamp(self, frame: Image.Image, x: float, y: float, rgb: Colour | None = None) -> None:
-        """Put it into the frame with its centre at x, y."""
+        """Draw it into the frame with its centre at x, y."""
         if self.emoji:
             bitmap = emoji_bitmap(self.emoji)
             scale = self.side / max(bitmap.size)
@@ -66,13 +66,13 @@ def no_state(time: float) -> State:
 
 
 def no_picture(time: float) -> Image.Image:
-    """For clips that have been looked at."""
+    """Stands for the drawing function of clips that were encoded already."""
     raise ValueError("this clip's pictures are gone")
 
 
 @dataclass
 class Clip:
-    """A clip and what is known about it."""
+    """A clip and the facts about it."""
 
     kind: str  # "move", "colours", "count"
     size: Size
@@ -89,7 +89,7 @@ class Clip:
     verb: str = ""  # "blink"
     times: int = 0
     grain: float = 0.0
-    state: Callable[[float], State] = no_state  # what is known about a time
+    state: Callable[[float], State] = no_state  # the state at a time
 
     def frame(self, time: float) -> Image.Image:
         image = self.draw(time)
@@ -101,7 +101,7 @@ class Clip:
         return Image.fromarray(np.clip(np.asarray(image, np.float32) + noise, 0, 255).astype(np.uint8))
 
     def sampled(self, rng: random.Random) -> tuple[list[Image.Image], list[State]]:
-        """About the frames that the processor takes, as a lossy codec gives them back, and what is known of each."""
+        """Roughly the frames that the processor samples, as a lossy codec decodes them, and the state of each."""
         late = rng.uniform(0, 0.12)  # a video's frames do not fall on whole seconds
         times = [max(0.0, second - late) for second in range(-int(-self.seconds // 1))]
         frames, states = [self.frame(time) for time in times], [self.state(time) for time in times]
@@ -115,7 +115,7 @@ class Clip:
         return out, states
 
     def facts(self) -> Clip:
-        """The clip without what draws it, so that another process can be told of it."""
+        """The clip without its drawing function, so that it can be sent to another process."""
         return replace(self, draw=no_picture, state=no_state)
 
     def encoded(self, fps: int = 10, crf: int = 23) -> bytes:
@@ -134,7 +134,7 @@ class Clip:
 
 
 def is_held_out(key: str) -> bool:
-    """One in eight combinations of a thing and what happens to it is never shown in training."""
+    """Whether a combination of a thing and its event is held out: one in eight is never shown in training."""
     return zlib.crc32(key.encode()) % 8 == 0
 
 
@@ -143,15 +143,15 @@ def backdrop(rng: random.Random) -> tuple[Image.Image, str, Colour]:
 
 
 def length(rng: random.Random, frames: int) -> float:
-    """Seconds of a clip of which so many frames are taken."""
+    """The length in seconds of a clip with so many sampled frames."""
     return frames - rng.choice([0.0, rng.uniform(0.0, 0.7)])
 
 
-def some_thing(rng: random.Random, back: Colour, side: float, least: float = 120) -> Thing:
+def some_thing(rng: random.Random, back: Colour, side: float, min_contrast: float = 120) -> Thing:
     if rng.random() < 0.3:
         char, name = rng.choice(EMOJI)
         return Thing(name, round(side), emoji=char)
-    colour, rgb = ink(rng, back, least)
+    colour, rgb = ink(rng, back, min_contrast)
     return Thing(rng.choice(SHAPES), round(side), colour, rgb)
 
 

@@ -209,7 +209,7 @@ class Draft:
                 rows += taken[owner]
         return {
             "coarse": self.coarse,
-            "quiet": False,  # no text loss: early on the pictures are what has to be learnt
+            "quiet": False,  # no text loss, because pictures have to be learnt first
             "groups": groups,
             "ids": ids,
             "rows": np.array(rows, np.int64),

@@ -2,8 +2,8 @@
 
     python recipes/nano/evaluate.py --samples 200 --json recipes/nano/figures.json
 
-Held out are digits by index, words by hash, and of clips what a thing does; emoji and shapes come with fresh positions,
-sizes and backgrounds. Clips are encoded as video files first.
+Digits are held out by index, words by hash, and clips by thing and event; emoji and shapes get new positions, sizes and
+backgrounds. Clips are encoded as video files first.
 Answers are greedy, with the checkpoint's own processing unless the row says otherwise.
 """
 

@@ -265,9 +265,9 @@ class Attention(nn.Module):
         """The output at the positions at [n, some], or at all."""
         n, length, _ = x.shape
         every = torch.arange(length, device=x.device)[None]
-        asking = x if at is None else pick(x, at)
+        queries = x if at is None else pick(x, at)
         at = every if at is None else at
-        q, gate = self.q_proj(asking).view(n, asking.shape[1], self.heads, 2 * self.width).chunk(2, -1)
+        q, gate = self.q_proj(queries).view(n, queries.shape[1], self.heads, 2 * self.width).chunk(2, -1)
         k = self.k_norm(self.k_proj(x).view(n, length, self.kv, self.width)).transpose(1, 2)
         v = self.v_proj(x).view(n, length, self.kv, self.width).transpose(1, 2)
         k = self.rotate(k, every).repeat_interleave(self.heads // self.kv, 1).to(v.dtype)
@@ -275,8 +275,8 @@ class Attention(nn.Module):
         q = self.rotate(self.q_norm(q).transpose(1, 2), at).to(v.dtype)
         future = (every[:, None, :] > at[:, :, None])[:, None]
         scores = ((q * self.width**-0.5) @ k.transpose(-1, -2)).float().masked_fill(future, float("-inf"))
-        out = (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).reshape(n, asking.shape[1], -1)
-        return self.o_proj(out * gate.reshape(n, asking.shape[1], -1).sigmoid())
+        out = (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).reshape(n, queries.shape[1], -1)
+        return self.o_proj(out * gate.reshape(n, queries.shape[1], -1).sigmoid())
 
 
 class MLP(nn.Module):

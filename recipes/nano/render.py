@@ -114,14 +114,14 @@ def finish(rng: random.Random, image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(image, np.float32) + grain, 0, 255).astype(np.uint8))
 
 
-def ink(rng: random.Random, back: tuple[int, int, int], least: float = 130) -> tuple[str, tuple[int, int, int]]:
+def ink(rng: random.Random, back: tuple[int, int, int], min_contrast: float = 130) -> tuple[str, tuple[int, int, int]]:
     """A colour which stands out from the background."""
     best: tuple[float, str, tuple[int, int, int]] = (0.0, "black", (0, 0, 0))
     for _ in range(20):
         name = "black" if rng.random() < 0.25 else rng.choice(COLOUR_NAMES)
         rgb = shade(rng, name)
         value = contrast(rgb, back)
-        if value >= least:
+        if value >= min_contrast:
             return name, rgb
         best = max(best, (value, name, rgb))
     return best[1], best[2]

@@ -30,7 +30,7 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")  # many sizes 
 
 
 class Heads(nn.Module):
-    """Throw-away classifiers on the vision tokens; they make the picture legible long before the text part can."""
+    """Auxiliary classifiers on the vision tokens, which make pictures legible long before the text part can."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,13 +47,13 @@ class Heads(nn.Module):
         cells = self.places(self.cell(merged), slots) + self.places(self.fine(tower), fine)
         tint = self.shown(self.tint(merged), colour) + self.shown(self.place(merged), place)
         pooled = tower.mean(1)
-        behind = F.cross_entropy(self.back(pooled).float(), back)
+        background = F.cross_entropy(self.back(pooled).float(), back)
         known = main > 0
         if known.any():
             pick = F.cross_entropy(self.main(pooled[known]).float(), main[known])
         else:
             pick = torch.zeros((), device=merged.device)
-        return cells + 0.5 * pick + 0.3 * tint + 0.3 * behind
+        return cells + 0.5 * pick + 0.3 * tint + 0.3 * background
 
     @staticmethod
     def shown(logits: Tensor, labels: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def rate(progress: float, step: int) -> float:
 
 
 def share(weights: list[nn.Parameter], world: int, rank: int, done: float, stopping: bool) -> tuple[float, bool]:
-    """Average the gradients over all processes; rank 0's clock and anybody's wish to stop count for all."""
+    """Average the gradients over all processes; rank 0's clock counts for all, and any process can stop all."""
     if world == 1:
         return done, stopping
     for p in weights:

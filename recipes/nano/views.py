@@ -23,7 +23,7 @@ class Plan:
     overview: Size
     rows: int = 0
     cols: int = 0
-    piece: Size = (0, 0)
+    slice_size: Size = (0, 0)
 
 
 def fit(height: float, width: float, unit: int) -> Size:
@@ -66,7 +66,7 @@ def views_of(image: Image.Image, cut: Plan) -> list[tuple[np.ndarray, tuple[floa
     (oh, ow), (w, h) = cut.overview, image.size
     out = [(patchify(image.resize((ow, oh), Image.Resampling.BICUBIC)), (ow / w, oh / h, 0, 0, oh, ow))]
     if cut.rows:
-        ph, pw = cut.piece
+        ph, pw = cut.slice_size
         fine = image.resize((pw * cut.cols, ph * cut.rows), Image.Resampling.BICUBIC)
         sx, sy = pw * cut.cols / w, ph * cut.rows / h
         for r in range(cut.rows):
@@ -107,5 +107,5 @@ def placeholder(cut: Plan, index: int, coarse: bool) -> str:
     def pads(size: Size) -> str:
         return "<|image_pad|>" * (size[0] * size[1] // PATCH**2 // (16 if coarse else 4))
 
-    rows = ["".join(f"<slice>{pads(cut.piece)}</slice>" for _ in range(cut.cols)) for _ in range(cut.rows)]
+    rows = ["".join(f"<slice>{pads(cut.slice_size)}</slice>" for _ in range(cut.cols)) for _ in range(cut.rows)]
     return f"<image_id>{index}</image_id><image>{pads(cut.overview)}</image>" + "\n".join(rows)

@@ -1,4 +1,4 @@
-"""Sizes in bytes: options have binary units (512M, 4G), figures for people decimal ones (104.9 MB)."""
+"""Sizes in bytes: options have binary units (512M, 4G), figures for people decimal ones (104.9 MB, 1.3 B weights)."""
 
 from __future__ import annotations
 
@@ -30,3 +30,11 @@ def readable_size(nbytes: float) -> str:
     while value >= 1000 and len(units) > 1:
         value, units = value / 1000, units[1:]
     return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def readable_count(number: int) -> str:
+    """A number of parameters as people write it: 1.3 B."""
+    for unit, scale in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= scale:
+            return f"{number / scale:.1f} {unit}"
+    return str(number)

@@ -13,7 +13,7 @@ PocketVLMError
 ├── BackendError           a backend that cannot run here
 └── AddressError           a server elsewhere that cannot be reached, or refuses
 
-CacheWarning               prepared files that cannot be kept or used; loading goes on without them
+CacheWarning               cache files that cannot be written or used; loading continues without them
 """
 
 from __future__ import annotations
@@ -84,4 +84,4 @@ class AddressError(PocketVLMError, RuntimeError):
 
 
 class CacheWarning(UserWarning):
-    """A prepared file could not be kept or not be used. Only the time to load suffers."""
+    """A cache file could not be written or used. This costs only loading time."""

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 _PREFIX = struct.Struct("<8sQQQQQ16x")
 _PAGE, _LINE = 4096, 64
-_MOST_HEADER = 1 << 26
+_MAX_HEADER = 1 << 26
 # Written at once, so that the system keeps the file in large pages: mapping those takes no time, small ones as long as
 # the checksum.
 _BLOCK = 1 << 22
@@ -103,7 +103,7 @@ def write_items(path: Path, checksum: Checksum, items: Mapping[str, Item], model
     Several processes may do this at once: the last one wins. Raises OSError; nothing is left behind then.
     """
     header: dict[str, dict[str, Any]] = {}
-    pieces, place = [], 0
+    chunks, place = [], 0
     for name, item in items.items():
         place = round_up(place, _PAGE)
         header[name] = {**item.fields, "arrays": {}}
@@ -112,7 +112,7 @@ def write_items(path: Path, checksum: Checksum, items: Mapping[str, Item], model
             form = array.format.replace("L", "Q")
             dtype = next(dtype for dtype, known in _FORMATS.items() if known == form)
             header[name]["arrays"][part] = {"dtype": dtype, "shape": list(array.shape or ()), "offset": place}
-            pieces.append((place, array.cast("B")))
+            chunks.append((place, array.cast("B")))
             place += array.nbytes
     text = json.dumps({"model": model, "path": origin, "kind": kind, "items": header}).encode()
     begin = round_up(_PREFIX.size + len(text), _PAGE)
@@ -121,7 +121,7 @@ def write_items(path: Path, checksum: Checksum, items: Mapping[str, Item], model
     if shutil.disk_usage(path.parent).free < begin + place:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent))
     with replacing(path) as file:
-        placed = [(_PREFIX.size, memoryview(text)), *((begin + start, data) for start, data in pieces)]
+        placed = [(_PREFIX.size, memoryview(text)), *((begin + start, data) for start, data in chunks)]
         for block in _blocks(placed, begin + place):
             write_all(file, block)
         # Of the file as it was written, so that the zeros between arrays are in it.
@@ -153,13 +153,13 @@ def written(path: Path, what: str, write: Callable[[], None]) -> str:
     except OSError as error:
         reason = f"{error.strerror or error}: {path.parent}"
         warnings.warn(
-            f"the packed {what} cannot be kept and will be made again ({reason}): "
+            f"the packed {what} cannot be cached and will be made again ({reason}): "
             f"set POCKETVLM_CACHE to another directory, or load without cache",
             CacheWarning,
             stacklevel=3,
         )
-        return f"not kept ({reason})"
-    return f"kept in {path}"
+        return f"not cached ({reason})"
+    return f"cached in {path}"
 
 
 def sweep(directory: Path) -> None:
@@ -196,7 +196,7 @@ class _Prefix:
             raise PackedError(f"it has version {version}, this is {VERSION}")
         if whole != size:
             raise PackedError(f"it has {size} bytes instead of {whole}")
-        if header > min(_MOST_HEADER, size - _PREFIX.size):
+        if header > min(_MAX_HEADER, size - _PREFIX.size):
             raise PackedError(f"a header of {header} bytes does not fit")
         return cls(header, header_sum, body_sum)
 
@@ -218,7 +218,7 @@ def _parse(text: bytes) -> Header:
 
 
 def _item(name: str, item: Mapping[str, Any], body: memoryview) -> Item:
-    """One item over the mapped bytes; whether its arrays fit each other is checked by whoever wrote it."""
+    """One item over the mapped bytes; the reader of the item checks whether its arrays fit each other."""
     arrays: dict[str, memoryview] = {}
     for part, where in item["arrays"].items():
         dtype, shape, start = where["dtype"], where["shape"], where["offset"]

@@ -183,7 +183,7 @@ class Constraint(Protocol):
         """Bit t % 32 of word t // 32 says whether token t may come next; None: every token."""
 
     def accept(self, token_id: int) -> None:
-        """Take note of the token that was drawn; raises ValueError where it was not allowed."""
+        """Advance by the sampled token. Raises ValueError if it was not allowed."""
 
     @property
     def finished(self) -> bool:

@@ -1,4 +1,4 @@
-"""load() with a cache of packed weights and tokenizers: equal answers; what happens to the files costs time only."""
+"""load() with a cache of packed weights and tokenizers: equal answers; damage to the files costs only time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from pocketvlm.processor.messages import as_messages
 
 @pytest.fixture(autouse=True)
 def _keep_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(about, "SMALLEST_KEPT", 0)
+    monkeypatch.setattr(about, "MIN_CACHED_BYTES", 0)
 
 
 def load(cache: Any, **options: Any) -> Model:
@@ -54,7 +54,7 @@ def expected() -> np.ndarray:
 
 
 def files(directory: Path, kind: str = "weights") -> list[Path]:
-    """What is kept of a kind: "weights" of any type, "tokenizer", or "half" for what was not finished."""
+    """The cache files of a kind: "weights" of any type, "tokenizer", or "half" for unfinished files."""
 
     def kind_of(file: Path) -> str:
         if file.suffix == ".tmp":
@@ -64,9 +64,9 @@ def files(directory: Path, kind: str = "weights") -> list[Path]:
     return [file for file in sorted((directory / "packed").iterdir()) if kind_of(file) == kind]
 
 
-def test_the_second_start_reads_what_the_first_one_kept(tmp_path: Path, expected: np.ndarray) -> None:
+def test_the_second_start_reads_what_the_first_one_cached(tmp_path: Path, expected: np.ndarray) -> None:
     first = load(tmp_path)
-    assert state(first).startswith("encoded, kept in ")
+    assert state(first).startswith("encoded, cached in ")
     (file,) = files(tmp_path)
     os.utime(file, (1, 1))
     second = load(tmp_path)
@@ -158,7 +158,7 @@ def test_loading_goes_on_where_nothing_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: np.ndarray, module: Any, name: str, number: int
 ) -> None:
     monkeypatch.setattr(module, name, fails(number))
-    with pytest.warns(CacheWarning, match=r"of nano cannot be kept.*POCKETVLM_CACHE") as caught:
+    with pytest.warns(CacheWarning, match=r"of nano cannot be cached.*POCKETVLM_CACHE") as caught:
         model = load(tmp_path)
     monkeypatch.undo()
     assert sorted(str(each.message).split()[2] for each in caught) == ["tokenizer", "weights"]
@@ -191,23 +191,23 @@ def test_without_a_home_loading_says_so_once(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("POCKETVLM_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(packed_cache.Path, "home", homeless)
-    with pytest.warns(CacheWarning, match=r"nano are not kept: there is no home directory.*POCKETVLM_CACHE"):
+    with pytest.warns(CacheWarning, match=r"nano are not cached: there is no home directory.*POCKETVLM_CACHE"):
         assert state(load(True)) == "none"
 
 
 def test_the_default_place_and_small_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POCKETVLM_CACHE", str(tmp_path))
-    monkeypatch.setattr(about, "SMALLEST_KEPT", 64_000_000)
+    monkeypatch.setattr(about, "MIN_CACHED_BYTES", 64_000_000)
     assert state(load(True)) == "none"
-    monkeypatch.setattr(about, "SMALLEST_KEPT", 0)
-    assert state(load(True)).startswith(f"encoded, kept in {tmp_path}/packed/")
+    monkeypatch.setattr(about, "MIN_CACHED_BYTES", 0)
+    assert state(load(True)).startswith(f"encoded, cached in {tmp_path}/packed/")
 
 
 @pytest.mark.parametrize(
     "options",
     [{}, {"weights": "bf16"}, {"weights": "auto", "precision": "exact"}, {"weights": "auto", "backend": "torch"}],
 )
-def test_the_tokenizer_is_kept_whatever_the_weights(
+def test_the_tokenizer_is_cached_with_any_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     threads = None if options.get("backend") == "torch" else 2
@@ -263,7 +263,7 @@ import os, signal, sys
 from pocketvlm import api
 from pocketvlm.api import about
 from pocketvlm import packfile
-about.SMALLEST_KEPT = 0
+about.MIN_CACHED_BYTES = 0
 put, calls = packfile.write_all, []
 def dying(*arguments):
     put(*arguments)

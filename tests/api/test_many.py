@@ -1,4 +1,4 @@
-"""Many questions at once, callers with an event loop, closing a model, and answers that somebody cancels."""
+"""Many questions at once, callers with an event loop, closing a model, and cancelled answers."""
 
 from __future__ import annotations
 

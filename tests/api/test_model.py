@@ -1,4 +1,4 @@
-"""load() and Model on the embedded checkpoint: one road for stream and answer, clear refusals, honest accounts."""
+"""load() and Model on the embedded checkpoint: one path for stream and answer, clear errors, correct usage."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_ask_chat_and_generate_are_one_road(model: Model, tmp_path: Path) -> Non
 
 
 def test_usage_and_timings(model: Model) -> None:
-    prompt = model.processor(question(picture(seed=77)))  # one that nothing is kept of
+    prompt = model.processor(question(picture(seed=77)))  # a prompt without any cached state
     result = model.generate(prompt, temperature=0, max_tokens=5, ignore_eos=True)
     assert result.usage.prompt_tokens == len(prompt.ids)
     assert result.usage.image_tokens == prompt.image_tokens > 0

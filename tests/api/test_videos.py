@@ -1,4 +1,4 @@
-"""Videos through `Model`: one road for all ways to give them, times of each stage, and failures with their class."""
+"""Videos through `Model`: one path for all kinds of input, times of each stage, and failures with their class."""
 
 from __future__ import annotations
 
@@ -58,18 +58,18 @@ def test_times_of_each_stage(model: Model, clip: Path) -> None:
         [{"role": "user", "content": [{"type": "video", "video": clip}]}],
         progress=lambda *report: seen.append(report),
     )
-    first, again = (fresh.generate(prompt, max_tokens=2, temperature=0) for _ in range(2))
-    assert first.token_ids == again.token_ids
+    first, repeated = (fresh.generate(prompt, max_tokens=2, temperature=0) for _ in range(2))
+    assert first.token_ids == repeated.token_ids
     assert min(first.timings.decode_media, first.timings.resize, first.timings.vision) > 0
     # What the first answer spent on frames is not counted for the second one.
     spent = prompt.later_seconds()
-    whole = first.timings.resize + again.timings.resize
+    whole = first.timings.resize + repeated.timings.resize
     assert whole == pytest.approx(spent.resize, abs=1e-6)
     assert seen == [("watch", number, 5) for number in range(1, 6)] * 2
-    # Kept features need no frames: not even the thread is started.
-    kept = model.ask("What is this?", videos=[clip], temperature=0, max_tokens=2)
-    kept = model.ask("What is this?", videos=[clip], temperature=0, max_tokens=2)
-    assert (kept.timings.resize, kept.timings.vision) == (0, 0)
+    # Cached features need no frames: not even the thread is started.
+    cached = model.ask("What is this?", videos=[clip], temperature=0, max_tokens=2)
+    cached = model.ask("What is this?", videos=[clip], temperature=0, max_tokens=2)
+    assert (cached.timings.resize, cached.timings.vision) == (0, 0)
 
 
 def test_failures_have_their_class(model: Model, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ RUNTIME = _native.Runtime(2, usable()[-1])
 
 
 def unpacked(packed: PackedMatrix) -> tuple[NDArray[np.uint8], NDArray[np.float16] | None, Floats]:
-    """Codes [outputs, inputs], group scales [outputs, groups] and row scales by the words of native/coded/coded.h."""
+    """Codes [outputs, inputs], group scales [outputs, groups] and row scales as native/quantized/quantized.h says."""
     tiles, steps, _ = packed.codes.shape
     codes = np.zeros((tiles * 16, packed.depth), np.uint8)
     for tile in range(tiles):
@@ -47,7 +47,7 @@ def unpacked(packed: PackedMatrix) -> tuple[NDArray[np.uint8], NDArray[np.float1
 def seen(packed: PackedMatrix) -> Floats:
     """The values that the kernels multiply with."""
     out = np.empty((packed.outputs, packed.inputs), np.float32)
-    RUNTIME.coded_embed(packed.handle, np.arange(packed.outputs, dtype=np.int32), out)
+    RUNTIME.quantized_embed(packed.handle, np.arange(packed.outputs, dtype=np.int32), out)
     return out
 
 
@@ -237,7 +237,7 @@ def test_a_hit_in_the_cache_reads_neither_weights_nor_codes(tmp_path: Path, roun
 
     first, second = tensor(), tensor()
     said, expected = start(first)
-    assert said.startswith("encoded, kept in ")
+    assert said.startswith("encoded, cached in ")
     assert reads
     broken = True
     said, found = start(second)

@@ -99,7 +99,7 @@ def test_work_that_fails_leaves_nothing_behind(kernels: NativeOps) -> None:
 
 def test_one_recording_at_a_time(kernels: NativeOps) -> None:
     network = Network(kernels, 1)
-    with pytest.raises(ValueError, match="recorded already"):
+    with pytest.raises(ValueError, match="capture has begun already"):
         kernels.recorded(lambda: kernels.recorded(network.run)[0])
     first, _ = kernels.recorded(network.run)
     np.testing.assert_array_equal(first, network.run())

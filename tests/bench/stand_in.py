@@ -1,4 +1,4 @@
-"""A server that says what a test wrote down: whole answers, broken ones, and cuts in the middle."""
+"""A server that sends answers prepared by a test: whole ones, broken ones, and ones cut in the middle."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class StandIn:
         self.url = ""
         self.bodies: list[dict[str, Any]] = []
         self.heads: list[str] = []
-        self.connections = self.open = self.most = 0
+        self.connections = self.open = self.max_open = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -77,7 +77,7 @@ class StandIn:
                 body = json.loads(await reader.readexactly(int(lines["Content-Length"])))
                 self.bodies.append(body)
                 self.open += 1
-                self.most = max(self.most, self.open)
+                self.max_open = max(self.max_open, self.open)
                 await asyncio.sleep(0.002)
                 self.open -= 1
                 data = self.reply(body, len(self.bodies) - 1)

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from bench.stand_in import DONE, chunk, usage
 
-from pocketvlm.bench.load import plan, saving
+from pocketvlm.bench.load import plan, result_files
 from pocketvlm.bench.load.figures import DETAILS, result
 from pocketvlm.bench.load.http import Received
+from pocketvlm.bench.load.outcomes import Outcome, read
 from pocketvlm.bench.load.page import page
 from pocketvlm.bench.load.prompts import Cost, Prompts, Sizes
-from pocketvlm.bench.load.reading import Outcome, read
 from pocketvlm.errors import OptionError
 
 TEXT = [chunk(""), chunk("Hel"), chunk("lo"), chunk(" you"), chunk(None, "stop"), usage(11, 4), DONE]
@@ -227,9 +227,9 @@ def test_pictures_are_png_files_of_that_size() -> None:
 def test_files_are_named_as_vllm_names_them(tmp_path: Any) -> None:
     load = plan.Load("http://x/v1")
     runs = [result(load, "org/m", limit, [outcome(0, 1, [1.0])], 1.0, 0.0) for limit in (1, None)]
-    first, second = saving.write(runs, tmp_path / "new", detailed=False)
+    first, second = result_files.write(runs, tmp_path / "new", detailed=False)
     assert first.name == f"openai-chat-infqps-concurrency1-m-{runs[0]['date']}.json"
     assert second.name == f"openai-chat-infqps-m-{runs[1]['date']}.json"
     assert "ttfts" not in json.loads(first.read_text())
-    saving.write_one(runs, tmp_path / "all.json", detailed=True)
+    result_files.write_one(runs, tmp_path / "all.json", detailed=True)
     assert [run["ttfts"] for run in json.loads((tmp_path / "all.json").read_text())["runs"]] == [[1], [1]]

@@ -1,4 +1,4 @@
-"""The light HTTP client: heads and bodies at any split, connections kept or not, and what is not HTTP."""
+"""The light HTTP client: heads and bodies at any split, connections reused or not, and invalid HTTP."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ ANSWERS = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_every_split_gives_the_same(name: str) -> None:
-    data, kept = ANSWERS[name]
+    data, reused = ANSWERS[name]
     expected, _ = receive(data)
     assert expected.error == ""
     for cut in range(1, len(data)):
         received, connection = receive(data[:cut], data[cut:])
         assert (received.status, received.body, received.error) == (expected.status, expected.body, "")
-        assert connection.reusable is kept
+        assert connection.reusable is reused
     single, _ = receive(*(data[i : i + 1] for i in range(len(data))))
     assert single.body == expected.body
 

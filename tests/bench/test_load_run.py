@@ -1,4 +1,4 @@
-"""Whole runs against a server that does what a test wrote down."""
+"""Whole runs against a server with answers prepared by the test."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_sweep_sends_what_was_asked_and_counts_what_came() -> None:
         assert len(found["itls"]) == 6
         assert all(len(gaps) == 4 for gaps in found["itls"])
         assert found["generated_texts"] == [" w0 w1 w2 w3 w4"] * 6
-    assert server.most == 3
+    assert server.max_open == 3
     assert results[0]["max_concurrent_requests"] == 1
     assert server.connections == 3
     bodies = server.bodies[LEARNING:]
@@ -46,8 +46,8 @@ def test_a_sweep_sends_what_was_asked_and_counts_what_came() -> None:
     assert len({body["messages"][0]["content"] for body in bodies}) == len(bodies), "prompts that a cache could know"
     assert {words(body) for body in bodies} == {20}
     for body in bodies:
-        kept = {name: value for name, value in body.items() if name != "messages"}
-        assert kept == {
+        fields = {name: value for name, value in body.items() if name != "messages"}
+        assert fields == {
             "model": "stand-in", "temperature": 0.0, "ignore_eos": True, "top_k": 1, "max_tokens": 5, "stream": True,
             "stream_options": {"include_usage": True},
         }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What tests of the chat share: lines as they are typed."""
+"""Helpers of the chat tests: lines as they are typed."""
 
 from __future__ import annotations
 

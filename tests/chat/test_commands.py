@@ -1,4 +1,4 @@
-"""Every command of a chat: what it does, what it says, and how it refuses."""
+"""Every command of a chat: its effect, its reply, and its errors."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_clear_begins_anew_and_keeps_settings(session: Session, here: Path) -> N
     assert not session.conversation.messages
     assert not session.pending
     assert session.settings.value("max_tokens") == "6"
-    with pytest.raises(OptionError, match="/clear takes nothing behind it, not 'all'"):
+    with pytest.raises(OptionError, match="/clear takes no argument, not 'all'"):
         run(session, "/clear all")
 
 
@@ -281,14 +281,14 @@ def test_save_refuses_to_replace_a_strange_file(session: Session, here: Path) ->
 def test_a_new_conversation_does_not_replace_the_saved_one(session: Session, here: Path) -> None:
     ask(session, "Hello")
     run(session, "/save talk.json")
-    kept = (here / "talk.json").read_text()
+    saved = (here / "talk.json").read_text()
     run(session, "/clear")
     with pytest.raises(InputError, match="nothing was said yet"):
         run(session, "/save talk.json overwrite")
     ask(session, "Hello again")
     with pytest.raises(OptionError, match=r"write /save talk\.json"):
         run(session, "/save")
-    assert (here / "talk.json").read_text() == kept
+    assert (here / "talk.json").read_text() == saved
 
 
 def test_pictures_can_be_saved_inside_the_file(session: Session, here: Path) -> None:

@@ -1,4 +1,4 @@
-"""A chat: lines with media, answers in pieces, stopping, thinking, and what is kept for the next question."""
+"""A chat: lines with media, streamed answers, stopping, thinking, and caches for the next question."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pocketvlm import ImageError, InputError, OptionError, PocketVLMError
 from pocketvlm.answers.choice import AnswerOptions, Choice, Delta, opens_reasoning
 from pocketvlm.chat import media
 from pocketvlm.chat.figures import resident_bytes, stats, status
-from pocketvlm.chat.session import Session, Turn
+from pocketvlm.chat.session import AnswerSummary, Session
 from pocketvlm.engine.request import Request, TokenEvent
 from pocketvlm.parsing import AnswerParser, Content, Reasoning
 from pocketvlm.types import Prompt, SamplingParams, Timings, Usage
 
 
-def say(session: Session, line: str) -> tuple[str, Turn]:
+def say(session: Session, line: str) -> tuple[str, AnswerSummary]:
     """Type a line and read the whole answer."""
     heard = session.hear(line)
-    *pieces, turn = session.ask(heard.text)
-    assert isinstance(turn, Turn)
-    return "".join(piece.text for piece in pieces if isinstance(piece, Content)), turn
+    *events, summary = session.ask(heard.text)
+    assert isinstance(summary, AnswerSummary)
+    return "".join(event.text for event in events if isinstance(event, Content)), summary
 
 
 def texts(session: Session) -> list[tuple[str, str, int]]:
@@ -134,10 +134,10 @@ def test_the_counted_tokens_are_those_of_the_prompt(session: Session, here: Path
 
 def test_media_alone_wait_for_the_question(session: Session, here: Path) -> None:
     assert session.hear("a.png").text == ""
-    text, turn = say(session, "What is this?")
+    text, summary = say(session, "What is this?")
     assert texts(session) == [("user", "What is this?", 1), ("assistant", text, 0)]
     assert not session.pending
-    assert turn.usage.image_tokens > 0
+    assert summary.usage.image_tokens > 0
     assert session.model.chat(session.conversation.prompt()[:1], **session.settings.arguments()).text == text
 
 
@@ -145,10 +145,10 @@ def test_the_second_question_about_a_picture_reads_little(session: Session, here
     Image.new("RGB", (500, 400), "green").save(here / "large.png")
     _, first = say(session, "What is this? large.png")
     _, second = say(session, "Which colour has it?")
-    assert second.kept_tokens > second.usage.image_tokens
+    assert second.cached_tokens > second.usage.image_tokens
     assert second.timings.vision == 0
-    assert f"({second.kept_tokens} kept)" in status(second)
-    assert f"{second.kept_tokens} of them not read again" in " ".join(stats(session))
+    assert f"({second.cached_tokens} cached)" in status(second)
+    assert f"{second.cached_tokens} of them cached" in " ".join(stats(session))
     assert first.timings.ttft > 0
 
 
@@ -179,7 +179,7 @@ def test_transparency_follows_the_setting_in_the_middle_of_a_chat(session: Sessi
     list(session.ask("What?"))
     session.settings.change("alpha", "reference")
     list(session.again())
-    pictures = [picture for _, picture in session._kept._pictures.values()]
+    pictures = [picture for _, picture in session._image_cache._images.values()]
     assert [picture.options.alpha for picture in pictures] == ["white", "reference"]
     assert pictures[0].views[0].digest != pictures[1].views[0].digest
 
@@ -251,22 +251,22 @@ def test_a_question_that_does_not_fit_is_taken_back(session: Session, here: Path
 
 def test_stopping_keeps_what_was_said(session: Session, script: Any) -> None:
     script(["one", " two", " three"])
-    pieces = session.ask("Count")
-    assert next(pieces) == Content("one")
+    events = session.ask("Count")
+    assert next(events) == Content("one")
     session.stop()
-    *_, turn = pieces
-    assert isinstance(turn, Turn)
-    assert turn.reason == "abort"
-    assert "stopped" in status(turn)
+    *_, summary = events
+    assert isinstance(summary, AnswerSummary)
+    assert summary.reason == "abort"
+    assert "stopped" in status(summary)
     assert texts(session) == [("user", "Count", 0), ("assistant", "one", 0)]
 
 
 def test_stopping_before_the_first_token_takes_the_question_back(session: Session, here: Path, script: Any) -> None:
     session.hear("a.png")
     script(["one"]).cancel()
-    (turn,) = session.ask("Count")
-    assert isinstance(turn, Turn)
-    assert turn.reason == "abort"
+    (summary,) = session.ask("Count")
+    assert isinstance(summary, AnswerSummary)
+    assert summary.reason == "abort"
     assert not session.conversation.messages
     assert len(session.pending) == 1
 
@@ -279,9 +279,9 @@ def test_stopping_while_the_prompt_is_made(session: Session, monkeypatch: pytest
         return arguments()
 
     monkeypatch.setattr(session.settings, "arguments", interrupted)
-    (turn,) = session.ask("Hello")
-    assert isinstance(turn, Turn)
-    assert turn.reason == "abort"
+    (summary,) = session.ask("Hello")
+    assert isinstance(summary, AnswerSummary)
+    assert summary.reason == "abort"
     monkeypatch.undo()
     assert say(session, "Hello")[1].reason != "abort"
 
@@ -290,22 +290,22 @@ def test_leaving_an_answer_frees_it(session: Session) -> None:
     session.settings.change("temperature", "3")
     session.settings.change("max_tokens", "500")
     session.settings.change("min_tokens", "400")
-    pieces = session.ask("Hello")
-    next(pieces)
+    events = session.ask("Hello")
+    next(events)
     assert session.model.engine.sequences
-    pieces.close()  # type: ignore[attr-defined]
+    events.close()  # type: ignore[attr-defined]
     assert not session.model.engine.sequences
     assert [message.role for message in session.conversation.messages] == ["user", "assistant"]
 
 
-def test_thinking_is_kept_apart_and_out_of_the_next_prompt(session: Session, script: Any) -> None:
+def test_thinking_is_separate_and_not_in_the_next_prompt(session: Session, script: Any) -> None:
     session.settings.change("thinking", "on")
     script(["Let me", " see.", "\n</think>\n\n", "Four", "."])
-    pieces = list(session.ask("2 + 2?"))
-    assert "".join(piece.text for piece in pieces if isinstance(piece, Reasoning)) == "Let me see."
-    turn = pieces[-1]
-    assert isinstance(turn, Turn)
-    assert turn.thought_tokens == 3
+    events = list(session.ask("2 + 2?"))
+    assert "".join(event.text for event in events if isinstance(event, Reasoning)) == "Let me see."
+    summary = events[-1]
+    assert isinstance(summary, AnswerSummary)
+    assert summary.thought_tokens == 3
     answer = session.conversation.messages[-1]
     assert (answer.text, answer.reasoning) == ("Four.", "Let me see.")
     assert (
@@ -320,10 +320,10 @@ def test_an_answer_that_only_repeats_itself_is_ended(session: Session, monkeypat
             return itertools.repeat(TokenEvent(0, 0, None))
 
     monkeypatch.setattr(session.model, "deltas", Endless(["x"]).answer)
-    *_, turn = session.ask("Hello")
-    assert isinstance(turn, Turn)
-    assert turn.reason == "repetition"
-    assert "repeated itself" in status(turn)
+    *_, summary = session.ask("Hello")
+    assert isinstance(summary, AnswerSummary)
+    assert summary.reason == "repetition"
+    assert "repeated itself" in status(summary)
 
 
 def test_answering_again_replaces_the_answer(session: Session, script: Any) -> None:
@@ -348,8 +348,8 @@ def test_the_system_prompt_is_sent(session: Session) -> None:
 
 def test_figures(session: Session) -> None:
     assert "no answer yet" in next(iter(stats(session)))
-    turn = Turn("length", Usage(600, 500, 11), Timings(vision=1.25, decode=2.0, ttft=1.5), 0, 0, 0.0)
-    line = status(turn)
+    summary = AnswerSummary("length", Usage(600, 500, 11), Timings(vision=1.25, decode=2.0, ttft=1.5), 0, 0, 0.0)
+    line = status(summary)
     assert line.startswith("ttft 1.50 s · vision 1.25 s · 5.0 tok/s · 600 + 11 tokens · ")
     assert line.endswith(" · stopped at the limit (/set max_tokens)")
     assert resident_bytes() > 10_000_000

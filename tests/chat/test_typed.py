@@ -1,4 +1,4 @@
-"""What a typed line means: paths in all spellings, addresses, and words that only look like them."""
+"""The meaning of a typed line: paths in all spellings, addresses, and words that only look like them."""
 
 from __future__ import annotations
 

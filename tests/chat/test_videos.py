@@ -1,4 +1,4 @@
-"""Videos in the chat: which part is looked at, what is said of it, and what cannot be watched."""
+"""Videos in the chat: the sampled part, its description, and videos that cannot be read."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_video_is_watched_and_remembered(session: Session, here: Path) -> None
     assert session.last is not None
     assert session.last.usage.image_tokens > 0
     ask(session, "And then?")
-    assert session.last.kept_tokens > 0
+    assert session.last.cached_tokens > 0
     assert session.last.timings.vision == 0
 
 

@@ -192,7 +192,7 @@ def test_all_tensor_complaints_come_at_once(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["I8", "F8_E4M3", "U8"])
-def test_coded_weights_are_refused_by_name(directory: Path, dtype: str) -> None:
+def test_quantized_weights_are_refused_by_name(directory: Path, dtype: str) -> None:
     bits = {name: ("BF16", data) for name, data in random_bits().items()}
     name = "model.language_model.layers.0.mlp.up_proj.weight"
     bits[name] = (dtype, np.zeros(SHAPES[name], np.uint8))

@@ -153,7 +153,7 @@ def test_two_processes_download_once(user: User, instruct: dict[str, bytes], lar
     assert not list(user.home.glob("**/*.partial"))
 
 
-def test_a_file_that_arrives_damaged_is_not_kept(user: User, instruct: dict[str, bytes]) -> None:
+def test_a_file_that_arrives_damaged_is_removed(user: User, instruct: dict[str, bytes]) -> None:
     user.hub.repository(INSTRUCT, instruct)
     user.hub.damaged = True
     answer = user.pull(INSTRUCT)

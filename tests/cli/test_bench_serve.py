@@ -1,4 +1,4 @@
-"""`pocketvlm bench serve` against our own server, and beside `pocketvlm bench`."""
+"""`pocketvlm bench serve` against our own server, and its place next to `pocketvlm bench`."""
 
 from __future__ import annotations
 

@@ -18,12 +18,12 @@ from pocketvlm.packfile import read_header
 
 
 @pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache with nano in int4 and int8 and its tokenizer, used 1, 40 and 2 days ago, an unreadable file, and one of
     somebody else.
     """
     monkeypatch.setenv("POCKETVLM_CACHE", str(tmp_path))
-    monkeypatch.setattr(about, "SMALLEST_KEPT", 0)
+    monkeypatch.setattr(about, "MIN_CACHED_BYTES", 0)
     place = tmp_path / "packed"
     for weights in ("int4", "int8"):
         api.load("nano", weights=weights)
@@ -40,7 +40,7 @@ def left(place: Path) -> int:
     return len(list(place.glob("*.packed")))
 
 
-def test_list_for_people_and_programs(invoke, kept):
+def test_list_for_people_and_programs(invoke, cached):
     outcome = invoke("cache", "list")
     head, first, second, third, fourth = outcome.out.splitlines()
     assert re.split(r" {2,}", head) == ["model", "kind", "size", "last used", "file"]
@@ -49,7 +49,7 @@ def test_list_for_people_and_programs(invoke, kept):
     assert re.split(r" {2,}", third)[:2] == ["nano", "int8"]
     assert re.split(r" {2,}", fourth)[:3] == ["(unreadable)", "-", "15 B"]
     facts = json.loads(invoke("cache", "list", "--json").out)
-    assert facts["directory"] == str(kept)
+    assert facts["directory"] == str(cached)
     assert [file["kind"] for file in facts["files"]] == ["int4", "tokenizer", "int8", None]
     assert Path(facts["files"][0]["file"]).stat().st_size == facts["files"][0]["bytes"]
     assert facts["files"][0]["path"] == str(api.load("nano").checkpoint.path)
@@ -58,28 +58,28 @@ def test_list_for_people_and_programs(invoke, kept):
 def test_an_empty_cache_is_no_error(invoke, tmp_path, monkeypatch):
     monkeypatch.setenv("POCKETVLM_CACHE", str(tmp_path))
     outcome = invoke("cache", "list")
-    assert (outcome.code, outcome.out, outcome.err) == (0, "", f"nothing is kept in {tmp_path}/packed\n")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", f"nothing is cached in {tmp_path}/packed\n")
     assert json.loads(invoke("cache", "list", "--json").out)["files"] == []
     assert invoke("cache", "clear").err == "removed 0 files, 0 B\n"
     assert invoke("cache", "path").out == f"{tmp_path}/packed\n"
 
 
-def test_clear_takes_ages_and_names(invoke, kept):
+def test_clear_takes_ages_and_names(invoke, cached):
     assert invoke("cache", "clear", "--older-than", "100000").err == "removed 0 files, 0 B\n"
     outcome = invoke("cache", "clear", "nano", "--older-than", "30", "--json")
     assert [file["kind"] for file in json.loads(outcome.out)["files"]] == ["int8"]
     assert re.fullmatch(r"removed 1 file, \d+\.\d MB\n", outcome.err)
-    assert left(kept) == 3
+    assert left(cached) == 3
     assert invoke("cache", "clear", "odd", "--quiet").err == ""
-    assert left(kept) == 2
+    assert left(cached) == 2
     assert invoke("cache", "clear", str(api.load("nano").checkpoint.path)).code == 0
-    assert left(kept) == 0
-    assert [file.name for file in kept.iterdir()] == ["notes.txt"]
+    assert left(cached) == 0
+    assert [file.name for file in cached.iterdir()] == ["notes.txt"]
 
 
-def test_clear_without_names_takes_all(invoke, kept):
+def test_clear_without_names_takes_all(invoke, cached):
     assert invoke("cache", "clear").err.startswith("removed 4 files")
-    assert [file.name for file in kept.iterdir()] == ["notes.txt"]
+    assert [file.name for file in cached.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize(
@@ -91,13 +91,13 @@ def test_clear_without_names_takes_all(invoke, kept):
         ("cache claer", 2, ("'claer'", "Did you mean 'clear'?")),
     ],
 )
-def test_wrong_use_is_one_line(invoke, kept, line, code, parts):
+def test_wrong_use_is_one_line(invoke, cached, line, code, parts):
     outcome = invoke(*line.split())
     assert outcome.code == code
     assert outcome.out == ""
     assert outcome.err.count("\n") == 1
     assert all(part in outcome.err for part in parts)
-    assert left(kept) == 4
+    assert left(cached) == 4
 
 
 def test_cache_alone_shows_its_commands(invoke):
@@ -118,10 +118,10 @@ def test_the_place_follows_the_environment(invoke, tmp_path, monkeypatch):
     assert invoke("cache", "path").out == f"{tmp_path}/mine/packed\n"
 
 
-def test_run_says_in_one_line_what_is_wrong_with_the_cache(invoke, kept, monkeypatch):
+def test_run_says_in_one_line_what_is_wrong_with_the_cache(invoke, cached, monkeypatch):
     line = ["run", "nano", "hi", "--max-tokens", "2", "--weights", "int4"]
     assert "warning" not in invoke(*line).err
-    for file in kept.glob("*.packed"):
+    for file in cached.glob("*.packed"):
         file.write_bytes(b"")
     assert "warning" not in invoke(*line, "--no-cache").err
     *warned, status = invoke(*line).err.splitlines()
@@ -129,7 +129,7 @@ def test_run_says_in_one_line_what_is_wrong_with_the_cache(invoke, kept, monkeyp
     for warning in warned:
         assert re.fullmatch(r"warning: \S+\.packed is not used and made again: it has only 0 bytes", warning)
     assert status.startswith("ttft")
-    for file in kept.glob("*.packed"):
+    for file in cached.glob("*.packed"):
         file.write_bytes(b"")
     assert invoke(*line, "--quiet").err == ""
 

@@ -1,4 +1,4 @@
-"""`pocketvlm chat` in a pipe, in this process: lines in, answers out; layout, Markdown in pieces, completion."""
+"""`pocketvlm chat` in a pipe, in this process: lines in, answers out; layout, streamed Markdown, completion."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from pocketvlm.cli.chatting.screen import layout
 GREEDY = ("--temperature", "0", "--max-tokens", "8")
 
 
-def test_each_line_of_a_pipe_is_a_message_and_answers_alone_are_on_stdout(invoke, picture):
+def test_each_line_of_a_pipe_is_a_message_and_answers_alone_are_on_stdout(invoke, picture, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # a status line with a high rate is longer than 80
     outcome = invoke("chat", "nano", *GREEDY, stdin=f"What is this? '{picture}'\nAnd now?\n".encode())
     assert outcome.code == 0, outcome.err
     assert len(outcome.out.splitlines()) == 2
@@ -166,7 +167,7 @@ def test_markdown_is_cut_where_nothing_can_change_any_more():
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="a \n`~-", max_size=60), st.integers(1, 60))
-def test_markdown_in_pieces_is_cut_as_the_whole_is(text, at):
+def test_streamed_markdown_is_split_as_the_whole_is(text, at):
     first, rest = split_blocks(text[:at])
     second, rest = split_blocks(rest + text[at:])
     assert first + second + rest == text
@@ -216,10 +217,10 @@ def test_the_history_is_private_and_leaves_long_lines_out(tmp_path, monkeypatch)
     assert "xxx" not in path.read_text()
     assert [*_history(path).load_history_strings()] == ["Hello"]
     (tmp_path / "file").touch()
-    _history(tmp_path / "file" / "history").append_string("not kept")
+    _history(tmp_path / "file" / "history").append_string("not saved")
     if os.geteuid():
         path.chmod(0)
-        _history(path).append_string("not kept")
+        _history(path).append_string("not saved")
 
 
 def test_help_names_the_command(invoke):

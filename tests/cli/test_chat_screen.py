@@ -1,4 +1,4 @@
-"""What a live screen leaves on the terminal: each line of an answer once, however often it was drawn."""
+"""The output of a live screen: each line of an answer appears once, however often it was redrawn."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Paper(io.StringIO):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_an_answer_that_is_drawn_while_it_comes_is_there_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_is_rendered_while_it_streams_is_there_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [f"w{number:03}" for number in range(150)]
     text = "".join(word + ("\n\n" if number % 50 == 49 else " ") for number, word in enumerate(words))
     monkeypatch.setattr(live, "silent_keys", contextlib.nullcontext)
@@ -60,13 +60,13 @@ def test_an_answer_that_is_drawn_while_it_comes_is_there_once(seed: int, monkeyp
     screen = live.LiveScreen(quiet=False)
     screen.console = Console(file=paper, force_terminal=True, width=40, height=50, markup=False, highlight=False)
 
-    def pieces() -> Iterator[Content]:
+    def chunks() -> Iterator[Content]:
         for at in range(0, len(text), 3 + seed):
             time.sleep(0.0005)
             yield Content(text[at : at + 3 + seed])
 
     try:
-        screen.answer(pieces())
+        screen.answer(chunks())
     finally:
         sys.setswitchinterval(before)
     assert " ".join(paper.rows).split() == words

@@ -1,4 +1,4 @@
-"""Plain values of options: what is taken without asking Typer is what Typer would have said."""
+"""Plain values of options: parsed without Typer, with the same result as by Typer."""
 
 from __future__ import annotations
 

@@ -71,10 +71,10 @@ def test_a_signal_lets_running_answers_end(number: signal.Signals) -> None:
         assert re.search(r"serving nano at http://127\.0\.0\.1:\d+: native \w+ \w+, .* of 2048 tokens, no key", line)
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=ask(True, 1500), timeout=60) as response:
             text = ""
-            for piece in response.iter_text():
+            for chunk in response.iter_text():
                 if not text:
                     process.send_signal(number)
-                text += piece
+                text += chunk
         assert text.endswith("data: [DONE]\n\n")
         assert '"finish_reason":"length"' in text
         out, err = process.communicate(timeout=30)

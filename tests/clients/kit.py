@@ -101,7 +101,7 @@ class Agent(Script):
     def install(self, context: Context) -> None:
         """Put it into the place of a server's engine; agents' prompts are longer than the small model's context."""
         super().install(context)
-        context.max_model_len = 1 << 17
+        context.builder.max_model_len = 1 << 17
 
     def submit(self, request: Request, deliver: Callable[[TokenEvent], None]) -> Ticket:
         """Answer one request."""

@@ -43,12 +43,12 @@ def write(
     complete: Callable[[str], bool] | None = None,
     controls: Iterable[str] = (),
     long: int = 60,
-    most: int = 4000,
+    max_tokens: int = 4000,
 ) -> str:
     """A random answer; after `long` tokens whatever closes something is preferred.
 
     Fails where an end id is allowed although the text is not complete, or another control token than those named, and
-    with `EndlessError` after `most` tokens.
+    with `EndlessError` after `max_tokens` tokens.
     """
     draw = random.Random(seed)
     may = {TOKENIZER.token_id(text) for text in controls}
@@ -69,7 +69,7 @@ def write(
         token_id = draw.choice([one for one in choice if one not in ends])
         if len(ids) > long:
             token_id = draw.choice([one for one in closers(text) if one in choice] or [token_id])
-        if len(ids) >= most:
+        if len(ids) >= max_tokens:
             raise EndlessError(text[-200:])
         constraint.accept(token_id)
         ids.append(token_id)

@@ -1,4 +1,4 @@
-"""Random JSON schemas: references and cycles, combinations, annotations, nulls, and what cannot be enforced."""
+"""Random JSON schemas: references and cycles, combinations, annotations, nulls, and unsupported keywords."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The grammars as a whole: kept by content, apart from each other, and safe from hostile input."""
+"""The grammars as a whole: cached by content, independent of each other, and safe from hostile input."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_equal_grammars_are_compiled_once(grammars: Grammars) -> None:
     schema = {"type": "object", "properties": {"a": {"const": 1}, "b": {"const": 2}}}
     turned = {"type": "object", "properties": {"b": {"const": 2}, "a": {"const": 1}}}
     assert grammars.json_schema(schema) is grammars.json_schema(dict(schema))
-    assert grammars.json_schema(schema) is not grammars.json_schema(turned), "the order of properties is kept"
+    assert grammars.json_schema(schema) is not grammars.json_schema(turned), "the order of properties counts"
     assert grammars.json_schema(schema) is not grammars.json_schema(schema, thinking=True)
 
 

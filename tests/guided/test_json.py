@@ -1,4 +1,4 @@
-"""JSON under a schema: whatever is drawn is valid, valid texts are possible, and what cannot be enforced is named."""
+"""JSON under a schema: sampled texts are valid, valid texts are possible, and unsupported keywords are named."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def texts() -> st.SearchStrategy[dict[str, Any]]:
 
 def arrays(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.builds(
-        lambda items, least, more: {"type": "array", "items": items, "minItems": least, "maxItems": least + more},
+        lambda items, low, more: {"type": "array", "items": items, "minItems": low, "maxItems": low + more},
         inner,
         st.integers(0, 2),
         st.integers(0, 2),

@@ -25,7 +25,7 @@ MINUTES = 10
 def walk(grammar: Grammar, seed: int, *controls: str) -> str | None:
     """A random text; None for one that does not come to an end soon."""
     try:
-        return write(grammar, seed, None, controls, long=30, most=1000)
+        return write(grammar, seed, None, controls, long=30, max_tokens=1000)
     except EndlessError:
         return None
 

@@ -1,4 +1,4 @@
-"""Rewritten schemas: closed after everything is merged, without annotations, and without what nothing satisfies."""
+"""Rewritten schemas: closed after everything is merged, without annotations or parts that nothing satisfies."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ void linear_case(Suite& suite, int64_t number, int64_t rows, int64_t inputs, int
     });
 }
 
-// Rows that are bfloat16 numbers already: what `fast` may round stays as it is, and only the order of the sums differs.
+// Rows that are bfloat16 numbers already, so that `fast` rounds nothing and only the order of the sums differs.
 void bf16_case(Suite& suite, int64_t number, int64_t rows, int64_t inputs, int64_t outputs) {
     Random random(static_cast<uint64_t>(number) + 5000);
     const Array<uint16_t> weight = rounded_down(random.floats(outputs * inputs, 1.0f / std::sqrt(static_cast<float>(inputs))));

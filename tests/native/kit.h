@@ -1,4 +1,4 @@
-// What the cases share: arrays with nothing after them, numbers that are the same everywhere, runs and comparisons.
+// Helpers of the cases: arrays with guarded ends, reproducible numbers, runs and comparisons.
 #pragma once
 
 #include <sys/mman.h>
@@ -18,8 +18,8 @@
 
 namespace pocketvlm::test {
 
-// An array that ends with a page; the next page must not be touched. All bits are set at first, so floats are NaN, and the
-// bytes in front of it stay so.
+// An array that ends with a page; the next page must not be touched. All bits are set at first, so floats are NaN. The bytes
+// before the array must keep all bits set.
 template <class T>
 class Array {
   public:
@@ -59,7 +59,7 @@ class Array {
 using Floats = Array<float>;
 using Ints = Array<int32_t>;
 
-// The same numbers with every compiler and library.
+// Random numbers that are the same with every compiler and library.
 class Random {
   public:
     explicit Random(uint64_t seed) : state_(seed * 2 + 1) {}
@@ -94,20 +94,20 @@ class Random {
     uint64_t state_;
 };
 
-// Sequences end to end: where their rows begin, how many tokens precede them, which slots hold their state.
+// Sequences end to end: the offsets of their rows, their context lengths, and the slots of their state.
 struct Batch {
     Batch(Random& random, const std::vector<int64_t>& lengths, const std::vector<int64_t>& contexts);
     int64_t sequences, rows = 0, slots_held;
     Ints offsets, context_lens, slots;
 };
 
-// The plain C++ kernels, which the others must equal.
+// The plain C++ kernels, which all other kernels must equal.
 inline const Kernels& plain_kernels() { return instruction_sets().front().kernels; }
 
 using Outputs = std::vector<Floats>;
 using Run = std::function<void(const Kernels&, Pool&, Outputs&)>;
 
-// Runs cases with every instruction set, on one and on several threads, and counts what is wrong.
+// Runs cases with every instruction set, on one and on several threads, and counts failures.
 class Suite {
   public:
     explicit Suite(std::vector<const InstructionSet*> sets) : sets_(std::move(sets)) {}
@@ -115,8 +115,8 @@ class Suite {
     // body(kernels, pool) says what is wrong, or nothing. The pool's scratch memory starts as NaN.
     void each(const std::string& what, const std::function<std::string(const Kernels&, Pool&)>& body);
 
-    // What `run` makes of `start` must be the plain kernels' within `tolerance` of the largest value, and the same bits for
-    // any number of threads.
+    // `run`, applied to `start`, must equal the plain kernels within `tolerance` of the largest value, and give the same bits
+    // for any number of threads.
     void check(const std::string& what, double tolerance, const Outputs& start, const Run& run);
 
     int64_t runs() const { return runs_; }

@@ -1,4 +1,4 @@
-// Cases of quantized matrices: products with every kind of them, and quantizing.
+// Cases of quantized matrices: products with matrices of every kind, and quantization.
 #include <cmath>
 #include <cstdio>
 
@@ -9,7 +9,7 @@ namespace {
 
 int64_t whole(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-// A matrix of one kind: random bits will do.
+// A matrix of one kind, made of random bits.
 struct Matrix {
     Matrix(Random& random, int bits, int64_t group, int64_t inputs_, int64_t outputs_, bool with_codebook, bool with_bias,
            bool offset_codebook = false)
@@ -109,7 +109,7 @@ void several_case(Suite& suite, int64_t rows) {
     });
 }
 
-// Codes need not be equal, as a weight between two codes may be rounded to either; they must be as good.
+// Codes need not be equal, because a weight between two codes may be rounded to either; the error must be as small.
 void quantize_case(Suite& suite, int bits, int64_t group, int64_t inputs, int64_t outputs, bool bf16) {
     Random random(static_cast<uint64_t>(inputs + outputs + bits));
     Floats weight = random.floats(outputs * inputs, 0.1f);
@@ -148,12 +148,12 @@ void quantize_case(Suite& suite, int bits, int64_t group, int64_t inputs, int64_
     const auto what = describe(bf16 ? "quantize bf16" : "quantize f32", {{"bits", bits}, {"group", group}, {"inputs", inputs},
                                {"outputs", outputs}});
     Pool one(1);
-    const double plain = error(values(plain_kernels(), one)), most = bits == 8 ? 0.01 : 0.12;
+    const double plain = error(values(plain_kernels(), one)), limit = bits == 8 ? 0.01 : 0.12;
     suite.each(what, [&](const Kernels& kernels, Pool& pool) -> std::string {
         const double own = error(values(kernels, pool));
-        if (own <= plain * 1.001 && own <= most) return "";
+        if (own <= plain * 1.001 && own <= limit) return "";
         char text[100];
-        std::snprintf(text, sizeof text, "error %.5g, plain %.5g, most %.2g", own, plain, most);
+        std::snprintf(text, sizeof text, "error %.5g, plain %.5g, limit %.2g", own, plain, limit);
         return text;
     });
 }

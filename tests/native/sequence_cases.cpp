@@ -11,9 +11,9 @@ using Longs = std::vector<int64_t>;
 // Pages of all sequences of a batch in any order, -1 where a table has none.
 struct Pages {
     Pages(Random& random, const Batch& batch, int64_t page_size_) : page_size(page_size_) {
-        int64_t most = 0;
-        for (int64_t s = 0; s < batch.sequences; ++s) used += pages(batch, s), most = std::max(most, pages(batch, s));
-        width = most + 1;
+        int64_t max_pages = 0;
+        for (int64_t s = 0; s < batch.sequences; ++s) used += pages(batch, s), max_pages = std::max(max_pages, pages(batch, s));
+        width = max_pages + 1;
         table = Ptr(new Ints(batch.sequences * width));
         const Ints order = random.permutation(used + 2, used + 2);
         for (int64_t s = 0, next = 0; s < batch.sequences; ++s)

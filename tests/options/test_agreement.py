@@ -19,6 +19,7 @@ from pocketvlm.chat.settings import SETTINGS
 from pocketvlm.cli.app import app
 from pocketvlm.cli.options import given
 from pocketvlm.config import ProcessorConfig
+from pocketvlm.interfaces.schemas.common import Sampling
 from pocketvlm.options.load import LoadOptions
 from pocketvlm.options.media import MEDIA_OPTIONS, ImageOptions, VideoOptions
 from pocketvlm.options.option import Definition, definitions, names
@@ -33,7 +34,6 @@ from pocketvlm.options.request import (
 )
 from pocketvlm.options.sampling import SamplingParams
 from pocketvlm.processor.processor import Processor
-from pocketvlm.server.schemas.common import Sampling
 from pocketvlm.server.settings import Settings
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pytest
 
-from pocketvlm.bytesize import parse_size, readable_size, size_text
+from pocketvlm.bytesize import parse_size, readable_count, readable_size, size_text
 from pocketvlm.errors import OptionError
 from pocketvlm.options.load import LoadOptions
 from pocketvlm.options.option import Option, definition, definitions, refuse_unknown, validate
@@ -20,7 +20,7 @@ class Example:
     """Options of every kind, and a field that is none."""
 
     whole: Annotated[int, Option("A number.", low=1, high=9)] = 3
-    least: Annotated[int | None, Option("At least one.", low=1)] = None
+    minimum: Annotated[int | None, Option("At least one.", low=1)] = None
     share: Annotated[float, Option("A share.", above=0, high=1, default="the checkpoint's")] = 0.5
     open: Annotated[float, Option("Between.", above=0, below=100, flag="other_name", chat="short")] = 1.0
     kind: Annotated[Literal["red", "blue", "green"], Option("A colour.")] = "red"
@@ -34,7 +34,7 @@ class Example:
     ("name", "wanted", "default", "flag", "setting"),
     [
         ("whole", "a whole number from 1 to 9", "3", "--whole", "whole"),
-        ("least", "a whole number of at least 1, or none", "", "--least", "least"),
+        ("minimum", "a whole number of at least 1, or none", "", "--minimum", "minimum"),
         ("share", "a number above 0 and at most 1", "the checkpoint's", "--share", "share"),
         ("open", "a number above 0 and below 100", "1", "--other-name", "short"),
         ("kind", "'red', 'blue' or 'green'", "red", "--kind", "kind"),
@@ -53,7 +53,7 @@ def test_words_of_a_definition(name: str, wanted: str, default: str, flag: str, 
     ("name", "value"),
     [
         *[("whole", value) for value in (1, 9, np.int64(5))],
-        *[("least", value) for value in (None, 1, 1 << 60)],
+        *[("minimum", value) for value in (None, 1, 1 << 60)],
         *[("share", value) for value in (1, 1e-9, np.float32(0.5))],
         ("open", 99.9),
         ("kind", "blue"),
@@ -74,7 +74,7 @@ def test_values_that_are_accepted(name: str, value: Any) -> None:
         ("whole", True, "whole=True is not supported"),
         ("whole", None, "whole=None is not supported"),
         ("whole", "5", "whole='5' is not supported"),
-        ("least", 0, "least=0 is out of range"),
+        ("minimum", 0, "minimum=0 is out of range"),
         ("share", 0, "share=0 is out of range"),
         ("share", 1.01, "share=1.01 is out of range"),
         ("share", float("nan"), "share=nan is out of range"),
@@ -139,3 +139,8 @@ def test_no_sizes(text: str) -> None:
 def test_sizes_for_people() -> None:
     found = [readable_size(value) for value in (5, 1_500, 2_000_000, 3_210_000_000)]
     assert found == ["5 B", "1.5 kB", "2.0 MB", "3.2 GB"]
+
+
+def test_counts_are_written_as_people_write_them() -> None:
+    found = [readable_count(number) for number in (7, 1_500, 5_640_000, 1_300_000_000)]
+    assert found == ["7", "1.5 k", "5.6 M", "1.3 B"]

@@ -1,4 +1,4 @@
-"""Answers taken apart: what is reasoning, text and call, and that no split of the stream changes it."""
+"""Parsed answers: reasoning, text and calls, with the same result at any split of the stream."""
 
 from __future__ import annotations
 
@@ -57,20 +57,20 @@ def read(text: str, **options: Any) -> tuple[str, str, list[tuple[str, Any]]]:
     """Reasoning, text and calls; checks the order of a call's deltas and that arguments are JSON objects."""
     reasoning, content, calls = "", "", []
     open_call: CallBegin | None = None
-    pieces = ""
+    chunks = ""
     for delta in streamed(text, list(range(len(text))), **options):
         if isinstance(delta, CallBegin):
             assert open_call is None
             assert delta.index == len(calls)
-            open_call, pieces = delta, ""
+            open_call, chunks = delta, ""
         elif isinstance(delta, CallArguments):
             assert open_call is not None
             assert delta.index == open_call.index
-            pieces += delta.json
+            chunks += delta.json
         elif isinstance(delta, CallEnd):
             assert open_call is not None
             assert delta.index == open_call.index
-            arguments = json.loads(pieces, object_pairs_hook=unique)
+            arguments = json.loads(chunks, object_pairs_hook=unique)
             assert isinstance(arguments, dict)
             calls.append((open_call.name, arguments))
             open_call = None
@@ -204,7 +204,7 @@ def test_parameters(body, wanted):
     assert arguments(body) == wanted
 
 
-def test_a_line_break_inside_the_form_is_kept_once_more_in_the_value():
+def test_one_more_line_break_than_the_syntax_has_belongs_to_the_value():
     assert arguments("<parameter=text>\n\nx\n\n\n</parameter>\n", "write") == {"text": "\nx\n\n"}
 
 
@@ -293,14 +293,14 @@ def test_a_tool_without_a_name_is_refused():
         AnswerParser(tools=[TOOLS[0], {"type": "function", "function": {}}])
 
 
-PIECES = [
+TEXTS = [
     "<think>", "</think>", "<tool_call>", "</tool_call>", "<function=look>", "<function=", "</function>",
     "<function=find>", "<parameter=at>", "<parameter=n>", "<parameter=maybe>", "<parameter=deep>",
     "<parameter=", "</parameter>", "look>",
     "\n", "\n\n", " ", "<", ">", "</", "sky", "12", "null", "None", "{", "}", "[1, ", "]", '"', "\\", "'", "é", LOOK,
     "<tool_call>\n<function=look>\n", "\n</parameter>\n", "\n</function>\n</tool_call>",
 ]  # fmt: skip
-ANSWER = st.lists(st.sampled_from(PIECES), max_size=25).map("".join)
+ANSWER = st.lists(st.sampled_from(TEXTS), max_size=25).map("".join)
 OPTIONS = st.fixed_dictionaries(
     {"tools": st.sampled_from([(), TOOLS]), "thinking": st.booleans(), "parallel": st.booleans()}
 )
@@ -317,7 +317,7 @@ def test_any_split_gives_the_same(text, options, cuts):
 
 
 @settings(max_examples=500, deadline=None)
-@given(text=st.lists(st.sampled_from([*PIECES, "\t"]), max_size=20).map("".join), tools=st.booleans())
+@given(text=st.lists(st.sampled_from([*TEXTS, "\t"]), max_size=20).map("".join), tools=st.booleans())
 def test_text_without_whole_tags_is_left_alone(text, tools):
     if tools:
         text = text.replace("<function", "<function ")

@@ -1,4 +1,4 @@
-"""The newline normaliser: what it converts, what it leaves alone, and that streaming changes nothing."""
+"""The newline normalizer: which text it converts, which it does not, and the same result when streamed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from pocketvlm.parsing import NewlineNormalizer, normalize_newlines
 from pocketvlm.parsing.newlines import SPAN_LIMIT
 
-PIECES = [
+TEXTS = [
     "\\n", "\\r\\n", "\\r", "\\", "\\\\", "\\nabla", "\\neq", "\\rho", "\\(", "\\)", "\\[", "\\]", "\\$", "\\`", "$",
     "$$", "`", "``", "```", "````", "\n", " ", "n", "r", "a", "5", "text ", "\\nab", "\\right", "x" * 90,
 ]  # fmt: skip
-TEXT = st.lists(st.sampled_from(PIECES), max_size=25).map("".join)
+TEXT = st.lists(st.sampled_from(TEXTS), max_size=25).map("".join)
 SHORT = st.text(st.sampled_from("$` x\\n"), max_size=30)
 
 
@@ -101,7 +101,7 @@ def test_text_without_escapes_is_never_held_back():
 
 def test_an_escape_is_decided_as_soon_as_it_can_be():
     stream = NewlineNormalizer()
-    assert [stream.feed(piece) for piece in ("a\\", "n", "S", "ee\\n", "ab", "out")] == [
+    assert [stream.feed(chunk) for chunk in ("a\\", "n", "S", "ee\\n", "ab", "out")] == [
         "a",
         "",
         "\nS",

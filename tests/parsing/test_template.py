@@ -1,4 +1,4 @@
-"""Round trip: what a chat template writes for an assistant's reasoning, text and calls is read back the same."""
+"""Round trip: the parser reads an assistant's reasoning, text and calls as the chat template writes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from test_answer import read
 from pocketvlm.processor import ChatTemplate
 
 ROOT = Path(__file__).parents[2]
-# The checkpoint's own template is kept outside the repository and tested where it is at hand.
+# The checkpoint's own template is not part of the repository; it is tested if a copy is at hand.
 TEMPLATES = {
     "hub": ROOT.parent / "shared" / "hub" / "chat_template.jinja",
     "embedded": ROOT / "src" / "pocketvlm" / "nano" / "chat_template.jinja",
@@ -30,12 +30,12 @@ TOOLS = [
     {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": PROPERTIES}}}
     for name in ("look", "find_it")
 ]
-PIECES = [
+TEXTS = [
     "<", ">", "</", "<b>", "<tool_call", "<tool_call>", "</tool_call>", "<function=", "<function=x>", "</function>",
     "<parameter=", "<parameter=x>", "</parameter>", "\n", "\n\n", " ", "a", "é", "中", '"', "\\", "\\n", "null", "True",
     "12",
 ]  # fmt: skip
-TEXT = st.lists(st.sampled_from(PIECES), max_size=10).map("".join) | st.text(max_size=10)
+TEXT = st.lists(st.sampled_from(TEXTS), max_size=10).map("".join) | st.text(max_size=10)
 # Where the form itself cannot tell: a value with the end of a value and what follows one inside, or the end of a call
 # and the beginning of the next.
 AMBIGUOUS = re.compile(

@@ -170,11 +170,11 @@ def test_values(kinds, text, wanted):
 
 
 KINDS = st.frozensets(st.sampled_from(ALL), min_size=1)
-PIECES = st.sampled_from(
+TEXTS = st.sampled_from(
     ["null", "None", "true", "False", "nul", "T", "12", "-", ".5", "e", "+", "{", "}", "[", "]", "'", '"', "\\", ",",
      ":", " ", "\n", "\t", "a", "é", "١", "(", "NaN", "1e999"]
 )  # fmt: skip
-TEXT = st.one_of(st.text(max_size=20), st.lists(PIECES, max_size=8).map("".join))
+TEXT = st.one_of(st.text(max_size=20), st.lists(TEXTS, max_size=8).map("".join))
 
 
 @settings(max_examples=3000, deadline=None)

@@ -1,4 +1,4 @@
-"""Clips as tests open and look at them."""
+"""Helpers that open clips and load their frames."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def clip_of(source, **options):
 def watch(source, **options):
     """Make every picture of a clip."""
     clip = clip_of(source, **options)
-    for number in range(len(clip.units)):
+    for number in range(len(clip.groups)):
         clip.load(number, 0)

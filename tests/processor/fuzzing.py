@@ -1,6 +1,6 @@
 """Feeds damaged and random files to the loaders of images and videos: `python fuzzing.py SEED COUNT SECONDS`.
 
-Prints a line before each file, so that whoever reads along knows which one crashed or hung the process; at the end
+Prints a line before each file, so that a reader sees which file crashed or hung the process; at the end
 "done", how many files were read, how many refused, and the peak of memory in bytes.
 """
 
@@ -96,7 +96,7 @@ def watch(data: bytes, generator: random.Random) -> None:
         start=generator.choice((None, 0.3)),
     )
     clip = open_clip(data, options, ProcessorConfig(), LIMITS)
-    for number in range(min(6, len(clip.units))):
+    for number in range(min(6, len(clip.groups))):
         clip.load(number, 0)
 
 

@@ -1,4 +1,4 @@
-"""What the processor tests share: a small tokenizer with the control tokens, a template, both processors."""
+"""Helpers of the processor tests: a small tokenizer with the control tokens, a template, both processors."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from transformers.image_utils import load_image as load_reference
 from pocketvlm.errors import OptionError
 from pocketvlm.processor import Processor
 from pocketvlm.processor.frames import open_frames
-from pocketvlm.processor.kept import KeptPictures
+from pocketvlm.processor.image_cache import ImageCache
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.processor.media import load_image, read_image
 
@@ -263,10 +263,10 @@ def test_the_option_stands_where_others_stand(ours: Processor) -> None:
 
 
 def test_whatever_is_cached_is_cached_for_its_option(ours: Processor, tmp_path: Path) -> None:
-    data, kept = encoded(Image.fromarray(LOGO), "PNG"), KeptPictures()
-    first = [ours(ask(data), alpha=alpha, kept=kept).views[0].digest for alpha in ("white", "reference")]
-    again = [ours(ask(data), alpha=alpha, kept=kept).views[0].digest for alpha in ("white", "reference")]
-    assert first == again
+    data, cache = encoded(Image.fromarray(LOGO), "PNG"), ImageCache()
+    first = [ours(ask(data), alpha=alpha, image_cache=cache).views[0].digest for alpha in ("white", "reference")]
+    repeated = [ours(ask(data), alpha=alpha, image_cache=cache).views[0].digest for alpha in ("white", "reference")]
+    assert first == repeated
     assert len(set(first)) == 2
     clip = VIDEOS["a.apng"](tmp_path / "a.apng")
     names = {ours(ask(str(clip), "video"), alpha=alpha).views[0].digest for alpha in ("white", "reference")}

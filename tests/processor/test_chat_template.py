@@ -14,7 +14,7 @@ from pocketvlm.processor import ChatTemplate
 from pocketvlm.processor.messages import read_messages, read_tools
 
 ROOT = Path(__file__).parents[2]
-# Kept outside the repository, where they are at hand; the checkpoint's own template and the embedded one.
+# The checkpoint's own template, if a copy is at hand outside the repository, and the embedded one.
 OTHERS = [ROOT.parent / "shared" / "hub" / "chat_template.jinja", ROOT / "src/pocketvlm/nano/chat_template.jinja"]
 
 CALL = {

@@ -1,4 +1,4 @@
-"""Formats: AVIF and HEIC, what is said of pictures that are not read, and pictures that are given as videos."""
+"""Formats: AVIF and HEIC, errors for unsupported pictures, and pictures that are given as videos."""
 
 from __future__ import annotations
 

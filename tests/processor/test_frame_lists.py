@@ -1,4 +1,4 @@
-"""Videos whose frames are there already: folders, lists and arrays, and JPEG frames in one URI."""
+"""Videos given as decoded frames: folders, lists and arrays, and JPEG frames in one URI."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def test_a_folder_and_a_list_of_images(tmp_path):
     frames = open_frames(str(tmp_path), LIMITS)
     found = read(frames.decoder([]), range(4))
     assert [np.array_equal(one, drawing(number, 60, 40)) for one, number in zip(found, (1, 2, 3, 10), strict=True)]
-    assert len(clip_of(str(tmp_path)).units) == 4
-    assert [unit.frames for unit in clip_of(f"video:{tmp_path}:2").units] == [(0,), (2,)]
+    assert len(clip_of(str(tmp_path)).groups) == 4
+    assert [group.frames for group in clip_of(f"video:{tmp_path}:2").groups] == [(0,), (2,)]
     listed = [tmp_path / "frame1.png", str(tmp_path / "frame2.png"), Image.fromarray(drawing(3, 60, 40))]
     clip = clip_of(listed)
-    assert len(clip.units) == 3
+    assert len(clip.groups) == 3
     assert len({view.digest for number in range(3) for view in clip.views(number)}) == 3
     with pytest.raises(OptionError, match="stack_frames needs the times of frames: give fps"):
         clip_of(listed, stack_frames=3)
@@ -62,12 +62,12 @@ def test_frames_in_one_uri():
         uri.replace(",", "%2C").replace("%2C", ",", 1),
     ):
         clip = clip_of(same)
-        assert [unit.frames for unit in clip.units] == [(number,) for number in range(5)]
+        assert [group.frames for group in clip.groups] == [(number,) for number in range(5)]
         assert [view.digest for view in clip.views(3)] == [view.digest for view in listed.views(3)]
         assert clip.load(4, 0).digest == listed.load(4, 0).digest
-    assert [unit.frames for unit in clip_of(uri, fps=2).units] == [(0,), (2,), (4,)]
-    assert [unit.frames for unit in clip_of(uri, fps=2, start=1.3).units] == [(2,), (4,)]
-    assert len(clip_of(f"data:video/jpeg;base64,{texts[0]}").units) == 1
+    assert [group.frames for group in clip_of(uri, fps=2).groups] == [(0,), (2,), (4,)]
+    assert [group.frames for group in clip_of(uri, fps=2, start=1.3).groups] == [(2,), (4,)]
+    assert len(clip_of(f"data:video/jpeg;base64,{texts[0]}").groups) == 1
     with pytest.raises(OptionError, match="start needs the times of frames: give fps"):
         clip_of(uri, start=1)
     for limits, says in (
@@ -92,8 +92,8 @@ def test_frames_in_one_uri():
 
 def test_arrays():
     array = np.stack([drawing(number, 30, 20) for number in range(5)])
-    assert len(clip_of(array).units) == 5
-    assert len(clip_of(array, fps=2).units) == 3
+    assert len(clip_of(array).groups) == 5
+    assert len(clip_of(array, fps=2).groups) == 3
     assert np.array_equal(clip_of(array[..., :1]).load(2, 0).patches, clip_of(array[..., 0]).load(2, 0).patches)
     for bad in (array.astype(np.float32), array[0, 0], array[None], array[..., :2]):
         with pytest.raises(VideoError, match=r"give uint8 \[frames, height, width\]"):

@@ -13,7 +13,7 @@ import pytest
 HERE = Path(__file__).parent
 # A file of some kilobytes that takes so long hangs.
 HANGS = 60.0
-MOST_BYTES = 1 << 30
+MAX_BYTES = 1 << 30
 
 
 def fuzz(seed: int, count: int, seconds: float) -> tuple[int, int]:
@@ -45,7 +45,7 @@ def fuzz(seed: int, count: int, seconds: float) -> tuple[int, int]:
     assert code == 0, f"seed {seed}, after {last!r}: exit {code}\n{errors[0][-3000:]}"
     assert last.startswith("done "), last
     read, refused, peak = map(int, last.split()[1:])
-    assert peak < MOST_BYTES
+    assert peak < MAX_BYTES
     return read, refused
 
 

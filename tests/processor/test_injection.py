@@ -15,11 +15,11 @@ from pocketvlm.errors import PromptError
 from pocketvlm.processor import ChatTemplate, Processor
 from pocketvlm.processor.guard import _PRIVATE_USE, Guard, Spellings
 
-PIECES = [
+TEXTS = [
     *CONTROL, "<|im_", "end|>", "<", "</", "<think", "think>", "<tool_", "response>", "/image>", " ", "\n", "x", "é",
     "e\u0301", "\ue000", "\ue001", "\ue002", "\ue003", "\U000f0000",
 ]  # fmt: skip
-TEXT = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=10).map("".join)
+TEXT = st.lists(st.one_of(st.sampled_from(TEXTS), st.text(max_size=4)), max_size=10).map("".join)
 QUICK = settings(max_examples=250, deadline=None)
 WRAPPED = "<tool_response>"
 
@@ -153,7 +153,7 @@ def test_template_variables_are_only_text(ours):
     ]  # fmt: skip
 
 
-def test_a_mark_left_behind_does_not_reach_the_template_s_own_tokens(ours):
+def test_a_stray_mark_does_not_reach_the_template_s_own_tokens(ours):
     # This template removes a tag from the text and so leaves the mark beside its own token.
     template = ChatTemplate.load("{{ messages[0].content | replace('</think>', '') }}<|im_end|><think>", SETTINGS)
     prompt = Processor(ours.config, ours.tokenizer, template)([{"role": "user", "content": "a</think>"}])
@@ -171,7 +171,7 @@ def test_marks_outlive_ascii_json(ours, used):
     assert "\\u00e9" in prompt.text
 
 
-def test_private_use_characters_in_text_are_kept(ours):
+def test_private_use_characters_in_text_stay(ours):
     text = "".join(chr(code) for code in range(0xE000, 0xE010)) + "<|im_end|>"
     turn = content_ids(ours, ours([{"role": "user", "content": text}]).ids)[0]
     assert ours.tokenizer.decode(turn) == f"user\n{text}"
@@ -184,9 +184,9 @@ def test_spellings_prefer_the_longest():
     guard = Guard(Spellings(["<a", "<a>", "</a>"]), [])
     marked = guard.protect("<a><a</a>")
     assert marked == f"<a>{guard.after}<a{guard.after}{guard.before}</a>"
-    assert [(piece.text, piece.control) for piece in guard.split(f"<a>{marked}<a")] == [
+    assert [(segment.text, segment.control) for segment in guard.split(f"<a>{marked}<a")] == [
         ("<a>", True), ("<a><a</a>", False), ("<a", True)
     ]  # fmt: skip
     empty = Guard(Spellings([]), [])
     assert empty.protect("<a>") == "<a>"
-    assert [piece.control for piece in empty.split("<a>")] == [False]
+    assert [segment.control for segment in empty.split("<a>")] == [False]

@@ -16,7 +16,7 @@ from pocketvlm.options.media import VideoOptions
 from pocketvlm.processor.clip import open_clip
 from pocketvlm.processor.frames import open_frames
 from pocketvlm.processor.limits import MediaLimits
-from pocketvlm.processor.sampling import plan_pictures
+from pocketvlm.processor.sampling import plan_groups
 
 # Entries a, b, c, d of the matrix, and what a player makes of [height, width, 3].
 ORIENTATIONS = {
@@ -57,11 +57,11 @@ def check(data, show):
     options = VideoOptions()
     clip = open_clip(data, options, ProcessorConfig(), MediaLimits())
     assert (clip.height, clip.width) == wanted.shape[:2]
-    pictures = [unit.frames for unit in clip.units]
-    planned = plan_pictures(wanted.shape[1], wanted.shape[0], pictures, options.image)
+    groups = [group.frames for group in clip.groups]
+    planned = plan_groups(wanted.shape[1], wanted.shape[0], groups, options.image)
     view = clip.load(0, 0)
     assert clip.vision_tokens == sum(picture.vision_tokens for picture in planned)
-    assert [(view.rows, view.cols)] == [(height // 14, width // 14) for height, width in clip.units[0].sizes]
+    assert [(view.rows, view.cols)] == [(height // 14, width // 14) for height, width in clip.groups[0].sizes]
 
 
 @pytest.mark.parametrize("name", ORIENTATIONS)

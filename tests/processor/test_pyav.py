@@ -75,12 +75,12 @@ def test_colours_are_right_within_two_levels(matrix, levels):
     yuv = np.stack([np.clip(np.round(plane), 0, 255).astype(np.uint8) for plane in planes])
     stream = io.BytesIO()
     with av.open(stream, "w", format="mp4") as output:
-        coded = output.add_stream("libx264", rate=5)
-        coded.width, coded.height, coded.pix_fmt, coded.options = 64, 48, "yuv444p", {"qp": "0"}
-        coded.codec_context.colorspace, coded.codec_context.color_range = code, range_code
+        video = output.add_stream("libx264", rate=5)
+        video.width, video.height, video.pix_fmt, video.options = 64, 48, "yuv444p", {"qp": "0"}
+        video.codec_context.colorspace, video.codec_context.color_range = code, range_code
         frame = av.VideoFrame.from_ndarray(yuv, format="yuv444p")
         frame.colorspace, frame.color_range = code, range_code
-        output.mux(coded.encode(frame))
-        output.mux(coded.encode())
+        output.mux(video.encode(frame))
+        output.mux(video.encode())
     found = np.asarray(open_frames(stream.getvalue(), MediaLimits()).decoder([0]).read(0))
     assert np.abs(found.astype(int) - truth).max() <= 2

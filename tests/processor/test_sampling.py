@@ -1,4 +1,4 @@
-"""Which frames of a video are looked at: the same as transformers chooses, and the worked cases of the fact sheet."""
+"""Sampled frames of a video: the same as in transformers, and the examples of docs/model.md 4.6."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from video_kit import reference_indices, reference_video
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import OptionError
 from pocketvlm.options.media import VideoOptions
-from pocketvlm.processor.sampling import canvas_grid, canvas_size, sample, units
+from pocketvlm.processor.sampling import canvas_grid, canvas_size, group_frames, sample
 
 WORKED = [
     (300, 30, 128, 1, list(range(0, 300, 30)), []),
@@ -52,7 +52,7 @@ def test_random_clips_as_transformers_chooses(part):
         assert mains + subs == reference_indices(total, fps, seconds, maximum, stack)
 
 
-def test_all_frames_of_a_short_clip_and_none_behind_them() -> None:
+def test_all_frames_of_a_short_clip_and_none_after_them() -> None:
     """As many a second as there are: seconds times rate may be a little more than the number of frames."""
     over = 0
     for total in range(1, 60):
@@ -64,11 +64,11 @@ def test_all_frames_of_a_short_clip_and_none_behind_them() -> None:
 
 
 def test_a_composite_belongs_to_the_second_of_its_main_frame():
-    assert units(90, 30, 3.0, 128, 3) == [(0,), (10, 20), (30,), (40, 49), (60,), (70, 80)]
+    assert group_frames(90, 30, 3.0, 128, 3) == [(0,), (10, 20), (30,), (40, 49), (60,), (70, 80)]
     # 3.1 s: no sub-frame lies in the last tenth of a second.
-    assert units(31, 10, 3.1, 128, 2) == [(0,), (5,), (10,), (15,), (20,), (25,), (30,)]
+    assert group_frames(31, 10, 3.1, 128, 2) == [(0,), (5,), (10,), (15,), (20,), (25,), (30,)]
     # A long video: main frames of all of it, composites of its first seconds, thinned like the main frames.
-    assert units(300, 10, 30.0, 3, 3) == [(0,), (3,), (149,), (299,)]
+    assert group_frames(300, 10, 30.0, 3, 3) == [(0,), (3,), (149,), (299,)]
 
 
 @pytest.mark.parametrize("size", [(64, 48), (48, 64), (50, 50), (400, 30), (30, 400), (1920, 1080)])

@@ -1,4 +1,4 @@
-"""System messages stand where the template takes them: several become one, later ones text of the user's turn."""
+"""System messages move to where the template accepts them: several become one, later ones text of the user's turn."""
 
 from __future__ import annotations
 

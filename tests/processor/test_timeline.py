@@ -15,7 +15,7 @@ from pocketvlm.errors import VideoError
 from pocketvlm.options.media import VideoOptions
 from pocketvlm.processor.clip import open_clip
 from pocketvlm.processor.limits import MediaLimits
-from pocketvlm.processor.sampling import units
+from pocketvlm.processor.sampling import group_frames
 from pocketvlm.processor.timeline import Timeline
 
 # Milliseconds: two seconds of movement, 56 s of one slide, two seconds of movement.
@@ -28,7 +28,7 @@ def clip_of(data, **options):
 
 
 def shown(data, **options):
-    return [unit.frames for unit in clip_of(data, **options).units]
+    return [group.frames for group in clip_of(data, **options).groups]
 
 
 def clip_bytes(times, container, **options):
@@ -78,7 +78,7 @@ def test_token_counts_agree_and_equal_frames_have_one_digest(still):
 
 def test_without_options_the_reference_counts_on_the_average_rate(still):
     clip = clip_of(still)
-    assert [unit.frames for unit in clip.units] == units(100, clip.fps, clip.duration, 128)
+    assert [group.frames for group in clip.groups] == group_frames(100, clip.fps, clip.duration, 128)
     assert clip.duration == pytest.approx(100 / clip.fps)
 
 
@@ -123,7 +123,7 @@ def test_an_animated_webp_has_the_times_of_its_frames():
 def test_lists_with_a_rate():
     array = np.stack([drawing(number, 30, 20) for number in range(50)])
     assert shown(array, fps=10, start=1.05, end=3) == [(10,), (20,)]
-    assert shown(array, fps=10) == units(50, 10, 5.0, 128)
+    assert shown(array, fps=10) == group_frames(50, 10, 5.0, 128)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -134,14 +134,14 @@ def test_a_constant_rate_gives_the_references_frames(seed):
         maximum = generator.choice([1, 2, 7, 64, 128])
         line = Timeline.even(total, fps)
         mains, count = line.sample(0.0, line.span, 1.0, maximum)
-        wanted = units(total, fps, total / fps, maximum)
+        wanted = group_frames(total, fps, total / fps, maximum)
         assert count == len(mains) == len(wanted)
         # Products are cut in float64 there: 0.29 * 100 = 28.
         assert all(0 <= one[0] - other[0] <= 1 for one, other in zip(mains, wanted, strict=True))
         if total / fps <= maximum:
             stack = generator.randint(2, 5)
             stacked, _ = line.sample(0.0, line.span, 1.0, maximum, stack)
-            others = units(total, fps, total / fps, maximum, stack)
+            others = group_frames(total, fps, total / fps, maximum, stack)
             assert [len(one) for one in stacked] == [len(other) for other in others]
 
 

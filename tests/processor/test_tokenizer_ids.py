@@ -14,11 +14,11 @@ from pocketvlm.errors import CheckpointError, PromptError
 from pocketvlm.processor import Detokenizer, Tokenizer
 
 # Text that is likely to touch every branch of the split, and control tokens whole and in pieces.
-PIECES = [
+TEXTS = [
     *CONTROL, "<|im_", "end|>", "<", ">", "|", "/", "think", "'s", "'LL", " ", "  ", "\n", "\r\n", "\t", "12", "é",
     "e\u0301", "\u0338", "中文", "नमस्ते", "🙂", "👩\u200d👧", "\u00a0", "\u2028", "\ue000", "Ω", "\u212b", "A", "\x00",
 ]  # fmt: skip
-TEXT = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=6)), max_size=12).map("".join)
+TEXT = st.lists(st.one_of(st.sampled_from(TEXTS), st.text(max_size=6)), max_size=12).map("".join)
 QUICK = settings(max_examples=300, deadline=None)
 
 

@@ -1,4 +1,4 @@
-"""Video files: every container gives the frames of a decoder that reads from the beginning, and damage is said."""
+"""Video files: every container gives the frames of a decoder that reads from the beginning, and damage is an error."""
 
 from __future__ import annotations
 
@@ -121,10 +121,10 @@ def test_animated_webp(tmp_path, monkeypatch):
     assert (frames.total, frames.fps, frames.seconds) == (8, 5.0, 1.6)
     found = read(frames.decoder([0, 7, 3]), [0, 7, 3])
     assert all(np.array_equal(one, drawing(number, 60, 40)) for one, number in zip(found, [0, 7, 3], strict=True))
-    assert [unit.frames for unit in clip_of(str(path)).units] == [(0,), (5,)]
+    assert [group.frames for group in clip_of(str(path)).groups] == [(0,), (5,)]
     still = tmp_path / "still.webp"
     pictures[0].save(still)
-    assert [unit.frames for unit in clip_of(str(still)).units] == [(0,)]
+    assert [group.frames for group in clip_of(str(still)).groups] == [(0,)]
     data = path.read_bytes()
     for cut in (20, 40, len(data) // 2):
         with pytest.raises(VideoError):
@@ -227,17 +227,17 @@ def test_bad_inputs_get_one_clear_line(tmp_path, kind):
 
 def test_odd_inputs_that_are_fine(tmp_path):
     for name, codec in (("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.gif", "gif")):
-        assert [unit.frames for unit in clip_of(clip_bytes(tmp_path, name, 1, codec=codec)).units] == [(0,)]
-    assert len(clip_of(clip_bytes(tmp_path, sound=True)).units) == 3
+        assert [group.frames for group in clip_of(clip_bytes(tmp_path, name, 1, codec=codec)).groups] == [(0,)]
+    assert len(clip_of(clip_bytes(tmp_path, sound=True)).groups) == 3
     # Ten hours, of which a part is wanted; its frames are not equally long.
     part = clip_of(clip_bytes(tmp_path, "a.mkv", **HOURS), end=0.2, fps=25)
-    assert [unit.frames for unit in part.units] == [(0,), (1,), (2,)]
+    assert [group.frames for group in part.groups] == [(0,), (1,), (2,)]
     with pytest.raises(OptionError, match="fps=0 is out of range"):
         clip_of(clip_bytes(tmp_path), fps=0)
 
 
 def test_more_frames_than_any_clip_has(tmp_path, monkeypatch):
-    monkeypatch.setattr("pocketvlm.processor.frame_index.MOST_FPS", 2)
+    monkeypatch.setattr("pocketvlm.processor.frame_index.MAX_FPS", 2)
     data = clip_bytes(tmp_path)
     with pytest.raises(VideoError, match="more than 8 frames: cut the file or raise max_video_seconds"):
         open_frames(data, MediaLimits(max_video_seconds=4))
@@ -255,7 +255,7 @@ def test_a_file_that_changes_is_not_mixed_with_what_it_was(tmp_path):
 def test_few_pictures_are_in_memory_and_any_order_is_right(tmp_path):
     clip_bytes(tmp_path, frames=60)
     clip = clip_of(str(tmp_path / "a.mp4"), fps=10)
-    assert len(clip.units) == 60
+    assert len(clip.groups) == 60
     wanted = {}
     for number in range(60):
         wanted[number] = clip.load(number, 0).digest
@@ -312,12 +312,12 @@ def test_both_decoders_of_a_long_clip_go_forward_only(tmp_path):
     clip_bytes(tmp_path, frames=200)
     clip = clip_of(str(tmp_path / "a.mp4"), max_num_frames=5, stack_frames=3)
     asked = {}
-    for unit, lane in zip(clip.units, clip._lanes, strict=True):
-        asked.setdefault(lane, []).extend(unit.frames)
+    for group, number in zip(clip.groups, clip._decoder_numbers, strict=True):
+        asked.setdefault(number, []).extend(group.frames)
     assert sorted(asked) == [0, 1]
     assert all(numbers == sorted(numbers) for numbers in asked.values())
     every = decode_all(tmp_path / "a.mp4")
     alone = clip_of([Image.fromarray(frame) for frame in every], max_num_frames=200)
-    for number, unit in enumerate(clip.units):
-        if len(unit.frames) == 1:
-            assert clip.load(number, 0).digest == alone.load(unit.frames[0], 0).digest
+    for number, group in enumerate(clip.groups):
+        if len(group.frames) == 1:
+            assert clip.load(number, 0).digest == alone.load(group.frames[0], 0).digest

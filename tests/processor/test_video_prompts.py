@@ -131,13 +131,13 @@ def test_composites_have_the_references_pixels(ours, theirs):
     source = clip(30, 40, 64)
     prompt = ours(user(video(source, fps=10, stack_frames=4)))
     composite = [
-        view.load() for view, unit in zip(prompt.views, prompt.videos[0].pictures, strict=True) if len(unit) > 1
+        view.load() for view, group in zip(prompt.views, prompt.videos[0].pictures, strict=True) if len(group) > 1
     ]
     import torch
 
     theirs_video = reference_video()
-    for view, unit in zip(composite, [unit for unit in prompt.videos[0].pictures if len(unit) > 1], strict=True):
-        frames = torch.from_numpy(source[list(unit)]).permute(0, 3, 1, 2)
+    for view, group in zip(composite, [group for group in prompt.videos[0].pictures if len(group) > 1], strict=True):
+        frames = torch.from_numpy(source[list(group)]).permute(0, 3, 1, 2)
         canvas = theirs_video.concat_frames_as_image(frames)
         wanted = theirs_video.preprocess(
             [canvas], do_sample_frames=False, max_slice_nums=1, video_metadata=None, return_tensors="np"
@@ -151,12 +151,12 @@ def test_a_file_has_the_frames_that_a_decoder_gives(ours, tmp_path):
     frames = decode_all(path)
     for options in ({}, {"stack_frames": 3}, {"max_num_frames": 2}, {"fps": 5}):
         file = ours(user(video(str(path), **options)))
-        chosen = [frames[list(unit)] for unit in file.videos[0].pictures]
+        chosen = [frames[list(group)] for group in file.videos[0].pictures]
         assert file.videos[0].frames == 35
         singles = [
-            view.load() for view, unit in zip(file.views, file.videos[0].pictures, strict=True) if len(unit) == 1
+            view.load() for view, group in zip(file.views, file.videos[0].pictures, strict=True) if len(group) == 1
         ]
-        listed = ours(user(video(np.concatenate([unit for unit in chosen if len(unit) == 1]))))
+        listed = ours(user(video(np.concatenate([group for group in chosen if len(group) == 1]))))
         for one, other in zip(singles, loaded(listed), strict=True):
             assert np.array_equal(one.patches, other.patches)
             assert one.digest == other.digest

@@ -123,24 +123,24 @@ def encodes_as_the_library(found: Vocabulary, path: Path, strings: list[str]) ->
         assert tokenizer.decode(ids) == library.decode(ids)
 
 
-def test_a_large_vocabulary_is_that_of_the_library_read_and_kept(large: Path, tmp_path: Path) -> None:
+def test_a_large_vocabulary_is_that_of_the_library_read_and_cached(large: Path, tmp_path: Path) -> None:
     read, written = vocabulary.load(large), vocabulary.load(large, place(tmp_path))
-    kept = vocabulary.load(large, place(tmp_path))
+    cached = vocabulary.load(large, place(tmp_path))
     same(read, written)
-    same(read, kept)
-    assert kept.pairs.obj is not read.pairs.obj
-    assert len(kept.ends) == WORDS
-    says_what_the_file_says(kept, large)
-    encodes_as_the_library(kept, large, texts("etaoinshrdlu"))
+    same(read, cached)
+    assert cached.pairs.obj is not read.pairs.obj
+    assert len(cached.ends) == WORDS
+    says_what_the_file_says(cached, large)
+    encodes_as_the_library(cached, large, texts("etaoinshrdlu"))
 
 
 def test_nano(tmp_path: Path) -> None:
     path = embedded_directory() / "tokenizer.json"
     vocabulary.load(path, place(tmp_path))
-    kept = vocabulary.load(path, place(tmp_path))
-    same(vocabulary.load(path), kept)
-    says_what_the_file_says(kept, path)
-    encodes_as_the_library(kept, path, texts("etaoinshrdlu", 2))
+    cached = vocabulary.load(path, place(tmp_path))
+    same(vocabulary.load(path), cached)
+    says_what_the_file_says(cached, path)
+    encodes_as_the_library(cached, path, texts("etaoinshrdlu", 2))
 
 
 @settings(max_examples=150, deadline=None)
@@ -148,12 +148,12 @@ def test_nano(tmp_path: Path) -> None:
     seed=st.integers(0, 1 << 30),
     count=st.integers(256, 300),
     strings=st.lists(st.text("abc ", max_size=60), min_size=1, max_size=6),
-    again=st.booleans(),
+    reloaded=st.booleans(),
 )
-def test_any_merges_in_any_order(seed: int, count: int, strings: list[str], again: bool) -> None:
+def test_any_merges_in_any_order(seed: int, count: int, strings: list[str], reloaded: bool) -> None:
     """Few letters, so that merges compete for the same neighbours."""
     data = grown(seed, count, "abc")
-    if again:  # a merge that is listed twice counts where it is listed last
+    if reloaded:  # a merge that is listed twice counts where it is listed last
         data["model"]["merges"] += random.Random(seed).choices(data["model"]["merges"] or [], k=3 * (count > 256))
     text = json.dumps(data)
     ours, library = Bpe(vocabulary.parse(text.encode(), "x"), "x"), Library.from_str(text)
@@ -162,7 +162,7 @@ def test_any_merges_in_any_order(seed: int, count: int, strings: list[str], agai
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pocketvlm.processor.bpe._MOST_WORDS", 3)
+    monkeypatch.setattr("pocketvlm.processor.bpe._MAX_WORDS", 3)
     bpe = Bpe(vocabulary.parse(json.dumps(grown(1, 300, "abc")).encode(), "x"), "x")
     text = "ab ac bc ca cb ba " + "abc" * 50
     assert bpe.encode(text) == bpe.encode(text)

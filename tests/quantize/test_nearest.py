@@ -1,4 +1,4 @@
-"""Round-to-nearest quantization against plain NumPy, row by row, and what makes it lazy."""
+"""Round-to-nearest quantization against plain NumPy, row by row, and its laziness."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ def test_codes_and_scales(scheme: QuantizationScheme, shape: tuple[int, int]) ->
 @pytest.mark.parametrize(
     ("scheme", "most"), [(INT8_ROWS, 0.01), (INT8_GROUP_32, 0.006), (INT8_GROUP_64, 0.006), (INT4_GROUP_64, 0.095)]
 )
-def test_the_error(scheme: QuantizationScheme, most: float) -> None:
+def test_the_error(scheme: QuantizationScheme, limit: float) -> None:
     values = np.random.default_rng(0).standard_normal((64, 1024)).astype(np.float32)
     error = round_to_nearest(dense(values), scheme).dequantize() - values
-    assert np.linalg.norm(error) < most * np.linalg.norm(values)
+    assert np.linalg.norm(error) < limit * np.linalg.norm(values)
 
 
 @given(st.sampled_from(SCHEMES), st.integers(0, 1 << 32), st.sampled_from([1e-38, 1e-20, 1.0, 1e10]))
@@ -95,8 +95,8 @@ def test_values_of_any_size(scheme: QuantizationScheme, seed: int, size: float) 
     found = tensor.dequantize()
     assert np.isfinite(found).all()
     # A step of the codebook is coarse, and squared errors of tiny numbers are all zero: the first scale is then taken.
-    most = 0.6 / 127 if scheme.codebook is None else 0.3
-    assert (np.abs(found - values) <= most * np.abs(values).max(1, keepdims=True) + 1e-34).all()
+    limit = 0.6 / 127 if scheme.codebook is None else 0.3
+    assert (np.abs(found - values) <= limit * np.abs(values).max(1, keepdims=True) + 1e-34).all()
     assert (found[(values == 0).all(1)] == 0).all()
 
 

@@ -57,10 +57,10 @@ def test_known_formats() -> None:
         "awq", 4, (1, 4), codes, values([[0.5, 2]], np.float16, (1, 2)), zero_points=values([[7, 8]], np.uint8, (1, 2))
     )
     np.testing.assert_array_equal(awq.dequantize(), [[-3.5, 4, -2, 0]])
-    d, least = (values([[number]], np.float16, (1, 2)) for number in (0.25, 0.125))
+    d, minimum = (values([[number]], np.float16, (1, 2)) for number in (0.25, 0.125))
     q4k = QuantizedTensor(
         "q4k", 4, (1, 4), codes, values([[1, 3]], np.uint8, (1, 2), scale=d),
-        biases=values([[-8, -16]], np.int8, (1, 2), scale=least),
+        biases=values([[-8, -16]], np.int8, (1, 2), scale=minimum),
     )  # fmt: skip
     np.testing.assert_array_equal(q4k.dequantize(), [[-1, 2.75, 3.25, 4]])
     absmax = values(
@@ -146,8 +146,8 @@ def test_dense_tensors_hold_what_they_say() -> None:
         DenseTensor("w", "bf16", np.zeros(3, np.float32))
     with pytest.raises(TensorError, match="does not hold q8 values"):
         DenseTensor("w", "q8", np.zeros(3, np.float32))  # type: ignore[arg-type]
-    halves = np.array([1.5, -2, 65504], np.float16)
-    np.testing.assert_array_equal(DenseTensor("w", "f16", halves).float32(), halves.astype(np.float32))
+    float16s = np.array([1.5, -2, 65504], np.float16)
+    np.testing.assert_array_equal(DenseTensor("w", "f16", float16s).float32(), float16s.astype(np.float32))
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False, max_value=2.0**120, min_value=-(2.0**120))))

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from server.kit import Running, Script, events, image, running
-
-from pocketvlm.errors import OptionError
-from pocketvlm.server.fields import RULES, IgnoredFields, judge, table
 
 USER = [{"role": "user", "content": "hello"}]
 BODIES: dict[str, dict[str, Any]] = {
@@ -238,37 +234,6 @@ def test_usage_in_every_chunk() -> None:
         body = {"prompt": "hello", "max_tokens": 5, "stream": True, "stream_options": options}
         chunks = events(server.client.post("/v1/completions", json=body))[:-1]
         assert all(chunk["usage"]["prompt_tokens"] > 0 for chunk in chunks)
-
-
-def test_names_are_bounded() -> None:
-    ignored = IgnoredFields()
-    for number in range(1000):
-        ignored.add(f"field{number}")
-        ignored.add("x" * 10_000)
-    text = str(ignored)
-    assert len(text) < 5000
-    assert text.endswith("and-961-more")
-    assert text.isascii()
-
-
-def test_harmless_values_have_their_own_type() -> None:
-    ignored = IgnoredFields()
-    judge("chat", "best_of", 1, ignored)
-    with pytest.raises(OptionError):
-        judge("chat", "best_of", True, ignored)
-    judge("chat", "tools[0].anything", 1, ignored)
-    assert str(ignored) == "tools[0].anything"
-
-
-def test_each_field_has_one_rule() -> None:
-    for interface in {name for rule in RULES for name in rule.interfaces}:
-        names = [name for rule in RULES if interface in rule.interfaces for name in rule.names]
-        assert len(names) == len(set(names)), interface
-
-
-def test_the_page_has_the_table() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "server.md").read_text(encoding="utf-8")
-    assert table() in page, "docs/server.md is stale: put in what `python -m pocketvlm.server.fields` prints"
 
 
 @pytest.mark.parametrize("path", CHATS)

@@ -73,7 +73,7 @@ def test_a_model_in_lists(server: Running) -> None:
 
 def test_other_weights_have_another_digest(server: Running) -> None:
     with running(loading={"weights": "bf16"}) as other:
-        assert other.context.digest != server.context.digest
+        assert other.context.builder.digest != server.context.builder.digest
 
 
 def test_names_with_a_tag_stay_as_they_are() -> None:

@@ -14,7 +14,7 @@ import pytest
 from server.kit import Running, Script, events, running, until
 from server.wire import chat_body, post, wire
 
-from pocketvlm.server.routes.chat import ChatStream
+from pocketvlm.interfaces.renderers.chat import ChatStream
 
 ENDLESS = {"ignore_eos": True, "max_tokens": 2000}
 
@@ -49,14 +49,14 @@ def test_a_client_that_leaves_ends_its_request(stream: bool) -> None:
 def test_a_client_that_leaves_while_its_prompt_is_made() -> None:
     with running() as server:
         began = threading.Event()
-        processor = server.context.processor
+        processor = server.context.builder.processor
 
         def late(*args: Any, **more: Any) -> Any:
             began.set()
             time.sleep(0.3)
             return processor(*args, **more)
 
-        server.context.processor = late  # type: ignore[assignment]
+        server.context.builder.processor = late  # type: ignore[assignment]
         with wire(server) as connection:
             connection.sendall(post(chat_body(stream=True)))
             assert began.wait(10)
@@ -132,15 +132,15 @@ def test_taking_too_long() -> None:
 
 def test_preparing_too_long() -> None:
     with running(decode_timeout=0.2, media_workers=1) as server:
-        processor = server.context.processor
+        processor = server.context.builder.processor
 
         def late(*args: Any, **more: Any) -> Any:
             time.sleep(0.5)
             return processor(*args, **more)
 
-        server.context.processor = late  # type: ignore[assignment]
+        server.context.builder.processor = late  # type: ignore[assignment]
         assert server.chat("hello").status_code == 408
-        server.context.processor = processor
+        server.context.builder.processor = processor
         until(lambda: not server.context._free.locked())
         assert server.chat("hello").status_code == 200
 

@@ -21,6 +21,7 @@ FLOORS = (
     ("engine", "guided", "quantize", "train"),
     ("answers",),
     ("api",),
+    ("interfaces",),
     ("server", "bench", "chat", "jobs"),
     ("cli",),
 )

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from source_tree import SOURCE
+from source_tree import SOURCE, modules
 
 REPORT = "import json, sys; sys.stderr.write('\\n' + json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
 
@@ -87,3 +87,22 @@ assert not status, status
     found = loaded(code)
     assert found & HEAVY == needed
     assert "pydantic" not in found
+
+
+def test_the_interfaces_need_no_web_framework() -> None:
+    """All of them, and an answer: batch jobs run where no server is installed."""
+    names = [name for name in modules() if name.startswith("pocketvlm.interfaces")]
+    code = (
+        "\n".join(f"import {name}" for name in names)
+        + """
+import pocketvlm
+from pocketvlm.interfaces.responder import Responder
+with pocketvlm.load("nano", threads=1) as model:
+    body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
+    assert Responder(model).answer("/v1/chat/completions", body).status == 200
+"""
+    )
+    assert len(names) > 20
+    found = loaded(code)
+    assert "pydantic" in found
+    assert not found & {"anyio", "fastapi", "httptools", "multipart", "prometheus_client", "starlette", "uvicorn"}

@@ -1,1 +1,1 @@
-"""From token events to answers: one pipeline for Python, the chat and the server, streamed or whole."""
+"""One pipeline turns token events into answers for Python, the chat and the server, streamed or whole."""

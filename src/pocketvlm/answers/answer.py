@@ -13,7 +13,7 @@ from pocketvlm.types import FinishReason, TokenLogprob
 
 @dataclass(slots=True)
 class Call:
-    """One tool call of an answer. arguments: pieces of one JSON object."""
+    """One tool call of an answer. arguments: chunks of one JSON object."""
 
     name: str
     arguments: list[str] = field(default_factory=list)
@@ -30,12 +30,12 @@ class Call:
 
 @dataclass(slots=True)
 class TextLogprobs:
-    """Tells the log-probabilities of an answer's text from those of its reasoning and its calls."""
+    """Separates the log-probabilities of an answer's text from those of its reasoning and calls."""
 
     _waiting: list[TokenLogprob] = field(default_factory=list)
 
     def add(self, delta: Delta) -> list[TokenLogprob]:
-        """Those of the text in a delta; tokens that have shown nothing yet wait for what they become."""
+        """The log-probabilities of the text in a delta; tokens without visible output so far are held back."""
         self._waiting += delta.logprobs
         found = self._waiting if any(isinstance(part, Content) for part in delta.parts) else []
         if delta.parts:
@@ -45,7 +45,7 @@ class TextLogprobs:
 
 @dataclass(slots=True)
 class Answer:
-    """One choice as a whole. text, reasoning: pieces to be joined. stop: the stop string that ended it."""
+    """One choice as a whole. text, reasoning: chunks to be joined. stop: the stop string that ended it."""
 
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)

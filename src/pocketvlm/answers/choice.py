@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What some tokens add to one choice. stop: the stop string that ended it; error and cause: why it failed."""
+    """The part of a choice that some tokens added. stop: the stop string that ended it; error, cause: why it failed."""
 
     index: int
     parts: tuple[AnswerPart, ...]
@@ -41,10 +41,10 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
-    """How tokens are read. parser: makes the parser of one choice; None takes all text as content.
+    """Options for reading tokens. parser: makes the parser of one choice; None treats all text as content.
 
-    thinking: the prompt opens reasoning. normalize: make written-out newlines of content real. skip_special: leave
-    special tokens out. guard: end an answer that only repeats itself.
+    thinking: the prompt opens reasoning. normalize: convert written-out newlines of content. skip_special: leave out
+    special tokens. guard: end an answer that only repeats itself.
     """
 
     tokenizer: Tokenizer
@@ -64,8 +64,8 @@ def opens_reasoning(prompt: Prompt) -> bool:
 class Choice:
     """The pipeline of one request: feed it the engine's events, in order, until `finish_reason` is set.
 
-    began: when the question arrived, of perf_counter. first: when its first token was read. tokens: of the answer;
-    reasoning_tokens are part of them. called: whether there was a tool call.
+    began, first: perf_counter when the question arrived, and when its first token was read. tokens: tokens of the
+    answer, including reasoning_tokens. called: whether there was a tool call.
     """
 
     index: int
@@ -130,7 +130,7 @@ class Choice:
         )
 
     def feed(self, events: Iterable[TokenEvent]) -> Delta:
-        """What the next events add; events after the end are ignored."""
+        """Read events; returns what they add to the choice. Events after the end are ignored."""
         parts: list[AnswerPart] = []
         logprobs: list[TokenLogprob] = []
         ids: list[int] = []
@@ -162,7 +162,7 @@ class Choice:
         return event.finish_reason == "stop" and event.token_id in self._stop_ids
 
     def _take(self, event: TokenEvent, parts: list[AnswerPart]) -> None:
-        """One token."""
+        """Read one token."""
         self.tokens += 1
         if self.first is None:
             self.first = time.perf_counter()
@@ -182,11 +182,11 @@ class Choice:
             self._end(reason, text, parts)
         elif text:
             self._parse(text, parts)
-            if self._parser is not None and self._parser.done:  # one call, where there may be only one
+            if self._parser is not None and self._parser.done:  # the only call that is allowed
                 self._end("stop", "", parts)
 
     def _flushed(self) -> str:
-        """What is held back only while more may come."""
+        """The text that was held back in case more would follow."""
         return self._stops.feed(self._detokenizer.flush()) + self._stops.finish()
 
     def _parse(self, text: str, parts: list[AnswerPart]) -> None:
@@ -202,7 +202,7 @@ class Choice:
         self.finish_reason = reason
 
     def _show(self, found: Iterable[AnswerPart], parts: list[AnswerPart]) -> None:
-        """Normalize content; anything else first releases what the normalizer holds back."""
+        """Normalize content; parts of another kind first release the text that the normalizer holds back."""
         for part in found:
             if self._normalizer is None:
                 parts.append(part)

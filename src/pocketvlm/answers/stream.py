@@ -1,4 +1,4 @@
-"""The stream of one choice, read in the caller's thread: the engine steps as the stream is read."""
+"""`ChoiceStream` streams one choice to the caller's thread; reading the stream steps the engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pocketvlm.errors import PocketVLMError
 
 @dataclass(slots=True, eq=False)
 class _Received:
-    """Events that were not read yet, and whether somebody wants the answer to end."""
+    """Events that were not read yet, and whether the answer was cancelled."""
 
     events: deque[TokenEvent] = field(default_factory=deque)
     cancelled: bool = False
@@ -37,14 +37,14 @@ class ChoiceStream(Iterator[Delta]):
         return next(self._deltas)
 
     def cancel(self) -> None:
-        """End the answer after the step that runs; may be called from any thread, and from signal handlers.
+        """End the answer after the current step; may be called from any thread, and from signal handlers.
 
         The stream then ends with a delta whose finish_reason is "abort".
         """
         self._received.cancelled = True
 
     def close(self) -> None:
-        """End the request now; only while nobody reads the stream."""
+        """End the request now; only call this while no thread reads the stream."""
         self._deltas.close()
 
 

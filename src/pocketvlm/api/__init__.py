@@ -65,19 +65,20 @@ def load(
 ) -> Model:
     """Load a checkpoint: "nano" (embedded), a directory, or a hub id such as "openbmb/MiniCPM-V-4.6".
 
-    revision: branch, tag or commit on the hub. backend: "native" (C++, CPU) or "torch" (the reference; `device` "cpu"
-    or "cuda"). precision: "exact" is float32 arithmetic on the weights as stored, "fast" integer arithmetic on coded
-    weights; None is "fast" on native, "exact" on torch. weights, with "fast": "int8" (what "auto" means), "int4" (the
-    language model in 4 bits) or "bf16" (as stored; activations are rounded to bfloat16 too where the CPU multiplies
-    such numbers). threads: CPU threads (None: physical cores). cache: keep coded weights and tokenizer on disk for the
-    next start, in $POCKETVLM_CACHE or ~/.cache/pocketvlm, or in a directory that is given; what fails there is a
-    CacheWarning. memory_limit: bytes for the state of running sequences (None: half of the machine's). prefill_chunk:
-    tokens of a prompt that one step takes. max_model_len: most tokens of prompt and answer (None: the model's context).
-    max_seqs: requests that run at once (None: 16). prefix_cache: bytes, within memory_limit, of states kept for prompts
-    that begin alike (None: a quarter of it, at most 1 GiB). vision_cache: bytes of image features kept in memory (None:
-    128 MiB); vision_cache_dir keeps them in a directory too, for the next start, up to vision_cache_disk bytes (None: 4
-    GiB). progress(stage, done, total) is called with "download" and bytes, then with "load" and tensors. Raises
-    CheckpointError, OptionError or BackendError.
+    revision: branch, tag or commit on the hub. backend: "native" (C++, CPU) or "torch" (the reference; `device`
+    "cpu" or "cuda"). precision: "exact" is float32 arithmetic on the weights as stored, "fast" integer arithmetic
+    on quantized weights; None is "fast" on native and "exact" on torch. weights, with "fast": "int8" ("auto" means
+    the same), "int4" (the language model in 4 bits) or "bf16" (as stored; if the CPU has bfloat16 products,
+    activations are rounded to bfloat16). threads: CPU threads (None: physical cores). cache: cache quantized
+    weights and tokenizer on disk for the next start, in $POCKETVLM_CACHE or ~/.cache/pocketvlm, or in the given
+    directory; failures of the cache become a CacheWarning. memory_limit: bytes for the state of running sequences
+    (None: half of the machine's). prefill_chunk: maximum prompt tokens of one step. max_model_len: maximum tokens
+    of prompt and answer (None: the model's context). max_seqs: requests that run at once (None: 16). prefix_cache:
+    bytes, within memory_limit, for states of shared prompt prefixes (None: a quarter of it, at most 1 GiB).
+    vision_cache: bytes of image features cached in memory (None: 128 MiB); vision_cache_dir also caches them in a
+    directory for the next start, up to vision_cache_disk bytes (None: 4 GiB). progress(stage, done, total) is
+    called with "download" and bytes, then with "load" and tensors. Raises CheckpointError, OptionError or
+    BackendError.
     """
     options = LoadOptions(**{name: value for name, value in locals().items() if name in names(LoadOptions)})
     backends.check(backend, threads, device, weights, precision)
@@ -212,9 +213,9 @@ class Model:
         processor, `normalize_newlines`. Raises InputError and OptionError.
 
         A list or an iterator of questions gives a list or an iterator of results, in order. A question is a text or a
-        mapping with "text", "images", "videos" and options of its own; beside a list, `images` and `videos` may hold a
-        list for each question. They share the engine's steps. A question that fails has a result with `error` and the
-        others go on.
+        mapping with "text", "images", "videos" and options of its own; with a list of questions, `images` and `videos`
+        may hold a list for each question. All questions share the engine's steps. A question that fails has a result
+        with `error`, and the others continue.
         """
         if isinstance(text, str):
             return fold(self.stream(text, images, videos=videos, system=system, **params))
@@ -252,7 +253,7 @@ class Model:
         progress: Progress | None = None,
         **params: Unpack[RequestKeywords],
     ) -> Stream:
-        """The answer in chunks as they come: to a text with images and videos, to messages, or to a Prompt.
+        """Stream the answer in chunks: to a text with images and videos, to messages, or to a Prompt.
 
         Arguments are checked at once; the work runs as the stream is read. Closing or cancelling it ends the request.
         The last chunk has finish_reason, usage and timings. progress("watch", pictures, of all) is called on another
@@ -274,7 +275,7 @@ class Model:
         return Stream(self._deltas(prompt, sampling, how, began), self.load_seconds)
 
     def deltas(self, prompt: Prompt, *, began: float | None = None, **params: Unpack[RequestKeywords]) -> ChoiceStream:
-        """The answer to a prompt as the chat shows it: reasoning apart from text, ended where it only repeats itself.
+        """The answer to a prompt for a chat: reasoning separate from text, ended if it only repeats itself.
 
         began: when the question arrived, of perf_counter. params: fields of SamplingParams, `normalize_newlines`.
         """
@@ -309,11 +310,11 @@ class Model:
     def astream(
         self, request: str | Messages | Prompt, images: Sequence[Any] = (), **params: Unpack[RequestKeywords]
     ) -> AsyncGenerator[Chunk, None]:
-        """`stream` for callers with an event loop: everything, reading the images too, runs on a thread."""
+        """`stream` for callers with an event loop: all work, including loading images, runs on a thread."""
         return on_thread(partial(self.stream, request, images, **params), self._threads())
 
     def close(self) -> None:
-        """End what runs and release weights and state; the model answers no more."""
+        """End running requests and release weights and state; the model cannot be used afterwards."""
         if self._driver is not None:
             self._driver.close()
         if self._pool is not None:

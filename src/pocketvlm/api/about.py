@@ -15,7 +15,7 @@ from pocketvlm.engine.memory import page_bytes, slot_bytes
 from pocketvlm.errors import CacheWarning, OptionError
 
 # Smaller checkpoints are read and quantized in no time.
-SMALLEST_KEPT = 64_000_000
+MIN_CACHED_BYTES = 64_000_000
 
 
 def scheme_for(checkpoint: Checkpoint, backend: str, weights: str = "auto", precision: str | None = None) -> Scheme:
@@ -24,27 +24,27 @@ def scheme_for(checkpoint: Checkpoint, backend: str, weights: str = "auto", prec
 
 
 def arithmetic(ops: Ops) -> dict[str, str]:
-    """What of a backend's description its results depend on: all but threads, places, and why it was chosen."""
-    kept = ("backend", "device", "isa", "precision", "weights", "arithmetic")
-    return {name: text.partition(" (")[0] for name, text in ops.describe().items() if name in kept}
+    """The part of a backend's description on which its results depend: all but threads, paths and reasons."""
+    relevant = ("backend", "device", "isa", "precision", "weights", "arithmetic")
+    return {name: text.partition(" (")[0] for name, text in ops.describe().items() if name in relevant}
 
 
 def cache_location(cache: bool | str | Path, model: str, checkpoint: Checkpoint) -> CacheLocation | None:
-    """Where the packed weights and the tokenizer of a checkpoint are cached, if anywhere."""
-    if cache is False or checkpoint.nbytes < SMALLEST_KEPT:
+    """The cache location of a checkpoint's packed weights and tokenizer, or None."""
+    if cache is False or checkpoint.nbytes < MIN_CACHED_BYTES:
         return None
     try:
         directory = packed_cache.directory(None if cache is True else cache)
     except OptionError as error:
         if cache is not True:
             raise
-        warnings.warn(f"weights and tokenizer of {model} are not kept: {error}", CacheWarning, stacklevel=3)
+        warnings.warn(f"weights and tokenizer of {model} are not cached: {error}", CacheWarning, stacklevel=3)
         return None
     return CacheLocation(directory, model, str(checkpoint.path.resolve()), fingerprint(checkpoint.tensor_files))
 
 
 def describe(name: str, checkpoint: Checkpoint, ops: Ops) -> dict[str, Any]:
-    """What a checkpoint is and how a backend would run it, from the files' headers alone."""
+    """Describe a checkpoint and how a backend would run it, from the files' headers alone."""
     config = checkpoint.model
     return {
         "model": name,

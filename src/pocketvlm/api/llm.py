@@ -18,7 +18,7 @@ from pocketvlm.types import FinishReason, Prompt, Result, SamplingParams
 
 __all__ = ["LLM", "CompletionOutput", "RequestOutput"]
 
-# What vLLM calls types, in our words.
+# vLLM's names of types, and ours.
 _DTYPES: dict[str, tuple[Weights, Precision | None]] = {
     "auto": ("auto", None),
     "bfloat16": ("bf16", None),
@@ -27,7 +27,7 @@ _DTYPES: dict[str, tuple[Weights, Precision | None]] = {
     "float32": ("auto", "exact"),
     "float": ("auto", "exact"),
 }
-# Arguments about graphics cards and foreign code: whatever they say is true here.
+# Arguments about graphics cards and foreign code. They have no effect here.
 _MOOT = ("trust_remote_code", "gpu_memory_utilization", "enforce_eager", "disable_log_stats", "swap_space")
 
 
@@ -72,10 +72,10 @@ class LLM:
     ) -> None:
         """Load a model: "nano", a directory or a hub id.
 
-        dtype: "auto" (codes, as `load`), "bfloat16" or "float16" (weights as stored), "float32" (exact). quantization:
-        "int8" or "int4" codes. seed: of requests that have none. limit_mm_per_prompt: most media of a kind, e.g.
-        {"image": 2, "video": 1}. mm_processor_kwargs: options of the processor for every request. Arguments of vLLM
-        that are about graphics cards or foreign code change nothing; of others, those of `load` are taken. Raises
+        dtype: "auto" (quantized, as `load`), "bfloat16" or "float16" (weights as stored), "float32" (exact).
+        quantization: "int8" or "int4". seed: for requests without one. limit_mm_per_prompt: maximum number of media of
+        a kind, e.g. {"image": 2, "video": 1}. mm_processor_kwargs: options of the processor for every request. vLLM's
+        arguments about graphics cards and foreign code have no effect; other arguments are those of `load`. Raises
         OptionError.
         """
         if dtype not in _DTYPES:
@@ -161,9 +161,9 @@ class LLM:
 
     def _check(self, prompt: Prompt) -> None:
         for kind, count in (("image", len(prompt.images)), ("video", len(prompt.videos))):
-            most = self._limits.get(kind)
-            if most is not None and count > most:
-                raise InputError(f"{count} {kind}s are more than limit_mm_per_prompt={{{kind!r}: {most}}}: raise it")
+            limit = self._limits.get(kind)
+            if limit is not None and count > limit:
+                raise InputError(f"{count} {kind}s are more than limit_mm_per_prompt={{{kind!r}: {limit}}}: raise it")
 
 
 def _is_one(messages: Any) -> bool:

@@ -16,7 +16,7 @@ Ask = Callable[[], Stream]
 
 
 class Job:
-    """One question that a thread answers, and that any other thread may cancel, begun or not."""
+    """One question that a thread answers; any other thread may cancel it, also before it begins."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
@@ -39,17 +39,17 @@ class Job:
             return Result("", (), "error", Usage(0, 0, 0), Timings(), error)
 
     def cancel(self) -> None:
-        """End it after the step that runs."""
+        """End the answer after the current step."""
         self._cancelled = True
         if self._stream is not None:
             self._stream.cancel()
 
 
 def in_order(questions: Iterable[Ask], width: int) -> Iterator[Result]:
-    """Answers in the order of the questions, `width` of them made at once.
+    """Answers in the order of the questions; `width` of them are generated at once.
 
-    Questions are taken as they are needed, at most 2 * width before their answers are read. Closing the iterator
-    cancels what runs.
+    Questions are read when they are needed, at most 2 * width ahead of the answers. Closing the iterator cancels
+    running answers.
     """
     waiting: deque[tuple[Job, Future[Result]]] = deque()
     pool = ThreadPoolExecutor(width, "pocketvlm-ask")
@@ -70,7 +70,7 @@ def in_order(questions: Iterable[Ask], width: int) -> Iterator[Result]:
 
 
 async def on_thread(ask: Ask, pool: Executor) -> AsyncGenerator[Chunk, None]:
-    """The chunks of an answer that a thread of `pool` makes; leaving the loop early cancels it and awaits its end."""
+    """The chunks of an answer generated on a thread of `pool`; leaving the loop early cancels it and awaits its end."""
     loop = asyncio.get_running_loop()
     arrived: asyncio.Queue[Chunk | BaseException | None] = asyncio.Queue()
     job = Job(ask)

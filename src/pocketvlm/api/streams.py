@@ -1,4 +1,4 @@
-"""Answers of the Python API as they come: the stream of chunks, and the result that it folds to."""
+"""Streamed answers of the Python API: the stream of chunks, and the result that it folds to."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from pocketvlm.types import Chunk, Result
 
 
 class Stream(Iterator[Chunk]):
-    """The chunks of one answer as they come; the work runs as they are read. The last one has finish_reason, usage and
-    timings.
-    """
+    """The chunks of one answer; reading them runs the engine. The last chunk has finish_reason, usage and timings."""
 
     def __init__(self, deltas: ChoiceStream, load_seconds: float) -> None:
         self._deltas = deltas
@@ -27,19 +25,19 @@ class Stream(Iterator[Chunk]):
         return Chunk(delta.text, delta.token_ids, delta.finish_reason, choice.usage, timings)
 
     def cancel(self) -> None:
-        """End the answer after the step that runs; may be called from any thread, and from signal handlers.
+        """End the answer after the current step; may be called from any thread, and from signal handlers.
 
         The stream then ends with a chunk whose finish_reason is "abort".
         """
         self._deltas.cancel()
 
     def close(self) -> None:
-        """End the request now; only while nobody reads the stream."""
+        """End the request now; only call this while no thread reads the stream."""
         self._deltas.close()
 
 
 def fold(chunks: Iterator[Chunk]) -> Result:
-    """A whole answer out of its chunks."""
+    """Fold the chunks of an answer into a result."""
     text: list[str] = []
     ids: list[int] = []
     for chunk in chunks:

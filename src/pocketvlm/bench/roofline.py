@@ -16,7 +16,7 @@ PRODUCTS = ("linear", "linears")
 
 @dataclass(slots=True)
 class Spent:
-    """Calls of one operation: seconds, bytes of weights read, multiplications and additions."""
+    """The cost of the calls of one operation: seconds, bytes of weights read, multiplications and additions."""
 
     calls: int = 0
     seconds: float = 0.0
@@ -25,7 +25,7 @@ class Spent:
 
 
 class Timed:
-    """The operations of a backend, each timed and none recorded. Everything else is the backend's."""
+    """Wraps a backend: each operation is timed, and none is captured in a graph."""
 
     def __init__(self, ops: Any) -> None:
         self._ops = ops
@@ -56,7 +56,7 @@ class Timed:
 
 @contextmanager
 def timed(engine: Engine) -> Iterator[Timed]:
-    """The engine's model with timed operations, for as long as this lasts."""
+    """Gives the engine's model timed operations inside the block."""
     plain = engine.model.ops
     proxy = Timed(plain)
     engine.model.ops = proxy
@@ -69,7 +69,7 @@ def timed(engine: Engine) -> Iterator[Timed]:
 
 
 def _phase(engine: Engine, work: Callable[[], object], repeats: int) -> dict[str, Any]:
-    """Seconds of the work as it always runs, and of its operations when they run and are timed one by one."""
+    """Seconds of the work in a normal run, and of each of its operations in a run that times them one by one."""
     work()
     began = time.perf_counter()
     for _ in range(repeats):
@@ -86,11 +86,11 @@ def _phase(engine: Engine, work: Callable[[], object], repeats: int) -> dict[str
 
 
 def roofline(engine: Engine, side: int, progress: Callable[[str], None]) -> dict[str, Any] | None:
-    """Limits measured on the spot and the phases against them, JSON-ready; None where the backend cannot measure.
+    """The machine's limits, measured now, and the phases compared with them, JSON-ready; None if the backend has none.
 
     limits: read_bandwidth in bytes a second, int8 and float32 in operations (a multiplication and an addition are two)
-    a second; measured before and after the phases, the higher figure of each, as a machine with other guests may be
-    slow in one of them. phases: "decode" (one token), "prefill" (512 tokens), "vision" (one view in 16x).
+    a second; each is the higher of two measurements, before and after the phases, because a shared machine may be slow
+    during one of them. phases: "decode" (one token), "prefill" (512 tokens), "vision" (one view in 16x).
     """
     measure = getattr(engine.model.ops, "limits", None)
     if measure is None:

@@ -16,7 +16,7 @@ from pocketvlm.types import DownsampleMode, Prompt, SamplingParams, View
 
 BATCH = 8
 DECODED = 32
-SHORT = 32  # tokens of the prompts that decoding is timed after
+SHORT = 32  # tokens of the prompts before timed decoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,17 @@ class Spread:
     """Median and range of repeated measurements."""
 
     median: float
-    least: float
-    most: float
+    low: float
+    high: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """The spread of at least one value."""
         return cls(statistics.median(values), min(values), max(values))
+
+    def report(self) -> dict[str, float]:
+        """As JSON, under the published keys."""
+        return {"median": self.median, "least": self.low, "most": self.high}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return asdict(self)
+        return {**asdict(self), "ttft": self.ttft.report(), "decode": self.decode.report()}
 
 
 class Prompts:
@@ -80,7 +84,7 @@ class Prompts:
         return View(patches, self.side, self.side, mode, start, self.side**2 // (16 if mode == "16x" else 4), digest="")
 
     def prompt(self, views: int, words: int) -> Prompt:
-        """Views one after the other behind the first half of the words."""
+        """A prompt with its views one after the other, after the first half of the words."""
         limit = min(self.config.text.vocab_size, self.config.image_token_id)
         ids = self._random.integers(0, limit, words).tolist()
         seen: list[View] = []
@@ -113,14 +117,14 @@ def steps(engine: Engine, count: int) -> list[float]:
 
 
 def run_scenario(engine: Engine, prompts: Prompts, scenario: Scenario, runs: int) -> Row:
-    """Time a scenario `runs` times after a turn that does not count."""
+    """Time a scenario `runs` times, after a warm-up run."""
     prompt = prompts.prompt(scenario.views, scenario.words)
     firsts, rates = [], []
-    for turn in range(runs + 1):
+    for run in range(runs + 1):
         number, seconds = first_token(engine, prompt, DECODED + 1)
         spent = steps(engine, DECODED)
         engine.release(number)
-        if turn:
+        if run:
             firsts.append(seconds)
             rates.append(1.0 / statistics.median(spent))
     tokens, chunk = len(prompt.ids), engine.scheduler.prefill_chunk
@@ -143,10 +147,10 @@ def vision_seconds(engine: Engine, prompts: Prompts, mode: DownsampleMode, runs:
     """Seconds to encode one view."""
     view = prompts.view(0, mode)
     spent = []
-    for turn in range(runs + 1):
+    for run in range(runs + 1):
         began = time.perf_counter()
         engine.runner.encode((view,))
-        if turn:
+        if run:
             spent.append(time.perf_counter() - began)
     return Spread.of(spent)
 
@@ -163,11 +167,11 @@ def measure(engine: Engine, side: int, runs: int, progress: Callable[[str], None
     vision: dict[DownsampleMode, dict[str, float]] = {}
     for mode in ("16x", "4x"):
         progress(f"vision {mode}")
-        vision[mode] = asdict(vision_seconds(engine, prompts, mode, runs))
+        vision[mode] = vision_seconds(engine, prompts, mode, runs).report()
     return {
         "scenarios": rows,
-        "decode": asdict(alone),
-        "batch": {"sequences": BATCH, **asdict(together)},
+        "decode": alone.report(),
+        "batch": {"sequences": BATCH, **together.report()},
         "vision_seconds": vision,
         "view_pixels": side * engine.model.config.vision.patch_size,
     }

@@ -62,7 +62,7 @@ def released_config() -> ModelConfig:
 def random_tensors(config: ModelConfig, seed: int = 0) -> dict[str, DenseTensor]:
     """Every tensor of a checkpoint in bfloat16 bits: matrices N(0, 1 / inputs), norms as training leaves them.
 
-    Values come out of one pool of normal numbers, read from another place each time: a billion of them would take long.
+    Values are slices of one pool of normal numbers, each at a new index: drawing a billion numbers would take long.
     """
     random = np.random.default_rng(seed)
     normal = random.standard_normal(_POOL, dtype=np.float32)
@@ -83,6 +83,6 @@ def _tensor(name: str, shape: tuple[int, ...], normal: NDArray[np.float32], rand
     pool = float32_to_bfloat16(normal * np.float32((count / shape[0]) ** -0.5))
     bits = np.empty(count, np.uint16)
     for start in range(0, count, _POOL):
-        piece = np.roll(pool, int(random.integers(_POOL)))[: count - start]
-        bits[start : start + _POOL] = piece
+        chunk = np.roll(pool, int(random.integers(_POOL)))[: count - start]
+        bits[start : start + _POOL] = chunk
     return DenseTensor(name, "bf16", bits.reshape(shape))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """One line a row: the first text to the left, the rest to the right. An empty first cell indents."""
+    """One line for each row: the first cell aligned left, the others right. An empty first cell indents."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     left = 1 if rows[0][0] == "" else 0
     return [

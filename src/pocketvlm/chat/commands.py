@@ -23,7 +23,7 @@ _NAME = re.compile(r"/([A-Za-z?]+)(?:\s+(.*))?", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a command says, the answer that it asked the model for, and whether the chat is over.
+    """The lines that a command prints, the answer that it asked the model for, and whether the chat is over.
 
     A tab in a line separates the columns of a table.
     """
@@ -75,7 +75,7 @@ def _taken(session: Session, opened: Opened) -> list[str]:
 
 
 def _names(argument: str) -> list[str]:
-    """Paths as they were typed: one with blanks as it is, or several as a shell would read them."""
+    """Typed paths: a single path with blanks taken literally, or several paths as a shell would read them."""
     if not argument or kind_of(argument) is not None:
         return [argument] if argument else []
     try:
@@ -192,7 +192,7 @@ def _save(session: Session, argument: str) -> Reply:
     names = [word for word in words if word not in flags]
     path = Path(names[0]).expanduser() if names else session.file
     if path is None or len(names) > 1:
-        raise OptionError("give one file: write /save talk.json; with embed behind it the pictures are in the file")
+        raise OptionError("give one file: write /save talk.json; with embed after it the pictures are in the file")
     if not session.conversation.messages:
         raise InputError("nothing was said yet, so there is nothing to save")
     if path.exists() and path != session.file and "overwrite" not in flags:
@@ -211,7 +211,7 @@ def _load(session: Session, argument: str) -> Reply:
 
 
 def load_conversation(session: Session, path: Path) -> Reply:
-    """Go on with a conversation that was saved; the reply says what is in it. Raises InputError."""
+    """Continue a saved conversation; the reply says what is in it. Raises InputError."""
     loaded = Conversation.load(path)
     session.conversation, session.pending, session.file, session.last = loaded, [], path, None
     session.settings.change("system", loaded.system or "default")
@@ -242,12 +242,12 @@ def _exit(session: Session, argument: str) -> Reply:
 
 def _nothing(argument: str, name: str) -> None:
     if argument:
-        raise OptionError(f"{name} takes nothing behind it, not {argument!r}")
+        raise OptionError(f"{name} takes no argument, not {argument!r}")
 
 
-def _short(text: str, most: int = 40) -> str:
+def _short(text: str, limit: int = 40) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[: most - 1]}…"
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
 def _media(media: tuple[Medium, ...]) -> str:
@@ -281,7 +281,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("mode", "/mode 16x|4x", "few tokens an image, or four times as many", _shortcut("mode"), "16x 4x"),
     Command("slices", "/slices N", "most slices an image is cut into", _shortcut("slices"), "1 4 9"),
     Command("thinking", "/thinking on|off", "let the model think first", _shortcut("thinking"), "on off"),
-    Command("stats", "/stats", "how long things took, and what is kept", _stats),
+    Command("stats", "/stats", "figures of the last answer, and the caches", _stats),
     Command("help", "/help [COMMAND]", "this", _help, "commands", aliases=("h", "?")),
     Command("exit", "/exit", "leave", _exit, aliases=("quit", "bye", "q")),
 )

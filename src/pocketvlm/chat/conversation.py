@@ -19,7 +19,7 @@ _KNOWN = ("role", "content", "reasoning_content")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Message:
-    """One message. parts: texts and media in order. extra: keys that are kept as they are, such as tool_calls."""
+    """One message. parts: texts and media in order. extra: other keys, passed on unchanged, such as tool_calls."""
 
     role: str
     parts: tuple[str | Medium, ...]
@@ -38,8 +38,10 @@ class Message:
 
     def plain(self, media: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """As an OpenAI message, with these parts for its media."""
-        rest = iter(media)
-        content: Any = [{"type": "text", "text": part} if isinstance(part, str) else next(rest) for part in self.parts]
+        remaining = iter(media)
+        content: Any = [
+            {"type": "text", "text": part} if isinstance(part, str) else next(remaining) for part in self.parts
+        ]
         if not media:
             content = self.text
         reasoning = {"reasoning_content": self.reasoning} if self.reasoning else {}
@@ -48,7 +50,7 @@ class Message:
 
 @dataclass(slots=True)
 class Conversation:
-    """Messages in order; the system prompt, if there is one, apart."""
+    """The messages in order, and the system prompt, if there is one."""
 
     messages: list[Message] = field(default_factory=list)
     system: str | None = None
@@ -59,7 +61,7 @@ class Conversation:
         return [medium for message in self.messages for medium in message.media]
 
     def prompt(self, alpha: Alpha = "white") -> list[dict[str, Any]]:
-        """The messages for the processor. alpha: what becomes of the transparency of pictures."""
+        """The messages for the processor. alpha: how to remove the transparency of pictures."""
         said = [message.plain([one.part(alpha) for one in message.media]) for message in self.messages]
         return [*self._system(), *said]
 
@@ -68,7 +70,7 @@ class Conversation:
             yield {"role": "system", "content": self.system}
 
     def undo(self) -> list[Message]:
-        """Take the last question and what came after it back; returns it, empty if there is none."""
+        """Remove the last question and everything after it; returns the removed messages, none without a question."""
         at = next((at for at in reversed(range(len(self.messages))) if self.messages[at].role == "user"), None)
         if at is None:
             return []
@@ -79,7 +81,7 @@ class Conversation:
     def save(self, path: Path, embed: bool) -> int:
         """Write the messages as JSON, whole or not at all; returns the bytes written. Raises InputError.
 
-        embed: with the pixels of all pictures; otherwise those that have an address are named by it.
+        embed: store the pixels of all pictures; otherwise pictures with an address are stored as that address.
         """
         said = [message.plain([one.saved(embed) for one in message.media]) for message in self.messages]
         text = json.dumps([*self._system(), *said], ensure_ascii=False, indent=1) + "\n"

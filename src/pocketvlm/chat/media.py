@@ -30,9 +30,9 @@ PDF_PAGES = 8
 class Medium:
     """An image or a video of a conversation.
 
-    name: for people. address: a file:, http(s): or data: address that leads to it again, None where it is only here.
-    image: the decoded picture of an image, RGB or RGBA; a video is decoded when it is asked about. options: its own
-    options of the processor. page: whether it is a page of a document.
+    name: for people. address: a file:, http(s): or data: address to load it from again, or None. image: the decoded
+    picture of an image, RGB or RGBA; a video is decoded when a question is asked about it. options: its own options of
+    the processor. page: whether it is a page of a document.
     """
 
     kind: Literal["image", "video"]
@@ -44,10 +44,10 @@ class Medium:
     _flat: dict[Alpha, Any] = field(default_factory=dict)
 
     def part(self, alpha: Alpha = "white") -> dict[str, Any]:
-        """As a part of a message for the processor. alpha: what becomes of transparency, unless its options say it."""
+        """As a part of a message for the processor. alpha: how to remove transparency, unless the options say so."""
         if self.kind == "image":
             alpha = self.options.get("alpha") or alpha
-            # The same object each time, so that the processor finds what it made of it.
+            # Give the processor the same object each time, so that it finds the object in its image cache.
             if alpha not in self._flat:
                 self._flat[alpha] = flatten(self.image, alpha == "white")
             return {"type": "image", "image": self._flat[alpha], **self.options}
@@ -67,7 +67,7 @@ class Medium:
         return {"type": "image_url", "image_url": {"url": address}, **self.options}
 
     def describe(self, config: ProcessorConfig, options: Mapping[str, Any], number: int) -> str:
-        """What the model will see of image `number`, e.g. `image 1: 1920x1080, 9 views, 597 tokens (cat.png)`."""
+        """One line about image `number`, e.g. `image 1: 1920x1080, 9 views, 597 tokens (cat.png)`."""
         chosen = {name: value for name, value in options.items() if name in IMAGE_OPTIONS}
         resolved = ImageOptions.resolve(config, chosen, self.options)
         width, height = self.image.size
@@ -79,7 +79,7 @@ class Medium:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a path, an address or the clipboard gave; note: what was left out, if anything."""
+    """The media behind a path, an address or the clipboard. note: says what was left out, if anything."""
 
     media: tuple[Medium, ...]
     note: str = ""
@@ -117,7 +117,7 @@ def open_media(
 
 
 def paste() -> Opened:
-    """What was copied last: a picture, or files. Raises ImageError."""
+    """The content of the clipboard: a picture, or files. Raises ImageError."""
     found = clipboard()
     if not isinstance(found, list):
         return Opened((Medium("image", "clipboard", None, found),))
@@ -141,8 +141,8 @@ def _pdf(path: Path, pages: str | None) -> Opened:
 def read_pages(text: str, total: int) -> list[int]:
     """Page numbers out of `1-3,5`, `7-` or `all`. Raises OptionError."""
     chosen: list[int] = []
-    for piece in text.replace(" ", "").split(","):
-        first, dash, last = ("1", "-", "") if piece == "all" else piece.partition("-")
+    for part in text.replace(" ", "").split(","):
+        first, dash, last = ("1", "-", "") if part == "all" else part.partition("-")
         start, stop = first, (last or str(total)) if dash else first
         if not (start.isdecimal() and stop.isdecimal() and 1 <= int(start) <= int(stop) <= total):
             raise OptionError(f"pages {text!r} are not supported: give numbers from 1 to {total}, such as 1-3,5 or all")

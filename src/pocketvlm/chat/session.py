@@ -19,38 +19,38 @@ from pocketvlm.chat.typed import Absent, Found, understand
 from pocketvlm.errors import InputError, OptionError
 from pocketvlm.options.request import PROCESSOR_OPTIONS
 from pocketvlm.parsing import Content, Reasoning
-from pocketvlm.processor.kept import KeptPictures
+from pocketvlm.processor.image_cache import ImageCache
 from pocketvlm.suggest import nearest
 from pocketvlm.types import FinishReason, Timings, Usage
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """How an answer went. Seconds and tokens as in Result; ttft counts from the question, reading images included.
+class AnswerSummary:
+    """Figures of one answer. Seconds and tokens as in Result; ttft counts from the question, loading images included.
 
-    kept_tokens: of the prompt, those whose state was kept from before. thought_tokens, thought_seconds: of thinking.
+    cached_tokens: tokens of the prompt that came from the prefix cache. thought_tokens, thought_seconds: of thinking.
     """
 
     reason: FinishReason
     usage: Usage
     timings: Timings
-    kept_tokens: int
+    cached_tokens: int
     thought_tokens: int
     thought_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What a typed line meant: the text to send, empty where it only named media; and what to say about it."""
+    """A typed line that was read: the text to send (empty if the line only named media), and notes for the user."""
 
     text: str
     notes: tuple[str, ...]
 
 
-# Of a pasted text with many names, the first ones say enough.
-_MOST_NOTES = 3
+# A pasted text may have many names; the first ones suffice.
+_MAX_NOTES = 3
 
-ChatEvent = Content | Reasoning | Turn
+ChatEvent = Content | Reasoning | AnswerSummary
 
 
 class Session:
@@ -61,18 +61,18 @@ class Session:
         self.settings = settings
         self.conversation = Conversation()
         self.pending: list[Medium] = []
-        self.last: Turn | None = None
+        self.last: AnswerSummary | None = None
         self.file: Path | None = None
-        self._kept = KeptPictures()
+        self._image_cache = ImageCache()
         self._refused = ""
         self._stream: ChoiceStream | None = None
         self._stopped = False
 
     def hear(self, line: str) -> Heard:
-        """Take a typed line: its media wait for the text they come with. Raises InputError, and nothing was taken then.
+        """Read a typed line and attach its media. If it raises InputError, nothing was attached.
 
-        A path that is not there, or leads to a folder or a file that is no media, is refused once; the same line again
-        is sent as text, but never a line that is nothing but such a path.
+        A path is refused once if nothing is there, or if it leads to a folder or to a file that is no media. The same
+        line typed again is sent as text, unless it consists of such a path alone.
         """
         try:
             line.encode("utf-8")
@@ -91,8 +91,8 @@ class Session:
             raise InputError(f"{_not_shown(others)}: nothing was sent{again}")
         typed = replace(typed, found=tuple(found for found in typed.found if found not in others))
         self._refused = ""
-        absent = list(dict.fromkeys(one.name for one in typed.absent))[:_MOST_NOTES]
-        addresses = list(dict.fromkeys(typed.addresses))[:_MOST_NOTES]
+        absent = list(dict.fromkeys(one.name for one in typed.absent))[:_MAX_NOTES]
+        addresses = list(dict.fromkeys(typed.addresses))[:_MAX_NOTES]
         notes = [f"there is no file {name} here: it was sent as text" for name in absent]
         notes += [f"{address} was sent as text; /url {address} shows it to the model" for address in addresses]
         groups: list[tuple[Medium, ...]] = []
@@ -107,8 +107,8 @@ class Session:
         return Heard(typed.sentence(tuple(names)), (*shown, *notes))
 
     def attach(self, media: tuple[Medium, ...]) -> list[str]:
-        """Let media wait for the next question; returns what the model will see of them. Raises InputError for a video
-        that cannot be watched; then none of them waits.
+        """Attach media to the next question; returns a description of each. If it raises InputError for a video that
+        cannot be read, none of them is attached.
         """
         before = list(self.pending)
         self.pending += media
@@ -119,30 +119,30 @@ class Session:
             raise
 
     def describe(self, medium: Medium) -> str:
-        """What the model will see of a medium of this chat, in one line."""
+        """One line that says what the model will see of a medium of this chat."""
         number, options = self._number(medium), self.settings.media_options
         if medium.kind == "image":
             return medium.describe(self.model.processor.config, options, number)
-        # Only the index of the video is read for this; its frames are decoded when they are due.
+        # This reads only the index of the video; its frames are decoded when the engine needs them.
         try:
             (info,) = self.model.processor([{"role": "user", "content": [medium.part()]}], **options).videos
         except OptionError as error:
             raise OptionError(str(error).replace("messages[0].content[0]", medium.name)) from None
-        taken = len({number for picture in info.pictures for number in picture})
+        taken = len({number for frames in info.pictures for number in frames})
         frames = f"{taken} of {info.frames} frames" + (
             f" in {len(info.pictures)} pictures" if taken != len(info.pictures) else ""
         )
         return f"video {number}: {info.width}x{info.height}, {frames}, {info.tokens} tokens ({medium.name})"
 
     def _number(self, medium: Medium) -> int:
-        """Its place among the media of its kind, from 1."""
+        """The number of a medium among the media of its kind, from 1."""
         same = [one for one in (*self.conversation.media, *self.pending) if one.kind == medium.kind]
         return next(at for at, one in enumerate(same, 1) if one is medium)
 
     def ask(self, text: str) -> Iterator[ChatEvent]:
-        """Send a text with the media that wait. The answer comes in pieces, the last one is a Turn.
+        """Send a text with the attached media; yields the parts of the answer, then an AnswerSummary.
 
-        If nothing comes of it, the question is taken back and its media wait again. Raises InputError, PocketVLMError.
+        If there is no answer, the question is removed and its media stay attached. Raises InputError, PocketVLMError.
         """
         media, self.pending = self.pending, []
         self.conversation.messages.append(Message("user", (*media, text)))
@@ -154,7 +154,7 @@ class Session:
                 self.pending = [*media, *self.pending]
 
     def again(self) -> Iterator[ChatEvent]:
-        """Answer the last question anew; if nothing comes the old answer stays. Raises OptionError without one."""
+        """Answer the last question again; without a new answer the old one stays. Raises OptionError without one."""
         taken = self.conversation.undo()
         if not taken:
             raise OptionError("there is no question yet to answer again")
@@ -169,20 +169,20 @@ class Session:
                 self.conversation.messages += old
 
     def stop(self) -> None:
-        """End the answer that comes, after the step that runs."""
+        """End the running answer after the current step."""
         self._stopped = True
         if self._stream is not None:
             self._stream.cancel()
 
     def _answer(self) -> Iterator[ChatEvent]:
-        """The answer to the conversation; it becomes a message when it ends, or as much of it as came."""
+        """Stream the answer to the conversation; when it ends, also early, its text becomes a message."""
         began = time.perf_counter()
         self._stopped = False
         self.conversation.system = self.settings.system
         arguments = self.settings.arguments()
         chosen = {name: value for name, value in arguments.items() if name in PROCESSOR_OPTIONS}
         prompt = self.model.processor(
-            self.conversation.prompt(arguments.get("alpha", "white")), kept=self._kept, **chosen
+            self.conversation.prompt(arguments.get("alpha", "white")), image_cache=self._image_cache, **chosen
         )
         others = {name: value for name, value in arguments.items() if name not in chosen}
         stream = self._stream = self.model.deltas(prompt, began=began, **others)
@@ -210,7 +210,7 @@ class Session:
         if not (said or thought) and answer.finish_reason != "abort":
             self.conversation.messages.append(Message("assistant", ("",)))
         choice = stream.choice
-        self.last = Turn(
+        self.last = AnswerSummary(
             answer.finish_reason,
             choice.usage,
             replace(choice.timings(), ttft=ttft),
@@ -222,17 +222,17 @@ class Session:
 
 
 def _not_shown(others: list[Found]) -> str:
-    """Why paths that are there show nothing, and the way out."""
+    """Why existing paths are no media, and what to do instead."""
     folder = next((found.location for found in others if found.kind == "folder"), None)
     if folder is None:
         return f"{', '.join(found.location for found in others)}: no picture, video or PDF file"
-    # `video:` takes the rest of a word as it is.
+    # `video:` takes the rest of the word literally.
     way = f"/video {shlex.quote(folder)}" if re.search(r"\s", folder) else f"video:{folder}"
     return f"{folder} is a folder: {way} shows its pictures as the frames of a video"
 
 
 def _not_there(meant: list[Absent]) -> str:
-    """Which files are not there, with one that is if its name is nearly the same."""
+    """Names the missing files, each with an existing file of nearly the same name, if there is one."""
     texts = []
     for absent in meant:
         path = Path(absent.name)

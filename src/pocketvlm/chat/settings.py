@@ -43,7 +43,7 @@ def _read(setting: Definition, text: str) -> Any:
 
 
 class Settings:
-    """Values that were chosen; whatever was not is the checkpoint's."""
+    """The values that the user chose; all others are the checkpoint's."""
 
     def __init__(self, defaults: SamplingParams, config: ProcessorConfig, given: Mapping[str, Any]) -> None:
         """given: arguments of `Model.stream`, by its names. Raises OptionError."""
@@ -82,7 +82,7 @@ class Settings:
         self.given = changed
 
     def value(self, name: str) -> str:
-        """What a setting is now, for people; what was not chosen in brackets."""
+        """The current value of a setting, for people; in brackets if the user did not choose it."""
         setting = SETTINGS[name]
         if setting.name in self.given:
             return _shown(self.given[setting.name])

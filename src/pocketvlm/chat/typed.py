@@ -1,7 +1,7 @@
 """A typed line is split into media (paths and URLs) and the remaining text.
 
-A word counts as a file only if that file is there, so that talk about files stays talk. A file that is there and is no
-media is found too, and so is a directory, so that its path is not sent as text by mistake.
+A word counts as a file only if that file exists, so that a sentence about files stays text. Existing directories and
+files that are no media are found too, so that their paths are not sent as text by mistake.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pocketvlm.processor.frames import SUFFIXES as PICTURES
 
 Kind = Literal["image", "video", "pdf", "folder", "other"]
 
-# Pictures that are not read are here too: opening them says what to do instead.
+# Includes picture formats that are not supported, because opening such a file says what to do instead.
 SUFFIXES: dict[str, Kind] = {
     **dict.fromkeys(PICTURES, "image"),
     **dict.fromkeys((".svg", ".ico", ".jp2", ".jxl", ".psd", ".ppm", ".eps", ".dng", ".cr2", ".nef", ".arw"), "image"),
@@ -35,7 +35,7 @@ _DIRECTORIES = ("/", "./", "../", "~/")
 _END_MARKS = ".,;:!?)]}>\"'”’»`"
 _OPENERS = "([{<"
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
-# What stands between media that are only listed; what ends a sentence; what goes on with one that media began.
+# Words between listed media; marks that end a sentence; marks that continue a sentence after media.
 _SEPARATOR = re.compile(r"[\s,;&+]*")
 _ENDED = re.compile(r"[.!?:。？！：…]\s*$|\n\s*$")
 _JOINS = re.compile(
@@ -52,7 +52,7 @@ _VIDEO = re.compile(r"video:(?P<path>.+?)(?::(?P<fps>\d+(?:\.\d+)?))?", re.DOTAL
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Media in a line: what it is, its path or address, and the place start..end where the line names it.
+    """A medium named in a line: its kind, its path or address, and the range start..end of its name in the line.
 
     fps: frames a second to look at, of `video:PATH:FPS`.
     """
@@ -66,7 +66,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """A word that has the form of a media file that is not there. meant: it has a directory, so it is no mere word."""
+    """A word that looks like a media file but does not exist. meant: it names a directory, so it must mean a file."""
 
     name: str
     meant: bool
@@ -74,7 +74,7 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """A line, the media in it in order, what looked like media but is not there, and addresses that stayed text."""
+    """A line, its media in order, words that look like missing media files, and addresses that stayed text."""
 
     line: str
     found: tuple[Found, ...]
@@ -82,7 +82,7 @@ class Typed:
     addresses: tuple[str, ...]
 
     def sentence(self, names: tuple[str, ...]) -> str:
-        """What is left to say: media around a sentence are left out, inside it one of `names` stands for each."""
+        """The text without its media: names around a sentence are removed; inside it, one of `names` replaces each."""
         count = len(self.found)
         texts = [self.line[start:end] for start, end in self._gaps()]
         is_list = [_SEPARATOR.fullmatch(text) is not None for text in texts]
@@ -98,7 +98,7 @@ class Typed:
         return said.strip(_BLANKS) if any(map(str.isalnum, "".join(texts))) else ""
 
     def _gaps(self) -> Iterator[tuple[int, int]]:
-        """Where the texts before, between and behind the media are."""
+        """The ranges of the text before, between and after the media."""
         at = 0
         for found in self.found:
             yield at, found.start
@@ -135,7 +135,7 @@ def understand(line: str) -> Typed:
 
 
 def kind_of(name: str) -> Kind | None:
-    """What a path leads to, by its first bytes or else by its suffix; "other" is a file that is no media.
+    """The kind of file at a path, by its first bytes or else by its suffix; "other" is a file that is no media.
 
     "folder" is a directory whose path begins with /, ./, ../ or ~/. None where there is neither a file nor such a
     directory, and for a word that neither begins like this nor has a suffix.
@@ -159,7 +159,7 @@ def kind_of(name: str) -> Kind | None:
 
 
 def _kind_by_name(name: str) -> Kind | None:
-    """What the end of a name says."""
+    """The kind of media by the suffix of a name."""
     stem, dot, suffix = name.rpartition(".")
     return SUFFIXES.get(dot + suffix.lower()) if stem and stem[-1] != "/" else None
 
@@ -216,7 +216,7 @@ def _address(line: str, at: int) -> Found | None:
 
 
 def kind_of_address(address: str) -> Kind | None:
-    """What the name of a data:, http: or https: address says that it leads to."""
+    """The kind of media behind a data:, http: or https: address, by its name."""
     if address[:5].lower() == "data:":
         return "video" if address[5:11].lower() == "video/" else "image"
     try:
@@ -283,7 +283,7 @@ def _plain(line: str, at: int) -> Found | None:
     for end in reversed(ends):
         raw = line[at:end]
         for name in (raw, raw.rstrip(_END_MARKS)):
-            # Several words are worth asking the disk for only if they end like a file.
+            # Look on the disk for a name of several words only if it ends like a file.
             kind = kind_of(name) if end == ends[0] or _SUFFIX.search(name) else None
             if kind is not None:
                 return Found(kind, name, at, at + len(name))
@@ -295,7 +295,7 @@ def _unescaped(text: str) -> str:
 
 
 def _absent(line: str, at: int) -> tuple[Absent, int] | None:
-    """What to say of a word that ends like a media file but is none, and where it ends."""
+    """A word that ends like a media file but does not exist, and the index of its end."""
     closing = _QUOTES.get(line[at])
     end = line.find(closing, at + 1) if closing is not None else -1
     if end > 0:

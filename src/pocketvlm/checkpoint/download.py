@@ -1,9 +1,9 @@
 """Downloads go into the cache that all tools share, and resume where a download broke off.
 
 The only module of this floor that touches the network. The download client (huggingface_hub) finds revisions, owns the
-cache, and honours HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE. But it throws away a file that a
-process leaves half done, which hurts with gigabytes. So weights are fetched here, into a partial file that stays, and
-are handed to the client's cache when they are whole.
+cache, and honours HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE. But it discards the incomplete file
+of an interrupted process. So this module fetches the weights itself, into a partial file that survives, and moves
+complete files into the client's cache.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 
 
 class _Bar(Protocol):
-    """What a download needs of a progress bar."""
+    """The interface that a download needs of a progress bar."""
 
     def update(self, n: int) -> object: ...
 
@@ -48,11 +48,11 @@ class _Hook:
         self.progress(self.done, self.total)
 
     def close(self) -> None:
-        """Nothing to tidy up."""
+        """Does nothing."""
 
 
 def download(repo_id: str, revision: str | None = None, progress: Progress | None = None, weights: bool = True) -> Path:
-    """The directory in the cache that holds a checkpoint of the hub, downloaded as far as it is not there.
+    """The directory in the cache with a checkpoint of the hub; missing files are downloaded.
 
     weights: False leaves out the weight files.
 
@@ -82,7 +82,7 @@ def download(repo_id: str, revision: str | None = None, progress: Progress | Non
 
 
 def _fetch_weights(repo_id: str, directory: Path, progress: Progress | None) -> None:
-    """Bring the weight files into a snapshot directory whose small files are there."""
+    """Download the weight files into a snapshot directory that already has the small files."""
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     commit = directory.name
@@ -95,7 +95,7 @@ def _fetch_weights(repo_id: str, directory: Path, progress: Progress | None) -> 
     except errors.LocalEntryNotFoundError:
         raise
     except errors.EntryNotFoundError:
-        # No weights that could be read. Whoever reads the directory says so.
+        # The checkpoint has no readable weights; the reader of the directory raises the error.
         return
     label = missing[0] if len(missing) == 1 else f"{len(missing)} files"
     bar = _bar(progress, sum(item.size or 0 for item in found), label)
@@ -110,10 +110,10 @@ def _fetch_weights(repo_id: str, directory: Path, progress: Progress | None) -> 
 
 
 def _fetch_blob(blob: Path, url: str, size: int, bar: _Bar) -> None:
-    """Download one file of the cache by way of a partial file beside it, which outlives this process.
+    """Download one file of the cache through a partial file next to it, which survives this process.
 
-    url is the hub's own, not the signed and short-lived one that it redirects to: each attempt gets a new one of those,
-    and the HTTP client does not send the token there.
+    url is the hub's own URL. Each attempt follows its redirect to a new signed, short-lived URL, to which the HTTP
+    client does not send the token.
     """
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
@@ -122,7 +122,7 @@ def _fetch_blob(blob: Path, url: str, size: int, bar: _Bar) -> None:
     path = blob.with_name(f"{blob.name}.partial")
     with _locked(path) as partial:
         if blob.exists():
-            # Another process was faster; what is open here is the file that it made, or an empty one.
+            # Another process was faster; the open file is its complete file, or an empty one.
             path.unlink(missing_ok=True)
             bar.update(size)
             return
@@ -143,25 +143,25 @@ def _fetch_blob(blob: Path, url: str, size: int, bar: _Bar) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[BinaryIO]:
-    """A file open for reading and writing, created where it is missing, that no other process holds meanwhile."""
+    """Opens a file for reading and writing, creates it if missing, and locks it against other processes."""
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX)
         yield cast(BinaryIO, file)
 
 
 def _intact(file: BinaryIO, etag: str) -> bool:
-    """Whether a file has the SHA-256 that the hub gives as the etag of large files; other etags say nothing."""
+    """Whether a file has the SHA-256 that the hub gives as the etag of large files; True for other etags."""
     if not re.fullmatch(r"[0-9a-f]{64}", etag):
         return True
     digest = hashlib.sha256()
     file.seek(0)
-    while piece := file.read(1 << 22):
-        digest.update(piece)
+    while chunk := file.read(1 << 22):
+        digest.update(chunk)
     return digest.hexdigest() == etag
 
 
 def _bar(progress: Progress | None, total: int, label: str) -> _Bar:
-    """A bar on stderr, if that is a terminal and HF_HUB_DISABLE_PROGRESS_BARS is not set; or the caller's hook."""
+    """The caller's hook, or a bar on stderr if stderr is a terminal and HF_HUB_DISABLE_PROGRESS_BARS is not set."""
     if progress is not None:
         return _Hook(progress, total)
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
@@ -171,7 +171,7 @@ def _bar(progress: Progress | None, total: int, label: str) -> _Bar:
 
 
 def explain(error: Exception, repo_id: str, revision: str | None) -> str | None:
-    """One line for a failure of the download client: what, why, way out; None for a bug rather than a failure."""
+    """One line about a failure of the download client, with its reason and a remedy; None if the error is a bug."""
     from huggingface_hub import constants, errors
 
     endpoint, cache = constants.ENDPOINT, constants.HF_HUB_CACHE

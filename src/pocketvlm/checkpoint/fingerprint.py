@@ -11,14 +11,14 @@ from pocketvlm.errors import CheckpointError
 
 SAMPLES = 64
 SAMPLE_BYTES = 4096
-_MOST_HEADER = 1 << 27
+_MAX_HEADER = 1 << 27
 
 
 def fingerprint(files: Sequence[Path]) -> str:
     """A hash over name, size, time of change, header and 64 samples of 4 KiB at even places of each safetensors file.
 
-    Files that are downloaded again, trained further or converted get another one. Not caught: values changed in place,
-    between the samples, with size and time of change put back. A mere copy with a new time counts as changed.
+    Files that were downloaded again, trained further or converted get a new fingerprint, and so does a copy with a new
+    time. It misses values that were changed in place between the samples, with size and time restored.
     Raises CheckpointError for a file that cannot be read.
     """
     digest = hashlib.blake2b(digest_size=16)
@@ -27,7 +27,7 @@ def fingerprint(files: Sequence[Path]) -> str:
             with path.open("rb") as file:
                 state = os.fstat(file.fileno())
                 header = file.read(8)
-                header += file.read(min(int.from_bytes(header, "little"), _MOST_HEADER))
+                header += file.read(min(int.from_bytes(header, "little"), _MAX_HEADER))
                 digest.update(repr((path.name, state.st_size, state.st_mtime_ns, len(header))).encode() + header)
                 room = max(state.st_size - SAMPLE_BYTES, 0)
                 for index in range(SAMPLES):

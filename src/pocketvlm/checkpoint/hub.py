@@ -1,6 +1,6 @@
 """`resolve` turns a model name into a local directory and downloads it from the hub if needed.
 
-Only a hub id that is really resolved loads the module that downloads, and with it the download client.
+The download client is loaded only if a hub id has to be resolved.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def resolve(
     of the same spelling. revision: branch, tag or commit of a hub id. progress: called with (bytes done, bytes in all)
     while the weights are downloaded; without it a bar is shown on stderr. weights: False leaves the weights out.
 
-    Raises CheckpointError for a name that is none of these, OptionError for a revision of something that has none, and
-    DownloadError if the hub cannot deliver.
+    Raises CheckpointError for any other name, OptionError for a revision of "nano" or of a directory, and DownloadError
+    if the download fails.
     """
     text = str(model)
     if text == EMBEDDED:

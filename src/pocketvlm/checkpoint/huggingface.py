@@ -23,7 +23,7 @@ _COMPARE_CHUNK = 1 << 22
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """Everything a checkpoint directory says, except the values of its tensors.
+    """The content of a checkpoint directory, except the values of its tensors.
 
     path: the directory. model, processor, generation: its configurations. eos_token_ids: where generation ends, see
     `read_checkpoint`. tokenizer_file: tokenizer.json. tokenizer_config: tokenizer_config.json as it is. chat_template:
@@ -102,7 +102,7 @@ def read_checkpoint(directory: Path, weights: bool = True) -> Checkpoint:
         )
     tokenizer_config = read_json(directory / "tokenizer_config.json")
     found = canonical_entries(read_entries(directory), str(directory)) if weights else {}
-    entries = _settle_head(found, model, directory)
+    entries = _resolve_tied_head(found, model, directory)
     return Checkpoint(
         path=directory,
         model=model,
@@ -183,14 +183,14 @@ def _tokenizer_eos(tokenizer_file: Path, tokenizer_config: Mapping[str, Any]) ->
     )
 
 
-def _settle_head(entries: dict[str, TensorEntry], model: ModelConfig, directory: Path) -> dict[str, TensorEntry]:
-    """With a tied head keep one of the two tensors; refuse two that differ, which the reference would not tie."""
+def _resolve_tied_head(entries: dict[str, TensorEntry], model: ModelConfig, directory: Path) -> dict[str, TensorEntry]:
+    """With a tied head keep one of the two tensors; refuse tensors that differ: the reference does not tie those."""
     if not model.text.tie_word_embeddings or HEAD not in entries:
         return entries
     head = entries.pop(HEAD)
     embedding = entries.setdefault(EMBEDDING, head)
     same_form = (head.dtype, head.shape) == (embedding.dtype, embedding.shape)
-    if head is not embedding and not (same_form and all(a == b for a, b in _pieces(head, embedding))):
+    if head is not embedding and not (same_form and all(a == b for a, b in _chunks(head, embedding))):
         raise TensorError(
             f"{directory}: {head.name!r} differs from {embedding.name!r} although config.json ties them: set "
             f"tie_word_embeddings to false in config.json and its text_config, or delete {head.name!r}"
@@ -198,8 +198,8 @@ def _settle_head(entries: dict[str, TensorEntry], model: ModelConfig, directory:
     return entries
 
 
-def _pieces(*entries: TensorEntry) -> Iterator[tuple[bytes, ...]]:
-    """The bytes of tensors of equal size side by side, piece by piece, whatever their dtype."""
+def _chunks(*entries: TensorEntry) -> Iterator[tuple[bytes, ...]]:
+    """The bytes of tensors of equal size in chunks, one tuple for each chunk, independent of their dtypes."""
     maps = [np.memmap(entry.file, np.uint8, "r", entry.start, (entry.nbytes,)) for entry in entries if entry.nbytes]
     for start in range(0, entries[0].nbytes, _COMPARE_CHUNK):
         yield tuple(data[start : start + _COMPARE_CHUNK].tobytes() for data in maps)

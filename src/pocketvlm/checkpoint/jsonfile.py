@@ -47,7 +47,7 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
         place = f"line {error.lineno}, column {error.colno}"
         raise CheckpointError(f"{where}: {place}: not valid JSON ({error.msg}): {_DAMAGED}") from None
     except (ValueError, RecursionError) as error:
-        # Numbers of thousands of digits and nests of thousands of brackets.
+        # Raised for numbers of thousands of digits and for thousands of nested brackets.
         raise CheckpointError(f"{where}: not usable JSON ({error}): {_DAMAGED}") from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{where}: expected a JSON object, found {type(data).__name__}: {_DAMAGED}")

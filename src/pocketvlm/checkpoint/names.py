@@ -12,7 +12,7 @@ HEAD = "lm_head.weight"
 
 _LANGUAGE = "model.language_model."
 _SHOWN = 8
-_CODED = (".qweight", ".qzeros", ".scales", ".weight_packed", ".weight_scale", ".absmax")
+_QUANTIZED_SUFFIXES = (".qweight", ".qzeros", ".scales", ".weight_packed", ".weight_scale", ".absmax")
 
 # Prefixes of other tools for the same module (docs/model.md 2), tried in order after a leading "model." is taken off.
 _ROOTS = (
@@ -29,21 +29,21 @@ _ROOTS = (
 def canonical_name(name: str) -> str | None:
     """The hub's name for a tensor, the name itself if nothing is known about it, or None for one that is never used.
 
-    None is said of `mtp.*`, the multi-token-prediction head that the reference drops as well.
+    Returns None for `mtp.*`, the multi-token-prediction head, which the reference drops too.
     """
-    rest = name.removeprefix("model.")
+    local = name.removeprefix("model.")
     for root, target in _ROOTS:
-        if rest.startswith(root):
-            tail = rest.removeprefix(root)
+        if local.startswith(root):
+            tail = local.removeprefix(root)
             while target == _LANGUAGE and tail.startswith("model."):
                 tail = tail.removeprefix("model.")
             if target == _LANGUAGE and tail.startswith(("lm_head.", "mtp.")):
-                rest = tail
+                local = tail
                 break
             return target + tail
-    if rest.startswith("mtp."):
+    if local.startswith("mtp."):
         return None
-    return rest if rest.startswith("lm_head.") else name
+    return local if local.startswith("lm_head.") else name
 
 
 def canonical_entries(entries: Mapping[str, TensorEntry], where: str) -> dict[str, TensorEntry]:
@@ -76,7 +76,7 @@ def match(
         for name, entry in entries.items()
         if name in expected and entry.shape != tuple(expected[name])
     ]
-    coded = [
+    unsupported = [
         f"{entry.name} ({entry.dtype})"
         for name, entry in entries.items()
         if name in expected and entry.dtype not in SUPPORTED
@@ -85,10 +85,10 @@ def match(
         _line(missing, "missing"),
         _line(unexpected, "unexpected"),
         _line(shaped, "of another shape than config.json asks for"),
-        _line(coded, f"of a dtype that is not loaded (only {', '.join(sorted(SUPPORTED))} are)"),
+        _line(unsupported, f"of a dtype that is not loaded (only {', '.join(sorted(SUPPORTED))} are)"),
     ]
     if any(lines):
-        quantized = bool(coded) or any(name.endswith(_CODED) for name in unexpected)
+        quantized = bool(unsupported) or any(name.endswith(_QUANTIZED_SUFFIXES) for name in unexpected)
         way_out = (
             "this looks like a quantized checkpoint, which pocketvlm does not load yet: use the 16-bit one"
             if quantized

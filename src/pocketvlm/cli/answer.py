@@ -11,7 +11,7 @@ from pocketvlm.types import Chunk, FinishReason, Result, Timings, Usage
 
 
 def show(chunks: Iterator[Chunk], model: str, output: str, quiet: bool, activity: Activity) -> None:
-    """Consume an answer; stdout gets the answer alone, stderr one status line unless `quiet`."""
+    """Print an answer: stdout gets the answer alone, stderr one status line unless `quiet`."""
     text, ids, last = _consume(chunks, output == "text", activity)
     assert last.finish_reason is not None
     assert last.usage is not None
@@ -25,7 +25,7 @@ def show(chunks: Iterator[Chunk], model: str, output: str, quiet: bool, activity
 
 
 def _consume(chunks: Iterator[Chunk], stream: bool, activity: Activity) -> tuple[str, tuple[int, ...], Chunk]:
-    """Read all chunks, writing their text at once if `stream`; what was written then ends with a new line."""
+    """Read all chunks; if `stream`, print their text at once and end the output with a new line."""
     texts: list[str] = []
     ids: list[int] = []
     clean = printable if is_terminal(sys.stdout) else str

@@ -47,7 +47,7 @@ MODEL is "nano" (built in, the default), a directory, or a hub id such as openbm
 
 
 class _Group(PlainValues, TyperGroup):
-    """Reports what a command raises, and turns it into an exit code. Knows commands whose names are two words."""
+    """Reports the exception of a command and turns it into an exit code. Knows commands whose names are two words."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         two = " ".join(args[:2])
@@ -114,7 +114,7 @@ def start(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     found = Notices(warn)
-    # What compiled code says while it crashes would be lost on the way through `clean_stderr`.
+    # Not inside `clean_stderr`, which would lose the messages of compiled code that crashes.
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     try:
         with contextlib.nullcontext() if debug else clean_stderr(found), clean_warnings(found):

@@ -39,8 +39,8 @@ def bench(
 ) -> None:
     """Time a model on this machine: first token, decoding, vision, memory, and the share of the machine's limits.
 
-    The prompts are random ids and random pixels, so no answer is shown; what is timed is what a real prompt of that
-    length takes. `pocketvlm bench serve` measures a server instead: see `pocketvlm bench serve --help`.
+    The prompts are random ids and random pixels, so no answer is shown, but they take as long as real prompts of that
+    length. `pocketvlm bench serve` measures a server instead: see `pocketvlm bench serve --help`.
     """
     import json
 
@@ -121,7 +121,7 @@ def _memory() -> dict[str, int]:
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         found["resident"] = int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) * 1024
-        found["peak"] = max(found.values())  # the two are counted apart, up to some pages
+        found["peak"] = max(found.values())  # the system updates the two values separately
     return found
 
 

@@ -128,14 +128,14 @@ def bench_serve(
 ) -> None:
     """Send requests to a server and time its answers: first token, tokens after it, throughput, percentiles, goodput.
 
-    Prompts are random words, all different, so that no cache of prompts helps; --random-prefix-len makes them begin
-    alike. Requests that fail are counted and said; the run goes on.
+    Prompts are random words, all different, so that no prefix cache helps; --random-prefix-len gives them a common
+    prefix. Failed requests are counted and reported; the run continues.
     """
     import asyncio
     import json
     from pathlib import Path
 
-    from pocketvlm.bench.load import plan, saving
+    from pocketvlm.bench.load import plan, result_files
     from pocketvlm.bench.load import plot as drawing
     from pocketvlm.bench.load.page import page
     from pocketvlm.bench.load.prompts import Sizes
@@ -167,13 +167,13 @@ def bench_serve(
     with Activity(quiet) as activity:
         results = asyncio.run(measure(load, activity.say))
     if save_result:
-        saving.write(results, Path(result_dir), save_detailed)
+        result_files.write(results, Path(result_dir), save_detailed)
     if output_file is not None:
-        saving.write_one(results, Path(output_file), save_detailed)
+        result_files.write_one(results, Path(output_file), save_detailed)
     if plot is not None:
         drawing.draw(results, Path(plot))
     if not as_json:
         print(printable(page(load, results)))
-    print(json.dumps(saving.together([saving.brief(result) for result in results])))
+    print(json.dumps(result_files.together([result_files.brief(result) for result in results])))
     if not any(result["completed"] for result in results):
         raise AddressError(f"no request was answered: {results[0]['first_errors'][0]}")

@@ -29,7 +29,7 @@ Examples:
   pocketvlm cache clear --older-than 30
   pocketvlm cache clear openbmb/MiniCPM-V-4.6
 
-A name is that of a model as it was given to run, the directory of its checkpoint, or a file; without names all are \
+A name is a model as it was given to run, the directory of its checkpoint, or a file; without names all files are \
 removed. The next start with that model makes its files again. Checkpoints themselves are not touched.
 """
 PATH_EPILOG = """
@@ -39,7 +39,7 @@ Examples:
   du -sh "$(pocketvlm cache path)"
 
 The directory is "packed" in $POCKETVLM_CACHE, else in $XDG_CACHE_HOME/pocketvlm, else in ~/.cache/pocketvlm. Models \
-under 64 MB are not kept there, nor is anything with run --no-cache.
+under 64 MB are not cached, nor is anything with run --no-cache.
 """
 
 
@@ -52,7 +52,7 @@ def _environment(name: str) -> dict[str, str]:
 
 @app.callback(invoke_without_command=True)
 def _root(ctx: typer.Context) -> None:
-    """List or remove what is kept for fast starts: coded weights and tokenizers."""
+    """List or remove the cache files for fast starts: quantized weights and tokenizers."""
     if ctx.invoked_subcommand is None:
         print(ctx.get_help())
 
@@ -63,42 +63,42 @@ def show(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """List what is kept: model, kind (type of weights, or tokenizer), size, last use and file, used last first."""
+    """List the cache files: model, kind (type of weights, or tokenizer), size, last use and file, latest use first."""
     from pocketvlm.backends.cache import directory, entries
 
-    place = directory()
-    found = entries(place)
+    folder = directory()
+    found = entries(folder)
     if as_json:
-        _print_json(place, found)
+        _print_json(folder, found)
     elif found:
         print(_table(found))
     elif not quiet:
-        print(f"nothing is kept in {place}", file=sys.stderr)
+        print(f"nothing is cached in {folder}", file=sys.stderr)
 
 
 @app.command(epilog=CLEAR_EPILOG, context_settings=_environment("CLEAR"))
 def clear(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="Only what came from this model or directory, or this file. Repeatable."),
+        typer.Argument(metavar="NAME", help="Only the files of this model or directory, or this file. Repeatable."),
     ] = None,
     older_than: Annotated[
         float | None,
-        option("--older-than", "DAYS", panel=INPUT, help="Only what was not used for so many days."),
+        option("--older-than", "DAYS", panel=INPUT, help="Only files that were not used for so many days."),
     ] = None,
     as_json: Annotated[bool, options.json_option("CACHE_CLEAR")] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Remove what is kept, or some of it."""
+    """Remove the cache files, or some of them."""
     from pocketvlm.backends import cache
 
     if older_than is not None and not older_than >= 0:
         raise OptionError(f"--older-than={older_than} is out of range: give a number of days, 0 or more")
-    place = cache.directory()
-    removed = cache.clear(place, names or (), older_than)
+    folder = cache.directory()
+    removed = cache.clear(folder, names or (), older_than)
     if as_json:
-        _print_json(place, removed)
+        _print_json(folder, removed)
     if not quiet:
         files = "1 file" if len(removed) == 1 else f"{len(removed)} files"
         print(f"removed {files}, {readable_size(sum(entry.nbytes for entry in removed))}", file=sys.stderr)
@@ -106,16 +106,16 @@ def clear(
 
 @app.command(epilog=PATH_EPILOG, context_settings=_environment("PATH"))
 def path(debug: options.Debug = False) -> None:
-    """Print the directory where they are kept, there or not."""
+    """Print the directory of the cache, whether it exists or not."""
     from pocketvlm.backends.cache import directory
 
     print(directory())
 
 
-def _print_json(place: Path, found: list[Entry]) -> None:
+def _print_json(folder: Path, found: list[Entry]) -> None:
     import json
 
-    print(json.dumps({"directory": str(place), "files": [_facts(entry) for entry in found]}, ensure_ascii=False))
+    print(json.dumps({"directory": str(folder), "files": [_facts(entry) for entry in found]}, ensure_ascii=False))
 
 
 def _facts(entry: Entry) -> dict[str, object]:

@@ -56,7 +56,7 @@ def chat(
 ) -> None:
     """Chat about pictures, videos and PDF pages.
 
-    Type or drop their paths anywhere in a sentence. The second question about a picture is quick: it is not read again.
+    Type or drop their paths anywhere in a sentence. A second question about a picture is quick, because it is cached.
     """
     if image and STDIN in image:
         raise OptionError("-i - does not work in a chat, which reads its lines from stdin: give a path")
@@ -79,7 +79,7 @@ def begin(
     quiet: bool,
     history: bool = True,
 ) -> None:
-    """Check what was typed, then chat. Its exit code, if it is not 0, ends the command.
+    """Check the arguments, then chat. An exit code other than 0 ends the command.
 
     engine: arguments of `load`. chosen: fields of SamplingParams, "normalize_newlines", "system". values: all
     options as they were typed, of which those of the processor are taken.

@@ -21,7 +21,7 @@ FAILED, USAGE, INTERRUPTED, READER_GONE = 1, 2, 130, 141
 
 
 def report(error: BaseException, debug: bool) -> int:
-    """Say on stderr what happened, with a traceback if `debug`, and return the exit code."""
+    """Print a failure on stderr, with a traceback if `debug`, and return the exit code."""
     if isinstance(error, BrokenPipeError):
         _drop_stdout()
         return READER_GONE
@@ -56,8 +56,8 @@ def _explain(error: BaseException) -> tuple[str, int]:
 
 
 def _as_typed(error: PocketVLMError) -> str:
-    """A message about places in a request, in terms of the command line: its images are the first parts."""
-    # A video may come behind any number of images; its name is in the message.
+    """Rewrites message parts in an error as arguments of the command line, whose images are the first parts."""
+    # A video may come after any number of images; its name is in the message.
     video = isinstance(error, VideoError)
     message = _PART.sub(lambda found: "video: " if video else f"image {int(found[1]) + 1}: ", str(error))
     return message.removeprefix("options: ")
@@ -82,20 +82,20 @@ def _usage(error: typer.TyperException) -> str:
 
 
 def _given(error: typer.TyperException) -> object:
-    """The value that the parser's validator refused, if it was that."""
+    """The value that the parser's validator refused, or None for another error."""
     details = getattr(error.__cause__, "errors", None)
     return details()[0].get("input") if callable(details) else None
 
 
 def _say(line: str) -> None:
     with contextlib.suppress(OSError):
-        # In one piece: another thread may speak at the same time.
+        # One write, because another thread may write at the same time.
         sys.stderr.write(printable(" ".join(line.split())) + "\n")
         sys.stderr.flush()
 
 
 def _drop_stdout() -> None:
-    """Send what is still buffered nowhere, so that the interpreter's last flush cannot fail again."""
+    """Discard the buffered output, so that the interpreter's last flush cannot fail again."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pocketvlm.bytesize import readable_size
+from pocketvlm.bytesize import readable_count, readable_size
 from pocketvlm.cli import options
 from pocketvlm.options.load import LoadOptions
 
@@ -59,7 +59,7 @@ def _table(facts: dict[str, Any]) -> str:
     rows = {
         "model": facts["model"],
         "path": facts["path"],
-        "parameters": f"{_count(total)} ({readable_size(facts['bytes'])}; {stored})",
+        "parameters": f"{readable_count(total)} ({readable_size(facts['bytes'])}; {stored})",
         "text": f"{facts['text_layers']} layers, {facts['text_width']} wide "
         f"({linear} linear attention, {facts['full_attention_layers']} full)",
         "vision": f"{facts['vision_layers']} layers, {facts['vision_width']} wide",
@@ -72,10 +72,3 @@ def _table(facts: dict[str, Any]) -> str:
     }
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {printable(str(value))}" for name, value in rows.items())
-
-
-def _count(number: int) -> str:
-    for unit, scale in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= scale:
-            return f"{number / scale:.1f} {unit}"
-    return str(number)

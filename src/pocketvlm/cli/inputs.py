@@ -12,7 +12,7 @@ STDIN = "-"
 
 
 def read_images(names: Sequence[str], videos_too: bool = False) -> list[str | bytes]:
-    """Images as the processor takes them: `-` becomes the bytes on stdin; a path that is not there is refused now.
+    """Images for the processor: `-` becomes the bytes on stdin; a missing path is refused now.
 
     videos_too: whether a video may stand among them, too. Raises ImageError, VideoError, OptionError.
     """
@@ -22,7 +22,7 @@ def read_images(names: Sequence[str], videos_too: bool = False) -> list[str | by
 
 
 def read_videos(names: Sequence[str]) -> list[str]:
-    """Videos as the processor takes them; a path that is not there is refused now. Raises VideoError, OptionError."""
+    """Videos for the processor; a missing path is refused now. Raises VideoError, OptionError."""
     if STDIN in names:
         raise OptionError("-v -: a video is not read from stdin: give its path")
     for name in names:
@@ -73,7 +73,7 @@ def _checked(name: str, videos_too: bool) -> str:
 
 
 def _head(name: str) -> bytes:
-    """The first bytes of a file on disk; none of anything else, which the processor looks at."""
+    """The first bytes of a file on disk; empty for other sources, which the processor checks."""
     from pocketvlm.processor.formats import HEAD
 
     try:
@@ -98,7 +98,7 @@ def _missing(name: str) -> bool:
     try:
         return is_path and not Path(name).expanduser().exists()
     except (OSError, RuntimeError, ValueError):
-        return False  # the processor says why such a path cannot be read
+        return False  # the processor's error says why such a path cannot be read
 
 
 def read_prompt(text: str | None, images: Sequence[str], piped: bool) -> str:

@@ -17,17 +17,17 @@ from typing import Any, TextIO
 
 from pocketvlm.errors import CacheWarning
 
-# Text, and the library that it is from (empty for our own).
+# Text, and the library that it comes from (empty for our own).
 Say = Callable[[str, str], None]
 
-# Our own limits on the size of pictures hold, so this warning tells users nothing.
+# Our own limits on the size of pictures apply, so this warning tells users nothing.
 _USELESS = ("DecompressionBombWarning",)
-# Each text is said once. A server may see any number of them, so this bounds the memory and the log.
+# Each text is printed once, up to this number of texts, which bounds the memory and the log of a server.
 _REMEMBERED = 1000
 
 
 class Notices:
-    """Where the warnings of a command go. write: may be changed. quiet: whether there are none."""
+    """Writes the warnings of a command. write: the output function, may be replaced. quiet: suppresses all warnings."""
 
     def __init__(self, write: Say) -> None:
         self.write = write
@@ -40,7 +40,7 @@ class Notices:
 
 
 def notices(context: Any) -> Notices:
-    """Where the warnings of the command with this context go; nowhere where `app.start` does not run it."""
+    """The Notices of the command with this context; silent if `app.start` does not run the command."""
     found: Notices | None = context.find_object(Notices)
     return found or Notices(lambda text, source: None)
 
@@ -55,7 +55,7 @@ def clean_stderr(say: Say) -> Iterator[None]:
         return
     usual = sys.stderr
     source, target = os.pipe()
-    # A library that writes while it holds the interpreter's lock must not wait for the thread that reads.
+    # A library may write while it holds the interpreter's lock, and must then not wait for the reading thread.
     os.set_blocking(target, False)
     if _is_descriptor_2(usual):
         sys.stderr = os.fdopen(real, "w", 1, usual.encoding, usual.errors, closefd=False)
@@ -67,7 +67,7 @@ def clean_stderr(say: Say) -> Iterator[None]:
         yield
     finally:
         os.dup2(real, 2)
-        # A program that was started and still runs may hold the other end.
+        # A child process that still runs may hold the other end.
         thread.join(1.0)
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.flush()

@@ -28,7 +28,7 @@ MODEL_HELP = 'Model: "nano" (built in), a directory, or a hub id such as openbmb
 
 
 def option(*names_and_metavar: str, panel: str, help: str, **more: Any) -> Any:
-    """An option: its spellings, then what stands for its value (FLAG for none); its panel in --help, and its text."""
+    """An option: its spellings, the name of its value in --help (FLAG for none), its panel in --help, and its text."""
     *names, metavar = names_and_metavar
     return typer.Option(*names, metavar=metavar, rich_help_panel=panel, help=help, show_envvar=False, **more)
 

@@ -1,6 +1,6 @@
 """Commands parse plain values themselves, because Typer's validators take a fifth of the start-up time.
 
-What is not plain, wrong values above all, is left to Typer, so that results and complaints are its own.
+Typer parses all other values, above all wrong ones, so that results and error messages are the same.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class PlainValues:
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Turn a command line into parameters of the context; gives what is left of it."""
         for parameter in self.get_params(ctx):  # type: ignore[attr-defined]
-            # Where another version of Typer has no such method, it goes its own way, only slower.
+            # A version of Typer without this method parses every value itself, only slower.
             usual = getattr(parameter, "get_runtime_param", None)
             if usual is not None and not _is_bounded(parameter):
                 vars(parameter)["get_runtime_param"] = partial(_Coercion, _annotation(parameter), usual)
@@ -34,13 +34,13 @@ class PlainCommand(PlainValues, TyperCommand):
 
 
 class _Coercion:
-    """What Typer asks for the value of an option, as typed or as given in the code."""
+    """Converts the value of an option, from the command line or a default, as Typer's own class does."""
 
     def __init__(self, annotation: Any, usual: Callable[[], Any]) -> None:
         self._annotation, self._usual = annotation, usual
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
-        """The value as the command wants it. Raises what Typer raises."""
+        """The converted value. Raises the same errors as Typer."""
         if value is None:
             return () if param.multiple or param.nargs == -1 else None
         found = plain(self._annotation, value)

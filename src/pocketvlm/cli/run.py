@@ -34,7 +34,7 @@ Without a prompt, stdin is read; at a terminal, without images, a chat begins.
 Each option can be set as POCKETVLM_RUN_<OPTION>, e.g. POCKETVLM_RUN_MAX_TOKENS=64.
 """
 
-# What names of models are made of: directories and hub ids. Anything else, in the only argument, is a prompt.
+# The characters of model names (directories and hub ids). A single argument with other characters is a prompt.
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_./~@\\:-]+")
 
 
@@ -81,7 +81,7 @@ def run(
         raise OptionError(_nothing_to_answer(model, prompt_argument, prompt))
     images, videos = read_images(image or []), read_videos(video or [])
 
-    # Heavy from here on: everything above has answered typing mistakes at once.
+    # The heavy part begins here; everything above reports typing mistakes at once.
     from pocketvlm.api import load
     from pocketvlm.cli.answer import show
     from pocketvlm.cli.terminal import Activity

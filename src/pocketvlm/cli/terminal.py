@@ -14,7 +14,7 @@ from pocketvlm.bytesize import readable_size
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-# Control characters drive terminals; text from models, files and servers must not. Tab and newline stay.
+# Text from models, files and servers must not control the terminal. Tab and newline are allowed.
 _CONTROLS = {
     **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"},
     0x7F: 0x2421,
@@ -41,9 +41,9 @@ def dim(text: str, stream: TextIO) -> str:
 
 
 class Activity:
-    """One line on stderr about what is going on, shown once that has lasted DELAY seconds, gone when it ends.
+    """One line of progress on stderr, shown after DELAY seconds and removed at the end.
 
-    Quiet where stderr is no terminal. Reports may come from any thread.
+    Silent if stderr is no terminal. Any thread may report.
     """
 
     def __init__(self, quiet: bool) -> None:
@@ -61,7 +61,7 @@ class Activity:
         self.close()
 
     def say(self, label: str, done: int = 0, total: int = 0, in_bytes: bool = False) -> None:
-        """What is going on, and how far it is if that is known."""
+        """Report the current activity, and its progress if that is known."""
         with self._lock:
             if not self._open:
                 return
@@ -90,7 +90,7 @@ class Activity:
         return report
 
     def close(self) -> None:
-        """Take the line away; later reports show nothing."""
+        """Remove the line; later reports show nothing."""
         with self._lock:
             self._open = False
             if self._timer is not None:
@@ -123,7 +123,7 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class _Report:
-    """How far something is; total 0 where that is not known."""
+    """The progress of an activity; total is 0 if it is unknown."""
 
     label: str
     done: int

@@ -77,12 +77,12 @@ def count(
 ) -> dict[str, Any]:
     """Tokens of each image and video and of the whole prompt, in both modes.
 
-    The mode not chosen is computed from sizes alone. names: of images, and of videos with "video:" before them.
+    The other mode is computed from sizes alone. names: of images, and of videos with "video:" before them.
     """
     from dataclasses import replace
 
     from pocketvlm.options.media import IMAGE_OPTIONS, VIDEO_OPTIONS, ImageOptions, VideoOptions
-    from pocketvlm.processor.sampling import plan_pictures
+    from pocketvlm.processor.sampling import plan_groups
     from pocketvlm.processor.sizes import plan_image
 
     image_options = {name: value for name, value in chosen.items() if name in IMAGE_OPTIONS}
@@ -102,10 +102,10 @@ def count(
         modes: dict[str, Any] = {}
         for mode in MODES:
             options = replace(watched, downsample_mode=mode)
-            pictured = plan_pictures(video.width, video.height, video.pictures, options)
+            pictured = plan_groups(video.width, video.height, video.pictures, options)
             modes[mode] = {
-                "vision_tokens": sum(picture.vision_tokens for picture in pictured),
-                "tokens": sum(picture.tokens for picture in pictured) + tag,
+                "vision_tokens": sum(frames.vision_tokens for frames in pictured),
+                "tokens": sum(frames.tokens for frames in pictured) + tag,
             }
         videos.append(modes)
     text_tokens = len(prompt.ids) - sum(image.tokens for image in prompt.images)
@@ -203,7 +203,7 @@ def _table(report: dict[str, Any]) -> str:
 
 
 def _columns(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A table and an empty line behind it: the first column to the left, numbers to the right."""
+    """A table with an empty line after it: the first column aligned left, numbers aligned right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = []
     for row in (head, *rows):

@@ -104,7 +104,7 @@ class Memory:
         return self._bytes(self.pages_for(tokens), 1)
 
     @property
-    def most_tokens(self) -> int:
+    def max_tokens(self) -> int:
         """Tokens of the longest sequence that fits into the limit."""
         return max(0, (self.limit - self.slot_bytes) // self.page_bytes) * self.page_size
 

@@ -31,9 +31,9 @@ _SIZES = {"string": "Length", "array": "Items", "object": "Properties"}
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What a conjunction allows of one type. With `values` only those; `closed`: no names but those of the schema.
+    """The values of one type that a conjunction allows. values: only these. closed: only the schema's own names.
 
-    `meant`: the schema names the type, or no type while the keywords of this one or of none are there.
+    meant: the schema names this type, or it names no type and has no keywords of other types.
     """
 
     kind: str
@@ -42,8 +42,8 @@ class Case:
     values: tuple[Any, ...] | None = None
     number: Range = UNLIMITED
     texts: tuple[Keywords, ...] = ()  # "pattern" and "format" of strings
-    least: int = 0  # characters, items or properties
-    most: int | None = None
+    min_size: int = 0  # characters, items or properties
+    max_size: int | None = None
     prefix: tuple[Conjunction, ...] = ()
     items: Conjunction = ANYTHING
     properties: Mapping[str, Conjunction] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Case:
     closed: bool = False
 
     def item(self, index: int) -> Conjunction:
-        """What the item at an index must satisfy."""
+        """The conjunction that the item at an index must satisfy."""
         return self.prefix[index] if index < len(self.prefix) else self.items
 
     def children(self) -> Iterator[tuple[str, Conjunction]]:
@@ -65,7 +65,7 @@ class Case:
         return ((place, one) for place, one in found if one)
 
     def named(self, name: str) -> Conjunction | None:
-        """What the property of a name must satisfy; None where patterns decide that."""
+        """The conjunction that the property of a name must satisfy, or None if patterns decide that."""
         if name in self.properties:
             return self.properties[name]
         if self.patterns:
@@ -75,7 +75,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One choice of alternatives: keywords that must hold together, and branches of `oneOf` that must not hold."""
+    """One combination of alternatives: keywords that must all hold, and branches of `oneOf` that must not hold."""
 
     parts: tuple[Keywords, ...] = ()
     others: tuple[Any, ...] = ()
@@ -90,7 +90,7 @@ class Cases:
         self._open: dict[frozenset[int], list[tuple[Case, tuple[Any, ...]]]] = {}
 
     def conjunction(self, *schemas: Any) -> Conjunction:
-        """Some schemas without those that allow everything, and each once."""
+        """The schemas without duplicates and without those that allow everything."""
         found = {id(schema): schema for schema in schemas if not self._allows_all(schema)}
         return tuple(found.values())
 
@@ -98,10 +98,10 @@ class Cases:
         try:
             return self.reader.keywords(schema) in (True, {})
         except OptionError:
-            return False  # and the error comes again when its cases are asked for, with the name of its place
+            return False  # `cases` raises the error again, with the name of its place
 
     def original(self, conjunction: Conjunction) -> list[tuple[Case, tuple[Any, ...]]]:
-        """Cases that together allow what the schemas allow, and more where the branches in the tuple hold."""
+        """Cases that together allow what the schemas allow; they allow more if the branches in the tuple hold."""
         key = frozenset(map(id, conjunction))
         if key not in self._open:
             ways = self._product([self._ways(schema, ()) for schema in conjunction])
@@ -109,7 +109,7 @@ class Cases:
         return self._open[key]
 
     def _ways(self, schema: Any, above: tuple[int, ...]) -> list[Way]:
-        """The alternatives of a schema. Raises OptionError for one that is nothing but a reference to itself."""
+        """The alternatives of a schema. Raises OptionError for a schema that only refers to itself."""
         keywords = self.reader.keywords(schema)
         if isinstance(keywords, bool):
             return [Way()] if keywords else []
@@ -172,7 +172,7 @@ class Cases:
     def _filtered(self, name: str, values: Sequence[Any], way: Way) -> Case:
         """The values of a type that all parts allow and no other branch of `oneOf` does.
 
-        `pattern` and `format` of strings are left to the library.
+        The library checks `pattern` and `format` of strings.
         """
         left = []
         for value in values:
@@ -193,20 +193,20 @@ class Cases:
 
     def _case(self, name: str, parts: Sequence[Keywords]) -> Case:
         """The conjunction of parts for values of one type."""
-        least, most = 0, None
+        min_size, max_size = 0, None
         if size := _SIZES.get(name):
-            least = max((part.get(f"min{size}", 0) for part in parts), default=0)
+            min_size = max((part.get(f"min{size}", 0) for part in parts), default=0)
             sizes = [part[f"max{size}"] for part in parts if f"max{size}" in part]
-            most = min((one for one in sizes if one <= LONGEST), default=None)
+            max_size = min((one for one in sizes if one <= LONGEST), default=None)
         match name:
             case "number":
                 return Case(name, number=merged(parts))
             case "string":
-                return Case(name, texts=_texts(parts), least=least, most=most)
+                return Case(name, texts=_texts(parts), min_size=min_size, max_size=max_size)
             case "array":
-                return self._array(Case(name, least=least, most=most), parts)
+                return self._array(Case(name, min_size=min_size, max_size=max_size), parts)
             case "object":
-                return self._object(Case(name, least=least, most=most), parts)
+                return self._object(Case(name, min_size=min_size, max_size=max_size), parts)
         return Case(name)
 
     def _array(self, case: Case, parts: Sequence[Keywords]) -> Case:
@@ -219,7 +219,7 @@ class Cases:
         return replace(case, prefix=tuple(prefix), items=items)
 
     def _object(self, case: Case, parts: Sequence[Keywords]) -> Case:
-        """Each part limits names that only another one lists by its `patternProperties` or `additionalProperties`."""
+        """A part limits names that only other parts list, by its `patternProperties` or `additionalProperties`."""
         required = tuple(dict.fromkeys(name for part in parts for name in part.get("required", ())))
         names = dict.fromkeys(
             name for part in parts for name in (*part.get("properties", ()), *part.get("required", ()))
@@ -258,6 +258,6 @@ def _matches(pattern: str, name: str) -> bool:
 
 
 def _texts(parts: Sequence[Keywords]) -> tuple[Keywords, ...]:
-    """What of some parts limits the characters of a text."""
+    """The keywords that limit the characters of a text."""
     found = ({key: part[key] for key in ("pattern", "format") if key in part} for part in parts)
     return tuple(one for one in found if one)

@@ -13,12 +13,12 @@ class Disjoint:
     """Compares the cases of one root schema."""
 
     def __init__(self, cases: Cases) -> None:
-        """cases: where the conjunctions of parts are taken apart."""
+        """cases: resolves the conjunctions of parts into cases."""
         self._cases = cases
         self._left = COMPARISONS
 
     def apart(self, written: Case, other: Case, depth: int = 0) -> bool:
-        """Whether no text under `written` is valid under `other`, as far as that is plain.
+        """Whether no text under `written` is valid under `other`; False if this cannot be proved easily.
 
         `closed` counts for `written` alone: `other` stands for all that the original schema allows.
         """
@@ -35,7 +35,7 @@ class Disjoint:
             case "number":
                 return written.number.excludes(other.number)
             case "array":
-                there = min(written.least, max(len(written.prefix), len(other.prefix)) + 1)
+                there = min(written.min_size, max(len(written.prefix), len(other.prefix)) + 1)
                 return any(self._parts_apart(written.item(n), other.item(n), depth) for n in range(there))
             case "object":
                 always = dict.fromkeys((*written.required, *other.required))
@@ -54,7 +54,7 @@ class Disjoint:
         return None
 
     def telling(self, written: Case, other: Case) -> str | None:
-        """A property that, once it is required, tells an object from the other by its values."""
+        """A property whose values would tell the two objects apart if it were required."""
         if written.kind != "object" or other.kind != "object":
             return None
         names = (name for name in written.properties if name in other.properties)
@@ -90,4 +90,6 @@ class Disjoint:
 
 
 def _sizes_apart(one: Case, two: Case) -> bool:
-    return (one.most is not None and one.most < two.least) or (two.most is not None and two.most < one.least)
+    return (one.max_size is not None and one.max_size < two.min_size) or (
+        two.max_size is not None and two.max_size < one.min_size
+    )

@@ -1,4 +1,4 @@
-"""Whether a request's expression matches a text, in linear time: Python's own engine may backtrack without end."""
+"""`matches` tests a regular expression in linear time, because Python's own engine may backtrack endlessly."""
 
 from __future__ import annotations
 

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from pocketvlm.processor.tokenizer import Tokenizer
 
-# Limits of the cache: what the grammars in it take together, as the trial measured them, and how many they are.
+# Limits of the cache: the bytes of all its grammars, as the trial measured them, and their number.
 CACHED_BYTES = 48 << 20
 CACHED = 64
-MIN_SIZE = 256 << 10  # bytes: small ones differ in what the measurement misses
-# Threads free what they do not need, but the allocator gives it back only when it is told to.
+MIN_SIZE = 256 << 10  # bytes; the measurement is too coarse for smaller grammars
+# The allocator keeps memory that threads have freed until `return_memory` is called.
 EVICTED_BYTES = 16 << 20
 THOUGHT_END = "\n\n"
 
@@ -42,7 +42,7 @@ class Calls:
 
 
 class GrammarConstraint:
-    """Where one sequence stands in its grammar. Not to be shared between threads or sequences."""
+    """The state of one sequence in its grammar. Not to be shared between threads or sequences."""
 
     def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
         """Take over a matcher that has seen no token."""
@@ -114,7 +114,7 @@ class Grammars:
         self._built: LLTokenizer | None = None
         self._trial = Trial()
         self._cache: LRU[bytes, Grammar] = LRU(size=lambda grammar: grammar.size)
-        self._evicted = 0  # bytes since memory was last given back
+        self._evicted = 0  # bytes since memory was last returned to the system
         self._building = threading.Lock()
         self._lock = threading.Lock()
 
@@ -209,7 +209,7 @@ class Grammars:
         return grammar
 
     def _compile(self, written: Written, thinking: bool, what: str) -> Grammar:
-        """Try a grammar, then compile it here. Pieces are tried alone to find the one that is refused or empty."""
+        """Try a grammar, then compile it here. Its parts are tried alone to find the part that is refused or empty."""
         built = self._vocabulary()
         thought, begin = "", ""
         if thinking:
@@ -222,17 +222,17 @@ class Grammars:
         if len(text.encode()) > lark.GRAMMAR_BYTES:
             raise OptionError(f"{what}: the grammar has more than {lark.GRAMMAR_BYTES} bytes; make it smaller")
         verdict = self._trial.verdict(text)
-        for piece in written.pieces:
-            if not verdict.complaint and not piece.may_be_empty:
+        for part in written.parts:
+            if not verdict.complaint and not part.may_be_empty:
                 continue
-            if own := self._trial.verdict(f"%llguidance {{}}\nstart: {piece.rule}\n").complaint:
-                raise OptionError(f"{piece.what}: {lark.explained(own)}")
+            if own := self._trial.verdict(f"%llguidance {{}}\nstart: {part.rule}\n").complaint:
+                raise OptionError(f"{part.what}: {lark.explained(own)}")
         if verdict.complaint:
             raise OptionError(f"{what}: {lark.explained(verdict.complaint)}")
         return Grammar(self._matcher(built, text, what), self._vocab_size, max(verdict.size, MIN_SIZE))
 
     def _add(self, key: bytes, grammar: Grammar) -> None:
-        """Cache a grammar, evict those that were not used for longest, and give their memory back from time to time."""
+        """Cache a grammar and evict the least recently used ones; now and then return their memory to the system."""
         with self._lock:
             self._cache.put(key, grammar)
             while len(self._cache) > 1 and (len(self._cache) > CACHED or self._cache.total > CACHED_BYTES):
@@ -247,7 +247,7 @@ class Grammars:
         from llguidance import LLMatcher
 
         matcher = LLMatcher(built, text, log_level=0, limits=limits())  # type: ignore[arg-type]
-        # The first mask once for all sequences: copies keep it.
+        # Compute the first mask once for all sequences: copies of the matcher keep it.
         matcher.compute_bitmask()
         if matcher.is_error():
             raise OptionError(f"{what}: {lark.explained(matcher.get_error())}")

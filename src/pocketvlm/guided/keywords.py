@@ -29,7 +29,7 @@ _REFUSED = {
     *("dependencies", "dependentRequired", "dependentSchemas", "unevaluatedProperties", "unevaluatedItems"),
     *("$dynamicRef", "$recursiveRef"),
 }
-# Values with which a refused keyword allows everything.
+# Values with which an unsupported keyword allows everything, so that it need not be refused.
 _NO_LIMIT: dict[str, list[Any]] = {
     "uniqueItems": [False],
     "propertyNames": [True, {}, {"type": "string"}],
@@ -46,7 +46,7 @@ class SchemaReader:
     def __init__(self, root: Any) -> None:
         """root: the schema in which `$ref` is resolved."""
         self._root = root
-        # The schemas are held as well, so that their ids stay theirs.
+        # The dictionary also holds the schemas, so that no other object can get their ids.
         self._known: dict[int, tuple[Any, Keywords]] = {}
         self._visits = 0
 
@@ -116,7 +116,7 @@ def identity(value: Any) -> str:
 
 @contextmanager
 def named(what: str) -> Iterator[None]:
-    """Puts the name of a schema in front of the OptionErrors about it."""
+    """Prefixes the OptionErrors about a schema with its name."""
     try:
         yield
     except OptionError as error:

@@ -81,7 +81,7 @@ def json_rule(schema: Mapping[str, Any], what: str, *, pretty: bool = False) -> 
 
 
 def explained(complaint: str) -> str:
-    """A complaint of the library as half a sentence that names the keyword and the way out."""
+    """An error of the library as half a sentence that names the keyword and what to do."""
     if complaint == TOO_LARGE:
         return complaint
     if found := re.search(r"Unknown format: (.*)", complaint):

@@ -11,7 +11,7 @@ from typing import Any
 from pocketvlm.errors import OptionError
 from pocketvlm.guided.validity import fraction
 
-# The library keeps limits as float64 and counts digits in 64 bits: the largest float64 below 2 ** 63.
+# The largest float64 below 2 ** 63, because the library stores limits as float64 and counts digits in 64 bits.
 LARGEST = 2**63 - 1024
 
 
@@ -19,8 +19,8 @@ LARGEST = 2**63 - 1024
 class Range:
     """Limits of a number; None where there is none. An exclusive limit does not itself belong to the range."""
 
-    least: Fraction | None = None
-    most: Fraction | None = None
+    low: Fraction | None = None
+    high: Fraction | None = None
     above: bool = False
     below: bool = False
     integer: bool = False
@@ -30,19 +30,19 @@ class Range:
     def empty(self) -> bool:
         """Whether no number is in the range."""
         step = self.step
-        if self.least is None or self.most is None:
+        if self.low is None or self.high is None:
             return False
         if step is None:
-            return self.least > self.most or (self.least == self.most and (self.above or self.below))
-        first = math.floor(self.least / step) + 1 if self.above else math.ceil(self.least / step)
-        last = math.ceil(self.most / step) - 1 if self.below else math.floor(self.most / step)
+            return self.low > self.high or (self.low == self.high and (self.above or self.below))
+        first = math.floor(self.low / step) + 1 if self.above else math.ceil(self.low / step)
+        last = math.ceil(self.high / step) - 1 if self.below else math.floor(self.high / step)
         return first > last
 
     @property
     def shown(self) -> str:
         """An empty range for an error."""
-        least, most = (f"{float(limit or 0):g}" for limit in (self.least, self.most))
-        return f"no number lies between {least} and {most} as the keywords want"
+        low, high = (f"{float(limit or 0):g}" for limit in (self.low, self.high))
+        return f"no number lies between {low} and {high} as the keywords want"
 
     @property
     def step(self) -> Fraction | None:
@@ -57,21 +57,21 @@ class Range:
         return _apart(self, other) or _apart(other, self)
 
     def schema(self) -> dict[str, Any]:
-        """As keywords for the library, limits rounded inwards where it could not keep them. Raises OptionError."""
+        """The range as keywords for the library, with its limits rounded inwards if need be. Raises OptionError."""
         found: dict[str, Any] = {"type": "integer" if self.integer else "number"}
-        least, most, above, below = self.least, self.most, self.above, self.below
-        # The library allows an exclusive whole limit itself if no other whole number is in the range.
-        if not self.integer and least is not None and most is not None and math.ceil(most) - math.floor(least) <= 1:
-            if above and least.denominator == 1:
-                least, above = _next(least, True), False
-            if below and most.denominator == 1:
-                most, below = _next(most, False), False
-            if least > most:
+        low, high, above, below = self.low, self.high, self.above, self.below
+        # The library wrongly allows an exclusive whole limit if no other whole number is in the range.
+        if not self.integer and low is not None and high is not None and math.ceil(high) - math.floor(low) <= 1:
+            if above and low.denominator == 1:
+                low, above = _next(low, True), False
+            if below and high.denominator == 1:
+                high, below = _next(high, False), False
+            if low > high:
                 raise OptionError(f"{self.shown}, or only numbers with too many digits")
-        if least is not None:
-            found["exclusiveMinimum" if above else "minimum"] = _limit(least, "minimum", True)
-        if most is not None:
-            found["exclusiveMaximum" if below else "maximum"] = _limit(most, "maximum", False)
+        if low is not None:
+            found["exclusiveMinimum" if above else "minimum"] = _limit(low, "minimum", True)
+        if high is not None:
+            found["exclusiveMaximum" if below else "maximum"] = _limit(high, "maximum", False)
         steps = [_written(one) for one in self.multiples]
         if steps:
             found["multipleOf"] = steps[0]
@@ -89,11 +89,11 @@ def merged(parts: Sequence[Mapping[str, Any]]) -> Range:
     lower += [(fraction(part["exclusiveMinimum"]), True) for part in parts if "exclusiveMinimum" in part]
     upper = [(fraction(part["maximum"]), False) for part in parts if "maximum" in part]
     upper += [(fraction(part["exclusiveMaximum"]), True) for part in parts if "exclusiveMaximum" in part]
-    least, above = max(lower, default=(None, False))
-    most, below = min(upper, key=lambda limit: (limit[0], not limit[1]), default=(None, False))
+    low, above = max(lower, default=(None, False))
+    high, below = min(upper, key=lambda limit: (limit[0], not limit[1]), default=(None, False))
     integer = any("type" in part and "integer" in part["type"] and "number" not in part["type"] for part in parts)
     multiples = dict.fromkeys(fraction(part["multipleOf"]) for part in parts if "multipleOf" in part)
-    return Range(least, most, above, below, integer, tuple(multiples))
+    return Range(low, high, above, below, integer, tuple(multiples))
 
 
 def writable(value: Any) -> None:
@@ -113,20 +113,20 @@ def _common(one: Fraction, two: Fraction) -> Fraction:
     return Fraction(numerator, one.denominator * two.denominator)
 
 
-def _apart(low: Range, high: Range) -> bool:
-    if low.most is None or high.least is None:
+def _apart(left: Range, right: Range) -> bool:
+    if left.high is None or right.low is None:
         return False
-    return low.most < high.least or (low.most == high.least and (low.below or high.above))
+    return left.high < right.low or (left.high == right.low and (left.below or right.above))
 
 
 def _next(limit: Fraction, up: bool) -> Fraction:
-    """The number next to a limit that has 12 decimal places, or as many digits: the library rounds longer ones."""
+    """The number next to a limit with 12 decimal places or as many digits; the library rounds longer numbers."""
     step = max(Fraction(1), abs(limit)) / 10**12
     return limit + step if up else limit - step
 
 
 def _limit(limit: Fraction, keyword: str, up: bool) -> float:
-    """A limit as the library can keep it, rounded into the range."""
+    """A limit rounded into the range, to a value that the library can store."""
     outside = limit < -LARGEST if up else limit > LARGEST
     if outside:
         limit = Fraction(-LARGEST if up else LARGEST)

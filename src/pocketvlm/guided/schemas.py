@@ -9,7 +9,7 @@ The result allows nothing that the original forbids:
 - Branches of `oneOf` must exclude each other. A property whose constant values tell them apart becomes required, as
   readers of a union with a discriminator want it, and any other one if nothing else tells them apart. Where one branch
   requires a property that is optional in another, the other goes without it.
-- What no finite value satisfies is left out, so that writing never comes to a place from which nothing goes on.
+- Parts that no finite value satisfies are left out, so that generation never reaches a dead end.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pocketvlm.guided.disjoint import Disjoint
 from pocketvlm.guided.keywords import kind, named, shown
 
 NODES = 20_000  # conjunctions and cases of one schema
-PLACE = 100  # characters of the place in an error, the last ones
+PLACE = 100  # an error shows the last characters of a place, at most so many
 INLINE = 12  # levels of subschemas inside each other, before a definition is made
 
 
@@ -49,7 +49,7 @@ def closed_schema(schema: object, what: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why nothing satisfies a case, and the part at fault if it is one."""
+    """Why nothing satisfies a case, and the part that causes it, if it is a single part."""
 
     text: str
     part: Conjunction | None = None
@@ -94,7 +94,7 @@ class ClosedSchemas:
         return self._node(conjunction).cases
 
     def kinds(self, conjunction: Conjunction) -> set[str]:
-        """The types that a conjunction speaks of, also where nothing satisfies them."""
+        """The types that a conjunction mentions, even if no value satisfies them."""
         found = [case for case, _ in self._cases.original(conjunction) if case.meant]
         values = (value for case in found for part in case.parts for value in part.get("enum", {}).values())
         return {case.kind for case in found} | set(map(kind, values))
@@ -152,7 +152,7 @@ class ClosedSchemas:
         return self._nodes[key]
 
     def _exclusive(self, case: Case, others: Iterable[Any]) -> Case:
-        """A case narrowed so far that no other branch of its `oneOf` allows any of it. Raises OptionError."""
+        """A case narrowed until no other branch of its `oneOf` allows any value of it. Raises OptionError."""
         for other in others:
             for rival, _ in self._cases.original(self._cases.conjunction(other)):
                 if name := self._disjoint.tag(case, rival):
@@ -170,7 +170,7 @@ class ClosedSchemas:
         return case
 
     def _explore(self, node: Node) -> None:
-        """Find all nodes below a node, and which of them a finite value satisfies: the least fixed point."""
+        """Find all nodes below a node, and those that some finite value satisfies (the least fixed point)."""
         fresh, places = [node], {id(node): ""}
         for outer in fresh:  # grows
             above = f"{places[id(outer)]}, " if places[id(outer)] else ""
@@ -194,14 +194,14 @@ class ClosedSchemas:
 
     def _fault(self, case: Case) -> Fault:
         """Why nothing satisfies a case, as far as is known of its parts."""
-        if case.most is not None and case.least > case.most:
+        if case.max_size is not None and case.min_size > case.max_size:
             size = {"string": "Length", "array": "Items", "object": "Properties"}[case.kind]
-            return Fault(f"min{size} {case.least} is more than max{size} {case.most}")
+            return Fault(f"min{size} {case.min_size} is more than max{size} {case.max_size}")
         match case.kind:
             case "number" if case.number.empty:
                 return Fault(case.number.shown)
             case "array":
-                for index in range(min(case.least, len(case.prefix) + 1)):
+                for index in range(min(case.min_size, len(case.prefix) + 1)):
                     if not self.works(case.item(index)):
                         return Fault(f"item {index} is required, but nothing satisfies its schema", case.item(index))
             case "object":
@@ -212,12 +212,12 @@ class ClosedSchemas:
         for name in case.required:
             if not self.works(case.properties[name]):
                 return Fault(f"property {name!r} is required, but nothing satisfies its schema", case.properties[name])
-        if case.most is not None and len(case.required) > case.most:
-            return Fault(f"{len(case.required)} properties are required, but maxProperties is {case.most}")
-        if case.least > len(case.required) and not self.open(case):
+        if case.max_size is not None and len(case.required) > case.max_size:
+            return Fault(f"{len(case.required)} properties are required, but maxProperties is {case.max_size}")
+        if case.min_size > len(case.required) and not self.open(case):
             there = sum(map(self.works, case.properties.values()))
-            if case.least > there:
-                return Fault(f"minProperties is {case.least}, but only {there} can be there")
+            if case.min_size > there:
+                return Fault(f"minProperties is {case.min_size}, but only {there} can be there")
         return _NONE
 
     def open(self, case: Case) -> bool:
@@ -305,20 +305,21 @@ class _Writer:
             found["patternProperties"] = {pattern: self._of(one, depth) for pattern, one in case.patterns.items()}
         if case.closed or case.additional:
             found["additionalProperties"] = False if case.closed else self._of(case.additional, depth)
-        if case.least - len(case.required) > 1 and opened:
+        if case.min_size - len(case.required) > 1 and opened:
             raise OptionError(
-                f'keyword "minProperties": {case.least} cannot be enforced, because names may come twice; leave it out'
+                f'keyword "minProperties": {case.min_size} cannot be enforced, because names may come twice; '
+                "leave it out"
             )
-        if case.least > len(case.required):
-            found["minProperties"] = case.least
-        if case.most is not None and (opened or case.most < len(found.get("properties", ()))):
-            found["maxProperties"] = case.most
+        if case.min_size > len(case.required):
+            found["minProperties"] = case.min_size
+        if case.max_size is not None and (opened or case.max_size < len(found.get("properties", ()))):
+            found["maxProperties"] = case.max_size
         return found
 
 
 def _sizes(case: Case, what: str) -> dict[str, int]:
-    found = {f"min{what}": case.least} if case.least else {}
-    return found if case.most is None else {**found, f"max{what}": case.most}
+    found = {f"min{what}": case.min_size} if case.min_size else {}
+    return found if case.max_size is None else {**found, f"max{what}": case.max_size}
 
 
 def _together(schema: dict[str, Any], texts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,10 +8,11 @@
     </function>
     </tool_call>
 
-`<tool_call>` and `</tool_call>` are control tokens, the rest is text. Parameters come in any order, each at most once,
-the required ones always; none that the schema does not name. A value whose schema is a text is written raw and cannot
-contain a tag of the form; every other value is JSON on one line. Where a schema allows any text and other things
-too, the value is text. Raw texts keep to enum, const, minLength, maxLength and pattern; their `format` is only a note.
+`<tool_call>` and `</tool_call>` are control tokens, everything else is text. Parameters come in any order, each at most
+once; required parameters must be there, and parameters that the schema does not name are not allowed. A value whose
+schema is a string is written raw and cannot contain one of these tags; any other value is JSON on one line. If a schema
+allows any string and other types too, the value is raw text. Raw texts obey enum, const, minLength, maxLength and
+pattern; their `format` is not enforced.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ from pocketvlm.guided.schemas import ClosedSchemas
 from pocketvlm.guided.values import value_of
 
 TOOLS = 128
-PARAMETERS = 64  # bits of the number that says which ones were given
+PARAMETERS = 64  # bits of the mask of parameters that were given
 CLOSE = "</parameter>"
 END = lark.literal("</function>")
-# A raw text that held these would read as more than one value, or as the end of the call.
+# A raw text that contained one of these would be read as several values, or as the end of the call.
 FORBIDDEN = (CLOSE, "<parameter=", "</function>", "</tool_call>")
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Part:
     """A part of a grammar that stands alone: the body of its rule, and what to call it in an error.
 
-    `may_be_empty`: perhaps no text is in it, which the library sees only where the piece stands alone.
+    `may_be_empty`: perhaps no text matches it; the library notices that only when it compiles the part alone.
     """
 
     rule: str
@@ -54,12 +55,12 @@ class Written:
 
     answer: str
     rules: str = ""
-    pieces: tuple[Piece, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     def __or__(self, other: Written) -> Written:
         """A grammar for what one of two allows, whose rules have different names."""
         rules = f"one: {self.answer}\n{self.rules}\nother: {other.answer}\n{other.rules}"
-        return Written("one | other", rules, self.pieces + other.pieces)
+        return Written("one | other", rules, self.parts + other.parts)
 
 
 def tool_grammar(
@@ -72,7 +73,7 @@ def tool_grammar(
 ) -> Written:
     """The rules of some tools and the parts for their parameters. Raises OptionError.
 
-    strict_only: only functions with `strict: true` keep to their schemas; calls of others hold any text.
+    strict_only: only calls of functions with `strict: true` must satisfy their schemas; other calls may hold any text.
     """
     functions = [_function(tool, index) for index, tool in enumerate(tools)]
     lark.dump([*tools], "tools", lark.SCHEMA_BYTES)
@@ -88,12 +89,12 @@ def tool_grammar(
     if not functions:
         raise OptionError("tool calls are asked for, but there are no tools")
     rules: list[str] = []
-    pieces: list[Piece] = []
+    parts: list[Part] = []
     for index, function in enumerate(functions):
         if strict_only and function.get("strict") is not True:
             rules.append(_any_call(function, index))
         else:
-            _Function(function, index, rules, pieces).write()
+            _Function(function, index, rules, parts).write()
     bodies = " | ".join(f"f_{index}" for index in range(len(functions)))
     more = ' ("\\n" call)*' if parallel else ""
     answer = f"call{more}"
@@ -101,7 +102,7 @@ def tool_grammar(
         answer = f"TEXT ({answer})?"
         rules.append(f"TEXT: {lark.without('<tool_call>')}")
     rules.append(f'call: <tool_call> "\\n<function=" ({bodies}) "\\n" </tool_call>')
-    return Written(answer, "\n".join(rules), tuple(pieces))
+    return Written(answer, "\n".join(rules), tuple(parts))
 
 
 def _function(tool: Mapping[str, Any], index: int) -> Mapping[str, Any]:
@@ -122,18 +123,18 @@ def _any_call(function: Mapping[str, Any], index: int) -> str:
 class _Function:
     """Writes the rules of one tool."""
 
-    def __init__(self, function: Mapping[str, Any], index: int, rules: list[str], pieces: list[Piece]) -> None:
+    def __init__(self, function: Mapping[str, Any], index: int, rules: list[str], parts: list[Part]) -> None:
         self.name = _tag(function["name"], "tool")
         self.index = index
         self.rules = rules
-        self.pieces = pieces
+        self.parts = parts
         self.schema = function.get("parameters") or {}
         self.closed = ClosedSchemas(self.schema)
         self.what = f"tool {self.name!r}"
 
     def write(self) -> None:
         properties, required = self._arguments()
-        # Required ones first: whether all are there is one look at the lowest bits.
+        # Required parameters come first, so that the lowest bits of the mask say whether all of them are there.
         order = [*required, *(name for name in properties if name not in required)]
         if len(order) > PARAMETERS:
             raise OptionError(f"{self.what} has {len(order)} parameters; at most {PARAMETERS} are accepted")
@@ -175,7 +176,7 @@ class _Function:
 
     def _counted(self, case: Case, given: int) -> None:
         """Refuse limits on the number of parameters that could be broken."""
-        if case.least > len(case.required) or (case.most is not None and case.most < given):
+        if case.min_size > len(case.required) or (case.max_size is not None and case.max_size < given):
             raise OptionError('keywords "minProperties" and "maxProperties" cannot be enforced here; leave them out')
 
     def _value(self, conjunction: Conjunction, rule: str, what: str) -> None:
@@ -186,11 +187,11 @@ class _Function:
         if value.texts:
             texts = f"(({' | '.join(value.texts)}) & {lark.without(*FORBIDDEN)})"
             self.rules.append(f"{rule}: {rule.upper()}\n{rule.upper()}: {texts} {end}")
-            self.pieces.append(Piece(f"V\nV: {texts}", what, may_be_empty=value.texts != [lark.ANY_TEXT]))
+            self.parts.append(Part(f"V\nV: {texts}", what, may_be_empty=value.texts != [lark.ANY_TEXT]))
         else:
             body = lark.json_rule(value.schema, what)
             self.rules.append(f"{rule}: {rule}_json {end}\n{rule}_json: {body}")
-            self.pieces.append(Piece(f"j\nj: {body}", what))
+            self.parts.append(Part(f"j\nj: {body}", what))
 
 
 def _tag(name: str, what: str) -> str:

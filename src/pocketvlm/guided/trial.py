@@ -23,9 +23,9 @@ from typing import IO
 SECONDS = 2.0  # of processor time, for one grammar
 MEGABYTES = 1024  # of address space, for the whole process
 STEPS = 256  # bytes written under the grammar
-# A quarter of what threads usually have: what passes here has room there.
+# A quarter of the usual stack of a thread, so that a grammar that compiles here also compiles in the server.
 STACK = 2 << 20
-# The control tokens that grammars name. Here text is single bytes, so ids 0 to 255 are those.
+# The control tokens that grammars name. Ids 0 to 255 are single bytes, because the trial's tokenizer knows only bytes.
 CONTROL = ("<|end|>", "<think>", "</think>", "<tool_call>", "</tool_call>")
 UNSATISFIABLE = "NoExtensionBias"
 TOO_LARGE = "it takes too much time or memory, or is nested too deeply; make it smaller"
@@ -33,7 +33,7 @@ TOO_LARGE = "it takes too much time or memory, or is nested too deeply; make it 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is wrong with a grammar, or nothing; and how many bytes of memory it took to compile and to use a little."""
+    """The complaint about a grammar (empty if none), and the bytes of memory that compiling and a short use took."""
 
     complaint: str
     size: int = 0
@@ -52,7 +52,7 @@ class Trial:
         with self._lock:
             process = self._process
             if process is None or process.poll() is not None:
-                # -P: the folder of this file is no place to import from.
+                # -P: do not import from the folder of this file.
                 command = [sys.executable, "-P", str(Path(__file__))]
                 pipe = subprocess.PIPE
                 process = subprocess.Popen(
@@ -66,7 +66,7 @@ class Trial:
                 answer = read(process.stdout)
             except (BrokenPipeError, EOFError):
                 process.wait()
-                # Killed by a signal is the grammar's fault; any other end means that the process cannot work at all.
+                # A signal means that the grammar is at fault; any other exit means that the helper process cannot run.
                 if process.returncode >= 0:
                     raise RuntimeError(f"the helper process of guided output ended with {process.returncode}") from None
                 return Verdict(TOO_LARGE)
@@ -166,7 +166,7 @@ def serve() -> None:
             grammar = read(sys.stdin.buffer)
         except EOFError:
             return
-        # Time of the processor, not of the clock: a busy machine refuses no grammar. The signal's default is death.
+        # Limit processor time, not clock time, so that a busy machine refuses no grammar. The signal ends the process.
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
             verdict = judge(tokenizer, grammar)

@@ -97,8 +97,8 @@ def _number(keywords: Keywords, value: float) -> bool:
 
 
 def _within(keywords: Keywords, what: str, size: int) -> bool:
-    most = keywords.get(f"max{what}")
-    return bool(keywords.get(f"min{what}", 0) <= size and (most is None or size <= most))
+    limit = keywords.get(f"max{what}")
+    return bool(keywords.get(f"min{what}", 0) <= size and (limit is None or size <= limit))
 
 
 def _is_integer(value: Any) -> bool:

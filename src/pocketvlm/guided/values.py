@@ -13,7 +13,7 @@ from pocketvlm.guided.cases import Case, Conjunction
 from pocketvlm.guided.numbers import UNLIMITED, Range
 from pocketvlm.guided.schemas import ClosedSchemas
 
-# JSON of a type as terminals. A text as an alternative shares the terminal: the lexer takes the longest match.
+# Terminals for JSON of a type. A text as an alternative goes into the same terminal: the lexer takes the longest match.
 _WORDS = {
     "null": ['"null"'],
     "boolean": ['"true"', '"false"'],
@@ -35,18 +35,18 @@ _LOOKS_LIKE = {
 
 @dataclass(slots=True)
 class Value:
-    """What a parameter takes: raw texts, as terminals; or JSON of a schema where there are none."""
+    """The values of a parameter: raw texts, as terminals, or, without any, JSON of a schema."""
 
     texts: list[str] = field(default_factory=list)
     schema: dict[str, Any] = field(default_factory=dict)
 
 
 def value_of(closed: ClosedSchemas, conjunction: Conjunction) -> Value:
-    """What a parameter takes. Raises OptionError where nothing satisfies it, or texts and JSON cannot be told apart."""
+    """The values of a parameter. Raises OptionError if there are none, or if texts and JSON cannot be told apart."""
     cases = closed.cases(conjunction)
     texts = [text for case in cases if case.kind == "string" for text in _texts(case)]
     others = [case for case in cases if case.kind != "string"]
-    if not conjunction or lark.ANY_TEXT in texts:  # which is everything else, too
+    if not conjunction or lark.ANY_TEXT in texts:  # any text includes all JSON
         return Value([lark.ANY_TEXT])
     if not cases:
         raise OptionError(closed.reason(conjunction))
@@ -67,7 +67,7 @@ def _texts(case: Case) -> list[str]:
         return [
             f"({lark.literal(value)}{''.join(patterns)})" if patterns else lark.literal(value) for value in case.values
         ]
-    length = f"{case.least},{'' if case.most is None else case.most}"
+    length = f"{case.min_size},{'' if case.max_size is None else case.max_size}"
     text = lark.ANY_TEXT if length == "0," else f"/(?s:.){{{length}}}/"
     return [f"({text}{''.join(patterns)})" if patterns else text]
 

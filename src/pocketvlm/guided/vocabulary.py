@@ -24,7 +24,7 @@ def require_library() -> None:
 
 
 class _Words:
-    """What the library asks of a tokenizer. Control tokens never match text, only grammars that name them."""
+    """The tokenizer interface of the library. Control tokens never match text, only grammars that name them."""
 
     is_tokenizer_wrapper = True
     bos_token_id = None
@@ -33,12 +33,12 @@ class _Words:
         self._tokenizer = tokenizer
         self.eos_token_id = end_ids[0]
         self.special_token_ids = sorted({*tokenizer.control_ids.values(), *end_ids})
-        # Ids without a token have no bytes, which the library never allows.
+        # Ids without a token get no bytes, so that the library never allows them.
         self.tokens = tokenizer.vocabulary(vocab_size)
         self.greedy: LLTokenizer | None = None
 
     def __call__(self, text: str) -> list[int]:
-        """The ids in which a text that is forced anyway is written: as the model knows it, if that keeps its bytes."""
+        """The ids of a text that the grammar forces: those of the model's own tokenizer, if they keep its bytes."""
         ids = self._tokenizer.encode_plain(text)
         if b"".join([self._tokenizer.token_bytes(token_id) for token_id in ids]) == text.encode():
             return ids

@@ -59,7 +59,7 @@ class LoadOptions:
     cache: Annotated[
         bool | str | Path,
         Option(
-            "Keep quantized weights and tokenizer on disk for fast starts.",
+            "Cache quantized weights and tokenizer for fast starts.",
             check=_is_cache,
             wanted="True, False or a directory",
         ),

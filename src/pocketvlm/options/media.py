@@ -30,7 +30,7 @@ class ImageOptions:
 
     max_slice_nums: most slices per image, 1 never slices. scale_resolution: side of the square whose area a view aims
     at. patch_size: pixels per patch side. slice_mode: False never slices. use_image_id: write `<image_id>N</image_id>`.
-    downsample_mode: "16x" or "4x". alpha: what becomes of transparency ("white" or "reference", see media).
+    downsample_mode: "16x" or "4x". alpha: how to remove transparency ("white" or "reference", see media).
     """
 
     group: ClassVar[str] = _GROUP
@@ -70,7 +70,7 @@ class ImageOptions:
     patch_size: int = 14
 
     def __post_init__(self) -> None:
-        """Refuse values that we do not do, naming option, value and what is allowed."""
+        """Refuse unsupported values, naming option, value and what is allowed."""
         validate(self)
         if self.scale_resolution < self.unit:
             raise OptionError(
@@ -108,12 +108,12 @@ class ImageOptions:
 
 @dataclass(frozen=True, slots=True)
 class VideoOptions:
-    """How a video is sampled, and how each of its pictures is cut (`image`).
+    """How a video is sampled, and how each of its frames and composites is cut (`image`).
 
-    max_num_frames: most main frames; a longer video is thinned to so many over its whole length. stack_frames: frames
-    a second; 1 is the main frame alone, of s > 1 the other s - 1 become one composite picture behind it. fps: main
-    frames a second (None: 1), or the rate of a source that has none of its own. start, end: seconds of the part that is
-    looked at. fps of a file, start and end switch to sampling by time (`timeline.py`).
+    max_num_frames: maximum number of main frames; those of a longer video are spread evenly over its length.
+    stack_frames: frames a second; with 1 the main frame alone, with s > 1 the other s - 1 frames become one composite
+    after it. fps: main frames a second (None: 1), or the rate of a source that has no rate. start, end: seconds of the
+    part to sample. fps of a file, start and end switch to sampling by time (`timeline.py`).
     """
 
     group: ClassVar[str] = _GROUP
@@ -153,7 +153,7 @@ class VideoOptions:
     image: ImageOptions = field(default_factory=lambda: ImageOptions(max_slice_nums=1, use_image_id=False))
 
     def __post_init__(self) -> None:
-        """Refuse values that we do not do, naming option, value and what is allowed."""
+        """Refuse unsupported values, naming option, value and what is allowed."""
         validate(self)
         if self.end is not None and self.end <= (self.start or 0.0):
             raise OptionError(f"end={self.end!r} is not after start={self.start or 0.0!r}: nothing is between them")
@@ -167,11 +167,11 @@ class VideoOptions:
         Later ones win, None is "not given". Raises OptionError; `where` names the place in the message.
         """
         mine: dict[str, Any] = {}
-        pictures = []
+        image_overrides = []
         for override in overrides:
             mine |= {name: value for name, value in override.items() if name in VIDEO_OPTIONS and value is not None}
-            pictures.append({name: value for name, value in override.items() if name not in VIDEO_OPTIONS})
-        image = ImageOptions.resolve(config, ADVISED, *pictures, where=where)
+            image_overrides.append({name: value for name, value in override.items() if name not in VIDEO_OPTIONS})
+        image = ImageOptions.resolve(config, ADVISED, *image_overrides, where=where)
         try:
             return replace(cls(image=image), **mine)
         except OptionError as error:

@@ -100,9 +100,9 @@ class Definition:
         elif self.type is bool:
             words = "true or false"
         elif self.type in NUMBERS:
-            most = "to" if option.low is not None else "and at most"
-            least = "from" if option.high is not None else "of at least"
-            ends = ((least, option.low), ("above", option.above), (most, option.high), ("and below", option.below))
+            maximum = "to" if option.low is not None else "and at most"
+            minimum = "from" if option.high is not None else "of at least"
+            ends = ((minimum, option.low), ("above", option.above), (maximum, option.high), ("and below", option.below))
             said = (f"{word} {_number(end)}" for word, end in ends if end is not None)
             words = " ".join([NUMBERS[self.type][1], *said])
         else:

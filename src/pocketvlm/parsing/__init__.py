@@ -1,6 +1,6 @@
 """Parsers read the text of an answer: reasoning, text, tool calls, stop strings, endless repetition.
 
-Everything here reads a stream and gives the same at any split of it. Names load on first use.
+Every parser reads a stream and gives the same result at any split of it. Names load on first use.
 """
 
 from __future__ import annotations

@@ -3,19 +3,19 @@ r"""`AnswerParser` splits a streamed answer into reasoning, text and tool calls 
     <think>\n reasoning \n</think>\n\n text \n\n<tool_call>\n<function=NAME>\n<parameter=NAME>\nvalue\n</parameter>\n
     </function>\n</tool_call>
 
-What is decided where a text can be read in two ways:
+Rules for texts that can be read in two ways:
 
-- Text without tags comes out as it went in. Blanks belong to the form around a call (between two texts one run of them
-  stays) and line breaks do around the tags of reasoning.
-- `<think>` opens reasoning only before any text. Reasoning that is not closed goes on to the end of the answer.
+- Text without tags is not changed. Blanks around a call are part of its syntax (between two texts one run of them
+  stays), and so are line breaks around the tags of reasoning.
+- `<think>` opens reasoning only before any text. Reasoning that is not closed extends to the end of the answer.
 - Without tools there are no calls: their tags are text.
-- A call begins with `<tool_call>` and a whole `<function=NAME>`. The name need not be one of the tools: whoever runs
-  calls can say so to the model. Anything else that begins like a call is text. `<function=NAME>` alone is one too if it
-  begins a line and a tool has that name, because models forget the tag before it.
-- From there on it stays a call. If the answer ends inside (`unfinished`), its JSON is closed: text as far as it came,
-  without half a value of another type.
-- Calls inside reasoning are thoughts, unless the answer ends with them, with or without `</think>`: then the model
-  meant them, if they are whole and their tools exist. So from `<tool_call>` on reasoning waits until that is known.
+- A call begins with `<tool_call>` and a complete `<function=NAME>`. The name need not be one of the tools, because the
+  client can tell the model about unknown tools. Anything else that begins like a call is text. `<function=NAME>` alone
+  also begins a call if it begins a line and a tool has that name, because models forget the tag before it.
+- A call that has begun stays a call. If the answer ends inside it (`unfinished`), its JSON is closed: text is cut where
+  the answer ends, and an incomplete value of another type is dropped.
+- Calls inside reasoning are reasoning, unless the answer ends with them, with or without `</think>`. Then they are
+  calls if they are complete and their tools exist. So reasoning is held back from `<tool_call>` on until that is known.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ _THOUGHT_OR_FUNCTION_END = Tags(THINK_END, FUNCTION_END)
 
 
 class AnswerParser:
-    """Feed pieces of an answer's text; get back what they add to it. The joined result is the same at any split."""
+    """Parses the text of an answer chunk by chunk into parts. The joined result is the same at any split."""
 
     def __init__(
         self, *, tools: Sequence[Mapping[str, Any]] = (), thinking: bool = False, parallel: bool = True
     ) -> None:
         """Start at the beginning of an answer.
 
-        tools: what the model may call, as OpenAI writes it. thinking: the prompt ended inside `<think>`. parallel:
-        False ends the answer behind its first call. Raises OptionError for a tool without a name.
+        tools: the tools that the model may call, in OpenAI's form. thinking: the prompt ended inside `<think>`.
+        parallel: False ends the answer after its first call. Raises OptionError for a tool without a name.
         """
         self._tools = signatures(tools)
         self._parallel = parallel
@@ -57,29 +57,29 @@ class AnswerParser:
         self._done = False
         self._call: Call | None = None
         self._count = 0
-        self._spoken = False  # there has been text
-        self._called = False  # there has been a call since the last text
-        self._space = ""  # blanks since then that may belong to a call
-        self._space_before = ""  # those before the calls
-        self._newlines = ""  # line breaks of the reasoning that may be its last ones
+        self._spoken = False  # whether there has been text
+        self._called = False  # whether there has been a call since the last text
+        self._space = ""  # blanks after the last text or call, which may belong to a call
+        self._space_before = ""  # blanks before the calls
+        self._newlines = ""  # line breaks of the reasoning that may be its last characters
 
     @property
     def done(self) -> bool:
-        """Whether nothing more can come: after `finish`, or behind the first call where there may be only one."""
+        """Whether the answer is complete: after `finish`, or after the first call if only one is allowed."""
         return self._done
 
     @property
     def unfinished(self) -> bool:
-        """Whether the answer ended inside its last call, whose arguments may then lack something."""
+        """Whether the answer ended inside its last call, so that its arguments may be incomplete."""
         return self._call is not None and self._call.unfinished
 
     def feed(self, text: str) -> list[AnswerPart]:
-        """Take a piece of text; returns what is certain now."""
+        """Read a chunk of text; returns the parts that are certain now."""
         self._tape.add(text)
         return self._run()
 
     def finish(self) -> list[AnswerPart]:
-        """The answer has ended: returns the rest."""
+        """End the answer; returns the remaining parts."""
         self._tape.final = True
         return self._run()
 
@@ -94,10 +94,10 @@ class AnswerParser:
         found, self._out = merged(self._out), []
         return found
 
-    # Each state below reads as much as is certain, or raises NeedMore before it has changed anything but the tape.
+    # Each state below reads as much as is certain, or raises NeedMore before it changes anything but the tape.
 
     def _begins(self) -> None:
-        """Before any text."""
+        """State: no text so far."""
         space = self._tape.spaces()
         if not self._tape.ended() and self._tape.take(THINK):
             self._state = self._thought_begins
@@ -106,7 +106,7 @@ class AnswerParser:
             self._state = self._text
 
     def _thought_begins(self) -> None:
-        """Line breaks before reasoning, and `<think>` that the model repeats after the prompt's."""
+        """State: skips line breaks before reasoning, and a `<think>` that repeats the prompt's."""
         self._line_breaks()
         if not self._tape.ended() and self._tape.take(THINK):
             self._line_breaks()
@@ -127,7 +127,7 @@ class AnswerParser:
             self._done = True
 
     def _thought_calls(self) -> None:
-        """`<tool_call>` inside reasoning comes next."""
+        """State: `<tool_call>` inside reasoning comes next."""
         start = self._tape.at
         if self._ends_with_calls():
             self._tape.text = self._tape.text.rstrip(BLANK).removesuffix(THINK_END)
@@ -153,7 +153,7 @@ class AnswerParser:
             self._done = True
 
     def _call_begins(self) -> None:
-        """One of the tags that begin a call comes next."""
+        """State: one of the tags that begin a call comes next."""
         tape, start = self._tape, self._tape.at
         wrapped = tape.take(CALL)
         tape.spaces()
@@ -185,7 +185,7 @@ class AnswerParser:
         self._state = self._text
 
     def _say(self, text: str) -> None:
-        """More text, without the blanks at its end, which may stand before a call."""
+        """Emit text, but hold back the blanks at its end, because a call may follow."""
         whole = self._space + text
         body = whole.rstrip(BLANK) if self._tools else whole
         self._space = whole[len(body) :]
@@ -200,14 +200,14 @@ class AnswerParser:
         self._out.append(Content(body))
 
     def _think(self, text: str) -> None:
-        """More reasoning, without the line breaks at its end."""
+        """Emit reasoning, but hold back the line breaks at its end."""
         whole = self._newlines + text
         body = whole.rstrip("\n")
         self._newlines = whole[len(body) :]
         self._out.append(Reasoning(body))
 
     def _ends_with_calls(self) -> bool:
-        """Whether nothing but whole calls of known tools comes, and perhaps the end of the reasoning."""
+        """Whether only complete calls of known tools follow, and perhaps the end of the reasoning."""
         tape = self._tape
         while tape.take(CALL):
             tape.spaces()
@@ -229,7 +229,7 @@ class AnswerParser:
         return tape.ended()
 
     def _function(self) -> str | None:
-        """The name of the function if its tag comes next."""
+        """The name of the function if its tag comes next, or None."""
         start = self._tape.at
         name = self._tape.take_name(FUNCTION)
         if name is not None and any(blank in name for blank in BLANK):

@@ -1,13 +1,13 @@
 """The parameters of one tool call are parsed into parts of a JSON object while they stream.
 
-One line break after the opening tag and one before the closing tag belong to the form. A value may hold tags itself:
+One line break after the opening tag and one before the closing tag are syntax. A value may contain tags itself:
 
 - `</parameter>` ends it only before another parameter, the end of the function, or the end of the answer.
-- Forgotten closing tags: it ends before `</function>` and `</tool_call>` where only a new call or the end of the answer
-  follows, and before a line that begins another parameter that the schema lists and the call does not have yet.
+- If the model forgot the closing tag, the value ends before `</function>` and `</tool_call>` if only a new call or the
+  end of the answer follows, and before a line that begins another parameter of the schema that the call lacks so far.
 
-Left out are text before the parameters, tags with a broken name, and a parameter that was there before: what is given
-out already cannot be changed any more.
+Text before the parameters, tags with a broken name, and repeated parameters are dropped, because the JSON that was
+emitted already cannot be changed.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _ALL = Tags(PARAMETER, PARAMETER_END, FUNCTION, FUNCTION_END, CALL, CALL_END)
 
 
 class Call:
-    """Reads one call from a tape that stands behind `<function=NAME>`."""
+    """Reads one call from a tape that is positioned after `<function=NAME>`."""
 
     def __init__(self, tape: Tape, index: int, signature: Signature) -> None:
-        """index: which call of the answer it is."""
-        self.unfinished = False  # the answer ended inside
+        """index: the number of the call in the answer."""
+        self.unfinished = False  # whether the answer ended inside this call
         self._tape = tape
         self._index = index
         self._signature = signature
@@ -43,8 +43,8 @@ class Call:
         self._value: _Value | None = None
 
     def step(self, out: list[AnswerPart]) -> bool:
-        """Read on and add what was found to `out`; True when the call is over. Raises NeedMore."""
-        if self._tape.final:  # half a tag at the end is no text
+        """Read on and append parts to `out`; returns True at the end of the call. Raises NeedMore."""
+        if self._tape.final:  # an incomplete tag at the end is not text
             self._tape.text = self._tape.text[: _ALL.safe(self._tape.text, self._tape.at)]
         return self._between(out) if self._value is None else self._inside(self._value, out)
 
@@ -84,7 +84,7 @@ class Call:
         return False
 
     def _ends(self, tag: str, value: _Value) -> bool:
-        """Whether the value ends at this tag, which comes next; `</parameter>` is then read past."""
+        """Whether the value ends at this tag, which comes next; if so, this reads past a `</parameter>`."""
         tape, start = self._tape, self._tape.at
         if tag == PARAMETER_END:
             tape.take(tag)
@@ -102,10 +102,10 @@ class Call:
         tape.at = start
         return ends
 
-    def _give(self, piece: str, out: list[AnswerPart]) -> None:
-        if piece:
+    def _give(self, text: str, out: list[AnswerPart]) -> None:
+        if text:
             self._opened = True
-            out.append(CallArguments(self._index, piece))
+            out.append(CallArguments(self._index, text))
 
     def _close(self, whole: bool, out: list[AnswerPart]) -> None:
         self.unfinished = not whole
@@ -113,19 +113,19 @@ class Call:
 
 
 class _Value:
-    """A value as it comes: text is given out at once, what may be of another type when it is whole."""
+    """Converts a value while it streams: strings are emitted at once, values of other types when they are complete."""
 
     def __init__(self, key: str, types: Types) -> None:
-        """key: JSON that stands before the value; empty for a value that is left out."""
-        self.line_begins = True  # what comes next stands at the beginning of a line
+        """key: the JSON before the value; empty for a value that is dropped."""
+        self.line_begins = True  # whether the next character begins a line
         self._key = key
         self._types = types
         self._is_text: bool | None = None
         self._parts: list[str] = []
-        self._newline = ""  # the last character if it is a line break: the form's own, if the value ends here
+        self._newline = ""  # the last character if it is a line break, which is syntax if the value ends here
 
     def add(self, text: str) -> str:
-        """More of the text; returns the JSON that is certain."""
+        """Add text; returns the JSON that is certain."""
         text = self._newline + text
         self._newline = "\n" if text.endswith("\n") else ""
         self.line_begins = bool(self._newline) or (self.line_begins and not text)
@@ -141,13 +141,13 @@ class _Value:
         return ""
 
     def end(self) -> str:
-        """The rest of the JSON."""
+        """End the value; returns its remaining JSON."""
         if self._is_text:
             return self._key and '"'
         return self._key and self._key + to_json("".join(self._parts), self._types)
 
     def cut(self) -> str:
-        """The same where the answer broke off: text as far as it came, half a value of another type not at all."""
+        """End a value that the answer cuts off: text stays, an incomplete value of another type is dropped."""
         return self._key and '"' if self._is_text else ""
 
     def _escaped(self, text: str) -> str:

@@ -1,6 +1,6 @@
 r"""The normalizer turns a written-out `\n` of the model into a real line break (docs/model.md 7).
 
-Converted, each to one newline: `\r\n`, `\n` and `\r` written out with backslashes. Left alone:
+Written-out `\r\n`, `\n` and `\r` become one newline each. These are not changed:
 
 - after another backslash (`\\n`), and everything that follows a run of two or more backslashes directly;
 - fenced code (three or more backticks up to as many or more), `$$...$$`, `\(...\)` and `\[...\]`; without their end
@@ -10,7 +10,7 @@ Converted, each to one newline: `\r\n`, `\n` and `\r` written out with backslash
   so that prices open nothing. Without an end they are ordinary characters;
 - `\$` and a backslash before a backtick, which open nothing;
 - whole LaTeX commands outside mathematics that begin with n or r and whose rest is no word, such as `\nabla` and
-  `\right` (COMMANDS). Ambiguous ones (`\ne`, `\nu`, `\not`) are newlines: a `\n` before a word is what the model means.
+  `\right` (COMMANDS). Ambiguous ones (`\ne`, `\nu`, `\not`) are newlines, because models mean a `\n` before a word.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Undecided(Exception):  # noqa: N818 - control flow, not an error
 
 
 def normalize_newlines(text: str) -> str:
-    r"""The text with written-out newlines made real; see the module for what is left alone."""
+    r"""The text with written-out newlines converted; the module's docstring lists the exceptions."""
     if "\\" not in text:
         return text
     normalizer = NewlineNormalizer()
@@ -49,22 +49,22 @@ def normalize_newlines(text: str) -> str:
 class NewlineNormalizer:
     """The same for a stream: the joined results of `feed` and `finish` equal `normalize_newlines` at any split.
 
-    Held back is only text from a backslash on: an escape that may go on, or the rest of an inline span that is still
-    open, at most SPAN_LIMIT characters.
+    It holds back only text from a backslash on: an escape that may continue, or the remainder of an open inline span,
+    at most SPAN_LIMIT characters.
     """
 
     def __init__(self) -> None:
         """Start with nothing read."""
         self._held = ""
-        self._shown = 0  # characters of _held that are out already: those before its first backslash
+        self._shown = 0  # characters of _held that were returned already: those before its first backslash
         self._closer = ""
 
     def feed(self, text: str) -> str:
-        """Take a piece of text; returns what is decided."""
+        """Read a chunk of text; returns the text that is decided."""
         return self._run(text, final=False)
 
     def finish(self) -> str:
-        """The rest. Afterwards the object is as new."""
+        """End the text; returns the remaining text and resets the normalizer."""
         rest = self._run("", final=True)
         self.__init__()  # type: ignore[misc]
         return rest
@@ -114,7 +114,7 @@ class NewlineNormalizer:
         return min(end, len(text))
 
     def _outside(self, text: str, position: int, final: bool, out: list[str]) -> int:
-        """Copy ordinary text and handle what comes at its end."""
+        """Copy ordinary text and handle the character that ends it."""
         match = _SPECIAL.search(text, position)
         if match is None:
             out.append(text[position:])

@@ -1,7 +1,7 @@
 """The JSON types of a tool's parameters are read from its schema.
 
-Only what decides how a written value is read: `type` (one or several), `enum`, `const`, `anyOf`, `oneOf`, `allOf`,
-`$ref` inside the schema, `nullable`, and keywords that belong to one type. Values are not validated.
+Only keywords that decide how a written value is read count: `type` (one or several), `enum`, `const`, `anyOf`, `oneOf`,
+`allOf`, `$ref` inside the schema, `nullable`, and keywords that belong to one type. Values are not validated.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pocketvlm.errors import OptionError
 
 Types = frozenset[str]
 STRING: Types = frozenset({"string"})
-# Where a schema says nothing: text, unless it is an object or a list as a whole. A lone 3 or true stays text.
+# Types of a schema without types: text, unless the whole value is an object or a list. A lone 3 or true stays text.
 UNTYPED: Types = frozenset({"string", "object", "array"})
 
 _NAMES = {name: name for name in ("string", "integer", "number", "boolean", "null", "object", "array")}
-# What hand-written tools say instead, after their own language.
+# Type names of other languages, which hand-written tools use.
 _NAMES |= {"str": "string", "int": "integer", "float": "number", "double": "number", "bool": "boolean"}
 _NAMES |= {"dict": "object", "list": "array", "tuple": "array"}
 _IMPLIED = {
@@ -27,7 +27,7 @@ _IMPLIED = {
     "string": ("pattern", "minLength", "maxLength", "format"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 }
-_DEPTH = 32  # of $ref, anyOf and the like inside each other
+_DEPTH = 32  # maximum nesting of $ref, anyOf and the like
 
 
 class Signature:
@@ -50,7 +50,7 @@ class Signature:
         return frozenset().union(*found) or UNTYPED
 
     def _listed(self, schema: Any, name: str) -> list[Mapping[str, Any]]:
-        """The schemas of a parameter, in the alternatives and behind the references too."""
+        """The schemas of a parameter, including those of alternatives and references."""
         found: list[Mapping[str, Any]] = []
         waiting, seen = [schema], set[int]()
         while waiting:
@@ -73,7 +73,7 @@ class Signature:
         if not isinstance(schema, Mapping) or depth > _DEPTH:
             return None
         if id(schema) not in self._known:
-            self._known[id(schema)] = None  # what a circle finds; and no part is looked at twice
+            self._known[id(schema)] = None  # a reference cycle finds this; also, no part is visited twice
             found = self._stated(schema, depth)
             self._known[id(schema)] = found | {"null"} if found and schema.get("nullable") is True else found
         return self._known[id(schema)]
@@ -84,7 +84,7 @@ class Signature:
         types = frozenset(_NAMES[name] for name in names if isinstance(name, str) and name in _NAMES)
         if values := [schema["const"]] if "const" in schema else _list(schema, "enum"):
             kinds = frozenset(map(kind_of, values))
-            # A list of texts and null with the type "string" means that null is a value, too.
+            # An enum of texts and null with the type "string" allows null as well.
             return (_common(kinds, types) or types) | (kinds & {"null"}) if types else kinds
         found = [types]
         found.append(self._types(self._target(schema), depth + 1) or frozenset())
@@ -93,13 +93,13 @@ class Signature:
             found.append(frozenset().union(*parts))
         found += [self._types(part, depth + 1) or frozenset() for part in _list(schema, "allOf")]
         if known := [types for types in found if types]:
-            # All of them hold; where they exclude each other, the first one counts.
+            # All parts must hold; if they exclude each other, the first one counts.
             return functools.reduce(_common, known) or known[0]
         implied = frozenset(name for name, keys in _IMPLIED.items() if any(key in schema for key in keys))
         return implied or None
 
     def _target(self, schema: Mapping[str, Any]) -> Any:
-        """What `$ref` names inside the tool's own schema; None without one or where it leads nowhere."""
+        """The target of `$ref` inside the tool's own schema; None without `$ref` or without a target."""
         reference = schema.get("$ref")
         if not isinstance(reference, str) or not reference.startswith("#"):
             return None

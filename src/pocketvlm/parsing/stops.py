@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Feed pieces of text; get back what is safe to show. The same result at any split.
+    """Matches stop strings in streamed text; `feed` returns text that is safe to show. Any split gives the same result.
 
-    The match that is complete first ends the answer (the longer one, where two end at the same place).
+    The match that is complete first ends the answer; if two end at the same character, the longer one counts.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -17,14 +17,14 @@ class StopStrings:
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """Take a piece; returns the text that no later piece can turn into a stop string."""
+        """Read a chunk; returns the text that cannot become part of a stop string any more."""
         if self.matched is not None:
             return ""
         self._held += text
-        found = [(place + len(stop), place, stop) for stop in self.stops if (place := self._held.find(stop)) >= 0]
+        found = [(start + len(stop), start, stop) for stop in self.stops if (start := self._held.find(stop)) >= 0]
         if found:
-            _, place, self.matched = min(found)
-            shown, self._held = self._held[:place], ""
+            _, start, self.matched = min(found)
+            shown, self._held = self._held[:start], ""
             return shown
         keep = max((self._overlap(stop) for stop in self.stops), default=0)
         shown = self._held[: len(self._held) - keep]
@@ -32,7 +32,7 @@ class StopStrings:
         return shown
 
     def finish(self) -> str:
-        """The rest, at the end of the stream."""
+        """End the stream; returns the remaining text."""
         shown, self._held = self._held, ""
         return shown
 

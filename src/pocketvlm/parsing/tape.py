@@ -1,7 +1,7 @@
 """The tape reads streamed text with look-ahead and raises `NeedMore` where the next text is missing.
 
-A reader remembers where it stood, asks, and goes back there on NeedMore to ask again when more has come. So what it
-finds never depends on where the stream was cut.
+A reader remembers its position, reads ahead, and returns to that position on NeedMore to read again when more text has
+arrived. So its result never depends on how the stream was split.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _NAME = re.compile(r"[^<>\n]{0,256}")
 
 
 class NeedMore(Exception):  # noqa: N818 - control flow, not an error
-    """The text that has arrived does not decide it."""
+    """Raised when the text that has arrived does not decide the next part."""
 
 
 class Tags:
-    """Some tags to look for together; none is the beginning of another."""
+    """A set of tags to search for; none is a prefix of another."""
 
     def __init__(self, *tags: str) -> None:
         """tags: at least one character each."""
@@ -28,7 +28,7 @@ class Tags:
         self.longest = max(map(len, tags), default=0)
 
     def safe(self, text: str, at: int) -> int:
-        """From `at` on, up to where no tag can have begun that later text completes."""
+        """The index, at least `at`, up to which no tag can begin that later text completes."""
         for place in range(max(at, len(text) - self.longest + 1), len(text)):
             rest = text[place:]
             if any(tag.startswith(rest) for tag in self.tags):
@@ -67,7 +67,7 @@ class Tape:
         return False
 
     def take(self, tag: str) -> bool:
-        """Read past this if it comes next."""
+        """Read past `text` if it comes next; returns whether it did."""
         seen = self.sees(tag)
         self.at += len(tag) if seen else 0
         return seen

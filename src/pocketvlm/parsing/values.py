@@ -1,12 +1,12 @@
 """The text of a tool's parameter is converted to JSON by its schema, without errors.
 
-- Where text is the only type, the value is the text as it stands, quotes and blanks included.
-- Otherwise it is read as JSON, or as Python writes the same ('...', True, None, a comma at the end). A value of an
-  allowed type is taken. One of another type is taken where text is not allowed: the caller sees what the model meant.
-- Everything else is text: what cannot be read, numbers that JSON has no form for, text among the allowed types.
+- If text is the only type, the value is the literal text, quotes and blanks included.
+- Otherwise it is read as JSON, or as a Python literal ('...', True, None, a trailing comma). A value of an allowed type
+  is used. A value of another type is used if text is not allowed, so that the caller sees what the model meant.
+- Everything else is text: unreadable values, numbers that JSON cannot express, text among the allowed types.
 
-A number beyond float64 becomes the largest one, and half of a surrogate pair U+FFFD, because many readers refuse
-them. Of a name that comes twice, the last value counts. What is nested deeper than 100 levels is text.
+A number beyond float64 becomes the largest float64, and half of a surrogate pair becomes U+FFFD, because many readers
+refuse them. If a name comes twice, the last value counts. A value nested deeper than 100 levels is text.
 
 So "12" for integer or string is 12, "null" for string or null is null, "None" for string alone is text.
 """
@@ -23,7 +23,7 @@ from pocketvlm.parsing.schemas import STRING, Types, kind_of
 from pocketvlm.parsing.tape import BLANK
 
 _DEPTH = 100  # less than any JSON reader takes
-_MOST = sys.float_info.max
+_MAX_MAGNITUDE = sys.float_info.max
 _WORDS = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
 _NUMBER = re.compile(r"[-+]?[\d.]*([eE][-+]?\d*)?")
 _PYTHON = re.compile(
@@ -33,7 +33,7 @@ _QUOTED = re.compile(r"""\\(.)|(")""", re.DOTALL)
 
 
 def is_text(text: str, types: Types) -> bool | None:
-    """Whether a value that begins like this is text, however it goes on; None if that depends on how."""
+    """Whether a value with this beginning is text; None if later characters decide that."""
     if "string" not in types:
         return False
     if types == STRING:
@@ -50,7 +50,7 @@ def is_text(text: str, types: Types) -> bool | None:
 
 
 def to_json(text: str, types: Types) -> str:
-    """The value as JSON text. text: what stands between the tags, without the form's line breaks."""
+    """The value as JSON text. text: the text between the tags, without the line breaks of the syntax."""
     if types == STRING:
         return dump(text)
     try:
@@ -77,7 +77,7 @@ def _words(types: Types) -> list[str]:
 
 
 def _read(text: str) -> Any:
-    """The value that JSON or Python text stands for. Raises ValueError or RecursionError."""
+    """The value of JSON or Python text. Raises ValueError or RecursionError."""
     try:
         value = _loaded(text)
     except ValueError:
@@ -99,7 +99,7 @@ def _inside(value: Any) -> Iterable[Any]:
 
 
 def _float(text: str) -> float:
-    return min(max(float(text), -_MOST), _MOST)
+    return min(max(float(text), -_MAX_MAGNITUDE), _MAX_MAGNITUDE)
 
 
 def _integer(text: str) -> int:
@@ -108,7 +108,7 @@ def _integer(text: str) -> int:
 
 
 def _translate(token: re.Match[str]) -> str:
-    """A token of Python as JSON has it."""
+    """The JSON spelling of a Python token."""
     if token["comma"]:
         return ""
     if token["single"]:

@@ -14,7 +14,7 @@ from pocketvlm.options.media import Alpha
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Codecs of WebM files whose transparency only these decoders read: FFmpeg's own leave it out.
+# Codecs of WebM files and the decoders that read their transparency; FFmpeg's own decoders ignore it.
 _DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 

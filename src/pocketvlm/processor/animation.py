@@ -45,7 +45,7 @@ class Animation:
         from PIL.WebPImagePlugin import WebPImageFile
 
         try:
-            return WebPImageFile(self.file.open_bytes())  # PIL.Image.open has a limit of its own
+            return WebPImageFile(self.file.open_bytes())  # not PIL.Image.open, which has its own limit of pixels
         except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
             limit = self.file.limits.max_video_pixels
             raise VideoError(past_pillow(error, self.name, limit, "max_video_pixels")) from None

@@ -12,9 +12,9 @@ from heapq import heapify, heappop, heappush
 from pocketvlm.errors import CheckpointError
 from pocketvlm.processor.vocabulary import ALPHABET, Vocabulary
 
-# What is remembered: words and merges, and how long a word may be.
-_MOST_WORDS = _MOST_MERGES = 1 << 16
-_LONGEST_WORD = 64
+# Limits of the caches of words and merges, and the longest word that is cached.
+_MAX_WORDS = _MAX_MERGES = 1 << 16
+_MAX_WORD_LENGTH = 64
 
 
 class Bpe:
@@ -30,7 +30,7 @@ class Bpe:
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError(f"{where}: not a tokenizer: {error}") from None
         self._normalizer, self._splitter = library.normalizer, library.pre_tokenizer
-        self._merge_of = lru_cache(_MOST_MERGES)(vocabulary.merge)
+        self._merge_of = lru_cache(_MAX_MERGES)(vocabulary.merge)
         self._ids = {char: vocabulary.byte_ids[byte] for char, byte in ALPHABET.items()}
         self._words: dict[str, list[int]] = {}
         if self._splitter is None or not set("".join(self._split("a é\n中"))) <= set(ALPHABET):
@@ -43,7 +43,7 @@ class Bpe:
             found = self._words.get(word)
             if found is None:
                 found = self._merge([self._ids[char] for char in word])
-                if len(word) <= _LONGEST_WORD and len(self._words) < _MOST_WORDS:
+                if len(word) <= _MAX_WORD_LENGTH and len(self._words) < _MAX_WORDS:
                     self._words[word] = found
             ids += found
         return ids
@@ -64,7 +64,7 @@ class Bpe:
         while waiting:
             rank, at, made = heappop(waiting)
             follower = after[at]
-            # The pair that this was about may be gone: either half was merged with its other neighbour.
+            # The pair may be stale: one of its tokens was merged with its other neighbour.
             if ids[at] < 0 or follower == count or merge(ids[at], ids[follower]) != (rank, made):
                 continue
             ids[at], ids[follower] = made, -1

@@ -37,7 +37,7 @@ def _tojson(
 ) -> str:
     """JSON without Jinja's HTML escapes, keys in the order given."""
     text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-    # The marks of `guard` are private-use characters and must outlive a template that asks for plain ASCII.
+    # The marks of `guard` are private-use characters; they must survive templates that ask for plain ASCII.
     return _ESCAPED.sub(_unescape, text) if ensure_ascii else text
 
 
@@ -152,7 +152,7 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 **{**self._variables, **variables},
             )
-        except Exception as error:  # a template is foreign code: whatever it raises is about these messages
+        except Exception as error:  # a template is foreign code, and any exception of it is about these messages
             way_out = ": add a user message" if "No user query" in str(error) else ""
             raise PromptError(f"the chat template refused the messages: {error}{way_out}") from error
         return text

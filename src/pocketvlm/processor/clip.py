@@ -1,7 +1,8 @@
-"""A clip decodes, composes, resizes and cuts the frames of a video on a thread, ahead of vision.
+"""A clip decodes, composes, resizes and cuts the frames of a video on a thread, before the vision tower needs them.
 
-Sizes and token counts are known from the first frame, so a prompt is ready before anything else is decoded. Of a clip
-of any length a few pictures are in memory: those that were just asked for, and `AHEAD` behind them.
+Sizes and token counts follow from the first frame, so a prompt is ready before any other frame is decoded. The model
+sees a clip as a sequence of frame groups: a single frame, or several frames in one composite. However long a clip is,
+memory holds only the groups requested last and the `AHEAD` groups after them.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ from pocketvlm.options.media import VideoOptions
 from pocketvlm.processor.frames import Decoder, Frames, check_rate, open_frames, rated
 from pocketvlm.processor.image import Patches, prepare_image
 from pocketvlm.processor.limits import MediaLimits
-from pocketvlm.processor.sampling import GAP, canvas_grid, canvas_size, sample, units
+from pocketvlm.processor.sampling import GAP, canvas_grid, canvas_size, group_frames, sample
 from pocketvlm.processor.sizes import Layout, describe, plan_layout, view_tokens
 from pocketvlm.types import MediaSeconds, PendingView, VideoInfo, View
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Stage ("watch"), pictures made, and how many there are.
+# Stage ("watch"), frame groups prepared, and their total number.
 Progress = Callable[[str, int, int], None]
-# Pictures that are made before they are asked for.
+# Frame groups that are prepared before they are requested.
 AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
-    """One picture of a clip: the frames in it, its size in pixels, and the sizes of its views."""
+class FrameGroup:
+    """A single frame, or the frames of one composite; its size in pixels and the layout of its views."""
 
     frames: tuple[int, ...]
     width: int
@@ -53,35 +54,35 @@ class Unit:
 
 
 class Clip:
-    """The pictures of one video, by number. `load` is best called in ascending order; any thread may call it."""
+    """The frame groups of one video, by number. `load` is fastest in ascending order; any thread may call it."""
 
     def __init__(self, frames: Frames, options: VideoOptions, config: ProcessorConfig, limits: MediaLimits) -> None:
         """Chooses the frames and decodes the first of them. Raises VideoError or OptionError."""
         self.frames, self.options, self._config = frames, options, config
         self.seconds = MediaSeconds()
         self.progress: Progress | None = None
-        self.where = ""  # the part of a message that it is from, for errors
+        self.where = ""  # the message part that the clip comes from, for errors
         chosen, self.main_frames, self.fps, self.duration = _choose(frames, options, limits)
         self._decoders: dict[int, Decoder] = {}
-        self._lanes = _lanes(chosen)
+        self._decoder_numbers = _assign_decoders(chosen)
         self._first: tuple[int, Image] | None = None
         self._chosen = chosen
         first = self._read(chosen[0][0], 0)
         self._first = (chosen[0][0], first)
         self.width, self.height = first.size
-        self.units = tuple(self._unit(unit) for unit in chosen)
+        self.groups = tuple(self._group(group) for group in chosen)
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
         self._made: dict[int, Future[tuple[Patches, ...]]] = {}
 
     def views(self, number: int) -> list[PendingView]:
-        """The views of a picture, without a place in a prompt (start 0)."""
-        unit, options = self.units[number], self.options.image
-        with self._placed():
-            digest = self.frames.digest(unit.frames)
-        settings = f"{unit.frames} {self.width} {self.height} {asdict(options)}\n".encode()
+        """The views of a frame group, not yet placed in a prompt (start 0)."""
+        group, options = self.groups[number], self.options.image
+        with self._errors_name_part():
+            digest = self.frames.digest(group.frames)
+        settings = f"{group.frames} {self.width} {self.height} {asdict(options)}\n".encode()
         found = []
-        for part, (height, width) in enumerate(unit.sizes):
+        for part, (height, width) in enumerate(group.sizes):
             name = hashlib.sha256(b"video %d\n" % part + settings + digest).hexdigest()
             rows, cols = height // options.patch_size, width // options.patch_size
             tokens = view_tokens((height, width), options)
@@ -89,8 +90,8 @@ class Clip:
         return found
 
     @contextmanager
-    def _placed(self) -> Iterator[None]:
-        """Errors of frames that are read after the message was name its part, as those of the first frame do."""
+    def _errors_name_part(self) -> Iterator[None]:
+        """Makes errors of later frames name the message part, as errors of the first frame do."""
         try:
             yield
         except VideoError as error:
@@ -106,7 +107,7 @@ class Clip:
             frames=self.frames.total,
             fps=self.fps,
             seconds=self.duration,
-            pictures=tuple(unit.frames for unit in self.units),
+            pictures=tuple(group.frames for group in self.groups),
             main_frames=self.main_frames,
             downsample_mode=one.downsample_mode,
             grid=one.grid,
@@ -119,42 +120,42 @@ class Clip:
     @property
     def vision_tokens(self) -> int:
         """Tokens of all views."""
-        return sum(view_tokens(size, self.options.image) for unit in self.units for size in unit.sizes)
+        return sum(view_tokens(size, self.options.image) for group in self.groups for size in group.sizes)
 
     def prepare(self, number: int, timeout: float = 0.0) -> bool:
-        """Begin to make the picture; whether `load` would not wait, after at most so many seconds.
+        """Start preparing a frame group; returns whether it is ready after at most `timeout` seconds.
 
-        Several may be asked for one after the other before the first of them is loaded.
+        Several groups may be started before the first of them is loaded.
         """
         with self._lock:
-            future = self._begin(number)
+            future = self._start(number)
         return bool(wait_for([future], timeout).done)
 
     def load(self, number: int, part: int) -> View:
-        """View `part` of a picture. Raises VideoError. Pictures before it are forgotten."""
+        """View `part` of a frame group. Raises VideoError. Groups with smaller numbers are dropped from memory."""
         with self._lock:
-            future = self._begin(number)
-            self._forget([other for other in self._made if other < number])
+            future = self._start(number)
+            self._drop([other for other in self._made if other < number])
         return future.result()[part].at(0)
 
-    def _begin(self, number: int) -> Future[tuple[Patches, ...]]:
-        """The picture in the making, and some behind it; after a jump the others are forgotten."""
+    def _start(self, number: int) -> Future[tuple[Patches, ...]]:
+        """Start preparing a frame group and the `AHEAD` groups after it; after a jump, drop all others."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(1, "frames")
         if self._made and not min(self._made) <= number <= max(self._made) + 1:
-            self._forget(list(self._made))
-        for other in range(number, min(number + AHEAD + 1, len(self.units))):
+            self._drop(list(self._made))
+        for other in range(number, min(number + AHEAD + 1, len(self.groups))):
             if other not in self._made:
                 self._made[other] = self._threads.submit(_make, weakref.ref(self), other)
         return self._made[number]
 
-    def _forget(self, numbers: list[int]) -> None:
+    def _drop(self, numbers: list[int]) -> None:
         for number in numbers:
             self._made.pop(number).cancel()
 
     def _make(self, number: int) -> tuple[Patches, ...]:
-        began, unit = time.perf_counter(), self.units[number]
-        image = self._compose([self._read(index, self._lanes[number]) for index in unit.frames])
+        began, group = time.perf_counter(), self.groups[number]
+        image = self._compose([self._read(index, self._decoder_numbers[number]) for index in group.frames])
         if number:
             self._first = None
         decoded = time.perf_counter()
@@ -162,32 +163,33 @@ class Clip:
         self.seconds.decode += decoded - began
         self.seconds.resize += time.perf_counter() - decoded
         if self.progress is not None:
-            self.progress("watch", number + 1, len(self.units))
-        if number == len(self.units) - 1:
+            self.progress("watch", number + 1, len(self.groups))
+        if number == len(self.groups) - 1:
             self._close()
         return views
 
-    def _read(self, number: int, lane: int) -> Image:
-        if self._first is not None and self._first[0] == number:
+    def _read(self, index: int, decoder: int) -> Image:
+        if self._first is not None and self._first[0] == index:
             return self._first[1]
-        if lane not in self._decoders:
-            units = zip(self._chosen, self._lanes, strict=True)
-            self._decoders[lane] = self.frames.decoder(sorted({n for unit, its in units if its == lane for n in unit}))
-        return self._decoders[lane].read(number)
+        if decoder not in self._decoders:
+            groups = zip(self._chosen, self._decoder_numbers, strict=True)
+            wanted = {frame for frames, number in groups if number == decoder for frame in frames}
+            self._decoders[decoder] = self.frames.decoder(sorted(wanted))
+        return self._decoders[decoder].read(index)
 
     def _close(self) -> None:
         for decoder in self._decoders.values():
             decoder.close()
         self._decoders.clear()
 
-    def _unit(self, frames: tuple[int, ...]) -> Unit:
+    def _group(self, frames: tuple[int, ...]) -> FrameGroup:
         width, height = self.width, self.height
         if len(frames) > 1:
             width, height = canvas_size(canvas_grid(len(frames), width, height), width, height)
-        return Unit(frames, width, height, plan_layout(width, height, self.options.image))
+        return FrameGroup(frames, width, height, plan_layout(width, height, self.options.image))
 
     def _compose(self, images: Sequence[Image]) -> Image:
-        """Several frames on a black canvas, row by row (docs/model.md 4.6); one frame as it is."""
+        """Several frames as a composite on a black canvas, row by row (docs/model.md 4.6); a single frame unchanged."""
         import PIL.Image
 
         for image in images:
@@ -206,32 +208,33 @@ class Clip:
         return canvas
 
 
-def _lanes(chosen: list[tuple[int, ...]]) -> list[int]:
-    """For each picture which of two decoders reads it, so that both go forward only.
+def _assign_decoders(chosen: list[tuple[int, ...]]) -> list[int]:
+    """For each frame group, which of two decoders (0 or 1) reads it, so that neither has to go back.
 
-    Main frames of a long clip are spread over all of it, composites lie in its first minutes.
+    A long clip needs two, because its main frames are spread over all of it while its composites lie in its first
+    minutes.
     """
-    lanes, at = [], [-1, -1]
-    for unit in chosen:
-        lane = 0 if unit[0] >= at[0] else 1
-        at[lane] = unit[-1]
-        lanes.append(lane)
-    return lanes
+    numbers, last = [], [-1, -1]
+    for frames in chosen:
+        number = 0 if frames[0] >= last[0] else 1
+        last[number] = frames[-1]
+        numbers.append(number)
+    return numbers
 
 
 def _make(clip: weakref.ref[Clip], number: int) -> tuple[Patches, ...]:
-    """A picture of a clip that somebody still wants: what waits in the queue does not keep it."""
+    """Prepare a frame group. The queue holds the clip weakly, so that a clip that was dropped is not prepared."""
     found = clip()
     if found is None:
-        raise VideoError("nobody waits for this video any more")
-    with found._placed():
+        raise VideoError("the clip of this frame was dropped before it was prepared")
+    with found._errors_name_part():
         return found._make(number)
 
 
 def open_clip(
     source: Any, options: VideoOptions, config: ProcessorConfig, limits: MediaLimits, *, is_base64: bool = False
 ) -> Clip:
-    """A clip from what `frames.open_frames` takes, or "video:PATH[:fps]". Raises VideoError or OptionError."""
+    """Open a clip from any source of `frames.open_frames`, or "video:PATH[:fps]". Raises VideoError or OptionError."""
     fps = options.fps
     if isinstance(source, str) and not is_base64:
         source, said = rated(source)
@@ -252,7 +255,7 @@ def open_clip(
 def _choose(
     frames: Frames, options: VideoOptions, limits: MediaLimits
 ) -> tuple[list[tuple[int, ...]], int, float | None, float | None]:
-    """Frame numbers of each picture; how many are main frames; rate and seconds of the part that is looked at."""
+    """Frame numbers of each frame group, number of main frames, and rate and seconds of the part that is sampled."""
     check_rate(frames, options.stack_frames, options.start, options.end)
     if frames.fps is None or frames.seconds is None:
         if frames.total > options.max_num_frames:
@@ -265,7 +268,7 @@ def _choose(
     if not by_time:
         _check_seconds(frames, frames.seconds, limits)
         whole = (frames.total, frames.fps, frames.seconds, options.max_num_frames)
-        return units(*whole, options.stack_frames), len(sample(*whole)[0]), frames.fps, frames.seconds
+        return group_frames(*whole, options.stack_frames), len(sample(*whole)[0]), frames.fps, frames.seconds
     line, begin = frames.timeline(), options.start or 0.0
     last = line.span if options.start is None and options.end is None else line.file_span
     end = last if options.end is None else min(options.end, last)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def clipboard() -> Image | list[str]:
-    """The copied picture, RGB or RGBA, or the paths of copied files. Raises ImageError where there is neither."""
+    """The copied picture, RGB or RGBA, or the paths of copied files. Raises ImageError if it has neither."""
     from PIL import ImageGrab
 
     try:

@@ -1,6 +1,6 @@
 """Video files are opened through PyAV within limits and read from the first key frame.
 
-Files open only as one of `FORMATS`: playlists and other formats that name further files or addresses are none of them.
+Only the formats in `FORMATS` are opened. Playlists and other formats that name further files or addresses are not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pocketvlm.options.media import Alpha
 from pocketvlm.processor.limits import MediaLimits
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,gif,avi,mpegts,mpeg,flv,ogg,asf,apng,ivf"
-# Older releases convert BT.709 clips with the matrix of BT.601, up to 23 grey levels off; 13.1 does not import.
+# Older releases convert BT.709 clips with the matrix of BT.601 (up to 23 grey levels off); 13.1 cannot be imported.
 OLDEST_PYAV = 17
 # Decoding threads; each holds a frame.
 _THREADS = 4
@@ -115,8 +115,8 @@ class VideoFile:
     def packets(self, container: Any, stream: Any, from_key: bool) -> Iterator[Any]:
         """The stream's packets, from the first key frame on if `from_key`, and the empty one that flushes the decoder.
 
-        What a capture or a seek has before its first key frame refers to frames that are not there: some decoders drop
-        such packets, some fail, and some make garbage of them.
+        Packets before the first key frame refer to frames that are not in the file: some decoders drop them, some fail,
+        and some decode garbage.
         """
         started = not from_key
         for packet in container.demux(stream):

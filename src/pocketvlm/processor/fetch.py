@@ -25,7 +25,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    # Not build_opener: it would add handlers for file:, ftp: and data:, and follow redirects by its own rules.
+    # Not build_opener: it adds handlers for file:, ftp: and data:, and follows redirects by rules of its own.
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),

@@ -17,7 +17,7 @@ HEAD = 4096
 Group = Literal["image", "video", "pdf", "other"]
 
 _SAVE = "save it as PNG or JPEG"
-# Names of pictures that are not read, with the way out; other pictures that are not read have `_SAVE`.
+# Picture formats that are not read, with advice; formats that are not listed get the advice `_SAVE`.
 _WAYS = {
     "SVG": "it is a drawing without pixels: render it to PNG in the size that it shall be seen in",
     "EPS or PostScript": "it is a program that draws: render it to PNG",
@@ -25,7 +25,7 @@ _WAYS = {
     "camera raw": "develop it, or save the camera's preview as JPEG",
     "DICOM": "export the picture as PNG",
 }
-# What other files are, and the way out.
+# Other file formats, and what the user can do instead.
 _OTHERS = {
     "web page": "this is a web page (HTML): give the address of the picture itself",
     "Git LFS pointer": "this is a pointer of Git LFS, not the file itself: run git lfs pull",
@@ -102,7 +102,7 @@ _HEIF_BRANDS = {b"mif1", b"mif2", b"msf1", b"miaf"}
 
 
 def recognize(head: bytes) -> FileType | None:
-    """What a file is, by its first HEAD bytes; None where that is not known.
+    """The format of a file by its first HEAD bytes, or None if it is unknown.
 
     Sequences of pictures in AVIF and HEIF containers count as pictures: their first or main picture is what they show.
     """
@@ -126,7 +126,7 @@ def _by_brand(head: bytes) -> FileType:
     brands = {major, *(head[at : at + 4] for at in range(16, end - 3, 4))}
     if major == b"crx ":
         return FileType("camera raw", "image")
-    # A video may list brands of pictures too; its own brand comes first.
+    # A video may list brands of pictures too, but its own brand comes first.
     if major in _AVIF_BRANDS or (major in _HEIF_BRANDS and brands & _AVIF_BRANDS):
         return FileType("AVIF", "image")
     if major in _HEIC_BRANDS | _HEIF_BRANDS:
@@ -144,7 +144,7 @@ def _by_markup(head: bytes) -> FileType | None:
 
 
 def no_picture(head: bytes) -> str:
-    """Why a file cannot be read as a picture, and the way out."""
+    """Why a file cannot be read as a picture, and what to do instead."""
     found = recognize(head)
     if found is None:
         return f"not a picture in a format we read ({', '.join((*READ, HEIC))}); it starts with {head[:12]!r}"
@@ -160,7 +160,7 @@ def no_picture(head: bytes) -> str:
 
 
 def still(head: bytes) -> FileType | None:
-    """The format of a picture that is no animation, where the first bytes tell. GIF and WebP may always be one."""
+    """The format of a still picture, or None. GIF and WebP give None, because they may be animations."""
     found = recognize(head)
     if found is None or found.group != "image" or found.name in ("GIF", "WEBP"):
         return None
@@ -171,7 +171,7 @@ def still(head: bytes) -> FileType | None:
 
 
 def no_video(head: bytes) -> str | None:
-    """Why a file cannot be watched as a video, where its first bytes tell."""
+    """Why a file cannot be read as a video, by its first bytes; empty if it may be one."""
     picture, found = still(head), recognize(head)
     if picture is not None:
         return f"it is a picture ({picture.name}), not a video: give it as an image"

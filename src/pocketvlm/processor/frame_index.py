@@ -16,22 +16,22 @@ from typing import Any
 from pocketvlm.errors import VideoError
 from pocketvlm.processor.container import VideoFile, load_pyav, reason
 
-# More frames a second than any clip has on the average: bounds the index.
-MOST_FPS = 240
+# Bounds the size of the index: no clip has more frames a second on the average.
+MAX_FPS = 240
 # Containers whose index is by decoding time; others find times of presentation.
 _BY_DECODING_TIME = ("mov", "avi", "flv")
 # Containers whose length counts from time 0.
 _FROM_ZERO = ("matroska", "webm", "asf")
-# Decoders that find out by themselves where they can begin. So they read files whose packets the demuxer cannot tell
-# apart, such as H.264 with start codes in mkv.
+# Decoders that find out by themselves where decoding can begin. They also read files in which the demuxer marks no key
+# frames, such as H.264 with start codes in mkv.
 _RECOVERS = ("h264", "hevc", "mpeg1video", "mpeg2video")
-# Packets that are decoded at most until the first frame appears: more than any stream takes to recover.
-_MOST_BEFORE_FIRST = 1000
+# The most packets to decode until the first frame appears; no stream takes so many to recover.
+_MAX_PACKETS_BEFORE_FIRST = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What a file holds.
+    """What a video file contains.
 
     fps, seconds: average rate and total / fps, as the reference computes them. times: of all frames, ascending, in
     units of `unit` seconds; empty where frames can only be counted. span: seconds from the first frame until the last
@@ -67,22 +67,22 @@ def build_index(file: VideoFile, part: float | None = None, from_key: bool = Tru
         codec = stream.codec_context.name
         walk, seen, broken = _Walk(codec, not from_key), 0.0, ""
         if _is(container, "avi", "asf") and codec in ("h264", "hevc") and stream.codec_context.has_b_frames:
-            walk.timed = False  # these containers hold times of decoding only
-        most = int(max(file.limits.max_video_seconds, stated if part is not None else 0.0) * MOST_FPS)
+            walk.timed = False  # these containers store decoding times only
+        maximum = int(max(file.limits.max_video_seconds, stated if part is not None else 0.0) * MAX_FPS)
         try:
             for packet in container.demux(stream):
                 walk.add(packet)
-                if walk.packets > most:
+                if walk.packets > maximum:
                     break
-            # The length of some formats counts from 0, not from the first frame.
+            # Some formats count their length from 0, not from the first frame.
             begin = min(walk.lowest, 0) if _is(container, *_FROM_ZERO) else walk.lowest
             seen = (walk.highest - begin) * float(stream.time_base or 0)
             if walk.timed and seen < 0.95 * stated - 1.0:
-                seen = _length(file)  # video that ends before the sound is whole
+                seen = _length(file)  # a file is complete even if its video ends before its sound
         except (av.FFmpegError, ValueError, OSError) as error:
             broken = f" ({reason(error)})"
-        if walk.packets > most:
-            raise VideoError(f"{file.name}: more than {most} frames: cut the file or raise max_video_seconds")
+        if walk.packets > maximum:
+            raise VideoError(f"{file.name}: more than {maximum} frames: cut the file or raise max_video_seconds")
         if broken or not _is_whole(walk, container, stream):
             end = f" of {stream.frames}" if stream.frames else ""
             raise _cut_off(file, f"frame {walk.packets}{end}", broken)
@@ -99,13 +99,13 @@ def build_index(file: VideoFile, part: float | None = None, from_key: bool = Tru
 
 
 class _Walk:
-    """Packets counted. times: of those that become frames. keys: (time, decoding time) of key frames."""
+    """Counts packets. times: of packets that become frames. keys: (time, decoding time) of key frames."""
 
     def __init__(self, codec: str, started: bool) -> None:
         self.codec, self.packets, self.timed = codec, 0, True
         self.times: list[int] = []
         self.keys: list[tuple[int, int]] = []
-        # Of all packets, those before the first key frame included.
+        # Counted over all packets, also those before the first key frame.
         self.lowest, self.highest, self.last_duration = 0, 0, 0
         self.started, self._decodes = started, True
         self._first: int | None = None
@@ -148,14 +148,14 @@ class _Walk:
         if frames:
             self._first = frames[0].pts
         self._nothing = not packet.size and not frames
-        self._decodes = not frames and self.packets < _MOST_BEFORE_FIRST
+        self._decodes = not frames and self.packets < _MAX_PACKETS_BEFORE_FIRST
 
     @property
     def frames(self) -> list[int]:
         """Times of the frames that the decoder gives, ascending.
 
-        Leading pictures of an open GOP, and what an intra-refresh stream has before it is whole, come before the first
-        one: they refer to frames that are not there, and the decoder drops them.
+        The decoder drops leading pictures of an open GOP, and the frames of an intra-refresh stream before its first
+        complete frame, because they refer to frames that are not in the file.
         """
         if self._nothing:
             return []
@@ -198,7 +198,7 @@ def _finish(file: VideoFile, walk: _Walk, container: Any, stream: Any, from_key:
 
 
 def _rate(file: VideoFile, walk: _Walk, times: Sequence[int], container: Any, stream: Any) -> Fraction:
-    """Frames a second: as the file says, or, where it says nothing that agrees with the times, measured."""
+    """Frames a second: the file's value if it agrees with the times, otherwise measured."""
     total, rate = len(times), stream.average_rate or stream.guessed_rate
     if not rate:
         span = _stated_seconds(container, stream)
@@ -209,7 +209,7 @@ def _rate(file: VideoFile, walk: _Walk, times: Sequence[int], container: Any, st
         raise VideoError(f"{file.name}: {total} frames without a rate (0 fps): write it again with one")
     found = Fraction(rate)
     if not stream.frames and walk.timed and times[-1] > times[0] and stream.time_base:
-        # Where the number of frames is not written, the rate is a guess: that of most frames, not the average.
+        # If the file does not state its number of frames, its rate is a guess: that of most frames, not the average.
         measured = Fraction((total - 1) / ((times[-1] - times[0]) * stream.time_base))
         if not 0.9 < float(found / measured) < 1.1:
             return measured
@@ -221,10 +221,10 @@ def _cut_off(file: VideoFile, where: str, why: str) -> VideoError:
 
 
 def _check_seconds(file: VideoFile, seconds: float) -> None:
-    most = file.limits.max_video_seconds
-    if seconds > most:
+    maximum = file.limits.max_video_seconds
+    if seconds > maximum:
         raise VideoError(
-            f"{file.name}: {seconds:.0f} s are longer than the limit of {most:g} s: give start and end, or raise "
+            f"{file.name}: {seconds:.0f} s are longer than the limit of {maximum:g} s: give start and end, or raise "
             "max_video_seconds"
         )
 
@@ -245,10 +245,10 @@ def _length(file: VideoFile) -> float:
 
 
 def _is_whole(walk: _Walk, container: Any, stream: Any) -> bool:
-    """Whether as many frames were found as the file says, if it does."""
-    if _is(container, "mov"):  # stream.frames counts those that an edit list leaves out
+    """Whether the number of frames found is the number that the file states, if it states one."""
+    if _is(container, "mov"):  # stream.frames includes frames that an edit list leaves out
         return bool(walk.packets >= min(stream.frames, len(stream.index_entries)))
-    if _is(container, "avi"):  # times are numbers, and stream.frames counts moments without a frame of their own
+    if _is(container, "avi"):  # times are frame numbers, and stream.frames includes repeated frames
         return bool(walk.highest + 1 >= 0.9 * stream.frames)
     return bool(walk.packets >= 0.9 * stream.frames)
 

@@ -1,4 +1,4 @@
-"""The frame reader returns single frames exactly, from the last one or the last key frame before them."""
+"""The frame reader decodes single frames exactly, starting at its position or at the last key frame before a frame."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from pocketvlm.processor.orientation import orientation
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Decoders that can be told for each packet whether to leave it out.
+# Decoders that can skip single packets.
 _SKIPS = ("h264", "hevc", "mpeg4")
 
 
 class Reader:
-    """Decodes single frames of a file, best in ascending order. Not thread-safe. Close it."""
+    """Decodes single frames of a file, fastest in ascending order. Not thread-safe. Callers must close it."""
 
     def __init__(self, file: VideoFile, index: Index, wanted: Sequence[int] = ()) -> None:
-        """wanted: numbers of the frames that will be asked for, if known: others are left out where none needs them."""
+        """wanted: numbers of the frames that will be read, if known; the decoder skips other frames if it can."""
         self.file, self.index = file, index
         self._wanted = {index.times[number] for number in wanted} if index.times else set()
         self._seeks = bool(index.keys)
         self._stack: Any = None
         self._frames: Iterator[Any] = iter(())
         self._at = 0  # number of the next frame; only a bound after a jump
-        self._landing: int | None = None  # time of the key frame that was jumped to
+        self._landing: int | None = None  # time of the key frame that the last seek went to
         self._size: tuple[int, int] | None = None
-        self._last: tuple[int, Image] | None = None  # clips of few frames a second ask for one several times
+        self._last: tuple[int, Image] | None = None  # clips of few frames a second read one frame several times
 
     def read(self, number: int) -> Image:
         """The frame of this number, upright, as RGB. Raises VideoError where it cannot be decoded."""
@@ -43,7 +43,7 @@ class Reader:
     def _decoded(self, number: int) -> Any:
         frame = self._find(number, self._seeks)
         if frame is None and self._seeks:
-            # A key frame that is none, or times that do not agree: only counting from the beginning is sure.
+            # The index names a false key frame, or its times do not match: count frames from the beginning instead.
             self._seeks = False
             self.close()
             frame = self._find(number, False)
@@ -93,11 +93,11 @@ class Reader:
 
     def _jump(self, number: int) -> None:
         """Go to the last key frame before a frame, if it is ahead."""
-        place = bisect.bisect_right(self.index.keys, number) - 1
-        if place >= 0 and self.index.keys[place] > self._at:
-            self._container.seek(self.index.key_times[place], stream=self._stream)
+        index = bisect.bisect_right(self.index.keys, number) - 1
+        if index >= 0 and self.index.keys[index] > self._at:
+            self._container.seek(self.index.key_times[index], stream=self._stream)
             self._frames = self._decode()
-            self._at = self.index.keys[place]
+            self._at = self.index.keys[index]
             self._landing = self.index.times[self._at]
 
     def _by_time(self, time: int, number: int) -> Any:
@@ -117,7 +117,7 @@ class Reader:
         context = decoder_of(self._stream, self.file.name, self.file.alpha)
         for packet in self.file.packets(self._container, self._stream, self.index.from_key):
             if self._wanted and self._seeks and context.name in _SKIPS:
-                # Frames that no other one refers to need no decoding unless they are asked for.
+                # A frame that no other frame refers to is decoded only if it is wanted.
                 context.skip_frame = "DEFAULT" if packet.pts in self._wanted or not packet.size else "NONREF"
             yield from context.decode(packet)
 

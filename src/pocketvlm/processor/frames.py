@@ -40,7 +40,7 @@ _RATED = re.compile(r"(.+):([0-9]*\.?[0-9]+)", re.DOTALL)
 
 
 class Decoder(Protocol):
-    """Gives single frames, best in ascending order."""
+    """Returns single frames, fastest in ascending order."""
 
     def read(self, number: int) -> Image:
         """An RGB frame. Raises VideoError."""
@@ -50,9 +50,9 @@ class Decoder(Protocol):
 
 
 class Frames(Protocol):
-    """A video before it is sampled. fps and seconds are None where its frames have no rate: all are looked at.
+    """A video before it is sampled. If fps and seconds are None, the frames have no rate and all of them are used.
 
-    paced: whether the caller's fps is the rate of these frames, and not how many of them are to be taken.
+    paced: whether the caller's fps is the rate of these frames, rather than the number of frames to sample a second.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Frames(Protocol):
         """Bytes that are equal only for equal frames at these numbers."""
 
     def decoder(self, wanted: Sequence[int]) -> Decoder:
-        """Something that gives the frames with the numbers `wanted`, and no others."""
+        """A decoder for the frames with the numbers `wanted`."""
 
 
 def rated(source: str) -> tuple[str, float | None]:
@@ -158,7 +158,7 @@ def _encoded(data: bytes | Path, name: str, limits: MediaLimits, part: float | N
         found = recognize(start)
         if found is None or found.name != "PNG" or b"acTL" in start:
             raise
-        # Metadata filled the first bytes, so they did not tell.
+        # Metadata filled the first bytes, so they did not show the format.
         raise VideoError(f"{name}: it is a picture (PNG), not a video: give it as an image") from None
 
 
@@ -205,9 +205,9 @@ def _folder(path: Path, name: str, limits: MediaLimits, fps: float | None, alpha
 def _jpeg_list(text: str, name: str, limits: MediaLimits, fps: float | None, alpha: Alpha) -> Frames:
     text = unquote(text) if "%" in text else text
     check_bytes(len(text) * 3 // 4, name, limits)
-    most = limits.max_video_frames
-    if text.count(",") >= most:
-        raise VideoError(f"{name}: {text.count(',') + 1} frames are more than the limit of {most}: send fewer")
+    maximum = limits.max_video_frames
+    if text.count(",") >= maximum:
+        raise VideoError(f"{name}: {text.count(',') + 1} frames are more than the limit of {maximum}: send fewer")
     parts = text.split(",")
     if "" in parts:
         raise VideoError(f"{name}: frame {parts.index('')} of {len(parts)} is empty: put one comma between two frames")
@@ -216,7 +216,7 @@ def _jpeg_list(text: str, name: str, limits: MediaLimits, fps: float | None, alp
 
 
 class _Images:
-    """Pictures that are frames, in order and of one size. Files and URLs are kept as they are encoded."""
+    """A list of images as frames, in order and of one size. Files and URLs stay encoded until they are decoded."""
 
     paced = True
 

@@ -4,7 +4,7 @@ A template puts user text and its own control tokens into one string. To tell th
 control token in a user's string gets a mark character next to it before rendering; after rendering, a spelling with a
 mark is text and a spelling without one is the template's. The marks are two private-use characters that occur nowhere
 in the conversation. They stand *outside* the spelling (after it, or before it for closing tags such as `</think>`), so
-that a template's own tests on content (`startswith('<tool_response>')`, `trim`, `split`) go on working.
+that a template's own tests on content (`startswith('<tool_response>')`, `trim`, `split`) still work.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 from pocketvlm.errors import PromptError
 
-# What an assistant's own earlier answers may contain as control tokens: the model writes these itself, and the template
-# takes its reasoning apart at them.
+# Control tokens that an assistant's earlier answers may contain, because the model wrote them itself and the template
+# finds the reasoning by them.
 ASSISTANT_CONTROL = frozenset({"<think>", "</think>", "<tool_call>", "</tool_call>"})
 
 _PRIVATE_USE = ((0xE000, 0xF8FF), (0xF0000, 0xFFFFD), (0x100000, 0x10FFFD))
@@ -25,7 +25,7 @@ _USED = re.compile("[\ue000-\uf8ff\U000f0000-\U0010ffff]")
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Segment:
     """Part of a rendered prompt: one control token written by the template, or text."""
 
     text: str
@@ -96,9 +96,9 @@ class Guard:
             return [self.protect_all(item) for item in value]
         return value
 
-    def split(self, rendered: str) -> list[Piece]:
+    def split(self, rendered: str) -> list[Segment]:
         """Control tokens of the template and the text between them, without marks; no two texts are neighbours."""
-        pieces: list[Piece] = []
+        segments: list[Segment] = []
         text: list[str] = []
         position = 0
         for match in self._spellings.pattern.finditer(rendered):
@@ -108,19 +108,19 @@ class Guard:
             if not closing and rendered[match.end() : match.end() + 1] == self.after:
                 continue
             text.append(rendered[position : match.start()])
-            self._flush(text, pieces)
-            pieces.append(Piece(match.group(), True))
+            self._flush(text, segments)
+            segments.append(Segment(match.group(), True))
             position = match.end()
         text.append(rendered[position:])
-        self._flush(text, pieces)
-        return pieces
+        self._flush(text, segments)
+        return segments
 
     def clean(self, text: str) -> str:
         """The string without marks."""
         return text.replace(self.before, "").replace(self.after, "").replace(self.end, "")
 
-    def _flush(self, text: list[str], pieces: list[Piece]) -> None:
+    def _flush(self, text: list[str], segments: list[Segment]) -> None:
         joined = self.clean("".join(text))
         text.clear()
         if joined:
-            pieces.append(Piece(joined, False))
+            segments.append(Segment(joined, False))

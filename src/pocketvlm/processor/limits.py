@@ -64,7 +64,7 @@ def check_size(width: int, height: int, name: str, limits: MediaLimits) -> None:
 
 
 def past_pillow(error: Exception, name: str, limit: int, option: str) -> str:
-    """What to say of a picture that a plugin of Pillow refuses for its pixels, as those of WebP and TIFF files do.
+    """The message for a picture that a Pillow plugin refuses because of its size, as the WebP and TIFF plugins do.
 
     error: Pillow's, with the number of pixels and the limit of Pillow. limit, option: ours, and what it is called.
     """

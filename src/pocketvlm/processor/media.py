@@ -48,7 +48,7 @@ def shorten(text: str, length: int = 80) -> str:
 
 
 def trimmed(source: str) -> str:
-    """A URI without the ASCII white space around it; anything else as it is, as a file name may begin with a blank."""
+    """A URI without the ASCII white space around it. Other text stays, because file names may begin with a blank."""
     bare = source.strip(_BLANKS)
     return bare if _SCHEME.match(bare) else source
 
@@ -67,7 +67,7 @@ def load_image(
 
 
 def read_image(source: Any, limits: MediaLimits | None = None, *, is_base64: bool = False) -> Image:
-    """The same before transparency is taken away: an image in the mode RGB, or RGBA if it has any."""
+    """Like `load_image`, but with transparency: an image in the mode RGB, or RGBA if it has transparency."""
     limits = limits or MediaLimits()
     if isinstance(source, str) and is_base64:
         return decode(from_base64(source, "base64 text", limits), "base64 text", limits)
@@ -77,7 +77,7 @@ def read_image(source: Any, limits: MediaLimits | None = None, *, is_base64: boo
         name = f"{len(source)} bytes"
         check_bytes(len(source), name, limits)
         return decode(bytes(source), name, limits)
-    # Pillow first: its images also have a `read`-like surface in some subclasses.
+    # Check for Pillow first, because some of its subclasses also have a `read` method.
     import PIL.Image
 
     if isinstance(source, PIL.Image.Image):
@@ -93,7 +93,7 @@ def read_image(source: Any, limits: MediaLimits | None = None, *, is_base64: boo
 
 
 def locate(source: str, limits: MediaLimits) -> tuple[bytes | Path, str]:
-    """What a path, file:, http:, https: or data: URI leads to: bytes and the content type they came with, or a file.
+    """The content of a path, file:, http:, https: or data: URI: bytes with their content type, or a file.
 
     Raises ImageError, also for a path without a regular file.
     """
@@ -131,7 +131,7 @@ def locate(source: str, limits: MediaLimits) -> tuple[bytes | Path, str]:
 
 @contextmanager
 def readable(name: str) -> Iterator[None]:
-    """What the system says about a file becomes an ImageError that names it."""
+    """Turns errors of the system about a file into an ImageError that names the file."""
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~ without a home, ValueError: a NUL inside

@@ -13,7 +13,7 @@ from pocketvlm.options.media import IMAGE_OPTIONS, VIDEO_OPTIONS
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_DEPTH = 100
-# What other interfaces, and older versions of this one, call a role.
+# Names of roles in other interfaces and in older versions of this one.
 _SAME_ROLE = {"developer": "system", "function": "tool"}
 _SOURCE_KEYS = ("url", "path", "base64")
 _DETAIL: dict[str, str | None] = {"low": "16x", "high": "4x", "auto": None, "original": None}

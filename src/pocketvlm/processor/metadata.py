@@ -44,8 +44,8 @@ def upright(image: Image) -> Image:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """The same file without the metadata that Pillow stumbles over; the pixels, their transparency and an orientation
-    tag stay. The bytes as they are for formats where metadata does no harm.
+    """The file without the metadata that Pillow cannot read; pixels, transparency and an orientation tag stay. Formats
+    in which metadata does no harm are returned unchanged.
     """
     if data.startswith(b"\x89PNG"):
         return _png(data)
@@ -54,7 +54,7 @@ def without_metadata(data: bytes) -> bytes:
     if _is_tiff(data):
         return _tiff(data)
     if data[4:8] == b"ftyp":
-        # Items of the types Exif and mime (XMP) become items of a type that nobody reads.
+        # Give items of the types Exif and mime (XMP) a type that no reader knows.
         return re.sub(rb"(infe\x02.{7})(?:Exif|mime)", rb"\1skip", data, flags=re.DOTALL)
     return data
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def orientation(frame: Any) -> Transpose | None:
-    """What to do with a frame's pixels; None to leave them as they are.
+    """The Pillow transposition that turns a frame upright, or None if it is upright already.
 
     FFmpeg hands the same matrix on for the track header of mp4 and mov, the projection of mkv and webm, the display
     orientation of H.264 and HEVC, and the EXIF orientation of JPEG frames. Its entries a, b, c, d map a pixel (x, y) to

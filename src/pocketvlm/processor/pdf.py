@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DPI = 144
-# Longer sides are cut into no more slices; so large pages are drawn smaller.
+# Larger pages are drawn smaller, because longer sides would not get more slices.
 LONGEST = 4096
 
 

@@ -1,4 +1,4 @@
-"""`Processor` turns a conversation into a `Prompt`: ids and views at their places (docs/model.md 4.4, 6)."""
+"""`Processor` turns a conversation into a `Prompt`: token ids, and the views of its images (docs/model.md 4.4, 6)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pocketvlm.options.option import refuse_unknown
 from pocketvlm.options.request import MediaKeywords
 from pocketvlm.processor.chat import ChatTemplate, protect_messages
 from pocketvlm.processor.clip import Clip, Progress
-from pocketvlm.processor.guard import Guard, Piece, strings_in
+from pocketvlm.processor.guard import Guard, Segment, strings_in
 from pocketvlm.processor.image import Patches
-from pocketvlm.processor.kept import KeptPictures, Picture
+from pocketvlm.processor.image_cache import ImageCache, PreparedImage
 from pocketvlm.processor.limits import MediaLimits
+from pocketvlm.processor.media_reader import MediaReader
 from pocketvlm.processor.messages import Conversation, read_messages, read_tools
-from pocketvlm.processor.reading import MediaReader
 from pocketvlm.processor.sizes import Layout
 from pocketvlm.processor.system import place_system_messages
 from pocketvlm.processor.tokenizer import Tokenizer
@@ -31,13 +31,13 @@ from pocketvlm.types import ImageInfo, PendingView, Prompt, VideoInfo, View
 if TYPE_CHECKING:
     from pocketvlm.backends.ops import CacheLocation
 
-# The control token before each role. In a template that writes another one, only images leave marks.
+# The control token before each role. If a template writes another one, only media items set cache breakpoints.
 _TURN = "<|im_start|>"
 _RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "enable_thinking")
 
 
 class Processor:
-    """Everything that stands between messages and the model, for one checkpoint. Safe to share between threads."""
+    """Everything between messages and the model, for one checkpoint. Safe to share between threads."""
 
     def __init__(
         self,
@@ -92,17 +92,17 @@ class Processor:
         template_kwargs: Mapping[str, Any] | None = None,
         limits: MediaLimits | None = None,
         progress: Progress | None = None,
-        kept: KeptPictures | None = None,
+        image_cache: ImageCache | None = None,
         **options: Unpack[MediaKeywords],
     ) -> Prompt:
         """Token ids and views of a conversation (messages.read_messages says what may be in it).
 
-        options: of all images and videos (`options/media.py`); a part's own win over these, and None leaves one to the
-        checkpoint, or to the template for enable_thinking. Videos have max_slice_nums 1 and no image id unless asked
-        otherwise.
-        continue_final_message leaves the last message open, so that the answer goes on in it. progress("watch", done,
-        total) is called for each picture of a video that was made, on another thread. kept: images that were cut for
-        earlier prompts. Raises PromptError, ImageError, VideoError or OptionError.
+        options: of all images and videos (`options/media.py`); a part's own options win over these, and None leaves an
+        option to the checkpoint, or to the template for enable_thinking. Videos have max_slice_nums 1 and no image id
+        unless asked otherwise.
+        continue_final_message leaves the last message open, so that the answer continues it. progress("watch", done,
+        total) is called on another thread for each frame or composite of a video that was prepared. image_cache:
+        images that were cut for earlier prompts. Raises PromptError, ImageError, VideoError or OptionError.
         """
         started = time.perf_counter()
         refuse_unknown(options, MEDIA_OPTIONS)
@@ -110,17 +110,17 @@ class Processor:
         conversation = read_messages(messages)
         if not self.template.takes_system_anywhere:
             conversation = replace(conversation, messages=place_system_messages(conversation.messages))
-        media = MediaReader(self.config, limits, options, kept)
+        media = MediaReader(self.config, limits, options, image_cache)
         media.check(conversation)
         variables = _variables(template_kwargs, enable_thinking)
         if continue_final_message and add_generation_prompt:
             add_generation_prompt = False
-        pieces = self._render(conversation, tools, variables, add_generation_prompt, continue_final_message)
-        self._check_placeholders(pieces, conversation)
+        segments = self._render(conversation, tools, variables, add_generation_prompt, continue_final_message)
+        self._check_placeholders(segments, conversation)
         images, videos = media.read(conversation)
         for clip in videos:
             clip.progress = progress
-        return self._assemble(pieces, images, videos, media, started)
+        return self._assemble(segments, images, videos, media, started)
 
     def _render(
         self,
@@ -129,8 +129,8 @@ class Processor:
         variables: Mapping[str, Any],
         add_generation_prompt: bool,
         continue_final_message: bool,
-    ) -> list[Piece]:
-        """The template's output, its control tokens apart from text that users wrote."""
+    ) -> list[Segment]:
+        """The template's output, split into control tokens and text."""
         definitions = read_tools(tools)
         everything = [conversation.messages, definitions, dict(variables), self.template.source]
         guard = Guard(self.tokenizer.spellings, strings_in(everything))
@@ -147,21 +147,26 @@ class Processor:
             text = _cut_open(text, guard)
         return guard.split(text)
 
-    def _check_placeholders(self, pieces: list[Piece], conversation: Conversation) -> None:
+    def _check_placeholders(self, segments: list[Segment], conversation: Conversation) -> None:
         for kind, parts in (("image", conversation.images), ("video", conversation.videos)):
             if kind == "video" and self.tokenizer.special.video is None:
                 if parts:
                     raise PromptError(f"{parts[0].where}: the tokenizer of this checkpoint has no token for video")
                 continue
             spelling = self.tokenizer.spelling(f"{kind}_token")
-            found = sum(piece.control and piece.text == spelling for piece in pieces)
+            found = sum(segment.control and segment.text == spelling for segment in segments)
             if found != len(parts):
                 raise PromptError(f"the chat template wrote {found} {kind} placeholders for {len(parts)} {kind}s")
 
     def _assemble(
-        self, pieces: list[Piece], images: list[Picture], clips: list[Clip], media: MediaReader, started: float
+        self,
+        segments: list[Segment],
+        images: list[PreparedImage],
+        clips: list[Clip],
+        media: MediaReader,
+        started: float,
     ) -> Prompt:
-        """A prompt of all pieces, each placeholder replaced by its block (docs/model.md 4.4, 4.6)."""
+        """The prompt of all segments, each placeholder replaced by its block (docs/model.md 4.4, 4.6)."""
         ids: list[int] = []
         views: list[View | PendingView] = []
         seen: list[ImageInfo] = []
@@ -171,31 +176,31 @@ class Processor:
         placeholders = {self.tokenizer.spelling("image_token"): special.image}
         if special.video is not None:
             placeholders[self.tokenizer.spelling("video_token")] = special.video
-        before = ""
-        for index, piece in enumerate(pieces):
-            if not piece.control:
-                ids += self.tokenizer.encode_plain(piece.text)
+        previous_role = ""
+        for index, segment in enumerate(segments):
+            if not segment.control:
+                ids += self.tokenizer.encode_plain(segment.text)
                 continue
-            placeholder = placeholders.get(piece.text)
+            placeholder = placeholders.get(segment.text)
             if placeholder is None:
-                if piece.text == _TURN:
-                    role = pieces[index + 1].text if index + 1 < len(pieces) else ""
-                    if ids and marks[-1:] != [len(ids)] and (role.startswith("assistant") or before == "system"):
+                if segment.text == _TURN:
+                    role = segments[index + 1].text if index + 1 < len(segments) else ""
+                    if ids and marks[-1:] != [len(ids)] and (role.startswith("assistant") or previous_role == "system"):
                         marks.append(len(ids))
-                    before = role.partition("\n")[0]
-                ids.append(self.tokenizer.control_ids[piece.text])
+                    previous_role = role.partition("\n")[0]
+                ids.append(self.tokenizer.control_ids[segment.text])
                 continue
             begin = len(ids)
             if placeholder == special.image:
-                picture = images[len(seen)]
-                self._id_tag(picture.options, len(seen), ids)
-                self._block(picture.views, picture.layout, placeholder, ids, views)
-                seen.append(picture.describe(len(ids) - begin))
+                image = images[len(seen)]
+                self._id_tag(image.options, len(seen), ids)
+                self._block(image.views, image.layout, placeholder, ids, views)
+                seen.append(image.describe(len(ids) - begin))
             else:
                 clip = clips[len(watched)]
                 self._id_tag(clip.options.image, len(watched), ids)
-                for number, unit in enumerate(clip.units):
-                    self._block(clip.views(number), unit.layout, placeholder, ids, views)
+                for number, group in enumerate(clip.groups):
+                    self._block(clip.views(number), group.layout, placeholder, ids, views)
                 watched.append(clip.describe(len(ids) - begin))
             marks.append(len(ids))
         counted = sum(ids.count(placeholder) for placeholder in placeholders.values())
@@ -205,7 +210,7 @@ class Processor:
             ids=np.array(ids, dtype=np.int32),
             views=tuple(views),
             images=tuple(seen),
-            text="".join(piece.text for piece in pieces),
+            text="".join(segment.text for segment in segments),
             decode_seconds=media.decoding,
             preprocess_seconds=time.perf_counter() - started - media.decoding - media.resizing,
             marks=tuple(marks),
@@ -221,16 +226,16 @@ class Processor:
 
     def _block(
         self,
-        pictured: Sequence[Patches | PendingView],
+        image_views: Sequence[Patches | PendingView],
         layout: Layout,
         placeholder: int,
         ids: list[int],
         views: list[View | PendingView],
     ) -> None:
-        """The ids of one picture: its overview, then its slices, a line for each row of them."""
+        """The ids of one image or frame: its overview, then its slices, with a line break after each row of slices."""
         special = self.tokenizer.special
         columns = layout.grid[1] if layout.grid else 0
-        for number, view in enumerate(pictured):
+        for number, view in enumerate(image_views):
             if number > 1 and (number - 1) % columns == 0:
                 ids += self.tokenizer.encode_plain("\n")
             ids.append(special.image_start if number == 0 else special.slice_start)
@@ -257,7 +262,7 @@ def _variables(template_kwargs: Mapping[str, Any] | None, enable_thinking: bool 
 
 
 def _leave_open(message: dict[str, Any], guard: Guard) -> None:
-    """Put the end mark behind the last text of the final message; the blank shows whether the template trims."""
+    """Put the end mark after the last text of the final message; the blank shows whether the template trims."""
     content = message.get("content")
     if isinstance(content, str):
         message["content"] = f"{content}{guard.end} "

@@ -1,4 +1,4 @@
-"""The sampling rule chooses frames of a video and groups them into pictures (docs/model.md 4.6)."""
+"""The sampling rule chooses frames of a video and groups some of them into composites (docs/model.md 4.6)."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def sample(total: int, fps: float, seconds: float, maximum: int, stack: int = 1)
         count = int(seconds / 0.1)
         mains = [min(int(round(step * 0.1, 1) * fps), total - 1) for step in thin(count, maximum)]
     else:
-        # Rounding may make a last second that begins behind the last frame.
+        # Through rounding, a last second may begin after the last frame.
         mains = [index for second in range(math.ceil(seconds)) if (index := int(second * fps)) < total]
     return mains, [min(int(stamp * fps), total - 1) for stamp in _sub_stamps(seconds, maximum, stack)]
 
 
-def thin(count: int, most: int) -> list[int]:
-    """At most `most` of 0..count-1, evenly spread."""
-    if count <= most:
+def thin(count: int, maximum: int) -> list[int]:
+    """At most `maximum` of 0..count-1, evenly spread."""
+    if count <= maximum:
         return list(range(count))
-    return [int(index) for index in np.linspace(0, count - 1, most, dtype=int)]
+    return [int(index) for index in np.linspace(0, count - 1, maximum, dtype=int)]
 
 
 def _sub_stamps(seconds: float, maximum: int, stack: int) -> list[float]:
@@ -44,16 +44,16 @@ def _sub_stamps(seconds: float, maximum: int, stack: int) -> list[float]:
     if inside < 1:
         return []
     last = math.ceil(seconds) - 1
-    # All of a second's but the last one's lie before the end.
+    # Only in the last second can sub-frames lie after the end.
     count = last * inside + sum(last + part / stack < seconds for part in range(1, stack))
     return [step // inside + (step % inside + 1) / stack for step in thin(count, maximum * inside)]
 
 
-def units(total: int, fps: float, seconds: float, maximum: int, stack: int = 1) -> list[tuple[int, ...]]:
-    """Frame indices of each picture, in the order of the prompt: a main frame, then the composite of its sub-frames.
+def group_frames(total: int, fps: float, seconds: float, maximum: int, stack: int = 1) -> list[tuple[int, ...]]:
+    """Frame indices of each group, in the order of the prompt: a main frame, then the composite of its sub-frames.
 
-    The i-th main frame goes with the composite of second i, also where a long video's main frames are further apart:
-    composites of later seconds are left out then. That is the reference's rule.
+    The i-th main frame goes with the composite of second i, even if the main frames of a long video are further apart;
+    composites of later seconds are then left out. That is the reference's rule.
     """
     mains, subs = sample(total, fps, seconds, maximum, stack)
     composites: dict[int, list[int]] = {}
@@ -67,13 +67,11 @@ def units(total: int, fps: float, seconds: float, maximum: int, stack: int = 1) 
     return found
 
 
-def plan_pictures(
-    width: int, height: int, pictures: Sequence[tuple[int, ...]], options: ImageOptions
-) -> list[ImageInfo]:
-    """What each picture of a video with frames of width x height will cost (docs/model.md 4.6), without any pixel."""
+def plan_groups(width: int, height: int, groups: Sequence[tuple[int, ...]], options: ImageOptions) -> list[ImageInfo]:
+    """The tokens of each frame group for frames of width x height, without any pixel (docs/model.md 4.6)."""
     plain = replace(options, use_image_id=False)
     return [
-        plan_image(*canvas_size(canvas_grid(len(frames), width, height), width, height), plain) for frames in pictures
+        plan_image(*canvas_size(canvas_grid(len(frames), width, height), width, height), plain) for frames in groups
     ]
 
 
@@ -83,10 +81,10 @@ def canvas_grid(count: int, width: int, height: int) -> tuple[int, int]:
         return 2, 2
     if count not in (2, 3):
         return 1, count
-    beside, below = (abs(_ratio(rows, cols, width, height) - 1.0) for rows, cols in ((1, count), (count, 1)))
-    if beside == below and count == 2:
+    row, column = (abs(_ratio(rows, cols, width, height) - 1.0) for rows, cols in ((1, count), (count, 1)))
+    if row == column and count == 2:
         return (1, 2) if width / height >= 1.0 else (2, 1)
-    return (1, count) if beside <= below else (count, 1)
+    return (1, count) if row <= column else (count, 1)
 
 
 def _ratio(rows: int, cols: int, width: int, height: int) -> float:

@@ -12,22 +12,22 @@ OPEN, CLOSE = "<system>", "</system>"
 
 
 def place_system_messages(messages: Sequence[Message]) -> list[Message]:
-    """The conversation with one system message at most, at its beginning; the order of its content stays.
+    """The conversation with at most one system message, at its beginning; the order of the content does not change.
 
     Leading system messages are joined by an empty line. A later one becomes text of the next user message, or of the
     one before it where an answer follows, set between `<system>` and `</system>` as plain text; between answers it
     becomes a user message of its own.
     """
-    rest = list(messages)
+    remaining = list(messages)
     found: list[Message] = []
-    while rest and rest[0]["role"] == "system":
-        message = rest.pop(0)
+    while remaining and remaining[0]["role"] == "system":
+        message = remaining.pop(0)
         if not found:
             found.append(message)
         elif message["content"]:
             found = [_with(found[0], found[0]["content"], message["content"])]
     later: list[Any] = []
-    for message in rest:
+    for message in remaining:
         if message["role"] == "system":
             later += [_marked(message["content"])] if message["content"] else []
         elif message["role"] == "user":
@@ -42,7 +42,7 @@ def place_system_messages(messages: Sequence[Message]) -> list[Message]:
 
 
 def _place(later: Sequence[Any], found: list[Message]) -> None:
-    """Put contents that no user message follows into the one before them, or into one of their own."""
+    """Append contents that no user message follows to the user message before them, or to a new one."""
     if later and found and found[-1]["role"] == "user":
         found[-1] = _with(found[-1], found[-1]["content"], *later)
     elif later:

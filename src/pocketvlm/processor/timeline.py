@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 # Seconds; products of rates and times are rounded.
 _ROUNDING = 1e-6
-# Containers round times to their unit: half of it, and at most this many seconds, make no difference.
-_MOST_TOLERANCE = 5e-4
+# Containers round times to their unit: differences up to half of it, but at most this many seconds, do not count.
+_MAX_TOLERANCE = 5e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,30 +44,30 @@ class Timeline:
     def sample(
         self, begin: float, end: float, rate: float, maximum: int, stack: int = 1
     ) -> tuple[list[tuple[int, ...]], int]:
-        """Frame numbers of each picture that shows begin <= t < end, in order, and how many are main frames.
+        """Frame numbers of each frame group that shows begin <= t < end, in order, and the number of main frames.
 
-        There are `rate` main frames a second. A frame that is already shown is shown again once a second, not more
-        often. Where that is more than `maximum`, so many of them are spread evenly over the part. After each main frame
-        comes, for stack > 1, a composite of the stack - 1 moments until the next one.
+        There are `rate` main frames a second. A frame that stays on the screen is repeated once a second. If that gives
+        more than `maximum` main frames, `maximum` of them are spread evenly over the part. If stack > 1, each main
+        frame is followed by a composite of the stack - 1 moments before the next main frame.
         """
-        starts = self.starts - min(self.unit / 2, _MOST_TOLERANCE) - _ROUNDING
+        starts = self.starts - min(self.unit / 2, _MAX_TOLERANCE) - _ROUNDING
         length = (end - begin) * rate
         moments = _moments((starts - begin) * rate, length, max(1, math.ceil(rate)))
         if len(moments) > maximum:
             # Tenths, as the reference thins a long video.
             moments = np.array(thin(int(length / 0.1), maximum)) * 0.1
         numbers = self._on_screen(starts, begin + moments / rate)
-        pictures: list[tuple[int, ...]] = []
+        groups: list[tuple[int, ...]] = []
         mains, shown = 0, (-1, -math.inf)
         for moment, number in zip(moments.tolist(), numbers.tolist(), strict=True):
             if number == shown[0] and moment - shown[1] < rate - _ROUNDING and rate > 1:
                 continue
             mains, shown = mains + 1, (number, moment)
-            pictures.append((number,))
+            groups.append((number,))
             inside = np.array([moment + part / stack for part in range(1, stack) if moment + part / stack < length])
             if len(inside):
-                pictures.append(tuple(self._on_screen(starts, begin + inside / rate).tolist()))
-        return pictures, mains
+                groups.append(tuple(self._on_screen(starts, begin + inside / rate).tolist()))
+        return groups, mains
 
     def _on_screen(self, starts: NDArray[np.float64], seconds: NDArray[np.float64]) -> NDArray[np.int64]:
         numbers: NDArray[np.int64] = np.searchsorted(starts, seconds, side="right") - 1
@@ -75,7 +75,7 @@ class Timeline:
 
 
 def _moments(starts: NDArray[np.float64], end: float, every: int) -> NDArray[np.float64]:
-    """Whole numbers 0 <= k < end at which another frame is on the screen than at k - 1, or the same for `every` more.
+    """Whole numbers 0 <= k < end at which a new frame is on the screen, and each `every` later while it stays.
 
     The number of results is bounded by that of frames and of seconds, whatever the rate.
     """
@@ -83,6 +83,6 @@ def _moments(starts: NDArray[np.float64], end: float, every: int) -> NDArray[np.
     first = np.clip(np.ceil(starts), 0, count).astype(np.int64)
     shown = -(-(np.append(first[1:], count) - first) // every)
     before = np.cumsum(shown) - shown
-    again = np.arange(int(shown.sum())) - np.repeat(before, shown)
-    found: NDArray[np.float64] = np.repeat(first, shown) + every * again.astype(np.float64)
+    repeats = np.arange(int(shown.sum())) - np.repeat(before, shown)
+    found: NDArray[np.float64] = np.repeat(first, shown) + every * repeats.astype(np.float64)
     return found

@@ -79,8 +79,8 @@ class Tokenizer:
     ) -> Tokenizer:
         """Read tokenizer.json; config is the content of tokenizer_config.json. Raises CheckpointError.
 
-        cache: where its vocabulary is cached for the next start, in a form that is read at once (None: nowhere); what
-        fails there is a CacheWarning.
+        cache: where its vocabulary is cached for the next start, in a form that loads at once (None: nowhere). Cache
+        failures become a CacheWarning.
         """
         return cls(load(Path(path), cache), config, where=str(path))
 
@@ -183,5 +183,5 @@ class Detokenizer:
         return self._decoder.decode(self._tokenizer.token_bytes(token_id))
 
     def flush(self) -> str:
-        """The rest: U+FFFD if the last character is incomplete, else empty. Ready for new text afterwards."""
+        """The remaining text: U+FFFD if the last character is incomplete, else empty. Resets the detokenizer."""
         return self._decoder.decode(b"", final=True)

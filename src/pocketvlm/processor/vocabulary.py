@@ -21,9 +21,9 @@ from pocketvlm.packfile import SUFFIX, VERSION, Item, PackedError, open_items, o
 if TYPE_CHECKING:
     from pocketvlm.backends.ops import CacheLocation
 
-# To be raised when `parse` makes other arrays of the same file.
+# Increase this when `parse` makes other arrays of the same file.
 FORMAT = 1
-# What a packed file is called where others have the type of their weights.
+# The kind in the header of a cache file; files of weights have the type of their weights there.
 KIND = "tokenizer"
 
 _ARRAYS: dict[str, Literal["B", "I", "Q"]] = {
@@ -37,7 +37,7 @@ _ARRAYS: dict[str, Literal["B", "I", "Q"]] = {
 # Ways to merge that the loop in `bpe` does not know. How unknown characters are treated does not matter: all 256 bytes
 # must have a token.
 _REFUSED = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
-_MOST_IDS = 1 << 24
+_MAX_IDS = 1 << 24
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -66,9 +66,9 @@ class Vocabulary:
     """Tokens and merges; arrays may be mapped and are read-only.
 
     rules: `normalizer` and `pre_tokenizer` as in tokenizer.json. added: the control tokens. size: ids with a token.
-    pairs uint64, ascending: left id << 32 | right id of each merge, and a last one that nothing is; ranks, merged
-    uint32 beside it: which merge goes first, and the id that it makes. text uint8: the bytes of all tokens by id; ends
-    uint32: where each one ends. byte_ids uint32 [256].
+    pairs uint64, ascending: left id << 32 | right id of each merge, then a sentinel. ranks, merged uint32, in the same
+    order: the rank of each merge (the lowest goes first) and the id that it makes. text uint8: the bytes of all tokens
+    by id; ends uint32: where each token ends. byte_ids uint32 [256].
     """
 
     rules: Mapping[str, Any]
@@ -105,7 +105,8 @@ def token_bytes(text: str) -> bytes:
 def load(path: Path, cache: CacheLocation | None = None) -> Vocabulary:
     """Read tokenizer.json, or what is cached of the same content in `cache`; cache it there for the next time.
 
-    Whatever is wrong with the kept file costs time and a CacheWarning, never an answer. Raises CheckpointError.
+    A damaged cache file only costs time and a CacheWarning, because tokenizer.json is then parsed again. Raises
+    CheckpointError.
     """
     try:
         data = path.read_bytes()
@@ -149,7 +150,7 @@ def parse(data: bytes, where: str) -> Vocabulary:
 
 
 def _added(items: Sequence[Mapping[str, Any]], ids: Mapping[str, int], where: str) -> tuple[AddedToken, ...]:
-    """The control tokens with the ids that the tokenizers library gives them: in their order, behind the vocabulary."""
+    """The control tokens with the ids that the tokenizers library gives them: in their order, after the vocabulary."""
     found: dict[str, AddedToken] = {}
     free = len(ids)
     for item in items:
@@ -177,7 +178,7 @@ def _merges(ids: Mapping[str, int], merges: Sequence[Any], where: str) -> dict[s
     left, right, merged = found
     pairs = np.append(left.astype(np.uint64) << np.uint64(32) | right, np.uint64(np.iinfo(np.uint64).max))
     order = np.argsort(pairs, kind="stable")
-    # Of merges that are listed twice the library knows the last.
+    # If a merge is listed twice, the library uses the last one.
     order = order[np.append(pairs[order][1:] != pairs[order][:-1], True)]
     return {
         "pairs": pairs[order],
@@ -192,8 +193,8 @@ def _tokens(ids: Mapping[str, int], where: str) -> dict[str, NDArray[Any]]:
     if missing:
         raise CheckpointError(f"{where}: the vocabulary has no token for byte {missing[0]}")
     given = np.array(list(ids.values()))
-    if given.dtype.kind != "i" or given.min() < 0 or given.max() >= _MOST_IDS or len(np.unique(given)) != len(given):
-        raise CheckpointError(f"{where}: ids of the vocabulary are not different numbers from 0 to {_MOST_IDS - 1}")
+    if given.dtype.kind != "i" or given.min() < 0 or given.max() >= _MAX_IDS or len(np.unique(given)) != len(given):
+        raise CheckpointError(f"{where}: ids of the vocabulary are not different numbers from 0 to {_MAX_IDS - 1}")
     texts = [""] * (int(given.max()) + 1)
     for text, id_ in ids.items():
         texts[id_] = text
@@ -205,8 +206,8 @@ def _tokens(ids: Mapping[str, int], where: str) -> dict[str, NDArray[Any]]:
     if found.max() < 256:
         data, lengths = found.astype(np.uint8), list(map(len, texts))
     else:
-        pieces = list(map(token_bytes, texts))
-        data, lengths = np.frombuffer(b"".join(pieces), np.uint8), list(map(len, pieces))
+        tokens = list(map(token_bytes, texts))
+        data, lengths = np.frombuffer(b"".join(tokens), np.uint8), list(map(len, tokens))
     each = sorted(ALPHABET, key=ALPHABET.__getitem__)
     return {
         "text": data,

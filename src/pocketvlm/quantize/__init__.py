@@ -1,4 +1,4 @@
-"""Quantization: dense tensors to QuantizedTensor. Knows no file format and no kernel layout."""
+"""Quantization turns dense tensors into `QuantizedTensor`s; it knows no file format and no kernel layout."""
 
 from pocketvlm.quantize.apply import quantized
 from pocketvlm.quantize.nearest import round_to_nearest

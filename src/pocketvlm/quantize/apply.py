@@ -11,9 +11,9 @@ from pocketvlm.tensors import DenseTensor, Tensor
 
 
 def quantized(tensors: Mapping[str, Tensor], roles: Mapping[str, Role], scheme: Scheme) -> dict[str, Tensor]:
-    """The tensors by name; dense ones become lazy quantized ones where the scheme wants that. Reads no values.
+    """The tensors by name, with those that the scheme quantizes replaced by lazy quantized ones. Reads no values.
 
-    roles: of each tensor. Tensors that the checkpoint holds quantized stay as they are.
+    roles: the role of each tensor. Tensors that are quantized in the checkpoint are not changed.
     """
 
     def stored(name: str, tensor: Tensor) -> Tensor:

@@ -15,16 +15,16 @@ Floats = NDArray[np.float32]
 Parts = tuple[NDArray[Any], NDArray[Any], Floats]
 
 _CHUNK = 1 << 20  # values that are quantized at once
-_TINY, _LEAST_SCALE = np.float32(1e-30), np.float32(1e-36)
-# Scales of a codebook that are tried: those which put the largest value on either end, and some around them.
+_TINY, _MIN_SCALE = np.float32(1e-30), np.float32(1e-36)
+# Factors of the codebook scales to try: those that put the largest value on either end, and some around them.
 _TRIED = tuple(np.float32(1.18) - np.float32(0.06) * np.float32(step) for step in range(6))
 
 
 def round_to_nearest(tensor: DenseTensor, scheme: QuantizationScheme) -> QuantizedTensor:
-    """A dense matrix [outputs, inputs], quantized; neither its values are read nor anything is computed before use.
+    """Quantize a dense matrix [outputs, inputs] lazily: nothing is read or computed before the first use.
 
-    Without groups the scales are float32, one an output. With groups they are float16, each relative to a float32 scale
-    of its output, which puts them into the range of float16. Signed codes lie in -127..127.
+    Without groups there is a float32 scale for each output. With groups the scales are float16, relative to a float32
+    scale of the output that puts them into the range of float16. Signed codes lie in -127..127.
     """
     rows, columns = tensor.shape
     group = scheme.group or max(columns, 1)
@@ -70,35 +70,35 @@ def _quantize(values: Floats, scheme: QuantizationScheme) -> Parts:
 
 def _equal_steps(x: Floats, bits: int, grouped: bool) -> Parts:
     """x [rows, groups, group] as signed codes."""
-    most = np.float32(2 ** (bits - 1) - 1)
+    max_code = np.float32(2 ** (bits - 1) - 1)
     largest = np.abs(x).max(-1, initial=0.0)
     row: Floats = largest.max(-1, keepdims=True, initial=0.0)
     if grouped:
         row_scale = _positive(row) / np.float32(64)
-        half = (largest / most / row_scale).astype(np.float16)
+        half = (largest / max_code / row_scale).astype(np.float16)
         scale = half.astype(np.float32) * row_scale
     else:
-        row_scale, half = row / most, np.ones(largest.shape, np.float16)
+        row_scale, half = row / max_code, np.ones(largest.shape, np.float16)
         scale = row_scale
-    inverse = _inverse(scale, _LEAST_SCALE)[:, :, None]
-    return np.clip(np.rint(x * inverse), -most, most).astype(np.int8), half, row_scale
+    inverse = _inverse(scale, _MIN_SCALE)[:, :, None]
+    return np.clip(np.rint(x * inverse), -max_code, max_code).astype(np.int8), half, row_scale
 
 
 def _nearest_levels(x: Floats, levels: Floats, present: NDArray[np.bool_]) -> Parts:
-    """x [rows, groups, group] as codes of sorted levels; each group has the scale with the least squared error."""
+    """x [rows, groups, group] as codes of sorted levels; each group gets the scale with the smallest squared error."""
     row: Floats = np.abs(x).max((1, 2), initial=0.0)[:, None]
     row_scale = _positive(row) / np.float32(32)
     middles = (levels[:-1] + levels[1:]) * np.float32(0.5)
     end = np.take_along_axis(x, np.abs(x).argmax(-1)[..., None], -1)[..., 0]
-    best, least = np.zeros(end.shape, np.float32), np.full(end.shape, np.inf, np.float32)
+    best, min_error = np.zeros(end.shape, np.float32), np.full(end.shape, np.inf, np.float32)
     for level in (levels[0], levels[-1]):
         for factor in _TRIED:
             scale = (end / (level * factor) / row_scale).astype(np.float16).astype(np.float32) * row_scale
             t = x * _inverse(scale, np.float32(0))[..., None]
             error = np.square((t - levels[np.searchsorted(middles, t)]) * scale[..., None])
             total = np.where(present, error, 0).sum(-1, dtype=np.float32)
-            better = total < least
-            least, best = np.where(better, total, least), np.where(better, scale, best)
+            better = total < min_error
+            min_error, best = np.where(better, total, min_error), np.where(better, scale, best)
     codes = np.searchsorted(middles, x * _inverse(best, np.float32(0))[..., None]).astype(np.uint8)
     return codes, (best / row_scale).astype(np.float16), row_scale
 
@@ -108,6 +108,6 @@ def _positive(largest: Floats) -> Floats:
     return np.where(largest > _TINY, largest, np.float32(1)).astype(np.float32, copy=False)
 
 
-def _inverse(scale: Floats, least: np.float32) -> Floats:
-    """1 / scale, and 0 for scales that are not more than `least` in size."""
-    return np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=np.abs(scale) > least)
+def _inverse(scale: Floats, threshold: np.float32) -> Floats:
+    """1 / scale, and 0 for scales of at most `threshold` in size."""
+    return np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=np.abs(scale) > threshold)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pocketvlm.server.errors import ApiError
+from pocketvlm.interfaces.errors import ApiError
 
 
 class Admission:

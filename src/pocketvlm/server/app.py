@@ -11,21 +11,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pocketvlm import __version__
+from pocketvlm.interfaces.errors import ApiError, from_validation
 from pocketvlm.server.context import Context
-from pocketvlm.server.errors import ApiError, from_validation, internal
+from pocketvlm.server.errors import internal
 from pocketvlm.server.middleware import Middleware, error_response
-from pocketvlm.server.routes import (
-    anthropic,
-    chat,
-    completions,
-    docs,
-    files,
-    ollama,
-    ollama_models,
-    responses,
-    service,
-    tokens,
-)
+from pocketvlm.server.routes import answers, docs, files, ollama_models, service, tokens
 
 _ABOUT = """MiniCPM-V behind the interfaces of OpenAI, Anthropic and Ollama. Fields that are not listed are refused if
 they would change the answer; the header x-ignored-fields names all others. Errors have the form that the clients of
@@ -36,24 +26,28 @@ def create_app(context: Context) -> tuple[FastAPI, ASGIApp]:
     """The FastAPI application, and the same inside its middleware, which is what a server runs."""
     app = FastAPI(title="pocketvlm", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None)
     app.state.context = context
-    for module in (chat, completions, responses, anthropic, ollama, ollama_models, tokens, files, service, docs):
+    for module in (answers, ollama_models, tokens, files, service, docs):
         app.include_router(module.router)
+    app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _internal)
     return app, Middleware(app, context)
 
 
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return _answer(request, error)
+
+
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if not isinstance(error, ApiError):
-        told: dict[int, str] = {
-            404: f"there is nothing at {request.url.path[:200]!r}: see /docs",
-            405: f"{request.method} is not possible at {request.url.path[:200]!r}: see /docs",
-        }
-        message = told.get(error.status_code, str(error.detail))
-        error = ApiError(error.status_code, message, headers=error.headers)
-    return _answer(request, error)
+    told: dict[int, str] = {
+        404: f"there is nothing at {request.url.path[:200]!r}: see /docs",
+        405: f"{request.method} is not possible at {request.url.path[:200]!r}: see /docs",
+    }
+    message = told.get(error.status_code, str(error.detail))
+    return _answer(request, ApiError(error.status_code, message, headers=error.headers))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

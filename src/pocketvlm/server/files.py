@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pocketvlm.server.errors import ApiError
+from pocketvlm.interfaces.errors import ApiError
 from pocketvlm.server.settings import Settings
 
 

@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from pocketvlm.server.fields import IgnoredFields
+from pocketvlm.interfaces.fields import IgnoredFields
+from pocketvlm.interfaces.usage import RequestTimes
 from pocketvlm.server.settings import LogFormat
 
 
@@ -32,14 +33,11 @@ class Record:
     completion_tokens: int = 0
     images: int = 0
     finish: tuple[str, ...] = ()
-    fetch: float = 0.0
-    media: float = 0.0
-    preprocess: float = 0.0
     queue: float | None = None
     ttft: float | None = None
     body_bytes: int = 0
     ignored: IgnoredFields = field(default_factory=IgnoredFields)
-    began: float = field(default_factory=time.perf_counter)
+    times: RequestTimes = field(default_factory=RequestTimes)
 
     def to_dict(self, seconds: float) -> dict[str, Any]:
         """What the line says; fields that do not apply are left out."""
@@ -63,9 +61,9 @@ class Record:
             "images": self.images,
             "completion_tokens": self.completion_tokens,
             "finish": ",".join(self.finish),
-            "fetch": round(self.fetch, 6),
-            "media": round(self.media, 6),
-            "preprocess": round(self.preprocess, 6),
+            "fetch": round(self.times.fetch, 6),
+            "media": round(self.times.media, 6),
+            "preprocess": round(self.times.preprocess, 6),
             "queue": None if self.queue is None else round(self.queue, 6),
             "ttft": None if self.ttft is None else round(self.ttft, 6),
         }

@@ -13,9 +13,10 @@ import traceback
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pocketvlm.interfaces.errors import ApiError
+from pocketvlm.interfaces.fields import IgnoredFields
 from pocketvlm.server.context import Context
-from pocketvlm.server.errors import ApiError, internal, style_of
-from pocketvlm.server.fields import IgnoredFields
+from pocketvlm.server.errors import internal, style_of
 from pocketvlm.server.logs import Record
 from pocketvlm.server.replies import Json
 
@@ -77,7 +78,7 @@ class Middleware:
             await self._fail(internal(record.id), record, started, scope, receive, reply)
         finally:
             self._release(record)
-            seconds = time.perf_counter() - record.began
+            seconds = time.perf_counter() - record.times.began
             self._context.metrics.ended(record, seconds)
             self._context.log.request(record, seconds)
 
@@ -204,7 +205,7 @@ class Middleware:
 
 def error_response(error: ApiError, path: str, request_id: str) -> Json:
     """The answer that tells a client of an error, in the form of the interface that it used."""
-    return Json(error.body(style_of(path), request_id), error.status_code, error.headers)
+    return Json(error.body(style_of(path), request_id), error.status, error.headers)
 
 
 async def _preflight(scope: Scope, receive: Receive, send: Send) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import traceback
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -14,26 +13,17 @@ from starlette.types import Receive, Scope, Send
 
 from pocketvlm.answers.answer import Answer
 from pocketvlm.answers.choice import Delta
+from pocketvlm.interfaces.errors import ApiError
+from pocketvlm.interfaces.renderers.common import StreamRenderer, dump
+from pocketvlm.interfaces.usage import RequestUsage, prompts_of
 from pocketvlm.server.context import Context
-from pocketvlm.server.errors import ApiError, internal
+from pocketvlm.server.errors import internal
 from pocketvlm.server.logs import Record
+from pocketvlm.server.metrics import Metrics
 from pocketvlm.server.protocol import WRITE
 from pocketvlm.server.running import Run
-from pocketvlm.server.usage import finalize
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _GONE = 499  # what others log where the client did not wait
-
-
-def dump(value: Any) -> bytes:
-    """Compact JSON in UTF-8."""
-    return _encode(value).encode("utf-8", "replace")
-
-
-def event(value: Any, name: str | None = None) -> bytes:
-    """One server-sent event."""
-    head = b"" if name is None else b"event: " + name.encode() + b"\n"
-    return head + b"data: " + dump(value) + b"\n\n"
 
 
 class Json(Response):
@@ -46,33 +36,10 @@ class Json(Response):
         return dump(content)
 
 
-class Renderer(Protocol):
-    """Writes a stream in the form of one interface."""
-
-    media_type: str
-    ping: bytes  # what keeps the connection open while nothing comes; empty for nothing
-
-    def head(self) -> bytes:
-        """The beginning."""
-        ...
-
-    def delta(self, delta: Delta) -> bytes:
-        """Some tokens of one choice."""
-        ...
-
-    def tail(self) -> bytes:
-        """The end, after the last delta of every choice."""
-        ...
-
-    def failure(self, error: ApiError) -> bytes:
-        """The end, when the request failed half-way."""
-        ...
-
-
 class Stream(Response):
     """A streamed answer: what the renderer makes of a run's deltas."""
 
-    def __init__(self, context: Context, run: Run, record: Record, renderer: Renderer) -> None:
+    def __init__(self, context: Context, run: Run, record: Record, renderer: StreamRenderer) -> None:
         self._context = context
         self._run = run
         self._record = record
@@ -101,7 +68,7 @@ class Stream(Response):
             watch.cancel()
             if gone.is_set():
                 self._record.status = _GONE
-            finalize(self._run, self._record, self._context.metrics)
+            _finalize(self._run, self._record, self._context.metrics)
 
     async def _body(self, send: Send, gone: asyncio.Event, write: Callable[[bytes], bool] | None) -> None:
         async def out(data: bytes, more: bool = True) -> None:
@@ -195,4 +162,18 @@ async def whole(
         raise
     finally:
         watch.cancel()
-        finalize(run, record, context.metrics)
+        _finalize(run, record, context.metrics)
+
+
+def _finalize(run: Run, record: Record, metrics: Metrics) -> None:
+    """Book a run that nobody reads any more: end it if it still runs, and note what it was."""
+    run.cancel()
+    usage = RequestUsage.of(run.choices, record.times)
+    record.prompt_tokens, record.cached_tokens = usage.prompt, usage.cached
+    record.image_tokens = usage.image
+    record.images = sum(len(prompt.images) for prompt in prompts_of(run.choices))
+    record.completion_tokens = usage.completion
+    record.queue = usage.queue
+    record.ttft = usage.ttft if any(choice.first is not None for choice in run.choices) else None
+    record.finish = tuple(choice.finish_reason or "abort" for choice in run.choices)
+    metrics.answered(run)

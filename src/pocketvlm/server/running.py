@@ -12,9 +12,7 @@ from typing import Protocol
 from pocketvlm.answers.choice import AnswerOptions, Choice, Delta
 from pocketvlm.engine.driver import Ticket
 from pocketvlm.engine.request import Request, TokenEvent
-from pocketvlm.errors import InputError
-from pocketvlm.server.errors import ApiError, from_failure
-from pocketvlm.types import Prompt
+from pocketvlm.interfaces.errors import ApiError, from_delta
 
 
 class Driver(Protocol):
@@ -64,10 +62,7 @@ class Run:
 
     def __init__(self, driver: Driver, mailbox: Mailbox, requests: Sequence[Request], how: AnswerOptions) -> None:
         """Queue the requests, one a choice. Raises PromptError where they can never run."""
-        self.prompts: list[Prompt] = list({id(request.prompt): request.prompt for request in requests}.values())
         self.choices = [Choice(index, request, how) for index, request in enumerate(requests)]
-        self.began = time.perf_counter()
-        self.first: float | None = None
         self.gaps: list[float] = []
         self.failure: ApiError | None = None
         self.tickets: list[Ticket] = []
@@ -118,7 +113,6 @@ class Run:
                     call(self)
         if event.token_id >= 0:
             now, last = time.perf_counter(), self._last[index]
-            self.first = self.first or now
             if last is not None:
                 self.gaps.append(now - last)
             self._last[index] = now
@@ -178,14 +172,9 @@ class Run:
         for choice, events in zip(self.choices, self._events, strict=True):
             if events and choice.finish_reason is None:
                 delta = choice.feed(events)
-                if delta.error is not None:
+                if (failed := from_delta(delta)) is not None:
                     self.cancel()
-                    if isinstance(delta.cause, InputError):  # frames of a video are decoded when they are due
-                        raise from_failure(delta.cause)
-                    raise ApiError(500, f"the engine failed on this request: {delta.error}", code="engine_error")
-                if delta.finish_reason == "abort":
-                    self.cancel()
-                    raise ApiError(503, "the server ended this request: it is shutting down", code="aborted")
+                    raise failed
                 if delta.finish_reason is not None:
                     self._open -= 1
                     if events[-1].finish_reason is None:

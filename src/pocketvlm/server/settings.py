@@ -99,9 +99,9 @@ class Settings:
         3600.0
     )
     max_visual_tokens: Annotated[int, _count("Tokens of all images and videos of a request.", _MEDIA)] = 16_384
-    max_files: Annotated[int, _count("Uploaded files that are stored.", _MEDIA)] = 1000
+    max_files: Annotated[int, _count("Maximum number of uploaded files.", _MEDIA)] = 1000
     max_files_bytes: Annotated[int, _size("Size of all uploaded files.", _MEDIA)] = 512 * MIB
-    file_seconds: Annotated[float, _seconds("How long uploaded files are stored.", _MEDIA)] = 24 * 3600.0
+    file_seconds: Annotated[float, _seconds("Lifetime of an uploaded file.", _MEDIA)] = 24 * 3600.0
     media_workers: Annotated[int, _count("Threads that decode; 0: as many as processors, up to 4.", _MEDIA, low=0)] = 0
     max_model_len: MaxModelLen = None
     max_seqs: Annotated[int, MAX_SEQS] = DEFAULT_MAX_SEQS

@@ -1,4 +1,4 @@
-"""What the programs for Python's clients share: addresses, a picture, and steps that are all run and then reported."""
+"""Helpers of the programs for Python's clients: addresses, a picture, and steps that are all run and then reported."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def a_picture_streams() -> None:
 
 
 @step
-def a_schema_is_kept() -> None:
+def a_schema_is_obeyed() -> None:
     asked = [{"role": "user", "content": "Paris"}]
     answer = client.chat("nano", asked, format=Weather.model_json_schema(), options={"num_predict": 200})
     Weather.model_validate_json(answer.message.content)

@@ -185,17 +185,17 @@ class NativeOps:
             self._kept.append(array)
 
     def recorded(self, work: Callable[[], Floats]) -> tuple[Floats, Callable[[], Floats]]:
-        self._native.record()
+        self._native.begin_capture()
         self._recorder, self._kept = get_ident(), []
         try:
             result = work()
         finally:
             self._recorder = None
-            program = self._native.recorded()
+            graph = self._native.end_capture()
         place, held = self._arena.place(result), (work, self._kept)
 
         def again(_: object = held) -> Floats:
-            self._native.replay(program)
+            self._native.replay(graph)
             return place()
 
         return result, again
@@ -217,7 +217,7 @@ class NativeOps:
             table = table.rows
         out = self._new((len(ids), table.inputs))
         if isinstance(table, PackedMatrix):
-            self._native.coded_embed(table.handle, ids, out)
+            self._native.quantized_embed(table.handle, ids, out)
         else:
             self._native.embed(table.data, table.bf16, ids, out)
         return out
@@ -252,7 +252,7 @@ class NativeOps:
             weight = weight.packed
         out = self._new((len(x), weight.outputs))
         if isinstance(weight, PackedMatrix):
-            self._native.coded_linear(x, [weight.handle], [bias], [residual], [out], _ACTIVATIONS[activation])
+            self._native.quantized_linear(x, [weight.handle], [bias], [residual], [out], _ACTIVATIONS[activation])
         else:
             self._native.linear(
                 x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], self._bfloat16, out
@@ -266,7 +266,7 @@ class NativeOps:
         if len(handles) < len(weights):
             return [self.linear(x, weight, bias) for weight, bias in zip_longest(weights, biases)]
         outs = [self._new((len(x), weight.outputs)) for weight in weights]
-        self._native.coded_linear(x, handles, list(biases), [], outs, 0)
+        self._native.quantized_linear(x, handles, list(biases), [], outs, 0)
         return outs
 
     def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from pocketvlm.bench.load.outcomes import Outcome
 from pocketvlm.bench.load.plan import Load
-from pocketvlm.bench.load.reading import Outcome
 
-# Lists with one entry a request, which only --save-detailed keeps.
+# Lists with one entry for each request, which only --save-detailed saves.
 DETAILS = (
     "input_lens",
     "output_lens",
@@ -67,7 +67,7 @@ def result(
         "generated_texts": [o.text for o in outcomes],
         "errors": [o.error for o in outcomes],
         "max_output_tokens_per_s": _busiest_second(good),
-        "max_concurrent_requests": _most_at_once(good),
+        "max_concurrent_requests": _max_concurrent(good),
     }
     for name in load.metrics:
         values = seconds_of(name, good)
@@ -87,7 +87,7 @@ def result(
 
 
 def seconds_of(metric: str, good: Sequence[Outcome]) -> list[float]:
-    """All values of a metric, in seconds: one a request, of "itl" one a gap; "tpot" where there are two tokens."""
+    """All values of a metric, in seconds: one for each request, or gap ("itl"), or request of two tokens ("tpot")."""
     if metric == "ttft":
         return [o.ttft for o in good]
     if metric == "tpot":
@@ -104,7 +104,7 @@ def _per_token(outcome: Outcome) -> float:
 
 
 def _good(limits: dict[str, float], outcomes: Sequence[Outcome]) -> int:
-    """How many requests keep all limits."""
+    """The number of requests that meet all limits."""
 
     def keeps(o: Outcome) -> bool:
         values = {"ttft": o.ttft, "tpot": _per_token(o), "e2el": o.latency}
@@ -125,7 +125,7 @@ def _busiest_second(outcomes: Sequence[Outcome]) -> float:
     return float(max(counts.values()))
 
 
-def _most_at_once(outcomes: Sequence[Outcome]) -> int:
-    """Requests that ran at the same time, at most; one that ends when another begins does not count with it."""
+def _max_concurrent(outcomes: Sequence[Outcome]) -> int:
+    """The maximum number of concurrent requests; a request that ends when another begins does not overlap with it."""
     changes = sorted([(o.start, 1) for o in outcomes] + [(o.start + o.latency, -1) for o in outcomes])
     return max(accumulate((change for _, change in changes), initial=0))

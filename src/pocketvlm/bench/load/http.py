@@ -20,7 +20,7 @@ _BUFFER = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where requests go. path: what stands before the names of routes, "/v1" for most."""
+    """The address of a server. path: the prefix of its routes, usually "/v1"."""
 
     host: str
     port: int
@@ -29,7 +29,7 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """Of a URL such as http://127.0.0.1:8000/v1; without a path it is /v1. Raises OptionError."""
+        """The address in a URL such as http://127.0.0.1:8000/v1; the default path is /v1. Raises OptionError."""
         wanted = f"--url {url}: write it as http://HOST:PORT/v1"
         try:
             parts = urlsplit(url)
@@ -45,7 +45,7 @@ class Address:
 
     @property
     def authority(self) -> str:
-        """Host and port, as the Host header has them."""
+        """Host and port for the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
@@ -55,9 +55,9 @@ class Address:
 
 @dataclass(slots=True)
 class Received:
-    """An answer as it came. Times are the clock's: sent, and of each part of the body.
+    """A raw answer. sent: when the request was sent. parts: received bytes of the body with their times.
 
-    error: why it is not whole; empty for none. status 0: nothing came.
+    error: why the answer is incomplete, or empty. status: 0 if nothing was received.
     """
 
     sent: float
@@ -67,14 +67,14 @@ class Received:
 
     @property
     def body(self) -> bytes:
-        """All of it."""
+        """The whole body."""
         return b"".join(data for _, data in self.parts)
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One connection; one request after the other."""
+    """One connection; it serves one request after the other."""
 
-    # Read into one buffer: asyncio would take a new one of 256 KiB from the system for each token.
+    # All reads go into one buffer, because asyncio would allocate 256 KiB for each token.
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self.reusable = False
@@ -83,7 +83,7 @@ class Connection(asyncio.BufferedProtocol):
         self._waiting: asyncio.Future[Received] | None = None
         self._now = Received(0.0)
         self._buffer = bytearray(_BUFFER)
-        self._pending = b""  # of the head, or of a line that says a chunk's size
+        self._pending = b""  # an incomplete head, or an incomplete line with a chunk's size
         self._in_head = True
         self._chunked = self._trailer = self._keep = False
         self._left = -1  # bytes of the body, or of the chunk with its line end; -1: until the connection closes
@@ -101,7 +101,7 @@ class Connection(asyncio.BufferedProtocol):
         self._finish("" if whole else f"the connection was closed before the answer was whole{_because(exc)}")
 
     def ask(self, request: bytes) -> asyncio.Future[Received]:
-        """Send a request; the answer comes as a future, whatever becomes of it."""
+        """Send a request; the future gets the answer, also if it fails."""
         self._waiting = future = asyncio.get_running_loop().create_future()
         self._pending, self._in_head, self._chunked, self._trailer, self._left = b"", True, False, False, -1
         self._now = Received(self._clock())
@@ -118,17 +118,17 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
 
     def get_buffer(self, sizehint: int) -> bytearray:
-        """Called by the loop: where to put what comes."""
+        """Called by the loop: the buffer for received bytes."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Called by the loop: so much has come."""
+        """Called by the loop: the buffer holds `nbytes` new bytes."""
         self.data_received(bytes(memoryview(self._buffer)[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
-        """The next bytes."""
+        """Parse the next bytes."""
         now = self._clock()
-        if self._waiting is None:  # nobody asked
+        if self._waiting is None:  # no request is open
             self.close()
             return
         try:
@@ -150,8 +150,8 @@ class Connection(asyncio.BufferedProtocol):
             self._finish("the answer is not valid HTTP")
 
     def _read_head(self, data: bytes) -> bytes:
-        """Read the head if it is whole; gives what follows it."""
-        head, found, rest = data.partition(b"\r\n\r\n")
+        """Read the head if it is complete; returns the bytes after it."""
+        head, found, body = data.partition(b"\r\n\r\n")
         if not found:
             if len(data) > _HEAD_LIMIT:
                 raise ValueError
@@ -162,7 +162,7 @@ class Connection(asyncio.BufferedProtocol):
         if not version.startswith(b"HTTP/1."):
             raise ValueError
         if 100 <= int(status) < 200:
-            return self._read_head(rest)
+            return self._read_head(body)
         headers = {name.strip().lower(): value.strip().lower() for name, _, value in (x.partition(b":") for x in lines)}
         self._now.status = int(status)
         self._pending, self._in_head = b"", False
@@ -171,14 +171,14 @@ class Connection(asyncio.BufferedProtocol):
         self._left = 0 if self._chunked or int(status) in (204, 304) else int(length) if length is not None else -1
         connection = headers.get(b"connection", b"")
         self._keep = b"close" not in connection and (version != b"HTTP/1.0" or b"keep-alive" in connection)
-        return rest
+        return body
 
     def _read_chunks(self, data: bytes, now: float) -> None:
         while data:
             if self._left > 2:
                 part = data[: self._left - 2]
                 self._keep_part(part, now)
-            elif self._left > 0:  # the line end behind a chunk
+            elif self._left > 0:  # the line end after a chunk
                 part = data[: self._left]
             else:
                 line, found, data = (self._pending + data).partition(b"\r\n")
@@ -213,7 +213,7 @@ class Connection(asyncio.BufferedProtocol):
 
 
 class Client:
-    """Connections to one address, kept and used again."""
+    """Connections to one address, reused for later requests."""
 
     def __init__(self, address: Address, key: str | None = None, clock: Clock = time.perf_counter) -> None:
         if key is not None and not (key.isascii() and key.isprintable()):
@@ -229,13 +229,13 @@ class Client:
         }
 
     def close(self) -> None:
-        """Close all connections that wait."""
+        """Close all idle connections."""
         for connection in self._idle:
             connection.close()
         self._idle.clear()
 
     def request(self, method: str, route: str, body: bytes | None = None) -> bytes:
-        """A request as it goes out. route: behind the address's path, such as "/models"."""
+        """The bytes of a request. route: the path after the address's prefix, such as "/models"."""
         more: Mapping[str, str] = (
             {} if body is None else {"Content-Type": "application/json", "Content-Length": str(len(body))}
         )
@@ -244,31 +244,31 @@ class Client:
         return "\r\n".join([*lines, "", ""]).encode("ascii") + (body or b"")
 
     async def ask(self, request: bytes) -> Received:
-        """Send a request and wait for its end. What goes wrong is in the answer's `error`."""
+        """Send a request and wait for its end. Failures are reported in the answer's `error`."""
         while self._idle:
             connection = self._idle.pop()
             if not connection.reusable:
                 continue
             received = await connection.ask(request)
             if not (received.error and received.status == 0):
-                return self._kept(connection, received)
-            # The server had closed what it had kept open, as it may: once more, on a new connection.
+                return self._recycle(connection, received)
+            # The server may close an idle connection at any time: try again on a new one.
         began = self.clock()
         try:
             connection = await self.connect()
         except OSError as error:
             return Received(began, error=f"cannot connect to {self.address.authority}: {_reason(error)}")
-        return self._kept(connection, await connection.ask(request))
+        return self._recycle(connection, await connection.ask(request))
 
     async def connect(self) -> Connection:
-        """A new connection that is not kept. Raises OSError."""
+        """A new connection that is not reused. Raises OSError."""
         loop, address = asyncio.get_running_loop(), self.address
         _, connection = await loop.create_connection(
             lambda: Connection(self.clock), address.host, address.port, ssl=True if address.tls else None
         )
         return connection
 
-    def _kept(self, connection: Connection, received: Received) -> Received:
+    def _recycle(self, connection: Connection, received: Received) -> Received:
         if connection.reusable and not received.error:
             self._idle.append(connection)
         return received

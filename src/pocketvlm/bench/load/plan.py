@@ -27,7 +27,7 @@ _LARGEST = 8192  # pixels along a side of a random picture
 class Load:
     """One measurement. max_concurrency: one run for each, None for no limit. goodput: milliseconds by metric.
 
-    Raises OptionError for what cannot be.
+    Raises OptionError for contradictory or impossible values.
     """
 
     url: str
@@ -50,12 +50,12 @@ class Load:
 
     def __post_init__(self) -> None:
         sizes = self.sizes
-        _at_least("num-prompts", self.num_prompts, 1)
-        _at_least("num-warmups", self.num_warmups, 0)
-        _at_least("random-input-len", sizes.input_len, 1)
-        _at_least("random-output-len", sizes.output_len, 1)
-        _at_least("random-prefix-len", sizes.prefix_len, 0)
-        _at_least("images", sizes.images, 0)
+        _check_minimum("num-prompts", self.num_prompts, 1)
+        _check_minimum("num-warmups", self.num_warmups, 0)
+        _check_minimum("random-input-len", sizes.input_len, 1)
+        _check_minimum("random-output-len", sizes.output_len, 1)
+        _check_minimum("random-prefix-len", sizes.prefix_len, 0)
+        _check_minimum("images", sizes.images, 0)
         if not self.request_rate > 0:
             raise OptionError(f"--request-rate {self.request_rate:g}: give requests a second, or inf for all at once")
         if not 0 < self.burstiness < math.inf:
@@ -68,7 +68,7 @@ class Load:
             raise OptionError(f"--image-size {sizes.width}x{sizes.height}: sides are 1 to {_LARGEST} pixels")
 
     def fields(self, model: str) -> dict[str, Any]:
-        """Fields of every request."""
+        """The fields of every request."""
         found: dict[str, Any] = {"model": model}
         if self.temperature is not None:
             found["temperature"] = self.temperature
@@ -88,13 +88,13 @@ class Load:
         return found
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise OptionError(f"--{name} {value} is out of range: give at least {least}")
+def _check_minimum(name: str, value: int, minimum: int) -> None:
+    if value < minimum:
+        raise OptionError(f"--{name} {value} is out of range: give at least {minimum}")
 
 
 def concurrencies(text: str | None) -> tuple[int | None, ...]:
-    """Of "1,4,8"; (None,) for nothing given."""
+    """The numbers in a text such as "1,4,8"; (None,) for an empty text."""
     if text is None:
         return (None,)
     found = []
@@ -106,7 +106,7 @@ def concurrencies(text: str | None) -> tuple[int | None, ...]:
 
 
 def size(text: str) -> tuple[int, int]:
-    """Width and height of "448x448"."""
+    """Width and height in a text such as "448x448"."""
     found = re.fullmatch(r"([0-9]{1,6})[xX]([0-9]{1,6})", text.strip())
     if found is None:
         raise OptionError(f"--image-size {text}: give width and height in pixels, such as 448x448")
@@ -114,7 +114,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 def objectives(given: Sequence[str]) -> dict[str, float]:
-    """Of "ttft:500", "tpot:50": milliseconds by metric."""
+    """Milliseconds by metric from texts such as "ttft:500", "tpot:50"."""
     found = {}
     for text in (part for item in given for part in re.split(r"[\s,]+", item.strip())):
         name, _, limit = text.partition(":")
@@ -125,7 +125,7 @@ def objectives(given: Sequence[str]) -> dict[str, float]:
 
 
 def metrics(text: str) -> tuple[str, ...]:
-    """Of "ttft,tpot"."""
+    """The metrics in a text such as "ttft,tpot"."""
     found = tuple(part.strip() for part in text.split(","))
     for name in found:
         if name not in METRICS:
@@ -134,7 +134,7 @@ def metrics(text: str) -> tuple[str, ...]:
 
 
 def percentiles(text: str) -> tuple[float, ...]:
-    """Of "50,95,99.9"."""
+    """The percentiles in a text such as "50,95,99.9"."""
     found = []
     for part in text.split(","):
         if not re.fullmatch(r"\s*[0-9]{1,3}(\.[0-9]+)?\s*", part) or float(part) > 100:

@@ -1,4 +1,4 @@
-"""A sweep is drawn as a picture: throughput and latency over the number of concurrent requests."""
+"""Plots a sweep: throughput and latency over the number of concurrent requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COLOURS = ("#1f6f8b", "#d1495b", "#edae49", "#66a182")
 
 
 def check() -> None:
-    """Raises OptionError where pictures cannot be drawn."""
+    """Raise OptionError if plots cannot be drawn."""
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:

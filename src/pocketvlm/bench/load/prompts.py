@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 Endpoint = Literal["chat", "completions"]
 
-# Short and common: most tokenizers have each as one token, so lengths can be met closely.
+# Short and common words, which are one token each in most tokenizers, so that lengths are met closely.
 _WORDS = (
     "the and for are but not you all any can had her was one our out day get has him his how man new now old see two "
     "way who boy did its let put say she too use dad mom act add age ago air arm art ask bad bag bar bed big bit box "
@@ -23,12 +23,12 @@ _WORDS = (
     "each east edge else even ever face fact fall farm fast feel feet fell felt file fill find fine fire fish five "
     "food foot form four free full game gave girl give glad gold gone good gray grew grow half hall hand hang hard head"
 ).split()
-_TILE = 8  # pixels along the squares of one colour that pictures are made of
+_TILE = 8  # side in pixels of the squares in random images
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What prompts are made of. Lengths in tokens; spread: how far, as a part of the length, single ones may be off."""
+    """The sizes of prompts. Lengths in tokens; spread: the largest deviation of a length, as a fraction of it."""
 
     input_len: int = 128
     output_len: int = 128
@@ -41,25 +41,25 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What words cost a server: tokens of one, and of everything around them."""
+    """The token costs of a server: tokens of a word, and of everything around the words."""
 
     word: float = 1.3
     around: float = 0.0
 
     @classmethod
     def of(cls, few: tuple[int, int], many: tuple[int, int]) -> Cost:
-        """Of two prompts, each as (words, tokens)."""
+        """The cost that explains two prompts, each given as (words, tokens)."""
         word = (many[1] - few[1]) / (many[0] - few[0])
         return cls(max(word, 0.05), few[1] - word * few[0])
 
     def words(self, tokens: int) -> int:
-        """How many words make so many tokens, at least one."""
+        """The number of words for so many tokens, at least one."""
         return max(1, round(tokens / self.word))
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request: its JSON, and how many tokens were meant. input_len without template and images."""
+    """One request: its JSON and its intended token counts. input_len excludes template and images."""
 
     body: dict[str, Any]
     input_len: int
@@ -75,7 +75,7 @@ class Prompts:
 
     def __init__(self, endpoint: Endpoint, fields: dict[str, Any], seed: int) -> None:
         """fields: of every request, such as the model."""
-        self.ask_usage = True  # whether to ask for the usage; some servers refuse the field, and state it anyway
+        self.ask_usage = True  # whether to request the usage; some servers refuse the field but state the usage anyway
         self._endpoint = endpoint
         self._fields = fields
         self._random = random.Random(seed)
@@ -102,24 +102,24 @@ class Prompts:
         text = self.words(cost.words(wanted))
         if sizes.prefix_len:
             text = f"{self.prefix(cost.words(sizes.prefix_len))} {text}"
-        pictures = [self.picture(sizes.width, sizes.height) for _ in range(sizes.images)]
-        return Asked(self.body(text, output, pictures), sizes.prefix_len + wanted, output)
+        images = [self.image(sizes.width, sizes.height) for _ in range(sizes.images)]
+        return Asked(self.body(text, output, images), sizes.prefix_len + wanted, output)
 
-    def body(self, text: str, output: int, pictures: list[str] | None = None) -> dict[str, Any]:
-        """A request with this text, behind pictures as data URIs."""
+    def body(self, text: str, output: int, images: list[str] | None = None) -> dict[str, Any]:
+        """A request with this text after images given as data URIs."""
         common = {**self._fields, "max_tokens": output, "stream": True}
         if self.ask_usage:
             common["stream_options"] = {"include_usage": True}
         if self._endpoint == "completions":
             return {**common, "prompt": text}
         content: Any = text
-        if pictures:
-            content = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
+        if images:
+            content = [{"type": "image_url", "image_url": {"url": url}} for url in images]
             content.append({"type": "text", "text": text})
         return {**common, "messages": [{"role": "user", "content": content}]}
 
-    def picture(self, width: int, height: int) -> str:
-        """A random picture as a data URI: squares of random colours, which take little to send and to decode."""
+    def image(self, width: int, height: int) -> str:
+        """A random image as a data URI: squares of random colours, which are cheap to send and to decode."""
         across, down = -(-width // _TILE), -(-height // _TILE)
         rows = bytearray()
         for row in range(down):

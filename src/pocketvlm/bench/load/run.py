@@ -12,19 +12,19 @@ from typing import Any
 
 from pocketvlm.bench.load.figures import result
 from pocketvlm.bench.load.http import Address, Client, Received
+from pocketvlm.bench.load.outcomes import Outcome, error_text, read
 from pocketvlm.bench.load.plan import Load
 from pocketvlm.bench.load.prompts import Cost, Prompts, Sizes
-from pocketvlm.bench.load.reading import Outcome, error_text, read
 from pocketvlm.errors import AddressError
 
 Progress = Callable[[str, int, int], None]
 ROUTES = {"chat": "/chat/completions", "completions": "/completions"}
-_FEW, _MANY = 16, 144  # words of the two prompts that tell what words cost
+_FEW, _MANY = 16, 144  # words of the two prompts that measure the cost of words
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One run. seconds: from the first request to the last answer; cpu_seconds: what this client used of them."""
+    """One run. seconds: from the first request to the last answer; cpu_seconds: processor time of this client."""
 
     outcomes: list[Outcome]
     seconds: float
@@ -38,11 +38,11 @@ async def send_all(
     limit: int | None = None,
     done: Callable[[int], None] = lambda count: None,
 ) -> Sent:
-    """Send requests when they are due, never more than `limit` at a time; answers are read when the last is there.
+    """Send requests when they are due, never more than `limit` at a time; parse the answers after the last one.
 
     arrivals: seconds from now; none for all at once. done: called with the number of answers so far.
     """
-    gate = contextlib.nullcontext() if limit is None else asyncio.Semaphore(limit)
+    semaphore = contextlib.nullcontext() if limit is None else asyncio.Semaphore(limit)
     count = 0
     clock = client.clock
 
@@ -51,7 +51,7 @@ async def send_all(
         if due > 0:
             await asyncio.sleep(began + due - clock())
         arrived = clock()
-        async with gate:
+        async with semaphore:
             received = await client.ask(request)
         count += 1
         done(count)
@@ -83,9 +83,9 @@ async def first_model(client: Client) -> str:
 
 
 async def learn_cost(client: Client, prompts: Prompts, route: str) -> Cost:
-    """Have the server count two prompts. Raises AddressError where it does not answer them.
+    """Measure the token cost with two prompts. Raises AddressError if the server does not answer them.
 
-    The usual cost is assumed where it states no usage. Where it refuses to be asked for it, it is not asked again.
+    A server that states no usage gets the usual cost. A server that refuses the usage field is not sent it again.
     """
     counts = []
     for words in (_FEW, _MANY):
@@ -105,7 +105,7 @@ async def learn_cost(client: Client, prompts: Prompts, route: str) -> Cost:
 
 
 async def measure(load: Load, progress: Progress = lambda what, done, total: None) -> list[dict[str, Any]]:
-    """Run it: one result for each concurrency. Raises AddressError where the server cannot be measured at all."""
+    """Run a plan: one result for each concurrency. Raises AddressError if the server cannot be measured at all."""
     client = Client(Address.parse(load.url), load.api_key)
     route = ROUTES[load.endpoint]
     results = []

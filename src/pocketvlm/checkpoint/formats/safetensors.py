@@ -1,7 +1,7 @@
 """The safetensors format: reads headers without touching the data, maps tensors as NumPy views, and writes files.
 
 The `safetensors` library cannot hand out bfloat16 without PyTorch, and copies; the format is eight bytes of length, a
-JSON header and the data, so it is read here. Its own validation rules are kept: contiguous data, exact sizes.
+JSON header and the data, so it is read here. The library's validation rules apply: contiguous data, exact sizes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SUPPORTED = frozenset(_STORED)
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """Where one tensor lies: its name and dtype as the file writes them, shape, and bytes [start, start + nbytes)."""
+    """The location of one tensor: name and dtype as in the file, shape, and bytes [start, start + nbytes)."""
 
     name: str
     file: Path
@@ -183,9 +183,9 @@ def read_entries(directory: Path) -> dict[str, TensorEntry]:
 def map_tensors(entries: Iterable[TensorEntry], sparse: bool = False) -> list[DenseTensor]:
     """Read-only views of the tensors, in the order given; float32, float16, or bfloat16 as uint16 bits.
 
-    The files are memory-mapped and stay mapped while a view lives. Only a tensor that its file puts at an odd address
-    is copied. The entries' dtypes must be in SUPPORTED. sparse: only some rows here and there will be read; in large
-    pages each of those would make 2 MB resident.
+    The files are memory-mapped and stay mapped while a view lives. Only a tensor at a misaligned address is copied. The
+    entries' dtypes must be in SUPPORTED. sparse: only scattered rows will be read, so avoid large pages, in which each
+    row would make 2 MB resident.
     """
     maps: dict[Path, mmap.mmap] = {}
     return [_view(entry, _map(entry.file, maps, sparse)) for entry in entries]
@@ -214,7 +214,7 @@ def write_tensors(path: Path, tensors: Mapping[str, DenseTensor], metadata: Mapp
 
 
 def leave(tensors: Iterable[Tensor]) -> None:
-    """Unmap what was read of mapped tensors until somebody reads there again: it no longer counts as resident."""
+    """Drop the resident pages of mapped tensors; a later read loads them again."""
     for tensor in tensors:
         base: Any = tensor.source if isinstance(tensor, DenseTensor) else None
         while isinstance(base, np.ndarray):

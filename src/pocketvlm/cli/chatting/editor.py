@@ -20,9 +20,9 @@ from pocketvlm.chat.settings import SETTINGS
 from pocketvlm.chat.typed import SUFFIXES
 from pocketvlm.cli.chatting.reader import PROMPT
 
-# Longer lines, such as pasted data: addresses, are not worth keeping.
-_LONGEST_KEPT = 10_000
-# The word before the cursor, blanks in it behind backslashes.
+# Longer lines, such as pasted data: addresses, are not saved in the history.
+_MAX_LINE = 10_000
+# The word before the cursor; a blank after a backslash belongs to the word.
 _WORD = re.compile(r"(?:\\.|[^\s\\])*$", re.DOTALL)
 _TO_ESCAPE = re.compile(r"([\s\\'\"()&;])")
 _OPTIONS = {command.name: command.completes for command in COMMANDS}
@@ -32,7 +32,7 @@ class Editor:
     """Reads messages from a terminal. Enter sends, Alt+Enter begins a new line, Tab completes."""
 
     def __init__(self, history: Path | None) -> None:
-        """history: the file that lines are kept in (None: only while the chat lasts)."""
+        """history: the file that stores lines (None: lines are remembered only during the chat)."""
         plain = "NO_COLOR" in os.environ
         self._session: PromptSession[str] = PromptSession(
             history=_history(history),
@@ -56,10 +56,10 @@ class Editor:
 
 
 class ChatCompleter(Completer):
-    """Commands, what they may take, and paths: anywhere in a line where a word begins like one."""
+    """Completes commands, their arguments, and paths anywhere in a line."""
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-        """What may stand for the word before the cursor."""
+        """The completions of the word before the cursor."""
         text = document.text_before_cursor
         match = _WORD.search(text)
         word = match[0] if match else ""
@@ -101,7 +101,7 @@ def _paths(word: str) -> Iterator[Completion]:
 def _bindings() -> KeyBindings:
     bindings = KeyBindings()
 
-    # A line feed counts as Enter: so arrives what was typed while an answer came.
+    # A line feed counts as Enter, because lines typed during an answer arrive with line feeds.
     @bindings.add("enter")
     def _send(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
@@ -120,11 +120,11 @@ def _bindings() -> KeyBindings:
     return bindings
 
 
-class _Kept(FileHistory):
-    """Lines of all chats in one file that nobody else reads; where it cannot be written, lines are only remembered."""
+class _PrivateHistory(FileHistory):
+    """The lines of all chats in one private file; if it cannot be written, they are remembered only during the chat."""
 
     def store_string(self, string: str) -> None:
-        if len(string) > _LONGEST_KEPT:
+        if len(string) > _MAX_LINE:
             return
         try:
             Path(os.fsdecode(self.filename)).touch(mode=0o600)
@@ -140,10 +140,10 @@ def _history(path: Path | None) -> History:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError:
         return InMemoryHistory()
-    return _Kept(str(path))
+    return _PrivateHistory(str(path))
 
 
 def history_file() -> Path:
-    """Where lines are kept: $XDG_STATE_HOME/pocketvlm/chat_history, by default below ~/.local/state."""
+    """The history file: $XDG_STATE_HOME/pocketvlm/chat_history, by default below ~/.local/state."""
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(base).expanduser() / "pocketvlm" / "chat_history"

@@ -14,56 +14,56 @@ from rich.segment import Segment
 from rich.text import Text
 
 from pocketvlm.chat.figures import status
-from pocketvlm.chat.session import ChatEvent, Turn
+from pocketvlm.chat.session import AnswerSummary, ChatEvent
 from pocketvlm.cli.chatting.markdown import split_blocks
 from pocketvlm.cli.chatting.screen import Screen, Thought
 from pocketvlm.cli.terminal import dim, printable
 from pocketvlm.parsing import Content, Reasoning
 
-# Shorter waits need no words.
-_PATIENCE = 0.5
+# Seconds before the screen says that it waits.
+_SILENT_SECONDS = 0.5
 # Seconds between two drawings.
 _PERIOD = 0.1
 
 
 class LiveScreen(Screen):
-    """Answers are Markdown: finished blocks scroll away, the last one is drawn again as it grows."""
+    """Renders answers as Markdown: finished blocks scroll away, the last block is redrawn while it grows."""
 
     def __init__(self, quiet: bool) -> None:
         super().__init__(quiet)
         self.console = Console(markup=False, highlight=False, emoji=False)
 
-    def answer(self, pieces: Iterator[ChatEvent]) -> Turn | None:
-        """Show an answer as it comes; returns how it went."""
+    def answer(self, events: Iterator[ChatEvent]) -> AnswerSummary | None:
+        """Show an answer while it streams; returns its summary."""
         state = _State()
-        turn = None
-        # Not rich's own thread: where it draws while another one prints, both count the same lines as drawn.
+        summary = None
+        # Not rich's own thread: if it draws while another one prints, both count the same lines as drawn.
         with silent_keys(), Live(state, console=self.console, auto_refresh=False, transient=True) as live:
             try:
-                with _drawn_again(live) as lock:
-                    for piece in pieces:
+                with _redrawing(live) as lock:
+                    for event in events:
                         with lock:
-                            if isinstance(piece, Turn):
-                                turn = piece
-                            elif isinstance(piece, Reasoning):
-                                state.thought.add(printable(piece.text))
-                            elif isinstance(piece, Content):
+                            if isinstance(event, AnswerSummary):
+                                summary = event
+                            elif isinstance(event, Reasoning):
+                                state.thought.add(printable(event.text))
+                            elif isinstance(event, Content):
                                 self._folded(live, state)
-                                done, state.text = split_blocks(state.text + printable(piece.text))
+                                done, state.text = split_blocks(state.text + printable(event.text))
                                 if done:
                                     live.console.print(_Block(done, state))
             finally:
-                rest, state.text = state.text, ""
+                remaining, state.text = state.text, ""
                 state.over = True
                 live.refresh()
                 self._folded(live, state)
-                live.console.print(_Block(rest, state))
-        if turn is not None:
-            self.note([status(turn)])
-        return turn
+                live.console.print(_Block(remaining, state))
+        if summary is not None:
+            self.note([status(summary)])
+        return summary
 
     def gap(self) -> None:
-        """An empty line behind an answer."""
+        """Print an empty line after an answer."""
         self.console.print()
 
     def _folded(self, live: Live, state: _State) -> None:
@@ -72,14 +72,14 @@ class LiveScreen(Screen):
                 live.console.print(_dim(line, self.console.width))
 
     def _err(self, lines: Iterable[str]) -> None:
-        # What was drawn must be there before what comes on the other stream.
+        # Flush the drawing before text goes to the other stream.
         sys.stdout.flush()
         super()._err(lines)
 
 
 @contextlib.contextmanager
-def _drawn_again(live: Live) -> Iterator[threading.Lock]:
-    """Draw now and then; whoever holds the lock keeps that from happening."""
+def _redrawing(live: Live) -> Iterator[threading.Lock]:
+    """Redraws the screen at intervals; holding the yielded lock prevents drawing."""
     lock, over = threading.Lock(), threading.Event()
 
     def draw() -> None:
@@ -97,7 +97,7 @@ def _drawn_again(live: Live) -> Iterator[threading.Lock]:
 
 
 class _State:
-    """What is drawn while an answer comes: that it is awaited, the last thought, or the last block of the text."""
+    """The content of the live screen: a waiting line, the last thought, or the last block of the text."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -110,8 +110,8 @@ class _State:
         if self.over:
             return
         if self.text.strip():
-            # The end of a block that is longer than the screen: its beginning comes when it is whole.
-            lines = [*([[]] if self.begun else []), *_drawn(self.text, console, options)]
+            # Of a block longer than the screen show the end; the whole block is printed when it is complete.
+            lines = [*([[]] if self.begun else []), *_render_lines(self.text, console, options)]
             for line in lines[-max(console.height - 2, 1) :]:
                 yield from line
                 yield Segment.line()
@@ -119,12 +119,12 @@ class _State:
             last = " ".join(self.thought.text.rstrip().rpartition("\n")[2].split())
             yield _dim(f"thinking ... {seconds:.0f} s", options.max_width)
             yield _dim(last[-(options.max_width - 2) :], options.max_width)
-        elif seconds >= _PATIENCE and not self.begun:
+        elif seconds >= _SILENT_SECONDS and not self.begun:
             yield _dim(f"reading ... {seconds:.0f} s (Ctrl+C stops)", options.max_width)
 
 
 class _Block:
-    """Finished Markdown, one empty line apart from what was drawn before."""
+    """Finished Markdown, separated by one empty line from earlier output."""
 
     def __init__(self, text: str, state: _State) -> None:
         self._text = text
@@ -135,14 +135,14 @@ class _Block:
             if self._state.begun:
                 yield Segment.line()
             self._state.begun = True
-            for line in _drawn(self._text, console, options):
+            for line in _render_lines(self._text, console, options):
                 yield from line
                 yield Segment.line()
 
 
-def _drawn(text: str, console: Console, options: ConsoleOptions) -> list[list[Segment]]:
+def _render_lines(text: str, console: Console, options: ConsoleOptions) -> list[list[Segment]]:
     """Markdown as lines, without empty ones around it."""
-    # Addresses are written out: what a model calls a link must not hide where it leads.
+    # Addresses are written out, because the text of a link must not hide its address.
     markdown = Markdown(text, code_theme="ansi_dark", hyperlinks=False)
     lines = console.render_lines(markdown, options, pad=False)
     full = [at for at, line in enumerate(lines) if "".join(segment.text for segment in line).strip()]
@@ -155,7 +155,7 @@ def _dim(text: str, width: int) -> Text:
 
 @contextlib.contextmanager
 def silent_keys() -> Iterator[None]:
-    """What is typed meanwhile is not echoed into what is drawn; it waits for the next line. Ctrl+C works."""
+    """Keys typed meanwhile are not echoed into the drawing but go into the next line. Ctrl+C works."""
     import termios
 
     terminal = sys.stdin.fileno()

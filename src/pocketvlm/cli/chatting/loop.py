@@ -23,14 +23,14 @@ from pocketvlm.cli.failure import FAILED
 from pocketvlm.cli.terminal import Activity, is_terminal
 from pocketvlm.errors import PocketVLMError
 
-# Ctrl+C so many times during one answer leaves the chat: a step may take long, but not for ever.
+# Pressing Ctrl+C so many times during one answer leaves the chat, in case a step takes too long.
 _INSISTS = 3
-# How the processor names a part of a message, which nobody here has numbered.
-_PLACE = re.compile(r"^messages\[\d+\](\.content\[\d+\])?: ")
+# The processor's prefix for a message part; chat users do not number their messages.
+_MESSAGE_PART = re.compile(r"^messages\[\d+\](\.content\[\d+\])?: ")
 
 
 class Reader(Protocol):
-    """Where lines come from."""
+    """The source of typed lines."""
 
     def read(self, waiting: str) -> str:
         """The next message; raises EOFError and KeyboardInterrupt."""
@@ -48,8 +48,8 @@ def chat_with(
 ) -> int:
     """Load a model and chat until the end of input; returns the exit code.
 
-    engine: arguments of `load`. given: of `Model.stream`, and "system". images: paths or addresses for the first
-    question. start: a saved conversation to go on with.
+    engine: arguments of `load`. given: arguments of `Model.stream`, and "system". images: paths or addresses for the
+    first question. start: a saved conversation to continue.
     """
     with contextlib.ExitStack() as stack:
         with Activity(quiet) as activity:
@@ -68,7 +68,7 @@ def chat_with(
 
 
 def _terminal(quiet: bool, history: bool) -> tuple[Reader, Screen]:
-    """Line editing and Markdown where a person sits at a terminal that can do more than write lines."""
+    """The reader and screen with line editing and Markdown, or None unless stdin and stdout are a capable terminal."""
     capable = os.environ.get("TERM") not in ("dumb", "") and "TERM" in os.environ
     capable = capable and sys.stdin is not None and is_terminal(sys.stdin) and is_terminal(sys.stdout)
     if not capable:
@@ -101,7 +101,7 @@ def _loop(session: Session, reader: Reader, screen: Screen) -> int:
 
 
 def _do(session: Session, screen: Screen, line: str) -> bool:
-    """Do what a line says; False where it ends the chat."""
+    """Execute a typed line; returns False if it ends the chat."""
     try:
         with Activity(screen.quiet) as activity:
             activity.say("opening")
@@ -114,7 +114,7 @@ def _do(session: Session, screen: Screen, line: str) -> bool:
         else:
             screen.tell(reply.lines)
     except PocketVLMError as error:
-        screen.error(_PLACE.sub("", str(error)))
+        screen.error(_MESSAGE_PART.sub("", str(error)))
         if session.pending:
             screen.note(["what waits is still there; /undo takes it back"])
     except KeyboardInterrupt:
@@ -125,7 +125,7 @@ def _do(session: Session, screen: Screen, line: str) -> bool:
 
 
 def _heard(session: Session, line: str) -> Reply:
-    """A command's reply, or the answer to a text."""
+    """The reply of a command, or the answer to a text."""
     if not line.strip():
         return Reply()
     called = command(line)
@@ -136,10 +136,10 @@ def _heard(session: Session, line: str) -> Reply:
 
 
 class _Leave(BaseException):
-    """Somebody insists on leaving."""
+    """Raised when the user presses Ctrl+C repeatedly."""
 
 
-def _answer(session: Session, screen: Screen, pieces: Iterator[ChatEvent]) -> None:
+def _answer(session: Session, screen: Screen, events: Iterator[ChatEvent]) -> None:
     """Show an answer; Ctrl+C stops it between two steps of the engine."""
     pressed = 0
 
@@ -150,23 +150,23 @@ def _answer(session: Session, screen: Screen, pieces: Iterator[ChatEvent]) -> No
         if pressed >= _INSISTS:
             raise _Leave
 
-    with _on_interrupt(stop), contextlib.closing(pieces):  # type: ignore[type-var]
+    with _on_interrupt(stop), contextlib.closing(events):  # type: ignore[type-var]
         try:
-            turn = screen.answer(pieces)
+            summary = screen.answer(events)
         except _Leave:
             raise SystemExit(130) from None
     last = session.conversation.messages[-1] if session.conversation.messages else None
     said = last is not None and last.role == "assistant"
-    if turn is not None and turn.reason == "abort" and not turn.usage.completion_tokens and not said:
+    if summary is not None and summary.reason == "abort" and not summary.usage.completion_tokens and not said:
         screen.note(["nothing came yet: the question was taken back"])
-    elif turn is not None and turn.reason != "abort" and last is not None and not last.text.strip():
+    elif summary is not None and summary.reason != "abort" and last is not None and not last.text.strip():
         screen.note(["the answer is empty: /regen asks again, /undo takes the question back"])
     screen.gap()
 
 
 @contextlib.contextmanager
 def _on_interrupt(call: Any) -> Iterator[None]:
-    """Ctrl+C calls something else for a while."""
+    """Calls `handler` on Ctrl+C inside the block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

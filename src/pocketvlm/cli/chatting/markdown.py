@@ -1,4 +1,4 @@
-"""A streamed Markdown text is split into finished blocks and one open block, which is drawn again."""
+"""A streamed Markdown text is split into finished blocks and one open block, which is redrawn."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 
 
 def split_blocks(text: str) -> tuple[str, str]:
-    """What nothing that follows can change any more, and the rest: the last block, or one that may go on.
+    """Splits text into finished blocks, which later text cannot change, and the open last block.
 
-    Blocks are separated by blank lines outside of fenced code; one that goes on with indented lines is not over.
+    Blocks are separated by blank lines outside of fenced code; a block that continues with indented lines stays open.
     """
     lines = text.split("\n")
     fence = ""

@@ -11,7 +11,7 @@ PROMPT = "> "
 
 
 class LineReader:
-    """One message a line; a backslash at the end of a line goes on in the next."""
+    """Reads one message a line; a backslash at the end continues the message on the next line."""
 
     def __init__(self) -> None:
         self.asks = sys.stdin is not None and is_terminal(sys.stdin)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from pocketvlm.chat.figures import status
-from pocketvlm.chat.session import ChatEvent, Turn
+from pocketvlm.chat.session import AnswerSummary, ChatEvent
 from pocketvlm.cli.terminal import dim, is_terminal, printable
 from pocketvlm.parsing import Content, Reasoning
 
@@ -17,57 +17,57 @@ _GAP = 2
 
 
 class Screen:
-    """Plain text: answers as they come, thinking folded to one line. quiet: nothing but answers and errors."""
+    """Prints plain text: answers while they stream, thinking folded to one line. quiet: only answers and errors."""
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
         self.failed = False
 
     def note(self, lines: Iterable[str]) -> None:
-        """Say something beside the conversation."""
+        """Print a note about the conversation."""
         if not self.quiet:
             self._err(dim(line, sys.stderr) for line in layout(lines, width_of_terminal()))
 
     def tell(self, lines: Iterable[str]) -> None:
-        """Say what somebody asked for; `quiet` does not hide it."""
+        """Print the reply of a command; `quiet` does not hide it."""
         self._err(layout(lines, width_of_terminal()))
 
     def error(self, text: str) -> None:
-        """Say what went wrong."""
+        """Print an error."""
         self.failed = True
         line = printable(f"error: {' '.join(text.split())}")
         on_terminal = sys.stderr is not None and is_terminal(sys.stderr)
         self._err(layout([line], width_of_terminal()) if on_terminal else [line])
 
-    def answer(self, pieces: Iterator[ChatEvent]) -> Turn | None:
-        """Show an answer as it comes; returns how it went."""
+    def answer(self, events: Iterator[ChatEvent]) -> AnswerSummary | None:
+        """Show an answer while it streams; returns its summary."""
         clean = printable if is_terminal(sys.stdout) else str
-        turn, said = None, ""
+        summary, said = None, ""
         thought = Thought()
         try:
-            for piece in pieces:
-                if isinstance(piece, Turn):
-                    turn = piece
-                elif isinstance(piece, Reasoning):
+            for event in events:
+                if isinstance(event, AnswerSummary):
+                    summary = event
+                elif isinstance(event, Reasoning):
                     if not thought.text:
                         self.note(["thinking ..."])
-                    thought.add(piece.text)
-                elif isinstance(piece, Content):
+                    thought.add(event.text)
+                elif isinstance(event, Content):
                     self.note(thought.fold())
-                    said = piece.text
+                    said = event.text
                     sys.stdout.write(clean(said))
                     sys.stdout.flush()
         finally:
-            if not said.endswith("\n") and (said or turn is not None):
+            if not said.endswith("\n") and (said or summary is not None):
                 sys.stdout.write("\n")
                 sys.stdout.flush()
             self.note(thought.fold())
-        if turn is not None:
-            self.note([status(turn)])
-        return turn
+        if summary is not None:
+            self.note([status(summary)])
+        return summary
 
     def gap(self) -> None:
-        """What stands between an answer and the next line: here nothing."""
+        """Separate an answer from the next line; the plain screen prints nothing."""
 
     def _err(self, lines: Iterable[str]) -> None:
         if sys.stderr is not None:
@@ -76,7 +76,7 @@ class Screen:
 
 
 class Thought:
-    """The thinking of one answer, which becomes one line when it is over."""
+    """The thinking of one answer; `fold` makes one line of it."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -85,28 +85,28 @@ class Thought:
 
     @property
     def seconds(self) -> float:
-        """Since the question."""
+        """Seconds since the question."""
         return time.monotonic() - self._began
 
     def add(self, text: str) -> None:
-        """More of it."""
+        """Add a part of the thinking."""
         self.text += text
         self._open = True
 
     def fold(self) -> Iterator[str]:
-        """The line that is left of it; none where there is none, or no more."""
+        """One line that stands for the thinking; empty without thinking, and after the first call."""
         if self._open:
             self._open = False
             yield f"thought for {self.seconds:.1f} s (/show thinking)"
 
 
 def width_of_terminal() -> int:
-    """Columns of the terminal, 80 where there is none."""
+    """Columns of the terminal, 80 without a terminal."""
     return max(shutil.get_terminal_size().columns, 20)
 
 
 def layout(lines: Iterable[str], width: int) -> list[str]:
-    """Lines wrapped to a width; those with a tab are rows of a table, in one column where two do not fit."""
+    """Lines wrapped to a width; lines with a tab are rows of a table, printed in one column if two do not fit."""
     given = [printable(line) for line in lines]
     first = max((len(line.partition("\t")[0]) for line in given if "\t" in line), default=0)
     second = max((len(line.partition("\t")[2]) for line in given), default=0)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, File, Form, Query, Request, UploadFile
 from starlette.responses import Response
 
-from pocketvlm.server.errors import ApiError
+from pocketvlm.interfaces.errors import ApiError
 from pocketvlm.server.replies import Json
 from pocketvlm.server.routes.shared import Route, context_of, record_of
 

@@ -8,12 +8,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from pocketvlm.bytesize import readable_count
+from pocketvlm.interfaces.errors import ApiError
+from pocketvlm.interfaces.renderers.common import dump
+from pocketvlm.interfaces.renderers.ollama import timestamp
+from pocketvlm.interfaces.schemas.ollama import OllamaPullRequest, OllamaShowRequest
 from pocketvlm.server.context import Context
-from pocketvlm.server.errors import ApiError
-from pocketvlm.server.replies import Json, dump
-from pocketvlm.server.routes.ollama import timestamp
+from pocketvlm.server.replies import Json
 from pocketvlm.server.routes.shared import Route, accept, context_of
-from pocketvlm.server.schemas.ollama import OllamaPullRequest, OllamaShowRequest
 
 router = APIRouter(route_class=Route, tags=["Ollama"])
 
@@ -70,12 +72,12 @@ async def ps(request: Request) -> Response:
 async def show(body: OllamaShowRequest, request: Request) -> Response:
     """Template, sizes and capabilities; with verbose also the tensors."""
     context, _ = accept(request, body)
-    name = context.check_model(body.asked)
+    name = context.check_model(body.requested_model)
     found: dict[str, Any] = {
         "license": "",
         "modelfile": f"# This model is served by pocketvlm and has no Modelfile.\nFROM {name}\n",
         "parameters": _parameters(context),
-        "template": context.processor.template.source,
+        "template": context.builder.template,
         "details": _details(context),
         "model_info": _model_info(context, name),
         "capabilities": ["completion", "vision", "tools", "thinking"],
@@ -93,7 +95,7 @@ async def show(body: OllamaShowRequest, request: Request) -> Response:
 async def pull(body: OllamaPullRequest, request: Request) -> Response:
     """The served one is there already: success at once."""
     context, _ = accept(request, body)
-    context.check_model(body.asked)
+    context.check_model(body.requested_model)
     success = {"status": "success"}
     if body.stream is False:
         return Json(success)
@@ -119,7 +121,7 @@ def _listed(context: Context, name: str) -> dict[str, Any]:
         "model": tagged,
         "modified_at": _modified(context),
         "size": context.model.checkpoint.nbytes,
-        "digest": context.digest,
+        "digest": context.builder.digest,
         "details": _details(context),
     }
 
@@ -131,13 +133,9 @@ def _details(context: Context) -> dict[str, Any]:
         "family": FAMILY,
         # Older clients offer images only where the vision tower is listed by this name.
         "families": [FAMILY, "clip"],
-        "parameter_size": _count(context.model.checkpoint.parameters),
-        "quantization_level": context.weights,
+        "parameter_size": readable_count(context.model.checkpoint.parameters).replace(" ", ""),
+        "quantization_level": context.builder.weights,
     }
-
-
-def _count(number: int) -> str:
-    return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.1f}M"
 
 
 def _modified(context: Context) -> str:

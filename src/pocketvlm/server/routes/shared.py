@@ -1,23 +1,21 @@
-"""Routes share the context, the request record, a JSON reader and the end of a stream."""
+"""Routes share the context, the request record, a JSON reader and the answers to failures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import pydantic_core
 from fastapi import Request
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pocketvlm.errors import PocketVLMError
+from pocketvlm.interfaces.endpoints import read_json
+from pocketvlm.interfaces.errors import ApiError, from_failure
+from pocketvlm.interfaces.schemas.common import Body
 from pocketvlm.server.context import Context
-from pocketvlm.server.errors import ApiError, from_failure
 from pocketvlm.server.logs import Record
-from pocketvlm.server.replies import event
-from pocketvlm.server.running import Run
-from pocketvlm.server.schemas.common import Body, UsageChunks
-from pocketvlm.server.usage import RequestUsage
 
 
 class _JsonRequest(Request):
@@ -25,12 +23,7 @@ class _JsonRequest(Request):
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
-            try:
-                self._json = pydantic_core.from_json(await self.body(), allow_inf_nan=False)
-            except ValueError as error:
-                nested = "recursion limit" in str(error)
-                why = "is nested too deeply" if nested else f"is not valid JSON: {error}"
-                raise ApiError(400, f"the body {why}", code="invalid_json") from None
+            self._json = read_json(await self.body())
         return self._json
 
 
@@ -48,6 +41,9 @@ class Route(APIRoute):
                 return await handler(_JsonRequest(request.scope, request.receive))
             except PocketVLMError as error:
                 raise from_failure(error) from None
+            except HTTPException as error:
+                # FastAPI wraps what goes wrong while it reads a body.
+                raise error.__cause__ if isinstance(error.__cause__, ApiError) else error from None
 
         return handle
 
@@ -69,31 +65,3 @@ def accept(request: Request, body: Body) -> tuple[Context, Record]:
     record = record_of(request)
     body.accept(record.ignored)
     return context_of(request), record
-
-
-class ChunkStream:
-    """What streams of OpenAI's chunks have in common: how they stay open, and how they end."""
-
-    media_type = "text/event-stream; charset=utf-8"
-    ping = b": still at work\n\n"
-
-    def __init__(self, run: Run, record: Record, head: dict[str, Any], usage: UsageChunks) -> None:
-        self._run, self._record, self._head, self._usage = run, record, head, usage
-
-    def with_usage(self, chunk: dict[str, Any]) -> dict[str, Any]:
-        """The chunk, with the usage so far or with none, as the client asked."""
-        if self._usage != "none":
-            chunk["usage"] = RequestUsage.of(self._run, self._record).counts() if self._usage == "each" else None
-        return chunk
-
-    def tail(self) -> bytes:
-        """The usage, where it was asked for, and the end."""
-        last = b""
-        if self._usage != "none":
-            usage = RequestUsage.of(self._run, self._record)
-            last = event({**self._head, "choices": [], "usage": usage.counts(), "timings": usage.timings()})
-        return last + b"data: [DONE]\n\n"
-
-    def failure(self, error: ApiError) -> bytes:
-        """An error object, and the end."""
-        return event(error.body("openai")) + b"data: [DONE]\n\n"

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from pocketvlm.interfaces.schemas.tokens import DetokenizeRequest, TokenizeRequest
 from pocketvlm.server.replies import Json
 from pocketvlm.server.routes.shared import Route, accept
-from pocketvlm.server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 router = APIRouter(route_class=Route, tags=["Tokens"])
 
@@ -18,7 +18,7 @@ router = APIRouter(route_class=Route, tags=["Tokens"])
 async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     """Ids, their number, and what each image and video becomes: size, grid, frames, tokens."""
     context, record = accept(request, body)
-    context.check_model(body.model)
+    context.check_model(body.requested_model)
     prompt, _ = await context.prompt_for(body.question(record.ignored), record.owner)
     ids = prompt.ids.tolist()
     answer = {
@@ -38,6 +38,6 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
 async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     """Control tokens included."""
     context, _ = accept(request, body)
-    context.check_model(body.model)
+    context.check_model(body.requested_model)
     text = await context.in_thread(lambda: context.tokenizer.decode(body.tokens, skip_special_tokens=False))
     return Json({"prompt": text})

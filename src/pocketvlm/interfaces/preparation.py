@@ -1,0 +1,229 @@
+"""`RequestBuilder` turns a `Question` into requests of the engine: prompt, sampling, constraint, answer options."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pocketvlm import __version__
+from pocketvlm.answers.choice import AnswerOptions, opens_reasoning
+from pocketvlm.api import Model
+from pocketvlm.checkpoint.fingerprint import fingerprint
+from pocketvlm.engine.fitting import ways_to_fit
+from pocketvlm.engine.request import Request
+from pocketvlm.errors import PocketVLMError
+from pocketvlm.interfaces.constraints import Constrain, Ends, constraint_for, needs_grammar
+from pocketvlm.interfaces.errors import ApiError, from_failure
+from pocketvlm.interfaces.prompts import continued, raw_prompt
+from pocketvlm.interfaces.requests import Question
+from pocketvlm.parsing import AnswerParser
+from pocketvlm.processor.limits import MediaLimits
+from pocketvlm.types import Prompt, SamplingParams
+
+if TYPE_CHECKING:
+    from pocketvlm.guided import Grammars
+
+_CHARACTERS_A_TOKEN = 24  # far more than any real text has; longer text is refused before the tokenizer works on it
+
+
+class RequestBuilder:
+    """What requests to one model become. Methods may be called from any thread; each raises ApiError.
+
+    limits: of images and videos. names: what requests may call the model; the first is the one that answers show.
+    max_model_len: most tokens of prompt and answer. default_max_tokens: of an answer whose request does not say.
+    normalize_newlines: what holds where a request does not say. runaway_guard: end answers that repeat themselves.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        limits: MediaLimits,
+        *,
+        names: Sequence[str] = (),
+        max_model_len: int | None = None,
+        default_max_tokens: int = 4096,
+        normalize_newlines: bool = False,
+        runaway_guard: bool = True,
+    ) -> None:
+        self.model = model
+        self.limits = limits
+        self.names = tuple(names) or (_name(model.name),)
+        context = model.checkpoint.model.text.max_position_embeddings
+        self.max_model_len = min(max_model_len or context, context)
+        self.weights = str(model.ops.describe().get("weights", "")).partition(" ")[0]
+        content = f"{fingerprint(model.checkpoint.tensor_files)} {self.weights}"
+        self.digest = hashlib.sha256(content.encode()).hexdigest()
+        self.fingerprint = _fingerprint(self.digest, model)
+        self.processor = model.processor
+        self.tokenizer = model.processor.tokenizer
+        self.template = model.processor.template.source
+        self._default_max_tokens = default_max_tokens
+        self._normalize_newlines = normalize_newlines
+        self._runaway_guard = runaway_guard
+        self._grammars: Grammars | None = None
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """End the helper of grammars."""
+        if self._grammars is not None:
+            self._grammars.close()
+
+    def check_model(self, name: str | None) -> str:
+        """The name that a request gave, if it is one of ours; without one the first of them."""
+        if not name:
+            return self.names[0]
+        if name not in self.names and name.removesuffix(":latest") not in self.names:
+            known = ", ".join(self.names)
+            raise ApiError(
+                404,
+                f"model {name[:100]!r} not found: it is not served here, use {known}",
+                param="model",
+                code="model_not_found",
+            )
+        return name
+
+    def check_length(self, question: Question) -> None:
+        """Refuse text that cannot fit, before any work on it."""
+        limit = self.max_model_len * _CHARACTERS_A_TOKEN
+        length = len(question.text or "")
+        for message in question.messages or ():
+            content = message.get("content") if isinstance(message, Mapping) else None
+            if isinstance(content, str):
+                length += len(content)
+            elif isinstance(content, list):
+                texts = (part.get("text") for part in content if isinstance(part, Mapping))
+                length += sum(len(text) for text in texts if isinstance(text, str))
+        given = len(question.ids or question.before)
+        if length > limit or given > self.max_model_len:
+            count = f"{given} tokens" if given > self.max_model_len else f"{length} characters"
+            raise ApiError(
+                400,
+                f"{count} of text cannot fit into the {self.max_model_len} tokens that this server's context holds",
+                code="context_length_exceeded",
+            )
+
+    def prompt(self, question: Question, messages: Sequence[Any] | None = None) -> Prompt:
+        """Ids and views of a question. messages: its messages with the data of their media. Decodes: takes time."""
+        checkpoint = self.model.checkpoint
+        size = checkpoint.model.text.vocab_size
+        try:
+            if question.ids is not None:
+                return raw_prompt(question.ids, "(ids)", self.tokenizer, size)
+            if question.messages is None:
+                text = question.text or ""
+                return raw_prompt(self.tokenizer.encode_template(text), text, self.tokenizer, size)
+            tools = list(question.tools.offered) or None
+            given = question.messages if messages is None else messages
+            prompt = self.processor(given, tools=tools, limits=self.limits, **question.options)
+            if question.before:
+                return continued(question.before, prompt, self.tokenizer, checkpoint.eos_token_ids, size)
+            return prompt
+        except PocketVLMError as error:
+            raise from_failure(error, question.places) from None
+
+    def thinks(self, question: Question, prompt: Prompt) -> bool:
+        """Whether the answer begins with reasoning that is taken apart from its text."""
+        return question.chat and opens_reasoning(prompt)
+
+    def needs_constraint(self, question: Question, thinking: bool) -> bool:
+        """Whether `constraint` has anything to do."""
+        return needs_grammar(question) or (question.thinking_budget is not None and thinking)
+
+    def constraint(self, question: Question, thinking: bool) -> Constrain | None:
+        """What makes the constraint of each choice. Compiles: takes time."""
+        if not self.needs_constraint(question, thinking):
+            return None
+        checkpoint = self.model.checkpoint
+        try:
+            thought = self.tokenizer.token_id("</think>") if thinking else -1
+            ends = Ends(thought, checkpoint.eos_token_ids, checkpoint.model.text.vocab_size)
+            return constraint_for(self.grammars, question, thinking, ends)
+        except PocketVLMError as error:
+            found = from_failure(error)
+            if question.guide is not None and found.param is None:
+                field = question.guide.field
+                raise ApiError(found.status, f"{field}: {found.message}", param=field, code=found.code) from None
+            raise found from None
+
+    def grammars(self) -> Grammars:
+        """What compiles grammars; loads its library on first use. Raises OptionError where that is missing."""
+        with self._lock:
+            if self._grammars is None:
+                from pocketvlm.guided import Grammars
+
+                checkpoint = self.model.checkpoint
+                self._grammars = Grammars(self.tokenizer, checkpoint.eos_token_ids, checkpoint.model.text.vocab_size)
+            return self._grammars
+
+    def requests(self, question: Question, prompt: Prompt, constraint: Constrain | None) -> list[Request]:
+        """What the engine is asked, one request a choice; choice i has seed + i."""
+        params = self.sampling(question, prompt)
+        ends = self.model.checkpoint.eos_token_ids
+        seeds = [None if params.seed is None else params.seed + number for number in range(question.n)]
+        return [
+            Request(prompt, dataclasses.replace(params, seed=seed), ends, question.priority, constraint)
+            for seed in seeds
+        ]
+
+    def sampling(self, question: Question, prompt: Prompt) -> SamplingParams:
+        """How to sample: what the request says, else what the checkpoint says."""
+        total = len(prompt.ids)
+        room = self.max_model_len - total
+        if room < 1:
+            raise ApiError(
+                400,
+                f"the prompt has {total} tokens but this server's context holds {self.max_model_len}: "
+                f"{ways_to_fit(prompt, self.max_model_len - 1)}",
+                param="messages" if question.messages is not None else "prompt",
+                code="context_length_exceeded",
+            )
+        if question.context_limit is not None and total < question.context_limit:
+            room = min(room, question.context_limit - total)
+        given = dict(question.sampling)
+        max_tokens = given.pop("max_tokens", self._default_max_tokens)
+        if max_tokens is None:
+            max_tokens = max(1, self.model.engine.memory.max_tokens - total)
+        min_tokens = given.pop("min_tokens", 0)
+        if min_tokens > max_tokens:
+            raise ApiError(
+                400,
+                f"min_tokens={min_tokens} is more than max_tokens={max_tokens}: lower one of them",
+                param="min_tokens",
+            )
+        # Neither limit can be met beyond the end of the context.
+        limits = {"max_tokens": min(max_tokens, room), "min_tokens": min(min_tokens, room)}
+        try:
+            return dataclasses.replace(self.model.sampling_defaults, **given, **limits)
+        except PocketVLMError as error:
+            raise from_failure(error) from None
+
+    def answer_options(self, question: Question, thinking: bool) -> AnswerOptions:
+        """How the tokens of its answers are read."""
+        tools = question.tools
+        normalize = question.normalize_newlines
+        return AnswerOptions(
+            self.tokenizer,
+            partial(AnswerParser, tools=tools.offered, thinking=thinking, parallel=tools.parallel)
+            if question.chat
+            else None,
+            thinking,
+            self._normalize_newlines if normalize is None else normalize,
+            question.skip_special_tokens,
+            self._runaway_guard and not question.sampling.get("ignore_eos"),
+        )
+
+
+def _fingerprint(digest: str, model: Model) -> str:
+    """What answers with the same seed have in common: version, checkpoint and arithmetic."""
+    parts = (__version__, digest, sorted(model.ops.describe().items()))
+    return f"fp_{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
+
+
+def _name(model: str) -> str:
+    """What requests call a model: the name it was loaded by, of a directory its last part."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
