@@ -148,7 +148,7 @@ def make_prompt(
 ) -> Prompt:
     """Random ids with one run of placeholders per view of `sizes` (rows, cols) and `text` ids around each.
 
-    There is a mark behind each view. video: the views are pictures of a video.
+    There is a cache breakpoint after each view. video: the views are pictures of a video.
     """
     placeholder = config.video_token_id if video else config.image_token_id
     random = np.random.default_rng(seed)

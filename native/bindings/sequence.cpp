@@ -32,7 +32,7 @@ struct Slots {
     void check() const {
         check_offsets(offsets, sequences + 1, rows);
         for (int64_t s = 0; s < sequences; ++s) {
-            if (context_lens[s] < 0) refuse(at("batch.context", s) + " is negative");
+            if (context_lens[s] < 0) refuse(at("batch.context_lens", s) + " is negative");
             if (slots[s] < 0 || slots[s] >= limit)
                 refuse(at("batch.slots", s) + " is " + std::to_string(slots[s]) + ", but the state has " + std::to_string(limit) + " slots");
             for (int64_t t = 0; t < s; ++t)
@@ -56,7 +56,7 @@ struct Pages {
     void check() const {
         check_offsets(offsets, sequences + 1, rows);
         for (int64_t s = 0; s < sequences; ++s) {
-            if (context_lens[s] < 0) refuse(at("batch.context", s) + " is negative");
+            if (context_lens[s] < 0) refuse(at("batch.context_lens", s) + " is negative");
             const int64_t length = static_cast<int64_t>(context_lens[s]) + offsets[s + 1] - offsets[s];
             const int64_t used = (length + page_size - 1) / page_size;
             if (used > table_width)
@@ -77,7 +77,7 @@ struct Pages {
         for (int64_t s = 0; s < sequences; ++s)
             for (int64_t r = offsets[s], t = context_lens[s]; r < offsets[s + 1]; ++r, ++t) {
                 if (positions[r] != t)
-                    refuse(at("batch.positions", r) + " is " + std::to_string(positions[r]) + ", but context and offsets say " +
+                    refuse(at("batch.positions", r) + " is " + std::to_string(positions[r]) + ", but context_lens and offsets say " +
                            std::to_string(t));
                 found[static_cast<std::size_t>(r)] =
                     static_cast<int32_t>(pages[s * table_width + t / page_size] * page_size + t % page_size);
@@ -110,7 +110,7 @@ void attention_inputs(Runtime& runtime, nb::handle query_gate, nb::handle key, n
     if (2 * freq.size() > d) refuse("rotary_dim is greater than head_dim");
     const Ints places(positions, "batch.positions");
     places.shaped(rows);
-    const Ints bounds(offsets, "batch.offsets"), before(context_lens, "batch.context"), table(pages, "batch.pages");
+    const Ints bounds(offsets, "batch.offsets"), before(context_lens, "batch.context_lens"), table(pages, "batch.pages");
     const Pages batch(bounds, before, table, rows, limit, page_size);
     const Output q_out(query, "query"), g_out(gate, "gate");
     q_out.shaped(rows, heads, d);
@@ -137,7 +137,7 @@ void attention(Runtime& runtime, nb::handle query, nb::handle keys, nb::handle v
     v.shaped(k.dim(0), page_size, kv_heads, d);
     if (kv_heads == 0 || heads % kv_heads)
         refuse(std::to_string(heads) + " heads are no multiple of " + std::to_string(kv_heads) + " kv heads");
-    const Ints bounds(offsets, "batch.offsets"), before(context_lens, "batch.context"), table(pages, "batch.pages");
+    const Ints bounds(offsets, "batch.offsets"), before(context_lens, "batch.context_lens"), table(pages, "batch.pages");
     const Pages batch(bounds, before, table, rows, k.dim(0), page_size);
     const Output y(out, "out");
     y.shaped(rows, heads * d);
@@ -179,7 +179,7 @@ void conv_silu(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle sta
     if (taps < 1 || taps > most_taps) refuse("weight must have 1 to " + std::to_string(most_taps) + " taps, not " + std::to_string(taps));
     const Output window(state, "state");
     window.shaped(-1, taps - 1, channels);
-    const Ints bounds(offsets, "batch.offsets"), before(context_lens, "batch.context"), places(slots, "batch.slots");
+    const Ints bounds(offsets, "batch.offsets"), before(context_lens, "batch.context_lens"), places(slots, "batch.slots");
     const Slots batch(bounds, before, places, rows, window.dim(0));
     const Output y(out, "out");
     y.shaped(rows, channels);
@@ -205,7 +205,7 @@ void gated_delta_rule(Runtime& runtime, nb::handle mixed, nb::handle b, nb::hand
     bias.shaped(value_heads);
     const Output memory(state, "state");
     memory.shaped(-1, value_heads, key_dim, value_dim);
-    const Ints bounds(offsets, "batch.offsets"), before(context_lens, "batch.context"), places(slots, "batch.slots");
+    const Ints bounds(offsets, "batch.offsets"), before(context_lens, "batch.context_lens"), places(slots, "batch.slots");
     const Slots batch(bounds, before, places, rows, memory.dim(0));
     const Output y(out, "out");
     y.shaped(rows, value_heads * value_dim);

@@ -17,7 +17,7 @@ _Matrix = NDArray[np.float32] | NDArray[np.uint16]  # float32, or bfloat16 as it
 def usable_isas() -> list[str]:
     """Instruction sets that this build contains and this machine runs, in order of preference, the best last."""
 
-class CodedMatrix:
+class QuantizedMatrix:
     """A quantized matrix, packed; it holds references to its arrays. native/quantized/quantized.h explains the layout.
 
     T = ceil(outputs / 16) packed tiles; depth: the inputs, padded to whole groups (without groups to a multiple of 16).
@@ -31,14 +31,14 @@ class CodedMatrix:
         outputs: int,
         codes: _Bytes,
         group_scale: _Float16 | None,
-        group_minimum: _Float16 | None,
+        group_bias: _Float16 | None,
         row_scale: _Floats,
-        table: _Bytes | None,
+        codebook: _Bytes | None,
     ) -> None:
         """bits: 4 or 8. group: inputs that share a scale, a multiple of 8; 0 with 8 bits: only a scale for each row.
 
-        codes: packed codes [T, depth * bits / 32, 64]. group_scale, group_minimum (added to scale * value):
-        [T, depth / group, 16]. row_scale: [T * 16]. table: [16], value + 128 of each 4-bit code; None: code - 8.
+        codes: packed codes [T, depth * bits / 32, 64]. group_scale, group_bias (added to scale * value):
+        [T, depth / group, 16]. row_scale: [T * 16]. codebook: [16], value + 128 of each 4-bit code; None: code - 8.
         """
 
     @property
@@ -46,8 +46,8 @@ class CodedMatrix:
     @property
     def outputs(self) -> int: ...
 
-class Program:
-    """A captured graph: the operations between record() and recorded(), for replay on the same memory."""
+class Graph:
+    """A captured graph: the operations between begin_capture() and end_capture(), for replay on the same memory."""
 
     def __len__(self) -> int:
         """The number of operations."""
@@ -69,13 +69,13 @@ class Runtime:
     def poison(self, on: bool) -> None:
         """For tests: scratch memory starts as NaN in every operation."""
 
-    def record(self) -> None:
+    def begin_capture(self) -> None:
         """Capture the operations of this thread from now on. Raises ValueError if a capture has begun already."""
 
-    def recorded(self) -> Program:
+    def end_capture(self) -> Graph:
         """End the capture and return the graph."""
 
-    def replay(self, program: Program) -> None:
+    def replay(self, graph: Graph) -> None:
         """Run the operations of a graph again, on the same memory."""
 
     def read_memory(self, data: _Floats) -> None:
@@ -101,10 +101,10 @@ class Runtime:
         fast: x may be rounded to bfloat16.
         """
 
-    def coded_linear(
+    def quantized_linear(
         self,
         x: _Floats,
-        weights: list[CodedMatrix],
+        weights: list[QuantizedMatrix],
         biases: list[_Floats | None],
         residuals: list[_Floats | None],
         outs: list[_Floats],
@@ -112,10 +112,10 @@ class Runtime:
     ) -> None:
         """`linear` of x with 1 to 8 quantized matrices. `biases` and `residuals` may be shorter than `weights`."""
 
-    def coded_embed(self, table: CodedMatrix, ids: _Ints, out: _Floats, /) -> None:
+    def quantized_embed(self, table: QuantizedMatrix, ids: _Ints, out: _Floats, /) -> None:
         """out [n, inputs] = rows ids [n] of a quantized matrix."""
 
-    def encode(
+    def quantize(
         self,
         weight: _Matrix,
         bf16: bool,
@@ -124,11 +124,11 @@ class Runtime:
         codes: _Bytes,
         group_scale: _Float16 | None,
         row_scale: _Floats,
-        table: _Bytes | None,
+        codebook: _Bytes | None,
     ) -> None:
-        """Round weight [outputs, inputs] to nearest and write codes and scales, of the shapes that CodedMatrix expects.
+        """Round weight [outputs, inputs] to nearest and write codes and scales, shaped as for QuantizedMatrix.
 
-        table: [16] with rising values for 4 bits, None for 8.
+        codebook: [16] with rising values for 4 bits, None for 8.
         """
 
     def embed(self, table: _Matrix, bf16: bool, ids: _Ints, out: _Floats, /) -> None:

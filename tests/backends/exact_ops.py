@@ -64,7 +64,7 @@ def attention_views(q: Array, k: Array, v: Array, lengths: list[int], heads: int
 
 def cached(cache: Array, batch: Batch, s: int) -> Array:
     """The rows of sequence s in a paged cache: [tokens, kv_heads, head_dim]."""
-    tokens = int(batch.context[s] + batch.offsets[s + 1] - batch.offsets[s])
+    tokens = int(batch.context_lens[s] + batch.offsets[s + 1] - batch.offsets[s])
     t = np.arange(tokens)
     return cache[batch.pages[s, t // batch.page_size], t % batch.page_size]
 
@@ -77,7 +77,7 @@ def attention(query: Array, keys: Array, values: Array, batch: Batch) -> Array:
         part = slice(batch.offsets[s], batch.offsets[s + 1])
         k, v = cached(keys, batch, s), cached(values, batch, s)
         for h in range(heads):
-            out[part, h] = attend(query[part, h], k[:, h // group], v[:, h // group], int(batch.context[s]))
+            out[part, h] = attend(query[part, h], k[:, h // group], v[:, h // group], int(batch.context_lens[s]))
     return out.reshape(rows, heads * d)
 
 
@@ -97,7 +97,7 @@ def conv_silu(x: Array, weight: Array, state: Array, batch: Batch) -> Array:
     out, width = np.zeros(x.shape), len(weight)
     for s in range(batch.sequences):
         part = slice(batch.offsets[s], batch.offsets[s + 1])
-        before = state[batch.slots[s]] if batch.context[s] else np.zeros((width - 1, x.shape[1]))
+        before = state[batch.slots[s]] if batch.context_lens[s] else np.zeros((width - 1, x.shape[1]))
         window = np.concatenate([before, x[part]]).astype(np.float64)
         n = part.stop - part.start
         out[part] = silu(sum(window[j : j + n] * weight[j] for j in range(width)))
@@ -122,7 +122,7 @@ def gated_delta_rule(
     decay = np.exp(-np.exp(a_log.astype(np.float64)) * np.logaddexp(0, a.astype(np.float64) + dt_bias))
     out = np.zeros(v.shape)
     for s in range(batch.sequences):
-        S = state[batch.slots[s]] if batch.context[s] else np.zeros((value_heads, key_dim, value_dim))
+        S = state[batch.slots[s]] if batch.context_lens[s] else np.zeros((value_heads, key_dim, value_dim))
         for t in range(batch.offsets[s], batch.offsets[s + 1]):
             S = S * decay[t][:, None, None]
             delta = beta[t][:, None] * (v[t] - np.einsum("hkv,hk->hv", S, k[t]))

@@ -81,7 +81,7 @@ class Inputs:
             positions=np.concatenate([c + np.arange(n) for n, c in zip(lengths, context, strict=True)]).astype(
                 np.int32
             ),
-            context=np.array(context, np.int32),
+            context_lens=np.array(context, np.int32),
             pages=pages,
             slots=self.random.permutation(len(lengths) + spare)[: len(lengths)].astype(np.int32),
             page_size=page_size,

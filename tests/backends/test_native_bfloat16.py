@@ -97,7 +97,7 @@ def test_a_row_does_not_depend_on_its_batch(native: NativeOps) -> None:
         alone = type(together)(
             offsets=(together.offsets[s : s + 2] - together.offsets[s]).astype(np.int32),
             positions=together.positions[rows],
-            context=together.context[s : s + 1],
+            context_lens=together.context_lens[s : s + 1],
             pages=together.pages[s : s + 1],
             slots=together.slots[s : s + 1],
             page_size=together.page_size,

@@ -47,7 +47,7 @@ def unpacked(packed: PackedMatrix) -> tuple[NDArray[np.uint8], NDArray[np.float1
 def seen(packed: PackedMatrix) -> Floats:
     """The values that the kernels multiply with."""
     out = np.empty((packed.outputs, packed.inputs), np.float32)
-    RUNTIME.coded_embed(packed.handle, np.arange(packed.outputs, dtype=np.int32), out)
+    RUNTIME.quantized_embed(packed.handle, np.arange(packed.outputs, dtype=np.int32), out)
     return out
 
 

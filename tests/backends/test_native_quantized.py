@@ -43,7 +43,7 @@ def matrix(outputs: int, inputs: int, seed: int = 0) -> DenseTensor:
 def dequantized(native: NativeOps, weight: PackedMatrix) -> NDArray[np.float32]:
     """The values of a matrix of codes."""
     out = np.empty((weight.outputs, weight.inputs), np.float32)
-    native._native.coded_embed(weight.handle, np.arange(weight.outputs, dtype=np.int32), out)
+    native._native.quantized_embed(weight.handle, np.arange(weight.outputs, dtype=np.int32), out)
     return out
 
 
@@ -155,14 +155,14 @@ def test_zeros_and_extremes(native: NativeOps) -> None:
 
 def test_wrong_arrays_are_refused(native: NativeOps) -> None:
     codes, scale = np.zeros((1, 16, 64), np.uint8), np.zeros(16, np.float32)
-    make = _native.CodedMatrix
+    make = _native.QuantizedMatrix
     assert make(8, 0, 64, 16, codes, None, None, scale, None).outputs == 16
     for args, word in [
         ((5, 64, 64, 16, codes, None, None, scale, None), "4 or 8 bits"),
         ((4, 44, 64, 16, codes, None, None, scale, None), "multiple of 8"),
         ((8, 0, 64, 17, codes, None, None, scale, None), "codes"),
         ((8, 0, 64, 16, codes, codes, None, scale, None), "nothing else"),
-        ((8, 0, 64, 16, codes, None, None, scale, np.zeros(16, np.uint8)), "no table"),
+        ((8, 0, 64, 16, codes, None, None, scale, np.zeros(16, np.uint8)), "no codebook"),
         ((8, 0, 64, 16, codes, None, None, scale[:3], None), "row_scale"),
         ((8, 0, 64, 16, codes.astype(np.uint16), None, None, scale, None), "uint8"),
     ]:
@@ -170,6 +170,8 @@ def test_wrong_arrays_are_refused(native: NativeOps) -> None:
             make(*args)
     weight = make(8, 0, 64, 16, codes, None, None, scale, None)
     with pytest.raises(ValueError, match="x must have shape"):
-        native._native.coded_linear(np.zeros((1, 65), np.float32), [weight], [], [], [np.zeros((1, 16), np.float32)], 0)
+        native._native.quantized_linear(
+            np.zeros((1, 65), np.float32), [weight], [], [], [np.zeros((1, 16), np.float32)], 0
+        )
     with pytest.raises(ValueError, match="1 to 8 weights"):
-        native._native.coded_linear(np.zeros((1, 64), np.float32), [weight], [], [], [], 0)
+        native._native.quantized_linear(np.zeros((1, 64), np.float32), [weight], [], [], [], 0)

@@ -228,7 +228,7 @@ REFUSED: dict[str, tuple[str, Call]] = {
     "slot": (r"slots\[0\] is 3, but the state has 3 slots", lambda o: convolve(o, GOOD, 3)),
     "slot negative": (r"slots\[1\] is -1", lambda o: delta(o, replace(GOOD, slots=ints(3, -1)))),
     "slot twice": (r"slots\[1\] is the slot of another", lambda o: delta(o, replace(GOOD, slots=ints(2, 2)))),
-    "context": (r"context\[0\] is negative", lambda o: delta(o, replace(GOOD, context=ints(-5, 0)))),
+    "context": (r"context_lens\[0\] is negative", lambda o: delta(o, replace(GOOD, context_lens=ints(-5, 0)))),
 }  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def test_attention_inputs(native: NativeOps, head_dim: int, rotary_dim: int) -> 
     wide = np.full((4, 200_000 // page_size + 1), -1, np.int32)  # the far context in one page, over and over
     wide[:, : batch.pages.shape[1]] = batch.pages
     wide[2], wide[2, -1] = batch.pages[0, 0], last
-    batch = replace(batch, pages=wide, context=np.array(context, np.int32), positions=batch.positions.copy())
+    batch = replace(batch, pages=wide, context_lens=np.array(context, np.int32), positions=batch.positions.copy())
     batch.positions[batch.offsets[2]] = 200_000
     rows = sum(lengths)
     query_gate, key, value = (
@@ -129,7 +129,7 @@ def test_two_parts_make_the_whole(native: NativeOps, cut: int) -> None:
             whole,
             offsets=np.array([0, n], np.int32),
             positions=np.arange(context, context + n, dtype=np.int32),
-            context=np.array([context], np.int32),
+            context_lens=np.array([context], np.int32),
         )
 
     pieces = [(slice(0, cut), part(cut, 0)), (slice(cut, total), part(total - cut, cut))]
@@ -153,7 +153,7 @@ def test_two_parts_make_the_whole(native: NativeOps, cut: int) -> None:
     close(cut_up, expected.astype(np.float64), 3e-6)
 
 
-def test_turns_part_what_shares_a_slot() -> None:
+def test_sub_batches_split_what_shares_a_slot() -> None:
     offsets = np.array([0, 3, 4, 9, 11, 12], np.int32)
     positions = np.array([0, 1, 2, 7, 8, 9, 10, 11, 12, 0, 1, 2], np.int32)
     context = np.array([0, 7, 8, 0, 2], np.int32)
@@ -165,18 +165,18 @@ def test_turns_part_what_shares_a_slot() -> None:
             rows,
             turn.offsets.tolist(),
             turn.positions.tolist(),
-            turn.context.tolist(),
+            turn.context_lens.tolist(),
             turn.slots.tolist(),
             turn.pages[:, 0].tolist(),
         )
-        for rows, turn in batch.turns()
+        for rows, turn in batch.sub_batches()
     ]
     assert found == [
         (slice(0, 4), [0, 3, 4], [0, 1, 2, 7], [0, 7], [4, 2], [0, 2]),
         (slice(4, 11), [0, 5, 7], [8, 9, 10, 11, 12, 0, 1], [8, 0], [2, 0], [4, 6]),
         (slice(11, 12), [0, 1], [2], [2], [0], [8]),
     ]
-    assert [list(turn.kept) for _, turn in batch.turns()] == [[1], [1], []]
-    assert batch.turns()[1][1].kept[1] is kept[3]
+    assert [list(turn.kept) for _, turn in batch.sub_batches()] == [[1], [1], []]
+    assert batch.sub_batches()[1][1].kept[1] is kept[3]
     apart = replace(batch, slots=np.arange(5, dtype=np.int32))
-    assert [(rows, turn is apart) for rows, turn in apart.turns()] == [(slice(None), True)]
+    assert [(rows, turn is apart) for rows, turn in apart.sub_batches()] == [(slice(None), True)]

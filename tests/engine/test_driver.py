@@ -258,7 +258,7 @@ def test_requests_run_where_no_room_can_be_made(
         assert eventually(lambda: bool(tries))
     time.sleep(0.1)  # long enough for another try
     assert tries == [True]
-    assert "requests make their own" in caplog.text
+    assert "requests allocate it from now on" in caplog.text
 
 
 def test_who_submits_does_not_wait_for_room_being_made(

@@ -74,12 +74,12 @@ def test_decoding_equals_prefilling_the_same_tokens(oracle: Oracle, ops: Ops) ->
     assert list(logits.argmax(-1)[len(prompt.ids) - 1 : -1]) == made
 
 
-def test_seeded_sampling_does_not_depend_on_company(oracle: Oracle, ops: Ops) -> None:
+def test_seeded_sampling_is_batch_invariant(oracle: Oracle, ops: Ops) -> None:
     prompt = prompts(oracle)[1]
     request = Request(prompt, SamplingParams(temperature=1.0, seed=17, max_tokens=15))
     alone = tokens(run(make_engine(oracle, ops), [request])[0])
-    company = [greedy(p, 30) for p in prompts(oracle)]
-    assert tokens(run(make_engine(oracle, ops), [company[0], request, *company[2:]])[1]) == alone
+    others = [greedy(p, 30) for p in prompts(oracle)]
+    assert tokens(run(make_engine(oracle, ops), [others[0], request, *others[2:]])[1]) == alone
 
 
 def test_memory_is_exact_and_comes_back(oracle: Oracle, ops: Ops) -> None:
@@ -92,7 +92,7 @@ def test_memory_is_exact_and_comes_back(oracle: Oracle, ops: Ops) -> None:
     assert engine.memory.used == 0
     for _ in range(3):
         run(engine, [greedy(prompt) for prompt in prompts(oracle)])
-        assert engine.memory.used == engine.memory.kept
+        assert engine.memory.used == engine.memory.cached
     while engine.prefix.evict():
         pass
     assert engine.memory.used == 0

@@ -1,4 +1,4 @@
-"""Fast arithmetic in the engine: one answer in any company, no drift, close to exact arithmetic."""
+"""Fast arithmetic in the engine: batch-invariant results, no drift, close to exact arithmetic."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def backend(weights: str) -> NativeOps:
     return native.create(2, scheme=scheme)
 
 
-def has_pairs() -> bool:
-    """Whether the backend multiplies pairs of bfloat16 numbers here."""
+def has_bfloat16() -> bool:
+    """Whether the backend multiplies pairs of bfloat16 numbers."""
     return native.create(1).describe()["isa"].startswith("avx512bf16")
 
 
@@ -70,9 +70,9 @@ def request(prompt: Prompt, seed: int, count: int = 10) -> Request:
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_the_same_answer_in_any_company(oracle: Oracle, weights: str) -> None:
-    """Bit for bit: logits of a request alone and beside others, whatever their number and lengths."""
-    if weights == "bf16" and not has_pairs():
+def test_results_are_batch_invariant(oracle: Oracle, weights: str) -> None:
+    """Bit for bit: logits of a request alone and in batches of any size."""
+    if weights == "bf16" and not has_bfloat16():
         pytest.skip("bfloat16 weights have float32 products on this processor: equal within rounding only")
     make = [
         make_prompt(oracle.config, [(4, 8), (8, 4)], "16x", 20, seed=1),
@@ -95,7 +95,7 @@ def test_the_same_answer_in_any_company(oracle: Oracle, weights: str) -> None:
 
 @pytest.mark.parametrize("weights", [*WEIGHTS, "exact"])
 def test_long_decoding_does_not_drift(oracle: Oracle, weights: str) -> None:
-    """After 2,000 single steps the logits are those of reading the same tokens as a prompt."""
+    """After 2,000 single steps the logits are those of prefilling the same tokens."""
     engine = make_engine(oracle, backend(weights))
     seen = record(engine)
     prompt = make_prompt(oracle.config, [], "16x", 5, seed=6)
@@ -124,7 +124,7 @@ def test_close_to_exact(oracle: Oracle, weights: str, limit: float) -> None:
     prompt = make_prompt(oracle.config, [], "16x", 60, seed=5)
     a, b = exact.prompt_logits(prompt), fast.prompt_logits(prompt)
     assert np.linalg.norm(a - b) < limit * np.linalg.norm(a)
-    assert (a != b).any() or (weights == "bf16" and not has_pairs())
+    assert (a != b).any() or (weights == "bf16" and not has_bfloat16())
     views = make_prompt(oracle.config, [(8, 8), (4, 8)], "16x", 1, seed=5).views
     x, y = (np.concatenate(engine.runner.encode(views)) for engine in (exact, fast))
     assert np.linalg.norm(x - y) < 0.05 * np.linalg.norm(x)

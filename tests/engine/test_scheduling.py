@@ -1,4 +1,4 @@
-"""Who runs when: order, priorities, turns with vision, preemption without a trace, and failures that stay alone."""
+"""Scheduling: order, priorities, alternation with vision, preemption without a trace, isolated failures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_no_more_than_max_seqs_run_and_they_come_in_order(model: MiniCPMV) -> No
     assert ended == [numbers[i] for i in (4, 2, 0, 1, 3)]
 
 
-def test_a_more_important_request_takes_a_place_and_the_other_loses_nothing(model: MiniCPMV) -> None:
+def test_a_request_of_higher_precedence_takes_a_slot_and_the_other_loses_nothing(model: MiniCPMV) -> None:
     run = Run(engine_of(model, max_seqs=2))
     requests = [ask(text(seed, 20), 20, seed, priority=1) for seed in range(2)]
     low = [run.add(request) for request in requests]
@@ -78,7 +78,7 @@ def test_preempted_equals_not_preempted_bit_for_bit(oracle: Oracle, weights: str
     check_idle(run.engine)
 
 
-def test_rows_read_again_have_the_bits_of_single_rows(model: MiniCPMV) -> None:
+def test_rows_prefilled_after_preemption_have_the_bits_of_single_rows(model: MiniCPMV) -> None:
     request = ask(text(5, 30), 4 * FEW_ROWS + 2)
     run = Run(engine_of(model))
     number = run.add(request)
@@ -105,7 +105,7 @@ def test_a_short_prompt_does_not_wait_for_long_ones_before_it(model: MiniCPMV) -
     assert oldest.computed >= before + 2 * 16  # nor does the oldest wait for ever
 
 
-def test_views_and_steps_take_turns(oracle: Oracle, model: MiniCPMV, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_views_and_steps_alternate(oracle: Oracle, model: MiniCPMV, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(model.ops), "patches_at_once", 32)  # one view
     engine = engine_of(model, chunk=64)
     run = Run(engine)
@@ -188,7 +188,7 @@ def test_views_are_not_encoded_before_their_chunk_is_due(oracle: Oracle, model: 
     while engine.busy:
         run.step()
         for sequence in engine.scheduler.running:
-            end = max((cut for cut in sequence.cuts if cut <= sequence.computed + 16), default=0)
+            end = max((end for end in sequence.boundaries if end <= sequence.computed + 16), default=0)
             assert engine.vision.misses <= sum(view.start < end for view in prompt.views)
             assert len(sequence.features) <= 1
 

@@ -61,7 +61,7 @@ class Batch:
 
     offsets: Ints
     positions: Ints
-    context: Ints
+    context_lens: Ints
     pages: Ints
     slots: Ints
     page_size: int
@@ -77,19 +77,19 @@ class Batch:
         """Number of rows."""
         return int(self.offsets[-1])
 
-    def turns(self) -> list[tuple[slice, Batch]]:
+    def sub_batches(self) -> list[tuple[slice, Batch]]:
         """The batch cut between parts of one sequence: rows, and a batch of them in which every slot is there once."""
         slots = self.slots.tolist()
-        cuts = [i for i in range(1, len(slots)) if slots[i] == slots[i - 1]]
-        if not cuts:
+        boundaries = [i for i in range(1, len(slots)) if slots[i] == slots[i - 1]]
+        if not boundaries:
             return [(slice(None), self)]
         found = []
-        for first, last in pairwise((0, *cuts, len(slots))):
+        for first, last in pairwise((0, *boundaries, len(slots))):
             start, stop = int(self.offsets[first]), int(self.offsets[last])
             part = Batch(
                 self.offsets[first : last + 1] - self.offsets[first],
                 self.positions[start:stop],
-                self.context[first:last],
+                self.context_lens[first:last],
                 self.pages[first:last],
                 self.slots[first:last],
                 self.page_size,
@@ -135,12 +135,12 @@ class Ops(Protocol):
         multiply, and ValueError for a dense one that the scheme stores quantized: see `pocketvlm.quantize`.
         """
 
-    def recorded(self, work: Callable[[], Array]) -> tuple[Array, Callable[[], Array]]:
-        """Run `work` and return its result, and a function that does the same again with less effort.
+    def capture(self, work: Callable[[], Array]) -> tuple[Array, Callable[[], Array]]:
+        """Run `work`, capture its operations, and return its result and a function that replays them.
 
-        The function works on the same arrays, whose contents may have changed in between, and does nothing of `work`
-        but operations of this backend; whoever holds it keeps those arrays alive. One result of it lives until the next
-        call of any recorded function. A backend that cannot record returns `work` itself.
+        A replay runs the same operations on the same arrays, whose contents may have changed, and nothing else of
+        `work`; the function retains those arrays. A replay's result is valid until the next replay or capture. A
+        backend that cannot capture returns `work` itself.
         """
 
     def return_memory(self) -> None:

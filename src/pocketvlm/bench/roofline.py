@@ -25,13 +25,13 @@ class Spent:
 
 
 class Timed:
-    """The operations of a backend, each timed and none recorded. Everything else is the backend's."""
+    """The operations of a backend, each timed and none captured. Everything else is the backend's."""
 
     def __init__(self, ops: Any) -> None:
         self._ops = ops
         self.spent: dict[str, Spent] = {}
 
-    def recorded(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], Any]]:
+    def capture(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], Any]]:
         return work(), work
 
     def __getattr__(self, name: str) -> Any:

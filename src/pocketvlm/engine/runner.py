@@ -16,7 +16,7 @@ from pocketvlm.types import PendingView, View
 
 
 class Runner:
-    """Holds no policy: what runs is said by the plan."""
+    """Holds no policy: the plan says what runs."""
 
     def __init__(self, model: MiniCPMV, memory: Memory) -> None:
         self.model = model
@@ -45,7 +45,7 @@ class Runner:
         spent = time.perf_counter() - began
         for work in plan.work:
             seconds = work.sequence.seconds
-            if not work.sequence.reading:
+            if not work.sequence.prefilling:
                 seconds.decode += spent
             else:
                 seconds.prefill += spent
@@ -62,7 +62,7 @@ class Runner:
         return self.model.forward(self.model.embed(ids, splices), self._batch(plan), self.memory.states)
 
     def encode(self, views: tuple[View | PendingView, ...]) -> list[Array]:
-        """Features of views, as many at a time as the backend likes."""
+        """Features of views, as many at a time as the backend prefers."""
         features: list[Array] = []
         most = self.model.ops.patches_at_once
         group: list[View] = []
@@ -75,18 +75,22 @@ class Runner:
 
     def _batch(self, plan: Plan) -> Batch:
         parts = [(work, start, stop) for work in plan.work for start, stop in work.parts()]
-        held = [work.sequence.holding for work, _, _ in parts if work.sequence.holding is not None]
-        pages = np.full((len(parts), max(holding.count for holding in held)), -1, dtype=np.int32)
-        for row, holding in zip(pages, held, strict=True):
-            row[: holding.count] = holding.pages
+        allocations = [work.sequence.allocation for work, _, _ in parts if work.sequence.allocation is not None]
+        pages = np.full((len(parts), max(allocation.count for allocation in allocations)), -1, dtype=np.int32)
+        for row, allocation in zip(pages, allocations, strict=True):
+            row[: allocation.count] = allocation.pages
         return Batch(
             offsets=np.cumsum([0, *(stop - start for _, start, stop in parts)]).astype(np.int32),
             positions=np.concatenate([np.arange(work.start, work.stop, dtype=np.int32) for work in plan.work]),
-            context=np.array([start for _, start, _ in parts], dtype=np.int32),
+            context_lens=np.array([start for _, start, _ in parts], dtype=np.int32),
             pages=pages,
-            slots=np.array([holding.slot for holding in held], dtype=np.int32),
+            slots=np.array([allocation.slot for allocation in allocations], dtype=np.int32),
             page_size=self.memory.page_size,
-            kept={i: iter(work.sequence.copies[stop]) for i, (work, _, stop) in enumerate(parts) if stop in work.kept},
+            kept={
+                i: iter(work.sequence.copies[stop])
+                for i, (work, _, stop) in enumerate(parts)
+                if stop in work.entry_ends
+            },
         )
 
 

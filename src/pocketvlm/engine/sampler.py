@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvlm.engine.request import Drawn, Sequence
+from pocketvlm.engine.request import Sampled, Sequence
 from pocketvlm.types import SamplingParams, TokenLogprob
 
 Floats = NDArray[np.float32]
@@ -52,7 +52,7 @@ def largest(logits: Floats, count: int) -> Ids:
 
 
 def candidates(logits: Floats, params: SamplingParams) -> tuple[Ids, NDArray[np.float64]]:
-    """Ids that may be drawn, ascending, and their probabilities, after temperature, top-k, top-p and min-p."""
+    """Ids that may be sampled, ascending, and their probabilities, after temperature, top-k, top-p and min-p."""
     count = len(logits)
     top = float(logits.max())
 
@@ -65,7 +65,7 @@ def candidates(logits: Floats, params: SamplingParams) -> tuple[Ids, NDArray[np.
         chosen = logits[ids] if len(ids) < count else logits
         total = float(weigh(chosen).sum())
         size = _NEAR
-        while True:  # most often a few ids hold nearly everything: no need to sort all
+        while True:  # a few ids hold nearly all of the probability, as a rule: no need to sort all
             part = largest(chosen, size)
             weights = weigh(chosen[part]) / total
             order = np.argsort(-weights, kind="stable")
@@ -86,7 +86,7 @@ def candidates(logits: Floats, params: SamplingParams) -> tuple[Ids, NDArray[np.
     return ids, weights / weights.sum()
 
 
-def draw(weights: NDArray[np.float64], point: float) -> int:
+def inverse_cdf(weights: NDArray[np.float64], point: float) -> int:
     """The index where the running sum of weights, as a share of all, passes `point` in [0, 1).
 
     Never one of weight 0.
@@ -99,8 +99,8 @@ def draw(weights: NDArray[np.float64], point: float) -> int:
     sums = np.append(weights[:whole].reshape(-1, _ROWS).sum(axis=1), weights[whole:].sum())
     ends = np.cumsum(sums)
     row = int(min(np.searchsorted(ends, point * ends[-1], side="right"), np.searchsorted(ends, ends[-1])))
-    rest = (point * ends[-1] - (ends[row] - sums[row])) / sums[row]
-    return row * _ROWS + draw(weights[row * _ROWS : (row + 1) * _ROWS], min(max(rest, 0.0), 1.0))
+    remaining = (point * ends[-1] - (ends[row] - sums[row])) / sums[row]
+    return row * _ROWS + inverse_cdf(weights[row * _ROWS : (row + 1) * _ROWS], min(max(remaining, 0.0), 1.0))
 
 
 @lru_cache(maxsize=4)
@@ -120,7 +120,7 @@ def log_probabilities(logits: Floats, token: int, count: int) -> TokenLogprob:
 
 
 def allowed_tokens(mask: NDArray[np.uint32], count: int) -> NDArray[np.bool_]:
-    """Which of `count` tokens the bits of a constraint allow; those behind its end are not."""
+    """Which of `count` tokens the bits of a constraint allow; tokens after its last bit are not allowed."""
     words = np.ascontiguousarray(mask, dtype="<u4")
     bits = np.unpackbits(words.view(np.uint8), bitorder="little", count=min(count, 32 * words.size))
     allowed = np.zeros(count, np.bool_)
@@ -139,7 +139,7 @@ def _forbid(logits: Floats, sequence: Sequence) -> Floats:
             raise ValueError("the constraint allows no token")
         logits = np.where(allowed, logits, np.float32(-np.inf))
         allowed[stops] = False
-        if not allowed.any():  # what the answer must look like counts for more than how long it is
+        if not allowed.any():  # the constraint outweighs min_tokens
             return logits
     if stops:
         logits = logits.copy()
@@ -147,17 +147,17 @@ def _forbid(logits: Floats, sequence: Sequence) -> Floats:
     return logits
 
 
-def draw_token(logits: Floats, sequence: Sequence) -> Drawn:
-    """The next token of a sequence from its logits [vocab], noted by its constraint."""
+def sample_token(logits: Floats, sequence: Sequence) -> Sampled:
+    """The next token of a sequence from its logits [vocab]; its constraint takes note of it."""
     request, constraint = sequence.request, sequence.constraint
     token = sample(logits, sequence)
     logprob = None
     if request.params.logprobs is not None:
         logprob = log_probabilities(logits, token, request.params.logprobs)
     if constraint is None or token in request.stop_ids:
-        return Drawn(token, logprob)
+        return Sampled(token, logprob)
     constraint.accept(token)
-    return Drawn(token, logprob, constraint.finished)
+    return Sampled(token, logprob, constraint.finished)
 
 
 def sample(logits: Floats, sequence: Sequence) -> int:
@@ -175,4 +175,4 @@ def sample(logits: Floats, sequence: Sequence) -> int:
     if params.temperature == 0.0:
         return int(logits.argmax())
     ids, weights = candidates(logits, params)
-    return int(ids[draw(weights, sequence.random.random())])
+    return int(ids[inverse_cdf(weights, sequence.random.random())])

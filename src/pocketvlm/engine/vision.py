@@ -16,19 +16,19 @@ from pocketvlm.model import MiniCPMV
 from pocketvlm.types import PendingView, View
 
 DEFAULT_VISION_CACHE = 128 << 20
-# Views of clips whose pixels were seen: names are remembered for so many.
-_MOST_NAMES = 1 << 16
+# Digests of pixels are cached for so many views of clips.
+_MAX_NAMES = 1 << 16
 
 
 class Vision:
     """Gives sequences the features of their views."""
 
     def __init__(self, model: MiniCPMV, limit: int = DEFAULT_VISION_CACHE, files: FeatureFiles | None = None) -> None:
-        """limit: bytes of features kept in memory."""
+        """limit: bytes of features cached in memory."""
         self.model, self.limit, self.files = model, limit, files
         self.width = model.config.text.hidden_size
         self._cached: LRU[tuple[str, str], Array] = LRU(limit, self._bytes)
-        self._digests: LRU[str, str] = LRU(_MOST_NAMES)  # of pending views: that of their pixels
+        self._digests: LRU[str, str] = LRU(_MAX_NAMES)  # pending view's digest -> digest of its pixels
         self.hits = self.misses = 0
 
     @property
@@ -37,7 +37,7 @@ class Vision:
         return self._cached.total
 
     def missing(self, sequence: Sequence, start: int, stop: int) -> Iterator[int]:
-        """Views with ids in start..stop of the prompt that the sequence has no features of."""
+        """Views with ids in start..stop of the prompt whose features the sequence lacks."""
         for index, view in enumerate(sequence.request.prompt.views):
             if view.start >= stop:
                 break
@@ -45,7 +45,7 @@ class Vision:
                 yield index
 
     def attach_cached_features(self, sequence: Sequence, start: int, stop: int) -> None:
-        """Give the sequence the features that are cached of its views with ids in start..stop of the prompt."""
+        """Give the sequence the cached features of its views with ids in start..stop of the prompt."""
         for index in self.missing(sequence, start, stop):
             found = self._find(sequence.request.prompt.views[index])
             if found is not None:
@@ -53,44 +53,44 @@ class Vision:
                 sequence.features[index] = found
 
     def encode(self, due: List[tuple[Sequence, int]]) -> None:
-        """Compute the features of some sequences' views in one pass, and keep them. All or none.
+        """Compute the features of some sequences' views in one pass, and cache them. All or none.
 
-        A view of a clip is loaded here; one with the pixels of another is not computed again.
+        A view of a clip is loaded here; views with equal pixels are computed once.
         """
         views = [self._loaded(sequence.request.prompt.views[index]) for sequence, index in due]
         began = time.perf_counter()
         first: dict[object, int] = {}
-        for place, view in enumerate(views):
-            first.setdefault((view.digest, view.downsample_mode) if view.digest else place, place)
-        # Of a clip's view only now it is known what it shows; `attach_cached_features` has looked for others.
+        for i, view in enumerate(views):
+            first.setdefault((view.digest, view.downsample_mode) if view.digest else i, i)
+        # The pixels of a clip's view are known only now; `attach_cached_features` has looked up the other views.
         pending = [
             view is not sequence.request.prompt.views[index] for view, (sequence, index) in zip(views, due, strict=True)
         ]
-        found = {place: self._find(views[place]) if pending[place] else None for place in first.values()}
-        fresh = [place for place, features in found.items() if features is None]
-        computed = self.model.encode([views[place] for place in fresh])
-        if len(fresh) > 1:  # parts of one array: a copy each, or the last one that is kept would keep all of it
+        found = {i: self._find(views[i]) if pending[i] else None for i in first.values()}
+        fresh = [i for i, features in found.items() if features is None]
+        computed = self.model.encode([views[i] for i in fresh])
+        if len(fresh) > 1:  # they are parts of one array: without copies, one cached part would retain the whole
             computed = [self.model.ops.take(rows, np.arange(len(rows), dtype=np.int32)) for rows in computed]
-        for place, features in zip(fresh, computed, strict=True):
-            tokens, index = views[place].tokens, due[place][1]
+        for i, features in zip(fresh, computed, strict=True):
+            tokens, index = views[i].tokens, due[i][1]
             if tuple(features.shape) != (tokens, self.width):
                 raise ValueError(f"view {index} has {tokens} placeholders but {len(features)} rows of features")
-        for place, features in zip(fresh, computed, strict=True):
-            view, found[place] = views[place], features
+        for i, features in zip(fresh, computed, strict=True):
+            view, found[i] = views[i], features
             key = (view.digest, view.downsample_mode)
-            self._keep(key, features)
+            self._cache(key, features)
             if self.files is not None and view.digest:
                 self.files.write("-".join(key), self.model.ops.to_numpy(features))
         self.misses += len(fresh)
         self.hits += len(due) - len(fresh)
-        for place, ((sequence, index), view) in enumerate(zip(due, views, strict=True)):
-            sequence.features[index] = found[first.get((view.digest, view.downsample_mode), place)]
+        for i, ((sequence, index), view) in enumerate(zip(due, views, strict=True)):
+            sequence.features[index] = found[first.get((view.digest, view.downsample_mode), i)]
         spent, patches = time.perf_counter() - began, sum(view.rows * view.cols for view in views)
         for (sequence, _), view in zip(due, views, strict=True):
             sequence.seconds.vision += spent * view.rows * view.cols / patches
 
     def _loaded(self, view: View | PendingView) -> View:
-        """The view with its patches; the digest of its pixels is remembered under its own name."""
+        """The view with its patches; the digest of its pixels is cached under its own digest."""
         loaded = view.load()
         if loaded is not view and view.digest:
             self._digests.put(view.digest, loaded.digest)
@@ -107,10 +107,10 @@ class Vision:
         if found is None:
             return None
         features = self.model.ops.from_numpy(found)
-        self._keep(key, features)
+        self._cache(key, features)
         return features
 
-    def _keep(self, key: tuple[str, str], features: Array) -> None:
+    def _cache(self, key: tuple[str, str], features: Array) -> None:
         if key[0]:
             self._cached.put(key, features)
 

@@ -90,11 +90,11 @@ class NativeOps:
     """The contract on NumPy arrays. Safe to call from several threads; operations of one object run one at a time."""
 
     name = "native"
-    # One view of the usual size: what lies between two layers then stays in the cache. Sixteen took 8 % longer.
+    # One view of the usual size: activations then stay in the processor's cache. Sixteen views took 8 % longer.
     patches_at_once = 1024
 
     def __init__(self, runtime: Runtime, description: dict[str, str], scheme: Scheme | None = None) -> None:
-        """description: what is said of the machine. scheme: None means exact arithmetic on the weights as stored."""
+        """description: of the machine, for `describe`. scheme: None means exact arithmetic on the weights as stored."""
         self.scheme = scheme or choose("native", precision="exact")
         if self.scheme.backend != self.name:
             raise OptionError(f"a scheme of backend {self.scheme.backend!r} does not fit backend {self.name!r}")
@@ -105,8 +105,8 @@ class NativeOps:
         self._bfloat16 = self.scheme.products == "bfloat16"
         self._cache: PackedCache | None = None
         self._arena = Arena()
-        self._recorder: int | None = None  # the thread whose operations are being recorded
-        self._kept: list[Ints | Floats] = []
+        self._capturing: int | None = None  # the thread whose operations are being captured
+        self._retained: list[Ints | Floats] = []
 
     def with_scheme(self, scheme: Scheme) -> NativeOps:
         return NativeOps(self._native, self._machine, scheme)
@@ -149,7 +149,7 @@ class NativeOps:
             if self._cache is not None:
                 self._cache.wait()
             self._cache = None
-            self.return_memory()  # of files that were parsed, of matrices that were quantized: some 70 MB
+            self.return_memory()  # of parsed files and quantized matrices: some 70 MB
 
     def prepare(self, tensor: Tensor, role: Role) -> Matrix | PackedMatrix | Tied | Floats:
         if role in ARRAY_ROLES:
@@ -175,30 +175,30 @@ class NativeOps:
         return Matrix(values, False, values.shape[0])
 
     def _new(self, shape: tuple[int, ...]) -> Floats:
-        if self._recorder is not None and self._recorder == get_ident():
+        if self._capturing is not None and self._capturing == get_ident():
             return self._arena.take(shape)
         return _empty(shape, _F32)
 
-    def _hold(self, array: Ints | Floats) -> None:
-        """Keep an array that an operation made for itself with what is being recorded."""
-        if self._recorder is not None:
-            self._kept.append(array)
+    def _retain(self, array: Ints | Floats) -> None:
+        """Retain an operation's own array as long as the graph that is being captured."""
+        if self._capturing is not None:
+            self._retained.append(array)
 
-    def recorded(self, work: Callable[[], Floats]) -> tuple[Floats, Callable[[], Floats]]:
-        self._native.record()
-        self._recorder, self._kept = get_ident(), []
+    def capture(self, work: Callable[[], Floats]) -> tuple[Floats, Callable[[], Floats]]:
+        self._native.begin_capture()
+        self._capturing, self._retained = get_ident(), []
         try:
             result = work()
         finally:
-            self._recorder = None
-            program = self._native.recorded()
-        place, held = self._arena.place(result), (work, self._kept)
+            self._capturing = None
+            graph = self._native.end_capture()
+        rebind, retained = self._arena.rebind(result), (work, self._retained)
 
-        def again(_: object = held) -> Floats:
-            self._native.replay(program)
-            return place()
+        def replay(_: object = retained) -> Floats:
+            self._native.replay(graph)
+            return rebind()
 
-        return result, again
+        return result, replay
 
     def return_memory(self) -> None:
         self._native.return_memory()
@@ -217,7 +217,7 @@ class NativeOps:
             table = table.rows
         out = self._new((len(ids), table.inputs))
         if isinstance(table, PackedMatrix):
-            self._native.coded_embed(table.handle, ids, out)
+            self._native.quantized_embed(table.handle, ids, out)
         else:
             self._native.embed(table.data, table.bf16, ids, out)
         return out
@@ -235,7 +235,7 @@ class NativeOps:
         start = 0
         for part in parts:
             rows = np.arange(start, start + len(part), dtype=np.int32)
-            self._hold(rows)
+            self._retain(rows)
             self.put(out, rows, part)
             start += len(part)
         return out
@@ -252,7 +252,7 @@ class NativeOps:
             weight = weight.packed
         out = self._new((len(x), weight.outputs))
         if isinstance(weight, PackedMatrix):
-            self._native.coded_linear(x, [weight.handle], [bias], [residual], [out], _ACTIVATIONS[activation])
+            self._native.quantized_linear(x, [weight.handle], [bias], [residual], [out], _ACTIVATIONS[activation])
         else:
             self._native.linear(
                 x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], self._bfloat16, out
@@ -266,7 +266,7 @@ class NativeOps:
         if len(handles) < len(weights):
             return [self.linear(x, weight, bias) for weight, bias in zip_longest(weights, biases)]
         outs = [self._new((len(x), weight.outputs)) for weight in weights]
-        self._native.coded_linear(x, handles, list(biases), [], outs, 0)
+        self._native.quantized_linear(x, handles, list(biases), [], outs, 0)
         return outs
 
     def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
@@ -303,10 +303,10 @@ class NativeOps:
         query = self._new((rows, width // (2 * head_dim), head_dim))
         gate = self._new((rows, width // 2))
         frequencies = _frequencies(rotary_dim, rope_theta)
-        self._hold(frequencies)
+        self._retain(frequencies)
         self._native.attention_inputs(
             query_gate, key, value, q_norm, k_norm, frequencies, keys, values,
-            batch.offsets, batch.positions, batch.context, batch.pages, batch.page_size, eps, query, gate,
+            batch.offsets, batch.positions, batch.context_lens, batch.pages, batch.page_size, eps, query, gate,
         )  # fmt: skip
         return query, gate
 
@@ -314,7 +314,7 @@ class NativeOps:
         rows, heads, head_dim = query.shape
         out = self._new((rows, heads * head_dim))
         self._native.attention(
-            query, keys, values, batch.offsets, batch.context, batch.pages, batch.page_size, self._fast, out
+            query, keys, values, batch.offsets, batch.context_lens, batch.pages, batch.page_size, self._fast, out
         )
         return out
 
@@ -326,16 +326,16 @@ class NativeOps:
     def attention_views(self, query: Floats, key: Floats, value: Floats, lengths: Ints, heads: int) -> Floats:
         offsets = np.zeros(len(lengths) + 1, np.int32)
         np.cumsum(lengths, out=offsets[1:])
-        self._hold(offsets)
+        self._retain(offsets)
         out = self._new(query.shape)
-        # Scores of bytes err as much as integer products do, and more than anything else with weights as stored.
+        # Scores in bytes err as much as integer products do, and more than all other operations with stored weights.
         integer = self.scheme.products == "int8"
         self._native.attention_views(query, key, value, offsets, heads, self._fast, integer, out)
         return out
 
     def conv_silu(self, x: Floats, weight: Floats, state: Floats, batch: Batch) -> Floats:
         out = self._new(x.shape)
-        self._native.conv_silu(x, weight, state, batch.offsets, batch.context, batch.slots, out)
+        self._native.conv_silu(x, weight, state, batch.offsets, batch.context_lens, batch.slots, out)
         return out
 
     def gated_delta_rule(
@@ -354,7 +354,7 @@ class NativeOps:
     ) -> Floats:
         out = self._new((len(mixed), value_heads * value_dim))
         self._native.gated_delta_rule(
-            mixed, b, a, a_log, dt_bias, state, batch.offsets, batch.context, batch.slots,
+            mixed, b, a, a_log, dt_bias, state, batch.offsets, batch.context_lens, batch.slots,
             key_heads, value_heads, key_dim, value_dim, out,
         )  # fmt: skip
         return out
@@ -367,7 +367,7 @@ class NativeOps:
     def regroup_2x2(self, x: Floats, sizes: Ints) -> Floats:
         offsets = np.zeros(len(sizes) + 1, np.int32)
         np.cumsum(sizes[:, 0] * sizes[:, 1], out=offsets[1:])
-        self._hold(offsets)
+        self._retain(offsets)
         rows, channels = x.shape
         out = self._new((rows // 4, 4 * channels))
         self._native.regroup_2x2(x, sizes, offsets, out)

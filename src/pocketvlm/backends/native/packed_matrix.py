@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from pocketvlm._native import CodedMatrix
+    from pocketvlm._native import QuantizedMatrix
 
 TILE_OUTPUTS = 16
 TILE_BYTES = 64  # of one step: four for each output of a tile
@@ -17,7 +17,7 @@ TILE_BYTES = 64  # of one step: four for each output of a tile
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedMatrix:
-    """A prepared matrix [outputs, inputs] of 4- or 8-bit codes; native/coded/coded.h says what the arrays hold.
+    """A prepared matrix [outputs, inputs] of 4- or 8-bit codes; native/quantized/quantized.h says what the arrays hold.
 
     codes uint8 [tiles, steps, 64]; group_scale, group_bias float16 as uint16 [tiles, groups, 16] (None without groups,
     or for biases of zero); row_scale float32 [tiles * 16]; codebook uint8 [16] or None. group: inputs that share a
@@ -33,7 +33,7 @@ class PackedMatrix:
     group_bias: NDArray[np.uint16] | None
     row_scale: NDArray[np.float32]
     codebook: NDArray[np.uint8] | None
-    handle: CodedMatrix
+    handle: QuantizedMatrix
 
     @property
     def depth(self) -> int:
@@ -59,7 +59,7 @@ def packed_matrix(
     codebook: NDArray[np.uint8] | None,
 ) -> PackedMatrix:
     """A matrix over arrays in packed layout. Raises ValueError for arrays that do not fit each other."""
-    from pocketvlm._native import CodedMatrix
+    from pocketvlm._native import QuantizedMatrix
 
-    handle = CodedMatrix(bits, group, inputs, outputs, codes, group_scale, group_bias, row_scale, codebook)
+    handle = QuantizedMatrix(bits, group, inputs, outputs, codes, group_scale, group_bias, row_scale, codebook)
     return PackedMatrix(bits, group, inputs, outputs, codes, group_scale, group_bias, row_scale, codebook, handle)

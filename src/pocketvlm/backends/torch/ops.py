@@ -68,12 +68,12 @@ class TorchOps:
             return bits.view(torch.bfloat16).to(self.device)
         return torch.from_numpy(np.array(tensor.dequantize())).to(self.device)
 
-    def recorded(self, work: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], Tensor]]:
-        """Nothing is recorded: `work` runs each time."""
+    def capture(self, work: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], Tensor]]:
+        """Nothing is captured: `work` runs each time."""
         return work(), work
 
     def return_memory(self) -> None:
-        """PyTorch keeps what it has."""
+        """PyTorch caches freed memory itself."""
 
     def zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.float32, device=self.device)
@@ -152,12 +152,12 @@ class TorchOps:
         angle = self._index(batch.positions).float()[:, None, None] * inverse
         query = rotate(self.rms_norm(query, q_norm, eps), angle)
         key = rotate(self.rms_norm(key, k_norm, eps), angle)
-        pages, inside = self._places(batch)
+        pages, inside = self._cache_rows(batch)
         keys[pages, inside] = key
         values[pages, inside] = value.view(rows, kv_heads, head_dim)
         return query, gate.reshape(rows, -1)
 
-    def _places(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _cache_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
         owner = np.repeat(np.arange(batch.sequences), np.diff(batch.offsets))
         pages = batch.pages[owner, batch.positions // batch.page_size]
         if (pages < 0).any():
@@ -169,7 +169,7 @@ class TorchOps:
         out = torch.empty_like(query)
         for s in range(batch.sequences):
             begin, end = int(batch.offsets[s]), int(batch.offsets[s + 1])
-            length = int(batch.context[s]) + end - begin
+            length = int(batch.context_lens[s]) + end - begin
             pages = self._index(batch.pages[s, : -(-length // batch.page_size)])
             k = keys[pages].flatten(0, 1)[:length].repeat_interleave(heads // keys.shape[2], dim=1)
             v = values[pages].flatten(0, 1)[:length].repeat_interleave(heads // keys.shape[2], dim=1)
@@ -198,7 +198,7 @@ class TorchOps:
         for s in range(batch.sequences):
             begin, end = int(batch.offsets[s]), int(batch.offsets[s + 1])
             slot = int(batch.slots[s])
-            before = state[slot] if batch.context[s] else torch.zeros_like(state[slot])
+            before = state[slot] if batch.context_lens[s] else torch.zeros_like(state[slot])
             window = torch.cat([before, x[begin:end]])
             state[slot] = window[window.shape[0] - (width - 1) :]
             taps = [window[j : j + end - begin] * weight[j] for j in range(width)]
@@ -232,7 +232,7 @@ class TorchOps:
         for s in range(batch.sequences):
             part = slice(int(batch.offsets[s]), int(batch.offsets[s + 1]))
             slot = int(batch.slots[s])
-            first = state[slot] if batch.context[s] else torch.zeros_like(state[slot])
+            first = state[slot] if batch.context_lens[s] else torch.zeros_like(state[slot])
             rule = recurrent_delta_rule if part.stop - part.start <= RECURRENT_ROWS else chunked_delta_rule
             out[part], state[slot] = rule(q[part], k[part], v[part], beta[part], decay[part], first)
         return out.view(rows, -1)
