@@ -10,7 +10,7 @@ from native_kit import Inputs, usable
 from numpy.typing import NDArray
 
 from pocketvlm.backends import native
-from pocketvlm.backends.native import NativeOps
+from pocketvlm.backends.native import NativeBackend
 from pocketvlm.backends.native.arena import Arena
 from pocketvlm.backends.options import choose
 from pocketvlm.quantize import quantized
@@ -19,14 +19,14 @@ Floats = NDArray[np.float32]
 
 
 @pytest.fixture(params=usable())
-def kernels(request: pytest.FixtureRequest) -> NativeOps:
+def kernels(request: pytest.FixtureRequest) -> NativeBackend:
     return native.create(2, request.param, scheme=choose("native", "int4"))
 
 
 class Network:
     """A few operations on arrays that change in place: rows of a table, normed, multiplied, gated, added to."""
 
-    def __init__(self, ops: NativeOps, rows: int, seed: int = 0) -> None:
+    def __init__(self, ops: NativeBackend, rows: int, seed: int = 0) -> None:
         make = Inputs(seed)
         self.ops = ops
         self.ids = np.zeros(rows, np.int32)
@@ -46,7 +46,7 @@ class Network:
         return ops.concat([x, self.norm.reshape(1, -1), x])
 
 
-def test_replay_equals_single_calls(kernels: NativeOps) -> None:
+def test_replay_equals_single_calls(kernels: NativeBackend) -> None:
     random = np.random.default_rng(1)
     networks = [Network(kernels, rows, rows) for rows in (1, 3, 16)]
     replays = []
@@ -63,7 +63,7 @@ def test_replay_equals_single_calls(kernels: NativeOps) -> None:
     assert kernels._arena.nbytes == size
 
 
-def test_a_referenced_result_is_not_overwritten_by_the_next_capture(kernels: NativeOps) -> None:
+def test_a_referenced_result_is_not_overwritten_by_the_next_capture(kernels: NativeBackend) -> None:
     network, other = Network(kernels, 4), Network(kernels, 4, seed=9)
     result, replay = kernels.capture(network.run)
     copy = result.copy()
@@ -72,7 +72,7 @@ def test_a_referenced_result_is_not_overwritten_by_the_next_capture(kernels: Nat
     np.testing.assert_array_equal(replay(), copy)
 
 
-def test_a_bad_index_is_refused_at_replay(kernels: NativeOps) -> None:
+def test_a_bad_index_is_refused_at_replay(kernels: NativeBackend) -> None:
     network = Network(kernels, 2)
     _, replay = kernels.capture(network.run)
     network.ids[1] = 50
@@ -82,7 +82,7 @@ def test_a_bad_index_is_refused_at_replay(kernels: NativeOps) -> None:
     np.testing.assert_array_equal(replay(), network.run())
 
 
-def test_work_that_fails_leaves_nothing_behind(kernels: NativeOps) -> None:
+def test_work_that_fails_leaves_nothing_behind(kernels: NativeBackend) -> None:
     network = Network(kernels, 2)
 
     def fail() -> Floats:
@@ -97,7 +97,7 @@ def test_work_that_fails_leaves_nothing_behind(kernels: NativeOps) -> None:
     np.testing.assert_array_equal(replay(), expected)
 
 
-def test_one_capture_at_a_time(kernels: NativeOps) -> None:
+def test_one_capture_at_a_time(kernels: NativeBackend) -> None:
     network = Network(kernels, 1)
     with pytest.raises(ValueError, match="begun already"):
         kernels.capture(lambda: kernels.capture(network.run)[0])
@@ -105,7 +105,7 @@ def test_one_capture_at_a_time(kernels: NativeOps) -> None:
     np.testing.assert_array_equal(first, network.run())
 
 
-def test_other_threads_are_not_captured(kernels: NativeOps) -> None:
+def test_other_threads_are_not_captured(kernels: NativeBackend) -> None:
     mine, theirs = Network(kernels, 2), Network(kernels, 3, seed=5)
     results: list[Floats] = []
 

@@ -67,7 +67,7 @@ class Run:
         def listen(plan: Any) -> Any:
             made = inner(plan)
             for number, row in made.items():
-                self.logits.setdefault(number, []).append(row.copy())
+                self.logits.setdefault(number, []).append(row.whole().copy())
             return made
 
         engine.runner.run = listen  # type: ignore[method-assign]
@@ -126,9 +126,10 @@ def check_memory(engine: Engine) -> None:
     assert memory.used <= memory.allocated <= memory.limit
     assert memory.cached <= engine.prefix.limit
     states = memory.states
-    sizes = sum(array.nbytes for state in states for array in (getattr(state, n) for n in state.__slots__))
-    copied = [*(entry.copies for entry in memory._entries), *memory._spare]
-    copies = sum(array.nbytes for arrays in copied for array in arrays)
+    sizes = sum(array.nbytes for state in states for array in state.arrays)
+    copied = [*(entry.copy for entry in memory._entries), *memory._spare, *memory._reserved]
+    assert sorted([*copied, *memory._unallocated]) == list(range(memory._copy_indices))
+    copies = sum(array.nbytes for copy in copied for array in memory.copy_arrays(copy))
     assert sizes + copies == memory.allocated
 
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from oracle import Oracle, config_dict, make_network, make_oracle, make_prompt
 
 from pocketvlm.backends import native
-from pocketvlm.backends.native import NativeOps
+from pocketvlm.backends.native import NativeBackend
 from pocketvlm.backends.options import choose
 from pocketvlm.engine import Engine, Request
+from pocketvlm.engine.sampler import LogitsRow
 from pocketvlm.types import Prompt, SamplingParams
 
 Logits = dict[int, list[NDArray[np.float32]]]
@@ -25,11 +26,11 @@ def oracle() -> Oracle:
     return make_oracle(config_dict(), seed=9, dtype=torch.bfloat16)
 
 
-def make_engine(oracle: Oracle, ops: NativeOps, **options: int) -> Engine:
+def make_engine(oracle: Oracle, ops: NativeBackend, **options: int) -> Engine:
     return Engine(make_network(oracle, ops), **options)
 
 
-def backend(weights: str) -> NativeOps:
+def backend(weights: str) -> NativeBackend:
     """Such weights with fast arithmetic, or weights as stored with "exact"."""
     scheme = choose("native", precision="exact") if weights == "exact" else choose("native", weights)
     return native.create(2, scheme=scheme)
@@ -43,12 +44,12 @@ def has_bfloat16() -> bool:
 def record(engine: Engine) -> Logits:
     """Every row of logits that the engine makes from now on, by request."""
     seen: Logits = {}
-    run: Callable[..., dict[int, NDArray[np.float32]]] = engine.runner.run
+    run: Callable[..., dict[int, LogitsRow]] = engine.runner.run
 
-    def listen(plan: object) -> dict[int, NDArray[np.float32]]:
+    def listen(plan: object) -> dict[int, LogitsRow]:
         made = run(plan)
         for number, row in made.items():
-            seen.setdefault(number, []).append(row.copy())
+            seen.setdefault(number, []).append(row.whole().copy())
         return made
 
     engine.runner.run = listen  # type: ignore[method-assign, assignment]

@@ -7,7 +7,6 @@ import pytest
 from engine_kit import network
 from oracle import Oracle
 
-from pocketvlm.backends.ops import Array
 from pocketvlm.engine.memory import Allocation, Memory
 from pocketvlm.model import MiniCPMV
 from pocketvlm.model.text import write_index
@@ -37,13 +36,13 @@ def contains(memory: Memory, allocation: Allocation, value: float) -> bool:
     return all(same) and all(slots)
 
 
-def slot_of(memory: Memory, allocation: Allocation) -> list[Array]:
+def slot_of(memory: Memory, allocation: Allocation) -> int:
     """A copy of a sequence's slot, in arrays that were reserved for it."""
-    copies = memory.reserve_copy()
-    assert copies is not None
-    for copy, array in zip(copies, memory._arrays(type(memory.states[0])), strict=True):
-        write_index(memory.model.ops, copy, 0, array[allocation.slot : allocation.slot + 1].reshape(1, -1))
-    return copies
+    copy = memory.reserve_copy()
+    assert copy is not None
+    for target, array in zip(memory.copy_arrays(copy), memory._arrays(type(memory.states[0])), strict=True):
+        write_index(memory.model.backend, target, 0, array[allocation.slot : allocation.slot + 1].reshape(1, -1))
+    return copy
 
 
 def allocate(memory: Memory, tokens: int) -> Allocation:
@@ -148,14 +147,14 @@ def test_dropped_and_preallocated_copies_are_reused(model: MiniCPMV) -> None:
     assert memory.allocated == held
     again = memory.reserve_copy()
     assert again is not None
-    assert [id(copy) for copy in again] == [id(copy) for copy in entry.copies]
-    memory.reserved_copies = 0
+    assert again == entry.copy
+    memory.release_copies()
     prepare(memory, memory.slot_bytes * 3)  # as many as may ever be cached
     assert memory.allocated == held + 2 * memory.slot_bytes
     for _ in range(3):
         copies = memory.reserve_copy()
         assert copies is not None
-        assert not any(copy.any() for copy in copies)
+        assert not any(array.any() for array in memory.copy_arrays(copies))
     assert memory.allocated == held + 2 * memory.slot_bytes
 
 

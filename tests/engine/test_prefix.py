@@ -93,7 +93,7 @@ def test_parts_of_one_step_have_the_bits_of_steps_of_their_own(
     if weights == "bf16":
         oracle = make_oracle(config_dict(), seed=9, dtype=torch.bfloat16)
     model = network(oracle, weights)
-    if weights == "bf16" and not model.ops.describe()["isa"].startswith("avx512bf16"):
+    if weights == "bf16" and not model.backend.describe()["isa"].startswith("avx512bf16"):
         pytest.skip("bfloat16 weights have float32 products on this processor: equal within rounding only")
     requests = [
         ask(text(1, 150, [9, 40, 64, 73, 110])),
@@ -121,8 +121,10 @@ def test_parts_of_one_step_have_the_bits_of_steps_of_their_own(
     assert len(entries) == 5 + 3 + 3
     assert entries.keys() == same.keys()
     for name, entry in entries.items():
-        for copy, other_copy in zip(entry.copies, same[name].copies, strict=True):
-            np.testing.assert_array_equal(copy, other_copy)
+        arrays = together.engine.memory.copy_arrays(entry.copy)
+        others = apart.engine.memory.copy_arrays(same[name].copy)
+        for array, other_array in zip(arrays, others, strict=True):
+            np.testing.assert_array_equal(array, other_array)
 
 
 def test_the_second_turn_runs_neither_vision_nor_the_cached_prefix(oracle: Oracle, model: MiniCPMV) -> None:
@@ -147,7 +149,7 @@ def test_the_second_turn_runs_neither_vision_nor_the_cached_prefix(oracle: Oracl
 
 def replace_encode(model: MiniCPMV, seen: list[object]) -> MiniCPMV:
     class Listening:
-        config, ops = model.config, model.ops
+        config, backend = model.config, model.backend
 
         def encode(self, views: object) -> object:
             seen.append(views)

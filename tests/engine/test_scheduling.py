@@ -106,7 +106,7 @@ def test_a_short_prompt_does_not_wait_for_long_ones_before_it(model: MiniCPMV) -
 
 
 def test_views_and_steps_alternate(oracle: Oracle, model: MiniCPMV, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(model.ops), "patches_at_once", 32)  # one view
+    monkeypatch.setattr(type(model.backend), "patches_at_once", 32)  # one view
     engine = engine_of(model, chunk=64)
     run = Run(engine)
     writer = run.add(ask(text(1, 10), 40))
@@ -126,7 +126,7 @@ def test_views_and_steps_alternate(oracle: Oracle, model: MiniCPMV, monkeypatch:
 def test_a_short_text_in_two_parts_waits_for_one_view(
     oracle: Oracle, model: MiniCPMV, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(model.ops), "patches_at_once", 32)  # one view
+    monkeypatch.setattr(type(model.backend), "patches_at_once", 32)  # one view
     engine = engine_of(model, chunk=160)
     run = Run(engine)
     for seed in range(4):
@@ -151,7 +151,7 @@ def test_a_short_text_in_two_parts_waits_for_one_view(
 def test_new_views_of_all_requests_are_encoded_together(
     oracle: Oracle, model: MiniCPMV, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(model.ops), "patches_at_once", 5 * 64)
+    monkeypatch.setattr(type(model.backend), "patches_at_once", 5 * 64)
     passes: list[list[str]] = []
     encode = MiniCPMV.encode
 

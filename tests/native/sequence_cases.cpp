@@ -51,22 +51,25 @@ void causal_case(Suite& suite, const Longs& lengths, const Longs& contexts, int6
     });
 }
 
-void inputs_case(Suite& suite, int64_t rows, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t rotary_dim) {
+void inputs_case(Suite& suite, int64_t rows, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t rotary_dim,
+                 bool three_axes = false) {
     Random random(static_cast<uint64_t>(rows * 100 + head_dim));
     const Floats query_gate = random.floats(rows * heads * 2 * head_dim), key = random.floats(rows * kv_heads * head_dim);
     const Floats value = random.floats(key.size()), q_norm = random.floats(head_dim), k_norm = random.floats(head_dim);
     Floats frequencies(rotary_dim / 2);
     for (int64_t i = 0; i < frequencies.size(); ++i) frequencies[i] = 1.0f / static_cast<float>(1 + i * i);
-    Ints positions(rows);
-    for (int64_t r = 0; r < rows; ++r) positions[r] = static_cast<int32_t>(random.below(3000));
+    Ints positions(three_axes ? 3 * rows : rows), axes(rotary_dim / 2);
+    for (int64_t i = 0; i < axes.size(); ++i) axes[i] = three_axes ? static_cast<int32_t>(i % 3) : 0;
+    for (int64_t r = 0; r < positions.size(); ++r) positions[r] = static_cast<int32_t>(random.below(3000));
     const int64_t places = rows + 5;
     const Ints cache_rows = random.permutation(rows, places);
     const auto what = describe("attention_inputs", {{"rows", rows}, {"heads", heads}, {"kv_heads", kv_heads}, {"head_dim", head_dim},
-                               {"rotary", rotary_dim}});
+                               {"rotary", rotary_dim}, {"three_axes", three_axes}});
     const Floats cache = random.floats(places * kv_heads * head_dim), out(rows * heads * head_dim);
     suite.check(what, 3e-6, {out, out, cache, cache}, [&](const Kernels& kernels, Pool& pool, Outputs& o) {
         kernels.attention_inputs(pool, AttentionInputs{query_gate.data(), key.data(), value.data(), q_norm.data(), k_norm.data(),
-                                                       frequencies.data(), o[2].data(), o[3].data(), positions.data(), cache_rows.data(),
+                                                       frequencies.data(), o[2].data(), o[3].data(), positions.data(),
+                                                       axes.data(), cache_rows.data(),
                                                        o[0].data(), o[1].data(), rows, heads, kv_heads, head_dim, rotary_dim, 1e-6f});
     });
 }
@@ -92,7 +95,7 @@ void conv_case(Suite& suite, const Longs& lengths, const Longs& contexts, int64_
     const auto what = describe("conv_silu lengths=" + list(lengths) + " context=" + list(contexts), {{"channels", channels}, {"taps", taps}});
     suite.check(what, 2e-6, {Floats(x.size()), state}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
         kernels.conv_silu(pool, ConvSilu{x.data(), weight.data(), out[1].data(), batch.offsets.data(), batch.context_lens.data(),
-                                         batch.slots.data(), out[0].data(), batch.sequences, channels, taps});
+                                         batch.slots.data(), batch.slots.data(), out[0].data(), batch.sequences, channels, taps});
     });
 }
 
@@ -107,8 +110,8 @@ void delta_case(Suite& suite, const Longs& lengths, const Longs& contexts, int64
                                {{"key_heads", key_heads}, {"value_heads", value_heads}, {"key_dim", key_dim}, {"value_dim", value_dim}});
     suite.check(what, 5e-6, {Floats(batch.rows * value_heads * value_dim), state}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
         kernels.gated_delta_rule(pool, DeltaRule{mixed.data(), b.data(), a.data(), a_log.data(), dt_bias.data(), out[1].data(),
-                                                 batch.offsets.data(), batch.context_lens.data(), batch.slots.data(), out[0].data(),
-                                                 batch.sequences, key_heads, value_heads, key_dim, value_dim});
+                                                 batch.offsets.data(), batch.context_lens.data(), batch.slots.data(), batch.slots.data(),
+                                                 out[0].data(), batch.sequences, key_heads, value_heads, key_dim, value_dim});
     });
 }
 
@@ -118,6 +121,7 @@ void sequence_cases(Suite& suite) {
     for (const int64_t head_dim : {1, 8, 20, 33, 64}) {
         inputs_case(suite, 1, 4, 2, head_dim, head_dim / 2 * 2);
         inputs_case(suite, 9, 3, 1, head_dim, head_dim / 8 * 2);
+        inputs_case(suite, 9, 3, 1, head_dim, head_dim / 8 * 2, true);
         for (const bool fast : {false, true}) {
             views_case(suite, {1}, 3, head_dim, fast);
             views_case(suite, {5, 33, 17, 1}, 2, head_dim, fast);

@@ -79,10 +79,11 @@ class Engine:
         self._encoded = self._finished_prefill = self._vision_ran = False
 
     def check(self, request: Request) -> int:
-        """Tokens that the request may make, at most max_tokens; raises PromptError where it can never run."""
+        """Tokens that the request may make, at most max_tokens; PromptError or OptionError if it can never run."""
         params, prompt = request.params, request.prompt
         max_tokens = min(params.max_tokens, self._room(prompt))
         self._check_memory(prompt, max_tokens)
+        self.model.adapter_index(request.adapter)
         return max_tokens
 
     def new_number(self) -> int:
@@ -102,7 +103,7 @@ class Engine:
             max_tokens=max_tokens,
             random=np.random.default_rng(request.params.seed),
             boundaries=tuple(boundaries),
-            keys=entry_keys(prompt, ends),
+            keys=entry_keys(prompt, ends, request.adapter),
         )
         self.sequences[sequence.id] = sequence
         self.scheduler.add(sequence)
@@ -136,7 +137,7 @@ class Engine:
         try:
             logits = self.runner.run(plan)
         except Exception as error:  # it may be of any request of the batch, and their states are undefined
-            self.memory.reserved_copies = 0
+            self.memory.release_copies()
             return failed + [self._fail(work.sequence, error) for work in plan.work]
         sampled: dict[int, Sampled] = {}
         for number, row in logits.items():
@@ -162,7 +163,7 @@ class Engine:
     def trim(self) -> None:
         """Return memory that vision used to the system, if no request is left. Takes milliseconds."""
         if self.can_trim:
-            self.model.ops.return_memory()
+            self.model.backend.return_memory()
             self._vision_ran = False
 
     @property
@@ -216,9 +217,8 @@ class Engine:
             parts = []
             for start in range(0, total, chunk):
                 stop = min(start + chunk, total)
-                hidden = self.runner.hidden(Plan((Work(sequence, start, stop),)))
-                rows = np.arange(stop - start, dtype=np.int32)
-                parts.append(self.model.ops.to_numpy(self.model.logits(hidden, rows)))
+                plan, rows = Plan((Work(sequence, start, stop),)), np.arange(stop - start, dtype=np.int32)
+                parts.append(self.model.backend.to_numpy(self.runner.logits(plan, rows)))
             return np.concatenate(parts)
         finally:
             self.memory.close(sequence.allocation)
@@ -237,7 +237,7 @@ class Engine:
 
         timeout: seconds to wait for a view that is still being decoded.
         """
-        due = self.scheduler.due_views(self.model.ops.patches_at_once, timeout)
+        due = self.scheduler.due_views(self.model.backend.patches_at_once, timeout)
         try:
             if due:
                 self._vision_ran = True

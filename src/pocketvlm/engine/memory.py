@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvlm.backends.ops import Array, Ints
+from pocketvlm.backends.batch import Ints
 from pocketvlm.config import TextConfig
 from pocketvlm.model import MiniCPMV
-from pocketvlm.model.text import AttentionState, DeltaState, LayerState, new_state, read_index, resized, write_index
+from pocketvlm.model.text import (
+    AttentionState,
+    DeltaState,
+    LayerState,
+    new_state,
+    read_index,
+    resized,
+    state_arrays,
+    write_index,
+)
 
 PAGE_SIZE = 64
 _MIN_PAGES = 16
@@ -44,28 +54,25 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PrefixEntry:
-    """The state after the first `tokens` tokens of some sequence: shared pages int32 [n], and a copy of its slot.
-
-    copies: of the slot's arrays, [1, n] each, in the order of the layers.
-    """
+    """The state after the first `tokens` tokens of some sequence: shared pages int32 [n], and a copy of its slot."""
 
     tokens: int
     pages: Ints
-    copies: tuple[Array, ...]
+    copy: int
 
 
-def page_bytes(config: TextConfig, page_size: int = PAGE_SIZE) -> int:
-    """Bytes of one page over all full-attention layers, float32."""
+def page_bytes(config: TextConfig, page_size: int = PAGE_SIZE, itemsize: int = 4) -> int:
+    """Bytes of one page over all full-attention layers. itemsize: of the backend's `state_dtype`."""
     full = config.layer_types.count("full_attention")
-    return full * 2 * page_size * config.num_key_value_heads * config.head_dim * 4
+    return full * 2 * page_size * config.num_key_value_heads * config.head_dim * itemsize
 
 
-def slot_bytes(config: TextConfig) -> int:
-    """Bytes of one slot over all linear-attention layers, float32."""
+def slot_bytes(config: TextConfig, itemsize: int = 4) -> int:
+    """Bytes of one slot over all linear-attention layers. itemsize: of the backend's `state_dtype`."""
     linear = config.layer_types.count("linear_attention")
     conv = (config.linear_conv_kernel_dim - 1) * config.conv_dim
     delta = config.linear_num_value_heads * config.linear_key_head_dim * config.linear_value_head_dim
-    return linear * (conv + delta) * 4
+    return linear * (conv + delta) * itemsize
 
 
 class Memory:
@@ -79,16 +86,18 @@ class Memory:
         self, model: MiniCPMV, limit: int, page_size: int = PAGE_SIZE, moving: Callable[[], None] = lambda: None
     ) -> None:
         self.model, self.limit, self.page_size, self.moving = model, limit, page_size, moving
-        self.page_bytes = page_bytes(model.config.text, page_size)
-        self.slot_bytes = slot_bytes(model.config.text)
-        config = model.config.text
+        config, itemsize = model.config.text, model.backend.state_dtype.itemsize
+        self.page_bytes = page_bytes(config, page_size, itemsize)
+        self.slot_bytes = slot_bytes(config, itemsize)
         self.states: tuple[LayerState, ...] = tuple(
-            new_state(model.ops, config, kind, 0, page_size) for kind in config.layer_types
+            new_state(model.backend, config, kind, 0, page_size) for kind in config.layer_types
         )
         self._allocations: set[Allocation] = set()
         self._entries: set[PrefixEntry] = set()
-        self.reserved_copies = 0  # of slots, for entries that the current step fills
-        self._spare: list[list[Array]] = []  # of evicted entries, or preallocated
+        self._reserved: set[int] = set()  # copies of slots that the current step fills
+        self._spare: list[int] = []  # copies of slots: of evicted entries, or preallocated
+        self._copy_indices = 0  # in use or unallocated
+        self._unallocated: list[int] = []  # indices of copies without arrays
         # How many running sequences and how many entries use each page.
         self._running, self._cached = np.zeros(0, np.int32), np.zeros(0, np.int32)
         self._slots = 0
@@ -143,7 +152,7 @@ class Memory:
             return True
         least = len(self._running) + more[0], self._slots + more[1]
         if self._bytes(least[0], least[1] + self._copies) > self.limit:
-            self._spare.clear()
+            self._free_spare_copies()
         room = self.limit - self._bytes(least[0], least[1] + self._copies)
         if room >= 0:
             wish = max(_MIN_PAGES, len(self._running) * 3 // 2) - least[0] if more[0] else 0
@@ -161,16 +170,21 @@ class Memory:
         self._resize(least[0] + min(room // self.page_bytes, max(0, len(self._running) - least[0])), least[1])
         return True
 
-    def reserve_copy(self) -> list[Array] | None:
-        """Arrays [1, n] for the copy of a slot that this step fills; None if the limit forbids it."""
+    def reserve_copy(self) -> int | None:
+        """The index of a copy of a slot, for this step to fill; None if the limit forbids it."""
         if not self._spare and self.allocated + self.slot_bytes > self.limit:
             less = -(-len(self._free_pages) // 2)
             if less * self.page_bytes < max(self.slot_bytes, self.limit // 16):
                 return None
             self._resize(len(self._running) - less, self._slots)
         copy = self._spare.pop() if self._spare else self._new_copy()
-        self.reserved_copies += 1
+        self._reserved.add(copy)
         return copy
+
+    def release_copies(self) -> None:
+        """Release the reserved copies that no entry was made of; at the end of a step."""
+        while self._reserved:
+            self._free_copy(self._reserved.pop())
 
     def can_preallocate(self, limit: int) -> bool:
         """Whether `preallocate` would do something. limit: bytes that all copies may have."""
@@ -179,7 +193,8 @@ class Memory:
     def preallocate(self, limit: int) -> None:
         """Allocate one more copy, or more pages, before they are needed; both count as allocated."""
         if self._lacks_copies(limit):
-            for array in (copy := self._new_copy()):
+            copy = self._new_copy()
+            for array in self.copy_arrays(copy):
                 array[:] = 0  # memory is mapped at the first write
             self._spare.append(copy)
         elif more := self._pages_ahead():
@@ -200,9 +215,9 @@ class Memory:
             self.extend(allocation, entry.tokens)
             to, source = int(allocation.pages[-1]), int(entry.pages[-1])
             for array in self._arrays(AttentionState):
-                write_index(self.model.ops, array, to, read_index(self.model.ops, array, source))
-        for array, copy in zip(self._arrays(DeltaState), entry.copies, strict=True):
-            write_index(self.model.ops, array, allocation.slot, copy)
+                write_index(self.model.backend, array, to, read_index(self.model.backend, array, source))
+        for array, copy in zip(self._arrays(DeltaState), self.copy_arrays(entry.copy), strict=True):
+            write_index(self.model.backend, array, allocation.slot, copy)
         return allocation
 
     def extend(self, allocation: Allocation, tokens: int) -> None:
@@ -218,14 +233,14 @@ class Memory:
         self._running[allocation.pages] -= 1
         self._free(allocation.pages)
 
-    def store(self, allocation: Allocation, tokens: int, copies: Sequence[Array]) -> PrefixEntry:
+    def store(self, allocation: Allocation, tokens: int, copy: int) -> PrefixEntry:
         """A prefix-cache entry of the state after a sequence's first `tokens` tokens; consumes one reserved copy.
 
-        copies: of its slot at that position, [1, n] each. The sequence may have gone on in the last page.
+        copy: of its slot at that position. The sequence may have gone on in the last page.
         """
         pages = allocation.pages[: self.pages_for(tokens)].copy()
-        entry = PrefixEntry(tokens, pages, tuple(copies))
-        self.reserved_copies -= 1
+        entry = PrefixEntry(tokens, pages, copy)
+        self._reserved.discard(copy)
         self._entries.add(entry)
         self._cached[pages] += 1
         return entry
@@ -236,7 +251,9 @@ class Memory:
         self._cached[entry.pages] -= 1
         self._free(entry.pages)
         if len(self._spare) < _MAX_SPARE_COPIES:
-            self._spare.append(list(entry.copies))
+            self._spare.append(entry.copy)
+        else:
+            self._free_copy(entry.copy)
 
     def _lacks_copies(self, limit: int) -> bool:
         few = len(self._spare) < _MAX_SPARE_COPIES
@@ -248,19 +265,41 @@ class Memory:
         room = self.allocated + more * self.page_bytes <= self.limit // 2
         return more if room and len(self._free_pages) < _MIN_PAGES else 0
 
-    def _new_copy(self) -> list[Array]:
-        ops = self.model.ops
-        return [ops.zeros(1, math.prod(array.shape[1:])) for array in self._arrays(DeltaState)]
+    def copy_arrays(self, copy: int) -> Iterator[Any]:
+        """The arrays [1, n] of a copy of a slot, in the order of the layers."""
+        for layer in self._delta_layers():
+            yield from layer.copies[copy]
 
-    def _arrays(self, kind: type[LayerState]) -> Iterator[Array]:
-        """Every array of the layers of one kind, in order."""
-        for state in self.states:
-            if isinstance(state, kind):
-                yield from (getattr(state, name) for name in state.__slots__)
+    def _delta_layers(self) -> list[DeltaState[Any]]:
+        return [state for state in self.states if isinstance(state, DeltaState)]
+
+    def _new_copy(self) -> int:
+        """The index of a copy with new arrays."""
+        made = [
+            tuple(self.model.backend.zeros(1, math.prod(array.shape[1:])) for array in layer.arrays)
+            for layer in self._delta_layers()
+        ]
+        index = self._unallocated.pop() if self._unallocated else self._copy_indices
+        self._copy_indices = max(self._copy_indices, index + 1)
+        for layer, arrays in zip(self._delta_layers(), made, strict=True):
+            layer.copies[index : index + 1] = [arrays]
+        return index
+
+    def _free_copy(self, copy: int) -> None:
+        for layer in self._delta_layers():
+            layer.copies[copy] = ()
+        self._unallocated.append(copy)
+
+    def _free_spare_copies(self) -> None:
+        while self._spare:
+            self._free_copy(self._spare.pop())
+
+    def _arrays(self, kind: type[LayerState]) -> Iterator[Any]:
+        return state_arrays(self.states, kind)
 
     @property
     def _copies(self) -> int:
-        return len(self._entries) + self.reserved_copies + len(self._spare)
+        return len(self._entries) + len(self._reserved) + len(self._spare)
 
     def _bytes(self, pages: int, slots: int) -> int:
         return pages * self.page_bytes + slots * self.slot_bytes
@@ -314,7 +353,7 @@ class Memory:
         try:
             for i in range(len(states)):
                 if isinstance(states[i], kind):
-                    states[i] = resized(self.model.ops, states[i], count, retained)
+                    states[i] = resized(self.model.backend, states[i], count, retained)
         finally:
             self.states = tuple(states)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from pocketvlm.backends.ops import Array
 from pocketvlm.engine.memory import Allocation, Memory, PrefixEntry
 from pocketvlm.lru import LRU
 from pocketvlm.types import Prompt
@@ -30,13 +29,14 @@ def chunk_boundaries(
     return sorted({*ends, *range(chunk, length, chunk), length}), ends
 
 
-def entry_keys(prompt: Prompt, ends: Sequence[int]) -> dict[int, bytes]:
+def entry_keys(prompt: Prompt, ends: Sequence[int], adapter: str | None = None) -> dict[int, bytes]:
     """The key of each prefix-cache entry by its end: a chain of hashes over ids, views and the entries before it.
 
     All views have the same placeholder id, so their digests are hashed; a view without a digest ends the chain.
+    adapter: part of every key, because the state depends on it.
     """
     keys: dict[int, bytes] = {}
-    key, start = b"", 0
+    key, start = b"" if adapter is None else hashlib.blake2b(adapter.encode(), digest_size=16).digest(), 0
     for stop in ends:
         hash_ = hashlib.blake2b(key, digest_size=16)
         hash_.update((stop - start).to_bytes(8, "little"))
@@ -83,21 +83,21 @@ class PrefixCache:
                 return found
         return None
 
-    def reserve(self, key: bytes, tokens: int) -> list[Array] | None:
-        """Arrays for an entry's copy of a slot, after `tokens` tokens. May evict other entries. Returns None if the
-        entry is cached already or cannot be cached.
+    def reserve(self, key: bytes, tokens: int) -> int | None:
+        """The copy of a slot for an entry of `tokens` tokens. May evict other entries. Returns None if the entry is
+        cached already or cannot be cached.
         """
         if key in self._entries or self.memory.bytes_for(tokens) > self.limit:
             return None
-        while (copies := self.memory.reserve_copy()) is None:
+        while (copy := self.memory.reserve_copy()) is None:
             if not self.evict():
                 return None
-        return copies
+        return copy
 
-    def store(self, key: bytes, allocation: Allocation, tokens: int, copies: Sequence[Array]) -> None:
-        """Cache the state of a sequence after its first `tokens` tokens. copies: of its slot, from `reserve`."""
+    def store(self, key: bytes, allocation: Allocation, tokens: int, copy: int) -> None:
+        """Cache the state of a sequence after its first `tokens` tokens. copy: of its slot, from `reserve`."""
         if key not in self._entries:
-            self._entries.put(key, self.memory.store(allocation, tokens, copies))
+            self._entries.put(key, self.memory.store(allocation, tokens, copy))
         while self.memory.cached > self.limit:
             self.evict()
 

@@ -9,7 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from pocketvlm.backends.ops import Array, Ints
+from pocketvlm.backends.batch import Ints
+from pocketvlm.backends.ops import Array
 from pocketvlm.engine.memory import Allocation
 from pocketvlm.types import Constraint, FinishReason, Prompt, SamplingParams, TokenLogprob
 
@@ -19,6 +20,7 @@ class Request:
     """A prompt, how to sample from it, and the ids that end it (the checkpoint's own end ids).
 
     priority: lower numbers run first. constraint: makes the object that says which tokens the answer may have.
+    adapter: name of an adapter of the network (`MiniCPMV.add_adapter`); None: the checkpoint's own weights.
     """
 
     prompt: Prompt
@@ -26,6 +28,7 @@ class Request:
     eos_token_ids: tuple[int, ...] = ()
     priority: int = 0
     constraint: Callable[[], Constraint] | None = None
+    adapter: str | None = None
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -73,8 +76,8 @@ class Sequence:
     """A request in the engine: its ids so far, how many of them the state holds, and where that state is.
 
     boundaries: the ends of its prompt's parts. keys: of the prefix-cache entries among them, by position. features: of
-    views whose ids are not all computed, by index. copies: arrays for copies of its slot, by the positions after which
-    a step fills them. cached: prompt tokens that were not computed for it. Times are of perf_counter.
+    views whose ids are not all computed, by index. copies: copies of its slot that a step fills, by position. cached:
+    prompt tokens that were not computed for it. Times are of perf_counter.
     """
 
     id: int
@@ -87,7 +90,7 @@ class Sequence:
     computed: int = 0
     allocation: Allocation | None = None
     features: dict[int, Array] = field(default_factory=dict)
-    copies: dict[int, list[Array]] = field(default_factory=dict)
+    copies: dict[int, int] = field(default_factory=dict)
     constraint: Constraint | None = None
     seconds: StageSeconds = field(default_factory=StageSeconds)
     cached: int = 0

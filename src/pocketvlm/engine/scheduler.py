@@ -85,14 +85,14 @@ class Scheduler:
         `timeout` seconds at most for the first of them.
         """
         found: list[tuple[Sequence, int]] = []
-        names: set[tuple[str, str]] = set()
+        names: set[tuple[str, str, str | None]] = set()
         owners: dict[Pictures, Sequence] = {}
         for sequence in self.running:
             if not sequence.prefilling:
                 continue
             for index in self.views.missing(sequence, sequence.computed, self._stop(sequence)):
                 view = sequence.request.prompt.views[index]
-                name = (view.digest, view.downsample_mode)
+                name = (view.digest, view.downsample_mode, sequence.request.adapter)
                 if view.digest and name in names:
                     continue
                 # A clip retains few pictures around the requested one, so only the first sequence in order uses it.
@@ -180,7 +180,7 @@ class Scheduler:
             events.append(TokenEvent(sequence.id, token.id, reason, token.logprob))
             if reason is not None:
                 self.remove(sequence)
-        self.memory.reserved_copies = 0
+        self.memory.release_copies()
         return events
 
     def remove(self, sequence: Sequence) -> None:

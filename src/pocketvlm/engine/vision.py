@@ -19,6 +19,15 @@ DEFAULT_VISION_CACHE = 128 << 20
 # Digests of pixels are cached for so many views of clips.
 _MAX_NAMES = 1 << 16
 
+_Key = tuple[str, ...]
+
+
+def _key(digest: str, mode: str, adapter: str | None) -> _Key | None:
+    """What cached features depend on; None for a view without a digest."""
+    if not digest:
+        return None
+    return (digest, mode) if adapter is None else (digest, mode, adapter)
+
 
 class Vision:
     """Gives sequences the features of their views."""
@@ -27,7 +36,7 @@ class Vision:
         """limit: bytes of features cached in memory."""
         self.model, self.limit, self.files = model, limit, files
         self.width = model.config.text.hidden_size
-        self._cached: LRU[tuple[str, str], Array] = LRU(limit, self._bytes)
+        self._cached: LRU[_Key, Array] = LRU(limit, self._bytes)
         self._digests: LRU[str, str] = LRU(_MAX_NAMES)  # pending view's digest -> digest of its pixels
         self.hits = self.misses = 0
 
@@ -47,7 +56,7 @@ class Vision:
     def attach_cached_features(self, sequence: Sequence, start: int, stop: int) -> None:
         """Give the sequence the cached features of its views with ids in start..stop of the prompt."""
         for index in self.missing(sequence, start, stop):
-            found = self._find(sequence.request.prompt.views[index])
+            found = self._find(sequence.request.prompt.views[index], sequence.request.adapter)
             if found is not None:
                 self.hits += 1
                 sequence.features[index] = found
@@ -59,32 +68,39 @@ class Vision:
         """
         views = [self._loaded(sequence.request.prompt.views[index]) for sequence, index in due]
         began = time.perf_counter()
+        keys = [
+            _key(view.digest, view.downsample_mode, sequence.request.adapter)
+            for view, (sequence, _) in zip(views, due, strict=True)
+        ]
         first: dict[object, int] = {}
-        for i, view in enumerate(views):
-            first.setdefault((view.digest, view.downsample_mode) if view.digest else i, i)
+        for i, key in enumerate(keys):
+            first.setdefault(key or i, i)
         # The pixels of a clip's view are known only now; `attach_cached_features` has looked up the other views.
         pending = [
             view is not sequence.request.prompt.views[index] for view, (sequence, index) in zip(views, due, strict=True)
         ]
-        found = {i: self._find(views[i]) if pending[i] else None for i in first.values()}
-        fresh = [i for i, features in found.items() if features is None]
+        found: dict[int, Array] = {}
+        for i in first.values():
+            if pending[i] and (cached := self._find(views[i], due[i][0].request.adapter)) is not None:
+                found[i] = cached
+        fresh = [i for i in first.values() if i not in found]
         computed = self.model.encode([views[i] for i in fresh])
         if len(fresh) > 1:  # they are parts of one array: without copies, one cached part would retain the whole
-            computed = [self.model.ops.take(rows, np.arange(len(rows), dtype=np.int32)) for rows in computed]
+            computed = [self.model.backend.take(rows, np.arange(len(rows), dtype=np.int32)) for rows in computed]
         for i, features in zip(fresh, computed, strict=True):
             tokens, index = views[i].tokens, due[i][1]
             if tuple(features.shape) != (tokens, self.width):
                 raise ValueError(f"view {index} has {tokens} placeholders but {len(features)} rows of features")
         for i, features in zip(fresh, computed, strict=True):
-            view, found[i] = views[i], features
-            key = (view.digest, view.downsample_mode)
+            found[i] = features
+            key = keys[i]
             self._cache(key, features)
-            if self.files is not None and view.digest:
-                self.files.write("-".join(key), self.model.ops.to_numpy(features))
+            if self.files is not None and key is not None:
+                self.files.write("-".join(key), self.model.backend.to_numpy(features))
         self.misses += len(fresh)
         self.hits += len(due) - len(fresh)
-        for i, ((sequence, index), view) in enumerate(zip(due, views, strict=True)):
-            sequence.features[index] = found[first.get((view.digest, view.downsample_mode), i)]
+        for i, (sequence, index) in enumerate(due):
+            sequence.features[index] = found[first[keys[i] or i]]
         spent, patches = time.perf_counter() - began, sum(view.rows * view.cols for view in views)
         for (sequence, _), view in zip(due, views, strict=True):
             sequence.seconds.vision += spent * view.rows * view.cols / patches
@@ -96,22 +112,22 @@ class Vision:
             self._digests.put(view.digest, loaded.digest)
         return loaded
 
-    def _find(self, view: View | PendingView) -> Array | None:
+    def _find(self, view: View | PendingView, adapter: str | None) -> Array | None:
         digest = view.digest if isinstance(view, View) else self._digests.use(view.digest) or ""
-        key = (digest, view.downsample_mode)
-        if not digest:
+        key = _key(digest, view.downsample_mode, adapter)
+        if key is None:
             return None
         if (cached := self._cached.use(key)) is not None:
             return cached
         found = self.files.read("-".join(key), view.tokens, self.width) if self.files is not None else None
         if found is None:
             return None
-        features = self.model.ops.from_numpy(found)
+        features: Array = self.model.backend.from_numpy(found)
         self._cache(key, features)
         return features
 
-    def _cache(self, key: tuple[str, str], features: Array) -> None:
-        if key[0]:
+    def _cache(self, key: _Key | None, features: Array) -> None:
+        if key is not None:
             self._cached.put(key, features)
 
     def _bytes(self, features: Array) -> int:

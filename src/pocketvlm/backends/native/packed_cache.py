@@ -9,10 +9,10 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pocketvlm.backends.backend import CacheLocation
 from pocketvlm.backends.native.pack import layout_of, pack
 from pocketvlm.backends.native.packed_file import open_packed, write_packed
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
-from pocketvlm.backends.ops import CacheLocation
 from pocketvlm.packfile import SUFFIX, VERSION, opened, written
 from pocketvlm.tensors import QuantizedTensor
 

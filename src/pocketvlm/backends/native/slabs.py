@@ -19,7 +19,7 @@ _SLAB = 1 << 26  # bytes
 _OWN = 1 << 24  # larger arrays get a block of their own, which can be freed
 
 
-def zeros(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+def zeros(shape: tuple[int, ...], dtype: np.dtype[Any] | type[np.generic]) -> NDArray[Any]:
     """A zeroed array that begins on a cache line; the system maps memory at the first write.
 
     A block is freed when none of its arrays is referenced.
