@@ -221,6 +221,8 @@ inline void run_head(const Head& h) {
             copy(state + i * vw, h.state_before() + i * vd, vd);
             clear(state + i * vw + vd, vw - vd);
         }
+    } else if (h.state_before() != state) {
+        copy(state, h.state_before(), kd * vd);
     }
     if (h.rows <= short_run)
         for (int64_t r = 0; r < h.rows; ++r) step_row(state, h, r, s.q);

@@ -12,6 +12,7 @@ from engine_kit import Run, alone, ask, check_idle, check_memory, engine_of, net
 from oracle import Oracle, make_prompt
 
 from pocketvlm.engine import Request
+from pocketvlm.engine.runner import sub_batches
 from pocketvlm.engine.scheduler import FEW_ROWS
 from pocketvlm.errors import OptionError, PromptError
 from pocketvlm.model import MiniCPMV
@@ -292,3 +293,27 @@ def test_views_that_do_not_fit_are_refused(oracle: Oracle, model: MiniCPMV) -> N
         views = (replace(prompt.views[0], **change), prompt.views[1])
         with pytest.raises(PromptError, match="view 0"):
             engine_of(model).add(ask(replace(prompt, views=views)))
+
+
+def test_sub_batches_split_what_shares_a_slot() -> None:
+    offsets, context_lens = np.array([0, 3, 4, 9, 11, 12], np.int32), np.array([0, 7, 8, 0, 2], np.int32)
+    slots, copies = np.array([4, 2, 2, 0, 0], np.int32), np.array([-1, 5, -1, 6, -1], np.int32)
+    found = [
+        (
+            part.rows,
+            part.offsets.tolist(),
+            part.context_lens.tolist(),
+            part.read_slots.tolist(),
+            part.write_slots.tolist(),
+            None if part.copy_slots is None else part.copy_slots.tolist(),
+        )
+        for part in sub_batches(offsets, context_lens, slots, copies)
+    ]
+    assert found == [
+        (slice(0, 4), [0, 3, 4], [0, 7], [4, 2], [4, 2], [-1, 5]),
+        (slice(4, 11), [0, 5, 7], [8, 0], [2, 0], [2, 0], [-1, 6]),
+        (slice(11, 12), [0, 1], [2], [0], [0], None),
+    ]
+    (whole,) = sub_batches(offsets, context_lens, np.arange(5, dtype=np.int32), np.full(5, -1, np.int32))
+    assert whole.rows == slice(None)
+    assert whole.copy_slots is None

@@ -87,15 +87,26 @@ void views_case(Suite& suite, const Longs& lengths, int64_t heads, int64_t head_
     });
 }
 
+// Slots to write: those that are read, but for the first sequence a slot that no sequence has.
+Ints other_slots(const Batch& batch) {
+    Ints to(batch.slots);
+    int32_t free = 0;
+    for (int64_t s = 0; s < batch.sequences; ++s)
+        if (batch.slots[s] == free) ++free, s = -1;
+    to[0] = free;
+    return to;
+}
+
 void conv_case(Suite& suite, const Longs& lengths, const Longs& contexts, int64_t channels, int64_t taps) {
     Random random(static_cast<uint64_t>(channels * 10 + taps));
     const Batch batch(random, lengths, contexts);
     const Floats x = random.floats(batch.rows * channels), weight = random.floats(taps * channels);
     const Floats state = random.floats(batch.slots_held * (taps - 1) * channels);
+    const Ints to = other_slots(batch);
     const auto what = describe("conv_silu lengths=" + list(lengths) + " context=" + list(contexts), {{"channels", channels}, {"taps", taps}});
     suite.check(what, 2e-6, {Floats(x.size()), state}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
         kernels.conv_silu(pool, ConvSilu{x.data(), weight.data(), out[1].data(), batch.offsets.data(), batch.context_lens.data(),
-                                         batch.slots.data(), batch.slots.data(), out[0].data(), batch.sequences, channels, taps});
+                                         batch.slots.data(), to.data(), out[0].data(), batch.sequences, channels, taps});
     });
 }
 
@@ -105,12 +116,13 @@ void delta_case(Suite& suite, const Longs& lengths, const Longs& contexts, int64
     const Batch batch(random, lengths, contexts);
     const Floats mixed = random.floats(batch.rows * (2 * key_heads * key_dim + value_heads * value_dim));
     const Floats b = random.floats(batch.rows * value_heads), a = random.floats(b.size()), a_log = random.floats(value_heads);
+    const Ints to = other_slots(batch);
     const Floats dt_bias = random.floats(value_heads), state = random.floats(batch.slots_held * value_heads * key_dim * value_dim);
     const auto what = describe("gated_delta_rule lengths=" + list(lengths) + " context=" + list(contexts),
                                {{"key_heads", key_heads}, {"value_heads", value_heads}, {"key_dim", key_dim}, {"value_dim", value_dim}});
     suite.check(what, 5e-6, {Floats(batch.rows * value_heads * value_dim), state}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
         kernels.gated_delta_rule(pool, DeltaRule{mixed.data(), b.data(), a.data(), a_log.data(), dt_bias.data(), out[1].data(),
-                                                 batch.offsets.data(), batch.context_lens.data(), batch.slots.data(), batch.slots.data(),
+                                                 batch.offsets.data(), batch.context_lens.data(), batch.slots.data(), to.data(),
                                                  out[0].data(), batch.sequences, key_heads, value_heads, key_dim, value_dim});
     });
 }
