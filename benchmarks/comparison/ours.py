@@ -137,7 +137,8 @@ class Ours:
         """Bytes that a token has to read: every matrix of the language model, its state, and keys and values."""
         config, weights = self.config.text, self.engine.model.weights
         matrices = _nbytes(weights.layers) + _nbytes(weights.norm) + _nbytes(weights.embed_tokens)
-        return matrices + slot_bytes(config) + depth * page_bytes(config, 1)
+        itemsize = self.ops.state_dtype.itemsize
+        return matrices + slot_bytes(config, itemsize) + depth * page_bytes(config, 1, itemsize)
 
 
 def _nbytes(value: Any) -> int:

@@ -62,7 +62,7 @@ def describe(name: str, checkpoint: Checkpoint, ops: AnyBackend) -> dict[str, An
         "downsample_mode": checkpoint.processor.downsample_mode,
         "max_slice_nums": checkpoint.processor.max_slice_nums,
         "eos_token_ids": list(checkpoint.eos_token_ids),
-        "kv_cache_bytes_per_token": page_bytes(config.text, 1),
-        "state_bytes_per_sequence": slot_bytes(config.text),
+        "kv_cache_bytes_per_token": page_bytes(config.text, 1, ops.state_dtype.itemsize),
+        "state_bytes_per_sequence": slot_bytes(config.text, ops.state_dtype.itemsize),
         "backend": ops.describe(),
     }

@@ -61,13 +61,13 @@ class PrefixEntry:
     copy: int
 
 
-def page_bytes(config: TextConfig, page_size: int = PAGE_SIZE, itemsize: int = 4) -> int:
+def page_bytes(config: TextConfig, page_size: int, itemsize: int) -> int:
     """Bytes of one page over all full-attention layers. itemsize: of the backend's `state_dtype`."""
     full = config.layer_types.count("full_attention")
     return full * 2 * page_size * config.num_key_value_heads * config.head_dim * itemsize
 
 
-def slot_bytes(config: TextConfig, itemsize: int = 4) -> int:
+def slot_bytes(config: TextConfig, itemsize: int) -> int:
     """Bytes of one slot over all linear-attention layers. itemsize: of the backend's `state_dtype`."""
     linear = config.layer_types.count("linear_attention")
     conv = (config.linear_conv_kernel_dim - 1) * config.conv_dim
