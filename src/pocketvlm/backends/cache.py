@@ -43,12 +43,12 @@ def directory(given: str | Path | None = None) -> Path:
     return base / "pocketvlm" / "packed"
 
 
-def entries(place: Path) -> list[Entry]:
+def entries(folder: Path) -> list[Entry]:
     """The files in a directory of packed files, most recently used first."""
     from pocketvlm.packfile import SUFFIX, PackedError, read_header
 
     found = []
-    for file in place.glob(f"*{SUFFIX}"):
+    for file in folder.glob(f"*{SUFFIX}"):
         try:
             state = file.stat()
         except OSError:
@@ -61,7 +61,7 @@ def entries(place: Path) -> list[Entry]:
     return sorted(found, key=lambda entry: (-entry.last_used, entry.file))
 
 
-def clear(place: Path, names: Sequence[str] = (), older_than: float | None = None) -> list[Entry]:
+def clear(folder: Path, names: Sequence[str] = (), older_than: float | None = None) -> list[Entry]:
     """Remove files and leftovers of broken writes; gives the files that were removed.
 
     names: models, their paths, or files; none means all. older_than: only those not used for so many days. A process
@@ -69,17 +69,17 @@ def clear(place: Path, names: Sequence[str] = (), older_than: float | None = Non
     """
     from pocketvlm.packfile import sweep
 
-    chosen = entries(place)
+    chosen = entries(folder)
     for name in names:
         if not any(_is_called(entry, name) for entry in chosen):
-            raise InputError(f"nothing in {place} is called {name!r}: see pocketvlm cache list")
+            raise InputError(f"nothing in {folder} is called {name!r}: see pocketvlm cache list")
     if names:
         chosen = [entry for entry in chosen if any(_is_called(entry, name) for name in names)]
     if older_than is not None:
         latest = time.time() - older_than * 86400
         chosen = [entry for entry in chosen if entry.last_used < latest]
     _remove(entry.file for entry in chosen)
-    sweep(place)
+    sweep(folder)
     return chosen
 
 
