@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
+from pocketvlm.backends.ops import Ops
 from pocketvlm.bench.scenarios import DECODED, SHORT, Prompts, first_token
 from pocketvlm.engine import Engine
 
 PRODUCTS = ("linear", "linears")
+OPERATIONS = Ops.__abstractmethods__ | {*PRODUCTS}
 
 
 @dataclass(slots=True)
@@ -36,7 +38,7 @@ class Timed:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._ops, name)
-        if not callable(found) or name.startswith("_"):
+        if name not in OPERATIONS:
             return found
 
         def call(*args: Any, **kwargs: Any) -> Any:
