@@ -61,7 +61,7 @@ def test_views_whose_keys_have_much_in_common(
 
 
 @pytest.mark.parametrize("weights", ["bf16", "int8"])
-def test_a_view_does_not_depend_on_those_beside_it(native: NativeBackend, weights: str) -> None:
+def test_a_view_does_not_depend_on_its_neighbours(native: NativeBackend, weights: str) -> None:
     _, fast = pair(native, weights)
     make = Inputs(9)
     lengths = [50, 400, 33]

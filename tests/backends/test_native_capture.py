@@ -82,7 +82,7 @@ def test_a_bad_index_is_refused_at_replay(kernels: NativeBackend) -> None:
     np.testing.assert_array_equal(replay(), network.run())
 
 
-def test_work_that_fails_leaves_nothing_behind(kernels: NativeBackend) -> None:
+def test_work_that_fails_leaves_no_capture(kernels: NativeBackend) -> None:
     network = Network(kernels, 2)
 
     def fail() -> Floats:

@@ -31,9 +31,9 @@ def unpacked(packed: PackedMatrix) -> tuple[NDArray[np.uint8], NDArray[np.float1
     codes = np.zeros((tiles * 16, packed.depth), np.uint8)
     for tile in range(tiles):
         for step in range(steps):
-            for lane in range(16):
-                four = packed.codes[tile, step, 4 * lane : 4 * lane + 4]
-                row = codes[tile * 16 + lane]
+            for column in range(16):
+                four = packed.codes[tile, step, 4 * column : 4 * column + 4]
+                row = codes[tile * 16 + column]
                 if packed.bits == 8:
                     row[4 * step : 4 * step + 4] = four
                 else:

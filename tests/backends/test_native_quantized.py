@@ -108,10 +108,10 @@ def test_products_of_one_input_together(native: NativeBackend) -> None:
 def test_error_of_round_to_nearest(native: NativeBackend) -> None:
     stored = matrix(64, 1024)
     exact = stored.float32()
-    for bits, group, most in ((8, None, 0.01), (8, 64, 0.006), (4, 64, 0.095), (4, 32, 0.085), (4, 128, 0.102)):
+    for bits, group, maximum in ((8, None, 0.01), (8, 64, 0.006), (4, 64, 0.095), (4, 32, 0.085), (4, 128, 0.102)):
         weight = round_and_pack(native._native, stored, bits, group)
         seen = dequantized(native, weight)
-        assert np.linalg.norm(seen - exact) < most * np.linalg.norm(exact)
+        assert np.linalg.norm(seen - exact) < maximum * np.linalg.norm(exact)
 
 
 def test_codebooks_and_biases(native: NativeBackend) -> None:

@@ -128,18 +128,18 @@ def test_two_parts_make_the_whole(native: NativeBackend, cut: int) -> None:
     def part(n: int, context: int) -> Step[Ints]:
         return native.step(make_batch([n], [context], whole.host.pages, whole.host.sub_batches[0].write_slots, 16))
 
-    pieces = [(slice(0, cut), part(cut, 0)), (slice(cut, total), part(total - cut, cut))]
+    parts = [(slice(0, cut), part(cut, 0)), (slice(cut, total), part(total - cut, cut))]
     x, weight = make(total, channels), make(4, channels)
     state = make(4, 3, channels)
     expected = native.conv_silu(x, weight, state.copy(), whole.sub_steps[0])
-    cut_up = np.concatenate([native.conv_silu(x[rows], weight, state, b.sub_steps[0]) for rows, b in pieces])
+    cut_up = np.concatenate([native.conv_silu(x[rows], weight, state, b.sub_steps[0]) for rows, b in parts])
     np.testing.assert_array_equal(cut_up, expected)
 
     mixed, b, a, a_log, dt_bias = make(total, 48), make(total, 2), make(total, 2), make(2), make(2)
     state = make(4, 2, 8, 16)
     expected = native.gated_delta_rule(mixed, b, a, a_log, dt_bias, state.copy(), whole.sub_steps[0], spec)
     cut_up = np.concatenate(
-        [native.gated_delta_rule(mixed[r], b[r], a[r], a_log, dt_bias, state, p.sub_steps[0], spec) for r, p in pieces]
+        [native.gated_delta_rule(mixed[r], b[r], a[r], a_log, dt_bias, state, p.sub_steps[0], spec) for r, p in parts]
     )
     close(cut_up, expected.astype(np.float64), 3e-6)
 
@@ -149,5 +149,5 @@ def test_two_parts_make_the_whole(native: NativeBackend, cut: int) -> None:
         make(total, 6, 24),
     )
     expected = native.attention(query, keys, values, whole)
-    cut_up = np.concatenate([native.attention(query[r], keys, values, p) for r, p in pieces])
+    cut_up = np.concatenate([native.attention(query[r], keys, values, p) for r, p in parts])
     close(cut_up, expected.astype(np.float64), 3e-6)

@@ -52,7 +52,7 @@ def test_each_field_has_a_reason(asked: tuple[str, ...]) -> None:
         scheme.storage["matrix"] = scheme.storage["norm"]  # type: ignore[index]
 
 
-def test_a_quantized_checkpoint_is_kept_as_it_is() -> None:
+def test_a_quantized_checkpoint_stays_as_it_is() -> None:
     scheme = choose("native", quantization="AWQ in 4 bits")
     assert scheme.storage == choose("native").storage
     assert scheme.weights_reason == (

@@ -85,12 +85,12 @@ class Run:
                 self.engine.release(event.request_id)
         return made
 
-    def finish(self, most: int = 5000) -> None:
-        for _ in range(most):
+    def finish(self, maximum: int = 5000) -> None:
+        for _ in range(maximum):
             if not self.engine.busy:
                 return
             self.step()
-        raise AssertionError(f"still busy after {most} steps")
+        raise AssertionError(f"still busy after {maximum} steps")
 
     def rows(self, number: int) -> NDArray[np.float32]:
         return np.stack(self.logits[number])

@@ -125,7 +125,7 @@ class Traffic(RuleBasedStateMachine):
         if not hasattr(self, "run"):
             return
         left = sum(len(s.request.prompt.ids) + 2 * s.max_tokens for s in self.run.engine.sequences.values())
-        self.run.finish(most=20 * left + 20)
+        self.run.finish(maximum=20 * left + 20)
         assert not self.run.engine.sequences
         for number, tokens in self.wanted.items():
             if number not in self.cancelled:

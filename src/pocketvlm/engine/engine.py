@@ -55,15 +55,15 @@ class Engine:
         context = model.config.text.max_position_embeddings
         limit = default_memory_limit() if memory_limit is None else memory_limit
         prefix_limit = min(limit // 4, MAX_PREFIX_CACHE) if prefix_cache is None else prefix_cache
-        for name, value, least in (
+        for name, value, minimum in (
             ("prefill_chunk", prefill_chunk, 1),
             ("max_seqs", max_seqs, 1),
             ("max_model_len", context if max_model_len is None else max_model_len, 2),
             ("prefix_cache", prefix_limit, 0),
             ("vision_cache", vision_cache, 0),
         ):
-            if value < least:
-                raise OptionError(f"{name}={value} is out of range: give at least {least}")
+            if value < minimum:
+                raise OptionError(f"{name}={value} is out of range: give at least {minimum}")
         if max_model_len is not None and max_model_len > context:
             raise OptionError(f"max_model_len={max_model_len} is more than the model's context of {context}: give less")
         self.model = model

@@ -113,7 +113,7 @@ class Memory:
         return self._bytes(self.pages_for(tokens), 1)
 
     @property
-    def most_tokens(self) -> int:
+    def max_tokens(self) -> int:
         """Tokens of the longest sequence that fits into the limit."""
         return max(0, (self.limit - self.slot_bytes) // self.page_bytes) * self.page_size
 
@@ -150,24 +150,24 @@ class Memory:
         more = max(0, pages - len(self._free_pages)), max(0, slots - len(self._free_slots))
         if not any(more):
             return True
-        least = len(self._running) + more[0], self._slots + more[1]
-        if self._bytes(least[0], least[1] + self._copies) > self.limit:
+        minimum = len(self._running) + more[0], self._slots + more[1]
+        if self._bytes(minimum[0], minimum[1] + self._copies) > self.limit:
             self._free_spare_copies()
-        room = self.limit - self._bytes(least[0], least[1] + self._copies)
+        room = self.limit - self._bytes(minimum[0], minimum[1] + self._copies)
         if room >= 0:
-            wish = max(_MIN_PAGES, len(self._running) * 3 // 2) - least[0] if more[0] else 0
+            wish = max(_MIN_PAGES, len(self._running) * 3 // 2) - minimum[0] if more[0] else 0
             extra = max(0, min(wish, room // self.page_bytes))
             # Growing copies the whole arrays, so it must add enough.
             if last_resort or not more[0] or more[0] + extra >= len(self._running) // 8:
-                self._resize(least[0] + extra, least[1])
+                self._resize(minimum[0] + extra, minimum[1])
                 return True
         if not last_resort:
             return False
-        least = used[0] + pages, used[1] + slots
-        room = self.limit - self._bytes(least[0], least[1] + self._copies)
+        minimum = used[0] + pages, used[1] + slots
+        room = self.limit - self._bytes(minimum[0], minimum[1] + self._copies)
         if room < 0:
             return False
-        self._resize(least[0] + min(room // self.page_bytes, max(0, len(self._running) - least[0])), least[1])
+        self._resize(minimum[0] + min(room // self.page_bytes, max(0, len(self._running) - minimum[0])), minimum[1])
         return True
 
     def reserve_copy(self) -> int | None:

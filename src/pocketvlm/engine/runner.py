@@ -61,10 +61,10 @@ class Runner:
     def encode(self, views: tuple[View | PendingView, ...]) -> list[Array]:
         """Features of views, as many at a time as the backend prefers."""
         features: list[Array] = []
-        most = self.model.backend.patches_at_once
+        max_patches = self.model.backend.patches_at_once
         group: list[View] = []
         for view in views:
-            if group and sum(v.rows * v.cols for v in group) + view.rows * view.cols > most:
+            if group and sum(v.rows * v.cols for v in group) + view.rows * view.cols > max_patches:
                 features += self.model.encode(group)
                 group = []
             group.append(view.load())

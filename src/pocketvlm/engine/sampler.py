@@ -73,11 +73,11 @@ def _choose(ids: Ids, values: Floats, params: SamplingParams) -> tuple[Ids, NDAr
         chosen = np.sort(part[order[inside]])
         ids, values = ids[chosen], values[chosen]
     if params.min_p > 0.0:
-        most = float(values.max())
+        maximum = float(values.max())
         near = np.flatnonzero(
-            values >= most + params.temperature * (np.log(params.min_p) - 1e-3)
+            values >= maximum + params.temperature * (np.log(params.min_p) - 1e-3)
         )  # a bit more: rounding
-        chosen = near[weigh(values[near]) >= params.min_p * np.exp((most - top) / params.temperature)]
+        chosen = near[weigh(values[near]) >= params.min_p * np.exp((maximum - top) / params.temperature)]
         ids, values = ids[chosen], values[chosen]
     weights = weigh(values)
     return ids, weights / weights.sum()

@@ -187,7 +187,7 @@ class RequestBuilder:
         given = dict(question.sampling)
         max_tokens = given.pop("max_tokens", self._default_max_tokens)
         if max_tokens is None:
-            max_tokens = max(1, self.model.engine.memory.most_tokens - total)
+            max_tokens = max(1, self.model.engine.memory.max_tokens - total)
         min_tokens = given.pop("min_tokens", 0)
         if min_tokens > max_tokens:
             raise ApiError(

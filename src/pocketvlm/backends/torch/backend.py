@@ -84,6 +84,6 @@ class TorchBackend(TorchOps, Backend[Tensor, Tensor, Tensor]):
 
     def top_logits(self, logits: Tensor, row: int, count: int) -> TopLogits:
         values = logits[row]
-        least = values.topk(min(count, len(values))).values[-1]
-        ids = torch.nonzero(values >= least).flatten()
+        lowest = values.topk(min(count, len(values))).values[-1]
+        ids = torch.nonzero(values >= lowest).flatten()
         return TopLogits(ids.cpu().numpy().astype(np.intp), self.to_numpy(values[ids]))
