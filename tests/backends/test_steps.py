@@ -14,6 +14,7 @@ from native_kit import Inputs, close, make_batch, pages_of
 from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.backends.batch import Batch
 from pocketvlm.backends.ops import AttentionSpec, DeltaSpec
+from pocketvlm.errors import BackendError
 
 SECTION = (11, 11, 10)
 
@@ -137,3 +138,12 @@ def test_an_updated_step_equals_a_new_one(ops: AnyBackend) -> None:
 
 def device(step: object) -> list[object]:
     return list(step._device_arrays())  # type: ignore[attr-defined]
+
+
+def test_a_missing_page_is_refused(ops: AnyBackend) -> None:
+    batch = make_batch([3], [5], np.array([[0, -1]], np.int32), [0], 4)
+    x = [
+        ops.from_numpy(Inputs()(*shape)) for shape in ((3, 16), (3, 8), (3, 8), (8,), (8,), (2, 4, 1, 8), (2, 4, 1, 8))
+    ]
+    with pytest.raises((BackendError, ValueError), match="page"):
+        ops.attention_inputs(*x, ops.step(batch), AttentionSpec(8, 1e4, 1e-6))

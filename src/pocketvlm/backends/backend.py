@@ -95,9 +95,7 @@ class Backend(Ops[A, W, I]):
 
     @abstractmethod
     def step(self, batch: Batch) -> Step[I]:
-        """A batch's index arrays as this backend's, prepared once for all layers. Raises BackendError for a row whose
-        position has no page, unless the operations check it.
-        """
+        """A batch's index arrays as this backend's, prepared once for all layers; the operations check the values."""
 
     def capture(self, work: Callable[[], A]) -> tuple[A, Callable[[], A]]:
         """Run `work`, capture its operations, and return its result and a function that replays them.

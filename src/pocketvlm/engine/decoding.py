@@ -37,7 +37,7 @@ class _DecodeStep:
         self.batch = Batch(
             offsets,
             self._context_lens,
-            np.empty((n, width), np.int32),
+            np.full((n, width), -1, np.int32),
             page_size,
             rotary_positions=np.zeros(n, np.int32),
             sub_batches=(SubBatch(slice(None), offsets, self._context_lens, self._slots, self._slots),),

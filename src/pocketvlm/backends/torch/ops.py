@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from pocketvlm.backends.batch import Ints, Step, SubBatch, SubStep
 from pocketvlm.backends.ops import Activation, AdaptedRows, AttentionSpec, DeltaSpec, Ops
 from pocketvlm.backends.torch.delta import chunked_delta_rule, recurrent_delta_rule
+from pocketvlm.errors import BackendError
 
 Tensor = torch.Tensor
 
@@ -207,7 +209,12 @@ def rotate(x: Tensor, angle: Tensor) -> Tensor:
 
 
 def cache_rows(step: Step[Tensor]) -> tuple[Tensor, Tensor]:
-    """The page of each row of a step and the row's index in it, [T] each."""
+    """The page of each row of a step and the row's index in it, [T] each. Raises BackendError for a missing page."""
+    batch = step.host
+    for s, length in enumerate((batch.context_lens + np.diff(batch.offsets)).tolist()):
+        count = -(-length // batch.page_size)
+        if count > batch.pages.shape[1] or (batch.pages[s, :count] < 0).any():
+            raise BackendError("a row's position has no page: the page table is shorter than the sequence")
     lengths = step.offsets.diff()
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
     position = torch.arange(len(owner), device=lengths.device) - step.offsets[owner] + step.context_lens[owner]
