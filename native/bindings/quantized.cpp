@@ -16,7 +16,7 @@ using Float16s = Array<const uint16_t>;
 // Sizes of a quantized matrix. Group 0: 8-bit codes with one scale for each row.
 QuantizedWeights shape_of(int bits, int64_t group, int64_t inputs, int64_t outputs) {
     if (bits != 4 && bits != 8) refuse("codes have 4 or 8 bits, not " + std::to_string(bits));
-    if (inputs < 1 || outputs < 1) refuse("a matrix of codes has at least one row and one column");
+    if (inputs < 1 || outputs < 1) refuse("a matrix of codes has at minimum one row and one column");
     if (!(bits == 8 && group == 0) && (group < 8 || group % 8))
         refuse("groups have a multiple of 8 inputs, not " + std::to_string(group));
     const int64_t unit = group ? group : 16;
@@ -28,12 +28,12 @@ QuantizedWeights shape_of(int bits, int64_t group, int64_t inputs, int64_t outpu
 }
 
 void set_codebook(QuantizedWeights& w, const uint8_t* codebook) {
-    uint8_t least = 255, most = 0;
-    for (int i = 0; i < 16; ++i) least = std::min(least, codebook[i]), most = std::max(most, codebook[i]);
+    uint8_t minimum = 255, maximum = 0;
+    for (int i = 0; i < 16; ++i) minimum = std::min(minimum, codebook[i]), maximum = std::max(maximum, codebook[i]);
     w.codebook = codebook;
-    if (most - least > 127) return;
-    w.codebook_offset = least;
-    for (int i = 0; i < 16; ++i) w.offset_codebook[i] = static_cast<uint8_t>(codebook[i] - least);
+    if (maximum - minimum > 127) return;
+    w.codebook_offset = minimum;
+    for (int i = 0; i < 16; ++i) w.offset_codebook[i] = static_cast<uint8_t>(codebook[i] - minimum);
 }
 
 int64_t tiles_of(int64_t outputs) { return (outputs + tile_outputs - 1) / tile_outputs; }
@@ -86,13 +86,13 @@ class PackedMatrix {
 // Products of the rows x with several matrices at once. Lists `biases` and `residuals` may be shorter: the other products have none.
 void quantized_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list biases, nb::list residuals, nb::list outs,
                       int activation) {
-    constexpr size_t most = max_products;
+    constexpr size_t maximum = max_products;
     const size_t count = weights.size();
-    if (count < 1 || count > most || outs.size() != count) refuse("1 to 8 weights and as many outs");
+    if (count < 1 || count > maximum || outs.size() != count) refuse("1 to 8 weights and as many outs");
     const Floats in(x, "x");
-    std::optional<Floats> bias[most], residual[most];
-    std::optional<Output> out[most];
-    std::array<QuantizedProduct, most> products;
+    std::optional<Floats> bias[maximum], residual[maximum];
+    std::optional<Output> out[maximum];
+    std::array<QuantizedProduct, maximum> products;
     int64_t cost = 0;
     for (size_t i = 0; i < count; ++i) {
         const PackedMatrix& weight = nb::cast<const PackedMatrix&>(weights[i]);

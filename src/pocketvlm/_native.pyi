@@ -1,8 +1,8 @@
 """The extension module, for `pocketvlm.backends.native` alone.
 
 Arrays are C-contiguous NumPy arrays. The module checks data types, shapes and indices and raises ValueError. The caller
-allocates outputs, which may contain any values before. offsets, context, pages, slots and positions
-are those of a `Batch` (backends/ops.py).
+allocates outputs, which may contain any values before. offsets, context_lens, pages, rotary_positions,
+read_slots and write_slots are those of a `Batch` or `SubBatch` (backends/batch.py).
 """
 
 import numpy as np
@@ -131,6 +131,12 @@ class Runtime:
         codebook: [16] with rising values for 4 bits, None for 8.
         """
 
+    def add_low_rank(self, x: _Floats, rows: _Ints, a: _Floats, b: _Floats, scale: float, out: _Floats, /) -> None:
+        """out[rows] += scale * x[rows] @ a.T @ b, in place, each row alone: x [height, inputs], rows [n], rising.
+
+        a: [rank, inputs]. b: [rank, outputs]. out: [height, outputs].
+        """
+
     def embed(self, table: _Matrix, bf16: bool, ids: _Ints, out: _Floats, /) -> None:
         """out [n, width] = rows ids [n] of table [rows, width]."""
 
@@ -169,11 +175,12 @@ class Runtime:
         q_norm: _Floats,
         k_norm: _Floats,
         frequencies: _Floats,
+        axes: _Ints,
         keys: _Floats,
         values: _Floats,
+        rotary_positions: _Ints,
         offsets: _Ints,
-        positions: _Ints,
-        context: _Ints,
+        context_lens: _Ints,
         pages: _Ints,
         page_size: int,
         eps: float,
@@ -184,9 +191,10 @@ class Runtime:
         """Split query and gate, normalize, rotate, and write keys and values to their pages.
 
         query_gate: [rows, heads * 2 * head_dim]. key, value: [rows, kv_heads * head_dim]. q_norm, k_norm: [head_dim].
-        frequencies: [rotary_dim / 2]. keys, values, in place: [pages, page_size, kv_heads, head_dim]. offsets:
-        [sequences + 1]. positions: [rows]. context: [sequences]. pages: [sequences, width]. query: [rows, heads,
-        head_dim]. gate: [rows, heads * head_dim].
+        frequencies: [rotary_dim / 2]. axes: [rotary_dim / 2], the row of rotary_positions [rows] or [3, rows] that each
+        frequency takes. keys, values, in place: [pages, page_size, kv_heads, head_dim].
+        offsets: [sequences + 1]. context_lens: [sequences]. pages: [sequences, width]. query: [rows, heads, head_dim].
+        gate: [rows, heads * head_dim].
         """
 
     def attention(
@@ -195,7 +203,7 @@ class Runtime:
         keys: _Floats,
         values: _Floats,
         offsets: _Ints,
-        context: _Ints,
+        context_lens: _Ints,
         pages: _Ints,
         page_size: int,
         fast: bool,
@@ -227,8 +235,9 @@ class Runtime:
         weight: _Floats,
         state: _Floats,
         offsets: _Ints,
-        context: _Ints,
-        slots: _Ints,
+        context_lens: _Ints,
+        read_slots: _Ints,
+        write_slots: _Ints,
         out: _Floats,
         /,
     ) -> None:
@@ -243,8 +252,9 @@ class Runtime:
         dt_bias: _Floats,
         state: _Floats,
         offsets: _Ints,
-        context: _Ints,
-        slots: _Ints,
+        context_lens: _Ints,
+        read_slots: _Ints,
+        write_slots: _Ints,
         key_heads: int,
         value_heads: int,
         key_dim: int,

@@ -11,10 +11,10 @@ from native_kit import Inputs, quantization, round_and_pack, usable
 from numpy.typing import NDArray
 
 from pocketvlm import _native
-from pocketvlm.backends.native import NativeOps
+from pocketvlm.backends.backend import CacheLocation
+from pocketvlm.backends.native import NativeBackend
 from pocketvlm.backends.native.pack import pack
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
-from pocketvlm.backends.ops import CacheLocation
 from pocketvlm.backends.options import choose
 from pocketvlm.errors import BackendError
 from pocketvlm.quantize import round_to_nearest
@@ -31,9 +31,9 @@ def unpacked(packed: PackedMatrix) -> tuple[NDArray[np.uint8], NDArray[np.float1
     codes = np.zeros((tiles * 16, packed.depth), np.uint8)
     for tile in range(tiles):
         for step in range(steps):
-            for lane in range(16):
-                four = packed.codes[tile, step, 4 * lane : 4 * lane + 4]
-                row = codes[tile * 16 + lane]
+            for column in range(16):
+                four = packed.codes[tile, step, 4 * column : 4 * column + 4]
+                row = codes[tile * 16 + column]
                 if packed.bits == 8:
                     row[4 * step : 4 * step + 4] = four
                 else:
@@ -149,14 +149,14 @@ def test_any_tensor_whose_blocks_lie_in_rows(tensor: QuantizedTensor) -> None:
     values = tensor.dequantize()
     step = np.abs(values).max(1, keepdims=True)
     assert (np.abs(seen(packed) - values) <= 3e-3 * step).all()
-    ops = NativeOps(RUNTIME, {}, choose("native"))
+    ops = NativeBackend(RUNTIME, {}, choose("native"))
     weight = ops.prepare(tensor, "matrix")
     x = Inputs(7)(5, tensor.shape[1])
     expected = x.astype(np.float64) @ values.T.astype(np.float64)
     assert np.linalg.norm(ops.linear(x, weight) - expected) <= 0.02 * np.linalg.norm(expected)
     np.testing.assert_array_equal(ops.embed(weight, np.array([3, 0], np.int32)), seen(packed)[[3, 0]])
     # Exact arithmetic multiplies the numbers of the formula.
-    exact = NativeOps(RUNTIME, {})
+    exact = NativeBackend(RUNTIME, {})
     found = exact.linear(x, exact.prepare(tensor, "matrix"))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
@@ -190,16 +190,16 @@ def test_scales_of_halves_are_exact() -> None:
 )
 def test_what_the_kernels_cannot_multiply_is_refused(tensor: QuantizedTensor, words: str) -> None:
     """By name; exact arithmetic takes it, and so does a look-up."""
-    ops = NativeOps(RUNTIME, {}, choose("native"))
+    ops = NativeBackend(RUNTIME, {}, choose("native"))
     with pytest.raises(BackendError, match=f"^w: the native kernels cannot multiply {words}.*precision='exact'"):
         ops.prepare(tensor, "matrix")
-    np.testing.assert_array_equal(NativeOps(RUNTIME, {}).prepare(tensor, "matrix").data, tensor.dequantize())
+    np.testing.assert_array_equal(NativeBackend(RUNTIME, {}).prepare(tensor, "matrix").data, tensor.dequantize())
     rows = ops.embed(ops.prepare(tensor, "embedding"), np.array([1], np.int32))
     np.testing.assert_array_equal(rows, tensor.dequantize()[[1]])
 
 
 def test_a_dense_matrix_that_should_be_quantized_is_refused() -> None:
-    ops = NativeOps(RUNTIME, {}, choose("native", "int4"))
+    ops = NativeBackend(RUNTIME, {}, choose("native", "int4"))
     with pytest.raises(ValueError, match="weight is dense, but int4 weights want it quantized"):
         ops.prepare(Inputs().matrix(16, 64, "bf16"), "matrix")
     ops.prepare(Inputs().matrix(16, 64, "bf16"), "patch_embedding")
@@ -230,7 +230,7 @@ def test_a_hit_in_the_cache_reads_neither_weights_nor_codes(tmp_path: Path, roun
         return QuantizedTensor("w", 4, (33, 130), codes, scales, codebook=made.codebook)
 
     def start(given: QuantizedTensor) -> tuple[str, Floats]:
-        ops = NativeOps(RUNTIME, {}, choose("native", "int4"))
+        ops = NativeBackend(RUNTIME, {}, choose("native", "int4"))
         with ops.weight_cache(CacheLocation(tmp_path, "nano", "here", "fingerprint"), {"w": given}):
             weight = ops.prepare(given, "matrix")
         return ops.describe()["packed weights"], seen(weight)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from pocketvlm.engine import Engine, EngineDriver, Request, Ticket, TokenEvent
 from pocketvlm.errors import PocketVLMError, PromptError
 from pocketvlm.model import MiniCPMV
 
-PATIENCE = 60.0  # seconds until a test gives up waiting
+TIMEOUT = 60.0  # seconds until a test gives up waiting
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,12 @@ class Receiver:
             self.ended.set()
 
     def tokens(self) -> list[int]:
-        assert self.ended.wait(PATIENCE)
+        assert self.ended.wait(TIMEOUT)
         return [event.token_id for event in self.events]
 
 
 def eventually(holds: Callable[[], bool]) -> bool:
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while not holds() and time.monotonic() < until:
         time.sleep(0.001)
     return holds()
@@ -104,7 +104,7 @@ def test_cancelling_at_any_stage(oracle: Oracle, driver: EngineDriver) -> None:
     running = driver.submit(ask(text(1, 10), 3000), first)
     waiting = driver.submit(ask(pictured(oracle, 1), 3), second)
     last = driver.submit(ask(pictured(oracle, 2), 3), third)
-    assert first.began.wait(PATIENCE)
+    assert first.began.wait(TIMEOUT)
     driver.cancel(waiting)
     assert second.tokens() == [-1]
     assert second.events[0].finish_reason == "abort"
@@ -168,7 +168,7 @@ def test_closing_waits_for_answers_or_ends_them(model: MiniCPMV) -> None:
     patient.start()
     receiver = Receiver()
     patient.submit(ask(text(1, 10), 30), receiver)
-    patient.close(drain_seconds=PATIENCE)
+    patient.close(drain_seconds=TIMEOUT)
     assert receiver.ended.is_set()
     assert len(receiver.events) == 30
     with pytest.raises(PocketVLMError, match="closed"):
@@ -214,7 +214,7 @@ def test_memory_of_views_goes_back_when_nobody_asks_any_more(
 ) -> None:
     given: list[bool] = []
     monkeypatch.setattr("pocketvlm.engine.driver._IDLE_SECONDS", 0.05)
-    monkeypatch.setattr(driver.engine.model.ops, "return_memory", lambda: given.append(True))
+    monkeypatch.setattr(driver.engine.model.backend, "return_memory", lambda: given.append(True))
     for prompt in (text(1, 20), pictured(oracle, 3)):
         receiver = Receiver(lambda event: given.append(False) if event.finish_reason else None)
         driver.submit(ask(prompt), receiver)
@@ -258,7 +258,7 @@ def test_requests_run_where_no_room_can_be_made(
         assert eventually(lambda: bool(tries))
     time.sleep(0.1)  # long enough for another try
     assert tries == [True]
-    assert "requests make their own" in caplog.text
+    assert "requests allocate it from now on" in caplog.text
 
 
 def test_who_submits_does_not_wait_for_room_being_made(

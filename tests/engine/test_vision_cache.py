@@ -113,8 +113,8 @@ def test_files_are_bounded_and_the_oldest_go(tmp_path: Path) -> None:
     for age, number in enumerate([3, 0, 4, 1, 5, 2]):  # used in this order
         os.utime(files._path(str(number)), (1000 + age, 1000 + age))
     small = FeatureFiles(tmp_path, "a", limit=3 * size)
-    kept = [number for number in range(6) if files._path(str(number)).exists()]
-    assert kept == [1, 2, 5]
+    cached = [number for number in range(6) if files._path(str(number)).exists()]
+    assert cached == [1, 2, 5]
     assert small.read("1", 6, 5) is not None
     small.write("6", rows(6))
     assert [number for number in range(7) if small._path(str(number)).exists()] == [1, 2, 6]
@@ -152,7 +152,7 @@ def test_a_directory_that_cannot_be_used(tmp_path: Path) -> None:
     assert files.nbytes == 0
 
 
-def test_asking_what_is_missing_changes_nothing(oracle: Oracle, model: MiniCPMV) -> None:
+def test_a_query_for_missing_features_changes_nothing(oracle: Oracle, model: MiniCPMV) -> None:
     run, prompt = Run(engine_of(model)), pictured(oracle, 1)
     run.add(ask(prompt))
     run.finish()

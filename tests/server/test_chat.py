@@ -77,7 +77,7 @@ def test_usage_in_a_stream_comes_last_and_only_when_asked(server: Running) -> No
     assert not any("usage" in chunk for chunk in events(server.chat("hello", stream=True))[:-1])
 
 
-def test_n_choices_share_a_prompt_and_are_drawn_apart(server: Running) -> None:
+def test_n_choices_share_a_prompt_and_are_sampled_alone(server: Running) -> None:
     fields = {"n": 3, "temperature": 2.0, "seed": 5, "max_tokens": 12}
     body = server.chat("hello", **fields).json()
     texts = [choice["message"]["content"] for choice in body["choices"]]

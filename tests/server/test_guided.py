@@ -215,7 +215,7 @@ def test_other_interfaces(server: Running) -> None:
         ({"tools": [TOOLS[0], TOOLS[0]]}, "two functions"),
     ],
 )
-def test_forms_that_cannot_be_kept_are_refused(server: Running, fields: dict[str, Any], says: str) -> None:
+def test_forms_that_cannot_hold_are_refused(server: Running, fields: dict[str, Any], says: str) -> None:
     response = server.chat("hello", **fields)
     assert response.status_code == 400, response.text
     assert says in response.json()["error"]["message"]

@@ -85,8 +85,8 @@ def test_options_as_floats(server: Running) -> None:
 
 
 @pytest.mark.parametrize("most", [0, -1, -2])
-def test_num_predict_without_a_limit(scripted: Running, most: int) -> None:
-    post(scripted, "/api/generate", GO_GENERATE, options={"num_predict": most})
+def test_num_predict_without_a_limit(scripted: Running, maximum: int) -> None:
+    post(scripted, "/api/generate", GO_GENERATE, options={"num_predict": maximum})
     request = scripted.context.driver.requests[-1]  # type: ignore[attr-defined]
     assert request.params.max_tokens == scripted.context.max_model_len - len(request.prompt.ids)
 

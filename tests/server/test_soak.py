@@ -151,7 +151,7 @@ def test_a_short_soak() -> None:
 
 
 @pytest.mark.long
-def test_a_long_soak_leaves_nothing_behind() -> None:
+def test_a_long_soak_leaves_nothing_allocated() -> None:
     with process("--max-queue", "200") as server:
         soak(server, SECONDS / 4, 32)
         before = server.figures()

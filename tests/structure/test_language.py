@@ -13,20 +13,6 @@ import pytest
 from source_tree import ROOT
 
 FOLDERS = ("src", "native", "tests", "benchmarks", "recipes", "docs", "examples")
-# Files that are renamed in other changes. Remove a line when its folder is done.
-_PENDING = (
-    "src/pocketvlm/backends/",
-    "src/pocketvlm/engine/",
-    "src/pocketvlm/model/",
-    "src/pocketvlm/server/",
-    "native/bindings/",
-    "tests/api/test_driving.py",
-    "tests/api/test_model.py",
-    "tests/backends/",
-    "tests/engine/",
-    "tests/model/",
-    "tests/server/",
-)
 # Word of an identifier (`kept` in `kept_tokens`, `_Kept`) -> what to use instead.
 WORDS = {
     "asking": "request",
@@ -76,7 +62,7 @@ def files(*suffixes: str) -> Iterator[tuple[str, str]]:
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*")):
             name = path.relative_to(ROOT).as_posix()
-            if path.suffix in suffixes and not name.startswith(_PENDING) and path != Path(__file__):
+            if path.suffix in suffixes and path != Path(__file__):
                 yield name, path.read_text(encoding="utf-8")
 
 

@@ -11,6 +11,7 @@ Backend = Literal["native", "torch"]
 Precision = Literal["exact", "fast"]
 Weights = Literal["auto", "int4", "int8", "bf16"]
 
+# A prompt is prefilled as fast as with 512, and other streams wait half as long (docs/log.md).
 DEFAULT_PREFILL_CHUNK = 256
 DEFAULT_MAX_SEQS = 16
 DEFAULT_VISION_CACHE = 128 << 20

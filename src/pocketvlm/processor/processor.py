@@ -29,7 +29,7 @@ from pocketvlm.processor.tokenizer import Tokenizer
 from pocketvlm.types import ImageInfo, PendingView, Prompt, VideoInfo, View
 
 if TYPE_CHECKING:
-    from pocketvlm.backends.ops import CacheLocation
+    from pocketvlm.backends.backend import CacheLocation
 
 # The control token before each role. If a template writes another one, only media items set cache breakpoints.
 _TURN = "<|im_start|>"

@@ -41,7 +41,7 @@ class Media:
         self._threads = ThreadPoolExecutor(8, "fetch")
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Stop the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def resolve(self, messages: Sequence[Any], get_file: GetFile) -> tuple[list[Any], float]:
@@ -52,9 +52,9 @@ class Media:
         began = time.perf_counter()
         copied, places = media_parts(messages)
         kinds = [part_kind(copied[number]["content"][index]) for number, index, _ in places]
-        for kind, most in (("image", self.settings.max_images), ("video", self.settings.max_videos)):
-            if kinds.count(kind) > most:
-                raise failure(kind, f"{kinds.count(kind)} {kind}s are more than the limit of {most}: send fewer")
+        for kind, maximum in (("image", self.settings.max_images), ("video", self.settings.max_videos)):
+            if kinds.count(kind) > maximum:
+                raise failure(kind, f"{kinds.count(kind)} {kind}s are more than the limit of {maximum}: send fewer")
         gate, total = asyncio.Semaphore(_AT_ONCE), 0
 
         async def one(number: int, index: int, where: str) -> None:
@@ -69,9 +69,9 @@ class Media:
                 source = source_of(part)
                 total += sum(len(str(each)) for each in (source if isinstance(source, list) else [source or ""]))
                 if total * 3 // 4 > self.settings.max_body_bytes:
-                    most = self.settings.max_body_bytes
+                    maximum = self.settings.max_body_bytes
                     raise failure(
-                        part_kind(part), f"{where}: the media up to here are more than the limit of {most} bytes"
+                        part_kind(part), f"{where}: the media up to here are more than the limit of {maximum} bytes"
                     )
 
         async with _First() as tasks:
@@ -80,9 +80,11 @@ class Media:
         return copied, time.perf_counter() - began
 
     async def _uris(self, sources: Sequence[MediaSource], get_file: GetFile) -> list[str]:
-        most = self.settings.max_video_frames
-        if len(sources) > most:
-            raise ImageError(f"{sources[0].where}: {len(sources)} frames are more than the limit of {most}: send fewer")
+        maximum = self.settings.max_video_frames
+        if len(sources) > maximum:
+            raise ImageError(
+                f"{sources[0].where}: {len(sources)} frames are more than the limit of {maximum}: send fewer"
+            )
         return [await self._uri(source, get_file) for source in sources]
 
     async def _uri(self, source: MediaSource, get_file: GetFile) -> str:

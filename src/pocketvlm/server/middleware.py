@@ -111,8 +111,8 @@ class Middleware:
         if scope["method"] in _METHODS_WITH_BODY and path not in _MULTIPART:
             # Every body here is JSON, whatever a tool such as curl calls it. Browsers cannot use that to get around
             # a preflight: their requests carry an Origin, which was checked.
-            kept = [pair for pair in scope["headers"] if pair[0] != b"content-type"]
-            scope["headers"] = [*kept, (b"content-type", b"application/json")]
+            saved = [pair for pair in scope["headers"] if pair[0] != b"content-type"]
+            scope["headers"] = [*saved, (b"content-type", b"application/json")]
 
     def _check_host(self, headers: dict[str, str]) -> None:
         """A page in a browser may give its own name this machine's address; its requests then bear that name."""

@@ -12,51 +12,51 @@ from numpy.typing import NDArray
 
 
 @dataclass(slots=True)
-class _Piece:
+class _Chunk:
     memory: memoryview
     user: weakref.ref[NDArray[np.float32]] | None = None
 
 
 class Arena:
-    """Gives out float32 arrays and takes each back when nobody holds it or a view of it; memory itself is never freed.
+    """Allocates float32 arrays; the memory of an array is reused once neither it nor a view of it is referenced.
 
-    So a sequence of operations whose results come from here may run again in the same order on the same addresses.
+    Memory is never freed, so a captured graph whose results lie here can be replayed on the same addresses.
     """
 
     def __init__(self) -> None:
-        self._pieces: dict[int, list[_Piece]] = {}
+        self._chunks: dict[int, list[_Chunk]] = {}
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
-        return sum(size * 4 * len(pieces) for size, pieces in self._pieces.items())
+        """Bytes of all memory."""
+        return sum(size * 4 * len(chunks) for size, chunks in self._chunks.items())
 
     def take(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """An array of this shape with any content."""
         size = _size_class(math.prod(shape))
-        pieces = self._pieces.setdefault(size, [])
-        for piece in pieces:
-            if piece.user is None or piece.user() is None:
+        chunks = self._chunks.setdefault(size, [])
+        for chunk in chunks:
+            if chunk.user is None or chunk.user() is None:
                 break
         else:
-            piece = _Piece(np.empty(size, np.float32).data)
-            pieces.append(piece)
-        return _use(piece, shape)
+            chunk = _Chunk(np.empty(size, np.float32).data)
+            chunks.append(chunk)
+        return _use(chunk, shape)
 
-    def place(self, array: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
-        """What makes `array`, which came from here, again: the same memory and shape, whoever has used it since."""
+    def rebind(self, array: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+        """A function that returns `array`, which was allocated here, again: an array of the same memory and shape."""
         base, shape = array.base, array.shape
-        (piece,) = (p for p in self._pieces[_size_class(array.size)] if p.user is not None and p.user() is base)
-        return lambda: _use(piece, shape)
+        (chunk,) = (p for p in self._chunks[_size_class(array.size)] if p.user is not None and p.user() is base)
+        return lambda: _use(chunk, shape)
 
 
 def _size_class(count: int) -> int:
-    """Programs for other numbers of rows shall find memory that fits: powers of two."""
+    """A power of two, so that captured graphs of other numbers of rows reuse the memory."""
     return 1 << max(count - 1, 0).bit_length()
 
 
-def _use(piece: _Piece, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    # Views of an array that NumPy made from a foreign buffer hold that array, not the buffer.
-    array = np.frombuffer(piece.memory, np.float32, math.prod(shape))
-    piece.user = weakref.ref(array)
+def _use(chunk: _Chunk, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    # Views of an array over a foreign buffer reference that array, not the buffer.
+    array = np.frombuffer(chunk.memory, np.float32, math.prod(shape))
+    chunk.user = weakref.ref(array)
     return array.reshape(shape)
