@@ -84,7 +84,7 @@ def test_options_as_floats(server: Running) -> None:
     assert refused(server, "/api/chat", **GO_CHAT | {"options": {"top_p": 2}}).startswith("options.top_p=2")
 
 
-@pytest.mark.parametrize("most", [0, -1, -2])
+@pytest.mark.parametrize("maximum", [0, -1, -2])
 def test_num_predict_without_a_limit(scripted: Running, maximum: int) -> None:
     post(scripted, "/api/generate", GO_GENERATE, options={"num_predict": maximum})
     request = scripted.context.driver.requests[-1]  # type: ignore[attr-defined]
