@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from pocketvlm import _native
 from pocketvlm.backends.native import NativeOps
-from pocketvlm.backends.native.pack import pack_codes, pack_groups
+from pocketvlm.backends.native.group_numbers import pack_groups
+from pocketvlm.backends.native.pack import pack_codes
 from pocketvlm.backends.native.packed_matrix import PackedMatrix, packed_matrix
 from pocketvlm.tensors import DenseTensor
 
