@@ -125,8 +125,10 @@ __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, 
             } while (--left > 0);
             const Vec s = scale.of(g);
             Vec shift = zero();  // what a group adds for each unit of the sum of its inputs
-            if constexpr (Biased)
-                shift = bias.of(g) - s * (zero_points ? load_int8(zero_points + g * tile_outputs) : splat(static_cast<float>(w.zero)));
+            if constexpr (Biased) {
+                const Vec zeros = zero_points ? load_int8(zero_points + g * tile_outputs) : splat(static_cast<float>(w.zero));
+                shift = fma(s, zero() - zeros, bias.of(g));
+            }
 #pragma GCC unroll 12
             for (int r = 0; r < Rows; ++r) {
                 Vec part;

@@ -131,6 +131,22 @@ def test_integer_codebooks() -> None:
 
 
 @pytest.mark.parametrize("isa", usable())
+@pytest.mark.parametrize(
+    "name",
+    ["AWQ", "GPTQ, permuted", "Q4_1", "Q4_K", "Q6_K", "MLX, 8 bits", "MXFP4, wide range", "NF4, nested absmax", "FP4"],
+)
+def test_a_row_does_not_depend_on_its_batch(name: str, isa: str) -> None:
+    ops = NativeOps(_native.Runtime(2, isa), {}, choose("native"))
+    tensor = form(name)
+    weight = ops.prepare(tensor, "matrix")
+    x = Inputs(4)(30, tensor.shape[1])
+    everything = ops.linear(x, weight)
+    for rows in (1, 2, 3, 5, 8, 13, 17, 29):
+        np.testing.assert_array_equal(ops.linear(x[:rows], weight), everything[:rows])
+        np.testing.assert_array_equal(ops.linear(x[30 - rows :], weight), everything[30 - rows :])
+
+
+@pytest.mark.parametrize("isa", usable())
 def test_matrices_that_share_a_permutation_multiply_together(isa: str) -> None:
     """The same as one after the other, whether the permutation is the same array, an equal one or another one."""
     runtime = _native.Runtime(2, isa)

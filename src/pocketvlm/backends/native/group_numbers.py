@@ -94,9 +94,9 @@ class _Formula:
     def grouped(self, numbers: Floats, block: Block) -> Floats:
         """Numbers of blocks as numbers [outputs, groups]."""
         outputs, inputs = self.tensor.shape
+        if isinstance(block, int) and inputs % block == 0:
+            numbers, block = numbers.reshape(outputs, -1), (1, block)
         if isinstance(block, int):
-            if inputs % block == 0:
-                return np.repeat(numbers.reshape(outputs, -1), block // self.group or 1, 1)
             starts = np.arange(outputs)[:, None] * inputs + np.arange(self.groups) * self.group
             blocks: Floats = numbers[starts // block]
             return blocks

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from pocketvlm.tensors import Block, Floats, QuantizedTensor
 
 GROUP_UNIT = 8  # groups have a multiple of so many inputs
+# Wider groups are split and repeat their scale: activations are rounded with a scale for each group, and with one for
+# a whole row a single large activation would cost all others their bits.
+MOST_GROUP, _LEAST_SPLIT = 128, 32
 _MOST = 127 * 256 + 127  # the largest entry of a wide codebook
 _FLOAT32 = 2.0**-23  # entries are float32 numbers: integers within their rounding are exact
 
@@ -94,7 +97,11 @@ def layout_of(tensor: QuantizedTensor) -> Layout:
     centered = centered and (tensor.codes.dtype == np.int8 or tensor.codebook is not None)
     if bits == 8 and group >= inputs and tensor.scales.scale is None and centered:
         return Layout(bits, 0, _exactness(tensor))
-    return Layout(bits, -(-group // GROUP_UNIT) * GROUP_UNIT, _exactness(tensor))
+    if group >= inputs:
+        group = min(MOST_GROUP, -(-inputs // GROUP_UNIT) * GROUP_UNIT)
+    elif group > MOST_GROUP and math.gcd(group, MOST_GROUP) >= _LEAST_SPLIT:
+        group = math.gcd(group, MOST_GROUP)
+    return Layout(bits, group, _exactness(tensor))
 
 
 def kernel_of(tensor: QuantizedTensor) -> str:
@@ -102,7 +109,7 @@ def kernel_of(tensor: QuantizedTensor) -> str:
     layout = layout_of(tensor)
     if layout.bits > 8:
         return f"{'bfloat16' if layout.bits == 16 else 'float32'} products ({layout.reason})"
-    blocks = f"groups of {layout.group}" if 0 < layout.group < tensor.shape[1] else "one scale a row"
+    blocks = f"groups of {layout.group}" if layout.group else "one scale a row"
     parts = [f"{tensor.bits}-bit codes", blocks]
     if tensor.zero_points is not None:
         parts.append("zero points")
