@@ -69,12 +69,28 @@ def exact_activations(tensor: QuantizedTensor, rows: int) -> Floats:
     + [f"MLX, {bits} bits" for bits in (2, 3, 4, 5, 6, 8)],
 )
 def test_rows_are_looked_up_exactly(name: str) -> None:
-    """Bit for bit, as a tied embedding needs it."""
+    """Bit for bit, whether the matrix is multiplied too or not."""
     tensor = form(name)
     ops = NativeOps(RUNTIME, {}, choose("native"))
     rows = np.array([3, 0, 19], np.int32)
-    found = ops.embed(ops.prepare(tensor, "tied_embedding"), rows)
-    np.testing.assert_array_equal(found, tensor.dequantize()[rows])
+    for role in ("embedding", "tied_embedding"):
+        table = ops.prepare(tensor, role)
+        assert isinstance(table, PackedMatrix)
+        np.testing.assert_array_equal(ops.embed(table, rows), tensor.dequantize()[rows])
+
+
+def test_pixels_are_not_rounded() -> None:
+    tensor = form("AWQ")
+    ops = NativeOps(RUNTIME, {}, choose("native"))
+    found = ops.linear(np.eye(384, dtype=np.float32), ops.prepare(tensor, "patch_embedding"))
+    np.testing.assert_array_equal(found, tensor.dequantize().T)
+
+
+def test_an_embedding_that_is_not_packed_is_looked_up_exactly() -> None:
+    tensor = form("FP8, 128 x 128")
+    ops = NativeOps(RUNTIME, {}, choose("native"))
+    rows = np.array([3, 0, 19], np.int32)
+    np.testing.assert_array_equal(ops.embed(ops.prepare(tensor, "embedding"), rows), tensor.dequantize()[rows])
 
 
 @pytest.mark.parametrize(("tensor", "container", "stored"), FORMS)

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import zip_longest
 from threading import get_ident
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pocketvlm.backends.native import slabs
 from pocketvlm.backends.native.arena import Arena
-from pocketvlm.backends.native.pack import kernel_of, pack
+from pocketvlm.backends.native.pack import kernel_of, layout_of, pack
 from pocketvlm.backends.native.packed_cache import PackedCache
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
 from pocketvlm.backends.ops import Activation, Batch, CacheLocation, Ints
@@ -39,11 +39,15 @@ _empty = np.empty
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matrix:
-    """A prepared matrix [out, in]: float32, or the bits of bfloat16 as uint16 (perhaps in a mapped file)."""
+    """A prepared matrix [out, in]: float32, or the bits of bfloat16 as uint16 (perhaps in a mapped file).
+
+    rounds: products may round activations to bfloat16 whatever the scheme says of dense matrices.
+    """
 
     data: NDArray[Any]
     bf16: bool
     outputs: int
+    rounds: bool = False
 
     @property
     def inputs(self) -> int:
@@ -164,13 +168,15 @@ class NativeOps:
             if self.scheme.storage[role].quantization is not None:
                 raise ValueError(f"{tensor.name} is dense, but {self.scheme.weights} weights want it quantized")
             return self._stored(tensor)
-        if not self._fast or role in ("embedding", "position_embedding"):
+        looked_up = role in ("embedding", "position_embedding")
+        # Packed codes give exact rows; rounded pixels make small print unreadable.
+        if not self._fast or role == "patch_embedding" or (looked_up and layout_of(tensor).bits > 8):
             return Matrix(tensor.dequantize(), False, tensor.shape[0])
         packed = self._cache.pack(tensor) if self._cache else pack(self._native, tensor)
-        if tensor.rounded_from is None:
+        if tensor.rounded_from is None and not looked_up:
             self._kernels[kernel_of(tensor)] += 1
         if isinstance(packed, DenseTensor):
-            return self._stored(packed)
+            return replace(self._stored(packed), rounds=True)
         if role == "tied_embedding" and tensor.rounded_from is not None:
             return Tied(packed, self._stored(tensor.rounded_from))
         return packed
@@ -262,9 +268,8 @@ class NativeOps:
         if isinstance(weight, PackedMatrix):
             self._native.coded_linear(x, [weight.handle], [bias], [residual], [out], _ACTIVATIONS[activation])
         else:
-            self._native.linear(
-                x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], self._bfloat16, out
-            )
+            rounds = self._bfloat16 or weight.rounds
+            self._native.linear(x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], rounds, out)
         return out
 
     def linears(
