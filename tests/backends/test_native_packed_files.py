@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from numpy.typing import NDArray
 from quantized_forms import form
 
 from pocketvlm import _native, packfile
+from pocketvlm.backends.native import packed_cache
 from pocketvlm.backends.native.group_numbers import pack_groups
 from pocketvlm.backends.native.pack import pack, pack_codes
+from pocketvlm.backends.native.packed_cache import file_name
 from pocketvlm.backends.native.packed_file import open_packed, write_packed
 from pocketvlm.backends.native.packed_matrix import NUMBERS, PackedMatrix, packed_matrix
 from pocketvlm.packfile import PackedError, read_header, sweep
-from pocketvlm.tensors import DenseTensor
+from pocketvlm.tensors import BlockValues, DenseTensor
 
 RUNTIME = _native.Runtime(2, usable()[-1])
 
@@ -41,6 +44,28 @@ def matrices() -> dict[str, PackedMatrix | DenseTensor]:
     for name in ("Q4_K", "GPTQ, permuted", "MLX, 8 bits", "NF4, nested absmax", "MXFP8", "groups of 12"):
         found[name] = pack(RUNTIME, form(name))
     return found
+
+
+def test_the_name_of_a_file_depends_on_all_that_packing_depends_on() -> None:
+    plain = form("MXFP4")
+    changed = [
+        replace(plain, global_scale=2.0),
+        replace(plain, global_divisor=2.0),
+        replace(plain, permutation=np.arange(96)),
+        replace(plain, codebook=plain.codebook * 2),
+        replace(plain, scales=replace(plain.scales, offset=1.0)),
+        replace(plain, scales=replace(plain.scales, codebook=plain.scales.codebook / 2)),
+        replace(plain, scales=replace(plain.scales, scale=BlockValues(np.ones((20, 1), np.float32), (1, 3)))),
+    ]
+    names = {file_name("auto", "fingerprint", {"w": tensor}) for tensor in (plain, *changed)}
+    assert len(names) == 1 + len(changed)
+
+
+def test_files_of_another_packing_are_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {"w": form("AWQ")}
+    before = file_name("auto", "fingerprint", tensors)
+    monkeypatch.setattr(packed_cache, "PACKING", packed_cache.PACKING + 1)
+    assert file_name("auto", "fingerprint", tensors) != before
 
 
 def write(path: Path) -> dict[str, PackedMatrix | DenseTensor]:

@@ -85,11 +85,13 @@ def layout_of(tensor: QuantizedTensor) -> Layout:
     """The layout of a tensor."""
     inputs = tensor.shape[1]
     group = common_group(tensor)
-    if tensor.codebook is not None and tensor.bits > 4:
+    if tensor.codebook is not None:
         book = integer_codebook(tensor.codebook)
-        if book.wide or book.error:
+        if tensor.bits > 4 and (book.wide or book.error):
             why = f"the entries of its {tensor.bits}-bit codebook are no 8-bit integers"
             return Layout(16, 0, f"{why}, values are rounded to bfloat16 (at most 2^-8 of a value)")
+        if not math.isfinite(book.error):
+            return Layout(32, 0, "its codebook has entries that are not finite, values are float32")
     if group < inputs and group % GROUP_UNIT:
         return Layout(32, 0, f"its groups of {group} inputs are no multiple of {GROUP_UNIT}, values are float32")
     bits = 4 if tensor.bits <= 4 else 8
