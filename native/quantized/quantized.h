@@ -15,6 +15,8 @@
 
 namespace pocketvlm {
 
+// Functions of these structs are always inlined: a copy that an instruction set compiles must not serve the others.
+
 constexpr int64_t tile_outputs = 16;
 constexpr int64_t step_bytes = 64;
 
@@ -28,7 +30,7 @@ struct GroupNumbers {
     const uint16_t* factor = nullptr;
     int shift = 0;
 
-    int64_t factors(int64_t groups) const { return (groups + (int64_t{1} << shift) - 1) >> shift; }
+    [[gnu::always_inline]] int64_t factors(int64_t groups) const { return (groups + (int64_t{1} << shift) - 1) >> shift; }
 };
 
 struct QuantizedWeights {
@@ -47,11 +49,11 @@ struct QuantizedWeights {
     uint8_t offset_codebook[16] = {};      // codebook - codebook_offset, if that fits 7 bits: unsigned factors without overflow
     int32_t codebook_offset = -1;          // the smallest entry of the codebook, or -1 if its range is wider
 
-    int64_t steps() const { return depth * bits / 32; }
-    int64_t groups() const { return depth / group; }
-    bool grouped() const { return group_scale.type != NumberType::none; }
+    [[gnu::always_inline]] int64_t steps() const { return depth * bits / 32; }
+    [[gnu::always_inline]] int64_t groups() const { return depth / group; }
+    [[gnu::always_inline]] bool grouped() const { return group_scale.type != NumberType::none; }
     // Whether a group adds something to scale * v.
-    bool biased() const { return group_bias.type != NumberType::none || zero_points || zero; }
+    [[gnu::always_inline]] bool biased() const { return group_bias.type != NumberType::none || zero_points || zero; }
 };
 
 // Round to nearest: the matrix to quantize and where to write it.

@@ -98,9 +98,10 @@ def test_a_form_says_which_kernel_multiplies_it(tensor: QuantizedTensor, contain
     said = kernel_of(tensor)
     kernel = {4: "4-bit integer", 8: "8-bit integer", 16: "bfloat16", 32: "float32"}[container]
     assert said.startswith(f"{kernel} products (")
-    ops = NativeOps(RUNTIME, {}, choose("native"))
-    ops.prepare(tensor, "matrix")
-    assert ops.describe()["quantized matrices"] == f"1 by {said}"
+    assert ("rounded to bfloat16 (at most 2^-8" in said) == (stored == 8)
+    assert ("bfloat16 holds its values exactly" in said) == (container == 16 and stored == 23)
+    assert ("rounded to 16 bits, by 1.3e-05" in said) == (stored == 15)
+    assert ("inputs permuted" in said) == (tensor.permutation is not None)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,8 @@ def layout_of(tensor: QuantizedTensor) -> Layout:
         book = integer_codebook(tensor.codebook)
         if tensor.bits > 4 and (book.wide or book.error):
             why = f"the entries of its {tensor.bits}-bit codebook are no 8-bit integers"
+            if _fits_bfloat16(tensor, tensor.codebook):
+                return Layout(16, 0, f"{why}, bfloat16 holds its values exactly")
             return Layout(16, 0, f"{why}, values are rounded to bfloat16 (at most 2^-8 of a value)")
         if not math.isfinite(book.error):
             return Layout(32, 0, "its codebook has entries that are not finite, values are float32")
@@ -136,6 +138,16 @@ def _exactness(tensor: QuantizedTensor) -> str:
     if book.error:
         return f"codebook rounded to 16 bits, by {book.error:.1e} of its largest entry"
     return f"codebook in {16 if book.wide else 8} bits, exact"
+
+
+def _fits_bfloat16(tensor: QuantizedTensor, codebook: Floats) -> bool:
+    """Whether entries are bfloat16 numbers and all scales powers of two, as their own codebook tells."""
+    scales = tensor.scales
+    if scales.codebook is None or scales.scale or scales.offset or tensor.biases or tensor.zero_points:
+        return False
+    factors = [*scales.codebook[np.isfinite(scales.codebook)], tensor.global_scale, tensor.global_divisor]
+    short = np.ascontiguousarray(codebook, np.float32).view(np.uint32) & np.uint32(0xFFFF) == 0
+    return bool((np.abs(np.frexp(factors)[0]) == 0.5).all() and short.all())
 
 
 def _width(block: Block, inputs: int) -> int:

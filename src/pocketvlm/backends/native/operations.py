@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from pocketvlm.backends.native import slabs
 from pocketvlm.backends.native.arena import Arena
-from pocketvlm.backends.native.pack import kernel_of, layout_of, pack
+from pocketvlm.backends.native.pack import layout_of, pack
 from pocketvlm.backends.native.packed_cache import PackedCache
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
 from pocketvlm.backends.ops import Activation, Batch, CacheLocation, Ints
@@ -106,7 +105,6 @@ class NativeOps:
         self._native = runtime
         self._machine = description
         self._cache_state: dict[str, str] = {}
-        self._kernels: Counter[str] = Counter()  # of the checkpoint's own quantized matrices
         self._fast = self.scheme.precision == "fast"
         self._bfloat16 = self.scheme.products == "bfloat16"
         self._cache: PackedCache | None = None
@@ -118,9 +116,7 @@ class NativeOps:
         return NativeOps(self._native, self._machine, scheme)
 
     def describe(self) -> dict[str, str]:
-        kernels = "; ".join(f"{count} by {kernel}" for kernel, count in self._kernels.most_common())
-        matrices = {"quantized matrices": kernels} if kernels else {}
-        return {"backend": self.name, **self._machine, **self.scheme.describe(), **self._cache_state, **matrices}
+        return {"backend": self.name, **self._machine, **self.scheme.describe(), **self._cache_state}
 
     def limits(self) -> dict[str, float]:
         """What the machine can do at most with these threads and this instruction set, measured now, best of a few.
@@ -173,8 +169,6 @@ class NativeOps:
         if not self._fast or role == "patch_embedding" or (looked_up and layout_of(tensor).bits > 8):
             return Matrix(tensor.dequantize(), False, tensor.shape[0])
         packed = self._cache.pack(tensor) if self._cache else pack(self._native, tensor)
-        if tensor.rounded_from is None and not looked_up:
-            self._kernels[kernel_of(tensor)] += 1
         if isinstance(packed, DenseTensor):
             return replace(self._stored(packed), rounds=True)
         if role == "tied_embedding" and tensor.rounded_from is not None:
