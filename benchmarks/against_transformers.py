@@ -105,7 +105,7 @@ def check(oracle: Oracle, engine: Engine, prompts: dict[str, Prompt]) -> dict[st
     found = {"logits": float(np.abs(engine.prompt_logits(text) - reference).max())}
     for name in ("vision 448x448 16x", "vision 448x448 4x"):
         features = reference_features(oracle, prompts[name])
-        ours = np.concatenate([engine.model.ops.to_numpy(f) for f in engine.runner.encode(prompts[name].views)])
+        ours = np.concatenate([engine.model.backend.to_numpy(f) for f in engine.runner.encode(prompts[name].views)])
         found[name] = float(np.linalg.norm(ours - features) / np.linalg.norm(features))
     limits = {"logits": 2e-3}
     bad = {name: value for name, value in found.items() if value > limits.get(name, 1e-4)}
@@ -183,7 +183,7 @@ def machine(engine: Engine) -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        **{f"native {key}": value for key, value in engine.model.ops.describe().items()},
+        **{f"native {key}": value for key, value in engine.model.backend.describe().items()},
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import MiniCPMV4_6Config, MiniCPMV4_6ForConditionalGeneration
 
-from pocketvlm.backends.ops import Ops
+from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.config import ModelConfig
 from pocketvlm.model import MiniCPMV, tensor_roles
 from pocketvlm.quantize import quantized
@@ -133,7 +133,7 @@ def stored(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> DenseTensor:
     return DenseTensor(name, kind, tensor.to(dtype).numpy())  # type: ignore[arg-type]
 
 
-def make_network(oracle: Oracle, ops: Ops) -> MiniCPMV:
+def make_network(oracle: Oracle, ops: AnyBackend) -> MiniCPMV:
     """The network of an oracle on a backend, its weights stored as the backend's scheme says."""
     return MiniCPMV(oracle.config, ops, quantized(oracle.tensors, tensor_roles(oracle.config), ops.scheme))
 
@@ -148,7 +148,7 @@ def make_prompt(
 ) -> Prompt:
     """Random ids with one run of placeholders per view of `sizes` (rows, cols) and `text` ids around each.
 
-    There is a mark behind each view. video: the views are pictures of a video.
+    There is a cache breakpoint after each view. video: the views are pictures of a video.
     """
     placeholder = config.video_token_id if video else config.image_token_id
     random = np.random.default_rng(seed)

@@ -141,7 +141,7 @@ def weight_errors(ours: Ours, tensors: Mapping[str, DenseTensor], files: Mapping
         for name, part in codes.parts.items():
             packed = pack(runtime, matrices[name])
             values = np.empty(part.shape, np.float32)
-            runtime.coded_embed(packed.handle, np.arange(len(values), dtype=np.int32), values)
+            runtime.quantized_embed(packed.handle, np.arange(len(values), dtype=np.int32), values)
             labels = [f"pocketvlm {weights} as a whole"] + [f"pocketvlm {weights} codes"] * (packed.bits == bits)
             for label in labels:
                 codes.add(label, name, values, packed.nbytes)

@@ -13,7 +13,8 @@ from inputs import PATCH, VIEW, random_ids, random_patches, view_tokens
 from numpy.typing import NDArray
 
 from pocketvlm.backends import native
-from pocketvlm.backends.native.operations import Matrix, NativeOps, Tied
+from pocketvlm.backends.native import NativeBackend
+from pocketvlm.backends.native.matrices import Matrix, Tied
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
 from pocketvlm.backends.options import choose
 from pocketvlm.config import ModelConfig
@@ -74,14 +75,14 @@ class Ours:
     def on(self, isa: str) -> Ours:
         """The same weights on another instruction set: the packed layout is the same for all."""
         other, model = copy.copy(self), copy.copy(self.engine.model)
-        model.ops = native.create(self.ops._native.threads, isa, scheme=self._scheme)
+        model.backend = native.create(self.ops._native.threads, isa, scheme=self._scheme)
         other.engine = Engine(model)
         return other
 
     @property
-    def ops(self) -> NativeOps:
+    def ops(self) -> NativeBackend:
         """The backend."""
-        return self.engine.model.ops  # type: ignore[return-value]
+        return self.engine.model.backend  # type: ignore[return-value]
 
     def logits(self, ids: list[int]) -> Floats:
         """Logits [ids, vocab]."""
@@ -136,7 +137,8 @@ class Ours:
         """Bytes that a token has to read: every matrix of the language model, its state, and keys and values."""
         config, weights = self.config.text, self.engine.model.weights
         matrices = _nbytes(weights.layers) + _nbytes(weights.norm) + _nbytes(weights.embed_tokens)
-        return matrices + slot_bytes(config) + depth * page_bytes(config, 1)
+        itemsize = self.ops.state_dtype.itemsize
+        return matrices + slot_bytes(config, itemsize) + depth * page_bytes(config, 1, itemsize)
 
 
 def _nbytes(value: Any) -> int:
@@ -159,7 +161,7 @@ def _nbytes(value: Any) -> int:
 class Bandwidth:
     """What this machine reads from memory, measured again whenever it is asked."""
 
-    def __init__(self, ops: NativeOps, mebibytes: int = 512) -> None:
+    def __init__(self, ops: NativeBackend, mebibytes: int = 512) -> None:
         self._ops = ops
         self._data = np.random.default_rng(0).standard_normal(mebibytes << 18, dtype=np.float32)
 

@@ -35,7 +35,7 @@ Floats = NDArray[np.float32]
 def our_features(engine: Engine, mode: str) -> Floats:
     """Features of the image that the worker makes of SEED."""
     view = View(random_patches(SEED), SIDE, SIDE, mode, 0, view_tokens(mode), digest="")  # type: ignore[arg-type]
-    return engine.model.ops.to_numpy(engine.runner.encode((view,))[0])
+    return engine.model.backend.to_numpy(engine.runner.encode((view,))[0])
 
 
 def report(what: str, theirs: Floats, ours: Floats) -> float:

@@ -51,6 +51,25 @@ void linear(Runtime& runtime, nb::handle x, nb::handle weight, bool bf16, nb::ha
         Reads{w.data(), inputs * outputs * (bf16 ? 2 : 4)});
 }
 
+void add_low_rank(Runtime& runtime, nb::handle x, nb::handle rows, nb::handle a, nb::handle b, float scale, nb::handle out) {
+    const Floats in(x, "x"), down(a, "a"), up(b, "b");
+    in.shaped(-1, -1);
+    down.shaped(-1, in.dim(1));
+    up.shaped(down.dim(0), -1);
+    const Ints chosen(rows, "rows");
+    chosen.shaped(-1);
+    const Output y(out, "out");
+    y.shaped(in.dim(0), up.dim(1));
+    const LowRank args{in.data(), chosen.data(), down.data(), up.data(), y.data(), chosen.size(), in.dim(1), up.dim(1), down.dim(0), scale};
+    runtime.operate(args.count * args.rank * (args.inputs + args.outputs),
+                    [args, height = in.dim(0)](Pool& pool, const Kernels& kernels) {
+                        check_indices(args.rows, args.count, "rows", height);
+                        for (int64_t i = 1; i < args.count; ++i)
+                            if (args.rows[i] <= args.rows[i - 1]) refuse("rows[" + std::to_string(i) + "] must be greater than the row before");
+                        kernels.add_low_rank(pool, args);
+                    });
+}
+
 void embed_rows(Runtime& runtime, nb::handle table, bool bf16, nb::handle ids, nb::handle out) {
     const Matrix t(table, bf16);
     const Ints rows(ids, "ids");
@@ -174,6 +193,7 @@ void bind_dense(nb::class_<Runtime>& runtime) {
     runtime
         .def("linear", &linear, nb::arg("x"), nb::arg("weight"), nb::arg("bf16"), nb::arg("bias").none(), nb::arg("residual").none(),
              nb::arg("activation"), nb::arg("fast"), nb::arg("out"))
+        .def("add_low_rank", &add_low_rank)
         .def("embed", &embed_rows)
         .def("take", &take)
         .def("put", &put)

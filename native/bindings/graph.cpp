@@ -18,7 +18,7 @@ void Graph::run(Pool& pool, const Kernels& kernels) const {
 }
 
 void Runtime::begin_capture() {
-    if (graph_) refuse("a program is being recorded already");
+    if (graph_) refuse("a capture has begun already");
     graph_ = std::make_unique<Graph>();
     capturing_ = std::this_thread::get_id();
 }

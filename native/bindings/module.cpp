@@ -51,7 +51,7 @@ NB_MODULE(_native, m) {
         for (const InstructionSet* set : usable_instruction_sets()) names.emplace_back(set->name);
         return names;
     });
-    nb::class_<Graph>(m, "Program").def("__len__", &Graph::size);
+    nb::class_<Graph>(m, "Graph").def("__len__", &Graph::size);
     nb::class_<Runtime> runtime(m, "Runtime");
     runtime.def(nb::init<int, const std::string&>(), nb::arg("threads"), nb::arg("isa"))
         .def_prop_ro("threads", &Runtime::threads)
@@ -64,9 +64,9 @@ NB_MODULE(_native, m) {
 #endif
             },
             "Give memory that was freed back to the system (with glibc; elsewhere nothing).")
-        .def("record", &Runtime::begin_capture, "From now on operations of this thread go into a program.")
-        .def("recorded", &Runtime::end_capture, "End record() and return the program.")
-        .def("replay", &Runtime::replay, nb::arg("program"), "Run a program's operations again, on the same memory.")
+        .def("begin_capture", &Runtime::begin_capture, "Capture the operations of this thread from now on.")
+        .def("end_capture", &Runtime::end_capture, "End the capture and return its graph.")
+        .def("replay", &Runtime::replay, nb::arg("graph"), "Run the operations of a graph again, on the same memory.")
         .def("poison", &Runtime::poison, nb::arg("on"), "For tests: scratch memory starts as NaN in every operation.");
     runtime
         .def(

@@ -93,8 +93,8 @@ class PackedMatrix {
         weights_.packed = packed_.data();
         weights_.row_scale = row_scale_.data();
         if (!codebook.is_none()) {
-            if (bits == 8) refuse("8-bit codes have no table");
-            codebook_.emplace(codebook, "table");
+            if (bits == 8) refuse("8-bit codes have no codebook");
+            codebook_.emplace(codebook, "codebook");
             const bool wide = codebook_->dims() == 2;
             wide ? codebook_->shaped(2, 16) : codebook_->shaped(16);
             set_codebook(weights_, codebook_->data());
@@ -113,7 +113,7 @@ class PackedMatrix {
         if (group_scale.is_none()) refuse("groups need a group_scale");
         const int64_t groups = weights_.groups();
         weights_.group_scale = group_scale_.emplace(group_scale, scale_factor, span, tiles, groups, "group_scale").numbers();
-        weights_.group_bias = group_bias_.emplace(group_bias, bias_factor, span, tiles, groups, "group_minimum").numbers();
+        weights_.group_bias = group_bias_.emplace(group_bias, bias_factor, span, tiles, groups, "group_bias").numbers();
         if (!zero_points.is_none()) {
             if (zero) refuse("zero points are those of groups or one for all, not both");
             weights_.zero_points = zero_points_.emplace(zero_points, "zero_points").shaped(tiles, groups, tile_outputs).data();
@@ -204,9 +204,9 @@ void quantize(Runtime& runtime, nb::handle weight, bool bf16, int bits, int64_t 
     if (group) groups.emplace(group_scale, "group_scale").shaped(tiles, args.to.groups(), tile_outputs);
     std::optional<Bytes> values;
     if (bits == 4) {
-        values.emplace(codebook, "table").shaped(16);
+        values.emplace(codebook, "codebook").shaped(16);
         for (int i = 1; i < 16; ++i)
-            if (values->data()[i] <= values->data()[i - 1]) refuse("the values of a table must rise");
+            if (values->data()[i] <= values->data()[i - 1]) refuse("the values of a codebook must rise");
         set_codebook(args.to, values->data());
     }
     args.to.packed = bytes.data();
@@ -218,21 +218,21 @@ void quantize(Runtime& runtime, nb::handle weight, bool bf16, int bits, int64_t 
 }  // namespace
 
 void bind_quantized(nb::module_& module, nb::class_<Runtime>& runtime) {
-    nb::class_<PackedMatrix>(module, "CodedMatrix")
+    nb::class_<PackedMatrix>(module, "QuantizedMatrix")
         .def(nb::init<int, int64_t, int64_t, int64_t, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
                       int64_t, nb::handle, int, nb::handle>(),
              nb::arg("bits"), nb::arg("group"), nb::arg("inputs"), nb::arg("outputs"), nb::arg("codes"), nb::arg("group_scale").none(),
-             nb::arg("group_minimum").none(), nb::arg("row_scale"), nb::arg("table").none(), nb::arg("scale_factor") = nb::none(),
+             nb::arg("group_bias").none(), nb::arg("row_scale"), nb::arg("codebook").none(), nb::arg("scale_factor") = nb::none(),
              nb::arg("bias_factor") = nb::none(), nb::arg("span") = 1, nb::arg("zero_points") = nb::none(), nb::arg("zero") = 0,
              nb::arg("permutation") = nb::none())
         .def_prop_ro("inputs", &PackedMatrix::inputs)
         .def_prop_ro("outputs", &PackedMatrix::outputs);
     runtime
-        .def("coded_linear", &quantized_linear, nb::arg("x"), nb::arg("weights"), nb::arg("biases"), nb::arg("residuals"), nb::arg("outs"),
+        .def("quantized_linear", &quantized_linear, nb::arg("x"), nb::arg("weights"), nb::arg("biases"), nb::arg("residuals"), nb::arg("outs"),
              nb::arg("activation"))
-        .def("coded_embed", &quantized_embed)
-        .def("encode", &quantize, nb::arg("weight"), nb::arg("bf16"), nb::arg("bits"), nb::arg("group"), nb::arg("codes"),
-             nb::arg("group_scale").none(), nb::arg("row_scale"), nb::arg("table").none());
+        .def("quantized_embed", &quantized_embed)
+        .def("quantize", &quantize, nb::arg("weight"), nb::arg("bf16"), nb::arg("bits"), nb::arg("group"), nb::arg("codes"),
+             nb::arg("group_scale").none(), nb::arg("row_scale"), nb::arg("codebook").none());
 }
 
 }  // namespace pocketvlm

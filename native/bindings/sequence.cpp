@@ -22,25 +22,34 @@ void check_offsets(const int32_t* p, int64_t n, int64_t rows) {
 
 // The parts of a Batch that recurrent operations use. Contents are checked at each run: a replayed operation sees new ones.
 struct Slots {
-    Slots(const Ints& offsets_, const Ints& context_lens_, const Ints& slots_, int64_t rows_, int64_t limit_)
-        : offsets(offsets_.shaped(-1).data()), context_lens(context_lens_.data()), slots(slots_.data()), sequences(offsets_.size() - 1),
-          rows(rows_), limit(limit_) {
+    Slots(const Ints& offsets_, const Ints& context_lens_, const Ints& read_, const Ints& write_, int64_t rows_, int64_t limit_)
+        : offsets(offsets_.shaped(-1).data()), context_lens(context_lens_.data()), read(read_.data()), write(write_.data()),
+          sequences(offsets_.size() - 1), rows(rows_), limit(limit_) {
         context_lens_.shaped(sequences);
-        slots_.shaped(sequences);
+        read_.shaped(sequences);
+        write_.shaped(sequences);
     }
 
     void check() const {
         check_offsets(offsets, sequences + 1, rows);
         for (int64_t s = 0; s < sequences; ++s) {
-            if (context_lens[s] < 0) refuse(at("batch.context", s) + " is negative");
-            if (slots[s] < 0 || slots[s] >= limit)
-                refuse(at("batch.slots", s) + " is " + std::to_string(slots[s]) + ", but the state has " + std::to_string(limit) + " slots");
+            if (context_lens[s] < 0) refuse(at("context_lens", s) + " is negative");
+            check_slot("read_slots", read, s);
+            check_slot("write_slots", write, s);
             for (int64_t t = 0; t < s; ++t)
-                if (slots[t] == slots[s]) refuse(at("batch.slots", s) + " is the slot of another sequence of the batch too");
+                if (write[t] == write[s]) refuse(at("write_slots", s) + " is the slot of another sequence of the batch too");
         }
+        for (int64_t s = 0; s < sequences; ++s)
+            for (int64_t t = 0; t < sequences; ++t)
+                if (t != s && write[t] == read[s]) refuse(at("read_slots", s) + " is a slot that another sequence of the batch writes");
     }
 
-    const int32_t *offsets, *context_lens, *slots;
+    void check_slot(const char* name, const int32_t* slots, int64_t s) const {
+        if (slots[s] < 0 || slots[s] >= limit)
+            refuse(at(name, s) + " is " + std::to_string(slots[s]) + ", but the state has " + std::to_string(limit) + " slots");
+    }
+
+    const int32_t *offsets, *context_lens, *read, *write;
     int64_t sequences, rows, limit;
 };
 
@@ -50,13 +59,13 @@ struct Pages {
         : offsets(offsets_.shaped(-1).data()), context_lens(context_lens_.data()), pages(pages_.data()), sequences(offsets_.size() - 1),
           table_width(pages_.shaped(sequences, -1).dim(1)), rows(rows_), limit(limit_), page_size(page_size_) {
         context_lens_.shaped(sequences);
-        if (page_size < 1) refuse("batch.page_size must be positive");
+        if (page_size < 1) refuse("page_size must be positive");
     }
 
     void check() const {
         check_offsets(offsets, sequences + 1, rows);
         for (int64_t s = 0; s < sequences; ++s) {
-            if (context_lens[s] < 0) refuse(at("batch.context", s) + " is negative");
+            if (context_lens[s] < 0) refuse(at("context_lens", s) + " is negative");
             const int64_t length = static_cast<int64_t>(context_lens[s]) + offsets[s + 1] - offsets[s];
             const int64_t used = (length + page_size - 1) / page_size;
             if (used > table_width)
@@ -65,23 +74,19 @@ struct Pages {
             for (int64_t i = 0; i < used; ++i) {
                 const int32_t page = pages[s * table_width + i];
                 if (page < 0 || page >= limit)
-                    refuse("batch.pages[" + std::to_string(s) + ", " + std::to_string(i) + "] is " + std::to_string(page) +
+                    refuse("pages[" + std::to_string(s) + ", " + std::to_string(i) + "] is " + std::to_string(page) +
                            ", but there are " + std::to_string(limit) + " pages");
             }
         }
     }
 
-    // The row of the cache that each row of the batch, at its position, is written to.
-    std::vector<int32_t> cache_rows(const int32_t* positions) const {
+    // The row of the cache that each row of the batch is written to.
+    std::vector<int32_t> cache_rows() const {
         std::vector<int32_t> found(static_cast<std::size_t>(rows));
         for (int64_t s = 0; s < sequences; ++s)
-            for (int64_t r = offsets[s], t = context_lens[s]; r < offsets[s + 1]; ++r, ++t) {
-                if (positions[r] != t)
-                    refuse(at("batch.positions", r) + " is " + std::to_string(positions[r]) + ", but context and offsets say " +
-                           std::to_string(t));
+            for (int64_t r = offsets[s], t = context_lens[s]; r < offsets[s + 1]; ++r, ++t)
                 found[static_cast<std::size_t>(r)] =
                     static_cast<int32_t>(pages[s * table_width + t / page_size] * page_size + t % page_size);
-            }
         return found;
     }
 
@@ -90,8 +95,8 @@ struct Pages {
 };
 
 void attention_inputs(Runtime& runtime, nb::handle query_gate, nb::handle key, nb::handle value, nb::handle q_norm, nb::handle k_norm,
-                      nb::handle frequencies, nb::handle keys, nb::handle values, nb::handle offsets, nb::handle positions,
-                      nb::handle context_lens, nb::handle pages, int64_t page_size, float eps, nb::handle query, nb::handle gate) {
+                      nb::handle frequencies, nb::handle axes, nb::handle keys, nb::handle values, nb::handle rotary_positions,
+                      nb::handle offsets, nb::handle context_lens, nb::handle pages, int64_t page_size, float eps, nb::handle query, nb::handle gate) {
     const Output k_cache(keys, "keys"), v_cache(values, "values");
     k_cache.shaped(-1, page_size, -1, -1);
     const int64_t limit = k_cache.dim(0), kv_heads = k_cache.dim(2), d = k_cache.dim(3);
@@ -108,19 +113,26 @@ void attention_inputs(Runtime& runtime, nb::handle query_gate, nb::handle key, n
     kn.shaped(d);
     freq.shaped(-1);
     if (2 * freq.size() > d) refuse("rotary_dim is greater than head_dim");
-    const Ints places(positions, "batch.positions");
-    places.shaped(rows);
-    const Ints bounds(offsets, "batch.offsets"), before(context_lens, "batch.context"), table(pages, "batch.pages");
+    const Ints positions(rotary_positions, "rotary_positions");
+    const int64_t kinds = positions.dims() == 1 ? 1 : positions.dim(0);
+    if (positions.dims() == 1)
+        positions.shaped(rows);
+    else
+        positions.shaped(3, rows);
+    const Ints axis(axes, "axes");
+    axis.shaped(freq.size());
+    check_indices(axis.data(), axis.size(), "axes", kinds);
+    const Ints bounds(offsets, "offsets"), before(context_lens, "context_lens"), table(pages, "pages");
     const Pages batch(bounds, before, table, rows, limit, page_size);
     const Output q_out(query, "query"), g_out(gate, "gate");
     q_out.shaped(rows, heads, d);
     g_out.shaped(rows, heads * d);
     const AttentionInputs args{qg.data(), k.data(), v.data(), qn.data(), kn.data(), freq.data(), k_cache.data(), v_cache.data(),
-                               places.data(), nullptr, q_out.data(), g_out.data(), rows, heads, kv_heads, d,
+                               positions.data(), axis.data(), nullptr, q_out.data(), g_out.data(), rows, heads, kv_heads, d,
                                2 * freq.size(), eps};
     runtime.operate(4 * qg.size(), [args, batch](Pool& pool, const Kernels& kernels) {
         batch.check();
-        const std::vector<int32_t> cache_rows = batch.cache_rows(args.positions);
+        const std::vector<int32_t> cache_rows = batch.cache_rows();
         AttentionInputs now = args;
         now.cache_rows = cache_rows.data();
         kernels.attention_inputs(pool, now);
@@ -137,7 +149,7 @@ void attention(Runtime& runtime, nb::handle query, nb::handle keys, nb::handle v
     v.shaped(k.dim(0), page_size, kv_heads, d);
     if (kv_heads == 0 || heads % kv_heads)
         refuse(std::to_string(heads) + " heads are no multiple of " + std::to_string(kv_heads) + " kv heads");
-    const Ints bounds(offsets, "batch.offsets"), before(context_lens, "batch.context"), table(pages, "batch.pages");
+    const Ints bounds(offsets, "offsets"), before(context_lens, "context_lens"), table(pages, "pages");
     const Pages batch(bounds, before, table, rows, k.dim(0), page_size);
     const Output y(out, "out");
     y.shaped(rows, heads * d);
@@ -170,7 +182,7 @@ void attention_views(Runtime& runtime, nb::handle query, nb::handle key, nb::han
 }
 
 void conv_silu(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle state, nb::handle offsets, nb::handle context_lens,
-               nb::handle slots, nb::handle out) {
+               nb::handle read_slots, nb::handle write_slots, nb::handle out) {
     const Floats in(x, "x"), w(weight, "weight");
     in.shaped(-1, -1);
     const int64_t rows = in.dim(0), channels = in.dim(1);
@@ -179,11 +191,12 @@ void conv_silu(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle sta
     if (taps < 1 || taps > most_taps) refuse("weight must have 1 to " + std::to_string(most_taps) + " taps, not " + std::to_string(taps));
     const Output window(state, "state");
     window.shaped(-1, taps - 1, channels);
-    const Ints bounds(offsets, "batch.offsets"), before(context_lens, "batch.context"), places(slots, "batch.slots");
-    const Slots batch(bounds, before, places, rows, window.dim(0));
+    const Ints bounds(offsets, "offsets"), before(context_lens, "context_lens");
+    const Ints from(read_slots, "read_slots"), to(write_slots, "write_slots");
+    const Slots batch(bounds, before, from, to, rows, window.dim(0));
     const Output y(out, "out");
     y.shaped(rows, channels);
-    const ConvSilu args{in.data(), w.data(), window.data(), batch.offsets, batch.context_lens, batch.slots, y.data(),
+    const ConvSilu args{in.data(), w.data(), window.data(), batch.offsets, batch.context_lens, batch.read, batch.write, y.data(),
                         batch.sequences, channels, taps};
     runtime.operate(4 * y.size(), [args, batch](Pool& pool, const Kernels& kernels) {
         batch.check();
@@ -192,8 +205,8 @@ void conv_silu(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle sta
 }
 
 void gated_delta_rule(Runtime& runtime, nb::handle mixed, nb::handle b, nb::handle a, nb::handle a_log, nb::handle dt_bias,
-                      nb::handle state, nb::handle offsets, nb::handle context_lens, nb::handle slots, int64_t key_heads, int64_t value_heads,
-                      int64_t key_dim, int64_t value_dim, nb::handle out) {
+                      nb::handle state, nb::handle offsets, nb::handle context_lens, nb::handle read_slots, nb::handle write_slots,
+                      int64_t key_heads, int64_t value_heads, int64_t key_dim, int64_t value_dim, nb::handle out) {
     if (key_heads < 1 || value_heads < 1 || key_dim < 1 || value_dim < 1 || value_heads % key_heads)
         refuse("value_heads must be a multiple of key_heads, and all sizes positive");
     const Floats in(mixed, "mixed"), gate_b(b, "b"), gate_a(a, "a"), log(a_log, "a_log"), bias(dt_bias, "dt_bias");
@@ -205,12 +218,13 @@ void gated_delta_rule(Runtime& runtime, nb::handle mixed, nb::handle b, nb::hand
     bias.shaped(value_heads);
     const Output memory(state, "state");
     memory.shaped(-1, value_heads, key_dim, value_dim);
-    const Ints bounds(offsets, "batch.offsets"), before(context_lens, "batch.context"), places(slots, "batch.slots");
-    const Slots batch(bounds, before, places, rows, memory.dim(0));
+    const Ints bounds(offsets, "offsets"), before(context_lens, "context_lens");
+    const Ints from(read_slots, "read_slots"), to(write_slots, "write_slots");
+    const Slots batch(bounds, before, from, to, rows, memory.dim(0));
     const Output y(out, "out");
     y.shaped(rows, value_heads * value_dim);
     const DeltaRule args{in.data(), gate_b.data(), gate_a.data(), log.data(), bias.data(), memory.data(), batch.offsets,
-                         batch.context_lens, batch.slots, y.data(), batch.sequences, key_heads, value_heads, key_dim, value_dim};
+                         batch.context_lens, batch.read, batch.write, y.data(), batch.sequences, key_heads, value_heads, key_dim, value_dim};
     runtime.operate(3 * rows * value_heads * key_dim * value_dim, [args, batch](Pool& pool, const Kernels& kernels) {
         batch.check();
         kernels.gated_delta_rule(pool, args);

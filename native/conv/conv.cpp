@@ -20,19 +20,21 @@ inline void put(float* p, Vec v, int64_t n) {
 // The only row of a sequence, channels [begin, end).
 inline void conv_row(const ConvSilu& a, int64_t sequence, int64_t begin, int64_t end) {
     const int64_t past = a.taps - 1, row = a.offsets[sequence] * a.channels;
-    float* state = a.state + a.slots[sequence] * past * a.channels;
+    const float* before = a.state + a.read_slots[sequence] * past * a.channels;
+    float* after = a.state + a.write_slots[sequence] * past * a.channels;
     const bool fresh = a.context_lens[sequence] == 0;
     for (int64_t c = begin; c < end; c += W) {
         const int64_t n = min(W, end - c);
         const Vec x = get(a.x + row + c, n);
         Vec total = zero();
         for (int64_t j = 0; j < past; ++j) {
-            float* at = state + j * a.channels + c;
-            total = fma(get(a.weight + j * a.channels + c, n), fresh ? zero() : get(at, n), total);
+            const float* from = before + j * a.channels + c;
+            float* to = after + j * a.channels + c;
+            total = fma(get(a.weight + j * a.channels + c, n), fresh ? zero() : get(from, n), total);
             if (j + 1 == past)
-                put(at, x, n);
+                put(to, x, n);
             else
-                put(at, fresh ? zero() : get(at + a.channels, n), n);
+                put(to, fresh ? zero() : get(from + a.channels, n), n);
         }
         total = fma(get(a.weight + past * a.channels + c, n), x, total);
         put(a.out + row + c, silu(total), n);
@@ -57,7 +59,7 @@ inline void conv_block(const ConvSilu& a, int64_t sequence, int64_t first, int64
         }
     }
     if (last < rows) return;
-    float* state = a.state + a.slots[sequence] * past * a.channels;
+    float* state = a.state + a.write_slots[sequence] * past * a.channels;
     for (int64_t j = 0; j < past; ++j) copy(state + j * a.channels + begin, input(rows - past + j) + begin, end - begin);
 }
 
@@ -79,7 +81,7 @@ void conv_silu(Pool& pool, const ConvSilu& a) {
                 if (a.context_lens[s] == 0)
                     clear(to, end - begin);
                 else
-                    copy(to, a.state + a.slots[s] * window + j * a.channels + begin, end - begin);
+                    copy(to, a.state + a.read_slots[s] * window + j * a.channels + begin, end - begin);
             }
         });
     });

@@ -10,7 +10,7 @@ constexpr int64_t most_taps = 16;
 struct ConvSilu {
     const float *x, *weight;  // [rows, channels], [taps, channels]
     float* state;             // [slots, taps - 1, channels]
-    const int32_t *offsets, *context_lens, *slots;
+    const int32_t *offsets, *context_lens, *read_slots, *write_slots;
     float* out;  // [rows, channels]
     int64_t sequences, channels, taps;
 };

@@ -26,7 +26,9 @@ struct Head {
     const float* key(int64_t r) const { return query(r) + a.key_heads * a.key_dim; }
     const float* value(int64_t r) const { return a.mixed + (first + r) * stride() + 2 * a.key_heads * a.key_dim + head * a.value_dim; }
     float* out(int64_t r) const { return a.out + ((first + r) * a.value_heads + head) * a.value_dim; }
-    float* state() const { return a.state + (a.slots[sequence] * a.value_heads + head) * a.key_dim * a.value_dim; }
+    float* state(const int32_t* slots) const { return a.state + (slots[sequence] * a.value_heads + head) * a.key_dim * a.value_dim; }
+    const float* state_before() const { return state(a.read_slots); }
+    float* state_after() const { return state(a.write_slots); }
     int64_t stride() const { return 2 * a.key_heads * a.key_dim + a.value_heads * a.value_dim; }
 
     // The rows of one head are far apart: prefetch those of the next chunk while this one is computed.
@@ -211,21 +213,23 @@ inline void run_head(const Head& h) {
     const int64_t kd = a.key_dim, vd = a.value_dim, vw = h.value_width;
     const bool fresh = a.context_lens[h.sequence] == 0, in_place = h.rows <= short_run && vw == vd;
     const ChunkScratch s = lay_out(h);
-    float* state = in_place ? h.state() : s.state;
+    float* state = in_place ? h.state_after() : s.state;
     if (fresh) {
         clear(state, kd * vw);
     } else if (!in_place) {
         for (int64_t i = 0; i < kd; ++i) {
-            copy(state + i * vw, h.state() + i * vd, vd);
+            copy(state + i * vw, h.state_before() + i * vd, vd);
             clear(state + i * vw + vd, vw - vd);
         }
+    } else if (h.state_before() != state) {
+        copy(state, h.state_before(), kd * vd);
     }
     if (h.rows <= short_run)
         for (int64_t r = 0; r < h.rows; ++r) step_row(state, h, r, s.q);
     else
         for (int64_t r = 0; r < h.rows; r += chunk) run_chunk(h, s, r, min(chunk, h.rows - r));
     if (!in_place)
-        for (int64_t i = 0; i < kd; ++i) copy(h.state() + i * vd, state + i * vw, vd);
+        for (int64_t i = 0; i < kd; ++i) copy(h.state_after() + i * vd, state + i * vw, vd);
 }
 
 }  // namespace

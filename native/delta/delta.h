@@ -10,7 +10,7 @@ struct DeltaRule {
     const float *b, *a;            // [rows, value_heads]
     const float *a_log, *dt_bias;  // [value_heads]
     float* state;                  // [slots, value_heads, key_dim, value_dim]
-    const int32_t *offsets, *context_lens, *slots;
+    const int32_t *offsets, *context_lens, *read_slots, *write_slots;
     float* out;  // [rows, value_heads * value_dim]
     int64_t sequences, key_heads, value_heads, key_dim, value_dim;
 };

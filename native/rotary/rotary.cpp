@@ -37,7 +37,8 @@ void attention_inputs(Pool& pool, const AttentionInputs& a) {
         float *cosine = pool.scratch(worker), *sine = cosine + half;
         for (int64_t r = task * 4; r < min(a.rows, task * 4 + 4); ++r) {
             for (int64_t i = 0; i < half; ++i) {
-                const float angle = static_cast<float>(a.positions[r]) * a.frequencies[i];
+                const int32_t position = a.positions[a.axes[i] * a.rows + r];
+                const float angle = static_cast<float>(position) * a.frequencies[i];
                 cosine[i] = __builtin_cosf(angle);
                 sine[i] = __builtin_sinf(angle);
             }

@@ -5,6 +5,7 @@
 #include "conv/conv.h"
 #include "delta/delta.h"
 #include "linear/linear.h"
+#include "lowrank/lowrank.h"
 #include "norm/norm.h"
 #include "pointwise/pointwise.h"
 #include "quantized/quantized.h"
@@ -23,6 +24,7 @@ struct Kernels {
     void (*attention_inputs)(Pool&, const AttentionInputs&);
     void (*conv_silu)(Pool&, const ConvSilu&);
     void (*gated_delta_rule)(Pool&, const DeltaRule&);
+    void (*add_low_rank)(Pool&, const LowRank&);
 
     // Integer products, and the microbenchmarks. `quantized_linear` takes `count` products of the same rows; `quantize` rounds
     // to nearest. Each microbenchmark returns how many bytes it reads, or how many multiplications and additions it does.

@@ -1,8 +1,8 @@
 """The extension module, for `pocketvlm.backends.native` alone.
 
 Arrays are C-contiguous NumPy arrays. The module checks data types, shapes and indices and raises ValueError. The caller
-allocates outputs, which may contain any values before. offsets, context, pages, slots and positions
-are those of a `Batch` (backends/ops.py).
+allocates outputs, which may contain any values before. offsets, context_lens, pages, rotary_positions,
+read_slots and write_slots are those of a `Batch` or `SubBatch` (backends/batch.py).
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ _Matrix = NDArray[np.float32] | NDArray[np.uint16]  # float32, or bfloat16 as it
 def usable_isas() -> list[str]:
     """Instruction sets that this build contains and this machine runs, in order of preference, the best last."""
 
-class CodedMatrix:
+class QuantizedMatrix:
     """A quantized matrix, packed; it holds references to its arrays. native/quantized/quantized.h explains the layout.
 
     T = ceil(outputs / 16) packed tiles; depth: the inputs, padded to whole groups (without groups to a multiple of 16).
@@ -33,9 +33,9 @@ class CodedMatrix:
         outputs: int,
         codes: _Bytes,
         group_scale: _Numbers | None,
-        group_minimum: _Numbers | None,
+        group_bias: _Numbers | None,
         row_scale: _Floats,
-        table: _Bytes | None,
+        codebook: _Bytes | None,
         scale_factor: _Float16 | None = None,
         bias_factor: _Float16 | None = None,
         span: int = 1,
@@ -45,10 +45,10 @@ class CodedMatrix:
     ) -> None:
         """bits: 4 or 8. group: inputs that share a scale, a multiple of 8; 0 with 8 bits: only a scale for each row.
 
-        codes: packed codes [T, depth * bits / 32, 64]. group_scale, group_minimum (added to scale * value):
+        codes: packed codes [T, depth * bits / 32, 64]. group_scale, group_bias (added to scale * value):
         [T, depth / group, 16]; those in int8 are multiplied with scale_factor and bias_factor, float16 numbers
-        [T, ceil(groups / span), 16] of span groups each, a power of two. row_scale: [T * 16]. table: [16], value + 128
-        of each 4-bit code, or [2, 16], the high and low part of 256 * high + low, each + 128; None: code - 8.
+        [T, ceil(groups / span), 16] of span groups each, a power of two. row_scale: [T * 16]. codebook: [16], value +
+        128 of each 4-bit code, or [2, 16], the high and low part of 256 * high + low, each + 128; None: code - 8.
         zero_points: [T, depth / group, 16], subtracted from a value before it is scaled, or one `zero` for all.
         permutation: [inputs], the input that each column multiplies.
         """
@@ -58,8 +58,8 @@ class CodedMatrix:
     @property
     def outputs(self) -> int: ...
 
-class Program:
-    """A captured graph: the operations between record() and recorded(), for replay on the same memory."""
+class Graph:
+    """A captured graph: the operations between begin_capture() and end_capture(), for replay on the same memory."""
 
     def __len__(self) -> int:
         """The number of operations."""
@@ -81,13 +81,13 @@ class Runtime:
     def poison(self, on: bool) -> None:
         """For tests: scratch memory starts as NaN in every operation."""
 
-    def record(self) -> None:
+    def begin_capture(self) -> None:
         """Capture the operations of this thread from now on. Raises ValueError if a capture has begun already."""
 
-    def recorded(self) -> Program:
+    def end_capture(self) -> Graph:
         """End the capture and return the graph."""
 
-    def replay(self, program: Program) -> None:
+    def replay(self, graph: Graph) -> None:
         """Run the operations of a graph again, on the same memory."""
 
     def read_memory(self, data: _Floats) -> None:
@@ -113,10 +113,10 @@ class Runtime:
         fast: x may be rounded to bfloat16.
         """
 
-    def coded_linear(
+    def quantized_linear(
         self,
         x: _Floats,
-        weights: list[CodedMatrix],
+        weights: list[QuantizedMatrix],
         biases: list[_Floats | None],
         residuals: list[_Floats | None],
         outs: list[_Floats],
@@ -124,10 +124,10 @@ class Runtime:
     ) -> None:
         """`linear` of x with 1 to 8 quantized matrices. `biases` and `residuals` may be shorter than `weights`."""
 
-    def coded_embed(self, table: CodedMatrix, ids: _Ints, out: _Floats, /) -> None:
+    def quantized_embed(self, table: QuantizedMatrix, ids: _Ints, out: _Floats, /) -> None:
         """out [n, inputs] = rows ids [n] of a quantized matrix."""
 
-    def encode(
+    def quantize(
         self,
         weight: _Matrix,
         bf16: bool,
@@ -136,11 +136,17 @@ class Runtime:
         codes: _Bytes,
         group_scale: _Float16 | None,
         row_scale: _Floats,
-        table: _Bytes | None,
+        codebook: _Bytes | None,
     ) -> None:
-        """Round weight [outputs, inputs] to nearest and write codes and scales, of the shapes that CodedMatrix expects.
+        """Round weight [outputs, inputs] to nearest and write codes and scales, shaped as for QuantizedMatrix.
 
-        table: [16] with rising values for 4 bits, None for 8.
+        codebook: [16] with rising values for 4 bits, None for 8.
+        """
+
+    def add_low_rank(self, x: _Floats, rows: _Ints, a: _Floats, b: _Floats, scale: float, out: _Floats, /) -> None:
+        """out[rows] += scale * x[rows] @ a.T @ b, in place, each row alone: x [height, inputs], rows [n], rising.
+
+        a: [rank, inputs]. b: [rank, outputs]. out: [height, outputs].
         """
 
     def embed(self, table: _Matrix, bf16: bool, ids: _Ints, out: _Floats, /) -> None:
@@ -181,11 +187,12 @@ class Runtime:
         q_norm: _Floats,
         k_norm: _Floats,
         frequencies: _Floats,
+        axes: _Ints,
         keys: _Floats,
         values: _Floats,
+        rotary_positions: _Ints,
         offsets: _Ints,
-        positions: _Ints,
-        context: _Ints,
+        context_lens: _Ints,
         pages: _Ints,
         page_size: int,
         eps: float,
@@ -196,9 +203,10 @@ class Runtime:
         """Split query and gate, normalize, rotate, and write keys and values to their pages.
 
         query_gate: [rows, heads * 2 * head_dim]. key, value: [rows, kv_heads * head_dim]. q_norm, k_norm: [head_dim].
-        frequencies: [rotary_dim / 2]. keys, values, in place: [pages, page_size, kv_heads, head_dim]. offsets:
-        [sequences + 1]. positions: [rows]. context: [sequences]. pages: [sequences, width]. query: [rows, heads,
-        head_dim]. gate: [rows, heads * head_dim].
+        frequencies: [rotary_dim / 2]. axes: [rotary_dim / 2], the row of rotary_positions [rows] or [3, rows] that each
+        frequency takes. keys, values, in place: [pages, page_size, kv_heads, head_dim].
+        offsets: [sequences + 1]. context_lens: [sequences]. pages: [sequences, width]. query: [rows, heads, head_dim].
+        gate: [rows, heads * head_dim].
         """
 
     def attention(
@@ -207,7 +215,7 @@ class Runtime:
         keys: _Floats,
         values: _Floats,
         offsets: _Ints,
-        context: _Ints,
+        context_lens: _Ints,
         pages: _Ints,
         page_size: int,
         fast: bool,
@@ -239,8 +247,9 @@ class Runtime:
         weight: _Floats,
         state: _Floats,
         offsets: _Ints,
-        context: _Ints,
-        slots: _Ints,
+        context_lens: _Ints,
+        read_slots: _Ints,
+        write_slots: _Ints,
         out: _Floats,
         /,
     ) -> None:
@@ -255,8 +264,9 @@ class Runtime:
         dt_bias: _Floats,
         state: _Floats,
         offsets: _Ints,
-        context: _Ints,
-        slots: _Ints,
+        context_lens: _Ints,
+        read_slots: _Ints,
+        write_slots: _Ints,
         key_heads: int,
         value_heads: int,
         key_dim: int,

@@ -22,7 +22,7 @@ from pocketvlm import Model, OptionError, packfile
 from pocketvlm.api import about
 from pocketvlm.backends import cache as packed_cache
 from pocketvlm.backends.native import packed_cache as native_cache
-from pocketvlm.backends.native.operations import Tied
+from pocketvlm.backends.native.matrices import Tied
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
 from pocketvlm.checkpoint.hub import embedded_directory
 from pocketvlm.errors import CacheWarning, CheckpointError

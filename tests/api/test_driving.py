@@ -179,7 +179,7 @@ def test_closing_ends_what_runs_in_other_threads(model: Model, own_thread: bool)
         thread.join(20)
         assert found == ["abort"]
     assert not engine.sequences
-    assert engine.memory.used == engine.memory.kept
+    assert engine.memory.used == engine.memory.cached
 
 
 def test_a_stream_of_a_closed_model_ends_with_abort_or_is_refused(model: Model) -> None:

@@ -111,11 +111,11 @@ def test_closing_a_stream_frees_its_memory(model: Model) -> None:
     memory = model.engine.memory
     stream = model.stream("Hello", temperature=0, max_tokens=50, ignore_eos=True)
     next(stream)
-    assert memory.used > memory.kept
+    assert memory.used > memory.cached
     stream.close()  # type: ignore[attr-defined]
-    assert memory.used == memory.kept
+    assert memory.used == memory.cached
     model.stream("never read")
-    assert memory.used == memory.kept
+    assert memory.used == memory.cached
 
 
 def test_two_streams_take_turns(model: Model) -> None:

@@ -7,7 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvlm.backends.ops import Batch
+from pocketvlm.backends.batch import Batch
+from pocketvlm.backends.ops import DeltaSpec
 
 Array = NDArray[np.float64]
 erf = np.vectorize(math.erf)
@@ -64,7 +65,7 @@ def attention_views(q: Array, k: Array, v: Array, lengths: list[int], heads: int
 
 def cached(cache: Array, batch: Batch, s: int) -> Array:
     """The rows of sequence s in a paged cache: [tokens, kv_heads, head_dim]."""
-    tokens = int(batch.context[s] + batch.offsets[s + 1] - batch.offsets[s])
+    tokens = int(batch.context_lens[s] + batch.offsets[s + 1] - batch.offsets[s])
     t = np.arange(tokens)
     return cache[batch.pages[s, t // batch.page_size], t % batch.page_size]
 
@@ -77,15 +78,17 @@ def attention(query: Array, keys: Array, values: Array, batch: Batch) -> Array:
         part = slice(batch.offsets[s], batch.offsets[s + 1])
         k, v = cached(keys, batch, s), cached(values, batch, s)
         for h in range(heads):
-            out[part, h] = attend(query[part, h], k[:, h // group], v[:, h // group], int(batch.context[s]))
+            out[part, h] = attend(query[part, h], k[:, h // group], v[:, h // group], int(batch.context_lens[s]))
     return out.reshape(rows, heads * d)
 
 
 def rotate(x: Array, positions: Array, rotary_dim: int, theta: float) -> Array:
-    """x [T, heads, d]; angles rounded to float32 as the reference model rounds them."""
+    """x [T, heads, d]; positions [T], or [T, n] of each frequency; angles rounded to float32 as the reference does."""
     exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
     frequencies = np.float32(1) / np.float32(theta) ** exponents
-    angles = (positions.astype(np.float32)[:, None] * frequencies).astype(np.float64)[:, None]
+    if positions.ndim == 1:
+        positions = np.broadcast_to(positions[:, None], (len(positions), len(frequencies)))
+    angles = (positions.astype(np.float32) * frequencies).astype(np.float64)[:, None]
     half, out = rotary_dim // 2, np.array(x, np.float64)
     a, b = out[..., :half].copy(), out[..., half:rotary_dim].copy()
     out[..., :half] = a * np.cos(angles) - b * np.sin(angles)
@@ -95,21 +98,23 @@ def rotate(x: Array, positions: Array, rotary_dim: int, theta: float) -> Array:
 
 def conv_silu(x: Array, weight: Array, state: Array, batch: Batch) -> Array:
     out, width = np.zeros(x.shape), len(weight)
+    (sub,) = batch.sub_batches
     for s in range(batch.sequences):
         part = slice(batch.offsets[s], batch.offsets[s + 1])
-        before = state[batch.slots[s]] if batch.context[s] else np.zeros((width - 1, x.shape[1]))
+        before = state[sub.read_slots[s]] if batch.context_lens[s] else np.zeros((width - 1, x.shape[1]))
         window = np.concatenate([before, x[part]]).astype(np.float64)
         n = part.stop - part.start
         out[part] = silu(sum(window[j : j + n] * weight[j] for j in range(width)))
-        state[batch.slots[s]] = window[n:]
+        state[sub.write_slots[s]] = window[n:]
     return out
 
 
 def gated_delta_rule(
     mixed: Array, b: Array, a: Array, a_log: Array, dt_bias: Array, state: Array, batch: Batch,
-    key_heads: int, value_heads: int, key_dim: int, value_dim: int,
+    spec: DeltaSpec,
 ) -> Array:  # fmt: skip
     """Row by row; `state` float64, updated in place."""
+    key_heads, value_heads, key_dim, value_dim = spec.key_heads, spec.value_heads, spec.key_dim, spec.value_dim
     mixed = np.asarray(mixed, np.float64)
     width = key_heads * key_dim
     q = mixed[:, :width].reshape(-1, key_heads, key_dim)
@@ -121,14 +126,15 @@ def gated_delta_rule(
     beta = sigmoid(b)
     decay = np.exp(-np.exp(a_log.astype(np.float64)) * np.logaddexp(0, a.astype(np.float64) + dt_bias))
     out = np.zeros(v.shape)
+    (sub,) = batch.sub_batches
     for s in range(batch.sequences):
-        S = state[batch.slots[s]] if batch.context[s] else np.zeros((value_heads, key_dim, value_dim))
+        S = state[sub.read_slots[s]] if batch.context_lens[s] else np.zeros((value_heads, key_dim, value_dim))
         for t in range(batch.offsets[s], batch.offsets[s + 1]):
             S = S * decay[t][:, None, None]
             delta = beta[t][:, None] * (v[t] - np.einsum("hkv,hk->hv", S, k[t]))
             S = S + k[t][:, :, None] * delta[:, None, :]
             out[t] = np.einsum("hkv,hk->hv", S, q[t])
-        state[batch.slots[s]] = S
+        state[sub.write_slots[s]] = S
     return out.reshape(len(v), -1)
 
 

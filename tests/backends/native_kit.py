@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -9,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from pocketvlm import _native
-from pocketvlm.backends.native import NativeOps, create, operations
+from pocketvlm.backends.batch import Batch, SubBatch
+from pocketvlm.backends.native import NativeBackend, create, operations
 from pocketvlm.backends.native.pack import pack
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
-from pocketvlm.backends.ops import Batch
 from pocketvlm.backends.options import choose
 from pocketvlm.quantize import round_to_nearest
 from pocketvlm.schemes import INT4_CODEBOOK, QuantizationScheme
@@ -24,13 +25,13 @@ def usable() -> list[str]:
 
 
 @cache
-def backend(threads: int, isa: str) -> NativeOps:
+def backend(threads: int, isa: str) -> NativeBackend:
     ops = create(threads, isa, scheme=choose("native", precision="exact"))
     ops._native.poison(True)
     return ops
 
 
-def poisoned_backend(threads: int, isa: str, monkeypatch: pytest.MonkeyPatch) -> NativeOps:
+def poisoned_backend(threads: int, isa: str, monkeypatch: pytest.MonkeyPatch) -> NativeBackend:
     monkeypatch.setattr(operations, "_empty", lambda shape, dtype: np.full(shape, np.nan, dtype))
     return backend(threads, isa)
 
@@ -76,16 +77,25 @@ class Inputs:
         pages = np.full((len(lengths), max(used) + 1), -1, np.int32)
         for s, count in enumerate(used):
             pages[s, :count] = order[sum(used[:s]) :][:count]
-        return Batch(
-            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
-            positions=np.concatenate([c + np.arange(n) for n, c in zip(lengths, context, strict=True)]).astype(
-                np.int32
-            ),
-            context=np.array(context, np.int32),
-            pages=pages,
-            slots=self.random.permutation(len(lengths) + spare)[: len(lengths)].astype(np.int32),
-            page_size=page_size,
+        return make_batch(
+            lengths,
+            context,
+            pages,
+            self.random.permutation(len(lengths) + spare)[: len(lengths)].astype(np.int32),
+            page_size,
         )
+
+
+def make_batch(
+    lengths: Sequence[int], context_lens: Sequence[int], pages: NDArray[np.int32], slots: Sequence[int], page_size: int
+) -> Batch:
+    """A batch of sequences with different slots, with rotary positions as in text."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    context = np.array(context_lens, np.int32)
+    chosen = np.array(slots, np.int32)
+    positions = np.concatenate([c + np.arange(n) for n, c in zip(lengths, context_lens, strict=True)]).astype(np.int32)
+    part = SubBatch(slice(None), offsets, context, chosen, chosen)
+    return Batch(offsets, context, pages, page_size, positions, (part,))
 
 
 def pages_of(batch: Batch) -> int:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from exact_ops import activate
-from native_kit import Inputs, close, pages_of
+from native_kit import Inputs, close, make_batch, pages_of
 from numpy.typing import NDArray
 
-from pocketvlm.backends.native import NativeOps
+from pocketvlm.backends.native import NativeBackend
 from pocketvlm.backends.options import choose
 from pocketvlm.tensors import DenseTensor
 
 
-def pair(native: NativeOps, weights: str = "bf16") -> tuple[NativeOps, NativeOps]:
+def pair(native: NativeBackend, weights: str = "bf16") -> tuple[NativeBackend, NativeBackend]:
     """The same kernels with precision "exact" and with "fast", for such weights."""
     return tuple(
-        NativeOps(native._native, {}, choose("native", *how)) for how in (("auto", "exact"), (weights, "fast"))
+        NativeBackend(native._native, {}, choose("native", *how)) for how in (("auto", "exact"), (weights, "fast"))
     )
 
 
@@ -33,7 +33,7 @@ VIEWS = pytest.mark.parametrize(
 @VIEWS
 @pytest.mark.parametrize(("weights", "tolerance"), [("bf16", 0.01), ("int8", 0.03)])
 def test_views(
-    native: NativeOps, lengths: list[int], heads: int, head_dim: int, weights: str, tolerance: float
+    native: NativeBackend, lengths: list[int], heads: int, head_dim: int, weights: str, tolerance: float
 ) -> None:
     make = Inputs(head_dim)
     query, key, value = (make(sum(lengths), heads * head_dim, scale=2.0) for _ in range(3))
@@ -44,7 +44,9 @@ def test_views(
 
 
 @VIEWS
-def test_views_whose_keys_have_much_in_common(native: NativeOps, lengths: list[int], heads: int, head_dim: int) -> None:
+def test_views_whose_keys_have_much_in_common(
+    native: NativeBackend, lengths: list[int], heads: int, head_dim: int
+) -> None:
     """What all keys share changes no weight and takes nothing of the range of their bytes."""
     make = Inputs(head_dim)
     query, key, value = (make(sum(lengths), heads * head_dim) for _ in range(3))
@@ -59,7 +61,7 @@ def test_views_whose_keys_have_much_in_common(native: NativeOps, lengths: list[i
 
 
 @pytest.mark.parametrize("weights", ["bf16", "int8"])
-def test_a_view_does_not_depend_on_those_beside_it(native: NativeOps, weights: str) -> None:
+def test_a_view_does_not_depend_on_those_beside_it(native: NativeBackend, weights: str) -> None:
     _, fast = pair(native, weights)
     make = Inputs(9)
     lengths = [50, 400, 33]
@@ -73,39 +75,39 @@ def test_a_view_does_not_depend_on_those_beside_it(native: NativeOps, weights: s
 
 
 @pytest.mark.parametrize("head_dim", [32, 20, 256])
-def test_causal(native: NativeOps, head_dim: int) -> None:
+def test_causal(native: NativeBackend, head_dim: int) -> None:
     make = Inputs(head_dim)
     lengths, context = [1, 4, 70, 130, 2, 33], [0, 0, 5, 1000, 700, 2100]
     batch = make.batch(lengths, context)
     kv = (pages_of(batch), batch.page_size, 2, head_dim)
     keys, values = make(*kv, scale=2.0), make(*kv)
     query = make(sum(lengths), 6, head_dim, scale=2.0)
-    exact, fast = (ops.attention(query, keys, values, batch) for ops in pair(native))
+    exact, fast = (ops.attention(query, keys, values, ops.step(batch)) for ops in pair(native))
     near(fast, exact)
 
 
-def test_a_row_does_not_depend_on_its_batch(native: NativeOps) -> None:
+def test_a_row_does_not_depend_on_its_batch(native: NativeBackend) -> None:
     """A run of rows gives the same bits alone and beside other sequences."""
     _, fast = pair(native)
     make = Inputs(8)
     together = make.batch([50, 20, 90], [0, 30, 1500])
     kv = (pages_of(together), together.page_size, 2, 64)
     keys, values, query = make(*kv), make(*kv), make(160, 4, 64)
-    all_of_them = fast.attention(query, keys, values, together)
+    all_of_them = fast.attention(query, keys, values, fast.step(together))
     for s in range(3):
         rows = slice(together.offsets[s], together.offsets[s + 1])
-        alone = type(together)(
-            offsets=(together.offsets[s : s + 2] - together.offsets[s]).astype(np.int32),
-            positions=together.positions[rows],
-            context=together.context[s : s + 1],
-            pages=together.pages[s : s + 1],
-            slots=together.slots[s : s + 1],
-            page_size=together.page_size,
+        alone = make_batch(
+            [rows.stop - rows.start],
+            [int(together.context_lens[s])],
+            together.pages[s : s + 1],
+            [0],
+            together.page_size,
         )
-        np.testing.assert_array_equal(fast.attention(query[rows], keys, values, alone), all_of_them[rows])
+        actual = fast.attention(query[rows], keys, values, fast.step(alone))
+        np.testing.assert_array_equal(actual, all_of_them[rows])
 
 
-def has_bfloat16(native: NativeOps) -> bool:
+def has_bfloat16(native: NativeBackend) -> bool:
     """Whether the instruction set multiplies pairs of bfloat16 numbers."""
     return native.describe()["isa"].startswith("avx512bf16")
 
@@ -117,7 +119,7 @@ def rounded(x: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize(("inputs", "out"), [(1, 1), (7, 3), (33, 17), (64, 32), (127, 65), (130, 133), (3201, 150)])
-def test_linear(native: NativeOps, inputs: int, out: int) -> None:
+def test_linear(native: NativeBackend, inputs: int, out: int) -> None:
     """The rows are rounded where the processor multiplies pairs, and taken as they are where it does not."""
     fast = pair(native)[1]
     make = Inputs(inputs)
@@ -132,7 +134,7 @@ def test_linear(native: NativeOps, inputs: int, out: int) -> None:
             close(fast.linear(x, weight, bias, residual, activation), expected, 4e-6)
 
 
-def test_ties_and_ends(native: NativeOps) -> None:
+def test_ties_and_ends(native: NativeBackend) -> None:
     """What lies between two bfloat16 numbers goes to the even one; infinities and NaN stay in their rows."""
     fast = pair(native)[1]
     one = fast.prepare(DenseTensor("one", "bf16", np.full((1, 1), 0x3F80, np.uint16)), "matrix")
@@ -144,7 +146,7 @@ def test_ties_and_ends(native: NativeOps) -> None:
     np.testing.assert_array_equal(fast.linear(x[:, None], one)[:, 0], expected)
 
 
-def test_matrices_of_floats_are_never_rounded(native: NativeOps) -> None:
+def test_matrices_of_floats_are_never_rounded(native: NativeBackend) -> None:
     exact, fast = pair(native)
     make = Inputs(5)
     for dtype in ("f32", "f16"):
@@ -154,14 +156,14 @@ def test_matrices_of_floats_are_never_rounded(native: NativeOps) -> None:
             np.testing.assert_array_equal(fast.linear(x, weight), exact.linear(x, weight))
 
 
-def test_no_rows(native: NativeOps) -> None:
+def test_no_rows(native: NativeBackend) -> None:
     fast = pair(native)[1]
     weight = fast.prepare(Inputs().matrix(20, 33, "bf16"), "matrix")
     assert fast.linear(np.zeros((0, 33), np.float32), weight).shape == (0, 20)
 
 
 @pytest.mark.parametrize(("inputs", "out"), [(320, 50), (1000, 301), (45, 7)])
-def test_a_product_does_not_depend_on_its_batch(native: NativeOps, inputs: int, out: int) -> None:
+def test_a_product_does_not_depend_on_its_batch(native: NativeBackend, inputs: int, out: int) -> None:
     """Bit for bit: this is what makes results batch-invariant."""
     if not has_bfloat16(native):
         pytest.skip("without products of pairs, few and many rows are added in different orders")

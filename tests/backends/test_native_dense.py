@@ -7,14 +7,14 @@ import pytest
 from exact_ops import activate, regroup_2x2, rms, sigmoid, silu
 from native_kit import Inputs, close
 
-from pocketvlm.backends.native import NativeOps
+from pocketvlm.backends.native import NativeBackend
 
 ODD = [1, 2, 3, 7, 8, 9, 15, 17, 31, 33, 65, 127, 130]
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f32", "f16"])
 @pytest.mark.parametrize(("inputs", "out"), [(1, 1), (7, 3), (33, 17), (64, 32), (127, 65), (130, 133)])
-def test_linear(native: NativeOps, dtype: str, inputs: int, out: int) -> None:
+def test_linear(native: NativeBackend, dtype: str, inputs: int, out: int) -> None:
     make = Inputs(inputs)
     stored = make.matrix(out, inputs, dtype)
     weight, exact = native.prepare(stored, "matrix"), stored.float32().astype(np.float64)
@@ -27,7 +27,7 @@ def test_linear(native: NativeOps, dtype: str, inputs: int, out: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [3, 70])
-def test_linear_splits_long_rows(native: NativeOps, rows: int) -> None:
+def test_linear_splits_long_rows(native: NativeBackend, rows: int) -> None:
     make = Inputs(rows)
     stored = make.matrix(37, 3201, "bf16")
     x, bias, residual = make(rows, 3201), make(37), make(rows, 37)
@@ -35,14 +35,14 @@ def test_linear_splits_long_rows(native: NativeOps, rows: int) -> None:
     close(native.linear(x, native.prepare(stored, "matrix"), bias, residual, "silu"), expected)
 
 
-def test_linear_of_many_rows(native: NativeOps) -> None:
+def test_linear_of_many_rows(native: NativeBackend) -> None:
     make = Inputs()
     stored = make.matrix(45, 24, "f32")
     x = make(2500, 24)
     close(native.linear(x, native.prepare(stored, "matrix")), x @ stored.float32().astype(np.float64).T)
 
 
-def test_a_row_does_not_depend_on_its_batch(native: NativeOps) -> None:
+def test_a_row_does_not_depend_on_its_batch(native: NativeBackend) -> None:
     make = Inputs()
     weight = native.prepare(make.matrix(65, 257, "bf16"), "matrix")
     x = make(200, 257)
@@ -53,7 +53,7 @@ def test_a_row_does_not_depend_on_its_batch(native: NativeOps) -> None:
         close(native.linear(x[:n], weight), whole[:n].astype(np.float64), 1e-6)
 
 
-def test_activations_far_out(native: NativeOps) -> None:
+def test_activations_far_out(native: NativeBackend) -> None:
     x = np.concatenate([np.linspace(-120, 120, 20001), [1e-30, -1e-30, 1e4, -1e4, 3e38, -3e38, np.inf]]).astype(
         np.float32
     )
@@ -79,7 +79,7 @@ def test_activations_far_out(native: NativeOps) -> None:
 
 
 @pytest.mark.parametrize("width", [1, 3, 16, 31, 128, 1023])
-def test_norms(native: NativeOps, width: int) -> None:
+def test_norms(native: NativeBackend, width: int) -> None:
     make = Inputs(width)
     for rows in (1, 3, 17, 65):
         x, weight, bias = make(rows, width) + np.float32(3), make(width), make(width)
@@ -95,7 +95,7 @@ def test_norms(native: NativeOps, width: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 7), (17, 33), (129, 300)])
-def test_gates(native: NativeOps, shape: tuple[int, int]) -> None:
+def test_gates(native: NativeBackend, shape: tuple[int, int]) -> None:
     make = Inputs()
     x, gate = make(*shape), make(*shape, scale=5)
     close(native.swiglu(gate, x), silu(gate) * x)
@@ -103,7 +103,7 @@ def test_gates(native: NativeOps, shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f32"])
-def test_rows(native: NativeOps, dtype: str) -> None:
+def test_rows(native: NativeBackend, dtype: str) -> None:
     make = Inputs()
     stored = make.matrix(50, 33, dtype)
     ids = make.random.integers(0, 50, 300).astype(np.int32)
@@ -119,7 +119,7 @@ def test_rows(native: NativeOps, dtype: str) -> None:
     np.testing.assert_array_equal(native.concat([x[:20], values, x[20:]]), np.concatenate([x[:20], values, x[20:]]))
 
 
-def test_windows(native: NativeOps) -> None:
+def test_windows(native: NativeBackend) -> None:
     make = Inputs()
     sizes = [(2, 2), (4, 6), (32, 10), (2, 8)]
     x = make(sum(h * w for h, w in sizes), 5)
@@ -128,7 +128,7 @@ def test_windows(native: NativeOps) -> None:
     close(native.window_mean(grouped), grouped.reshape(-1, 4, 5).astype(np.float64).mean(1))
 
 
-def test_vectors_keep_their_shape(native: NativeOps) -> None:
+def test_vectors_keep_their_shape(native: NativeBackend) -> None:
     stored = Inputs().matrix(6, 4, "bf16").reshape(6, 1, 4)
     vector = native.prepare(stored, "vector")
     assert vector.shape == (6, 1, 4)
@@ -137,6 +137,6 @@ def test_vectors_keep_their_shape(native: NativeOps) -> None:
     assert not native.zeros(2, 3).any()
 
 
-def test_bf16_weights_are_not_copied(native: NativeOps) -> None:
+def test_bf16_weights_are_not_copied(native: NativeBackend) -> None:
     stored = Inputs().matrix(6, 4, "bf16")
     assert np.shares_memory(native.prepare(stored, "matrix").data, stored.data)

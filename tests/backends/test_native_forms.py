@@ -8,7 +8,7 @@ from native_kit import Inputs, usable
 from quantized_forms import E2M1, E2M3, FORMS, FP4, IQ4_NL, NF4, book, form, integers, tensor_of
 
 from pocketvlm import _native
-from pocketvlm.backends.native import NativeOps
+from pocketvlm.backends.native import NativeBackend
 from pocketvlm.backends.native.layout import integer_codebook
 from pocketvlm.backends.native.pack import kernel_of, layout_of, pack
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
@@ -24,7 +24,7 @@ def test_a_form_is_packed_and_multiplied_without_a_second_rounding(
 ) -> None:
     """The kernels see the values of the formula; with activations that 8 bits hold, products are exact."""
     assert layout_of(tensor).bits == container
-    ops = NativeOps(RUNTIME, {}, choose("native"))
+    ops = NativeBackend(RUNTIME, {}, choose("native"))
     weight = ops.prepare(tensor, "matrix")
     values = tensor.dequantize()
     ids = np.arange(tensor.shape[0], dtype=np.int32)
@@ -49,7 +49,7 @@ def test_a_form_is_packed_and_multiplied_without_a_second_rounding(
     expected = x.astype(np.float64) @ values.T.astype(np.float64)
     assert np.linalg.norm(ops.linear(x, weight) - expected) <= 0.02 * np.linalg.norm(expected)
     # Exact arithmetic multiplies the numbers of the formula.
-    exact = NativeOps(RUNTIME, {})
+    exact = NativeBackend(RUNTIME, {})
     found = exact.linear(x, exact.prepare(tensor, "matrix"))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
@@ -71,7 +71,7 @@ def exact_activations(tensor: QuantizedTensor, rows: int) -> Floats:
 def test_rows_are_looked_up_exactly(name: str) -> None:
     """Bit for bit, whether the matrix is multiplied too or not."""
     tensor = form(name)
-    ops = NativeOps(RUNTIME, {}, choose("native"))
+    ops = NativeBackend(RUNTIME, {}, choose("native"))
     rows = np.array([3, 0, 19], np.int32)
     for role in ("embedding", "tied_embedding"):
         table = ops.prepare(tensor, role)
@@ -81,14 +81,14 @@ def test_rows_are_looked_up_exactly(name: str) -> None:
 
 def test_pixels_are_not_rounded() -> None:
     tensor = form("AWQ")
-    ops = NativeOps(RUNTIME, {}, choose("native"))
+    ops = NativeBackend(RUNTIME, {}, choose("native"))
     found = ops.linear(np.eye(384, dtype=np.float32), ops.prepare(tensor, "patch_embedding"))
     np.testing.assert_array_equal(found, tensor.dequantize().T)
 
 
 def test_an_embedding_that_is_not_packed_is_looked_up_exactly() -> None:
     tensor = form("FP8, 128 x 128")
-    ops = NativeOps(RUNTIME, {}, choose("native"))
+    ops = NativeBackend(RUNTIME, {}, choose("native"))
     rows = np.array([3, 0, 19], np.int32)
     np.testing.assert_array_equal(ops.embed(ops.prepare(tensor, "embedding"), rows), tensor.dequantize()[rows])
 
@@ -153,7 +153,7 @@ def test_integer_codebooks() -> None:
     ["AWQ", "GPTQ, permuted", "Q4_1", "Q4_K", "Q6_K", "MLX, 8 bits", "MXFP4, wide range", "NF4, nested absmax", "FP4"],
 )
 def test_a_row_does_not_depend_on_its_batch(name: str, isa: str) -> None:
-    ops = NativeOps(_native.Runtime(2, isa), {}, choose("native"))
+    ops = NativeBackend(_native.Runtime(2, isa), {}, choose("native"))
     tensor = form(name)
     weight = ops.prepare(tensor, "matrix")
     x = Inputs(4)(30, tensor.shape[1])
@@ -167,7 +167,7 @@ def test_a_row_does_not_depend_on_its_batch(name: str, isa: str) -> None:
 def test_matrices_that_share_a_permutation_multiply_together(isa: str) -> None:
     """The same as one after the other, whether the permutation is the same array, an equal one or another one."""
     runtime = _native.Runtime(2, isa)
-    ops = NativeOps(runtime, {}, choose("native"))
+    ops = NativeBackend(runtime, {}, choose("native"))
     orders = [np.random.default_rng(seed).permutation(96) for seed in (1, 1, 2)] + [None]
     weights = [ops.prepare(tensor_of(zero_points=integers, permutation=order), "matrix") for order in orders]
     for rows in (1, 5, 120):

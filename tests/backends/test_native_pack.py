@@ -11,10 +11,10 @@ from native_kit import Inputs, quantization, round_and_pack, usable
 from numpy.typing import NDArray
 
 from pocketvlm import _native
-from pocketvlm.backends.native import NativeOps
+from pocketvlm.backends.backend import CacheLocation
+from pocketvlm.backends.native import NativeBackend
 from pocketvlm.backends.native.pack import pack
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
-from pocketvlm.backends.ops import CacheLocation
 from pocketvlm.backends.options import choose
 from pocketvlm.quantize import round_to_nearest
 from pocketvlm.tensors import BlockValues, DenseTensor, Floats, LazyArray, QuantizedTensor, load
@@ -45,7 +45,7 @@ def unpacked(packed: PackedMatrix) -> tuple[NDArray[np.uint8], NDArray[np.float1
 def seen(packed: PackedMatrix) -> Floats:
     """The values that the kernels multiply with."""
     out = np.empty((packed.outputs, packed.inputs), np.float32)
-    RUNTIME.coded_embed(packed.handle, np.arange(packed.outputs, dtype=np.int32), out)
+    RUNTIME.quantized_embed(packed.handle, np.arange(packed.outputs, dtype=np.int32), out)
     return out
 
 
@@ -88,7 +88,7 @@ def test_what_was_rounded_elsewhere_is_packed_exactly(bits: int, group: int | No
 
 
 def test_a_dense_matrix_that_should_be_quantized_is_refused() -> None:
-    ops = NativeOps(RUNTIME, {}, choose("native", "int4"))
+    ops = NativeBackend(RUNTIME, {}, choose("native", "int4"))
     with pytest.raises(ValueError, match="weight is dense, but int4 weights want it quantized"):
         ops.prepare(Inputs().matrix(16, 64, "bf16"), "matrix")
     ops.prepare(Inputs().matrix(16, 64, "bf16"), "patch_embedding")
@@ -119,7 +119,7 @@ def test_a_hit_in_the_cache_reads_neither_weights_nor_codes(tmp_path: Path, roun
         return QuantizedTensor("w", 4, (33, 130), codes, scales, codebook=made.codebook)
 
     def start(given: QuantizedTensor) -> tuple[str, Floats]:
-        ops = NativeOps(RUNTIME, {}, choose("native", "int4"))
+        ops = NativeBackend(RUNTIME, {}, choose("native", "int4"))
         with ops.weight_cache(CacheLocation(tmp_path, "nano", "here", "fingerprint"), {"w": given}):
             weight = ops.prepare(given, "matrix")
         return ops.describe()["packed weights"], seen(weight)  # type: ignore[arg-type]

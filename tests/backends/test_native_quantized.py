@@ -11,7 +11,7 @@ from native_kit import Inputs, round_and_pack
 from numpy.typing import NDArray
 
 from pocketvlm import _native
-from pocketvlm.backends.native import NativeOps
+from pocketvlm.backends.native import NativeBackend
 from pocketvlm.backends.native.group_numbers import pack_groups
 from pocketvlm.backends.native.pack import pack_codes
 from pocketvlm.backends.native.packed_matrix import PackedMatrix, packed_matrix
@@ -41,10 +41,10 @@ def matrix(outputs: int, inputs: int, seed: int = 0) -> DenseTensor:
     return Inputs(seed).matrix(outputs, inputs, "bf16")
 
 
-def dequantized(native: NativeOps, weight: PackedMatrix) -> NDArray[np.float32]:
+def dequantized(native: NativeBackend, weight: PackedMatrix) -> NDArray[np.float32]:
     """The values of a matrix of codes."""
     out = np.empty((weight.outputs, weight.inputs), np.float32)
-    native._native.coded_embed(weight.handle, np.arange(weight.outputs, dtype=np.int32), out)
+    native._native.quantized_embed(weight.handle, np.arange(weight.outputs, dtype=np.int32), out)
     return out
 
 
@@ -53,7 +53,7 @@ SCHEMES = [(8, None), (8, 32), (8, 64), (4, 64), (4, 32), (4, 128)]
 
 @pytest.mark.parametrize(("bits", "group"), SCHEMES)
 @pytest.mark.parametrize(("outputs", "inputs"), SIZES)
-def test_products(native: NativeOps, bits: int, group: int | None, outputs: int, inputs: int) -> None:
+def test_products(native: NativeBackend, bits: int, group: int | None, outputs: int, inputs: int) -> None:
     weight = round_and_pack(native._native, matrix(outputs, inputs), bits, group)
     values = dequantized(native, weight).astype(np.float64)
     make = Inputs(1)
@@ -72,7 +72,7 @@ def test_instruction_sets_agree(bits: int, group: int | None) -> None:
     x, results, codes = Inputs(3)(40, 448), [], []
     weight = round_and_pack(_native.Runtime(1, "serial"), matrix(48, 448), bits, group)
     for isa in _native.usable_isas():
-        ops = NativeOps(_native.Runtime(2, isa), {})
+        ops = NativeBackend(_native.Runtime(2, isa), {})
         results.append([ops.linear(x[:n], weight) for n in (1, 5, 40)])
         codes.append(round_and_pack(ops._native, matrix(48, 448), bits, group).codes)
     for outputs, own in zip(results[1:], codes[1:], strict=True):
@@ -83,7 +83,7 @@ def test_instruction_sets_agree(bits: int, group: int | None) -> None:
 
 
 @pytest.mark.parametrize(("bits", "group"), SCHEMES)
-def test_a_row_does_not_depend_on_its_batch(native: NativeOps, bits: int, group: int | None) -> None:
+def test_a_row_does_not_depend_on_its_batch(native: NativeBackend, bits: int, group: int | None) -> None:
     """Bit for bit: this is what makes results batch-invariant."""
     weight = round_and_pack(native._native, matrix(50, 320), bits, group)
     x = Inputs(4)(60, 320)
@@ -93,7 +93,7 @@ def test_a_row_does_not_depend_on_its_batch(native: NativeOps, bits: int, group:
         np.testing.assert_array_equal(native.linear(x[60 - n :], weight), everything[60 - n :])
 
 
-def test_products_of_one_input_together(native: NativeOps) -> None:
+def test_products_of_one_input_together(native: NativeBackend) -> None:
     """The same as one after the other, whatever schemes are mixed."""
     schemes = [(4, 64), (4, 64), (8, 64), (8, None), (8, None), (4, 32)]
     weights = [round_and_pack(native._native, matrix(20 + 7 * i, 200, i), *scheme) for i, scheme in enumerate(schemes)]
@@ -106,7 +106,7 @@ def test_products_of_one_input_together(native: NativeOps) -> None:
             np.testing.assert_array_equal(a, b)
 
 
-def test_error_of_round_to_nearest(native: NativeOps) -> None:
+def test_error_of_round_to_nearest(native: NativeBackend) -> None:
     stored = matrix(64, 1024)
     exact = stored.float32()
     for bits, group, most in ((8, None, 0.01), (8, 64, 0.006), (4, 64, 0.095), (4, 32, 0.085), (4, 128, 0.102)):
@@ -115,7 +115,7 @@ def test_error_of_round_to_nearest(native: NativeOps) -> None:
         assert np.linalg.norm(seen - exact) < most * np.linalg.norm(exact)
 
 
-def test_codebooks_and_biases(native: NativeOps) -> None:
+def test_codebooks_and_biases(native: NativeBackend) -> None:
     """Codes as other formats have them: any 16 values, a scale and a bias a group."""
     random = np.random.default_rng(5)
     outputs, inputs, group = 37, 160, 32
@@ -143,7 +143,7 @@ def test_codebooks_and_biases(native: NativeOps) -> None:
                 close(native.linear(x[:rows], weight), quantized(x[:rows], group) @ values.T, 3e-3)
 
 
-def test_zeros_and_extremes(native: NativeOps) -> None:
+def test_zeros_and_extremes(native: NativeBackend) -> None:
     for bits in (8, 4):
         weight = round_and_pack(native._native, matrix(20, 128), bits, 64)
         for rows in (1, 20):
@@ -154,16 +154,16 @@ def test_zeros_and_extremes(native: NativeOps) -> None:
         assert (native.linear(Inputs()(20, 128), nothing) == 0).all()
 
 
-def test_wrong_arrays_are_refused(native: NativeOps) -> None:
+def test_wrong_arrays_are_refused(native: NativeBackend) -> None:
     codes, scale = np.zeros((1, 16, 64), np.uint8), np.zeros(16, np.float32)
-    make = _native.CodedMatrix
+    make = _native.QuantizedMatrix
     assert make(8, 0, 64, 16, codes, None, None, scale, None).outputs == 16
     for args, word in [
         ((5, 64, 64, 16, codes, None, None, scale, None), "4 or 8 bits"),
         ((4, 44, 64, 16, codes, None, None, scale, None), "multiple of 8"),
         ((8, 0, 64, 17, codes, None, None, scale, None), "codes"),
         ((8, 0, 64, 16, codes, codes, None, scale, None), "nothing else"),
-        ((8, 0, 64, 16, codes, None, None, scale, np.zeros(16, np.uint8)), "no table"),
+        ((8, 0, 64, 16, codes, None, None, scale, np.zeros(16, np.uint8)), "no codebook"),
         ((8, 0, 64, 16, codes, None, None, scale[:3], None), "row_scale"),
         ((8, 0, 64, 16, codes.astype(np.uint16), None, None, scale, None), "uint8"),
     ]:
@@ -177,25 +177,27 @@ def test_wrong_arrays_are_refused(native: NativeOps) -> None:
         (None, None, {}, "need a group_scale"),
         (bytes_, None, {}, "group_scale has a factor with values in int8, and only then"),
         (numbers, None, {"scale_factor": factor}, "group_scale has a factor with values in int8"),
-        (numbers, None, {"bias_factor": factor}, "group_minimum has a factor but no values"),
+        (numbers, None, {"bias_factor": factor}, "group_bias has a factor but no values"),
         (bytes_, None, {"scale_factor": factor, "span": 3}, "a power of two, not 3"),
         (bytes_, None, {"scale_factor": factor}, r"factor must have shape \[1, 2, 16\]"),
         (numbers.astype(np.float64), None, {}, "group_scale must"),
         (numbers[:, :1].copy(), None, {}, r"group_scale must have shape \[1, 2, 16\]"),
-        (numbers, numbers[:, :1].copy(), {}, "group_minimum must have shape"),
+        (numbers, numbers[:, :1].copy(), {}, "group_bias must have shape"),
         (numbers, None, {"zero_points": bytes_.astype(np.uint8)}, "zero_points must have dtype int8"),
         (numbers, None, {"zero_points": bytes_, "zero": 3}, "not both"),
         (numbers, None, {"permutation": order[:5].copy()}, "permutation must have shape"),
         (numbers, None, {"permutation": order + 1}, r"permutation\[63\] is 64, outside"),
-        (numbers, None, {"table": np.zeros((3, 16), np.uint8)}, "table must have shape"),
+        (numbers, None, {"codebook": np.zeros((3, 16), np.uint8)}, "codebook must have shape"),
     ]:
-        table = change.pop("table", None)  # type: ignore[arg-type]
+        table = change.pop("codebook", None)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=word):
             make(4, 32, 64, 16, nibbles, scales, biases, scale, table, **change)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="nothing else"):
         make(8, 0, 64, 16, codes, None, None, scale, None, zero=3)
     weight = make(8, 0, 64, 16, codes, None, None, scale, None)
     with pytest.raises(ValueError, match="x must have shape"):
-        native._native.coded_linear(np.zeros((1, 65), np.float32), [weight], [], [], [np.zeros((1, 16), np.float32)], 0)
+        native._native.quantized_linear(
+            np.zeros((1, 65), np.float32), [weight], [], [], [np.zeros((1, 16), np.float32)], 0
+        )
     with pytest.raises(ValueError, match="1 to 8 weights"):
-        native._native.coded_linear(np.zeros((1, 64), np.float32), [weight], [], [], [], 0)
+        native._native.quantized_linear(np.zeros((1, 64), np.float32), [weight], [], [], [], 0)

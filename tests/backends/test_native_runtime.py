@@ -13,33 +13,42 @@ from typing import Any
 
 import numpy as np
 import pytest
-from native_kit import Inputs, backend, pages_of, usable
+from native_kit import Inputs, backend, make_batch, pages_of, usable
 
-from pocketvlm.backends.native import NativeOps, cpu, create
-from pocketvlm.backends.ops import Batch
+from pocketvlm.backends.batch import Batch
+from pocketvlm.backends.native import NativeBackend, cpu, create
+from pocketvlm.backends.ops import AttentionSpec, DeltaSpec
 from pocketvlm.errors import OptionError
 from pocketvlm.quantize import round_to_nearest
 from pocketvlm.schemes import INT8_GROUP_32
 from pocketvlm.tensors import DenseTensor
 
 
-def every_operation(ops: NativeOps) -> list[np.ndarray]:
+def every_operation(ops: NativeBackend) -> list[np.ndarray]:
     """Outputs and states of one call of each larger operation, on the same inputs each time."""
     make = Inputs(3)
     batch = make.batch([1, 70, 5, 1], [40, 0, 3, 1100])
-    rows, pages = batch.rows, pages_of(batch)
+    step, rows, pages = ops.step(batch), batch.rows, pages_of(batch)
     weight = ops.prepare(round_to_nearest(make.matrix(300, 192, "bf16"), INT8_GROUP_32), "matrix")
     keys, values = make(pages, 16, 2, 32), make(pages, 16, 2, 32)
     window, state = make(7, 3, 96), make(7, 4, 24, 16)
     out = [ops.linear(make(n, 192), weight, make(300), None, "silu") for n in (1, 4, 7, 40, 300)]
     out += ops.attention_inputs(
-        make(rows, 4 * 64), make(rows, 64), make(rows, 64), make(32), make(32), keys, values, batch, 16, 1e7, 1e-6
+        make(rows, 4 * 64),
+        make(rows, 64),
+        make(rows, 64),
+        make(32),
+        make(32),
+        keys,
+        values,
+        step,
+        AttentionSpec(16, 1e7, 1e-6),
     )
-    out.append(ops.attention(make(rows, 4, 32), keys, values, batch))
+    out.append(ops.attention(make(rows, 4, 32), keys, values, step))
     out.append(ops.attention_views(*(make(500, 64) for _ in range(3)), np.array([300, 4, 4, 192], np.int32), 2))
-    out.append(ops.conv_silu(make(rows, 96), make(4, 96), window, batch))
+    out.append(ops.conv_silu(make(rows, 96), make(4, 96), window, step.sub_steps[0]))
     gates = make(rows, 4), make(rows, 4), make(4), make(4)
-    out.append(ops.gated_delta_rule(make(rows, 48 * 2 + 64), *gates, state, batch, 2, 4, 24, 16))
+    out.append(ops.gated_delta_rule(make(rows, 48 * 2 + 64), *gates, state, step.sub_steps[0], DeltaSpec(2, 4, 24, 16)))
     out.append(ops.rms_norm(make(400, 100), make(100), 1e-6))
     out.append(ops.swiglu(make(400, 100), make(400, 100)))
     return [*out, keys, values, window, state]
@@ -162,35 +171,52 @@ def ints(*values: int) -> np.ndarray:
     return np.array(values, np.int32)
 
 
-def attend(ops: NativeOps, batch: Batch, pages: int = 4) -> Any:
-    return ops.attention(floats(batch.rows, 2, 8), floats(pages, 4, 1, 8), floats(pages, 4, 1, 8), batch)
+def attend(ops: NativeBackend, batch: Batch, pages: int = 4) -> Any:
+    return ops.attention(floats(batch.rows, 2, 8), floats(pages, 4, 1, 8), floats(pages, 4, 1, 8), ops.step(batch))
 
 
-def write(ops: NativeOps, batch: Batch, pages: int = 4, theta_dim: int = 8) -> Any:
+def write(ops: NativeBackend, batch: Batch, pages: int = 4, theta_dim: int = 8, section: Any = None) -> Any:
     cache = floats(pages, 4, 1, 8), floats(pages, 4, 1, 8)
     rows = floats(batch.rows, 32), floats(batch.rows, 8), floats(batch.rows, 8)
-    return ops.attention_inputs(*rows, floats(8), floats(8), *cache, batch, theta_dim, 1e4, 1e-6)
+    return ops.attention_inputs(
+        *rows, floats(8), floats(8), *cache, ops.step(batch), AttentionSpec(theta_dim, 1e4, 1e-6, section)
+    )
 
 
-def convolve(ops: NativeOps, batch: Batch, slots: int = 4) -> Any:
-    return ops.conv_silu(floats(batch.rows, 8), floats(4, 8), floats(slots, 3, 8), batch)
+def convolve(ops: NativeBackend, batch: Batch, slots: int = 4) -> Any:
+    return ops.conv_silu(floats(batch.rows, 8), floats(4, 8), floats(slots, 3, 8), ops.step(batch).sub_steps[0])
 
 
-def delta(ops: NativeOps, batch: Batch, slots: int = 4) -> Any:
+def delta(ops: NativeBackend, batch: Batch, slots: int = 4) -> Any:
     rows = floats(batch.rows, 24), floats(batch.rows, 1), floats(batch.rows, 1)
-    return ops.gated_delta_rule(*rows, floats(1), floats(1), floats(slots, 1, 8, 8), batch, 1, 1, 8, 8)
+    return ops.gated_delta_rule(
+        *rows, floats(1), floats(1), floats(slots, 1, 8, 8), ops.step(batch).sub_steps[0], DeltaSpec(1, 1, 8, 8)
+    )
+
+
+def update(ops: NativeBackend, rows: np.ndarray, rank: int = 2) -> Any:
+    return ops._native.add_low_rank(floats(4, 6), rows, floats(2, 6), floats(rank, 5), 1.0, floats(4, 5))
 
 
 MATRIX = DenseTensor("w", "f32", floats(4, 6))
 EMPTY = DenseTensor("w", "f32", floats(4, 0))
 
 
-def matrix(ops: NativeOps) -> Any:
+def matrix(ops: NativeBackend) -> Any:
     return ops.prepare(MATRIX, "matrix")
 
 
-GOOD = Batch(ints(0, 3, 4), ints(5, 6, 7, 0), ints(5, 0), np.array([[2, 0, -1], [1, -1, -1]], np.int32), ints(3, 0), 4)
-Call = Callable[[NativeOps], Any]
+GOOD = make_batch([3, 1], [5, 0], np.array([[2, 0, -1], [1, -1, -1]], np.int32), [3, 0], 4)
+
+
+def part(**fields: Any) -> Batch:
+    """The good batch with other arrays in its sub-batch."""
+    return replace(GOOD, sub_batches=(replace(GOOD.sub_batches[0], **fields),))
+
+
+ROTARY = replace(GOOD, rotary_positions=ints(1))
+THREE = replace(GOOD, rotary_positions=np.zeros((2, 4), np.int32))
+Call = Callable[[NativeBackend], Any]
 REFUSED: dict[str, tuple[str, Call]] = {
     "id too great": (r"ids\[1\] is 4, outside", lambda o: o.embed(matrix(o), ints(0, 4))),
     "id negative": (r"ids\[0\] is -1", lambda o: o.embed(matrix(o), ints(-1))),
@@ -221,14 +247,21 @@ REFUSED: dict[str, tuple[str, Call]] = {
     "page too great": (r"pages\[0, 0\] is 2, but there are 2 pages", lambda o: attend(o, GOOD, 2)),
     "table too short": ("page table holds 4", lambda o: attend(o, replace(GOOD, pages=GOOD.pages[:, :1].copy()))),
     "writes page too great": ("there are 2 pages", lambda o: write(o, GOOD, 2)),
-    "positions": (r"positions\[0\] is 6", lambda o: write(o, replace(GOOD, positions=ints(6, 7, 8, 0)))),
+    "rotary rows": (r"rotary_positions must have shape \[4\]", lambda o: write(o, ROTARY)),
+    "three rotary rows": (r"\[3, 4\], not \[2, 4\]", lambda o: write(o, THREE, section=(2, 1, 1))),
+    "no section": ("mrope_section of 4, not None", lambda o: write(o, THREE)),
     "rotary": ("rotary_dim", lambda o: write(o, GOOD, theta_dim=16)),
-    "offsets": (r"offsets\[2\] must be greater", lambda o: convolve(o, replace(GOOD, offsets=ints(0, 4, 4)))),
-    "offsets from 1": ("begin with 0", lambda o: convolve(o, replace(GOOD, offsets=ints(1, 3, 4)))),
+    "offsets": (r"offsets\[2\] must be greater", lambda o: convolve(o, part(offsets=ints(0, 4, 4)))),
+    "offsets from 1": ("begin with 0", lambda o: convolve(o, part(offsets=ints(1, 3, 4)))),
     "slot": (r"slots\[0\] is 3, but the state has 3 slots", lambda o: convolve(o, GOOD, 3)),
-    "slot negative": (r"slots\[1\] is -1", lambda o: delta(o, replace(GOOD, slots=ints(3, -1)))),
-    "slot twice": (r"slots\[1\] is the slot of another", lambda o: delta(o, replace(GOOD, slots=ints(2, 2)))),
-    "context": (r"context\[0\] is negative", lambda o: delta(o, replace(GOOD, context=ints(-5, 0)))),
+    "slot negative": (r"slots\[1\] is -1", lambda o: delta(o, part(read_slots=ints(3, -1)))),
+    "slot twice": (r"slots\[1\] is the slot of another", lambda o: delta(o, part(write_slots=ints(2, 2)))),
+    "slot negative, written": (r"write_slots\[0\] is -1", lambda o: convolve(o, part(write_slots=ints(-1, 2)))),
+    "slot of another": (r"read_slots\[0\] is a slot that another", lambda o: delta(o, part(read_slots=ints(0, 1)))),
+    "adapted row": (r"rows\[1\] is 4, outside", lambda o: update(o, ints(1, 4))),
+    "adapted row twice": (r"rows\[1\] must be greater", lambda o: update(o, ints(1, 1))),
+    "update": (r"b must have shape \[2, any\]", lambda o: update(o, ints(1), rank=3)),
+    "context": (r"context_lens\[0\] is negative", lambda o: delta(o, part(context_lens=ints(-5, 0)))),
 }  # fmt: skip
 
 
@@ -259,5 +292,6 @@ def test_the_good_batch_is_good() -> None:
 def test_read_only_state_is_refused() -> None:
     state = floats(4, 3, 8)
     state.flags.writeable = False
+    ops = backend(1, usable()[-1])
     with pytest.raises(ValueError, match="state must be a C-contiguous, writable"):
-        backend(1, usable()[-1]).conv_silu(floats(4, 8), floats(4, 8), state, GOOD)
+        ops.conv_silu(floats(4, 8), floats(4, 8), state, ops.step(GOOD).sub_steps[0])

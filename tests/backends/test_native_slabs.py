@@ -37,11 +37,11 @@ def test_a_large_array_is_freed_with_its_last_view() -> None:
     block = array
     while isinstance(block.base, np.ndarray):
         block = block.base
-    held = weakref.ref(block)
+    block_ref = weakref.ref(block)
     view = array[5:]
     del array, block
     gc.collect()
-    assert held() is not None
+    assert block_ref() is not None
     del view
     gc.collect()
-    assert held() is None
+    assert block_ref() is None

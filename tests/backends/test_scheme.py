@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from pocketvlm import backends
+from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.errors import OptionError
 from pocketvlm.schemes import ROLES
@@ -61,7 +62,7 @@ def test_a_quantized_checkpoint_is_kept_as_it_is() -> None:
         choose("native", "int8", quantization="AWQ in 4 bits")
 
 
-def test_a_backend_takes_its_own_schemes(ops: backends.ops.Ops) -> None:  # type: ignore[name-defined]
+def test_a_backend_takes_its_own_schemes(ops: AnyBackend) -> None:
     """`with_scheme` and `create` pass the record on, and refuse that of another backend."""
     mine, others = choose(ops.name), choose("torch" if ops.name == "native" else "native")
     changed = ops.with_scheme(mine)

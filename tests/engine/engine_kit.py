@@ -19,7 +19,7 @@ from pocketvlm.types import Prompt, SamplingParams
 
 
 def network(oracle: Oracle, weights: str = "int8") -> MiniCPMV:
-    """The tiny model on the native backend, where answers do not depend on company."""
+    """The tiny model on the native backend, where results are batch-invariant."""
     return make_network(oracle, native.create(2, scheme=choose("native", weights)))
 
 
@@ -34,29 +34,29 @@ def engine_of(model: MiniCPMV, tokens: int = 4000, page_size: int = 8, chunk: in
 
 
 def text(seed: int, length: int, marks: Sequence[int] = (), start: Sequence[int] = ()) -> Prompt:
-    """Random ids behind given ones."""
+    """Random ids after given ones."""
     ids = [*start, *np.random.default_rng(seed).integers(10, 130, length - len(start))]
     return Prompt(np.array(ids, np.int32), (), (), "", marks=tuple(marks))
 
 
 def pictured(oracle: Oracle, seed: int, views: int = 2, words: int = 12) -> Prompt:
-    """Text around views, a mark behind each."""
+    """Text around views, with a cache breakpoint after each."""
     return make_prompt(oracle.config, [(4, 8)] * views, "16x", words, seed)
 
 
 def longer(prompt: Prompt, seed: int, length: int, marks: Sequence[int] = ()) -> Prompt:
-    """The same prompt with `length` more ids, and more marks."""
+    """The same prompt with `length` more ids, and more cache breakpoints."""
     ids = np.concatenate([prompt.ids, text(seed, length).ids])
     return replace(prompt, ids=ids, marks=(*prompt.marks, *marks))
 
 
 def ask(prompt: Prompt, count: int = 8, seed: int = 0, priority: int = 0, **params: Any) -> Request:
-    """A drawn answer of `count` tokens."""
+    """A request for a sampled answer of `count` tokens."""
     return Request(prompt, SamplingParams(temperature=1.0, seed=seed, max_tokens=count, **params), (), priority)
 
 
 class Run:
-    """Steps an engine and keeps its events, and the bits of every row of logits that it drew from."""
+    """Steps an engine and records its events, and the bits of every row of logits that it sampled from."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -67,7 +67,7 @@ class Run:
         def listen(plan: Any) -> Any:
             made = inner(plan)
             for number, row in made.items():
-                self.logits.setdefault(number, []).append(row.copy())
+                self.logits.setdefault(number, []).append(row.whole().copy())
             return made
 
         engine.runner.run = listen  # type: ignore[method-assign]
@@ -100,7 +100,7 @@ class Run:
 
 
 def alone(model: MiniCPMV, request: Request, **options: Any) -> tuple[list[int], NDArray[np.float32]]:
-    """Tokens and logits of a request in an engine of its own that keeps nothing."""
+    """Tokens and logits of a request in an engine of its own without caches."""
     run = Run(engine_of(model, **{"prefix_cache": 0, "vision_cache": 0, **options}))
     number = run.add(request)
     run.finish()
@@ -108,35 +108,36 @@ def alone(model: MiniCPMV, request: Request, **options: Any) -> tuple[list[int],
 
 
 def check_memory(engine: Engine) -> None:
-    """Every page and slot is counted once, by whom it is used, and all bytes stay below the limit."""
+    """Every page and slot is counted for each of its users, and all bytes stay below the limit."""
     memory = engine.memory
-    running, kept = np.zeros_like(memory._running), np.zeros_like(memory._kept)
-    for holding in memory._holdings:
-        running[holding.pages] += 1
-    for snapshot in memory._snapshots:
-        kept[snapshot.pages] += 1
+    running, cached = np.zeros_like(memory._running), np.zeros_like(memory._cached)
+    for allocation in memory._allocations:
+        running[allocation.pages] += 1
+    for entry in memory._entries:
+        cached[entry.pages] += 1
     np.testing.assert_array_equal(running, memory._running)
-    np.testing.assert_array_equal(kept, memory._kept)
-    assert sorted(memory._free_pages) == np.flatnonzero(running + kept == 0).tolist()
-    slots = sorted([*memory._free_slots, *(holding.slot for holding in memory._holdings)])
+    np.testing.assert_array_equal(cached, memory._cached)
+    assert sorted(memory._free_pages) == np.flatnonzero(running + cached == 0).tolist()
+    slots = sorted([*memory._free_slots, *(allocation.slot for allocation in memory._allocations)])
     assert slots == list(range(memory._slots))
-    assert memory._holdings == {s.holding for s in engine.scheduler.running}
-    assert all(s.holding is None and not s.features for s in engine.scheduler.waiting)
-    assert memory._snapshots == set(engine.prefix._snapshots.values())
+    assert memory._allocations == {s.allocation for s in engine.scheduler.running}
+    assert all(s.allocation is None and not s.features for s in engine.scheduler.waiting)
+    assert memory._entries == set(engine.prefix._entries.values())
     assert memory.used <= memory.allocated <= memory.limit
-    assert memory.kept <= engine.prefix.limit
+    assert memory.cached <= engine.prefix.limit
     states = memory.states
-    sizes = sum(array.nbytes for state in states for array in (getattr(state, n) for n in state.__slots__))
-    held = [*(snapshot.copies for snapshot in memory._snapshots), *memory._spare]
-    copies = sum(array.nbytes for arrays in held for array in arrays)
+    sizes = sum(array.nbytes for state in states for array in state.arrays)
+    copied = [*(entry.copy for entry in memory._entries), *memory._spare, *memory._reserved]
+    assert sorted([*copied, *memory._unallocated]) == list(range(memory._copy_indices))
+    copies = sum(array.nbytes for copy in copied for array in memory.copy_arrays(copy))
     assert sizes + copies == memory.allocated
 
 
 def check_idle(engine: Engine) -> None:
-    """Nothing is left but checkpoints."""
+    """Nothing is left but prefix-cache entries."""
     check_memory(engine)
     assert not engine.busy
-    assert engine.memory.used == engine.memory.kept
+    assert engine.memory.used == engine.memory.cached
     while engine.prefix.evict():
         pass
     assert engine.memory.used == 0

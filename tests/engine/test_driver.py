@@ -214,7 +214,7 @@ def test_memory_of_views_goes_back_when_nobody_asks_any_more(
 ) -> None:
     given: list[bool] = []
     monkeypatch.setattr("pocketvlm.engine.driver._IDLE_SECONDS", 0.05)
-    monkeypatch.setattr(driver.engine.model.ops, "return_memory", lambda: given.append(True))
+    monkeypatch.setattr(driver.engine.model.backend, "return_memory", lambda: given.append(True))
     for prompt in (text(1, 20), pictured(oracle, 3)):
         receiver = Receiver(lambda event: given.append(False) if event.finish_reason else None)
         driver.submit(ask(prompt), receiver)
@@ -258,7 +258,7 @@ def test_requests_run_where_no_room_can_be_made(
         assert eventually(lambda: bool(tries))
     time.sleep(0.1)  # long enough for another try
     assert tries == [True]
-    assert "requests make their own" in caplog.text
+    assert "requests allocate it from now on" in caplog.text
 
 
 def test_who_submits_does_not_wait_for_room_being_made(

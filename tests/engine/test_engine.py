@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from oracle import Oracle, config_dict, make_oracle, make_prompt
 
-from pocketvlm.backends.ops import Ops
+from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.engine import Engine, Request, TokenEvent
 from pocketvlm.errors import OptionError, PromptError
 from pocketvlm.model import MiniCPMV
@@ -20,7 +20,7 @@ def oracle() -> Oracle:
     return make_oracle(config_dict(), seed=9)
 
 
-def make_engine(oracle: Oracle, ops: Ops, **options: Any) -> Engine:
+def make_engine(oracle: Oracle, ops: AnyBackend, **options: Any) -> Engine:
     return Engine(MiniCPMV(oracle.config, ops, oracle.tensors), **options)
 
 
@@ -56,7 +56,7 @@ def greedy(prompt: Prompt, max_tokens: int = 12, **params: Any) -> Request:
     return Request(prompt, SamplingParams(temperature=0, max_tokens=max_tokens, **params))
 
 
-def test_batched_and_chunked_equal_alone_and_whole(oracle: Oracle, ops: Ops) -> None:
+def test_batched_and_chunked_equal_alone_and_whole(oracle: Oracle, ops: AnyBackend) -> None:
     requests = [greedy(prompt) for prompt in prompts(oracle)]
     alone = [tokens(run(make_engine(oracle, ops), [request])[0]) for request in requests]
     assert all(len(ids) == 12 for ids in alone)
@@ -65,7 +65,7 @@ def test_batched_and_chunked_equal_alone_and_whole(oracle: Oracle, ops: Ops) -> 
         assert [tokens(events) for events in together] == alone
 
 
-def test_decoding_equals_prefilling_the_same_tokens(oracle: Oracle, ops: Ops) -> None:
+def test_decoding_equals_prefilling_the_same_tokens(oracle: Oracle, ops: AnyBackend) -> None:
     engine = make_engine(oracle, ops)
     prompt = prompts(oracle)[0]
     made = tokens(run(engine, [greedy(prompt, 20)])[0])
@@ -74,15 +74,15 @@ def test_decoding_equals_prefilling_the_same_tokens(oracle: Oracle, ops: Ops) ->
     assert list(logits.argmax(-1)[len(prompt.ids) - 1 : -1]) == made
 
 
-def test_seeded_sampling_does_not_depend_on_company(oracle: Oracle, ops: Ops) -> None:
+def test_seeded_sampling_is_batch_invariant(oracle: Oracle, ops: AnyBackend) -> None:
     prompt = prompts(oracle)[1]
     request = Request(prompt, SamplingParams(temperature=1.0, seed=17, max_tokens=15))
     alone = tokens(run(make_engine(oracle, ops), [request])[0])
-    company = [greedy(p, 30) for p in prompts(oracle)]
-    assert tokens(run(make_engine(oracle, ops), [company[0], request, *company[2:]])[1]) == alone
+    others = [greedy(p, 30) for p in prompts(oracle)]
+    assert tokens(run(make_engine(oracle, ops), [others[0], request, *others[2:]])[1]) == alone
 
 
-def test_memory_is_exact_and_comes_back(oracle: Oracle, ops: Ops) -> None:
+def test_memory_is_exact_and_comes_back(oracle: Oracle, ops: AnyBackend) -> None:
     engine = make_engine(oracle, ops)
     request = greedy(prompts(oracle)[1], 12)
     number = engine.add(request)
@@ -92,7 +92,7 @@ def test_memory_is_exact_and_comes_back(oracle: Oracle, ops: Ops) -> None:
     assert engine.memory.used == 0
     for _ in range(3):
         run(engine, [greedy(prompt) for prompt in prompts(oracle)])
-        assert engine.memory.used == engine.memory.kept
+        assert engine.memory.used == engine.memory.cached
     while engine.prefix.evict():
         pass
     assert engine.memory.used == 0
@@ -100,14 +100,14 @@ def test_memory_is_exact_and_comes_back(oracle: Oracle, ops: Ops) -> None:
     assert not engine.scheduler.running
 
 
-def test_a_reused_slot_starts_clean(oracle: Oracle, ops: Ops) -> None:
+def test_a_reused_slot_starts_clean(oracle: Oracle, ops: AnyBackend) -> None:
     fresh = tokens(run(make_engine(oracle, ops), [greedy(prompts(oracle)[2])])[0])
     used = make_engine(oracle, ops)
     run(used, [greedy(prompt, 40) for prompt in prompts(oracle)])
     assert tokens(run(used, [greedy(prompts(oracle)[2])])[0]) == fresh
 
 
-def test_requests_wait_for_memory_and_then_run(oracle: Oracle, ops: Ops) -> None:
+def test_requests_wait_for_memory_and_then_run(oracle: Oracle, ops: AnyBackend) -> None:
     requests = [greedy(prompt) for prompt in prompts(oracle)]
     wide = [tokens(events) for events in run(make_engine(oracle, ops), requests)]
     need = make_engine(oracle, ops).memory.bytes_for(len(requests[1].prompt.ids) + 12)
@@ -115,7 +115,7 @@ def test_requests_wait_for_memory_and_then_run(oracle: Oracle, ops: Ops) -> None
     assert [tokens(events) for events in run(narrow, requests)] == wide
 
 
-def test_ends(oracle: Oracle, ops: Ops) -> None:
+def test_ends(oracle: Oracle, ops: AnyBackend) -> None:
     prompt = prompts(oracle)[0]
     made = tokens(run(make_engine(oracle, ops), [greedy(prompt, 10)])[0])
     place = next(i for i in range(1, 10) if made[i] not in made[:i])
@@ -138,7 +138,7 @@ def test_ends(oracle: Oracle, ops: Ops) -> None:
     assert stop not in tokens(events)[:-1]
 
 
-def test_impossible_requests_are_refused_with_numbers(oracle: Oracle, ops: Ops) -> None:
+def test_impossible_requests_are_refused_with_numbers(oracle: Oracle, ops: AnyBackend) -> None:
     engine = make_engine(oracle, ops)
     limit = oracle.config.text.max_position_embeddings
     empty = Prompt(np.array([], dtype=np.int32), (), (), "")
@@ -159,7 +159,7 @@ def test_impossible_requests_are_refused_with_numbers(oracle: Oracle, ops: Ops) 
     assert run(engine, [greedy(prompts(oracle)[3])])
 
 
-def test_answers_end_where_the_context_ends(oracle: Oracle, ops: Ops) -> None:
+def test_answers_end_where_the_context_ends(oracle: Oracle, ops: AnyBackend) -> None:
     limit = oracle.config.text.max_position_embeddings
     prompt = Prompt(np.random.default_rng(0).integers(10, 130, limit - 3).astype(np.int32), (), (), "")
     events = run(make_engine(oracle, ops), [greedy(prompt, 50)])[0]

@@ -1,4 +1,4 @@
-"""Prompts that begin alike: a hit gives the bits of a miss, and nothing is read twice."""
+"""Prompts with a common prefix: a hit gives the bits of a miss, and no token is prefilled twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Oracle, config_dict, make_oracle
 
-from pocketvlm.engine.prefix import LEAST_GAP, cut_places, name_checkpoints
+from pocketvlm.engine.prefix import MIN_GAP, chunk_boundaries, entry_keys
 from pocketvlm.engine.scheduler import Scheduler
 from pocketvlm.errors import PromptError
 from pocketvlm.model import MiniCPMV
@@ -29,24 +29,24 @@ def model(oracle: Oracle) -> MiniCPMV:
     length=st.integers(1, 320),
     chunk=st.integers(1, 70),
 )
-def test_cuts_up_to_a_checkpoint_do_not_depend_on_what_follows(marks: list[int], length: int, chunk: int) -> None:
-    cuts, checkpoints = cut_places(length, marks, chunk)
-    assert cuts[-1] == length
-    assert all(0 < b - a <= chunk for a, b in zip([0, *cuts], cuts, strict=False))
-    assert set(checkpoints) <= set(cuts) & set(marks)
-    assert all(b - a >= LEAST_GAP for a, b in zip([0, *checkpoints], checkpoints, strict=False))
-    for place in checkpoints:
-        other, others = cut_places(place + 50, [m for m in marks if m <= place], chunk)
-        assert [c for c in other if c <= place] == [c for c in cuts if c <= place]
-        assert others == [c for c in checkpoints if c <= place]
+def test_boundaries_up_to_an_entry_do_not_depend_on_later_tokens(marks: list[int], length: int, chunk: int) -> None:
+    boundaries, ends = chunk_boundaries(length, marks, chunk)
+    assert boundaries[-1] == length
+    assert all(0 < b - a <= chunk for a, b in zip([0, *boundaries], boundaries, strict=False))
+    assert set(ends) <= set(boundaries) & set(marks)
+    assert all(b - a >= MIN_GAP for a, b in zip([0, *ends], ends, strict=False))
+    for end in ends:
+        other, others = chunk_boundaries(end + 50, [m for m in marks if m <= end], chunk)
+        assert [c for c in other if c <= end] == [c for c in boundaries if c <= end]
+        assert others == [c for c in ends if c <= end]
 
 
-def test_names_tell_everything_apart(oracle: Oracle) -> None:
+def test_keys_depend_on_ids_views_and_boundaries(oracle: Oracle) -> None:
     prompt = pictured(oracle, 1, views=2, words=80)
-    places = cut_places(len(prompt.ids), prompt.marks, 16)[1]
-    names = name_checkpoints(prompt, places)
-    assert list(names) == places
-    assert len(places) == 2
+    ends = chunk_boundaries(len(prompt.ids), prompt.marks, 16)[1]
+    keys = entry_keys(prompt, ends)
+    assert list(keys) == ends
+    assert len(ends) == 2
 
     def changed(index: int, **fields: object) -> tuple[View, ...]:
         return tuple(replace(v, **fields) if i == index else v for i, v in enumerate(prompt.views))  # type: ignore[arg-type]
@@ -59,10 +59,10 @@ def test_names_tell_everything_apart(oracle: Oracle) -> None:
         (replace(prompt, views=changed(1, downsample_mode="4x")), 1),
         (replace(prompt, ids=other_ids), 0),
     ):
-        found = name_checkpoints(variant, places)
-        assert [found[p] == names[p] for p in places] == [True] * same + [False] * (2 - same)
-    assert list(name_checkpoints(replace(prompt, views=changed(1, digest="")), places)) == places[:1]
-    assert name_checkpoints(prompt, places[1:])[places[1]] != names[places[1]]  # read in other pieces
+        found = entry_keys(variant, ends)
+        assert [found[p] == keys[p] for p in ends] == [True] * same + [False] * (2 - same)
+    assert list(entry_keys(replace(prompt, views=changed(1, digest="")), ends)) == ends[:1]
+    assert entry_keys(prompt, ends[1:])[ends[1]] != keys[ends[1]]  # split at other boundaries
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4", "bf16"])
@@ -89,11 +89,11 @@ def test_a_hit_has_the_bits_of_a_miss(oracle: Oracle, weights: str) -> None:
 def test_parts_of_one_step_have_the_bits_of_steps_of_their_own(
     oracle: Oracle, weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Logits, and what is kept on the way, alone and beside others."""
+    """Logits and prefix-cache entries, alone and in a batch."""
     if weights == "bf16":
         oracle = make_oracle(config_dict(), seed=9, dtype=torch.bfloat16)
     model = network(oracle, weights)
-    if weights == "bf16" and not model.ops.describe()["isa"].startswith("avx512bf16"):
+    if weights == "bf16" and not model.backend.describe()["isa"].startswith("avx512bf16"):
         pytest.skip("bfloat16 weights have float32 products on this processor: equal within rounding only")
     requests = [
         ask(text(1, 150, [9, 40, 64, 73, 110])),
@@ -101,31 +101,33 @@ def test_parts_of_one_step_have_the_bits_of_steps_of_their_own(
         ask(text(3, 70, [20, 61, 69])),
     ]
 
-    def read(company: int) -> tuple[Run, list[int]]:
+    def prefill(together: int) -> tuple[Run, list[int]]:
         run = Run(engine_of(model, chunk=64))
         made: list[int] = []
         while len(made) < len(requests):
-            made += [run.add(request) for request in requests[len(made) : len(made) + company]]
+            made += [run.add(request) for request in requests[len(made) : len(made) + together]]
             run.finish()
         check_memory(run.engine)
         return run, [run.engine.stats().steps, *made]
 
-    together, (few, *numbers) = read(3)
-    whole = Scheduler._cuts
-    monkeypatch.setattr(Scheduler, "_cuts", lambda self, sequence, room: whole(self, sequence, room)[:1])
-    apart, (many, *others) = read(1)
+    together, (few, *numbers) = prefill(3)
+    whole = Scheduler._boundaries
+    monkeypatch.setattr(Scheduler, "_boundaries", lambda self, sequence, room: whole(self, sequence, room)[:1])
+    apart, (many, *others) = prefill(1)
     assert few < many - 10
     for one, other in zip(numbers, others, strict=True):
         np.testing.assert_array_equal(together.rows(one), apart.rows(other))
-    kept, same = together.engine.prefix._snapshots, apart.engine.prefix._snapshots
-    assert len(kept) == 5 + 3 + 3
-    assert kept.keys() == same.keys()
-    for name, snapshot in kept.items():
-        for copy, other_copy in zip(snapshot.copies, same[name].copies, strict=True):
-            np.testing.assert_array_equal(copy, other_copy)
+    entries, same = together.engine.prefix._entries, apart.engine.prefix._entries
+    assert len(entries) == 5 + 3 + 3
+    assert entries.keys() == same.keys()
+    for name, entry in entries.items():
+        arrays = together.engine.memory.copy_arrays(entry.copy)
+        others = apart.engine.memory.copy_arrays(same[name].copy)
+        for array, other_array in zip(arrays, others, strict=True):
+            np.testing.assert_array_equal(array, other_array)
 
 
-def test_the_second_turn_runs_neither_vision_nor_the_beginning(oracle: Oracle, model: MiniCPMV) -> None:
+def test_the_second_turn_runs_neither_vision_nor_the_cached_prefix(oracle: Oracle, model: MiniCPMV) -> None:
     engine = engine_of(model, page_size=64, chunk=512)
     run = Run(engine)
     prompt = pictured(oracle, 7, views=3, words=80)
@@ -147,7 +149,7 @@ def test_the_second_turn_runs_neither_vision_nor_the_beginning(oracle: Oracle, m
 
 def replace_encode(model: MiniCPMV, seen: list[object]) -> MiniCPMV:
     class Listening:
-        config, ops = model.config, model.ops
+        config, backend = model.config, model.backend
 
         def encode(self, views: object) -> object:
             seen.append(views)
@@ -156,7 +158,7 @@ def replace_encode(model: MiniCPMV, seen: list[object]) -> MiniCPMV:
     return Listening()  # type: ignore[return-value]
 
 
-def test_many_answers_to_one_prompt_read_it_once(oracle: Oracle, model: MiniCPMV) -> None:
+def test_many_answers_to_one_prompt_prefill_it_once(oracle: Oracle, model: MiniCPMV) -> None:
     prompt = pictured(oracle, 2, words=80)
     run = Run(engine_of(model))
     numbers = [run.add(ask(prompt, seed=seed)) for seed in range(5)]
@@ -170,7 +172,7 @@ def test_many_answers_to_one_prompt_read_it_once(oracle: Oracle, model: MiniCPMV
         np.testing.assert_array_equal(run.rows(number), rows)
 
 
-def test_those_that_wait_for_one_that_is_cancelled_go_on(model: MiniCPMV) -> None:
+def test_requests_that_wait_for_a_cancelled_one_go_on(model: MiniCPMV) -> None:
     prompt = text(2, 100, [70])
     run = Run(engine_of(model))
     numbers = [run.add(ask(prompt, seed=seed)) for seed in range(3)]
@@ -182,7 +184,7 @@ def test_those_that_wait_for_one_that_is_cancelled_go_on(model: MiniCPMV) -> Non
     check_idle(run.engine)
 
 
-def test_the_cache_keeps_its_limit_and_drops_what_was_not_used(model: MiniCPMV) -> None:
+def test_the_cache_respects_its_limit_and_evicts_the_least_recently_used(model: MiniCPMV) -> None:
     prompts = [text(seed, 90, [70]) for seed in range(4)]
     engine = engine_of(model)
     engine.prefix.limit = 3 * engine.memory.bytes_for(70)
@@ -190,10 +192,10 @@ def test_the_cache_keeps_its_limit_and_drops_what_was_not_used(model: MiniCPMV) 
     for prompt in (*prompts[:3], prompts[0], prompts[3]):
         run.add(ask(prompt))
         run.finish()
-        assert engine.memory.kept <= engine.prefix.limit
+        assert engine.memory.cached <= engine.prefix.limit
     assert len(engine.prefix) == 3
-    keys = [name_checkpoints(prompt, [70]) for prompt in prompts]
-    assert [engine.prefix.find(key) is not None for key in keys] == [True, False, True, True]
+    keys = [entry_keys(prompt, [70]) for prompt in prompts]
+    assert [engine.prefix.use(key) is not None for key in keys] == [True, False, True, True]
     check_idle(engine)
 
 

@@ -18,16 +18,19 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from pocketvlm.backends import create
+from pocketvlm.backends.backend import AnyBackend
+from pocketvlm.backends.top import largest
 from pocketvlm.engine.request import Request, Sequence
 from pocketvlm.engine.sampler import (
+    LogitsRow,
     allowed_tokens,
     candidates,
-    draw,
-    draw_token,
-    largest,
+    inverse_cdf,
     log_probabilities,
     penalise,
     sample,
+    sample_token,
 )
 from pocketvlm.errors import OptionError
 from pocketvlm.types import Prompt, SamplingParams
@@ -37,6 +40,12 @@ VOCAB = 40
 
 def row(seed: int, vocab: int = VOCAB) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 3, vocab).astype(np.float32)
+
+
+def on(logits: np.ndarray, backend: AnyBackend | None = None) -> LogitsRow:
+    """The logits as the second row of a step on a backend."""
+    backend = backend or create("native", threads=1)
+    return LogitsRow(backend, backend.from_numpy(np.stack([-logits, logits])), 1)
 
 
 def sequence(output: list[int] | None = None, eos: tuple[int, ...] = (), **params: Any) -> Sequence:
@@ -84,15 +93,15 @@ def test_largest_equals_sorting(count: int, vocab: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 4096, 5000, 20011])
-def test_draw_inverts_the_running_sum(count: int) -> None:
+def test_inverse_cdf_inverts_the_running_sum(count: int) -> None:
     random = np.random.default_rng(count)
     weights = random.random(count) * (random.random(count) < 0.3)
     weights[count // 2] = 1.0
     ends = np.cumsum(weights) / weights.sum()
     for point in [0.0, 1 - 2**-53, *random.random(200)]:
-        place = draw(weights, point)
-        assert weights[place] > 0
-        assert (ends[place - 1] if place else 0.0) - 1e-12 <= point <= ends[place] + 1e-12
+        index = inverse_cdf(weights, point)
+        assert weights[index] > 0
+        assert (ends[index - 1] if index else 0.0) - 1e-12 <= point <= ends[index] + 1e-12
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.3])
@@ -127,17 +136,17 @@ def test_presence_and_frequency_count_the_output_only() -> None:
     assert not logits.any()
 
 
-def test_draws_follow_the_distribution_and_the_seed() -> None:
+def test_samples_follow_the_distribution_and_the_seed() -> None:
     logits = row(2)
     state = sequence(temperature=1.0, seed=4)
-    drawn = [sample(logits, state) for _ in range(20_000)]
-    share = np.bincount(drawn, minlength=VOCAB) / len(drawn)
+    sampled = [sample(logits, state) for _ in range(20_000)]
+    share = np.bincount(sampled, minlength=VOCAB) / len(sampled)
     expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     assert np.abs(share - expected).max() < 0.015
     again = sequence(temperature=1.0, seed=4)
-    assert [sample(logits, again) for _ in range(50)] == drawn[:50]
+    assert [sample(logits, again) for _ in range(50)] == sampled[:50]
     other = sequence(temperature=1.0, seed=5)
-    assert [sample(logits, other) for _ in range(50)] != drawn[:50]
+    assert [sample(logits, other) for _ in range(50)] != sampled[:50]
 
 
 def test_greedy_and_min_tokens() -> None:
@@ -197,24 +206,24 @@ class Among:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 5.0])
-def test_a_constraint_holds_and_is_told(temperature: float) -> None:
+def test_a_constraint_holds_and_takes_note(temperature: float) -> None:
     allowed = {3, 31, 32, 39}
     state = sequence(temperature=temperature, seed=1, top_p=0.9)
     state.constraint = constraint = Among(allowed, 30)
-    drawn = [draw_token(row(seed), state) for seed in range(30)]
-    assert {token.id for token in drawn} <= allowed
-    assert constraint.seen == [token.id for token in drawn]
-    assert [token.closes for token in drawn] == [False] * 29 + [True]
+    sampled = [sample_token(on(row(seed)), state) for seed in range(30)]
+    assert {token.id for token in sampled} <= allowed
+    assert constraint.seen == [token.id for token in sampled]
+    assert [token.closes for token in sampled] == [False] * 29 + [True]
     if temperature == 0.0:
-        assert all(token.id == max(allowed, key=lambda t: row(s)[t]) for s, token in enumerate(drawn))
+        assert all(token.id == max(allowed, key=lambda t: row(s)[t]) for s, token in enumerate(sampled))
 
 
-def test_an_end_id_is_not_told_and_a_constraint_outweighs_min_tokens() -> None:
+def test_a_constraint_takes_no_note_of_an_end_id_and_a_constraint_outweighs_min_tokens() -> None:
     state = sequence(eos=(7,), temperature=0.0, min_tokens=5)
     state.constraint = constraint = Among({7, 9}, 3)
-    assert draw_token(row(1), state).id == 9
+    assert sample_token(on(row(1)), state).id == 9
     state.constraint = constraint = Among({7}, 3)
-    assert draw_token(row(1), state).id == 7
+    assert sample_token(on(row(1)), state).id == 7
     assert constraint.seen == []
 
 
@@ -230,21 +239,21 @@ def test_log_probabilities_are_those_of_the_raw_logits(seed: int, count: int, vo
     logits = row(seed, vocab)
     expected = torch.log_softmax(torch.from_numpy(logits).double(), 0)
     state = sequence(seed=seed, logprobs=count, logit_bias=((3, 5.0),), repetition_penalty=1.3)
-    drawn = draw_token(logits.copy(), state)
-    assert drawn.logprob is not None
-    assert drawn.logprob.token_id == drawn.id
-    assert drawn.logprob.logprob == pytest.approx(float(expected[drawn.id]), abs=1e-6)
+    sampled = sample_token(on(logits.copy()), state)
+    assert sampled.logprob is not None
+    assert sampled.logprob.token_id == sampled.id
+    assert sampled.logprob.logprob == pytest.approx(float(expected[sampled.id]), abs=1e-6)
     values, ids = expected.topk(count)
-    assert [token for token, _ in drawn.logprob.top] == ids.tolist()
-    np.testing.assert_allclose([value for _, value in drawn.logprob.top], values.numpy(), atol=1e-6)
-    assert draw_token(logits, sequence(seed=seed)).logprob is None
+    assert [token for token, _ in sampled.logprob.top] == ids.tolist()
+    np.testing.assert_allclose([value for _, value in sampled.logprob.top], values.numpy(), atol=1e-6)
+    assert sample_token(on(logits), sequence(seed=seed)).logprob is None
 
 
 def test_equal_logits_are_reported_by_id_and_only_as_many_as_asked() -> None:
     assert [t for t, _ in log_probabilities(np.zeros(9, np.float32), 0, 3).top] == [0, 1, 2]
 
 
-def test_logit_bias_moves_what_is_drawn() -> None:
+def test_logit_bias_changes_the_sampled_token() -> None:
     logits = row(5)
     assert sample(logits, sequence(temperature=0.0, logit_bias=((11, 100.0), (999_999, 50.0)))) == 11
     best = int(logits.argmax())
@@ -252,3 +261,42 @@ def test_logit_bias_moves_what_is_drawn() -> None:
     for name, bad in (("logit_bias", ((1, 101.0),)), ("logit_bias", ((-1, 0.0),)), ("logprobs", 21), ("logprobs", -1)):
         with pytest.raises(OptionError, match=name):
             SamplingParams(**{name: bad})
+
+
+@pytest.mark.parametrize("vocab", [VOCAB, 5000])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"temperature": 0.0},
+        {"temperature": 1.2, "top_k": 7},
+        {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "min_p": 0.05},
+        {"temperature": 1.0, "top_p": 0.9},
+        {"temperature": 1.0, "top_k": VOCAB},
+        {"temperature": 0.0, "repetition_penalty": 1.3},
+        {"temperature": 0.0, "logit_bias": ((3, 50.0),)},
+        {"temperature": 1.0, "top_k": 5, "logprobs": 2},
+        {"temperature": 0.0, "min_tokens": 3},
+    ],
+)
+def test_a_backend_samples_as_the_whole_row_does(ops: AnyBackend, params: dict[str, Any], vocab: int) -> None:
+    for seed in range(20):
+        logits = row(seed, vocab).round(1)  # some are equal
+        whole, there = (sequence(seed=seed, eos=(5,), **params) for _ in range(2))
+        wanted = [sample(logits, whole) for _ in range(5)]
+        assert [sample_token(on(logits, ops), there).id for _ in range(5)] == wanted
+
+
+def test_only_what_needs_it_takes_the_whole_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: LogitsRow) -> None:
+        raise AssertionError("the whole row")
+
+    monkeypatch.setattr(LogitsRow, "whole", refuse)
+    for params in ({"temperature": 0.0}, {"temperature": 1.0, "top_k": 4}):
+        sample_token(on(row(1)), sequence(**params))
+    for params in (
+        {"temperature": 1.0},
+        {"temperature": 0.0, "logprobs": 0},
+        {"temperature": 0.0, "presence_penalty": 1},
+    ):
+        with pytest.raises(AssertionError, match="whole row"):
+            sample_token(on(row(1)), sequence(**params))

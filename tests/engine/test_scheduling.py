@@ -1,4 +1,4 @@
-"""Who runs when: order, priorities, turns with vision, preemption without a trace, and failures that stay alone."""
+"""Scheduling: order, priorities, alternation with vision, preemption without a trace, isolated failures."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from engine_kit import Run, alone, ask, check_idle, check_memory, engine_of, net
 from oracle import Oracle, make_prompt
 
 from pocketvlm.engine import Request
+from pocketvlm.engine.runner import sub_batches
 from pocketvlm.engine.scheduler import FEW_ROWS
 from pocketvlm.errors import OptionError, PromptError
 from pocketvlm.model import MiniCPMV
@@ -39,7 +40,7 @@ def test_no_more_than_max_seqs_run_and_they_come_in_order(model: MiniCPMV) -> No
     assert ended == [numbers[i] for i in (4, 2, 0, 1, 3)]
 
 
-def test_a_more_important_request_takes_a_place_and_the_other_loses_nothing(model: MiniCPMV) -> None:
+def test_a_request_of_higher_precedence_takes_a_slot_and_the_other_loses_nothing(model: MiniCPMV) -> None:
     run = Run(engine_of(model, max_seqs=2))
     requests = [ask(text(seed, 20), 20, seed, priority=1) for seed in range(2)]
     low = [run.add(request) for request in requests]
@@ -78,7 +79,7 @@ def test_preempted_equals_not_preempted_bit_for_bit(oracle: Oracle, weights: str
     check_idle(run.engine)
 
 
-def test_rows_read_again_have_the_bits_of_single_rows(model: MiniCPMV) -> None:
+def test_rows_prefilled_after_preemption_have_the_bits_of_single_rows(model: MiniCPMV) -> None:
     request = ask(text(5, 30), 4 * FEW_ROWS + 2)
     run = Run(engine_of(model))
     number = run.add(request)
@@ -105,8 +106,8 @@ def test_a_short_prompt_does_not_wait_for_long_ones_before_it(model: MiniCPMV) -
     assert oldest.computed >= before + 2 * 16  # nor does the oldest wait for ever
 
 
-def test_views_and_steps_take_turns(oracle: Oracle, model: MiniCPMV, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(model.ops), "patches_at_once", 32)  # one view
+def test_views_and_steps_alternate(oracle: Oracle, model: MiniCPMV, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(model.backend), "patches_at_once", 32)  # one view
     engine = engine_of(model, chunk=64)
     run = Run(engine)
     writer = run.add(ask(text(1, 10), 40))
@@ -126,7 +127,7 @@ def test_views_and_steps_take_turns(oracle: Oracle, model: MiniCPMV, monkeypatch
 def test_a_short_text_in_two_parts_waits_for_one_view(
     oracle: Oracle, model: MiniCPMV, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(model.ops), "patches_at_once", 32)  # one view
+    monkeypatch.setattr(type(model.backend), "patches_at_once", 32)  # one view
     engine = engine_of(model, chunk=160)
     run = Run(engine)
     for seed in range(4):
@@ -151,7 +152,7 @@ def test_a_short_text_in_two_parts_waits_for_one_view(
 def test_new_views_of_all_requests_are_encoded_together(
     oracle: Oracle, model: MiniCPMV, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(model.ops), "patches_at_once", 5 * 64)
+    monkeypatch.setattr(type(model.backend), "patches_at_once", 5 * 64)
     passes: list[list[str]] = []
     encode = MiniCPMV.encode
 
@@ -188,7 +189,7 @@ def test_views_are_not_encoded_before_their_chunk_is_due(oracle: Oracle, model: 
     while engine.busy:
         run.step()
         for sequence in engine.scheduler.running:
-            end = max((cut for cut in sequence.cuts if cut <= sequence.computed + 16), default=0)
+            end = max((end for end in sequence.boundaries if end <= sequence.computed + 16), default=0)
             assert engine.vision.misses <= sum(view.start < end for view in prompt.views)
             assert len(sequence.features) <= 1
 
@@ -292,3 +293,27 @@ def test_views_that_do_not_fit_are_refused(oracle: Oracle, model: MiniCPMV) -> N
         views = (replace(prompt.views[0], **change), prompt.views[1])
         with pytest.raises(PromptError, match="view 0"):
             engine_of(model).add(ask(replace(prompt, views=views)))
+
+
+def test_sub_batches_split_what_shares_a_slot() -> None:
+    offsets, context_lens = np.array([0, 3, 4, 9, 11, 12], np.int32), np.array([0, 7, 8, 0, 2], np.int32)
+    slots, copies = np.array([4, 2, 2, 0, 0], np.int32), np.array([-1, 5, -1, 6, -1], np.int32)
+    found = [
+        (
+            part.rows,
+            part.offsets.tolist(),
+            part.context_lens.tolist(),
+            part.read_slots.tolist(),
+            part.write_slots.tolist(),
+            None if part.copy_slots is None else part.copy_slots.tolist(),
+        )
+        for part in sub_batches(offsets, context_lens, slots, copies)
+    ]
+    assert found == [
+        (slice(0, 4), [0, 3, 4], [0, 7], [4, 2], [4, 2], [-1, 5]),
+        (slice(4, 11), [0, 5, 7], [8, 0], [2, 0], [2, 0], [-1, 6]),
+        (slice(11, 12), [0, 1], [2], [0], [0], None),
+    ]
+    (whole,) = sub_batches(offsets, context_lens, np.arange(5, dtype=np.int32), np.full(5, -1, np.int32))
+    assert whole.rows == slice(None)
+    assert whole.copy_slots is None

@@ -1,4 +1,4 @@
-"""Random traffic on little memory: whatever comes, goes or gives way, every answer is the one of a quiet engine."""
+"""Random traffic on little memory: every answer is the one of an engine with a single request."""
 
 from __future__ import annotations
 
@@ -66,17 +66,17 @@ class Refuses:
 
 
 class Traffic(RuleBasedStateMachine):
-    """Requests come, are cancelled, fail; checkpoints go; steps run."""
+    """Requests arrive, are cancelled, fail; prefix-cache entries are evicted; steps run."""
 
     @initialize(
         tokens=st.integers(LONGEST, 3 * LONGEST),
         max_seqs=st.integers(1, 6),
-        kept=st.sampled_from([0.0, 0.3, 1.0]),
+        cached=st.sampled_from([0.0, 0.3, 1.0]),
         features=st.sampled_from([0, 600, 1 << 20]),
     )
-    def begin(self, tokens: int, max_seqs: int, kept: float, features: int) -> None:
+    def begin(self, tokens: int, max_seqs: int, cached: float, features: int) -> None:
         engine = engine_of(model(), tokens, max_seqs=max_seqs, vision_cache=features)
-        engine.prefix.limit = int(engine.memory.limit * kept)
+        engine.prefix.limit = int(engine.memory.limit * cached)
         self.run = Run(engine)
         self.wanted: dict[int, list[int]] = {}
         self.bad: set[int] = set()
@@ -113,7 +113,7 @@ class Traffic(RuleBasedStateMachine):
         self.cancelled.add(number)
 
     @rule()
-    def forget_a_checkpoint(self) -> None:
+    def evict_an_entry(self) -> None:
         self.run.engine.prefix.evict()
 
     @invariant()

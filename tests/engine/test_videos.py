@@ -121,7 +121,7 @@ def test_others_go_on_while_frames_are_decoded(oracle: Oracle, model: MiniCPMV) 
 
 
 def test_two_answers_about_one_clip_do_not_hinder_each_other(oracle: Oracle, model: MiniCPMV) -> None:
-    """Nothing is kept, so both need every view; the clip has only the one that was asked for last."""
+    """Nothing is cached, so both need every view; the clip has only the one that was requested last."""
 
     class Narrow(Slow):
         at = asks = -1

@@ -9,7 +9,7 @@ import pytest
 import torch
 from oracle import Oracle, assert_close, config_dict, make_oracle, make_prompt, reference_features, reference_logits
 
-from pocketvlm.backends.ops import Ops
+from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.engine import Engine
 from pocketvlm.model import MiniCPMV, expected_tensors
 from pocketvlm.model.vision import encode_views
@@ -78,7 +78,7 @@ def random_config(seed: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_configurations(ops: Ops, seed: int) -> None:
+def test_random_configurations(ops: AnyBackend, seed: int) -> None:
     oracle = make_oracle(random_config(seed), seed=seed, dtype=torch.bfloat16)
     for mode in ("16x", "4x"):
         prompt = make_prompt(oracle.config, sizes_for(mode), mode, text=25, seed=seed)
@@ -89,7 +89,7 @@ def test_random_configurations(ops: Ops, seed: int) -> None:
         assert_close(engine.prompt_logits(prompt), reference_logits(oracle, prompt), 3e-4)
 
 
-def engine_for(oracle: Oracle, ops: Ops, chunk: int = 512) -> Engine:
+def engine_for(oracle: Oracle, ops: AnyBackend, chunk: int = 512) -> Engine:
     return Engine(MiniCPMV(oracle.config, ops, oracle.tensors), prefill_chunk=chunk)
 
 
@@ -103,14 +103,14 @@ def test_tensor_names_are_those_of_the_reference(oracle: Oracle) -> None:
     assert {name: tensor.shape for name, tensor in oracle.tensors.items()} == expected
 
 
-def test_text_logits(oracle: Oracle, ops: Ops) -> None:
+def test_text_logits(oracle: Oracle, ops: AnyBackend) -> None:
     prompt = make_prompt(oracle.config, [], text=150)
     assert_close(engine_for(oracle, ops).prompt_logits(prompt), reference_logits(oracle, prompt), 2e-4)
 
 
 @pytest.mark.parametrize("video", [False, True], ids=["images", "video"])
 @pytest.mark.parametrize("mode", ["16x", "4x"])
-def test_image_features_and_logits(oracle: Oracle, ops: Ops, mode: str, video: bool) -> None:
+def test_image_features_and_logits(oracle: Oracle, ops: AnyBackend, mode: str, video: bool) -> None:
     prompt = make_prompt(oracle.config, sizes_for(mode), mode, text=30, video=video)
     engine = engine_for(oracle, ops)
     features = np.concatenate([ops.to_numpy(f) for f in engine.runner.encode(prompt.views)])
@@ -119,7 +119,7 @@ def test_image_features_and_logits(oracle: Oracle, ops: Ops, mode: str, video: b
     assert_close(engine.prompt_logits(prompt), reference_logits(oracle, prompt), 2e-4)
 
 
-def test_rounds_of_the_merger(ops: Ops) -> None:
+def test_rounds_of_the_merger(ops: AnyBackend) -> None:
     oracle = make_oracle(config_dict(merger_times=2), seed=4)
     prompt = make_prompt(oracle.config, [(8, 8), (16, 24)], "16x")
     model = MiniCPMV(oracle.config, ops, oracle.tensors)
@@ -132,14 +132,14 @@ def test_rounds_of_the_merger(ops: Ops) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 65, 100])
-def test_chunked_prefill_equals_whole(oracle: Oracle, ops: Ops, chunk: int) -> None:
+def test_chunked_prefill_equals_whole(oracle: Oracle, ops: AnyBackend, chunk: int) -> None:
     prompt = make_prompt(oracle.config, sizes_for("16x"), text=40)
     engine = engine_for(oracle, ops)
     whole = engine.prompt_logits(prompt, chunk=10_000)
     assert np.abs(engine.prompt_logits(prompt, chunk=chunk) - whole).max() <= 5e-5
 
 
-def test_f32_and_f16_weights(ops: Ops) -> None:
+def test_f32_and_f16_weights(ops: AnyBackend) -> None:
     for dtype in (torch.float32, torch.float16):
         oracle = make_oracle(config_dict(), seed=5, dtype=dtype)
         prompt = make_prompt(oracle.config, [(4, 4)])

@@ -7,7 +7,7 @@ import pytest
 from oracle import config_dict, make_oracle, make_prompt
 
 from pocketvlm.backends import native
-from pocketvlm.backends.ops import Ops
+from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.backends.options import choose
 from pocketvlm.config import ModelConfig
 from pocketvlm.engine import Engine
@@ -38,12 +38,12 @@ DENSE = {
 }
 
 
-def logits(ops: Ops, tensors: dict[str, Tensor]) -> np.ndarray:
+def logits(ops: AnyBackend, tensors: dict[str, Tensor]) -> np.ndarray:
     prompt = make_prompt(ORACLE.config, [(4, 8)], seed=1)
     return Engine(MiniCPMV(ORACLE.config, ops, tensors)).prompt_logits(prompt)
 
 
-def test_exact_arithmetic_takes_the_values_of_the_formula(ops: Ops) -> None:
+def test_exact_arithmetic_takes_the_values_of_the_formula(ops: AnyBackend) -> None:
     assert sum(isinstance(tensor, QuantizedTensor) for tensor in QUANTIZED.values()) > 30
     np.testing.assert_array_equal(logits(ops, QUANTIZED), logits(ops, DENSE))
 
@@ -57,7 +57,7 @@ def test_fast_arithmetic_is_close_to_it() -> None:
 
 
 @pytest.mark.parametrize("role", ["conv", "patch_embedding"])
-def test_a_quantized_convolution_is_refused_by_name(ops: Ops, role: Role) -> None:
+def test_a_quantized_convolution_is_refused_by_name(ops: AnyBackend, role: Role) -> None:
     name = next(name for name, its in ROLES.items() if its == role)
     shape = ORACLE.tensors[name].shape[0], ORACLE.tensors[name].float32()[0].size
     odd = QuantizedTensor(name, 8, shape, np.zeros(shape, np.uint8), BlockValues(np.ones((1, 1), np.float32), shape))

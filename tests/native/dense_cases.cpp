@@ -84,6 +84,18 @@ void pointwise_case(Suite& suite, const Floats& gate, const char* kind) {
     suite.check(describe(std::string("sigmoid_gate ") + kind, {{"count", count}}), 2e-6, {Floats(count)}, run(&Kernels::sigmoid_gate));
 }
 
+void low_rank_case(Suite& suite, int64_t count, int64_t inputs, int64_t outputs, int64_t rank) {
+    Random random(static_cast<uint64_t>(inputs * 100 + rank));
+    const int64_t height = count + 3;
+    const Floats x = random.floats(height * inputs), a = random.floats(rank * inputs), b = random.floats(rank * outputs);
+    const Floats out = random.floats(height * outputs);
+    const Ints rows = random.permutation(count, height);
+    const auto what = describe("add_low_rank", {{"rows", count}, {"inputs", inputs}, {"outputs", outputs}, {"rank", rank}});
+    suite.check(what, 3e-6, {out}, [&](const Kernels& kernels, Pool& pool, Outputs& o) {
+        kernels.add_low_rank(pool, LowRank{x.data(), rows.data(), a.data(), b.data(), o[0].data(), count, inputs, outputs, rank, 0.5f});
+    });
+}
+
 }  // namespace
 
 void dense_cases(Suite& suite) {
@@ -100,6 +112,11 @@ void dense_cases(Suite& suite) {
         for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 13, 45}) bf16_case(suite, number++, rows, inputs, outputs);
     for (const int64_t rows : {1, 7}) bf16_case(suite, number++, rows, 3001, 170);  // several blocks of weights in a task
     bf16_case(suite, number++, 211, 40, 5);                                       // few outputs: rows in several tasks
+    for (const int64_t rank : {1, 5, 16}) {
+        low_rank_case(suite, 1, 33, 70, rank);
+        low_rank_case(suite, 9, 7, 5, rank);
+        low_rank_case(suite, 0, 16, 16, rank);
+    }
     for (const int64_t width : {1, 3, 8, 17, 64, 129, 1000})
         for (const int64_t rows : {1, 5, 70}) norm_case(suite, rows, width);
     for (const int64_t count : {1, 7, 16, 33, 1000, 40001}) pointwise_case(suite, Random(7).floats(count, 5.0f), "normal");

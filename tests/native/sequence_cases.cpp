@@ -51,22 +51,25 @@ void causal_case(Suite& suite, const Longs& lengths, const Longs& contexts, int6
     });
 }
 
-void inputs_case(Suite& suite, int64_t rows, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t rotary_dim) {
+void inputs_case(Suite& suite, int64_t rows, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t rotary_dim,
+                 bool three_axes = false) {
     Random random(static_cast<uint64_t>(rows * 100 + head_dim));
     const Floats query_gate = random.floats(rows * heads * 2 * head_dim), key = random.floats(rows * kv_heads * head_dim);
     const Floats value = random.floats(key.size()), q_norm = random.floats(head_dim), k_norm = random.floats(head_dim);
     Floats frequencies(rotary_dim / 2);
     for (int64_t i = 0; i < frequencies.size(); ++i) frequencies[i] = 1.0f / static_cast<float>(1 + i * i);
-    Ints positions(rows);
-    for (int64_t r = 0; r < rows; ++r) positions[r] = static_cast<int32_t>(random.below(3000));
+    Ints positions(three_axes ? 3 * rows : rows), axes(rotary_dim / 2);
+    for (int64_t i = 0; i < axes.size(); ++i) axes[i] = three_axes ? static_cast<int32_t>(i % 3) : 0;
+    for (int64_t r = 0; r < positions.size(); ++r) positions[r] = static_cast<int32_t>(random.below(3000));
     const int64_t places = rows + 5;
     const Ints cache_rows = random.permutation(rows, places);
     const auto what = describe("attention_inputs", {{"rows", rows}, {"heads", heads}, {"kv_heads", kv_heads}, {"head_dim", head_dim},
-                               {"rotary", rotary_dim}});
+                               {"rotary", rotary_dim}, {"three_axes", three_axes}});
     const Floats cache = random.floats(places * kv_heads * head_dim), out(rows * heads * head_dim);
     suite.check(what, 3e-6, {out, out, cache, cache}, [&](const Kernels& kernels, Pool& pool, Outputs& o) {
         kernels.attention_inputs(pool, AttentionInputs{query_gate.data(), key.data(), value.data(), q_norm.data(), k_norm.data(),
-                                                       frequencies.data(), o[2].data(), o[3].data(), positions.data(), cache_rows.data(),
+                                                       frequencies.data(), o[2].data(), o[3].data(), positions.data(),
+                                                       axes.data(), cache_rows.data(),
                                                        o[0].data(), o[1].data(), rows, heads, kv_heads, head_dim, rotary_dim, 1e-6f});
     });
 }
@@ -84,15 +87,26 @@ void views_case(Suite& suite, const Longs& lengths, int64_t heads, int64_t head_
     });
 }
 
+// Slots to write: those that are read, but for the first sequence a slot that no sequence has.
+Ints other_slots(const Batch& batch) {
+    Ints to(batch.slots);
+    int32_t free = 0;
+    for (int64_t s = 0; s < batch.sequences; ++s)
+        if (batch.slots[s] == free) ++free, s = -1;
+    to[0] = free;
+    return to;
+}
+
 void conv_case(Suite& suite, const Longs& lengths, const Longs& contexts, int64_t channels, int64_t taps) {
     Random random(static_cast<uint64_t>(channels * 10 + taps));
     const Batch batch(random, lengths, contexts);
     const Floats x = random.floats(batch.rows * channels), weight = random.floats(taps * channels);
     const Floats state = random.floats(batch.slots_held * (taps - 1) * channels);
+    const Ints to = other_slots(batch);
     const auto what = describe("conv_silu lengths=" + list(lengths) + " context=" + list(contexts), {{"channels", channels}, {"taps", taps}});
     suite.check(what, 2e-6, {Floats(x.size()), state}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
         kernels.conv_silu(pool, ConvSilu{x.data(), weight.data(), out[1].data(), batch.offsets.data(), batch.context_lens.data(),
-                                         batch.slots.data(), out[0].data(), batch.sequences, channels, taps});
+                                         batch.slots.data(), to.data(), out[0].data(), batch.sequences, channels, taps});
     });
 }
 
@@ -102,13 +116,14 @@ void delta_case(Suite& suite, const Longs& lengths, const Longs& contexts, int64
     const Batch batch(random, lengths, contexts);
     const Floats mixed = random.floats(batch.rows * (2 * key_heads * key_dim + value_heads * value_dim));
     const Floats b = random.floats(batch.rows * value_heads), a = random.floats(b.size()), a_log = random.floats(value_heads);
+    const Ints to = other_slots(batch);
     const Floats dt_bias = random.floats(value_heads), state = random.floats(batch.slots_held * value_heads * key_dim * value_dim);
     const auto what = describe("gated_delta_rule lengths=" + list(lengths) + " context=" + list(contexts),
                                {{"key_heads", key_heads}, {"value_heads", value_heads}, {"key_dim", key_dim}, {"value_dim", value_dim}});
     suite.check(what, 5e-6, {Floats(batch.rows * value_heads * value_dim), state}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
         kernels.gated_delta_rule(pool, DeltaRule{mixed.data(), b.data(), a.data(), a_log.data(), dt_bias.data(), out[1].data(),
-                                                 batch.offsets.data(), batch.context_lens.data(), batch.slots.data(), out[0].data(),
-                                                 batch.sequences, key_heads, value_heads, key_dim, value_dim});
+                                                 batch.offsets.data(), batch.context_lens.data(), batch.slots.data(), to.data(),
+                                                 out[0].data(), batch.sequences, key_heads, value_heads, key_dim, value_dim});
     });
 }
 
@@ -118,6 +133,7 @@ void sequence_cases(Suite& suite) {
     for (const int64_t head_dim : {1, 8, 20, 33, 64}) {
         inputs_case(suite, 1, 4, 2, head_dim, head_dim / 2 * 2);
         inputs_case(suite, 9, 3, 1, head_dim, head_dim / 8 * 2);
+        inputs_case(suite, 9, 3, 1, head_dim, head_dim / 8 * 2, true);
         for (const bool fast : {false, true}) {
             views_case(suite, {1}, 3, head_dim, fast);
             views_case(suite, {5, 33, 17, 1}, 2, head_dim, fast);

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 from video_kit import reference_video
 
-from pocketvlm.backends.ops import CacheLocation
+from pocketvlm.backends.backend import CacheLocation
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.processor import ChatTemplate, Processor, Tokenizer
 from pocketvlm.processor.vocabulary import Vocabulary

@@ -13,8 +13,9 @@ SOURCE = ROOT / "src"
 # Imports go down only; parts on one floor never import each other. docs/architecture.md draws this.
 FLOORS = (
     ("config", "types", "errors", "schemes", "atomic", "lru", "packfile", "suggest"),
-    ("tensors", "backends.options"),
+    ("tensors", "backends.options", "backends.batch", "backends.top"),
     ("backends.ops",),
+    ("backends.backend",),
     ("backends.native", "backends.torch"),
     ("backends",),
     ("model", "processor", "checkpoint", "parsing"),

@@ -21,7 +21,7 @@ from pocketvlm.answers.stream import ChoiceStream
 from pocketvlm.api.about import arithmetic, cache_location, describe, scheme_for
 from pocketvlm.api.many import in_order, on_thread, question
 from pocketvlm.api.streams import Stream, fold
-from pocketvlm.backends.ops import CacheLocation, Ops
+from pocketvlm.backends.backend import AnyBackend, CacheLocation
 from pocketvlm.backends.options import Backend, Precision, Weights
 from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.checkpoint.formats.safetensors import leave
@@ -174,9 +174,9 @@ class Model:
         return self._driver
 
     @property
-    def ops(self) -> Ops:
+    def ops(self) -> AnyBackend:
         """The backend's operations."""
-        return self.engine.model.ops
+        return self.engine.model.backend
 
     @property
     def sampling_defaults(self) -> SamplingParams:

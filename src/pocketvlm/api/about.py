@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.backends import cache as packed_cache
-from pocketvlm.backends.ops import CacheLocation, Ops
+from pocketvlm.backends.backend import AnyBackend, CacheLocation
 from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.checkpoint.huggingface import Checkpoint
@@ -23,7 +23,7 @@ def scheme_for(checkpoint: Checkpoint, backend: str, weights: str = "auto", prec
     return choose(backend, weights, precision, checkpoint.quantization)
 
 
-def arithmetic(ops: Ops) -> dict[str, str]:
+def arithmetic(ops: AnyBackend) -> dict[str, str]:
     """What of a backend's description its results depend on: all but threads, places, and why it was chosen."""
     kept = ("backend", "device", "isa", "precision", "weights", "arithmetic")
     return {name: text.partition(" (")[0] for name, text in ops.describe().items() if name in kept}
@@ -43,7 +43,7 @@ def cache_location(cache: bool | str | Path, model: str, checkpoint: Checkpoint)
     return CacheLocation(directory, model, str(checkpoint.path.resolve()), fingerprint(checkpoint.tensor_files))
 
 
-def describe(name: str, checkpoint: Checkpoint, ops: Ops) -> dict[str, Any]:
+def describe(name: str, checkpoint: Checkpoint, ops: AnyBackend) -> dict[str, Any]:
     """What a checkpoint is and how a backend would run it, from the files' headers alone."""
     config = checkpoint.model
     return {
@@ -62,7 +62,7 @@ def describe(name: str, checkpoint: Checkpoint, ops: Ops) -> dict[str, Any]:
         "downsample_mode": checkpoint.processor.downsample_mode,
         "max_slice_nums": checkpoint.processor.max_slice_nums,
         "eos_token_ids": list(checkpoint.eos_token_ids),
-        "kv_cache_bytes_per_token": page_bytes(config.text, 1),
-        "state_bytes_per_sequence": slot_bytes(config.text),
+        "kv_cache_bytes_per_token": page_bytes(config.text, 1, ops.state_dtype.itemsize),
+        "state_bytes_per_sequence": slot_bytes(config.text, ops.state_dtype.itemsize),
         "backend": ops.describe(),
     }

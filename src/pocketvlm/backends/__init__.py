@@ -1,4 +1,4 @@
-"""`create()` returns the operations of a backend; each backend is one folder that implements `ops.py`."""
+"""`create()` returns a backend; each backend is one folder that implements `ops.py` and `backend.py`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pocketvlm.backends.options import choose
 from pocketvlm.errors import OptionError
 
 if TYPE_CHECKING:
-    from pocketvlm.backends.ops import Ops
+    from pocketvlm.backends.backend import AnyBackend
     from pocketvlm.backends.options import Scheme
 
 
-def create(name: str, threads: int | None = None, device: str | None = None, scheme: Scheme | None = None) -> Ops:
-    """The operations of a backend.
+def create(
+    name: str, threads: int | None = None, device: str | None = None, scheme: Scheme | None = None
+) -> AnyBackend:
+    """A backend.
 
     threads: CPU threads (None: physical cores). device: for "torch" alone, "cpu" or "cuda" (None: CUDA where present).
     scheme: what `options.choose` chose for this backend (None: what it chooses for a dense checkpoint without options).

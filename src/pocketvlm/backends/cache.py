@@ -29,7 +29,7 @@ class Entry:
 def directory(given: str | Path | None = None) -> Path:
     """The directory of packed files, there or not: "packed" in `given`, $POCKETVLM_CACHE or the user's cache.
 
-    Raises OptionError where there is no such place.
+    Raises OptionError if there is no such directory.
     """
     named = str(given or os.environ.get("POCKETVLM_CACHE", ""))
     try:
@@ -39,16 +39,16 @@ def directory(given: str | Path | None = None) -> Path:
         # The specification of XDG_CACHE_HOME says that relative paths do not count.
         base = Path(shared) if Path(shared).is_absolute() else Path.home() / ".cache"
     except RuntimeError:
-        raise OptionError("there is no home directory to keep them in: set POCKETVLM_CACHE to a directory") from None
+        raise OptionError("there is no home directory to store them in: set POCKETVLM_CACHE to a directory") from None
     return base / "pocketvlm" / "packed"
 
 
-def entries(place: Path) -> list[Entry]:
-    """The files in a directory of packed files, used last first."""
+def entries(folder: Path) -> list[Entry]:
+    """The files in a directory of packed files, most recently used first."""
     from pocketvlm.packfile import SUFFIX, PackedError, read_header
 
     found = []
-    for file in place.glob(f"*{SUFFIX}"):
+    for file in folder.glob(f"*{SUFFIX}"):
         try:
             state = file.stat()
         except OSError:
@@ -61,25 +61,25 @@ def entries(place: Path) -> list[Entry]:
     return sorted(found, key=lambda entry: (-entry.last_used, entry.file))
 
 
-def clear(place: Path, names: Sequence[str] = (), older_than: float | None = None) -> list[Entry]:
+def clear(folder: Path, names: Sequence[str] = (), older_than: float | None = None) -> list[Entry]:
     """Remove files and leftovers of broken writes; gives the files that were removed.
 
     names: models, their paths, or files; none means all. older_than: only those not used for so many days. A process
-    that has a file open keeps it until it ends. Raises InputError for a name that nothing has.
+    that has mapped a file can use it until it ends. Raises InputError for an unknown name.
     """
     from pocketvlm.packfile import sweep
 
-    chosen = entries(place)
+    chosen = entries(folder)
     for name in names:
         if not any(_is_called(entry, name) for entry in chosen):
-            raise InputError(f"nothing in {place} is called {name!r}: see pocketvlm cache list")
+            raise InputError(f"nothing in {folder} is called {name!r}: see pocketvlm cache list")
     if names:
         chosen = [entry for entry in chosen if any(_is_called(entry, name) for name in names)]
     if older_than is not None:
         latest = time.time() - older_than * 86400
         chosen = [entry for entry in chosen if entry.last_used < latest]
     _remove(entry.file for entry in chosen)
-    sweep(place)
+    sweep(folder)
     return chosen
 
 

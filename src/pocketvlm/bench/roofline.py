@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
+from pocketvlm.backends.ops import Ops
 from pocketvlm.bench.scenarios import DECODED, SHORT, Prompts, first_token
 from pocketvlm.engine import Engine
 
 PRODUCTS = ("linear", "linears")
+OPERATIONS = Ops.__abstractmethods__ | {*PRODUCTS}
 
 
 @dataclass(slots=True)
@@ -25,18 +27,18 @@ class Spent:
 
 
 class Timed:
-    """The operations of a backend, each timed and none recorded. Everything else is the backend's."""
+    """The operations of a backend, each timed and none captured. Everything else is the backend's."""
 
     def __init__(self, ops: Any) -> None:
         self._ops = ops
         self.spent: dict[str, Spent] = {}
 
-    def recorded(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], Any]]:
+    def capture(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], Any]]:
         return work(), work
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._ops, name)
-        if not callable(found) or name.startswith("_"):
+        if name not in OPERATIONS:
             return found
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -57,14 +59,14 @@ class Timed:
 @contextmanager
 def timed(engine: Engine) -> Iterator[Timed]:
     """The engine's model with timed operations, for as long as this lasts."""
-    plain = engine.model.ops
+    plain = engine.model.backend
     proxy = Timed(plain)
-    engine.model.ops = proxy
+    engine.model.backend = cast(Any, proxy)
     engine.runner.decoding.forget()
     try:
         yield proxy
     finally:
-        engine.model.ops = plain
+        engine.model.backend = plain
         engine.runner.decoding.forget()
 
 
@@ -92,11 +94,11 @@ def roofline(engine: Engine, side: int, progress: Callable[[str], None]) -> dict
     a second; measured before and after the phases, the higher figure of each, as a machine with other guests may be
     slow in one of them. phases: "decode" (one token), "prefill" (512 tokens), "vision" (one view in 16x).
     """
-    measure = getattr(engine.model.ops, "limits", None)
-    if measure is None:
-        return None
     progress("limits of the machine")
+    measure = engine.model.backend.limits
     before = measure()
+    if before is None:
+        return None
     prompts = Prompts(engine.model.config, side, seed=1)
     long, short, view = prompts.prompt(0, 512), prompts.prompt(0, SHORT), prompts.view(0)
     progress("where the time goes")
@@ -105,7 +107,7 @@ def roofline(engine: Engine, side: int, progress: Callable[[str], None]) -> dict
     engine.release(number)
     prefill = _phase(engine, lambda: engine.release(first_token(engine, long)[0]), 2)
     vision = _phase(engine, lambda: engine.runner.encode((view,)), 2)
-    limits = {name: max(rate, before[name]) for name, rate in measure().items()}
+    limits = {name: max(rate, before[name]) for name, rate in (measure() or before).items()}
     for phase in (decode, prefill, vision):
         products = [phase["operations"][name] for name in PRODUCTS if name in phase["operations"]]
         spent = sum(p["seconds"] for p in products)

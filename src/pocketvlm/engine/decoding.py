@@ -6,57 +6,80 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pocketvlm.backends.ops import Array, Batch
+from pocketvlm.backends.batch import Batch, SubBatch
+from pocketvlm.backends.ops import Array
 from pocketvlm.engine.memory import Memory
 from pocketvlm.engine.request import Work
 from pocketvlm.lru import LRU
 from pocketvlm.model import MiniCPMV
 from pocketvlm.model.text import LayerState
 
-_MOST_STEPS = 64
-_LEAST_PAGES = 16
+_MAX_STEPS = 64
+_MIN_PAGES = 16
 
 
-class _Step:
-    """One token for each of n sequences whose page tables hold at most `width` pages, on arrays that stay in place."""
+class _DecodeStep:
+    """One token for each of n sequences whose page tables hold at most `width` pages, on arrays at fixed addresses."""
 
-    def __init__(self, model: MiniCPMV, states: tuple[LayerState, ...], n: int, width: int, page_size: int) -> None:
+    def __init__(
+        self,
+        model: MiniCPMV,
+        states: tuple[LayerState, ...],
+        width: int,
+        page_size: int,
+        adapters: tuple[int, ...],
+    ) -> None:
+        """adapters: index of the adapter of each sequence, or -1."""
         self.model, self.states = model, states
-        self.ids, self.rows = np.zeros(n, np.int32), np.arange(n, dtype=np.int32)
-        context, slots, pages = np.zeros(n, np.int32), np.zeros(n, np.int32), np.empty((n, width), np.int32)
-        self.batch = Batch(np.arange(n + 1, dtype=np.int32), context.copy(), context, pages, slots, page_size)
-        self._again: Callable[[], Array] | None = None
+        n = len(adapters)
+        offsets = np.arange(n + 1, dtype=np.int32)
+        self._context_lens, self._slots = np.zeros(n, np.int32), np.zeros(n, np.int32)
+        self.batch = Batch(
+            offsets,
+            self._context_lens,
+            np.empty((n, width), np.int32),
+            page_size,
+            rotary_positions=np.zeros(n, np.int32),
+            sub_batches=(SubBatch(slice(None), offsets, self._context_lens, self._slots, self._slots),),
+            ids=np.zeros(n, np.int32),
+            logit_rows=np.arange(n, dtype=np.int32),
+            adapters=np.array(adapters, np.int32) if max(adapters) >= 0 else None,
+        )
+        self.step = model.backend.step(self.batch)
+        self._replay: Callable[[], Array] | None = None
 
     def run(self, work: Sequence[Work]) -> Array:
         batch = self.batch
         batch.pages.fill(-1)
         for row, item in enumerate(work):
-            held = item.sequence.holding
-            assert held is not None
-            self.ids[row] = item.sequence.output[-1]
-            batch.context[row] = batch.positions[row] = item.start
-            batch.slots[row] = held.slot
-            batch.pages[row, : held.count] = held.pages
-        if self._again is not None:
-            return self._again()
-        logits, self._again = self.model.ops.recorded(self._compute)
+            allocation = item.sequence.allocation
+            assert allocation is not None
+            batch.ids[row] = item.sequence.output[-1]
+            batch.context_lens[row] = batch.rotary_positions[row] = item.start
+            self._slots[row] = allocation.slot
+            batch.pages[row, : allocation.count] = allocation.pages
+        self.step.update(batch)
+        if self._replay is not None:
+            return self._replay()
+        logits: Array
+        logits, self._replay = self.model.backend.capture(self._compute)
         return logits
 
     def _compute(self) -> Array:
-        hidden = self.model.forward(self.model.embed(self.ids), self.batch, self.states)
-        return self.model.logits(hidden, self.rows)
+        hidden = self.model.forward(self.model.embed(self.step), self.step, self.states)
+        return self.model.logits(hidden, self.step)
 
 
 class Decoding:
-    """Finds the recorded step that fits, or makes it."""
+    """Finds the captured step that fits, or captures it."""
 
     def __init__(self, model: MiniCPMV, memory: Memory) -> None:
         self.model, self.memory = model, memory
-        self._steps: LRU[tuple[int, int], _Step] = LRU(_MOST_STEPS)
-        memory.moving = self._steps.clear  # they work on the arrays that were
+        self._steps: LRU[tuple[int, tuple[int, ...]], _DecodeStep] = LRU(_MAX_STEPS)
+        memory.moving = self._steps.clear  # captured steps refer to the arrays that move
 
     def forget(self) -> None:
-        """Drop what is recorded; the next steps record anew."""
+        """Drop all captured steps; the next steps are captured again."""
         self._steps.clear()
 
     def fits(self, work: Sequence[Work]) -> bool:
@@ -67,11 +90,12 @@ class Decoding:
         )
 
     def run(self, work: Sequence[Work]) -> Array:
-        """Logits [n, vocab] of the next token of each sequence; they live until the next step."""
-        pages = max(item.sequence.holding.count for item in work if item.sequence.holding is not None)
-        width = max(_LEAST_PAGES, 1 << (pages - 1).bit_length())
-        step = self._steps.use((len(work), width))
+        """Logits [n, vocab] of the next token of each sequence; they are valid until the next step."""
+        pages = max(item.sequence.allocation.count for item in work if item.sequence.allocation is not None)
+        width = max(_MIN_PAGES, 1 << (pages - 1).bit_length())
+        key = width, tuple(self.model.adapter_index(item.sequence.request.adapter) for item in work)
+        step = self._steps.use(key)
         if step is None:
-            step = _Step(self.model, self.memory.states, len(work), width, self.memory.page_size)
-            self._steps.put((len(work), width), step)
+            step = _DecodeStep(self.model, self.memory.states, width, self.memory.page_size, key[1])
+            self._steps.put(key, step)
         return step.run(work)

@@ -19,9 +19,9 @@ from pocketvlm.errors import PocketVLMError
 
 Deliver = Callable[[TokenEvent], None]
 T = TypeVar("T")
-# Seconds without a request before the driver's thread trims and preallocates memory: the next request may come at once.
+# Idle seconds before the driver's thread trims and preallocates memory: the next request may come at once.
 _IDLE_SECONDS = 1.0
-_UPKEEP_PAUSE = 0.01  # seconds between two pieces of such work
+_UPKEEP_PAUSE = 0.01  # seconds between two such actions
 _log = logging.getLogger("pocketvlm.engine")
 
 
@@ -52,8 +52,8 @@ class EngineDriver:
     """Steps one engine for all its users. Every method may be called from any thread.
 
     One thread at a time owns the engine, and nobody else touches it: from `start` to `close` the driver's own thread,
-    without `start` any caller of `wait`, for one step. Everybody else appends orders to the inbox, which the owner
-    empties before each step. So no order waits for a step, and a program with one thread has no other.
+    without `start` any caller of `wait`, for one step. Other threads append orders to the inbox, which the owner
+    empties before each step. So no order waits for a step, and a program with one thread starts no other.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -139,7 +139,7 @@ class EngineDriver:
                 self._disown()
 
     def close(self, drain_seconds: float = 0.0) -> None:
-        """Take no new requests, wait so long for those that run, abort the others, and join the thread."""
+        """Take no new requests, wait so many seconds for running ones, abort the others, and join the thread."""
         with self._changed:
             self._open = False
             self._deadline = time.monotonic() + drain_seconds
@@ -162,7 +162,7 @@ class EngineDriver:
         return self._owner == threading.get_ident()
 
     def _order(self, order: Callable[[], None]) -> None:
-        """Have something done by the owner before the next step."""
+        """Let the owner call `order` before the next step."""
         with self._changed:
             self._inbox.append(order)
             self._changed.notify_all()
@@ -186,7 +186,7 @@ class EngineDriver:
         while True:
             with self._changed:
                 busy = self._changed.wait_for(self._has_work, pause if self._needs_upkeep() else None)
-            if not busy:  # without the lock: who submits something meanwhile does not wait for it
+            if not busy:  # without the lock, so that `submit` does not wait
                 self._maintain()
                 pause = _UPKEEP_PAUSE
                 continue
@@ -206,15 +206,15 @@ class EngineDriver:
         return self.engine.can_trim or (self._preallocates and self.engine.can_preallocate)
 
     def _maintain(self) -> None:
-        """One thing that is best done while nobody waits."""
+        """One action that is best done while the engine is idle."""
         if self.engine.can_trim:
             self.engine.trim()
             return
         try:
             self.engine.preallocate()
-        except Exception:  # most likely there is no memory; the request that needs it will say so
+        except Exception:  # most likely memory is short; the request that needs it will say so
             self._preallocates = False
-            _log.warning("no room could be made beforehand; requests make their own from now on", exc_info=True)
+            _log.warning("memory could not be preallocated; requests allocate it from now on", exc_info=True)
 
     def _take_orders(self) -> None:
         while self._inbox:
@@ -262,7 +262,7 @@ class EngineDriver:
             job.ticket.queue_seconds = (sequence.admitted or time.perf_counter()) - job.submitted
 
     def _drop(self, job: _Job) -> None:
-        """Forget a request. A thread of the driver's own trims memory when it is idle; a caller has no later time."""
+        """Forget a request. The driver's own thread trims memory when it is idle; a caller must do it now."""
         del self._jobs[job.ticket.number]
         if job.ticket.number in self.engine.sequences:
             self.engine.release(job.ticket.number, trim=self._thread is None)

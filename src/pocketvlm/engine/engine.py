@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.engine.fitting import ways_to_fit
 from pocketvlm.engine.memory import Memory
-from pocketvlm.engine.prefix import PrefixCache, cut_places, name_checkpoints
-from pocketvlm.engine.request import Drawn, Plan, Request, Sequence, StageSeconds, TokenEvent, Work
+from pocketvlm.engine.prefix import PrefixCache, chunk_boundaries, entry_keys
+from pocketvlm.engine.request import Plan, Request, Sampled, Sequence, StageSeconds, TokenEvent, Work
 from pocketvlm.engine.runner import Runner
-from pocketvlm.engine.sampler import draw_token
+from pocketvlm.engine.sampler import sample_token
 from pocketvlm.engine.scheduler import DEFAULT_MAX_SEQS, DEFAULT_PREFILL_CHUNK, Scheduler
 from pocketvlm.engine.stats import EngineStats
 from pocketvlm.engine.vision import DEFAULT_VISION_CACHE, Vision
@@ -22,9 +22,9 @@ from pocketvlm.errors import OptionError, PocketVLMError, PromptError
 from pocketvlm.model import MiniCPMV
 from pocketvlm.types import Prompt, SamplingParams
 
-MOST_PREFIX_CACHE = 1 << 30
-# Seconds that a step with nothing to do but to wait for a video's frames takes: new requests come in between.
-_PATIENCE = 0.05
+MAX_PREFIX_CACHE = 1 << 30
+# Seconds that a step waits for a video's frames when nothing else is due; new requests are admitted between steps.
+_TIMEOUT = 0.05
 
 
 def default_memory_limit() -> int:
@@ -33,7 +33,7 @@ def default_memory_limit() -> int:
 
 
 class Engine:
-    """Turns requests into one step, again and again. Not thread-safe: one caller steps it (see `EngineDriver`)."""
+    """SubBatches requests into one step, again and again. Not thread-safe: one caller steps it (see `EngineDriver`)."""
 
     def __init__(
         self,
@@ -47,19 +47,19 @@ class Engine:
         vision_cache: int = DEFAULT_VISION_CACHE,
         vision_files: FeatureFiles | None = None,
     ) -> None:
-        """memory_limit: bytes of state, of sequences and checkpoints together (None: half of the machine's memory).
+        """memory_limit: bytes of state, of sequences and prefix-cache entries together (None: half of the machine's).
         prefill_chunk: prompt tokens that a step takes. max_model_len: prompt and answer together (None: the context of
-        the model). max_seqs: sequences that run at once. prefix_cache: bytes of checkpoints (None: a quarter of the
+        the model). max_seqs: sequences that run at once. prefix_cache: bytes of its entries (None: a quarter of the
         limit, at most 1 GiB). vision_cache: bytes of features in memory; vision_files: and on disk.
         """
         context = model.config.text.max_position_embeddings
         limit = default_memory_limit() if memory_limit is None else memory_limit
-        kept = min(limit // 4, MOST_PREFIX_CACHE) if prefix_cache is None else prefix_cache
+        prefix_limit = min(limit // 4, MAX_PREFIX_CACHE) if prefix_cache is None else prefix_cache
         for name, value, least in (
             ("prefill_chunk", prefill_chunk, 1),
             ("max_seqs", max_seqs, 1),
             ("max_model_len", context if max_model_len is None else max_model_len, 2),
-            ("prefix_cache", kept, 0),
+            ("prefix_cache", prefix_limit, 0),
             ("vision_cache", vision_cache, 0),
         ):
             if value < least:
@@ -69,20 +69,21 @@ class Engine:
         self.model = model
         self.max_model_len = max_model_len or context
         self.memory = Memory(model, limit)
-        self.prefix = PrefixCache(self.memory, kept)
+        self.prefix = PrefixCache(self.memory, prefix_limit)
         self.vision = Vision(model, vision_cache, vision_files)
         self.scheduler = Scheduler(self.memory, self.prefix, self.vision, prefill_chunk, max_seqs)
         self.runner = Runner(model, self.memory)
         self.sequences: dict[int, Sequence] = {}
         self._numbers = itertools.count()
         self._steps = 0
-        self._encoded = self._hurried = self._looked = False
+        self._encoded = self._finished_prefill = self._vision_ran = False
 
     def check(self, request: Request) -> int:
-        """Tokens that the request may make, at most max_tokens; raises PromptError where it can never run."""
+        """Tokens that the request may make, at most max_tokens; PromptError or OptionError if it can never run."""
         params, prompt = request.params, request.prompt
         max_tokens = min(params.max_tokens, self._room(prompt))
         self._check_memory(prompt, max_tokens)
+        self.model.adapter_index(request.adapter)
         return max_tokens
 
     def new_number(self) -> int:
@@ -95,14 +96,14 @@ class Engine:
         number: its id, from `new_number`. Requests of one priority run in the order of their numbers.
         """
         max_tokens, prompt = self.check(request), request.prompt
-        cuts, checkpoints = cut_places(len(prompt.ids), prompt.marks, self.scheduler.prefill_chunk)
+        boundaries, ends = chunk_boundaries(len(prompt.ids), prompt.marks, self.scheduler.prefill_chunk)
         sequence = Sequence(
             id=self.new_number() if number is None else number,
             request=request,
             max_tokens=max_tokens,
             random=np.random.default_rng(request.params.seed),
-            cuts=tuple(cuts),
-            keys=name_checkpoints(prompt, checkpoints),
+            boundaries=tuple(boundaries),
+            keys=entry_keys(prompt, ends, request.adapter),
         )
         self.sequences[sequence.id] = sequence
         self.scheduler.add(sequence)
@@ -114,37 +115,37 @@ class Engine:
         return bool(self.scheduler.waiting or self.scheduler.running)
 
     def step(self) -> list[TokenEvent]:
-        """Encode the views that are due, or run one step and return its tokens; the two take turns where both are due.
+        """Encode the views that are due, or run one batch and return its tokens; the two alternate where both are due.
 
-        Where a step left few tokens of a prompt, one more comes before the views: a short text waits for one view.
-        What goes wrong with one request ends that one, with an event that says so.
+        A nearly finished prefill runs before the next views are encoded. An error of one request ends that request
+        alone, with an event that says so.
         """
         failed: list[TokenEvent] = []
         self._constrain(failed)
         self.scheduler.admit()
         self.scheduler.attach_cached_features()
-        hurried = not self._encoded and not self._hurried and self.scheduler.nearly_read()
-        if not self._encoded and not hurried and self._encode_due(failed):
-            self._encoded, self._hurried = True, False
+        finishes_prefill = not self._encoded and not self._finished_prefill and self.scheduler.nearly_prefilled()
+        if not self._encoded and not finishes_prefill and self._encode_due(failed):
+            self._encoded, self._finished_prefill = True, False
             return failed
         plan = self.scheduler.plan()
         if not plan.work:
-            self._encode_due(failed, _PATIENCE)
+            self._encode_due(failed, _TIMEOUT)
             return failed
-        self._encoded, self._hurried = False, hurried
+        self._encoded, self._finished_prefill = False, finishes_prefill
         self._steps += 1
         try:
             logits = self.runner.run(plan)
-        except Exception as error:  # nobody can say whose fault it was, nor what is left of their states
-            self.memory.reserved = 0
+        except Exception as error:  # it may be of any request of the batch, and their states are undefined
+            self.memory.release_copies()
             return failed + [self._fail(work.sequence, error) for work in plan.work]
-        drawn: dict[int, Drawn] = {}
+        sampled: dict[int, Sampled] = {}
         for number, row in logits.items():
             try:
-                drawn[number] = draw_token(row, self.sequences[number])
+                sampled[number] = sample_token(row, self.sequences[number])
             except Exception as error:
                 failed.append(self._fail(self.sequences[number], error))
-        return failed + self.scheduler.commit(plan, drawn)
+        return failed + self.scheduler.commit(plan, sampled)
 
     def release(self, number: int, trim: bool = True) -> StageSeconds:
         """Forget a request, ended or not; returns the time it spent in each stage. trim: also call `trim`."""
@@ -157,13 +158,13 @@ class Engine:
     @property
     def can_trim(self) -> bool:
         """Whether `trim` would do something."""
-        return self._looked and not self.sequences
+        return self._vision_ran and not self.sequences
 
     def trim(self) -> None:
-        """Give back memory that views took, if no request is left. Takes milliseconds: best when nobody waits."""
+        """Return memory that vision used to the system, if no request is left. Takes milliseconds."""
         if self.can_trim:
-            self.model.ops.return_memory()
-            self._looked = False
+            self.model.backend.return_memory()
+            self._vision_ran = False
 
     @property
     def can_preallocate(self) -> bool:
@@ -171,12 +172,12 @@ class Engine:
         return not self.sequences and self.memory.can_preallocate(self.prefix.limit)
 
     def preallocate(self) -> None:
-        """Make room for what comes, a step at a time, if no request is left. Takes time that the next turn saves."""
+        """Allocate memory before it is needed, a step at a time, if no request is left; saves the next one time."""
         if self.can_preallocate:
             self.memory.preallocate(self.prefix.limit)
 
     def stats(self, arriving: int = 0) -> EngineStats:
-        """How things stand; may be called from any thread. arriving: requests that wait outside."""
+        """How things stand; may be called from any thread. arriving: requests that are not added yet."""
         memory, prefix, vision, scheduler = self.memory, self.prefix, self.vision, self.scheduler
         return EngineStats(
             running=len(scheduler.running),
@@ -185,7 +186,7 @@ class Engine:
             bytes_allocated=memory.allocated,
             bytes_limit=memory.limit,
             prefix_checkpoints=len(prefix),
-            prefix_bytes=memory.kept,
+            prefix_bytes=memory.cached,
             prefix_hits=prefix.hits,
             prefix_misses=prefix.misses,
             prefix_reused_tokens=prefix.reused,
@@ -208,20 +209,19 @@ class Engine:
         request = Request(prompt, SamplingParams(max_tokens=1))
         sequence = Sequence(-1, request, 1, np.random.default_rng(0))
         sequence.features = dict(enumerate(self.runner.encode(prompt.views)))
-        if not self.scheduler.secure(self.memory.pages_for(total), 1):
-            raise PromptError(f"{total} tokens do not fit beside the requests that run: wait for those to end")
-        sequence.holding = self.memory.open()
-        self.memory.extend(sequence.holding, total)
+        if not self.scheduler.reserve(self.memory.pages_for(total), 1):
+            raise PromptError(f"{total} tokens do not fit with the running requests: wait for those to end")
+        sequence.allocation = self.memory.open()
+        self.memory.extend(sequence.allocation, total)
         try:
             parts = []
             for start in range(0, total, chunk):
                 stop = min(start + chunk, total)
-                hidden = self.runner.hidden(Plan((Work(sequence, start, stop),)))
-                rows = np.arange(stop - start, dtype=np.int32)
-                parts.append(self.model.ops.to_numpy(self.model.logits(hidden, rows)))
+                plan, rows = Plan((Work(sequence, start, stop),)), np.arange(stop - start, dtype=np.int32)
+                parts.append(self.model.backend.to_numpy(self.runner.logits(plan, rows)))
             return np.concatenate(parts)
         finally:
-            self.memory.close(sequence.holding)
+            self.memory.close(sequence.allocation)
 
     def _constrain(self, failed: list[TokenEvent]) -> None:
         """Make the constraints of new requests."""
@@ -235,12 +235,12 @@ class Engine:
     def _encode_due(self, failed: list[TokenEvent], timeout: float = 0.0) -> bool:
         """Encode the views that are due; False where none are. If they fail together, each is tried alone.
 
-        timeout: seconds to wait for one that is still being decoded.
+        timeout: seconds to wait for a view that is still being decoded.
         """
-        due = self.scheduler.due_views(self.model.ops.patches_at_once, timeout)
+        due = self.scheduler.due_views(self.model.backend.patches_at_once, timeout)
         try:
             if due:
-                self._looked = True
+                self._vision_ran = True
                 self.vision.encode(due)
         except Exception as error:
             if len(due) == 1:
@@ -248,7 +248,7 @@ class Engine:
                 return True
             for sequence, index in due:
                 try:
-                    if sequence.holding is not None:
+                    if sequence.allocation is not None:
                         self.vision.encode([(sequence, index)])
                 except Exception as its:
                     failed.append(self._fail(sequence, its))

@@ -28,10 +28,10 @@ _MAGIC = b"pvlmfea1"
 
 
 class FeatureFiles:
-    """A directory of features, perhaps of several processes. What goes wrong there costs time, never an answer."""
+    """A directory of features, perhaps of several processes. A bad file costs time, never an answer."""
 
     def __init__(self, directory: Path, owner: str, limit: int = DEFAULT_LIMIT) -> None:
-        """owner: what features depend on beside the view: checkpoint, weights, arithmetic. limit: bytes of all files.
+        """owner: what features depend on besides the view: checkpoint, weights, arithmetic. limit: bytes of all files.
 
         Raises OptionError where the directory cannot be made or listed.
         """
@@ -44,7 +44,7 @@ class FeatureFiles:
             self._list()
         except OSError as error:
             raise OptionError(
-                f"{directory} cannot keep features of images ({error.strerror or error}): give another directory"
+                f"{directory} cannot hold features of images ({error.strerror or error}): give another directory"
             ) from None
 
     @property
@@ -53,7 +53,7 @@ class FeatureFiles:
         return self._sizes.total
 
     def read(self, name: str, rows: int, columns: int) -> NDArray[np.float32] | None:
-        """Features float32 [rows, columns]; None where there are none. A file that is not right is removed."""
+        """Features float32 [rows, columns]; None where there are none. A damaged file is removed."""
         path = self._path(name)
         try:
             data = path.read_bytes()
@@ -68,12 +68,12 @@ class FeatureFiles:
             self._remove(path.name)
             return None
         self._put(path.name, len(data))
-        with contextlib.suppress(OSError):  # the next process asks which were used last
+        with contextlib.suppress(OSError):  # the next process evicts the least recently used
             os.utime(path)
         return np.frombuffer(body, "<f4").astype(np.float32).reshape(rows, columns)
 
     def write(self, name: str, features: NDArray[np.float32]) -> None:
-        """Keep features float32 [rows, columns]; older files go where they do not fit."""
+        """Save features float32 [rows, columns]. May evict older files."""
         path = self._path(name)
         body = features.astype("<f4").tobytes()
         data = self._header(path.name, len(features), features.shape[1], body) + body
@@ -104,7 +104,7 @@ class FeatureFiles:
                 if entry.name.endswith(SUFFIX):
                     found.append((state.st_mtime_ns, entry.name, state.st_size))
                 elif entry.name.endswith(TEMPORARY) and time.time() - state.st_mtime > STALE_SECONDS:
-                    Path(entry.path).unlink()  # whoever wrote it was killed
+                    Path(entry.path).unlink()  # its writer was killed
         for _, name, size in sorted(found):
             self._put(name, size)
 
@@ -122,5 +122,5 @@ class FeatureFiles:
     def _warn(self, error: OSError) -> None:
         if not self._warned:
             self._warned = True
-            text = f"features of images are not kept in {self.directory} ({error.strerror or error})"
+            text = f"features of images are not saved in {self.directory} ({error.strerror or error})"
             warnings.warn(text, CacheWarning, stacklevel=3)

@@ -8,7 +8,7 @@ from pocketvlm.types import ImageInfo, Prompt, VideoInfo
 def ways_to_fit(prompt: Prompt, limit: int) -> str:
     """Settings that would make a prompt have `limit` tokens at most, in words.
 
-    A number of frames is enough by itself, as all pictures of a video have about the same number of tokens.
+    A number of frames is enough by itself, because all frames of a video have about the same number of tokens.
     """
     ways = []
     over = len(prompt.ids) - limit

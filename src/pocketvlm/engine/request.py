@@ -9,8 +9,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from pocketvlm.backends.ops import Array, Ints
-from pocketvlm.engine.memory import Holding
+from pocketvlm.backends.batch import Ints
+from pocketvlm.backends.ops import Array
+from pocketvlm.engine.memory import Allocation
 from pocketvlm.types import Constraint, FinishReason, Prompt, SamplingParams, TokenLogprob
 
 
@@ -19,6 +20,7 @@ class Request:
     """A prompt, how to sample from it, and the ids that end it (the checkpoint's own end ids).
 
     priority: lower numbers run first. constraint: makes the object that says which tokens the answer may have.
+    adapter: name of an adapter of the network (`MiniCPMV.add_adapter`); None: the checkpoint's own weights.
     """
 
     prompt: Prompt
@@ -26,6 +28,7 @@ class Request:
     eos_token_ids: tuple[int, ...] = ()
     priority: int = 0
     constraint: Callable[[], Constraint] | None = None
+    adapter: str | None = None
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -51,8 +54,8 @@ class TokenEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """A token that was drawn. closes: the constraint lets nothing but an end follow."""
+class Sampled:
+    """A sampled token. closes: the constraint allows nothing but an end id after it."""
 
     id: int
     logprob: TokenLogprob | None = None
@@ -70,24 +73,24 @@ class StageSeconds:
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A request on its way: its ids so far, how many of them the state holds, and where that state is.
+    """A request in the engine: its ids so far, how many of them the state holds, and where that state is.
 
-    cuts: the ends of its prompt's parts. keys: the checkpoints among them, position -> name. features: of views whose
-    ids are not all computed, by index. copies: of its slot, or room for them, at positions that a step goes past.
-    cached: prompt tokens that were not computed for it. Times are of perf_counter.
+    boundaries: the ends of its prompt's parts. keys: of the prefix-cache entries among them, by position. features: of
+    views whose ids are not all computed, by index. copies: copies of its slot that a step fills, by position. cached:
+    prompt tokens that were not computed for it. Times are of perf_counter.
     """
 
     id: int
     request: Request
     max_tokens: int
     random: np.random.Generator
-    cuts: tuple[int, ...] = ()
+    boundaries: tuple[int, ...] = ()
     keys: dict[int, bytes] = field(default_factory=dict)
     output: list[int] = field(default_factory=list)
     computed: int = 0
-    holding: Holding | None = None
+    allocation: Allocation | None = None
     features: dict[int, Array] = field(default_factory=dict)
-    copies: dict[int, list[Array]] = field(default_factory=dict)
+    copies: dict[int, int] = field(default_factory=dict)
     constraint: Constraint | None = None
     seconds: StageSeconds = field(default_factory=StageSeconds)
     cached: int = 0
@@ -96,7 +99,7 @@ class Sequence:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Who comes first: lower priority numbers, then who came first."""
+        """Precedence: lower priority numbers first, then earlier requests."""
         return self.request.priority, self.id
 
     @property
@@ -105,8 +108,8 @@ class Sequence:
         return len(self.request.prompt.ids) + len(self.output)
 
     @property
-    def reading(self) -> bool:
-        """Whether part of the prompt is still to be computed."""
+    def prefilling(self) -> bool:
+        """Whether part of the prompt is not computed yet."""
         return self.computed < len(self.request.prompt.ids)
 
     def ids(self, start: int, stop: int) -> Ints:
@@ -122,15 +125,15 @@ class Sequence:
 class Work:
     """Tokens start..stop of one sequence that go through the network in one step.
 
-    cuts: positions between them where one part ends and the next begins, with the bits that steps of their own give.
-    kept: ends of parts whose state becomes a checkpoint.
+    boundaries: positions between start and stop where one part ends and the next begins; each part has the bits of a
+    step of its own. entry_ends: ends of parts whose state becomes a prefix-cache entry.
     """
 
     sequence: Sequence
     start: int
     stop: int
-    cuts: tuple[int, ...] = ()
-    kept: tuple[int, ...] = ()
+    boundaries: tuple[int, ...] = ()
+    entry_ends: tuple[int, ...] = ()
 
     @property
     def samples(self) -> bool:
@@ -139,7 +142,7 @@ class Work:
 
     def parts(self) -> Iterator[tuple[int, int]]:
         """First and last position, exclusive, of each part."""
-        return pairwise((self.start, *self.cuts, self.stop))
+        return pairwise((self.start, *self.boundaries, self.stop))
 
 
 @dataclass(frozen=True, slots=True)

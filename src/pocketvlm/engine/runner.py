@@ -3,68 +3,65 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pocketvlm.backends.ops import Array, Batch, Ints
+from pocketvlm.backends.batch import Batch, Ints, SubBatch
+from pocketvlm.backends.ops import Array
 from pocketvlm.engine.decoding import Decoding
 from pocketvlm.engine.memory import Memory
 from pocketvlm.engine.request import Plan, Work
+from pocketvlm.engine.sampler import LogitsRow
 from pocketvlm.model import MiniCPMV
 from pocketvlm.types import PendingView, View
 
 
 class Runner:
-    """Holds no policy: what runs is said by the plan."""
+    """Holds no policy: the plan says what runs."""
 
     def __init__(self, model: MiniCPMV, memory: Memory) -> None:
         self.model = model
         self.memory = memory
         self.decoding = Decoding(model, memory)
 
-    def run(self, plan: Plan) -> dict[int, NDArray[np.float32]]:
-        """Logits [vocab] of the next token for each sequence of the plan that has all its known tokens computed.
+    def run(self, plan: Plan) -> dict[int, LogitsRow]:
+        """Logits of the next token for each sequence of the plan that has all its known tokens computed, by id.
 
-        They live until the next step.
+        They are valid until the next step.
         """
         began = time.perf_counter()
-        wanted = [i for i, work in enumerate(plan.work) if work.samples]
-        rows: Array | None = None
+        sampling = [i for i, work in enumerate(plan.work) if work.samples]
         if self.decoding.fits(plan.work):
             rows = self.decoding.run(plan.work)
         else:
-            hidden = self.hidden(plan)
-            if wanted:
-                last = np.cumsum([work.stop - work.start for work in plan.work], dtype=np.int32) - np.int32(1)
-                rows = self.model.logits(hidden, last[wanted])
-        logits: dict[int, NDArray[np.float32]] = {}
-        if rows is not None:
-            table = self.model.ops.to_numpy(rows)
-            logits = {plan.work[i].sequence.id: table[row] for row, i in enumerate(wanted)}
+            last = np.cumsum([work.stop - work.start for work in plan.work], dtype=np.int32) - np.int32(1)
+            rows = self.logits(plan, last[sampling])
+        logits = {plan.work[i].sequence.id: LogitsRow(self.model.backend, rows, row) for row, i in enumerate(sampling)}
         spent = time.perf_counter() - began
         for work in plan.work:
             seconds = work.sequence.seconds
-            if not work.sequence.reading:
+            if not work.sequence.prefilling:
                 seconds.decode += spent
             else:
                 seconds.prefill += spent
         return logits
 
-    def hidden(self, plan: Plan) -> Array:
-        """Hidden rows [T, hidden] of every token of the plan."""
-        ids = np.concatenate([work.sequence.ids(work.start, work.stop) for work in plan.work])
-        splices: list[tuple[Ints, Array]] = []
-        offset = 0
+    def logits(self, plan: Plan, rows: Ints) -> Array:
+        """Logits [n, vocab] of the given rows of a plan, whose tokens end to end are its rows."""
+        model = self.model
+        step = model.backend.step(self._batch(plan, rows))
+        splices, offset = [], 0
         for work in plan.work:
-            splices += _splices(work, offset)
+            splices += [(model.backend.indices(at), values) for at, values in _splices(work, offset)]
             offset += work.stop - work.start
-        return self.model.forward(self.model.embed(ids, splices), self._batch(plan), self.memory.states)
+        hidden = model.forward(model.embed(step, splices), step, self.memory.states)
+        return model.logits(hidden, step)
 
     def encode(self, views: tuple[View | PendingView, ...]) -> list[Array]:
-        """Features of views, as many at a time as the backend likes."""
+        """Features of views, as many at a time as the backend prefers."""
         features: list[Array] = []
-        most = self.model.ops.patches_at_once
+        most = self.model.backend.patches_at_once
         group: list[View] = []
         for view in views:
             if group and sum(v.rows * v.cols for v in group) + view.rows * view.cols > most:
@@ -73,21 +70,57 @@ class Runner:
             group.append(view.load())
         return features + self.model.encode(group)
 
-    def _batch(self, plan: Plan) -> Batch:
+    def _batch(self, plan: Plan, logit_rows: Ints) -> Batch:
         parts = [(work, start, stop) for work in plan.work for start, stop in work.parts()]
-        held = [work.sequence.holding for work, _, _ in parts if work.sequence.holding is not None]
-        pages = np.full((len(parts), max(holding.count for holding in held)), -1, dtype=np.int32)
-        for row, holding in zip(pages, held, strict=True):
-            row[: holding.count] = holding.pages
+        allocations = [work.sequence.allocation for work, _, _ in parts if work.sequence.allocation is not None]
+        pages = np.full((len(parts), max(allocation.count for allocation in allocations)), -1, dtype=np.int32)
+        for row, allocation in zip(pages, allocations, strict=True):
+            row[: allocation.count] = allocation.pages
+        offsets = np.cumsum([0, *(stop - start for _, start, stop in parts)]).astype(np.int32)
+        context_lens = np.array([start for _, start, _ in parts], dtype=np.int32)
+        slots = np.array([allocation.slot for allocation in allocations], dtype=np.int32)
+        copies = [work.sequence.copies[stop] if stop in work.entry_ends else -1 for work, _, stop in parts]
         return Batch(
-            offsets=np.cumsum([0, *(stop - start for _, start, stop in parts)]).astype(np.int32),
-            positions=np.concatenate([np.arange(work.start, work.stop, dtype=np.int32) for work in plan.work]),
-            context=np.array([start for _, start, _ in parts], dtype=np.int32),
-            pages=pages,
-            slots=np.array([holding.slot for holding in held], dtype=np.int32),
-            page_size=self.memory.page_size,
-            kept={i: iter(work.sequence.copies[stop]) for i, (work, _, stop) in enumerate(parts) if stop in work.kept},
+            offsets,
+            context_lens,
+            pages,
+            self.memory.page_size,
+            rotary_positions=np.concatenate([np.arange(work.start, work.stop, dtype=np.int32) for work in plan.work]),
+            sub_batches=sub_batches(offsets, context_lens, slots, np.array(copies, np.int32)),
+            ids=np.concatenate([work.sequence.ids(work.start, work.stop) for work in plan.work]),
+            logit_rows=logit_rows,
+            adapters=self._adapters(plan),
         )
+
+    def _adapters(self, plan: Plan) -> Ints | None:
+        """The adapter of each row of a plan; None if no sequence has one."""
+        indices = [self.model.adapter_index(work.sequence.request.adapter) for work in plan.work]
+        if max(indices) < 0:
+            return None
+        return np.repeat(np.array(indices, np.int32), [work.stop - work.start for work in plan.work])
+
+
+def sub_batches(offsets: Ints, context_lens: Ints, slots: Ints, copies: Ints) -> tuple[SubBatch, ...]:
+    """A batch split between the parts of one sequence, which are neighbours with the same slot.
+
+    copies: int32 [sequences], the copy of a slot that receives the state after each part, or -1.
+    """
+    splits = [s for s in range(1, len(slots)) if slots[s] == slots[s - 1]]
+    found = []
+    for first, last in pairwise((0, *splits, len(slots))):
+        rows = slice(int(offsets[first]), int(offsets[last])) if splits else slice(None)
+        part = slice(first, last)
+        found.append(
+            SubBatch(
+                rows,
+                offsets[first : last + 1] - offsets[first],
+                context_lens[part],
+                slots[part],
+                slots[part],
+                copies[part] if (copies[part] >= 0).any() else None,
+            )
+        )
+    return tuple(found)
 
 
 def _splices(work: Work, offset: int) -> list[tuple[Ints, Array]]:

@@ -5,18 +5,22 @@ Order and definitions follow transformers' logits processors; presence and frequ
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvlm.engine.request import Drawn, Sequence
+from pocketvlm.backends.backend import AnyBackend
+from pocketvlm.backends.ops import Array
+from pocketvlm.backends.top import TopLogits, largest
+from pocketvlm.engine.request import Sampled, Sequence
 from pocketvlm.types import SamplingParams, TokenLogprob
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.intp]
 
-_ROWS = 64  # how a long row of logits is folded to find its largest values, or to add it up
+_ROWS = 64  # a long row of weights is folded to this many rows to add it up
 _NEAR = 64  # candidates to sort at first
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -37,56 +41,49 @@ def penalise(logits: Floats, prompt: NDArray[np.int32], output: list[int], param
     return logits
 
 
-def largest(logits: Floats, count: int) -> Ids:
-    """Ids of the `count` largest logits and of all that equal the last of them, in ascending order."""
-    if count >= len(logits):
-        return np.arange(len(logits))
-    pool = np.arange(len(logits))
-    if len(logits) >= _ROWS * count:
-        # At least `count` columns hold a value as large as this, so no smaller value is among the largest.
-        columns = logits[: len(logits) // _ROWS * _ROWS].reshape(_ROWS, -1).max(axis=0)
-        pool = np.flatnonzero(logits >= np.partition(columns, -count)[-count])
-    values = logits[pool]
-    chosen: Ids = pool[values >= np.partition(values, -count)[-count]]
-    return chosen
-
-
 def candidates(logits: Floats, params: SamplingParams) -> tuple[Ids, NDArray[np.float64]]:
-    """Ids that may be drawn, ascending, and their probabilities, after temperature, top-k, top-p and min-p."""
+    """Ids that may be sampled, ascending, and their probabilities, after temperature, top-k, top-p and min-p."""
     count = len(logits)
-    top = float(logits.max())
+    if 0 < params.top_k < count:
+        ids = largest(logits, params.top_k)
+        return _choose(ids, logits[ids], params)
+    return _choose(_all_ids(count), logits, params)
 
-    def weigh(values: Floats) -> NDArray[np.float64]:
+
+def _choose(ids: Ids, values: Floats, params: SamplingParams) -> tuple[Ids, NDArray[np.float64]]:
+    """`candidates` among ids [n], ascending, with their logits, which include the largest of all."""
+    top = float(values.max())
+
+    def weigh(chosen: Floats) -> NDArray[np.float64]:
         with np.errstate(over="ignore"):  # a temperature near 0 leaves the weight of the largest, and zeros
-            return np.exp((values.astype(np.float64) - top) / params.temperature)
+            return np.exp((chosen.astype(np.float64) - top) / params.temperature)
 
-    ids = largest(logits, params.top_k) if 0 < params.top_k < count else _all_ids(count)
     if params.top_p < 1.0:
-        chosen = logits[ids] if len(ids) < count else logits
-        total = float(weigh(chosen).sum())
+        total = float(weigh(values).sum())
         size = _NEAR
-        while True:  # most often a few ids hold nearly everything: no need to sort all
-            part = largest(chosen, size)
-            weights = weigh(chosen[part]) / total
+        while True:  # a few ids hold nearly all of the probability, as a rule: no need to sort all
+            part = largest(values, size)
+            weights = weigh(values[part]) / total
             order = np.argsort(-weights, kind="stable")
             before = np.cumsum(weights[order]) - weights[order]
-            keep = before < params.top_p
-            if not keep.all() or len(part) == len(chosen):
+            inside = before < params.top_p
+            if not inside.all() or len(part) == len(values):
                 break
             size *= _ROWS
-        ids = ids[np.sort(part[order[keep]])]
+        chosen = np.sort(part[order[inside]])
+        ids, values = ids[chosen], values[chosen]
     if params.min_p > 0.0:
-        values = logits[ids] if len(ids) < count else logits
         most = float(values.max())
         near = np.flatnonzero(
             values >= most + params.temperature * (np.log(params.min_p) - 1e-3)
         )  # a bit more: rounding
-        ids = ids[near[weigh(values[near]) >= params.min_p * np.exp((most - top) / params.temperature)]]
-    weights = weigh(logits[ids] if len(ids) < count else logits)
+        chosen = near[weigh(values[near]) >= params.min_p * np.exp((most - top) / params.temperature)]
+        ids, values = ids[chosen], values[chosen]
+    weights = weigh(values)
     return ids, weights / weights.sum()
 
 
-def draw(weights: NDArray[np.float64], point: float) -> int:
+def inverse_cdf(weights: NDArray[np.float64], point: float) -> int:
     """The index where the running sum of weights, as a share of all, passes `point` in [0, 1).
 
     Never one of weight 0.
@@ -99,8 +96,8 @@ def draw(weights: NDArray[np.float64], point: float) -> int:
     sums = np.append(weights[:whole].reshape(-1, _ROWS).sum(axis=1), weights[whole:].sum())
     ends = np.cumsum(sums)
     row = int(min(np.searchsorted(ends, point * ends[-1], side="right"), np.searchsorted(ends, ends[-1])))
-    rest = (point * ends[-1] - (ends[row] - sums[row])) / sums[row]
-    return row * _ROWS + draw(weights[row * _ROWS : (row + 1) * _ROWS], min(max(rest, 0.0), 1.0))
+    remaining = (point * ends[-1] - (ends[row] - sums[row])) / sums[row]
+    return row * _ROWS + inverse_cdf(weights[row * _ROWS : (row + 1) * _ROWS], min(max(remaining, 0.0), 1.0))
 
 
 @lru_cache(maxsize=4)
@@ -120,7 +117,7 @@ def log_probabilities(logits: Floats, token: int, count: int) -> TokenLogprob:
 
 
 def allowed_tokens(mask: NDArray[np.uint32], count: int) -> NDArray[np.bool_]:
-    """Which of `count` tokens the bits of a constraint allow; those behind its end are not."""
+    """Which of `count` tokens the bits of a constraint allow; tokens after its last bit are not allowed."""
     words = np.ascontiguousarray(mask, dtype="<u4")
     bits = np.unpackbits(words.view(np.uint8), bitorder="little", count=min(count, 32 * words.size))
     allowed = np.zeros(count, np.bool_)
@@ -139,7 +136,7 @@ def _forbid(logits: Floats, sequence: Sequence) -> Floats:
             raise ValueError("the constraint allows no token")
         logits = np.where(allowed, logits, np.float32(-np.inf))
         allowed[stops] = False
-        if not allowed.any():  # what the answer must look like counts for more than how long it is
+        if not allowed.any():  # the constraint outweighs min_tokens
             return logits
     if stops:
         logits = logits.copy()
@@ -147,17 +144,60 @@ def _forbid(logits: Floats, sequence: Sequence) -> Floats:
     return logits
 
 
-def draw_token(logits: Floats, sequence: Sequence) -> Drawn:
-    """The next token of a sequence from its logits [vocab], noted by its constraint."""
+@dataclass(frozen=True, slots=True, eq=False)
+class LogitsRow:
+    """A row of logits [n, vocab] on a backend: read whole, or only its largest values."""
+
+    backend: AnyBackend
+    logits: Array
+    row: int
+
+    def whole(self) -> Floats:
+        """All values, float32 [vocab]."""
+        row: Floats = self.backend.to_numpy(self.logits[self.row : self.row + 1])[0]
+        return row
+
+    def top(self, count: int) -> TopLogits:
+        """The `count` largest values, and those that equal the last of them."""
+        return self.backend.top_logits(self.logits, self.row, count)
+
+
+def sample_token(logits: LogitsRow, sequence: Sequence) -> Sampled:
+    """The next token of a sequence from its logits; its constraint takes note of it.
+
+    The backend chooses the largest logits where these are enough, with the same result as the whole row.
+    """
     request, constraint = sequence.request, sequence.constraint
-    token = sample(logits, sequence)
+    params = request.params
     logprob = None
-    if request.params.logprobs is not None:
-        logprob = log_probabilities(logits, token, request.params.logprobs)
+    if _needs_whole_row(sequence, logits.logits.shape[-1]):
+        whole = logits.whole()
+        token = sample(whole, sequence)
+        if params.logprobs is not None:
+            logprob = log_probabilities(whole, token, params.logprobs)
+    elif params.temperature == 0.0:
+        token = logits.backend.argmax(logits.logits, logits.row)
+    else:
+        top = logits.top(params.top_k)
+        ids, weights = _choose(top.ids, top.values, params)
+        token = int(ids[inverse_cdf(weights, sequence.random.random())])
     if constraint is None or token in request.stop_ids:
-        return Drawn(token, logprob)
+        return Sampled(token, logprob)
     constraint.accept(token)
-    return Drawn(token, logprob, constraint.finished)
+    return Sampled(token, logprob, constraint.finished)
+
+
+def _needs_whole_row(sequence: Sequence, vocab: int) -> bool:
+    """Whether more than the largest logits, as many as top_k says, decide about the next token."""
+    params = sequence.request.params
+    early = len(sequence.output) + 1 < params.min_tokens
+    if params.logit_bias or params.logprobs is not None or _penalised(params) or early or sequence.constraint:
+        return True
+    return params.temperature > 0.0 and not 0 < params.top_k < vocab
+
+
+def _penalised(params: SamplingParams) -> bool:
+    return params.repetition_penalty != 1.0 or bool(params.presence_penalty or params.frequency_penalty)
 
 
 def sample(logits: Floats, sequence: Sequence) -> int:
@@ -168,11 +208,10 @@ def sample(logits: Floats, sequence: Sequence) -> int:
         for token, bias in params.logit_bias:
             if token < len(logits):
                 logits[token] += np.float32(bias)
-    plain = params.repetition_penalty == 1.0 and not params.presence_penalty and not params.frequency_penalty
-    if not plain:
+    if _penalised(params):
         logits = penalise(logits, sequence.request.prompt.ids, output, params)
     logits = _forbid(logits, sequence)
     if params.temperature == 0.0:
         return int(logits.argmax())
     ids, weights = candidates(logits, params)
-    return int(ids[draw(weights, sequence.random.random())])
+    return int(ids[inverse_cdf(weights, sequence.random.random())])

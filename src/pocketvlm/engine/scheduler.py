@@ -10,27 +10,27 @@ from typing import Protocol
 
 from pocketvlm.engine.memory import Memory
 from pocketvlm.engine.prefix import PrefixCache
-from pocketvlm.engine.request import Drawn, Plan, Sequence, TokenEvent, Work
+from pocketvlm.engine.request import Plan, Sampled, Sequence, TokenEvent, Work
 from pocketvlm.types import FinishReason, PendingView, Pictures
 
-# As quick as 512 for the prompt itself, and other streams wait half as long (docs/log.md).
+# A prompt is prefilled as fast as with 512, and other streams wait half as long (docs/log.md).
 DEFAULT_PREFILL_CHUNK = 256
 DEFAULT_MAX_SEQS = 16
-# So few rows in one step have the bits of single ones; more are summed in another order. Parts of an answer that are
-# read again after a preemption have no more.
+# Steps of at most so many rows have the bits of single rows; longer ones are summed in another order. So the output is
+# prefilled in runs of this length after a preemption.
 FEW_ROWS = 3
-# A rest of a prompt that goes before the next view.
-SHORT_REST = 64
+# Prompts with at most so many tokens left are finished before the next view is encoded.
+SHORT_REMAINDER = 64
 
 
 class Views(Protocol):
-    """What the scheduler asks of the vision side."""
+    """The part of `Vision` that the scheduler calls."""
 
     def missing(self, sequence: Sequence, start: int, stop: int) -> Iterator[int]:
-        """The views that start..stop needs and whose features the sequence does not have."""
+        """The views that tokens start..stop need and whose features the sequence lacks."""
 
     def attach_cached_features(self, sequence: Sequence, start: int, stop: int) -> None:
-        """Give the sequence the features that are cached of the views that start..stop needs."""
+        """Give the sequence the cached features of the views that tokens start..stop need."""
 
 
 class Scheduler:
@@ -56,48 +56,48 @@ class Scheduler:
         bisect.insort(self.waiting, sequence, key=_order)
 
     def admit(self) -> None:
-        """Let waiting sequences run, in order, as long as there is room for all that they have to read.
+        """Let waiting sequences run, in order, as long as their whole prefill fits into memory.
 
-        A sequence of higher precedence takes the place of a running one of lower priority. One whose beginning is being
-        read by another right now waits for that checkpoint.
+        A sequence of higher precedence takes the slot of a running one of lower priority. A sequence whose prefix is
+        being prefilled by another one waits for that prefix-cache entry.
         """
-        coming: set[bytes] | None = None
+        expected: set[bytes] | None = None
         for sequence in list(self.waiting):
-            if coming is None:
-                coming = self._coming()
-            if self._awaits_another(sequence, coming):
+            if expected is None:
+                expected = self._expected_keys()
+            if self._waits_for_entry(sequence, expected):
                 continue
-            if not self._enter(sequence):
+            if not self._admit_one(sequence):
                 break
-            coming = None
+            expected = None
 
     def attach_cached_features(self) -> None:
         """Give running sequences the cached features that their next chunks need; before `due_views` and `plan`."""
         for sequence in self.running:
-            if sequence.reading:
-                stop = len(sequence.request.prompt.ids) if self._nearly_read(sequence) else self._stop(sequence)
+            if sequence.prefilling:
+                stop = len(sequence.request.prompt.ids) if self._nearly_prefilled(sequence) else self._stop(sequence)
                 self.views.attach_cached_features(sequence, sequence.computed, stop)
 
     def due_views(self, patches: int, timeout: float = 0.0) -> list[tuple[Sequence, int]]:
-        """The views to encode next: those that the next chunks of running sequences need, the first of them in any case
-        and more up to so many patches. Equal ones are there once; one of few rows has other bits in company, so it is
-        encoded alone. Views of clips that are still being decoded hold up their own sequence only; the first of them is
-        waited for, so many seconds at most.
+        """The views to encode next: the first that the next chunks of running sequences need, and more of them up to
+        `patches` patches. Equal views are listed once. A view with few rows is listed alone, because batching it
+        changes the rounding. A view of a clip that is not decoded yet delays its own sequence only; the call waits
+        `timeout` seconds at most for the first of them.
         """
         found: list[tuple[Sequence, int]] = []
-        names: set[tuple[str, str]] = set()
-        readers: dict[Pictures, Sequence] = {}
+        names: set[tuple[str, str, str | None]] = set()
+        owners: dict[Pictures, Sequence] = {}
         for sequence in self.running:
-            if not sequence.reading:
+            if not sequence.prefilling:
                 continue
             for index in self.views.missing(sequence, sequence.computed, self._stop(sequence)):
                 view = sequence.request.prompt.views[index]
-                name = (view.digest, view.downsample_mode)
+                name = (view.digest, view.downsample_mode, sequence.request.adapter)
                 if view.digest and name in names:
                     continue
-                # A clip keeps few pictures around the one asked for: the first in order is its reader.
+                # A clip retains few pictures around the requested one, so only the first sequence in order uses it.
                 if isinstance(view, PendingView) and (
-                    readers.setdefault(view.source, sequence) is not sequence
+                    owners.setdefault(view.source, sequence) is not sequence
                     or not view.ready(0.0 if found else timeout)
                 ):
                     timeout = 0.0
@@ -112,66 +112,66 @@ class Scheduler:
                     return found
         return found
 
-    def nearly_read(self) -> bool:
-        """Whether a prompt that was begun has few tokens left, and all the views for them."""
+    def nearly_prefilled(self) -> bool:
+        """Whether a prompt whose prefill has begun has few tokens left, and the features of all its views."""
         for sequence in self.running:
             length = len(sequence.request.prompt.ids)
-            if self._nearly_read(sequence) and self._has_features(sequence, length):
+            if self._nearly_prefilled(sequence) and self._has_features(sequence, length):
                 return True
         return False
 
     def _has_features(self, sequence: Sequence, stop: int) -> bool:
-        """Whether no features are missing for its tokens up to `stop`."""
+        """Whether the sequence has the features for its tokens up to `stop`."""
         return next(self.views.missing(sequence, sequence.computed, stop), None) is None
 
-    def _nearly_read(self, sequence: Sequence) -> bool:
-        """Whether its prompt was begun and has few tokens left."""
-        return 0 < sequence.computed < len(sequence.request.prompt.ids) <= sequence.computed + SHORT_REST
+    def _nearly_prefilled(self, sequence: Sequence) -> bool:
+        """Whether its prefill has begun and few tokens are left."""
+        return 0 < sequence.computed < len(sequence.request.prompt.ids) <= sequence.computed + SHORT_REMAINDER
 
     def plan(self) -> Plan:
         """One token of each decoding sequence, and parts of prompts up to `prefill_chunk` tokens in all.
 
-        A prompt is always cut at the same places, whoever else is there: sums are then rounded in the same order, and
-        its answer has the same bits. A part that does not fit any more waits a step; in every second such step the
-        sequence with the least to read goes first, so that a short prompt does not wait for long ones before it.
+        A prompt is split at the same chunk boundaries in any batch: sums are then rounded in the same order, so results
+        are batch-invariant. A part that does not fit waits a step; in every second such step the sequence with the
+        fewest remaining prompt tokens goes first, so that a short prompt does not wait for long ones before it.
         """
-        readers, work = [], []
+        prefilling, work = [], []
         for sequence in self.running:
             stop = self._stop(sequence)
-            if not sequence.reading:
+            if not sequence.prefilling:
                 work.append(Work(sequence, sequence.computed, stop))
             elif self._has_features(sequence, stop):
-                readers.append(sequence)
+                prefilling.append(sequence)
         if self._passed_over:
-            readers.sort(key=_priority_and_rest)
+            prefilling.sort(key=_priority_and_remaining)
         room, passed_over = self.prefill_chunk, False
-        for sequence in readers:
-            cuts = self._cuts(sequence, room)
-            if cuts:
-                room -= cuts[-1] - sequence.computed
-                work.append(Work(sequence, sequence.computed, cuts[-1], cuts[:-1]))
+        for sequence in prefilling:
+            boundaries = self._boundaries(sequence, room)
+            if boundaries:
+                room -= boundaries[-1] - sequence.computed
+                work.append(Work(sequence, sequence.computed, boundaries[-1], boundaries[:-1]))
             else:
                 passed_over = True
         self._passed_over = passed_over and not self._passed_over
         work.sort(key=lambda item: item.sequence.order)
-        # Growing may preempt, but only sequences behind the one that grows.
+        # Growing may preempt, but only sequences after the one that grows.
         work = [item for item in work if self._grow(item.sequence, item.stop)]
-        return Plan(tuple(self._with_checkpoints(item) if item.sequence.reading else item for item in work))
+        return Plan(tuple(self._with_entries(item) if item.sequence.prefilling else item for item in work))
 
-    def commit(self, plan: Plan, drawn: dict[int, Drawn]) -> list[TokenEvent]:
-        """Book what a step computed, and the tokens drawn by request id; finished sequences leave."""
+    def commit(self, plan: Plan, sampled: dict[int, Sampled]) -> list[TokenEvent]:
+        """Record what a step computed and the sampled tokens by request id; finished sequences are removed."""
         events = []
         for work in plan.work:
             sequence = work.sequence
-            if sequence.holding is None:  # it failed meanwhile
+            if sequence.allocation is None:  # it failed after `plan`
                 continue
             sequence.computed = work.stop
             views = sequence.request.prompt.views
             for index in [i for i in sequence.features if views[i].start + views[i].tokens <= work.stop]:
                 del sequence.features[index]
-            for place in work.kept:
-                self.prefix.keep(sequence.keys[place], sequence.holding, place, sequence.copies.pop(place))
-            token = drawn.get(sequence.id)
+            for end in work.entry_ends:
+                self.prefix.store(sequence.keys[end], sequence.allocation, end, sequence.copies.pop(end))
+            token = sampled.get(sequence.id)
             if token is None:
                 continue
             sequence.output.append(token.id)
@@ -180,25 +180,25 @@ class Scheduler:
             events.append(TokenEvent(sequence.id, token.id, reason, token.logprob))
             if reason is not None:
                 self.remove(sequence)
-        self.memory.reserved = 0
+        self.memory.release_copies()
         return events
 
     def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out, wherever it is, and free what it holds."""
+        """Remove a sequence, waiting or running, and release its memory."""
         if sequence in self.running:
             self.running.remove(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
-        self._let_go(sequence)
+        self._release(sequence)
 
-    def secure(self, pages: int, slots: int) -> bool:
-        """Make sure that so many pages and slots are free; checkpoints go for it."""
-        while not self.memory.secure(pages, slots):
+    def reserve(self, pages: int, slots: int) -> bool:
+        """Make sure that so many pages and slots are free. May evict prefix-cache entries."""
+        while not self.memory.reserve(pages, slots):
             if not self.prefix.evict():
-                return self.memory.secure(pages, slots, last_resort=True)
+                return self.memory.reserve(pages, slots, last_resort=True)
         return True
 
-    def _enter(self, sequence: Sequence) -> bool:
+    def _admit_one(self, sequence: Sequence) -> bool:
         while len(self.running) >= self.max_seqs or not self._open(sequence):
             if not self.running or self.running[-1].request.priority <= sequence.request.priority:
                 return False
@@ -212,96 +212,96 @@ class Scheduler:
         return True
 
     def _open(self, sequence: Sequence) -> bool:
-        """Take a slot and go on after the longest beginning that is kept, if all the rest will fit."""
+        """Allocate a slot and resume at the longest cached prefix, if the remaining prefill will fit."""
         memory = self.memory
         whole = memory.pages_for(sequence.length + 1)
-        promised = sum(self._promised(other) for other in self.running)
+        committed = sum(self._committed_pages(other) for other in self.running)
         while True:
-            snapshot = self.prefix.find(sequence.keys)
-            shared = 0 if snapshot is None else snapshot.tokens // memory.page_size
-            if not memory.feasible(whole + promised, snapshot) or not self.secure(whole - shared + promised, 1):
+            entry = self.prefix.use(sequence.keys)
+            shared = 0 if entry is None else entry.tokens // memory.page_size
+            if not memory.feasible(whole + committed, entry) or not self.reserve(whole - shared + committed, 1):
                 return False
-            if snapshot is self.prefix.find(sequence.keys):
+            if entry is self.prefix.use(sequence.keys):
                 break
-        sequence.holding = memory.open(snapshot)
-        sequence.computed = 0 if snapshot is None else snapshot.tokens
+        sequence.allocation = memory.open(entry)
+        sequence.computed = 0 if entry is None else entry.tokens
         return True
 
-    def _promised(self, sequence: Sequence) -> int:
-        """Pages that a running sequence will need for what it has still to read."""
-        assert sequence.holding is not None
-        return max(0, self.memory.pages_for(sequence.length + 1) - sequence.holding.count)
+    def _committed_pages(self, sequence: Sequence) -> int:
+        """Pages that a running sequence will still need for its prefill."""
+        assert sequence.allocation is not None
+        return max(0, self.memory.pages_for(sequence.length + 1) - sequence.allocation.count)
 
-    def _coming(self) -> set[bytes]:
-        """Names of the checkpoints that running sequences have still to reach."""
+    def _expected_keys(self) -> set[bytes]:
+        """Keys of the prefix-cache entries that running sequences have still to reach."""
         if not self.prefix.limit:
             return set()
         return {key for other in self.running for position, key in other.keys.items() if position > other.computed}
 
-    def _awaits_another(self, sequence: Sequence, coming: set[bytes]) -> bool:
+    def _waits_for_entry(self, sequence: Sequence, expected: set[bytes]) -> bool:
         for key in reversed(sequence.keys.values()):
             if key in self.prefix:
                 return False
-            if key in coming:
+            if key in expected:
                 return True
         return False
 
     def _grow(self, sequence: Sequence, tokens: int) -> bool:
-        """Pages for so many tokens; the last in order gives way, perhaps this one itself: False."""
-        while sequence.holding is not None:
-            needed = self.memory.pages_for(tokens) - sequence.holding.count
+        """Allocate pages for so many tokens. May preempt the last sequences in order; False if it preempts this one."""
+        while sequence.allocation is not None:
+            needed = self.memory.pages_for(tokens) - sequence.allocation.count
             if needed <= 0:
                 return True
-            if self.secure(needed, 0):
-                self.memory.extend(sequence.holding, tokens)
+            if self.reserve(needed, 0):
+                self.memory.extend(sequence.allocation, tokens)
                 return True
             self._preempt(self.running[-1])
         return False
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Back to waiting: prompt and output will be read again; output, random generator and constraint stay."""
+        """Move a sequence back to waiting: its prompt and output are prefilled again, so its answer does not change."""
         self.running.remove(sequence)
-        self._let_go(sequence)
+        self._release(sequence)
         self.add(sequence)
         self.preemptions += 1
 
-    def _let_go(self, sequence: Sequence) -> None:
-        if sequence.holding is not None:
-            self.memory.close(sequence.holding)
-            sequence.holding = None
+    def _release(self, sequence: Sequence) -> None:
+        if sequence.allocation is not None:
+            self.memory.close(sequence.allocation)
+            sequence.allocation = None
         sequence.computed = 0
         sequence.features.clear()
         sequence.copies.clear()
 
     def _stop(self, sequence: Sequence) -> int:
-        """Up to where the next step of a sequence goes if it has all the room."""
-        if sequence.reading:
-            return self._cuts(sequence, self.prefill_chunk)[-1]
+        """Where the next step of a sequence ends if it has the whole prefill chunk."""
+        if sequence.prefilling:
+            return self._boundaries(sequence, self.prefill_chunk)[-1]
         return min(sequence.computed + FEW_ROWS, sequence.length)
 
-    def _cuts(self, sequence: Sequence, room: int) -> tuple[int, ...]:
-        """Ends of the next parts of a prompt that have up to `room` tokens together; none where the first has more."""
-        cuts, at = sequence.cuts, sequence.computed
-        return cuts[bisect.bisect_right(cuts, at) : bisect.bisect_right(cuts, at + room)]
+    def _boundaries(self, sequence: Sequence, room: int) -> tuple[int, ...]:
+        """Ends of the next parts of a prompt with up to `room` tokens together; empty if the first part has more."""
+        boundaries, at = sequence.boundaries, sequence.computed
+        return boundaries[bisect.bisect_right(boundaries, at) : bisect.bisect_right(boundaries, at + room)]
 
-    def _with_checkpoints(self, work: Work) -> Work:
-        """The same with the checkpoints on its way that there is room for."""
+    def _with_entries(self, work: Work) -> Work:
+        """The same work with those prefix-cache entries on its way that fit into memory."""
         keys, copies = work.sequence.keys, work.sequence.copies
-        for _, place in work.parts():
-            if place in keys and (room := self.prefix.reserve(keys[place], place)) is not None:
-                copies[place] = room
-        return replace(work, kept=tuple(copies))
+        for _, end in work.parts():
+            if end in keys and (room := self.prefix.reserve(keys[end], end)) is not None:
+                copies[end] = room
+        return replace(work, entry_ends=tuple(copies))
 
 
 def _order(sequence: Sequence) -> tuple[int, int]:
     return sequence.order
 
 
-def _priority_and_rest(sequence: Sequence) -> tuple[int, int]:
+def _priority_and_remaining(sequence: Sequence) -> tuple[int, int]:
     return sequence.request.priority, len(sequence.request.prompt.ids) - sequence.computed
 
 
-def _finish_reason(sequence: Sequence, token: Drawn) -> FinishReason | None:
+def _finish_reason(sequence: Sequence, token: Sampled) -> FinishReason | None:
     made = len(sequence.output)
     if token.closes or (token.id in sequence.request.stop_ids and made >= sequence.request.params.min_tokens):
         return "stop"

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 class EngineStats:
     """Numbers of this moment, then totals since the start.
 
-    running, waiting: requests. bytes_*: state of sequences and checkpoints; bytes_allocated also counts arrays that
-    nobody uses right now. prefix_*: checkpoints; prefix_bytes is part of bytes_used. prefix_reused_tokens: prompt
-    tokens that were not computed because of them, counted in prompt_tokens all the same. vision_*: features of views.
+    running, waiting: requests. bytes_*: state of sequences and prefix-cache entries; bytes_allocated also
+    counts unused arrays. prefix_*: prefix-cache entries (prefix_checkpoints is their number); prefix_bytes is part of
+    bytes_used. prefix_reused_tokens: prompt tokens that an entry saved, also counted in prompt_tokens. vision_*:
+    features of views.
     """
 
     running: int

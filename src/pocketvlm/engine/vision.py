@@ -16,19 +16,28 @@ from pocketvlm.model import MiniCPMV
 from pocketvlm.types import PendingView, View
 
 DEFAULT_VISION_CACHE = 128 << 20
-# Views of clips whose pixels were seen: names are remembered for so many.
-_MOST_NAMES = 1 << 16
+# Digests of pixels are cached for so many views of clips.
+_MAX_NAMES = 1 << 16
+
+_Key = tuple[str, ...]
+
+
+def _key(digest: str, mode: str, adapter: str | None) -> _Key | None:
+    """What cached features depend on; None for a view without a digest."""
+    if not digest:
+        return None
+    return (digest, mode) if adapter is None else (digest, mode, adapter)
 
 
 class Vision:
     """Gives sequences the features of their views."""
 
     def __init__(self, model: MiniCPMV, limit: int = DEFAULT_VISION_CACHE, files: FeatureFiles | None = None) -> None:
-        """limit: bytes of features kept in memory."""
+        """limit: bytes of features cached in memory."""
         self.model, self.limit, self.files = model, limit, files
         self.width = model.config.text.hidden_size
-        self._cached: LRU[tuple[str, str], Array] = LRU(limit, self._bytes)
-        self._digests: LRU[str, str] = LRU(_MOST_NAMES)  # of pending views: that of their pixels
+        self._cached: LRU[_Key, Array] = LRU(limit, self._bytes)
+        self._digests: LRU[str, str] = LRU(_MAX_NAMES)  # pending view's digest -> digest of its pixels
         self.hits = self.misses = 0
 
     @property
@@ -37,7 +46,7 @@ class Vision:
         return self._cached.total
 
     def missing(self, sequence: Sequence, start: int, stop: int) -> Iterator[int]:
-        """Views with ids in start..stop of the prompt that the sequence has no features of."""
+        """Views with ids in start..stop of the prompt whose features the sequence lacks."""
         for index, view in enumerate(sequence.request.prompt.views):
             if view.start >= stop:
                 break
@@ -45,73 +54,80 @@ class Vision:
                 yield index
 
     def attach_cached_features(self, sequence: Sequence, start: int, stop: int) -> None:
-        """Give the sequence the features that are cached of its views with ids in start..stop of the prompt."""
+        """Give the sequence the cached features of its views with ids in start..stop of the prompt."""
         for index in self.missing(sequence, start, stop):
-            found = self._find(sequence.request.prompt.views[index])
+            found = self._find(sequence.request.prompt.views[index], sequence.request.adapter)
             if found is not None:
                 self.hits += 1
                 sequence.features[index] = found
 
     def encode(self, due: List[tuple[Sequence, int]]) -> None:
-        """Compute the features of some sequences' views in one pass, and keep them. All or none.
+        """Compute the features of some sequences' views in one pass, and cache them. All or none.
 
-        A view of a clip is loaded here; one with the pixels of another is not computed again.
+        A view of a clip is loaded here; views with equal pixels are computed once.
         """
         views = [self._loaded(sequence.request.prompt.views[index]) for sequence, index in due]
         began = time.perf_counter()
+        keys = [
+            _key(view.digest, view.downsample_mode, sequence.request.adapter)
+            for view, (sequence, _) in zip(views, due, strict=True)
+        ]
         first: dict[object, int] = {}
-        for place, view in enumerate(views):
-            first.setdefault((view.digest, view.downsample_mode) if view.digest else place, place)
-        # Of a clip's view only now it is known what it shows; `attach_cached_features` has looked for others.
+        for i, key in enumerate(keys):
+            first.setdefault(key or i, i)
+        # The pixels of a clip's view are known only now; `attach_cached_features` has looked up the other views.
         pending = [
             view is not sequence.request.prompt.views[index] for view, (sequence, index) in zip(views, due, strict=True)
         ]
-        found = {place: self._find(views[place]) if pending[place] else None for place in first.values()}
-        fresh = [place for place, features in found.items() if features is None]
-        computed = self.model.encode([views[place] for place in fresh])
-        if len(fresh) > 1:  # parts of one array: a copy each, or the last one that is kept would keep all of it
-            computed = [self.model.ops.take(rows, np.arange(len(rows), dtype=np.int32)) for rows in computed]
-        for place, features in zip(fresh, computed, strict=True):
-            tokens, index = views[place].tokens, due[place][1]
+        found: dict[int, Array] = {}
+        for i in first.values():
+            if pending[i] and (cached := self._find(views[i], due[i][0].request.adapter)) is not None:
+                found[i] = cached
+        fresh = [i for i in first.values() if i not in found]
+        computed = self.model.encode([views[i] for i in fresh])
+        if len(fresh) > 1:  # they are parts of one array: without copies, one cached part would retain the whole
+            computed = [self.model.backend.take(rows, np.arange(len(rows), dtype=np.int32)) for rows in computed]
+        for i, features in zip(fresh, computed, strict=True):
+            tokens, index = views[i].tokens, due[i][1]
             if tuple(features.shape) != (tokens, self.width):
                 raise ValueError(f"view {index} has {tokens} placeholders but {len(features)} rows of features")
-        for place, features in zip(fresh, computed, strict=True):
-            view, found[place] = views[place], features
-            key = (view.digest, view.downsample_mode)
-            self._keep(key, features)
-            if self.files is not None and view.digest:
-                self.files.write("-".join(key), self.model.ops.to_numpy(features))
+        for i, features in zip(fresh, computed, strict=True):
+            found[i] = features
+            key = keys[i]
+            self._cache(key, features)
+            if self.files is not None and key is not None:
+                self.files.write("-".join(key), self.model.backend.to_numpy(features))
         self.misses += len(fresh)
         self.hits += len(due) - len(fresh)
-        for place, ((sequence, index), view) in enumerate(zip(due, views, strict=True)):
-            sequence.features[index] = found[first.get((view.digest, view.downsample_mode), place)]
+        for i, (sequence, index) in enumerate(due):
+            sequence.features[index] = found[first[keys[i] or i]]
         spent, patches = time.perf_counter() - began, sum(view.rows * view.cols for view in views)
         for (sequence, _), view in zip(due, views, strict=True):
             sequence.seconds.vision += spent * view.rows * view.cols / patches
 
     def _loaded(self, view: View | PendingView) -> View:
-        """The view with its patches; the digest of its pixels is remembered under its own name."""
+        """The view with its patches; the digest of its pixels is cached under its own digest."""
         loaded = view.load()
         if loaded is not view and view.digest:
             self._digests.put(view.digest, loaded.digest)
         return loaded
 
-    def _find(self, view: View | PendingView) -> Array | None:
+    def _find(self, view: View | PendingView, adapter: str | None) -> Array | None:
         digest = view.digest if isinstance(view, View) else self._digests.use(view.digest) or ""
-        key = (digest, view.downsample_mode)
-        if not digest:
+        key = _key(digest, view.downsample_mode, adapter)
+        if key is None:
             return None
         if (cached := self._cached.use(key)) is not None:
             return cached
         found = self.files.read("-".join(key), view.tokens, self.width) if self.files is not None else None
         if found is None:
             return None
-        features = self.model.ops.from_numpy(found)
-        self._keep(key, features)
+        features: Array = self.model.backend.from_numpy(found)
+        self._cache(key, features)
         return features
 
-    def _keep(self, key: tuple[str, str], features: Array) -> None:
-        if key[0]:
+    def _cache(self, key: _Key | None, features: Array) -> None:
+        if key is not None:
             self._cached.put(key, features)
 
     def _bytes(self, features: Array) -> int:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from pocketvlm.backends.ops import Array, Batch, Ints, Ops
+from pocketvlm.backends.backend import AnyBackend
+from pocketvlm.backends.batch import Step
+from pocketvlm.backends.ops import AdaptedRows, Array
 from pocketvlm.config import ModelConfig
+from pocketvlm.errors import OptionError
 from pocketvlm.model import text, vision
+from pocketvlm.model.adapters import Adapter, prepare_adapter
 from pocketvlm.model.weights import Progress, build_weights, expected_tensors, tensor_roles
 from pocketvlm.tensors import Tensor
 from pocketvlm.types import View
@@ -17,14 +22,36 @@ __all__ = ["MiniCPMV", "expected_tensors", "tensor_roles"]
 
 
 class MiniCPMV:
-    """The network on one backend. Stateless: all sequence state comes in with each call."""
+    """The network on one backend. Stateless but for its adapters: all sequence state comes in with each call."""
 
     def __init__(
-        self, config: ModelConfig, ops: Ops, tensors: Mapping[str, Tensor], progress: Progress | None = None
+        self,
+        config: ModelConfig,
+        backend: AnyBackend,
+        tensors: Mapping[str, Tensor],
+        progress: Progress | None = None,
     ) -> None:
         self.config = config
-        self.ops = ops
-        self.weights = build_weights(config, ops, tensors, progress)
+        self.backend = backend
+        self.weights = build_weights(config, backend, tensors, progress)
+        self._specs = text.LayerSpecs.of(config.text)
+        self._adapters: dict[str, Mapping[Any, Any]] = {}
+
+    def add_adapter(self, name: str, adapter: Adapter) -> None:
+        """Prepare an adapter under a name that requests use. Raises OptionError for a name that is taken, and for
+        updates that do not fit the language model's matrices.
+        """
+        if not name or name in self._adapters:
+            raise OptionError(f"adapter {name!r}: give a name that is not empty and not taken")
+        self._adapters[name] = prepare_adapter(self.backend, self.config, self.weights, name, adapter)
+
+    def adapter_index(self, name: str | None) -> int:
+        """The index of an adapter for `Batch.adapters`; -1 for None. Raises OptionError for an unknown name."""
+        if name is None:
+            return -1
+        if name not in self._adapters:
+            raise OptionError(f"adapter {name!r} is not loaded: known are {', '.join(self._adapters) or 'none'}")
+        return list(self._adapters).index(name)
 
     def encode(self, views: Sequence[View]) -> list[Array]:
         """Features [tokens, hidden] of each view, in order; views of one mode run together."""
@@ -33,26 +60,33 @@ class MiniCPMV:
             chosen = [i for i, view in enumerate(views) if view.downsample_mode == mode]
             if not chosen:
                 continue
-            patches = self.ops.from_numpy(np.concatenate([views[i].patches for i in chosen]))
+            patches = self.backend.from_numpy(np.concatenate([views[i].patches for i in chosen]))
             sizes = np.array([(views[i].rows, views[i].cols) for i in chosen], dtype=np.int32)
-            rows = vision.encode_views(self.ops, self.weights, self.config.vision, patches, sizes, mode)
+            rows = vision.encode_views(self.backend, self.weights, self.config.vision, patches, sizes, mode)
             start = 0
             for i in chosen:
                 features[i] = rows[start : start + views[i].tokens]
                 start += views[i].tokens
         return [features[i] for i in range(len(views))]
 
-    def embed(self, ids: Ints, splices: Sequence[tuple[Ints, Array]] = ()) -> Array:
-        """Embeddings [T, hidden] of ids [T] with feature rows put over the given row numbers."""
-        x = self.ops.embed(self.weights.embed_tokens, ids)
+    def embed(self, step: Step[Any], splices: Sequence[tuple[Any, Array]] = ()) -> Array:
+        """Embeddings [T, hidden] of the step's ids with feature rows put over the given rows (index arrays)."""
+        x: Array = self.backend.embed(self.weights.embed_tokens, step.ids)
         for rows, values in splices:
-            self.ops.put(x, rows, values)
+            self.backend.put(x, rows, values)
         return x
 
-    def forward(self, x: Array, batch: Batch, states: tuple[text.LayerState, ...]) -> Array:
+    def forward(self, x: Array, step: Step[Any], states: Sequence[text.LayerState]) -> Array:
         """Hidden rows [T, hidden] before the final norm; `states` are updated in place."""
-        return text.decode_layers(self.ops, self.weights, self.config.text, x, batch, states)
+        adapters: Sequence[AdaptedRows[Any, Any, Any]] = ()
+        if step.adapter_rows:
+            updates = list(self._adapters.values())
+            adapters = [AdaptedRows(rows, updates[index]) for index, rows in step.adapter_rows]
+        hidden: Array = text.decode_layers(self.backend, self.weights, self._specs, x, step, states, adapters)
+        return hidden
 
-    def logits(self, hidden: Array, rows: Ints) -> Array:
-        """Logits [n, vocab] of the chosen rows of `hidden`."""
-        return text.head(self.ops, self.weights, self.config.text, self.ops.take(hidden, rows))
+    def logits(self, hidden: Array, step: Step[Any]) -> Array:
+        """Logits [n, vocab] of the step's logit rows."""
+        rows = self.backend.take(hidden, step.logit_rows)
+        logits: Array = text.head(self.backend, self.weights, self._specs.attention.eps, rows)
+        return logits

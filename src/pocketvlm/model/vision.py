@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pocketvlm.backends.ops import Array, Ints, Ops
+from pocketvlm.backends.backend import Backend
+from pocketvlm.backends.batch import I, Ints
+from pocketvlm.backends.ops import A, Ops, W
 from pocketvlm.config import VisionConfig
 from pocketvlm.model.weights import Attention, Linear, MergerMLP, VisionLayer, Weights, WindowMerger
 from pocketvlm.types import DownsampleMode
@@ -12,12 +14,12 @@ from pocketvlm.types import DownsampleMode
 MERGER_EPS = 1e-6
 
 
-def linear(ops: Ops, w: Linear, x: Array) -> Array:
+def linear(ops: Ops[A, W, I], w: Linear[A, W], x: A) -> A:
     """x W^T + b."""
     return ops.linear(x, w.weight, w.bias)
 
 
-def attention(ops: Ops, w: Attention, x: Array, residual: Array, lengths: Ints, heads: int) -> Array:
+def attention(ops: Ops[A, W, I], w: Attention[A, W], x: A, residual: A, lengths: Ints, heads: int) -> A:
     """residual + out(attention(x)), inside each run of `lengths`: [T, hidden] -> [T, hidden]."""
     inputs = (w.q_proj, w.k_proj, w.v_proj)
     query, key, value = ops.linears(x, [part.weight for part in inputs], [part.bias for part in inputs])
@@ -25,7 +27,7 @@ def attention(ops: Ops, w: Attention, x: Array, residual: Array, lengths: Ints, 
     return ops.linear(mixed, w.out_proj.weight, w.out_proj.bias, residual=residual)
 
 
-def encoder_layer(ops: Ops, w: VisionLayer, c: VisionConfig, x: Array, lengths: Ints) -> Array:
+def encoder_layer(ops: Ops[A, W, I], w: VisionLayer[A, W], c: VisionConfig, x: A, lengths: Ints) -> A:
     """Pre-norm transformer layer: [T, hidden] -> [T, hidden]."""
     normed = ops.layer_norm(x, w.layer_norm1.weight, w.layer_norm1.bias, c.layer_norm_eps)
     x = attention(ops, w.attention, normed, x, lengths, c.num_attention_heads)
@@ -34,7 +36,7 @@ def encoder_layer(ops: Ops, w: VisionLayer, c: VisionConfig, x: Array, lengths: 
     return ops.linear(inner, w.fc2.weight, w.fc2.bias, residual=x)
 
 
-def window_merger(ops: Ops, w: WindowMerger, c: VisionConfig, x: Array, sizes: Ints) -> Array:
+def window_merger(ops: Ops[A, W, I], w: WindowMerger[A, W], c: VisionConfig, x: A, sizes: Ints) -> A:
     """Attention among the four tokens of each 2x2 window, then an MLP to one: [T, hidden] -> [T / 4, hidden]."""
     windows = ops.regroup_2x2(x, sizes).reshape(-1, c.hidden_size)
     normed = ops.layer_norm(windows, w.layer_norm1.weight, w.layer_norm1.bias, c.layer_norm_eps)
@@ -46,7 +48,7 @@ def window_merger(ops: Ops, w: WindowMerger, c: VisionConfig, x: Array, sizes: I
     return ops.linear(inner, w.linear_2.weight, w.linear_2.bias, residual=ops.window_mean(flat))
 
 
-def final_merger(ops: Ops, rounds: tuple[MergerMLP, ...], x: Array, sizes: Ints) -> Array:
+def final_merger(ops: Ops[A, W, I], rounds: tuple[MergerMLP[A, W], ...], x: A, sizes: Ints) -> A:
     """Each round: 2x2 windows through an MLP with exact GELU: [T, hidden] -> [T / 4 ** rounds, text hidden]."""
     for w in rounds:
         flat = ops.regroup_2x2(x, sizes)
@@ -64,15 +66,17 @@ def position_ids(rows: int, cols: int, side: int) -> Ints:
     return (row[:, None] * side + col[None, :]).astype(np.int32).ravel()
 
 
-def encode_views(ops: Ops, w: Weights, c: VisionConfig, patches: Array, sizes: Ints, mode: DownsampleMode) -> Array:
+def encode_views(
+    backend: Backend[A, W, I], w: Weights[A, W], c: VisionConfig, patches: A, sizes: Ints, mode: DownsampleMode
+) -> A:
     """Features of views of one mode: patches [T, patch_dim], sizes int32 [views, 2] -> [tokens, text hidden]."""
     ids = np.concatenate([position_ids(int(h), int(w_), c.position_side) for h, w_ in sizes])
-    positions = ops.embed(w.position_embedding, ids)
-    x = ops.linear(patches, w.patch_embedding.weight, w.patch_embedding.bias, residual=positions)
+    positions = backend.embed(w.position_embedding, backend.indices(ids))
+    x = backend.linear(patches, w.patch_embedding.weight, w.patch_embedding.bias, residual=positions)
     for index, layer in enumerate(w.vision_layers):
-        x = encoder_layer(ops, layer, c, x, sizes.prod(axis=1, dtype=np.int32))
+        x = encoder_layer(backend, layer, c, x, sizes.prod(axis=1, dtype=np.int32))
         if mode == "16x" and index == c.insert_layer_id:
-            x = window_merger(ops, w.vit_merger, c, x, sizes)
+            x = window_merger(backend, w.vit_merger, c, x, sizes)
             sizes = sizes // 2
-    x = ops.layer_norm(x, w.post_layernorm.weight, w.post_layernorm.bias, c.layer_norm_eps)
-    return final_merger(ops, w.merger, x, sizes)
+    x = backend.layer_norm(x, w.post_layernorm.weight, w.post_layernorm.bias, c.layer_norm_eps)
+    return final_merger(backend, w.merger, x, sizes)

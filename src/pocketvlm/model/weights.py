@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
-from pocketvlm.backends.ops import Array, Ops, Weight
+from pocketvlm.backends.backend import AnyBackend
+from pocketvlm.backends.ops import A, W
 from pocketvlm.config import ModelConfig
 from pocketvlm.errors import TensorError
 from pocketvlm.schemes import Role
@@ -19,115 +20,116 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
+class Linear(Generic[A, W]):
     """weight [out, in] and, where the layer has one, bias [out]."""
 
-    weight: Weight
-    bias: Array | None = None
+    weight: W
+    bias: A | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Norm:
+class Norm(Generic[A]):
     """weight and bias of a LayerNorm."""
 
-    weight: Array
-    bias: Array
+    weight: A
+    bias: A
 
 
 @dataclass(frozen=True, slots=True)
-class FullAttention:
+class FullAttention(Generic[A, W]):
     """Gated softmax attention (docs/model.md 3.3)."""
 
-    q_proj: Weight
-    k_proj: Weight
-    v_proj: Weight
-    o_proj: Weight
-    q_norm: Array
-    k_norm: Array
+    q_proj: W
+    k_proj: W
+    v_proj: W
+    o_proj: W
+    q_norm: A
+    k_norm: A
 
 
 @dataclass(frozen=True, slots=True)
-class LinearAttention:
+class LinearAttention(Generic[A, W]):
     """Gated DeltaNet (docs/model.md 3.5)."""
 
-    in_proj_qkv: Weight
-    in_proj_z: Weight
-    in_proj_b: Weight
-    in_proj_a: Weight
-    conv1d: Array
-    a_log: Array
-    dt_bias: Array
-    norm: Array
-    out_proj: Weight
+    in_proj_qkv: W
+    in_proj_z: W
+    in_proj_b: W
+    in_proj_a: W
+    conv1d: A
+    a_log: A
+    dt_bias: A
+    norm: A
+    out_proj: W
 
 
 @dataclass(frozen=True, slots=True)
-class DecoderLayer:
+class DecoderLayer(Generic[A, W]):
     """One layer of the language model (docs/model.md 3.2)."""
 
-    input_layernorm: Array
-    mixer: FullAttention | LinearAttention
-    post_attention_layernorm: Array
-    gate_proj: Weight
-    up_proj: Weight
-    down_proj: Weight
+    input_layernorm: A
+    mixer: FullAttention[A, W] | LinearAttention[A, W]
+    post_attention_layernorm: A
+    gate_proj: W
+    up_proj: W
+    down_proj: W
 
 
 @dataclass(frozen=True, slots=True)
-class Attention:
+class Attention(Generic[A, W]):
     """Vision attention: four linears with bias."""
 
-    q_proj: Linear
-    k_proj: Linear
-    v_proj: Linear
-    out_proj: Linear
+    q_proj: Linear[A, W]
+    k_proj: Linear[A, W]
+    v_proj: Linear[A, W]
+    out_proj: Linear[A, W]
 
 
 @dataclass(frozen=True, slots=True)
-class VisionLayer:
+class VisionLayer(Generic[A, W]):
     """One encoder layer of the vision tower (docs/model.md 3.6)."""
 
-    layer_norm1: Norm
-    attention: Attention
-    layer_norm2: Norm
-    fc1: Linear
-    fc2: Linear
+    layer_norm1: Norm[A]
+    attention: Attention[A, W]
+    layer_norm2: Norm[A]
+    fc1: Linear[A, W]
+    fc2: Linear[A, W]
 
 
 @dataclass(frozen=True, slots=True)
-class WindowMerger:
+class WindowMerger(Generic[A, W]):
     """The in-tower merger of 2x2 windows (docs/model.md 3.7)."""
 
-    layer_norm1: Norm
-    attention: Attention
-    pre_norm: Norm
-    linear_1: Linear
-    linear_2: Linear
+    layer_norm1: Norm[A]
+    attention: Attention[A, W]
+    pre_norm: Norm[A]
+    linear_1: Linear[A, W]
+    linear_2: Linear[A, W]
 
 
 @dataclass(frozen=True, slots=True)
-class MergerMLP:
+class MergerMLP(Generic[A, W]):
     """One round of the final merger (docs/model.md 3.8)."""
 
-    pre_norm: Norm
-    linear_1: Linear
-    linear_2: Linear
+    pre_norm: Norm[A]
+    linear_1: Linear[A, W]
+    linear_2: Linear[A, W]
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """The whole network."""
+class Weights(Generic[A, W]):
+    """The whole network. handles: the handle of each tensor by its name in the checkpoint."""
 
-    embed_tokens: Weight
-    layers: tuple[DecoderLayer, ...]
-    norm: Array
-    lm_head: Weight
-    patch_embedding: Linear
-    position_embedding: Weight
-    vision_layers: tuple[VisionLayer, ...]
-    post_layernorm: Norm
-    vit_merger: WindowMerger
-    merger: tuple[MergerMLP, ...]
+    embed_tokens: W
+    layers: tuple[DecoderLayer[A, W], ...]
+    norm: A
+    lm_head: W
+    patch_embedding: Linear[A, W]
+    position_embedding: W
+    vision_layers: tuple[VisionLayer[A, W], ...]
+    post_layernorm: Norm[A]
+    vit_merger: WindowMerger[A, W]
+    merger: tuple[MergerMLP[A, W], ...]
+    handles: Mapping[str, Any]
 
 
 class _Builder:
@@ -137,23 +139,23 @@ class _Builder:
         self.config = config
         self.find = find
 
-    def matrix(self, name: str, out: int, width: int, role: Role = "matrix") -> Weight:
+    def matrix(self, name: str, out: int, width: int, role: Role = "matrix") -> Any:
         return self.find(name, (out, width), role)
 
-    def vector(self, name: str, *shape: int) -> Array:
+    def vector(self, name: str, *shape: int) -> Any:
         return self.find(name, shape, "vector")
 
-    def norm_weight(self, name: str, width: int) -> Array:
+    def norm_weight(self, name: str, width: int) -> Any:
         return self.find(f"{name}.weight", (width,), "norm")
 
-    def linear(self, name: str, out: int, width: int) -> Linear:
+    def linear(self, name: str, out: int, width: int) -> Linear[Any, Any]:
         """A linear layer of the vision tower."""
         return Linear(self.matrix(f"{name}.weight", out, width, "vision_matrix"), self.vector(f"{name}.bias", out))
 
-    def norm(self, name: str, width: int) -> Norm:
+    def norm(self, name: str, width: int) -> Norm[Any]:
         return Norm(self.norm_weight(name, width), self.vector(f"{name}.bias", width))
 
-    def decoder_layer(self, index: int) -> DecoderLayer:
+    def decoder_layer(self, index: int) -> DecoderLayer[Any, Any]:
         c, name = self.config.text, f"model.language_model.layers.{index}"
         full = c.layer_types[index] == "full_attention"
         return DecoderLayer(
@@ -165,7 +167,7 @@ class _Builder:
             down_proj=self.matrix(f"{name}.mlp.down_proj.weight", c.hidden_size, c.intermediate_size),
         )
 
-    def full_attention(self, name: str) -> FullAttention:
+    def full_attention(self, name: str) -> FullAttention[Any, Any]:
         c = self.config.text
         heads, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
         return FullAttention(
@@ -177,7 +179,7 @@ class _Builder:
             k_norm=self.norm_weight(f"{name}.k_norm", c.head_dim),
         )
 
-    def linear_attention(self, name: str) -> LinearAttention:
+    def linear_attention(self, name: str) -> LinearAttention[Any, Any]:
         c = self.config.text
         heads = c.linear_num_value_heads
         return LinearAttention(
@@ -192,11 +194,11 @@ class _Builder:
             out_proj=self.matrix(f"{name}.out_proj.weight", c.hidden_size, c.value_dim),
         )
 
-    def attention(self, name: str) -> Attention:
+    def attention(self, name: str) -> Attention[Any, Any]:
         width = self.config.vision.hidden_size
         return Attention(*(self.linear(f"{name}.{part}_proj", width, width) for part in ("q", "k", "v", "out")))
 
-    def vision_layer(self, index: int) -> VisionLayer:
+    def vision_layer(self, index: int) -> VisionLayer[Any, Any]:
         c, name = self.config.vision, f"model.vision_tower.encoder.layers.{index}"
         return VisionLayer(
             layer_norm1=self.norm(f"{name}.layer_norm1", c.hidden_size),
@@ -206,7 +208,7 @@ class _Builder:
             fc2=self.linear(f"{name}.mlp.fc2", c.hidden_size, c.intermediate_size),
         )
 
-    def window_merger(self) -> WindowMerger:
+    def window_merger(self) -> WindowMerger[Any, Any]:
         c, name = self.config.vision, "model.vision_tower.vit_merger"
         return WindowMerger(
             layer_norm1=self.norm(f"{name}.layer_norm1", c.hidden_size),
@@ -216,7 +218,7 @@ class _Builder:
             linear_2=self.linear(f"{name}.linear_2", c.hidden_size, 4 * c.intermediate_size),
         )
 
-    def merger_mlp(self, index: int) -> MergerMLP:
+    def merger_mlp(self, index: int) -> MergerMLP[Any, Any]:
         width, name = self.config.vision.hidden_size, f"model.merger.mlp.{index}"
         last = index == self.config.merger_times - 1
         return MergerMLP(
@@ -225,7 +227,7 @@ class _Builder:
             linear_2=self.linear(f"{name}.linear_2", self.config.text.hidden_size if last else width, 4 * width),
         )
 
-    def build(self) -> Weights:
+    def build(self, handles: Mapping[str, Any]) -> Weights[Any, Any]:
         text, vision = self.config.text, self.config.vision
         tower = "model.vision_tower"
         tied = text.tie_word_embeddings
@@ -253,6 +255,7 @@ class _Builder:
             post_layernorm=self.norm(f"{tower}.post_layernorm", vision.hidden_size),
             vit_merger=self.window_merger(),
             merger=tuple(self.merger_mlp(i) for i in range(self.config.merger_times)),
+            handles=handles,
         )
 
 
@@ -272,26 +275,27 @@ def _listed(config: ModelConfig) -> dict[str, tuple[Shape, Role]]:
     def collect(name: str, shape: Shape, role: Role) -> None:
         found[name] = shape, role
 
-    _Builder(config, collect).build()
+    _Builder(config, collect).build({})
     return found
 
 
 def build_weights(
-    config: ModelConfig, ops: Ops, tensors: Mapping[str, Tensor], progress: Progress | None = None
-) -> Weights:
-    """Prepare every tensor for `ops`. Convolutions become the matrices that they are.
+    config: ModelConfig, backend: AnyBackend, tensors: Mapping[str, Tensor], progress: Progress | None = None
+) -> Weights[Any, Any]:
+    """Prepare every tensor for a backend. Convolutions become the matrices that they are.
 
     progress(done, total) is called after each tensor. Raises TensorError for a convolution that is quantized.
     """
     done = itertools.count(1)
+    handles: dict[str, Any] = {}
 
     def prepare(name: str, shape: Shape, role: Role) -> Any:
-        handle = ops.prepare(_as_prepared(tensors[name], shape, role), role)
+        handle = handles[name] = backend.prepare(_as_prepared(tensors[name], shape, role), role)
         if progress is not None:
             progress(next(done), len(tensors))
         return handle
 
-    return _Builder(config, prepare).build()
+    return _Builder(config, prepare).build(handles)
 
 
 def _as_prepared(tensor: Tensor, shape: Shape, role: Role) -> Tensor:

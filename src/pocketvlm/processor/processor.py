@@ -26,7 +26,7 @@ from pocketvlm.processor.tokenizer import Tokenizer
 from pocketvlm.types import ImageInfo, PendingView, Prompt, VideoInfo, View
 
 if TYPE_CHECKING:
-    from pocketvlm.backends.ops import CacheLocation
+    from pocketvlm.backends.backend import CacheLocation
 
 # The control token before each role. In a template that writes another one, only images leave marks.
 _TURN = "<|im_start|>"

@@ -14,7 +14,7 @@ from pocketvlm.processor.guard import Spellings
 from pocketvlm.processor.vocabulary import Vocabulary, load, token_bytes
 
 if TYPE_CHECKING:
-    from pocketvlm.backends.ops import CacheLocation
+    from pocketvlm.backends.backend import CacheLocation
 
 # Names of docs/model.md 5, used where tokenizer_config.json does not say otherwise.
 _SPELLINGS = {

@@ -19,7 +19,7 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm.packfile import SUFFIX, VERSION, Item, PackedError, open_items, opened, write_items, written
 
 if TYPE_CHECKING:
-    from pocketvlm.backends.ops import CacheLocation
+    from pocketvlm.backends.backend import CacheLocation
 
 # To be raised when `parse` makes other arrays of the same file.
 FORMAT = 1

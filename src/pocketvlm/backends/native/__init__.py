@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 
+from pocketvlm.backends.native.backend import NativeBackend
 from pocketvlm.backends.native.cpu import default_threads
-from pocketvlm.backends.native.operations import NativeOps
 from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.errors import BackendError, OptionError
 
-__all__ = ["NativeOps", "create"]
+__all__ = ["NativeBackend", "create"]
 
 
-def create(threads: int | None = None, isa: str | None = None, *, scheme: Scheme | None = None) -> NativeOps:
+def create(threads: int | None = None, isa: str | None = None, *, scheme: Scheme | None = None) -> NativeBackend:
     """A backend with its own threads.
 
     threads: default is the physical cores that this process may use. isa: an instruction set by name, as "serial",
@@ -41,4 +41,4 @@ def create(threads: int | None = None, isa: str | None = None, *, scheme: Scheme
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
         raise OptionError(f"threads must be a whole number from 1 to 1024, not {threads!r}")
     machine = {"isa": f"{isa} ({reason})", "threads": f"{threads} ({source})"}
-    return NativeOps(_native.Runtime(threads, isa), machine, scheme or choose("native"))
+    return NativeBackend(_native.Runtime(threads, isa), machine, scheme or choose("native"))

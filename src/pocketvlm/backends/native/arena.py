@@ -18,9 +18,9 @@ class _Piece:
 
 
 class Arena:
-    """Gives out float32 arrays and takes each back when nobody holds it or a view of it; memory itself is never freed.
+    """Allocates float32 arrays; the memory of an array is reused once neither it nor a view of it is referenced.
 
-    So a sequence of operations whose results come from here may run again in the same order on the same addresses.
+    Memory is never freed, so a captured graph whose results lie here can be replayed on the same addresses.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Arena:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes of all memory."""
         return sum(size * 4 * len(pieces) for size, pieces in self._pieces.items())
 
     def take(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -43,20 +43,20 @@ class Arena:
             pieces.append(piece)
         return _use(piece, shape)
 
-    def place(self, array: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
-        """What makes `array`, which came from here, again: the same memory and shape, whoever has used it since."""
+    def rebind(self, array: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+        """A function that returns `array`, which was allocated here, again: an array of the same memory and shape."""
         base, shape = array.base, array.shape
         (piece,) = (p for p in self._pieces[_size_class(array.size)] if p.user is not None and p.user() is base)
         return lambda: _use(piece, shape)
 
 
 def _size_class(count: int) -> int:
-    """Programs for other numbers of rows shall find memory that fits: powers of two."""
+    """A power of two, so that captured graphs of other numbers of rows reuse the memory."""
     return 1 << max(count - 1, 0).bit_length()
 
 
 def _use(piece: _Piece, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    # Views of an array that NumPy made from a foreign buffer hold that array, not the buffer.
+    # Views of an array over a foreign buffer reference that array, not the buffer.
     array = np.frombuffer(piece.memory, np.float32, math.prod(shape))
     piece.user = weakref.ref(array)
     return array.reshape(shape)

@@ -1,85 +1,31 @@
-"""`NativeOps` implements `backends/ops.py`: each operation allocates its output and calls a checked kernel."""
+"""`NativeOps` implements the operations: each allocates its output and calls a checked kernel."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import zip_longest
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvlm.backends.native import slabs
+from pocketvlm.backends.batch import Ints, Step, SubStep
 from pocketvlm.backends.native.arena import Arena
-from pocketvlm.backends.native.pack import layout_of, pack
-from pocketvlm.backends.native.packed_cache import PackedCache
+from pocketvlm.backends.native.matrices import NativeWeight, Tied
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
-from pocketvlm.backends.ops import Activation, Batch, CacheLocation, Ints
-from pocketvlm.backends.options import Scheme, choose
-from pocketvlm.errors import OptionError
-from pocketvlm.schemes import ARRAY_ROLES, Role
-from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor
+from pocketvlm.backends.ops import Activation, AdaptedRows, AttentionSpec, DeltaSpec, Ops
+from pocketvlm.backends.options import Scheme
 
 if TYPE_CHECKING:
     from pocketvlm._native import Runtime
 
 Floats = NDArray[np.float32]
+Adapted = AdaptedRows[Floats, NativeWeight, Ints]
 
 _ACTIVATIONS: dict[str | None, int] = {None: 0, "gelu_tanh": 1, "gelu_erf": 2, "silu": 3}
 _F32 = np.dtype(np.float32)
-_LIMIT_BYTES, _LIMIT_ROUNDS, _LIMIT_RUNS = 256 << 20, 1_000_000, 5
 _empty = np.empty
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Matrix:
-    """A prepared matrix [out, in]: float32, or the bits of bfloat16 as uint16 (perhaps in a mapped file).
-
-    rounds: products may round activations to bfloat16 whatever the scheme says of dense matrices.
-    """
-
-    data: NDArray[Any]
-    bf16: bool
-    outputs: int
-    rounds: bool = False
-
-    @property
-    def inputs(self) -> int:
-        """Columns."""
-        return int(self.data.shape[1])
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the values."""
-        return self.data.nbytes
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Tied:
-    """An embedding that is the head's matrix too: a packed matrix to multiply with, rows as stored to look up."""
-
-    packed: PackedMatrix
-    rows: Matrix
-
-    @property
-    def inputs(self) -> int:
-        """Columns."""
-        return self.packed.inputs
-
-    @property
-    def outputs(self) -> int:
-        """Rows."""
-        return self.packed.outputs
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that a product reads."""
-        return self.packed.nbytes
 
 
 @lru_cache(maxsize=8)
@@ -90,142 +36,41 @@ def _frequencies(rotary_dim: int, theta: float) -> Floats:
     return frequencies
 
 
-class NativeOps:
-    """The contract on NumPy arrays. Safe to call from several threads; operations of one object run one at a time."""
+@lru_cache(maxsize=8)
+def _axes(spec: AttentionSpec, three_rows: bool) -> Ints:
+    """The row of the rotary positions that each frequency takes."""
+    return spec.rotary_axes() if three_rows else np.zeros(spec.rotary_dim // 2, np.int32)
 
-    name = "native"
-    # One view of the usual size: what lies between two layers then stays in the cache. Sixteen took 8 % longer.
-    patches_at_once = 1024
 
-    def __init__(self, runtime: Runtime, description: dict[str, str], scheme: Scheme | None = None) -> None:
-        """description: what is said of the machine. scheme: None means exact arithmetic on the weights as stored."""
-        self.scheme = scheme or choose("native", precision="exact")
-        if self.scheme.backend != self.name:
-            raise OptionError(f"a scheme of backend {self.scheme.backend!r} does not fit backend {self.name!r}")
+class NativeOps(Ops[Floats, NativeWeight, Ints]):
+    """The operations on NumPy arrays. Any thread may call them; operations of one object run one at a time."""
+
+    def __init__(self, runtime: Runtime, scheme: Scheme) -> None:
         self._native = runtime
-        self._machine = description
-        self._cache_state: dict[str, str] = {}
-        self._fast = self.scheme.precision == "fast"
-        self._bfloat16 = self.scheme.products == "bfloat16"
-        self._cache: PackedCache | None = None
+        self._fast = scheme.precision == "fast"
+        self._bfloat16 = scheme.products == "bfloat16"
+        # Scores in bytes err as much as integer products do, and more than all other operations with stored weights.
+        self._byte_scores = scheme.products == "int8"
         self._arena = Arena()
-        self._recorder: int | None = None  # the thread whose operations are being recorded
-        self._kept: list[Ints | Floats] = []
-
-    def with_scheme(self, scheme: Scheme) -> NativeOps:
-        return NativeOps(self._native, self._machine, scheme)
-
-    def describe(self) -> dict[str, str]:
-        return {"backend": self.name, **self._machine, **self.scheme.describe(), **self._cache_state}
-
-    def limits(self) -> dict[str, float]:
-        """What the machine can do at most with these threads and this instruction set, measured now, best of a few.
-
-        read_bandwidth: bytes a second; int8, float32: multiplications and additions a second, in registers alone.
-        """
-
-        def best(amount: float, work: Callable[[], object]) -> float:
-            found = 0.0
-            for _ in range(_LIMIT_RUNS):
-                began = time.perf_counter()
-                work()
-                found = max(found, amount / (time.perf_counter() - began))
-            return found
-
-        array = np.ones(_LIMIT_BYTES // 4, _F32)
-        operations = {kind: self._native.multiply(kind, 1) * _LIMIT_ROUNDS for kind in (True, False)}
-        return {
-            "read_bandwidth": best(array.nbytes, lambda: self._native.read_memory(array)),
-            "int8": best(operations[True], lambda: self._native.multiply(True, _LIMIT_ROUNDS)),
-            "float32": best(operations[False], lambda: self._native.multiply(False, _LIMIT_ROUNDS)),
-        }
-
-    @contextmanager
-    def weight_cache(self, location: CacheLocation | None, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-        packed = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, QuantizedTensor)}
-        try:
-            if location is not None and packed and self._fast:
-                self._cache = PackedCache(self._native, location, self.scheme.weights, packed)
-            yield
-            if self._cache is not None:
-                self._cache_state["packed weights"] = self._cache.finish()
-        finally:
-            if self._cache is not None:
-                self._cache.wait()
-            self._cache = None
-            self.return_memory()  # of files that were parsed, of matrices that were quantized: some 70 MB
-
-    def prepare(self, tensor: Tensor, role: Role) -> Matrix | PackedMatrix | Tied | Floats:
-        if role in ARRAY_ROLES:
-            return np.ascontiguousarray(tensor.dequantize())
-        if len(tensor.shape) != 2:
-            raise ValueError(f"{tensor.name} has shape {list(tensor.shape)}: a matrix has two dimensions")
-        if isinstance(tensor, DenseTensor):
-            if self.scheme.storage[role].quantization is not None:
-                raise ValueError(f"{tensor.name} is dense, but {self.scheme.weights} weights want it quantized")
-            return self._stored(tensor)
-        looked_up = role in ("embedding", "position_embedding")
-        # Packed codes give exact rows; rounded pixels make small print unreadable.
-        if not self._fast or role == "patch_embedding" or (looked_up and layout_of(tensor).bits > 8):
-            return Matrix(tensor.dequantize(), False, tensor.shape[0])
-        packed = self._cache.pack(tensor) if self._cache else pack(self._native, tensor)
-        if isinstance(packed, DenseTensor):
-            return replace(self._stored(packed), rounds=True)
-        if role == "tied_embedding" and tensor.rounded_from is not None:
-            return Tied(packed, self._stored(tensor.rounded_from))
-        return packed
-
-    def _stored(self, tensor: DenseTensor) -> Matrix:
-        if tensor.dtype == "bf16":
-            bits = np.require(tensor.data, dtype=np.uint16, requirements=["C", "A"])
-            return Matrix(bits, True, bits.shape[0])
-        values = np.require(tensor.float32(), dtype=_F32, requirements=["C", "A"])
-        return Matrix(values, False, values.shape[0])
+        self._capturing: int | None = None  # the thread whose operations are being captured
+        self._retained: list[Ints | Floats] = []
 
     def _new(self, shape: tuple[int, ...]) -> Floats:
-        if self._recorder is not None and self._recorder == get_ident():
+        if self._capturing is not None and self._capturing == get_ident():
             return self._arena.take(shape)
         return _empty(shape, _F32)
 
-    def _hold(self, array: Ints | Floats) -> None:
-        """Keep an array that an operation made for itself with what is being recorded."""
-        if self._recorder is not None:
-            self._kept.append(array)
+    def _retain(self, array: Ints | Floats) -> None:
+        """Retain an operation's own array as long as the graph that is being captured."""
+        if self._capturing is not None:
+            self._retained.append(array)
 
-    def recorded(self, work: Callable[[], Floats]) -> tuple[Floats, Callable[[], Floats]]:
-        self._native.record()
-        self._recorder, self._kept = get_ident(), []
-        try:
-            result = work()
-        finally:
-            self._recorder = None
-            program = self._native.recorded()
-        place, held = self._arena.place(result), (work, self._kept)
-
-        def again(_: object = held) -> Floats:
-            self._native.replay(program)
-            return place()
-
-        return result, again
-
-    def return_memory(self) -> None:
-        self._native.return_memory()
-
-    def zeros(self, *shape: int) -> Floats:
-        return slabs.zeros(shape, np.float32)
-
-    def from_numpy(self, array: NDArray[np.float32]) -> Floats:
-        return np.ascontiguousarray(array, _F32)
-
-    def to_numpy(self, array: Floats) -> NDArray[np.float32]:
-        return array
-
-    def embed(self, table: Matrix | PackedMatrix | Tied, ids: Ints) -> Floats:
+    def embed(self, table: NativeWeight, ids: Ints) -> Floats:
         if isinstance(table, Tied):
             table = table.rows
         out = self._new((len(ids), table.inputs))
         if isinstance(table, PackedMatrix):
-            self._native.coded_embed(table.handle, ids, out)
+            self._native.quantized_embed(table.handle, ids, out)
         else:
             self._native.embed(table.data, table.bf16, ids, out)
         return out
@@ -238,12 +83,21 @@ class NativeOps:
     def put(self, x: Floats, rows: Ints, values: Floats) -> None:
         self._native.put(x, rows, values)
 
+    def copy_slots(self, arrays: Sequence[Floats], copies: Sequence[Sequence[Floats]], part: SubStep[Ints]) -> None:
+        assert part.copy_slots is not None
+        for row, copy in enumerate(part.copy_slots.tolist()):
+            if copy < 0:
+                continue
+            slot = part.write_slots[row : row + 1]
+            for array, target in zip(arrays, copies[copy], strict=True):
+                self._native.take(array.reshape(len(array), -1), slot, target)
+
     def concat(self, parts: Sequence[Floats]) -> Floats:
         out = self._new((sum(map(len, parts)), parts[0].shape[1]))
         start = 0
         for part in parts:
             rows = np.arange(start, start + len(part), dtype=np.int32)
-            self._hold(rows)
+            self._retain(rows)
             self.put(out, rows, part)
             start += len(part)
         return out
@@ -251,29 +105,48 @@ class NativeOps:
     def linear(
         self,
         x: Floats,
-        weight: Matrix | PackedMatrix | Tied,
+        weight: NativeWeight,
         bias: Floats | None = None,
         residual: Floats | None = None,
         activation: Activation | None = None,
+        adapters: Sequence[Adapted] = (),
     ) -> Floats:
+        handle = weight
         if isinstance(weight, Tied):
             weight = weight.packed
         out = self._new((len(x), weight.outputs))
         if isinstance(weight, PackedMatrix):
-            self._native.coded_linear(x, [weight.handle], [bias], [residual], [out], _ACTIVATIONS[activation])
+            self._native.quantized_linear(x, [weight.handle], [bias], [residual], [out], _ACTIVATIONS[activation])
         else:
             rounds = self._bfloat16 or weight.rounds
             self._native.linear(x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], rounds, out)
+        if adapters:
+            if activation is not None:
+                raise ValueError("adapters change the sum before an activation: apply the activation as an operation")
+            self._add_updates(x, handle, adapters, out)
         return out
 
+    def _add_updates(self, x: Floats, weight: NativeWeight, adapters: Sequence[Adapted], out: Floats) -> None:
+        for adapted in adapters:
+            update = adapted.updates.get(weight)
+            if update is not None:
+                self._native.add_low_rank(x, adapted.rows, update.a, update.b_transposed, update.scale, out)
+
     def linears(
-        self, x: Floats, weights: Sequence[Matrix | PackedMatrix], biases: Sequence[Floats | None] = ()
-    ) -> list[Floats]:
+        self,
+        x: Floats,
+        weights: Sequence[NativeWeight],
+        biases: Sequence[Floats | None] = (),
+        adapters: Sequence[Adapted] = (),
+    ) -> Sequence[Floats]:
         handles = [weight.handle for weight in weights if isinstance(weight, PackedMatrix)]
         if len(handles) < len(weights):
-            return [self.linear(x, weight, bias) for weight, bias in zip_longest(weights, biases)]
+            return super().linears(x, weights, biases, adapters)
         outs = [self._new((len(x), weight.outputs)) for weight in weights]
-        self._native.coded_linear(x, handles, list(biases), [], outs, 0)
+        self._native.quantized_linear(x, handles, list(biases), [], outs, 0)
+        if adapters:
+            for weight, out in zip(weights, outs, strict=True):
+                self._add_updates(x, weight, adapters, out)
         return outs
 
     def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
@@ -300,28 +173,28 @@ class NativeOps:
         k_norm: Floats,
         keys: Floats,
         values: Floats,
-        batch: Batch,
-        rotary_dim: int,
-        rope_theta: float,
-        eps: float,
+        step: Step[Ints],
+        spec: AttentionSpec,
     ) -> tuple[Floats, Floats]:
         head_dim = keys.shape[-1]
         rows, width = query_gate.shape
         query = self._new((rows, width // (2 * head_dim), head_dim))
         gate = self._new((rows, width // 2))
-        frequencies = _frequencies(rotary_dim, rope_theta)
-        self._hold(frequencies)
+        frequencies = _frequencies(spec.rotary_dim, spec.rope_theta)
+        self._retain(frequencies)
+        axes = _axes(spec, step.rotary_positions.ndim == 2)
+        self._retain(axes)
         self._native.attention_inputs(
-            query_gate, key, value, q_norm, k_norm, frequencies, keys, values,
-            batch.offsets, batch.positions, batch.context, batch.pages, batch.page_size, eps, query, gate,
+            query_gate, key, value, q_norm, k_norm, frequencies, axes, keys, values, step.rotary_positions,
+            step.offsets, step.context_lens, step.pages, step.host.page_size, spec.eps, query, gate,
         )  # fmt: skip
         return query, gate
 
-    def attention(self, query: Floats, keys: Floats, values: Floats, batch: Batch) -> Floats:
+    def attention(self, query: Floats, keys: Floats, values: Floats, step: Step[Ints]) -> Floats:
         rows, heads, head_dim = query.shape
         out = self._new((rows, heads * head_dim))
         self._native.attention(
-            query, keys, values, batch.offsets, batch.context, batch.pages, batch.page_size, self._fast, out
+            query, keys, values, step.offsets, step.context_lens, step.pages, step.host.page_size, self._fast, out
         )
         return out
 
@@ -333,16 +206,16 @@ class NativeOps:
     def attention_views(self, query: Floats, key: Floats, value: Floats, lengths: Ints, heads: int) -> Floats:
         offsets = np.zeros(len(lengths) + 1, np.int32)
         np.cumsum(lengths, out=offsets[1:])
-        self._hold(offsets)
+        self._retain(offsets)
         out = self._new(query.shape)
-        # Scores of bytes err as much as integer products do, and more than anything else with weights as stored.
-        integer = self.scheme.products == "int8"
-        self._native.attention_views(query, key, value, offsets, heads, self._fast, integer, out)
+        self._native.attention_views(query, key, value, offsets, heads, self._fast, self._byte_scores, out)
         return out
 
-    def conv_silu(self, x: Floats, weight: Floats, state: Floats, batch: Batch) -> Floats:
+    def conv_silu(self, x: Floats, weight: Floats, state: Floats, part: SubStep[Ints]) -> Floats:
         out = self._new(x.shape)
-        self._native.conv_silu(x, weight, state, batch.offsets, batch.context, batch.slots, out)
+        self._native.conv_silu(
+            x, weight, state, part.offsets, part.context_lens, part.read_slots, part.write_slots, out
+        )
         return out
 
     def gated_delta_rule(
@@ -353,16 +226,13 @@ class NativeOps:
         a_log: Floats,
         dt_bias: Floats,
         state: Floats,
-        batch: Batch,
-        key_heads: int,
-        value_heads: int,
-        key_dim: int,
-        value_dim: int,
+        part: SubStep[Ints],
+        spec: DeltaSpec,
     ) -> Floats:
-        out = self._new((len(mixed), value_heads * value_dim))
+        out = self._new((len(mixed), spec.value_heads * spec.value_dim))
         self._native.gated_delta_rule(
-            mixed, b, a, a_log, dt_bias, state, batch.offsets, batch.context, batch.slots,
-            key_heads, value_heads, key_dim, value_dim, out,
+            mixed, b, a, a_log, dt_bias, state, part.offsets, part.context_lens, part.read_slots, part.write_slots,
+            spec.key_heads, spec.value_heads, spec.key_dim, spec.value_dim, out,
         )  # fmt: skip
         return out
 
@@ -374,7 +244,7 @@ class NativeOps:
     def regroup_2x2(self, x: Floats, sizes: Ints) -> Floats:
         offsets = np.zeros(len(sizes) + 1, np.int32)
         np.cumsum(sizes[:, 0] * sizes[:, 1], out=offsets[1:])
-        self._hold(offsets)
+        self._retain(offsets)
         rows, channels = x.shape
         out = self._new((rows // 4, 4 * channels))
         self._native.regroup_2x2(x, sizes, offsets, out)

@@ -78,7 +78,7 @@ def _round_and_pack(runtime: Runtime, tensor: QuantizedTensor, dense: DenseTenso
     row_scale = slabs.zeros((tiles * TILE_OUTPUTS,), np.float32)
     group_scale = slabs.zeros((tiles, depth // group, TILE_OUTPUTS), np.uint16) if group else None
     codebook = None if tensor.codebook is None else integer_codebook(tensor.codebook).packed()
-    runtime.encode(values, bf16, tensor.bits, group, codes, group_scale, row_scale, codebook)
+    runtime.quantize(values, bf16, tensor.bits, group, codes, group_scale, row_scale, codebook)
     return packed_matrix(tensor.bits, group, inputs, outputs, codes, group_scale, None, row_scale, codebook)
 
 

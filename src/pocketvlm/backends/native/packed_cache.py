@@ -9,17 +9,17 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pocketvlm.backends.backend import CacheLocation
 from pocketvlm.backends.native.pack import layout_of, pack
 from pocketvlm.backends.native.packed_file import open_packed, write_packed
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
-from pocketvlm.backends.ops import CacheLocation
 from pocketvlm.packfile import SUFFIX, VERSION, opened, written
 from pocketvlm.tensors import BlockValues, DenseTensor, QuantizedTensor
 
 if TYPE_CHECKING:
     from pocketvlm._native import Runtime
 
-# Raise this when `pack` packs the same tensor otherwise, or when the arrays in a file change.
+# Increase this when `pack` packs the same tensor otherwise, or when the arrays in a file change.
 PACKING = 3
 
 
@@ -55,7 +55,7 @@ def _fits(found: PackedMatrix | DenseTensor, tensor: QuantizedTensor) -> bool:
 
 
 class PackedCache:
-    """The packed matrices of one network. Whatever is wrong with the file costs time and a CacheWarning, no answer."""
+    """The packed matrices of one network. A bad file costs time and a CacheWarning, never an answer."""
 
     def __init__(
         self, runtime: Runtime, location: CacheLocation, weights: str, tensors: Mapping[str, QuantizedTensor]
@@ -63,7 +63,7 @@ class PackedCache:
         self.path = location.directory / file_name(weights, location.fingerprint, tensors)
         self._runtime, self._location, self._weights = runtime, location, weights
         self._found: dict[str, PackedMatrix | DenseTensor] = {}
-        # The checksums take as long as everything else that a start has to read, and need no interpreter.
+        # Verifying the checksums takes as long as reading all other files, and needs no interpreter.
         self._opening = threading.Thread(target=self._open)
         self._opening.start()
         self._used: dict[str, PackedMatrix | DenseTensor] = {}
@@ -84,7 +84,7 @@ class PackedCache:
         self._opening.join()
 
     def finish(self) -> str:
-        """Write the file if anything had to be packed; says what became of it."""
+        """Write the file if any matrix was packed; returns what was done, in words."""
         if not self._packed:
             return f"read from {self.path}" if self._used else "none needed"
         return f"encoded, {written(self.path, f'weights of {self._location.model}', self._write)}"

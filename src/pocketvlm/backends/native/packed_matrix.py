@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from pocketvlm._native import CodedMatrix
+    from pocketvlm._native import QuantizedMatrix
 
 TILE_OUTPUTS = 16
 TILE_BYTES = 64  # of one step: four for each output of a tile
@@ -58,7 +58,7 @@ class PackedMatrix:
     zero_points: NDArray[np.int8] | None
     zero: int
     permutation: NDArray[np.int32] | None
-    handle: CodedMatrix
+    handle: QuantizedMatrix
 
     @property
     def depth(self) -> int:
@@ -94,9 +94,9 @@ def packed_matrix(
     permutation: NDArray[np.int32] | None = None,
 ) -> PackedMatrix:
     """A matrix over arrays in packed layout. Raises ValueError for arrays that do not fit each other."""
-    from pocketvlm._native import CodedMatrix
+    from pocketvlm._native import QuantizedMatrix
 
-    handle = CodedMatrix(
+    handle = QuantizedMatrix(
         bits, group, inputs, outputs, codes, group_scale, group_bias, row_scale, codebook,
         scale_factor, bias_factor, span, zero_points, zero, permutation,
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """Long-lived arrays share large memory blocks, because the system backs those with large pages.
 
-An array of 2 MB of its own gets small pages, and every product or state then waits for their look-up.
+A separate array of 2 MB gets small pages, and products that read it wait for address translation.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 _LINE = 64
 _SLAB = 1 << 26  # bytes
-_OWN = 1 << 24  # arrays from here on get a block of their own, so that it can be freed
+_OWN = 1 << 24  # larger arrays get a block of their own, which can be freed
 
 
-def zeros(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-    """A zeroed array that begins on a cache line; memory comes from the system where it is first written to.
+def zeros(shape: tuple[int, ...], dtype: np.dtype[Any] | type[np.generic]) -> NDArray[Any]:
+    """A zeroed array that begins on a cache line; the system maps memory at the first write.
 
-    A block is freed when nobody holds any of its arrays.
+    A block is freed when none of its arrays is referenced.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     room = _block(size) if size >= _OWN else _current.take(size)
@@ -33,14 +33,14 @@ class _Slab:
     """The block that is being filled."""
 
     def __init__(self) -> None:
-        self._rest: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self._free: NDArray[np.uint8] = np.empty(0, np.uint8)
         self._lock = threading.Lock()
 
     def take(self, size: int) -> NDArray[np.uint8]:
         with self._lock:
-            if size > len(self._rest):
-                self._rest = _block(_SLAB)
-            taken, self._rest = self._rest[:size], self._rest[-(-size // _LINE) * _LINE :]
+            if size > len(self._free):
+                self._free = _block(_SLAB)
+            taken, self._free = self._free[:size], self._free[-(-size // _LINE) * _LINE :]
             return taken
 
 

@@ -2,100 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from itertools import zip_longest
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional
 
-from pocketvlm.backends.ops import Activation, Batch, CacheLocation, Ints
-from pocketvlm.backends.options import Scheme, choose
+from pocketvlm.backends.batch import Ints, Step, SubBatch, SubStep
+from pocketvlm.backends.ops import Activation, AdaptedRows, AttentionSpec, DeltaSpec, Ops
 from pocketvlm.backends.torch.delta import chunked_delta_rule, recurrent_delta_rule
-from pocketvlm.errors import BackendError, OptionError
-from pocketvlm.schemes import ARRAY_ROLES, Role
-from pocketvlm.tensors import DenseTensor
-from pocketvlm.tensors import Tensor as WeightTensor
 
 Tensor = torch.Tensor
 
 RECURRENT_ROWS = 8
 
 
-class TorchOps:
+class TorchOps(Ops[Tensor, Tensor, Tensor]):
     """See `pocketvlm.backends.ops.Ops` for shapes and sources. Weights keep their type; arithmetic is float32."""
 
-    name = "torch"
+    def embed(self, table: Tensor, ids: Tensor) -> Tensor:
+        return table[ids].float()
 
-    def __init__(self, threads: int | None = None, device: str | None = None, scheme: Scheme | None = None) -> None:
-        self.scheme = scheme or choose("torch")
-        if self.scheme.backend != self.name:
-            raise OptionError(f"a scheme of backend {self.scheme.backend!r} does not fit backend {self.name!r}")
-        if device is not None and device.split(":")[0] not in ("cpu", "cuda"):
-            raise OptionError(f"device={device!r} is not known: give cpu, cuda or cuda:N")
-        if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
-            raise BackendError(f"device={device!r} is not available: PyTorch sees no CUDA device; use device='cpu'")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.patches_at_once = 1024 if self.device.type == "cpu" else 16 * 1024
-        if threads is not None:
-            torch.set_num_threads(threads)
+    def take(self, x: Tensor, rows: Tensor) -> Tensor:
+        return x[rows]
 
-    def describe(self) -> dict[str, str]:
-        """What runs, and why."""
-        why = "CUDA is present" if self.device.type == "cuda" else "no CUDA device"
-        return {
-            "backend": f"torch {torch.__version__}",
-            "device": f"{self.device} ({why})",
-            "threads": str(torch.get_num_threads()),
-            **self.scheme.describe(),
-        }
+    def put(self, x: Tensor, rows: Tensor, values: Tensor) -> None:
+        x[rows] = values
 
-    def with_scheme(self, scheme: Scheme) -> TorchOps:
-        return TorchOps(None, str(self.device), scheme)
-
-    def weight_cache(
-        self, location: CacheLocation | None, tensors: Mapping[str, WeightTensor]
-    ) -> AbstractContextManager[None]:
-        """Nothing is worth caching."""
-        return nullcontext()
-
-    def prepare(self, tensor: WeightTensor, role: Role) -> Tensor:
-        """A matrix in bfloat16 stays so, anything else becomes float32."""
-        if role not in ARRAY_ROLES and isinstance(tensor, DenseTensor) and tensor.dtype == "bf16":
-            bits = torch.from_numpy(np.array(tensor.data))
-            return bits.view(torch.bfloat16).to(self.device)
-        return torch.from_numpy(np.array(tensor.dequantize())).to(self.device)
-
-    def recorded(self, work: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], Tensor]]:
-        """Nothing is recorded: `work` runs each time."""
-        return work(), work
-
-    def return_memory(self) -> None:
-        """PyTorch keeps what it has."""
-
-    def zeros(self, *shape: int) -> Tensor:
-        return torch.zeros(shape, dtype=torch.float32, device=self.device)
-
-    def from_numpy(self, array: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(np.array(array, dtype=np.float32)).to(self.device)
-
-    def to_numpy(self, array: Tensor) -> NDArray[np.float32]:
-        result: NDArray[np.float32] = array.cpu().numpy()
-        return result
-
-    def _index(self, values: Ints) -> Tensor:
-        return torch.from_numpy(np.array(values, dtype=np.int64)).to(self.device)
-
-    def embed(self, table: Tensor, ids: Ints) -> Tensor:
-        return table[self._index(ids)].float()
-
-    def take(self, x: Tensor, rows: Ints) -> Tensor:
-        return x[self._index(rows)]
-
-    def put(self, x: Tensor, rows: Ints, values: Tensor) -> None:
-        x[self._index(rows)] = values
+    def copy_slots(self, arrays: Sequence[Tensor], copies: Sequence[Sequence[Tensor]], part: SubStep[Tensor]) -> None:
+        assert part.host.copy_slots is not None
+        for slot, copy in zip(part.host.write_slots.tolist(), part.host.copy_slots.tolist(), strict=True):
+            if copy >= 0:
+                for array, target in zip(arrays, copies[copy], strict=True):
+                    target[0] = array[slot].flatten()
 
     def concat(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts))
@@ -107,7 +46,10 @@ class TorchOps:
         bias: Tensor | None = None,
         residual: Tensor | None = None,
         activation: Activation | None = None,
+        adapters: Sequence[AdaptedRows[Tensor, Tensor, Tensor]] = (),
     ) -> Tensor:
+        if adapters and activation is not None:
+            raise ValueError("adapters change the sum before an activation: apply the activation as an operation")
         y = functional.linear(x, weight.float(), bias)
         if activation == "gelu_tanh":
             y = functional.gelu(y, approximate="tanh")
@@ -115,10 +57,13 @@ class TorchOps:
             y = functional.gelu(y)
         elif activation == "silu":
             y = functional.silu(y)
-        return y if residual is None else y + residual
-
-    def linears(self, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None] = ()) -> list[Tensor]:
-        return [self.linear(x, weight, bias) for weight, bias in zip_longest(weights, biases)]
+        if residual is not None:
+            y = y + residual
+        for adapted in adapters:
+            update = adapted.updates.get(weight)
+            if update is not None:
+                y[adapted.rows] += update.scale * (x[adapted.rows] @ update.a.T @ update.b_transposed)
+        return y
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * (1 + weight)
@@ -138,44 +83,41 @@ class TorchOps:
         k_norm: Tensor,
         keys: Tensor,
         values: Tensor,
-        batch: Batch,
-        rotary_dim: int,
-        rope_theta: float,
-        eps: float,
+        step: Step[Tensor],
+        spec: AttentionSpec,
     ) -> tuple[Tensor, Tensor]:
         rows = query_gate.shape[0]
         kv_heads, head_dim = keys.shape[2:]
         query, gate = query_gate.view(rows, -1, 2, head_dim).unbind(2)
         key = key.view(rows, kv_heads, head_dim)
-        half = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=self.device)
-        inverse = 1.0 / (rope_theta ** (half / rotary_dim))
-        angle = self._index(batch.positions).float()[:, None, None] * inverse
-        query = rotate(self.rms_norm(query, q_norm, eps), angle)
-        key = rotate(self.rms_norm(key, k_norm, eps), angle)
-        pages, inside = self._places(batch)
+        half = torch.arange(0, spec.rotary_dim, 2, dtype=torch.float32, device=query.device)
+        inverse = 1.0 / (spec.rope_theta ** (half / spec.rotary_dim))
+        positions = step.rotary_positions.float()
+        if positions.dim() == 2:  # of each pair of dims its own axis: [3, T] -> [T, pairs]
+            positions = positions[torch.from_numpy(spec.rotary_axes()).long().to(query.device)].T
+        else:
+            positions = positions[:, None]
+        angle = (positions * inverse)[:, None]
+        query = rotate(self.rms_norm(query, q_norm, spec.eps), angle)
+        key = rotate(self.rms_norm(key, k_norm, spec.eps), angle)
+        pages, inside = cache_rows(step)
         keys[pages, inside] = key
         values[pages, inside] = value.view(rows, kv_heads, head_dim)
         return query, gate.reshape(rows, -1)
 
-    def _places(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        owner = np.repeat(np.arange(batch.sequences), np.diff(batch.offsets))
-        pages = batch.pages[owner, batch.positions // batch.page_size]
-        if (pages < 0).any():
-            raise BackendError("a row's position has no page: the page table is shorter than the sequence")
-        return self._index(pages), self._index(batch.positions % batch.page_size)
-
-    def attention(self, query: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
+    def attention(self, query: Tensor, keys: Tensor, values: Tensor, step: Step[Tensor]) -> Tensor:
         rows, heads, head_dim = query.shape
         out = torch.empty_like(query)
+        batch = step.host
         for s in range(batch.sequences):
-            begin, end = int(batch.offsets[s]), int(batch.offsets[s + 1])
-            length = int(batch.context[s]) + end - begin
-            pages = self._index(batch.pages[s, : -(-length // batch.page_size)])
+            begin, end, context = int(batch.offsets[s]), int(batch.offsets[s + 1]), int(batch.context_lens[s])
+            length = context + end - begin
+            pages = step.pages[s, : -(-length // batch.page_size)]
             k = keys[pages].flatten(0, 1)[:length].repeat_interleave(heads // keys.shape[2], dim=1)
             v = values[pages].flatten(0, 1)[:length].repeat_interleave(heads // keys.shape[2], dim=1)
             score = torch.einsum("qhd,khd->hqk", query[begin:end], k) * head_dim**-0.5
-            position = self._index(batch.positions[begin:end])
-            later = torch.arange(length, device=self.device)[None, :] > position[:, None]
+            position = torch.arange(context, length, device=query.device)
+            later = torch.arange(length, device=query.device)[None, :] > position[:, None]
             weight = score.masked_fill(later, float("-inf")).softmax(-1)
             out[begin:end] = torch.einsum("hqk,khd->qhd", weight, v)
         return out.view(rows, -1)
@@ -192,15 +134,13 @@ class TorchOps:
             out.append((weight @ v).transpose(0, 1).flatten(1))
         return torch.cat(out)
 
-    def conv_silu(self, x: Tensor, weight: Tensor, state: Tensor, batch: Batch) -> Tensor:
+    def conv_silu(self, x: Tensor, weight: Tensor, state: Tensor, part: SubStep[Tensor]) -> Tensor:
         width = len(weight)
         out = torch.empty_like(x)
-        for s in range(batch.sequences):
-            begin, end = int(batch.offsets[s]), int(batch.offsets[s + 1])
-            slot = int(batch.slots[s])
-            before = state[slot] if batch.context[s] else torch.zeros_like(state[slot])
+        for begin, end, read, write in runs(part.host):
+            before = torch.zeros_like(state[write]) if read is None else state[read]
             window = torch.cat([before, x[begin:end]])
-            state[slot] = window[window.shape[0] - (width - 1) :]
+            state[write] = window[window.shape[0] - (width - 1) :]
             taps = [window[j : j + end - begin] * weight[j] for j in range(width)]
             out[begin:end] = functional.silu(torch.stack(taps).sum(0))
         return out
@@ -213,12 +153,10 @@ class TorchOps:
         a_log: Tensor,
         dt_bias: Tensor,
         state: Tensor,
-        batch: Batch,
-        key_heads: int,
-        value_heads: int,
-        key_dim: int,
-        value_dim: int,
+        part: SubStep[Tensor],
+        spec: DeltaSpec,
     ) -> Tensor:
+        key_heads, value_heads, key_dim, value_dim = spec.key_heads, spec.value_heads, spec.key_dim, spec.value_dim
         rows = mixed.shape[0]
         widths = [key_heads * key_dim, key_heads * key_dim, value_heads * value_dim]
         q, k, v = torch.split(mixed, widths, dim=1)
@@ -229,12 +167,13 @@ class TorchOps:
         beta = torch.sigmoid(b)
         decay = -torch.exp(a_log) * functional.softplus(a + dt_bias)
         out = torch.empty_like(v)
-        for s in range(batch.sequences):
-            part = slice(int(batch.offsets[s]), int(batch.offsets[s + 1]))
-            slot = int(batch.slots[s])
-            first = state[slot] if batch.context[s] else torch.zeros_like(state[slot])
-            rule = recurrent_delta_rule if part.stop - part.start <= RECURRENT_ROWS else chunked_delta_rule
-            out[part], state[slot] = rule(q[part], k[part], v[part], beta[part], decay[part], first)
+        for begin, end, read, write in runs(part.host):
+            first = torch.zeros_like(state[write]) if read is None else state[read]
+            rule = recurrent_delta_rule if end - begin <= RECURRENT_ROWS else chunked_delta_rule
+            part_rows = slice(begin, end)
+            out[part_rows], state[write] = rule(
+                q[part_rows], k[part_rows], v[part_rows], beta[part_rows], decay[part_rows], first
+            )
         return out.view(rows, -1)
 
     def gated_rms_norm(self, x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -265,3 +204,17 @@ def rotate(x: Tensor, angle: Tensor) -> Tensor:
     first, second, rest = x[..., :n], x[..., n : 2 * n], x[..., 2 * n :]
     cos, sin = angle.cos(), angle.sin()
     return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+
+def cache_rows(step: Step[Tensor]) -> tuple[Tensor, Tensor]:
+    """The page of each row of a step and the row's index in it, [T] each."""
+    lengths = step.offsets.diff()
+    owner = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+    position = torch.arange(len(owner), device=lengths.device) - step.offsets[owner] + step.context_lens[owner]
+    return step.pages[owner, position // step.host.page_size], position % step.host.page_size
+
+
+def runs(part: SubBatch) -> Iterator[tuple[int, int, int | None, int]]:
+    """First row, last row (exclusive), read slot (None for no state yet) and write slot of each sequence."""
+    for s, (begin, end) in enumerate(pairwise(part.offsets.tolist())):
+        yield begin, end, int(part.read_slots[s]) if part.context_lens[s] else None, int(part.write_slots[s])

@@ -1,4 +1,4 @@
-"""Recorded operations: the same numbers as one by one, on memory that is shared and never runs dry."""
+"""Captured graphs: a replay gives the numbers of single calls, on memory that is shared and never grows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from native_kit import Inputs, usable
 from numpy.typing import NDArray
 
 from pocketvlm.backends import native
-from pocketvlm.backends.native import NativeOps
+from pocketvlm.backends.native import NativeBackend
 from pocketvlm.backends.native.arena import Arena
 from pocketvlm.backends.options import choose
 from pocketvlm.quantize import quantized
@@ -19,14 +19,14 @@ Floats = NDArray[np.float32]
 
 
 @pytest.fixture(params=usable())
-def kernels(request: pytest.FixtureRequest) -> NativeOps:
+def kernels(request: pytest.FixtureRequest) -> NativeBackend:
     return native.create(2, request.param, scheme=choose("native", "int4"))
 
 
 class Network:
     """A few operations on arrays that change in place: rows of a table, normed, multiplied, gated, added to."""
 
-    def __init__(self, ops: NativeOps, rows: int, seed: int = 0) -> None:
+    def __init__(self, ops: NativeBackend, rows: int, seed: int = 0) -> None:
         make = Inputs(seed)
         self.ops = ops
         self.ids = np.zeros(rows, np.int32)
@@ -46,43 +46,43 @@ class Network:
         return ops.concat([x, self.norm.reshape(1, -1), x])
 
 
-def test_recorded_equals_one_by_one(kernels: NativeOps) -> None:
+def test_replay_equals_single_calls(kernels: NativeBackend) -> None:
     random = np.random.default_rng(1)
     networks = [Network(kernels, rows, rows) for rows in (1, 3, 16)]
-    again = []
+    replays = []
     for network in networks:
         network.ids[:] = random.integers(0, 50, len(network.ids))
-        first, repeat = kernels.recorded(network.run)
+        first, replay = kernels.capture(network.run)
         np.testing.assert_array_equal(first, network.run())
-        again.append(repeat)
-    held = kernels._arena.nbytes
+        replays.append(replay)
+    size = kernels._arena.nbytes
     for _ in range(5):
-        for network, repeat in zip(networks, again, strict=True):
+        for network, replay in zip(networks, replays, strict=True):
             network.ids[:] = random.integers(0, 50, len(network.ids))
-            np.testing.assert_array_equal(repeat(), network.run())
-    assert kernels._arena.nbytes == held
+            np.testing.assert_array_equal(replay(), network.run())
+    assert kernels._arena.nbytes == size
 
 
-def test_a_result_that_is_held_is_not_used_by_what_is_recorded_next(kernels: NativeOps) -> None:
+def test_a_referenced_result_is_not_overwritten_by_the_next_capture(kernels: NativeBackend) -> None:
     network, other = Network(kernels, 4), Network(kernels, 4, seed=9)
-    result, again = kernels.recorded(network.run)
+    result, replay = kernels.capture(network.run)
     copy = result.copy()
-    kernels.recorded(other.run)
+    kernels.capture(other.run)
     np.testing.assert_array_equal(result, copy)
-    np.testing.assert_array_equal(again(), copy)
+    np.testing.assert_array_equal(replay(), copy)
 
 
-def test_a_bad_index_is_refused_when_it_runs_again(kernels: NativeOps) -> None:
+def test_a_bad_index_is_refused_at_replay(kernels: NativeBackend) -> None:
     network = Network(kernels, 2)
-    _, again = kernels.recorded(network.run)
+    _, replay = kernels.capture(network.run)
     network.ids[1] = 50
     with pytest.raises(ValueError, match=r"ids\[1\] is 50, outside \[0, 50\)"):
-        again()
+        replay()
     network.ids[1] = 49
-    np.testing.assert_array_equal(again(), network.run())
+    np.testing.assert_array_equal(replay(), network.run())
 
 
-def test_work_that_fails_leaves_nothing_behind(kernels: NativeOps) -> None:
+def test_work_that_fails_leaves_nothing_behind(kernels: NativeBackend) -> None:
     network = Network(kernels, 2)
 
     def fail() -> Floats:
@@ -90,22 +90,22 @@ def test_work_that_fails_leaves_nothing_behind(kernels: NativeOps) -> None:
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        kernels.recorded(fail)
+        kernels.capture(fail)
     expected = network.run()
-    first, again = kernels.recorded(network.run)
+    first, replay = kernels.capture(network.run)
     np.testing.assert_array_equal(first, expected)
-    np.testing.assert_array_equal(again(), expected)
+    np.testing.assert_array_equal(replay(), expected)
 
 
-def test_one_recording_at_a_time(kernels: NativeOps) -> None:
+def test_one_capture_at_a_time(kernels: NativeBackend) -> None:
     network = Network(kernels, 1)
-    with pytest.raises(ValueError, match="recorded already"):
-        kernels.recorded(lambda: kernels.recorded(network.run)[0])
-    first, _ = kernels.recorded(network.run)
+    with pytest.raises(ValueError, match="begun already"):
+        kernels.capture(lambda: kernels.capture(network.run)[0])
+    first, _ = kernels.capture(network.run)
     np.testing.assert_array_equal(first, network.run())
 
 
-def test_other_threads_are_not_recorded(kernels: NativeOps) -> None:
+def test_other_threads_are_not_captured(kernels: NativeBackend) -> None:
     mine, theirs = Network(kernels, 2), Network(kernels, 3, seed=5)
     results: list[Floats] = []
 
@@ -115,22 +115,22 @@ def test_other_threads_are_not_recorded(kernels: NativeOps) -> None:
         thread.join()
         return mine.run()
 
-    first, again = kernels.recorded(both)
-    held = results[0].copy()
+    first, replay = kernels.capture(both)
+    copy = results[0].copy()
     for _ in range(2):
-        np.testing.assert_array_equal(again(), first)
-    np.testing.assert_array_equal(results[0], held)
-    np.testing.assert_array_equal(theirs.run(), held)
+        np.testing.assert_array_equal(replay(), first)
+    np.testing.assert_array_equal(results[0], copy)
+    np.testing.assert_array_equal(theirs.run(), copy)
 
 
-def test_arena_gives_out_what_nobody_holds() -> None:
+def test_the_arena_reuses_unreferenced_memory() -> None:
     arena = Arena()
     a = arena.take((3, 5))
     view = a[1:, 2]
     address = a.ctypes.data
     del a
     b = arena.take((16,))
-    assert b.ctypes.data != address  # a view still holds it
+    assert b.ctypes.data != address  # a view still references it
     del view
     c = arena.take((2, 7))
     assert c.ctypes.data == address

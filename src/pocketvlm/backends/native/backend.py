@@ -1,0 +1,151 @@
+"""`NativeBackend` adds weights, memory, steps and capture to the native operations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from threading import get_ident
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvlm.backends.backend import Backend, CacheLocation
+from pocketvlm.backends.batch import Batch, Ints, Step, make_step
+from pocketvlm.backends.native import slabs
+from pocketvlm.backends.native.matrices import Matrix, NativeWeight, Tied
+from pocketvlm.backends.native.operations import Floats, NativeOps
+from pocketvlm.backends.native.pack import layout_of, pack
+from pocketvlm.backends.native.packed_cache import PackedCache
+from pocketvlm.backends.options import Scheme, choose
+from pocketvlm.errors import OptionError
+from pocketvlm.schemes import ARRAY_ROLES, Role
+from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor
+
+if TYPE_CHECKING:
+    from pocketvlm._native import Runtime
+
+_F32 = np.dtype(np.float32)
+_LIMIT_BYTES, _LIMIT_ROUNDS, _LIMIT_RUNS = 256 << 20, 1_000_000, 5
+
+
+class NativeBackend(NativeOps, Backend[Floats, NativeWeight, Ints]):
+    """The contract on NumPy arrays."""
+
+    name = "native"
+    # One view of the usual size: activations then stay in the processor's cache. Sixteen views took 8 % longer.
+    patches_at_once = 1024
+
+    def __init__(self, runtime: Runtime, description: dict[str, str], scheme: Scheme | None = None) -> None:
+        """description: of the machine, for `describe`. scheme: None means exact arithmetic on the weights as stored."""
+        self.scheme = scheme or choose("native", precision="exact")
+        if self.scheme.backend != self.name:
+            raise OptionError(f"a scheme of backend {self.scheme.backend!r} does not fit backend {self.name!r}")
+        super().__init__(runtime, self.scheme)
+        self._machine = description
+        self._cache_state: dict[str, str] = {}
+        self._cache: PackedCache | None = None
+
+    def with_scheme(self, scheme: Scheme) -> NativeBackend:
+        return NativeBackend(self._native, self._machine, scheme)
+
+    def describe(self) -> dict[str, str]:
+        return {"backend": self.name, **self._machine, **self.scheme.describe(), **self._cache_state}
+
+    def limits(self) -> dict[str, float]:
+        """With these threads and this instruction set, best of a few."""
+
+        def best(amount: float, work: Callable[[], object]) -> float:
+            found = 0.0
+            for _ in range(_LIMIT_RUNS):
+                began = time.perf_counter()
+                work()
+                found = max(found, amount / (time.perf_counter() - began))
+            return found
+
+        array = np.ones(_LIMIT_BYTES // 4, _F32)
+        operations = {kind: self._native.multiply(kind, 1) * _LIMIT_ROUNDS for kind in (True, False)}
+        return {
+            "read_bandwidth": best(array.nbytes, lambda: self._native.read_memory(array)),
+            "int8": best(operations[True], lambda: self._native.multiply(True, _LIMIT_ROUNDS)),
+            "float32": best(operations[False], lambda: self._native.multiply(False, _LIMIT_ROUNDS)),
+        }
+
+    @contextmanager
+    def weight_cache(self, location: CacheLocation | None, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        packed = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, QuantizedTensor)}
+        try:
+            if location is not None and packed and self._fast:
+                self._cache = PackedCache(self._native, location, self.scheme.weights, packed)
+            yield
+            if self._cache is not None:
+                self._cache_state["packed weights"] = self._cache.finish()
+        finally:
+            if self._cache is not None:
+                self._cache.wait()
+            self._cache = None
+            self.return_memory()  # of parsed files and quantized matrices: some 70 MB
+
+    def prepare(self, tensor: Tensor, role: Role) -> NativeWeight | Floats:
+        if role in ARRAY_ROLES:
+            return np.ascontiguousarray(tensor.dequantize())
+        if len(tensor.shape) != 2:
+            raise ValueError(f"{tensor.name} has shape {list(tensor.shape)}: a matrix has two dimensions")
+        if isinstance(tensor, DenseTensor):
+            if self.scheme.storage[role].quantization is not None:
+                raise ValueError(f"{tensor.name} is dense, but {self.scheme.weights} weights want it quantized")
+            return self._stored(tensor)
+        looked_up = role in ("embedding", "position_embedding")
+        # Packed codes give exact rows; rounded pixels make small print unreadable.
+        if not self._fast or role == "patch_embedding" or (looked_up and layout_of(tensor).bits > 8):
+            return Matrix(tensor.dequantize(), False, tensor.shape[0])
+        packed = self._cache.pack(tensor) if self._cache else pack(self._native, tensor)
+        if isinstance(packed, DenseTensor):
+            return replace(self._stored(packed), rounds=True)
+        if role == "tied_embedding" and tensor.rounded_from is not None:
+            return Tied(packed, self._stored(tensor.rounded_from))
+        return packed
+
+    def _stored(self, tensor: DenseTensor) -> Matrix:
+        if tensor.dtype == "bf16":
+            bits = np.require(tensor.data, dtype=np.uint16, requirements=["C", "A"])
+            return Matrix(bits, True, bits.shape[0])
+        values = np.require(tensor.float32(), dtype=_F32, requirements=["C", "A"])
+        return Matrix(values, False, values.shape[0])
+
+    def indices(self, values: Ints) -> Ints:
+        return values
+
+    def step(self, batch: Batch) -> Step[Ints]:
+        """The batch's own arrays; kernels check all indices."""
+        return make_step(batch, self.indices)
+
+    def capture(self, work: Callable[[], Floats]) -> tuple[Floats, Callable[[], Floats]]:
+        self._native.begin_capture()
+        self._capturing, self._retained = get_ident(), []
+        try:
+            result = work()
+        finally:
+            self._capturing = None
+            graph = self._native.end_capture()
+        rebind, retained = self._arena.rebind(result), (work, self._retained)
+
+        def replay(_: object = retained) -> Floats:
+            self._native.replay(graph)
+            return rebind()
+
+        return result, replay
+
+    def return_memory(self) -> None:
+        self._native.return_memory()
+
+    def zeros(self, *shape: int) -> Floats:
+        return slabs.zeros(shape, self.state_dtype)
+
+    def from_numpy(self, array: NDArray[np.float32]) -> Floats:
+        return np.ascontiguousarray(array, _F32)
+
+    def to_numpy(self, array: Floats) -> NDArray[np.float32]:
+        return array

@@ -1,0 +1,50 @@
+"""Adapters (LoRA) of the language model: low-rank updates of matrices, applied to the rows of some sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvlm.backends.backend import AnyBackend
+from pocketvlm.backends.ops import LowRank
+from pocketvlm.config import ModelConfig
+from pocketvlm.errors import OptionError
+from pocketvlm.model.weights import Weights, expected_tensors, tensor_roles
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Update:
+    """W becomes W + scale * b a: a float32 [rank, in], b float32 [out, rank]."""
+
+    a: NDArray[np.float32]
+    b: NDArray[np.float32]
+    scale: float = 1.0
+
+
+Adapter = Mapping[str, Update]  # by the matrix's name in the checkpoint
+
+
+def prepare_adapter(
+    backend: AnyBackend, config: ModelConfig, weights: Weights[Any, Any], name: str, adapter: Adapter
+) -> dict[Any, LowRank[Any]]:
+    """A backend's updates of an adapter by weight handle. Raises OptionError, naming adapter, matrix and shapes.
+
+    Only matrices of the decoder layers have updates: embedding and head see other rows than a step's.
+    """
+    shapes, roles = expected_tensors(config), tensor_roles(config)
+    updates = {}
+    for matrix, update in adapter.items():
+        if roles.get(matrix) not in ("matrix", "gate"):
+            raise OptionError(f"adapter {name!r}: {matrix!r} is no matrix of a decoder layer: leave it out")
+        (outputs, inputs), rank = shapes[matrix], len(update.a)
+        if update.a.shape != (rank, inputs) or update.b.shape != (outputs, rank) or rank == 0:
+            raise OptionError(
+                f"adapter {name!r}: {matrix} is {outputs} x {inputs}, which updates of the shapes "
+                f"{list(update.a.shape)} and {list(update.b.shape)} do not fit"
+            )
+        updates[weights.handles[matrix]] = backend.low_rank(update.a, update.b, update.scale)
+    return updates
