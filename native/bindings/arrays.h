@@ -54,6 +54,7 @@ class Array {
         using Plain = std::remove_const_t<T>;
         if (std::is_same_v<Plain, float>) return "float32";
         if (std::is_same_v<Plain, int32_t>) return "int32";
+        if (std::is_same_v<Plain, int8_t>) return "int8";
         return std::is_same_v<Plain, uint16_t> ? "uint16" : "uint8";
     }
 
@@ -65,6 +66,7 @@ class Array {
         if (f[0] == '\0' || f[1] != '\0') return false;
         if (std::is_same_v<Plain, float>) return *f == 'f';
         if (std::is_same_v<Plain, int32_t>) return *f == 'i' || *f == 'l';
+        if (std::is_same_v<Plain, int8_t>) return *f == 'b';
         return *f == (std::is_same_v<Plain, uint16_t> ? 'H' : 'B');
     }
 

@@ -12,6 +12,7 @@ namespace {
 
 using Bytes = Array<const uint8_t>;
 using Float16s = Array<const uint16_t>;
+using Int8s = Array<const int8_t>;
 
 // Sizes of a quantized matrix. Group 0: 8-bit codes with one scale for each row.
 QuantizedWeights shape_of(int bits, int64_t group, int64_t inputs, int64_t outputs) {
@@ -38,11 +39,49 @@ void set_codebook(QuantizedWeights& w, const uint8_t* codebook) {
 
 int64_t tiles_of(int64_t outputs) { return (outputs + tile_outputs - 1) / tile_outputs; }
 
+// The numbers of groups [tiles, groups, 16] in float16, float32 or int8; int8 ones need factors in float16.
+class GroupArrays {
+  public:
+    GroupArrays(nb::handle values, nb::handle factor, int64_t span, int64_t tiles, int64_t groups, const char* name) {
+        if (values.is_none()) {
+            if (!factor.is_none()) refuse(std::string(name) + " has a factor but no values");
+            return;
+        }
+        const std::string dtype = nb::str(nb::getattr(values, "dtype", nb::none())).c_str();
+        if (dtype == "float32")
+            set(NumberType::float32, single_.emplace(values, name), tiles, groups);
+        else if (dtype == "int8")
+            set(NumberType::int8, byte_.emplace(values, name), tiles, groups);
+        else
+            set(NumberType::float16, half_.emplace(values, name), tiles, groups);
+        if (factor.is_none() != !byte_) refuse(std::string(name) + " has a factor with values in int8, and only then");
+        if (!byte_) return;
+        if (span < 1 || (span & (span - 1))) refuse("span is a power of two, not " + std::to_string(span));
+        while (int64_t{1} << numbers_.shift < span) ++numbers_.shift;
+        numbers_.factor = factor_.emplace(factor, "factor").shaped(tiles, numbers_.factors(groups), tile_outputs).data();
+    }
+
+    const GroupNumbers& numbers() const { return numbers_; }
+
+  private:
+    template <class T>
+    void set(NumberType type, const Array<const T>& array, int64_t tiles, int64_t groups) {
+        numbers_.type = type;
+        numbers_.values = array.shaped(tiles, groups, tile_outputs).data();
+    }
+
+    GroupNumbers numbers_;
+    std::optional<Float16s> half_, factor_;
+    std::optional<Floats> single_;
+    std::optional<Int8s> byte_;
+};
+
 // A packed matrix. It holds references to its arrays.
 class PackedMatrix {
   public:
     PackedMatrix(int bits, int64_t group, int64_t inputs, int64_t outputs, nb::handle codes, nb::handle group_scale, nb::handle group_bias,
-                nb::handle row_scale, nb::handle codebook)
+                 nb::handle row_scale, nb::handle codebook, nb::handle scale_factor, nb::handle bias_factor, int64_t span,
+                 nb::handle zero_points, int zero, nb::handle permutation)
         : weights_(shape_of(bits, group, inputs, outputs)),
           inputs_(inputs),
           outputs_(outputs),
@@ -55,19 +94,31 @@ class PackedMatrix {
         weights_.row_scale = row_scale_.data();
         if (!codebook.is_none()) {
             if (bits == 8) refuse("8-bit codes have no codebook");
-            codebook_.emplace(codebook, "codebook").shaped(16);
+            codebook_.emplace(codebook, "codebook");
+            const bool wide = codebook_->dims() == 2;
+            wide ? codebook_->shaped(2, 16) : codebook_->shaped(16);
             set_codebook(weights_, codebook_->data());
+            if (wide) weights_.codebook_low = codebook_->data() + 16;
+        }
+        if (!permutation.is_none()) {
+            permutation_.emplace(permutation, "permutation").shaped(inputs);
+            check_indices(permutation_->data(), inputs, "permutation", inputs);
+            weights_.permutation = permutation_->data();
         }
         if (!group) {
-            if (!group_scale.is_none() || !group_bias.is_none()) refuse("codes without groups have a scale a row and nothing else");
+            if (!group_scale.is_none() || !group_bias.is_none() || !zero_points.is_none() || zero)
+                refuse("codes without groups have a scale a row and nothing else");
             return;
         }
-        group_scale_.emplace(group_scale, "group_scale").shaped(tiles, weights_.groups(), tile_outputs);
-        weights_.group_scale = group_scale_->data();
-        if (!group_bias.is_none()) {
-            group_bias_.emplace(group_bias, "group_bias").shaped(tiles, weights_.groups(), tile_outputs);
-            weights_.group_bias = group_bias_->data();
+        if (group_scale.is_none()) refuse("groups need a group_scale");
+        const int64_t groups = weights_.groups();
+        weights_.group_scale = group_scale_.emplace(group_scale, scale_factor, span, tiles, groups, "group_scale").numbers();
+        weights_.group_bias = group_bias_.emplace(group_bias, bias_factor, span, tiles, groups, "group_bias").numbers();
+        if (!zero_points.is_none()) {
+            if (zero) refuse("zero points are those of groups or one for all, not both");
+            weights_.zero_points = zero_points_.emplace(zero_points, "zero_points").shaped(tiles, groups, tile_outputs).data();
         }
+        weights_.zero = zero;
     }
 
     const QuantizedWeights& weights() const { return weights_; }
@@ -79,7 +130,9 @@ class PackedMatrix {
     int64_t inputs_, outputs_;
     Bytes packed_;
     Floats row_scale_;
-    std::optional<Float16s> group_scale_, group_bias_;
+    std::optional<GroupArrays> group_scale_, group_bias_;
+    std::optional<Int8s> zero_points_;
+    std::optional<Ints> permutation_;
     std::optional<Bytes> codebook_;
 };
 
@@ -158,7 +211,7 @@ void quantize(Runtime& runtime, nb::handle weight, bool bf16, int bits, int64_t 
     }
     args.to.packed = bytes.data();
     args.to.row_scale = scales.data();
-    args.to.group_scale = groups ? groups->data() : nullptr;
+    if (groups) args.to.group_scale = GroupNumbers{.type = NumberType::float16, .values = groups->data()};
     runtime.run(8 * inputs * outputs, [&](Pool& pool, const Kernels& kernels) { kernels.quantize(pool, args); });
 }
 
@@ -166,9 +219,12 @@ void quantize(Runtime& runtime, nb::handle weight, bool bf16, int bits, int64_t 
 
 void bind_quantized(nb::module_& module, nb::class_<Runtime>& runtime) {
     nb::class_<PackedMatrix>(module, "QuantizedMatrix")
-        .def(nb::init<int, int64_t, int64_t, int64_t, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle>(), nb::arg("bits"),
-             nb::arg("group"), nb::arg("inputs"), nb::arg("outputs"), nb::arg("codes"), nb::arg("group_scale").none(),
-             nb::arg("group_bias").none(), nb::arg("row_scale"), nb::arg("codebook").none())
+        .def(nb::init<int, int64_t, int64_t, int64_t, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
+                      int64_t, nb::handle, int, nb::handle>(),
+             nb::arg("bits"), nb::arg("group"), nb::arg("inputs"), nb::arg("outputs"), nb::arg("codes"), nb::arg("group_scale").none(),
+             nb::arg("group_bias").none(), nb::arg("row_scale"), nb::arg("codebook").none(), nb::arg("scale_factor") = nb::none(),
+             nb::arg("bias_factor") = nb::none(), nb::arg("span") = 1, nb::arg("zero_points") = nb::none(), nb::arg("zero") = 0,
+             nb::arg("permutation") = nb::none())
         .def_prop_ro("inputs", &PackedMatrix::inputs)
         .def_prop_ro("outputs", &PackedMatrix::outputs);
     runtime

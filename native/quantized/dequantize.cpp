@@ -12,23 +12,43 @@ float from_float16(uint16_t half) {
     return half & 0x8000u ? -value : value;
 }
 
-void dequantize_row(const QuantizedWeights& w, int64_t row, int64_t inputs, float* out) {
-    const int64_t tile = row / tile_outputs, lane = row % tile_outputs;
-    const uint8_t* packed = w.packed + tile * w.steps() * step_bytes + 4 * lane;
-    const float scale = w.row_scale[row];
-    const uint16_t* scales = w.group_scale ? w.group_scale + tile * w.groups() * tile_outputs + lane : nullptr;
-    const uint16_t* biases = w.group_bias ? w.group_bias + tile * w.groups() * tile_outputs + lane : nullptr;
-    for (int64_t k = 0; k < inputs; ++k) {
-        int value;
-        if (w.bits == 8) {
-            value = packed[k / 4 * step_bytes + k % 4] - 128;
-        } else {
-            const int code = packed[k / 8 * step_bytes + k % 4] >> (k % 8 < 4 ? 0 : 4) & 15;
-            value = w.codebook ? w.codebook[code] - 128 : code - 8;
+// The number of group g of an output, the lane of a tile.
+float number_of(const GroupNumbers& numbers, int64_t groups, int64_t tile, int64_t lane, int64_t g) {
+    const int64_t at = (tile * groups + g) * tile_outputs + lane;
+    switch (numbers.type) {
+        case NumberType::float16: return from_float16(static_cast<const uint16_t*>(numbers.values)[at]);
+        case NumberType::float32: return static_cast<const float*>(numbers.values)[at];
+        case NumberType::int8: {
+            const int64_t factor = (tile * numbers.factors(groups) + (g >> numbers.shift)) * tile_outputs + lane;
+            return static_cast<float>(static_cast<const int8_t*>(numbers.values)[at]) * from_float16(numbers.factor[factor]);
         }
-        const int64_t group = k / w.group * tile_outputs;
-        const float scaled = scales ? from_float16(scales[group]) * static_cast<float>(value) : static_cast<float>(value);
-        out[k] = scale * (biases ? scaled + from_float16(biases[group]) : scaled);
+        default: return 0.0f;
+    }
+}
+
+int value_of(const QuantizedWeights& w, const uint8_t* packed, int64_t k) {
+    if (w.bits == 8) return packed[k / 4 * step_bytes + k % 4] - 128;
+    const int code = packed[k / 8 * step_bytes + k % 4] >> (k % 8 < 4 ? 0 : 4) & 15;
+    if (!w.codebook) return code - 8;
+    const int value = w.codebook[code] - 128;
+    return w.codebook_low ? 256 * value + w.codebook_low[code] - 128 : value;
+}
+
+void dequantize_row(const QuantizedWeights& w, int64_t row, int64_t inputs, float* out) {
+    const int64_t tile = row / tile_outputs, lane = row % tile_outputs, groups = w.groups();
+    const uint8_t* packed = w.packed + tile * w.steps() * step_bytes + 4 * lane;
+    const float row_scale = w.row_scale[row];
+    float scale = 1.0f, bias = 0.0f;
+    int zero = w.zero;
+    for (int64_t k = 0; k < inputs; ++k) {
+        if (w.grouped() && k % w.group == 0) {
+            const int64_t g = k / w.group;
+            scale = number_of(w.group_scale, groups, tile, lane, g);
+            bias = number_of(w.group_bias, groups, tile, lane, g);
+            if (w.zero_points) zero = w.zero_points[(tile * groups + g) * tile_outputs + lane];
+        }
+        const float value = scale * static_cast<float>(value_of(w, packed, k) - zero);
+        out[w.permutation ? w.permutation[k] : k] = row_scale * (value + bias);
     }
 }
 

@@ -35,29 +35,56 @@ struct Destination {
     }
 };
 
-enum class Kind { nibbles, offset_codebook, codebook, bytes };
+enum class Kind { nibbles, offset_codebook, codebook, wide_codebook, bytes };
 
-// Packed tiles with a scale, and perhaps a bias, for each group.
+// The numbers of groups for one vector of outputs. Their type is looked at once a group, not once a product.
+struct NumbersOfVector {
+    NumbersOfVector(const GroupNumbers& n, int64_t groups, int64_t tile, int64_t v)
+        : type(n.type), first((tile * groups) * tile_outputs + v * W), shift(n.shift), values(n.values) {
+        factor = n.factor + (n.factor ? tile * n.factors(groups) * tile_outputs + v * W : 0);
+    }
+
+    Vec of(int64_t g) const {
+        const int64_t at = first + g * tile_outputs;
+        switch (type) {
+            case NumberType::float16: return load_float16(static_cast<const uint16_t*>(values) + at);
+            case NumberType::float32: return load(static_cast<const float*>(values) + at);
+            case NumberType::int8:
+                return load_int8(static_cast<const int8_t*>(values) + at) * load_float16(factor + (g >> shift) * tile_outputs);
+            default: return zero();
+        }
+    }
+
+    NumberType type;
+    int64_t first;
+    int shift;
+    const void* values;
+    const uint16_t* factor;
+};
+
+// Packed tiles with a scale, and perhaps a zero point or bias, for each group.
 template <int Rows, Kind kind, bool Biased>
 __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, const ActivationTile& in, const Destination& to) {
     constexpr bool split = Rows <= split_rows;
+    constexpr bool wide = kind == Kind::wide_codebook;
     constexpr int step = kind == Kind::bytes ? 1 : 2;  // words of a row in a step
     const uint8_t* packed = w.packed + tile * w.steps() * step_bytes;
-    const uint16_t* scale = w.group_scale + tile * w.groups() * tile_outputs;
-    const uint16_t* bias = Biased ? w.group_bias + tile * w.groups() * tile_outputs : nullptr;
     const int64_t steps = kind == Kind::bytes ? w.group / 4 : w.group / 8, groups = w.groups();
     for (int64_t v = 0; v < tile_vectors; ++v) {
+        const NumbersOfVector scale(w.group_scale, groups, tile, v), bias(w.group_bias, groups, tile, v);
+        const int8_t* zero_points = Biased && w.zero_points ? w.zero_points + tile * groups * tile_outputs + v * W : nullptr;
         Vec total[Rows];
 #pragma GCC unroll 12
         for (int r = 0; r < Rows; ++r) total[r] = zero();
         const uint8_t* p = packed + v * vector_bytes;
         const int8_t* x = in.words;
         for (int64_t g = 0; g < groups; ++g) {
-            Counts sums[Rows], more[split ? Rows : 1];
+            Counts sums[Rows], more[split || wide ? Rows : 1];  // of a wide codebook: high and low parts
 #pragma GCC unroll 12
             for (int r = 0; r < Rows; ++r) sums[r] = count(in.offset[g * Rows + r]);
-            if constexpr (split)
-                for (int r = 0; r < Rows; ++r) more[r] = count(0);
+            if constexpr (split || wide)
+#pragma GCC unroll 12
+                for (int r = 0; r < Rows; ++r) more[r] = wide ? sums[r] : count(0);
             int64_t remaining = steps;
             do {  // a group has at least one step: a loop that may run zero times copies all sums
                 const Bytes bytes = load_bytes(p);
@@ -65,6 +92,17 @@ __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, 
                 if constexpr (kind == Kind::bytes) {
 #pragma GCC unroll 12
                     for (int r = 0; r < Rows; ++r) sums[r] = dot8(sums[r], bytes, repeat_four(x + 4 * r));
+                } else if constexpr (wide) {
+#pragma GCC unroll 2
+                    for (int half = 0; half < 2; ++half) {
+                        const Bytes codes = half ? high_nibbles(bytes) : low_nibbles(bytes);
+                        const Bytes high = look_up(w.codebook, codes), low = look_up(w.codebook_low, codes);
+#pragma GCC unroll 12
+                        for (int r = 0; r < Rows; ++r) {
+                            const Bytes four = repeat_four(x + 4 * (half * Rows + r));
+                            sums[r] = dot8(sums[r], high, four), more[r] = dot8(more[r], low, four);
+                        }
+                    }
                 } else {
                     Bytes first = low_nibbles(bytes), second = high_nibbles(bytes);
                     if constexpr (kind == Kind::codebook || kind == Kind::offset_codebook) {
@@ -85,11 +123,20 @@ __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, 
                 }
                 p += step_bytes, x += 4 * step * Rows;
             } while (--remaining > 0);
-            const Vec s = load_float16(scale + g * tile_outputs + v * W);
+            const Vec s = scale.of(g);
+            Vec shift = zero();  // what a group adds for each unit of the sum of its inputs
+            if constexpr (Biased) {
+                const Vec zeros = zero_points ? load_int8(zero_points + g * tile_outputs) : splat(static_cast<float>(w.zero));
+                shift = fma(s, zero() - zeros, bias.of(g));
+            }
 #pragma GCC unroll 12
             for (int r = 0; r < Rows; ++r) {
-                Vec part = to_float(split ? add(sums[r], more[split ? r : 0]) : sums[r]) * s;
-                if constexpr (Biased) part = fma(load_float16(bias + g * tile_outputs + v * W), splat(in.sum[g * Rows + r]), part);
+                Vec part;
+                if constexpr (wide)
+                    part = fma(to_float(sums[r]), splat(256.0f), to_float(more[r])) * s;
+                else
+                    part = to_float(split ? add(sums[r], more[split ? r : 0]) : sums[r]) * s;
+                if constexpr (Biased) part = fma(shift, splat(in.sum[g * Rows + r]), part);
                 total[r] = fma(part, splat(in.scale[g * Rows + r]), total[r]);
             }
         }
@@ -168,12 +215,12 @@ __attribute__((noinline)) void whole(const QuantizedWeights& w, int64_t tile, co
 
 template <int Rows, Kind kind>
 inline void grouped_of(const QuantizedWeights& w, int64_t tile, const ActivationTile& in, const Destination& to) {
-    w.group_bias ? grouped<Rows, kind, true>(w, tile, in, to) : grouped<Rows, kind, false>(w, tile, in, to);
+    w.biased() ? grouped<Rows, kind, true>(w, tile, in, to) : grouped<Rows, kind, false>(w, tile, in, to);
 }
 
 template <int Rows>
 inline void dots_of_rows(const QuantizedWeights& w, int64_t tile, int64_t tiles, const ActivationTile& in, Destination to) {
-    if (!w.group_scale) {
+    if (!w.grouped()) {
         for (; tiles >= whole_tiles; tiles -= whole_tiles, tile += whole_tiles, to = to.right(whole_tiles * tile_outputs))
             whole<Rows, whole_tiles>(w, tile, in, to);
         for (; tiles > 0; --tiles, ++tile, to = to.right(tile_outputs)) whole<Rows, 1>(w, tile, in, to);
@@ -182,6 +229,8 @@ inline void dots_of_rows(const QuantizedWeights& w, int64_t tile, int64_t tiles,
     for (; tiles > 0; --tiles, ++tile, to = to.right(tile_outputs)) {
         if (w.bits == 8)
             grouped_of<Rows, Kind::bytes>(w, tile, in, to);
+        else if (w.codebook_low)
+            grouped_of<Rows, Kind::wide_codebook>(w, tile, in, to);
         else if (w.codebook && w.codebook_offset >= 0)
             grouped_of<Rows, Kind::offset_codebook>(w, tile, in, to);
         else if (w.codebook)

@@ -11,17 +11,31 @@ constexpr int64_t tiles_together = 2;
 // Stored weight - value, as the products of dots.h see the stored weight.
 inline int32_t weight_offset_of(const QuantizedWeights& w) {
     if (w.bits == 4 && !w.codebook) return 8;
-    if (w.bits == 4 && w.codebook_offset >= 0) return 128 - w.codebook_offset;
+    if (w.bits == 4 && !w.codebook_low && w.codebook_offset >= 0) return 128 - w.codebook_offset;
     return activation_layout.weight_offset;
 }
 
 inline ActivationScheme scheme_of(const Linear& a, const QuantizedWeights& w) {
     return ActivationScheme{
-        .inputs = a.inputs, .depth = w.depth, .group = w.group_scale ? w.group : w.depth, .weight_offset = weight_offset_of(w)};
+        .inputs = a.inputs, .depth = w.depth, .group = w.grouped() ? w.group : w.depth, .weight_offset = weight_offset_of(w)};
 }
 
 inline bool same(const ActivationScheme& a, const ActivationScheme& b) {
     return a.depth == b.depth && a.group == b.group && a.weight_offset == b.weight_offset;
+}
+
+// Matrices of one layer are often permuted alike, each with its own copy of the permutation.
+inline bool same_order(const int32_t* a, const int32_t* b, int64_t inputs) {
+    return a == b || (a && b && !__builtin_memcmp(a, b, static_cast<size_t>(inputs) * sizeof *a));
+}
+
+// Rows of x [rows, inputs] in the order of a matrix's columns.
+inline void permute(Pool& pool, const float* x, int64_t rows, int64_t inputs, const int32_t* permutation, float* out) {
+    const auto row = [&](int64_t r, int) {
+        for (int64_t k = 0; k < inputs; ++k) out[r * inputs + k] = x[r * inputs + permutation[k]];
+    };
+    if (rows * inputs >= 8192) return parallel(pool, rows, row);
+    for (int64_t r = 0; r < rows; ++r) row(r, 0);  // less work than the start of a parallel loop
 }
 
 // All activation tiles times packed tiles [first, last).
@@ -31,7 +45,7 @@ inline void tiles_of_rows(const QuantizedProduct& product, const Activations& in
         const int64_t tiles = min(tiles_together, last - tile);
         const int64_t column = tile * tile_outputs, width = min(tiles * tile_outputs, a.outputs - column);
         const bool full = width == tiles * tile_outputs;
-        const bool early = full && !product.weights->group_scale;  // dots adds the bias, in every row
+        const bool early = full && !product.weights->grouped();  // dots adds the bias, in every row
         const bool whole = early && a.activation == Activation::none;  // and nothing remains to do after dots
         for (int64_t r = 0; r < a.rows; r += tile_height) {
             const int64_t rows = min(tile_height, a.rows - r), at = r * a.outputs + column;
@@ -87,10 +101,17 @@ void quantized_linear(Pool& pool, const QuantizedProduct* products, int64_t coun
     for (int64_t i = 0; i < count;) {
         const Linear& a = products[i].args;
         const ActivationScheme scheme = scheme_of(a, *products[i].weights);
+        const int32_t* permutation = products[i].weights->permutation;
+        const auto shares = [&](const QuantizedProduct& p) {
+            return same(scheme, scheme_of(p.args, *p.weights)) && same_order(permutation, p.weights->permutation, a.inputs);
+        };
         int64_t n = 1;
-        while (i + n < count && n < max_products && same(scheme, scheme_of(products[i + n].args, *products[i + n].weights))) ++n;
-        const Activations in = lay_out_activations(pool.shared(activation_bytes(a.rows, scheme)), a.rows, scheme);
-        quantize_activations(pool, a.x, a.rows, scheme, in);
+        while (i + n < count && n < max_products && shares(products[i + n])) ++n;
+        const int64_t permuted = permutation ? round_up(a.rows * a.inputs, 16) : 0;
+        float* memory = pool.shared(static_cast<size_t>(permuted) * sizeof(float) + activation_bytes(a.rows, scheme));
+        if (permutation) permute(pool, a.x, a.rows, a.inputs, permutation, memory);
+        const Activations in = lay_out_activations(memory + permuted, a.rows, scheme);
+        quantize_activations(pool, permutation ? memory : a.x, a.rows, scheme, in);
         run_products(pool, products + i, n, in);
         i += n;
     }

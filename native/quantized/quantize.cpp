@@ -150,7 +150,8 @@ void quantize(Pool& pool, const Quantize& e) {
             const int64_t inputs = output < e.outputs ? e.inputs : 0;
             for (int64_t k = 0; k < inputs; ++k) row[k] = weight_at(e, output, k);
             float& scale = const_cast<float*>(w.row_scale)[output];
-            auto* scales = w.group_scale ? const_cast<uint16_t*>(w.group_scale) + tile * w.groups() * tile_outputs : nullptr;
+            auto* scales = static_cast<uint16_t*>(const_cast<void*>(w.group_scale.values));
+            if (scales) scales += tile * w.groups() * tile_outputs;
             const auto quantize_row = w.bits == 8 ? quantize_8bit : quantize_4bit;
             quantize_row(row, w, inputs, lane, packed + 4 * lane, scales, scale);
         }

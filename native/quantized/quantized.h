@@ -1,9 +1,11 @@
 // Products with quantized matrices of 4 and 8 bits: y = activation(x W^T + bias) + residual in integer arithmetic.
 //
-// Packed layout. A packed tile has 16 outputs, padded with zero weights; inputs are padded to whole groups. A step of a tile is
-// 64 bytes, four bytes for each output: four neighbouring inputs (8 bit, value + 128), or eight of them, inputs 0..3 in the
-// low and 4..7 in the high nibbles of the bytes (4 bit). A weight is row_scale * v, or with groups
-// row_scale * (group_scale * v + group_bias), where v is code - 128 (8 bit), codebook[code] - 128 or code - 8 (4 bit).
+// Packed layout. A packed tile has 16 outputs, padded; inputs are padded to whole groups. A step of a tile is 64 bytes, four
+// bytes for each output: four neighbouring inputs (8 bit, value + 128), or eight of them, inputs 0..3 in the low and 4..7 in
+// the high nibbles of the bytes (4 bit). A weight is row_scale * v, or with groups
+//   row_scale * (group_scale * (v - zero) + group_bias),
+// where v is code - 128 (8 bit), code - 8 (4 bit), codebook[code] - 128, or, with both parts of a wide codebook,
+// 256 * (codebook[code] - 128) + codebook_low[code] - 128.
 #pragma once
 
 #include <cstdint>
@@ -13,23 +15,45 @@
 
 namespace pocketvlm {
 
+// Functions of these structs are always inlined: a copy that an instruction set compiles must not serve the others.
+
 constexpr int64_t tile_outputs = 16;
 constexpr int64_t step_bytes = 64;
 
-struct QuantizedWeights {
-    int bits;                          // 4 or 8
-    int64_t group;                     // inputs that share a scale, a multiple of 8
-    int64_t depth;                     // inputs, padded to a multiple of the group
-    const uint8_t* packed;             // [tiles][depth * bits / 32][64]
-    const uint16_t* group_scale;       // float16 [tiles][depth / group][16]; null if there is only row_scale (8 bit)
-    const uint16_t* group_bias;        // the same shape, or null for zero
-    const float* row_scale;            // [tiles * 16]
-    const uint8_t* codebook;           // [16]: value + 128 of each 4-bit code, or null for code - 8
-    uint8_t offset_codebook[16] = {};  // codebook - codebook_offset, if that fits 7 bits: unsigned factors without overflow
-    int32_t codebook_offset = -1;      // the smallest entry of the codebook, or -1 if its range is wider
+enum class NumberType { none, float16, float32, int8 };
 
-    int64_t steps() const { return depth * bits / 32; }
-    int64_t groups() const { return depth / group; }
+// A number for each group of each output, [tiles][groups][16]. Numbers in int8 have a factor in float16 that 2^shift
+// neighbouring groups of an output share, [tiles][ceil(groups / 2^shift)][16].
+struct GroupNumbers {
+    NumberType type = NumberType::none;
+    const void* values = nullptr;
+    const uint16_t* factor = nullptr;
+    int shift = 0;
+
+    [[gnu::always_inline]] int64_t factors(int64_t groups) const { return (groups + (int64_t{1} << shift) - 1) >> shift; }
+};
+
+struct QuantizedWeights {
+    int bits;                              // 4 or 8
+    int64_t group;                         // inputs that share a scale, a multiple of 8
+    int64_t depth;                         // inputs, padded to a multiple of the group
+    const uint8_t* packed;                 // [tiles][depth * bits / 32][64]
+    GroupNumbers group_scale;              // none: there is only row_scale (8 bit)
+    GroupNumbers group_bias;               // none: zero
+    const float* row_scale;                // [tiles * 16]
+    const uint8_t* codebook;               // [16]: value + 128 of each 4-bit code, or null for code - 8
+    const uint8_t* codebook_low = nullptr;  // [16]: the low part of a wide codebook, or null
+    const int8_t* zero_points = nullptr;   // [tiles][groups][16], or null: `zero` for all groups
+    int32_t zero = 0;
+    const int32_t* permutation = nullptr;  // [inputs]: the input that each column multiplies, or null for their own order
+    uint8_t offset_codebook[16] = {};      // codebook - codebook_offset, if that fits 7 bits: unsigned factors without overflow
+    int32_t codebook_offset = -1;          // the smallest entry of the codebook, or -1 if its range is wider
+
+    [[gnu::always_inline]] int64_t steps() const { return depth * bits / 32; }
+    [[gnu::always_inline]] int64_t groups() const { return depth / group; }
+    [[gnu::always_inline]] bool grouped() const { return group_scale.type != NumberType::none; }
+    // Whether a group adds something to scale * v.
+    [[gnu::always_inline]] bool biased() const { return group_bias.type != NumberType::none || zero_points || zero; }
 };
 
 // Round to nearest: the matrix to quantize and where to write it.
@@ -37,7 +61,7 @@ struct Quantize {
     const void* weight;  // [outputs, inputs], bfloat16 bits or float
     bool bf16;
     int64_t inputs, outputs;
-    QuantizedWeights to;  // sizes and codebook; the arrays are written
+    QuantizedWeights to;  // sizes and codebook; the arrays are written, group scales as float16
 };
 
 constexpr int64_t max_products = 8;  // of one call

@@ -95,6 +95,9 @@ inline Counts add(Counts a, Counts b) { return _mm256_add_epi32(a, b); }
 inline Vec to_float(Counts c) { return _mm256_cvtepi32_ps(c); }
 inline Counts to_counts(Vec v) { return _mm256_cvtps_epi32(v); }
 inline Vec load_float16(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+inline Vec load_int8(const int8_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
 inline void store_bytes(int8_t* p, Vec v) {
     const __m256i n = _mm256_cvtps_epi32(v);
     const __m128i pairs = _mm_packs_epi32(_mm256_castsi256_si128(n), _mm256_extracti128_si256(n, 1));

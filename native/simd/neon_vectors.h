@@ -84,6 +84,11 @@ inline Counts add(Counts a, Counts b) { return vaddq_s32(a, b); }
 inline Vec to_float(Counts c) { return vcvtq_f32_s32(c); }
 inline Counts to_counts(Vec v) { return vcvtnq_s32_f32(v); }
 inline Vec load_float16(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+inline Vec load_int8(const int8_t* p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four))))));
+}
 // W whole numbers within -128..127 as bytes.
 inline void store_bytes(int8_t* p, Vec v) {
     const int16x4_t pairs = vqmovn_s32(vcvtnq_s32_f32(v));

@@ -114,6 +114,12 @@ inline Vec load_float16(const uint16_t* p) {
     return out;
 }
 
+inline Vec load_int8(const int8_t* p) {
+    Vec out;
+    for (int64_t i = 0; i < W; ++i) out[i] = p[i];
+    return out;
+}
+
 // Rounds to the nearest whole number, to even between two; the sum holds it in its low bits.
 inline Counts to_counts(Vec v) { return (Counts)(v + splat(12582912.0f)) - 0x4b400000; }
 inline void store_bytes(int8_t* p, Vec v) {

@@ -12,6 +12,8 @@ _Floats = NDArray[np.float32]
 _Ints = NDArray[np.int32]
 _Bytes = NDArray[np.uint8]
 _Float16 = NDArray[np.uint16]  # float16 numbers as their bits
+_Int8s = NDArray[np.int8]
+_Numbers = _Float16 | _Floats | _Int8s
 _Matrix = NDArray[np.float32] | NDArray[np.uint16]  # float32, or bfloat16 as its bits
 
 def usable_isas() -> list[str]:
@@ -30,15 +32,25 @@ class QuantizedMatrix:
         inputs: int,
         outputs: int,
         codes: _Bytes,
-        group_scale: _Float16 | None,
-        group_bias: _Float16 | None,
+        group_scale: _Numbers | None,
+        group_bias: _Numbers | None,
         row_scale: _Floats,
         codebook: _Bytes | None,
+        scale_factor: _Float16 | None = None,
+        bias_factor: _Float16 | None = None,
+        span: int = 1,
+        zero_points: _Int8s | None = None,
+        zero: int = 0,
+        permutation: _Ints | None = None,
     ) -> None:
         """bits: 4 or 8. group: inputs that share a scale, a multiple of 8; 0 with 8 bits: only a scale for each row.
 
         codes: packed codes [T, depth * bits / 32, 64]. group_scale, group_bias (added to scale * value):
-        [T, depth / group, 16]. row_scale: [T * 16]. codebook: [16], value + 128 of each 4-bit code; None: code - 8.
+        [T, depth / group, 16]; those in int8 are multiplied with scale_factor and bias_factor, float16 numbers
+        [T, ceil(groups / span), 16] of span groups each, a power of two. row_scale: [T * 16]. codebook: [16], value +
+        128 of each 4-bit code, or [2, 16], the high and low part of 256 * high + low, each + 128; None: code - 8.
+        zero_points: [T, depth / group, 16], subtracted from a value before it is scaled, or one `zero` for all.
+        permutation: [inputs], the input that each column multiplies.
         """
 
     @property

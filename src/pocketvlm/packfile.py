@@ -40,7 +40,7 @@ _MAX_HEADER = 1 << 26
 # Written at once, so that the system keeps the file in large pages: mapping those takes no time, small ones as long as
 # the checksum.
 _BLOCK = 1 << 22
-_FORMATS = {"uint8": "B", "uint16": "H", "uint32": "I", "uint64": "Q", "float32": "f"}
+_FORMATS = {"int8": "b", "uint8": "B", "uint16": "H", "int32": "i", "uint32": "I", "uint64": "Q", "float32": "f"}
 
 
 class PackedError(Exception):

@@ -16,10 +16,8 @@ from pocketvlm.backends.native import NativeBackend
 from pocketvlm.backends.native.pack import pack
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
 from pocketvlm.backends.options import choose
-from pocketvlm.errors import BackendError
 from pocketvlm.quantize import round_to_nearest
-from pocketvlm.schemes import INT4_CODEBOOK
-from pocketvlm.tensors import BlockValues, DenseTensor, Floats, LazyArray, QuantizedTensor, grid_shape, load
+from pocketvlm.tensors import BlockValues, DenseTensor, Floats, LazyArray, QuantizedTensor, load
 
 SCHEMES = [(8, None), (8, 32), (8, 64), (4, 64), (4, 32), (4, 128)]
 RUNTIME = _native.Runtime(2, usable()[-1])
@@ -87,115 +85,6 @@ def test_what_was_rounded_elsewhere_is_packed_exactly(bits: int, group: int | No
     assert again.group_bias is None
     np.testing.assert_array_equal(again.codebook, packed.codebook)
     np.testing.assert_array_equal(seen(again), seen(packed))
-
-
-def tensor_of(shape: tuple[int, int] = (20, 96), bits: int = 4, block: Any = (1, 32), **parts: Any) -> QuantizedTensor:
-    """A random tensor as a file may hold it; unsigned codes, scales in float16."""
-    random = np.random.default_rng(bits)
-    grid = grid_shape(shape, block)
-    given = {name: value(random, grid, block) if callable(value) else value for name, value in parts.items()}
-    defaults = {
-        "codes": random.integers(0, 2**bits, shape).astype(np.uint8),
-        "scales": BlockValues(random.uniform(0.01, 0.1, grid).astype(np.float16), block),
-    }
-    return QuantizedTensor("w", bits, shape, **{**defaults, **given})
-
-
-def integers(random: np.random.Generator, grid: Any, block: Any) -> BlockValues:
-    """Zero points."""
-    return BlockValues(random.integers(0, 16, grid).astype(np.uint8), block)
-
-
-def floats(dtype: Any, size: float = 1.0) -> Any:
-    """Scales or biases of a dtype."""
-    return lambda random, grid, block: BlockValues((random.uniform(-1, 1, grid) * size).astype(dtype), block)
-
-
-def two_levels(random: np.random.Generator, grid: Any, block: Any) -> BlockValues:
-    """Small integers, each with a float16 for three of them."""
-    second = BlockValues(random.uniform(0, 1, [grid[0], -(-grid[1] // 3)]).astype(np.float16), (1, 3))
-    return BlockValues(random.integers(0, 64, grid).astype(np.uint8), block, scale=second)
-
-
-@pytest.mark.parametrize(
-    "tensor",
-    [
-        pytest.param(tensor_of(zero_points=integers), id="AWQ"),
-        pytest.param(tensor_of(biases=floats(np.float16)), id="Q4_1"),
-        pytest.param(tensor_of(scales=two_levels, biases=two_levels), id="Q4_K"),
-        pytest.param(tensor_of(bits=5, scales=two_levels, biases=two_levels), id="Q5_K"),
-        pytest.param(tensor_of(bits=8, scales=floats(np.float32), biases=floats(np.float32)), id="MLX 8 bits"),
-        pytest.param(tensor_of(bits=6, block=(1, 16), scales=floats(np.float32, 1e-20)), id="6 bits, tiny scales"),
-        pytest.param(tensor_of(bits=3, zero_points=integers), id="3 bits"),
-        pytest.param(tensor_of(bits=2, block=(1, 8), biases=floats(np.float32)), id="2 bits"),
-        pytest.param(tensor_of(bits=8, block=(16, 24), zero_points=integers), id="blocks of rows"),
-        pytest.param(tensor_of(block=48, zero_points=integers), id="flat blocks that divide rows"),
-        pytest.param(tensor_of(block=(1, 96), zero_points=integers), id="a scale an output"),
-        pytest.param(tensor_of(block=(20, 96)), id="one scale"),
-        pytest.param(tensor_of((20, 90), zero_points=integers), id="a partial group"),
-        pytest.param(
-            tensor_of(bits=8, block=(1, 96), codes=np.arange(20 * 96).reshape(20, 96).astype(np.int8)), id="LLM.int8"
-        ),
-        pytest.param(
-            tensor_of(codes=(np.arange(20 * 96) % 16 - 8).reshape(20, 96).astype(np.int8)), id="signed 4 bits"
-        ),
-        pytest.param(tensor_of(codebook=np.array(INT4_CODEBOOK, np.float32), global_scale=3.0), id="codebook"),
-        pytest.param(tensor_of(global_divisor=5.0, biases=floats(np.float16)), id="global divisor"),
-    ],
-)
-def test_any_tensor_whose_blocks_lie_in_rows(tensor: QuantizedTensor) -> None:
-    """The kernels see the values of the formula, within the rounding of scales and biases to float16."""
-    packed = pack(RUNTIME, tensor)
-    values = tensor.dequantize()
-    step = np.abs(values).max(1, keepdims=True)
-    assert (np.abs(seen(packed) - values) <= 3e-3 * step).all()
-    ops = NativeBackend(RUNTIME, {}, choose("native"))
-    weight = ops.prepare(tensor, "matrix")
-    x = Inputs(7)(5, tensor.shape[1])
-    expected = x.astype(np.float64) @ values.T.astype(np.float64)
-    assert np.linalg.norm(ops.linear(x, weight) - expected) <= 0.02 * np.linalg.norm(expected)
-    np.testing.assert_array_equal(ops.embed(weight, np.array([3, 0], np.int32)), seen(packed)[[3, 0]])
-    # Exact arithmetic multiplies the numbers of the formula.
-    exact = NativeBackend(RUNTIME, {})
-    found = exact.linear(x, exact.prepare(tensor, "matrix"))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
-
-
-def test_scales_of_halves_are_exact() -> None:
-    """Codes times float16 and bfloat16 scales lose nothing."""
-    for dtype in (np.float16, np.float32):
-        scales = np.random.default_rng(1).uniform(0.1, 0.9, (20, 3)).astype(np.float32)
-        scales = (scales.view(np.uint32) & 0xFFFF0000).view(np.float32).astype(dtype)
-        tensor = tensor_of(
-            zero_points=BlockValues(np.full((1, 1), 8, np.uint8), (20, 96)), scales=BlockValues(scales, (1, 32))
-        )
-        packed = pack(RUNTIME, tensor)
-        assert packed.group_bias is None
-        np.testing.assert_array_equal(seen(packed), tensor.dequantize())
-
-
-@pytest.mark.parametrize(
-    ("tensor", "words"),
-    [
-        (tensor_of(permutation=np.arange(96)[::-1]), "a matrix with permuted inputs"),
-        (tensor_of(block=64), "blocks of 64 that straddle rows of 96"),
-        (tensor_of(block=(1, 12)), "groups of 12 inputs"),
-        (tensor_of(bits=8, codebook=np.zeros(256, np.float32)), "8-bit codes with this codebook"),
-        (tensor_of(codebook=np.linspace(-1, 1, 16, dtype=np.float32)), "4-bit codes with this codebook"),
-        (
-            tensor_of(biases=BlockValues(np.zeros((20, 2), np.float32), (1, 48))),
-            r"blocks of different widths \[32, 48\]",
-        ),
-    ],
-)
-def test_what_the_kernels_cannot_multiply_is_refused(tensor: QuantizedTensor, words: str) -> None:
-    """By name; exact arithmetic takes it, and so does a look-up."""
-    ops = NativeBackend(RUNTIME, {}, choose("native"))
-    with pytest.raises(BackendError, match=f"^w: the native kernels cannot multiply {words}.*precision='exact'"):
-        ops.prepare(tensor, "matrix")
-    np.testing.assert_array_equal(NativeBackend(RUNTIME, {}).prepare(tensor, "matrix").data, tensor.dequantize())
-    rows = ops.embed(ops.prepare(tensor, "embedding"), np.array([1], np.int32))
-    np.testing.assert_array_equal(rows, tensor.dequantize()[[1]])
 
 
 def test_a_dense_matrix_that_should_be_quantized_is_refused() -> None:

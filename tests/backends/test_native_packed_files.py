@@ -7,50 +7,86 @@ import json
 import os
 import struct
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from native_kit import Inputs, round_and_pack, usable
+from numpy.typing import NDArray
+from quantized_forms import form
 
 from pocketvlm import _native, packfile
-from pocketvlm.backends.native.pack import pack_codes, pack_groups
+from pocketvlm.backends.native import packed_cache
+from pocketvlm.backends.native.group_numbers import pack_groups
+from pocketvlm.backends.native.pack import pack, pack_codes
+from pocketvlm.backends.native.packed_cache import file_name
 from pocketvlm.backends.native.packed_file import open_packed, write_packed
-from pocketvlm.backends.native.packed_matrix import PackedMatrix, packed_matrix
+from pocketvlm.backends.native.packed_matrix import NUMBERS, PackedMatrix, packed_matrix
 from pocketvlm.packfile import PackedError, read_header, sweep
+from pocketvlm.tensors import BlockValues, DenseTensor
 
 RUNTIME = _native.Runtime(2, usable()[-1])
 
 
-def matrices() -> dict[str, PackedMatrix]:
-    """A matrix of each scheme: 8 bit with one scale, 8 and 4 bit with groups, 4 bit with biases and a codebook."""
+def matrices() -> dict[str, PackedMatrix | DenseTensor]:
+    """A matrix of each scheme, and of the forms that have the other arrays: factors, zero points, permutations."""
     make = Inputs(5)
-    found = {
+    found: dict[str, PackedMatrix | DenseTensor] = {
         f"m{bits}.{group}": round_and_pack(RUNTIME, make.matrix(33, 130, "bf16"), bits, group)
         for bits, group in ((8, None), (8, 64), (4, 64))
     }
     codes = pack_codes(make.random.integers(0, 16, (20, 64), dtype=np.uint8), 4, 64)
-    scale, bias = (pack_groups(make.random.uniform(0, 1, (20, 2))) for _ in range(2))
+    scale, bias = (pack_groups(make.random.uniform(0, 1, (20, 2)).astype(np.float16)) for _ in range(2))
     row_scale, codebook = np.ones(32, np.float32), np.arange(120, 136, dtype=np.uint8)
     found["all"] = packed_matrix(4, 32, 64, 20, codes, scale, bias, row_scale, codebook)
+    for name in ("Q4_K", "GPTQ, permuted", "MLX, 8 bits", "NF4, nested absmax", "MXFP8", "groups of 12"):
+        found[name] = pack(RUNTIME, form(name))
     return found
 
 
-def write(path: Path) -> dict[str, PackedMatrix]:
+def test_the_name_of_a_file_depends_on_all_that_packing_depends_on() -> None:
+    plain = form("MXFP4")
+    changed = [
+        replace(plain, global_scale=2.0),
+        replace(plain, global_divisor=2.0),
+        replace(plain, permutation=np.arange(96)),
+        replace(plain, codebook=plain.codebook * 2),
+        replace(plain, scales=replace(plain.scales, offset=1.0)),
+        replace(plain, scales=replace(plain.scales, codebook=plain.scales.codebook / 2)),
+        replace(plain, scales=replace(plain.scales, scale=BlockValues(np.ones((20, 1), np.float32), (1, 3)))),
+    ]
+    names = {file_name("auto", "fingerprint", {"w": tensor}) for tensor in (plain, *changed)}
+    assert len(names) == 1 + len(changed)
+
+
+def test_files_of_another_packing_are_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {"w": form("AWQ")}
+    before = file_name("auto", "fingerprint", tensors)
+    monkeypatch.setattr(packed_cache, "PACKING", packed_cache.PACKING + 1)
+    assert file_name("auto", "fingerprint", tensors) != before
+
+
+def write(path: Path) -> dict[str, PackedMatrix | DenseTensor]:
     found = matrices()
     write_packed(path, RUNTIME, found, "nano", "the directory", "int4")
     return found
 
 
-def equal(first: PackedMatrix, second: PackedMatrix) -> None:
-    for field in ("bits", "group", "inputs", "outputs"):
-        assert getattr(first, field) == getattr(second, field)
-    for part in ("codes", "group_scale", "group_bias", "row_scale", "codebook"):
-        one, other = getattr(first, part), getattr(second, part)
-        assert (one is None) == (other is None)
-        if one is not None:
-            assert one.dtype == other.dtype
-            np.testing.assert_array_equal(one, other)
+def arrays(matrix: PackedMatrix | DenseTensor) -> dict[str, NDArray[Any]]:
+    return {matrix.dtype: matrix.data} if isinstance(matrix, DenseTensor) else matrix.arrays()
+
+
+def equal(first: PackedMatrix | DenseTensor, second: PackedMatrix | DenseTensor) -> None:
+    if isinstance(first, PackedMatrix):
+        for field in NUMBERS:
+            assert getattr(first, field) == getattr(second, field)
+    ours, others = arrays(first), arrays(second)
+    assert list(ours) == list(others)
+    for part, array in ours.items():
+        assert array.dtype == others[part].dtype
+        np.testing.assert_array_equal(array, others[part])
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 63, 64, 65, 1000, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3_500_001])
@@ -94,10 +130,11 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     assert list(read) == list(written)
     for name, tensor in written.items():
         equal(read[name], tensor)
-        for part in (read[name].codes, read[name].row_scale):
+        parts = list(arrays(read[name]).values())
+        for part in parts:
             assert not part.flags.writeable
             assert part.ctypes.data % 64 == 0
-        assert read[name].codes.ctypes.data % 4096 == 0
+        assert parts[0].ctypes.data % 4096 == 0
     header = read_header(path)
     assert (header.model, header.path, header.kind) == ("nano", "the directory", "int4")
     assert [file.name for file in path.parent.iterdir()] == ["x.packed"]

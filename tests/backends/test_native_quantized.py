@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from pocketvlm import _native
 from pocketvlm.backends.native import NativeBackend
-from pocketvlm.backends.native.pack import pack_codes, pack_groups
+from pocketvlm.backends.native.group_numbers import pack_groups
+from pocketvlm.backends.native.pack import pack_codes
 from pocketvlm.backends.native.packed_matrix import PackedMatrix, packed_matrix
 from pocketvlm.tensors import DenseTensor
 
@@ -168,6 +169,31 @@ def test_wrong_arrays_are_refused(native: NativeBackend) -> None:
     ]:
         with pytest.raises(ValueError, match=word):
             make(*args)
+    nibbles = np.zeros((1, 8, 64), np.uint8)
+    numbers, bytes_ = np.zeros((1, 2, 16), np.float32), np.zeros((1, 2, 16), np.int8)
+    factor, order = np.zeros((1, 1, 16), np.uint16), np.arange(64, dtype=np.int32)
+    assert make(4, 32, 64, 16, nibbles, bytes_, None, scale, None, factor, None, 2, bytes_, 0, order).outputs == 16
+    for scales, biases, change, word in [
+        (None, None, {}, "need a group_scale"),
+        (bytes_, None, {}, "group_scale has a factor with values in int8, and only then"),
+        (numbers, None, {"scale_factor": factor}, "group_scale has a factor with values in int8"),
+        (numbers, None, {"bias_factor": factor}, "group_bias has a factor but no values"),
+        (bytes_, None, {"scale_factor": factor, "span": 3}, "a power of two, not 3"),
+        (bytes_, None, {"scale_factor": factor}, r"factor must have shape \[1, 2, 16\]"),
+        (numbers.astype(np.float64), None, {}, "group_scale must"),
+        (numbers[:, :1].copy(), None, {}, r"group_scale must have shape \[1, 2, 16\]"),
+        (numbers, numbers[:, :1].copy(), {}, "group_bias must have shape"),
+        (numbers, None, {"zero_points": bytes_.astype(np.uint8)}, "zero_points must have dtype int8"),
+        (numbers, None, {"zero_points": bytes_, "zero": 3}, "not both"),
+        (numbers, None, {"permutation": order[:5].copy()}, "permutation must have shape"),
+        (numbers, None, {"permutation": order + 1}, r"permutation\[63\] is 64, outside"),
+        (numbers, None, {"codebook": np.zeros((3, 16), np.uint8)}, "codebook must have shape"),
+    ]:
+        table = change.pop("codebook", None)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=word):
+            make(4, 32, 64, 16, nibbles, scales, biases, scale, table, **change)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="nothing else"):
+        make(8, 0, 64, 16, codes, None, None, scale, None, zero=3)
     weight = make(8, 0, 64, 16, codes, None, None, scale, None)
     with pytest.raises(ValueError, match="x must have shape"):
         native._native.quantized_linear(

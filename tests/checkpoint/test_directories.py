@@ -162,7 +162,10 @@ def test_a_path_that_is_no_directory(directory: Path) -> None:
     [
         ({"model_type": "qwen3_5"}, r"config\.json: model_type='qwen3_5'.*is another model"),
         ({"architectures": ["MiniCPMV"]}, "is another model"),
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config.*'gptq'.*16-bit one"),
+        (
+            {"quantization_config": {"quant_method": "hqq", "bits": 4}},
+            "'hqq' is not supported.*16-bit",
+        ),
         ({"quantization": {"bits": 4, "group_size": 64}}, "quantization .*unnamed"),
         ({"text_config": {**CONFIG["text_config"], "quantization_config": {"quant_method": "awq"}}}, "'awq'"),
     ],
@@ -197,7 +200,7 @@ def test_quantized_weights_are_refused_by_name(directory: Path, dtype: str) -> N
     name = "model.language_model.layers.0.mlp.up_proj.weight"
     bits[name] = (dtype, np.zeros(SHAPES[name], np.uint8))
     (directory / "model.safetensors").write_bytes(encode(bits))
-    with pytest.raises(TensorError, match=rf"quantized checkpoint(.|\n)*{re.escape(name)} \({dtype}\)"):
+    with pytest.raises(TensorError, match=rf"quantized weights(.|\n)*{re.escape(name)} \({dtype}\)"):
         read_checkpoint(directory).tensors(SHAPES)
 
 
@@ -206,7 +209,7 @@ def test_packed_weights_are_recognised(directory: Path) -> None:
     del bits["model.language_model.layers.0.mlp.up_proj.weight"]
     bits["model.language_model.layers.0.mlp.up_proj.qweight"] = ("I32", np.zeros((3, 20), np.int32))
     (directory / "model.safetensors").write_bytes(encode(bits))
-    with pytest.raises(TensorError, match=r"quantized checkpoint(.|\n)*1 missing(.|\n)*1 unexpected"):
+    with pytest.raises(TensorError, match=r"quantized weights(.|\n)*1 missing(.|\n)*1 unexpected"):
         read_checkpoint(directory).tensors(SHAPES)
 
 

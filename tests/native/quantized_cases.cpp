@@ -9,34 +9,85 @@ namespace {
 
 int64_t whole(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-// A matrix of one kind, made of random bits.
+enum class Codebook { none, full, narrow, wide };
+
+struct Kind {
+    const char* name;
+    int bits;
+    int64_t group;
+    Codebook codebook = Codebook::none;
+    NumberType scale = NumberType::float16, bias = NumberType::none;
+    bool zero_points = false;
+    int32_t zero = 0;
+    bool permuted = false;
+};
+
+// Numbers of groups of one type, random.
+struct Numbers {
+    Numbers(Random& random, NumberType type, int64_t tiles, int64_t groups)
+        : half(type == NumberType::float16 ? tiles * groups * tile_outputs : 0),
+          single(type == NumberType::float32 ? tiles * groups * tile_outputs : 0),
+          byte(type == NumberType::int8 ? tiles * groups * tile_outputs : 0),
+          factor(type == NumberType::int8 ? tiles * ((groups + 1) / 2) * tile_outputs : 0) {
+        for (int64_t i = 0; i < half.size(); ++i) half[i] = float16(random);
+        for (int64_t i = 0; i < single.size(); ++i) single[i] = random.normal();
+        for (int64_t i = 0; i < byte.size(); ++i) byte[i] = static_cast<int8_t>(random.bits());
+        for (int64_t i = 0; i < factor.size(); ++i) factor[i] = float16(random);
+        numbers.type = type;
+        if (type == NumberType::float16) numbers.values = half.data();
+        if (type == NumberType::float32) numbers.values = single.data();
+        if (type == NumberType::int8) numbers.values = byte.data(), numbers.factor = factor.data(), numbers.shift = 1;
+    }
+
+    // A float16 between -1 and 1, sometimes subnormal.
+    static uint16_t float16(Random& random) {
+        const auto bits = random.bits();
+        const uint64_t exponent = bits % 16 == 0 ? 0 : 9 + (bits >> 8) % 6;
+        return static_cast<uint16_t>((bits >> 16 & 0x8000u) | exponent << 10 | (bits >> 32 & 0x3ffu));
+    }
+
+    Array<uint16_t> half;
+    Floats single;
+    Array<int8_t> byte;
+    Array<uint16_t> factor;
+    GroupNumbers numbers;
+};
+
+// A matrix of one kind: random bits will do.
 struct Matrix {
-    Matrix(Random& random, int bits, int64_t group, int64_t inputs_, int64_t outputs_, bool with_codebook, bool with_bias,
-           bool offset_codebook = false)
+    Matrix(Random& random, const Kind& kind, int64_t inputs_, int64_t outputs_)
         : inputs(inputs_),
           outputs(outputs_),
           tiles(whole(outputs, tile_outputs) / tile_outputs),
-          depth(whole(inputs, group ? group : 16)),
-          bytes(tiles * depth * bits / 32 * step_bytes),
+          depth(whole(inputs, kind.group ? kind.group : 16)),
+          groups(kind.group ? depth / kind.group : 0),
+          bytes(tiles * depth * kind.bits / 32 * step_bytes),
           codebook(16),
-          scale(group ? tiles * depth / group * tile_outputs : 0),
-          bias(scale.size()),
+          codebook_low(16),
+          scale(random, kind.group ? kind.scale : NumberType::none, tiles, groups),
+          bias(random, kind.bias, tiles, groups),
+          zero_points(kind.zero_points ? tiles * groups * tile_outputs : 0),
+          permutation(random.permutation(inputs, inputs)),
           row_scale(tiles * tile_outputs) {
         for (int64_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<uint8_t>(random.bits());
-        for (int64_t i = 0; i < 16; ++i) codebook[i] = static_cast<uint8_t>(random.bits());
-        codebook[3] = 0;
-        codebook[12] = 255;
-        for (int64_t i = 0; i < scale.size(); ++i) scale[i] = half(random), bias[i] = half(random);
+        for (int64_t i = 0; i < 16; ++i) codebook[i] = static_cast<uint8_t>(random.bits()), codebook_low[i] = static_cast<uint8_t>(random.bits());
+        codebook[3] = codebook_low[4] = 0;
+        codebook[12] = codebook_low[13] = 255;
+        for (int64_t i = 0; i < zero_points.size(); ++i) zero_points[i] = static_cast<int8_t>(random.bits());
         for (int64_t i = 0; i < row_scale.size(); ++i) row_scale[i] = random.unit() + 0.5f;
-        weights = QuantizedWeights{.bits = bits,
-                                   .group = group ? group : depth,
+        weights = QuantizedWeights{.bits = kind.bits,
+                                   .group = kind.group ? kind.group : depth,
                                    .depth = depth,
                                    .packed = bytes.data(),
-                                   .group_scale = group ? scale.data() : nullptr,
-                                   .group_bias = with_bias ? bias.data() : nullptr,
+                                   .group_scale = scale.numbers,
+                                   .group_bias = bias.numbers,
                                    .row_scale = row_scale.data(),
-                                   .codebook = with_codebook ? codebook.data() : nullptr};
-        if (!offset_codebook) return;
+                                   .codebook = kind.codebook == Codebook::none ? nullptr : codebook.data(),
+                                   .codebook_low = kind.codebook == Codebook::wide ? codebook_low.data() : nullptr,
+                                   .zero_points = kind.zero_points ? zero_points.data() : nullptr,
+                                   .zero = kind.zero,
+                                   .permutation = kind.permuted ? permutation.data() : nullptr};
+        if (kind.codebook != Codebook::narrow) return;
         weights.codebook_offset = 40;
         for (int64_t i = 0; i < 16; ++i) {
             weights.offset_codebook[i] = static_cast<uint8_t>(random.bits() % 128);
@@ -44,32 +95,33 @@ struct Matrix {
         }
     }
 
-    // A float16 between -1 and 1, sometimes subnormal.
-    static uint16_t half(Random& random) {
-        const auto bits = random.bits();
-        const uint64_t exponent = bits % 16 == 0 ? 0 : 9 + (bits >> 8) % 6;
-        return static_cast<uint16_t>((bits >> 16 & 0x8000u) | exponent << 10 | (bits >> 32 & 0x3ffu));
-    }
-
-    int64_t inputs, outputs, tiles, depth;
-    Array<uint8_t> bytes, codebook;
-    Array<uint16_t> scale, bias;
+    int64_t inputs, outputs, tiles, depth, groups;
+    Array<uint8_t> bytes, codebook, codebook_low;
+    Numbers scale, bias;
+    Array<int8_t> zero_points;
+    Ints permutation;
     Floats row_scale;
     QuantizedWeights weights;
 };
 
-struct Kind {
-    const char* name;
-    int bits;
-    int64_t group;
-    bool codebook, bias, offset_codebook = false;
-};
+using enum NumberType;
 
 constexpr Kind kinds[] = {
-    {"4 bit", 4, 32, false, false},        {"4 bit, bias", 4, 64, false, true}, {"4 bit, codebook", 4, 32, true, false},
-    {"4 bit, codebook, bias", 4, 8, true, true}, {"8 bit", 8, 0, false, false},    {"8 bit, groups", 8, 32, false, false},
-    {"8 bit, groups, bias", 8, 24, false, true}, {"4 bit, narrow codebook", 4, 64, true, false, true},
-    {"4 bit, narrow codebook, bias", 4, 16, true, true, true},
+    {.name = "4 bit", .bits = 4, .group = 32},
+    {.name = "4 bit, bias", .bits = 4, .group = 64, .bias = float16},
+    {.name = "4 bit, codebook", .bits = 4, .group = 32, .codebook = Codebook::full},
+    {.name = "4 bit, codebook, bias", .bits = 4, .group = 8, .codebook = Codebook::full, .bias = float16},
+    {.name = "4 bit, narrow codebook", .bits = 4, .group = 64, .codebook = Codebook::narrow},
+    {.name = "4 bit, narrow codebook, bias", .bits = 4, .group = 16, .codebook = Codebook::narrow, .bias = float16},
+    {.name = "4 bit, wide codebook", .bits = 4, .group = 64, .codebook = Codebook::wide, .scale = float32},
+    {.name = "4 bit, wide codebook, bias", .bits = 4, .group = 16, .codebook = Codebook::wide, .scale = float32, .bias = float32},
+    {.name = "4 bit, zero points, permuted", .bits = 4, .group = 128, .zero_points = true, .permuted = true},
+    {.name = "4 bit, two levels", .bits = 4, .group = 32, .scale = int8, .bias = int8, .zero = -8},
+    {.name = "8 bit", .bits = 8, .group = 0},
+    {.name = "8 bit, groups", .bits = 8, .group = 32},
+    {.name = "8 bit, groups, bias", .bits = 8, .group = 24, .bias = float32},
+    {.name = "8 bit, two levels, zero points", .bits = 8, .group = 16, .scale = int8, .zero_points = true},
+    {.name = "8 bit, permuted", .bits = 8, .group = 0, .permuted = true},
 };
 
 Linear product_of(const Floats& x, const Floats* bias, const Floats* residual, Activation activation, Floats& out, int64_t rows,
@@ -81,7 +133,7 @@ Linear product_of(const Floats& x, const Floats* bias, const Floats* residual, A
 void product_case(Suite& suite, const Kind& kind, int64_t rows, int64_t inputs, int64_t outputs) {
     const auto number = static_cast<uint64_t>(rows + inputs * 100 + outputs);
     Random random(number);
-    const Matrix matrix(random, kind.bits, kind.group, inputs, outputs, kind.codebook, kind.bias, kind.offset_codebook);
+    const Matrix matrix(random, kind, inputs, outputs);
     Floats x = random.floats(rows * inputs);
     for (int64_t k = 0; k < inputs && rows > 2; ++k) x[2 * inputs + k] = 0.0f;  // a row without any size
     const Floats bias = random.floats(outputs), residual = random.floats(rows * outputs);
@@ -98,7 +150,8 @@ void product_case(Suite& suite, const Kind& kind, int64_t rows, int64_t inputs, 
 void several_case(Suite& suite, int64_t rows) {
     const int64_t inputs = 96;
     Random random(static_cast<uint64_t>(rows));
-    const Matrix a(random, 4, 32, inputs, 50, false, false), b(random, 4, 32, inputs, 19, false, false), c(random, 8, 0, inputs, 33, false, false);
+    const Kind grouped{.name = "", .bits = 4, .group = 32}, rows_of_bytes{.name = "", .bits = 8, .group = 0};
+    const Matrix a(random, grouped, inputs, 50), b(random, grouped, inputs, 19), c(random, rows_of_bytes, inputs, 33);
     const Floats x = random.floats(rows * inputs);
     const auto what = describe("quantized_linear, three products", {{"rows", rows}, {"inputs", inputs}});
     suite.check(what, 5e-6, {Floats(rows * 50), Floats(rows * 19), Floats(rows * 33)}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
@@ -127,8 +180,16 @@ void quantize_case(Suite& suite, int bits, int64_t group, int64_t inputs, int64_
         Array<uint16_t> scale(group ? tiles * depth / group * tile_outputs : 0);
         Floats row_scale(padded), out(padded * depth);
         static const uint8_t codebook[16] = {60, 75, 86, 95, 103, 110, 117, 123, 129, 135, 142, 149, 157, 166, 176, 187};
-        const QuantizedWeights to{bits,    group ? group : depth, depth, bytes.data(), group ? scale.data() : nullptr,
-                          nullptr, row_scale.data(),      bits == 4 ? codebook : nullptr};
+        GroupNumbers scales;
+        if (group) scales = {.type = NumberType::float16, .values = scale.data()};
+        const QuantizedWeights to{.bits = bits,
+                                  .group = group ? group : depth,
+                                  .depth = depth,
+                                  .packed = bytes.data(),
+                                  .group_scale = scales,
+                                  .group_bias = {},
+                                  .row_scale = row_scale.data(),
+                                  .codebook = bits == 4 ? codebook : nullptr};
         kernels.quantize(pool, Quantize{bf16 ? static_cast<const void*>(half.data()) : weight.data(), bf16, inputs, outputs, to});
         Ints rows(padded);
         for (int64_t i = 0; i < padded; ++i) rows[i] = static_cast<int32_t>(i);
@@ -170,6 +231,7 @@ void quantized_cases(Suite& suite) {
         }
     }
     for (const int64_t rows : {1, 4, 25}) several_case(suite, rows);
+    for (const int64_t rows : {1, 5, 60}) permuted_case(suite, rows);
     for (const bool bf16 : {true, false})
         for (const auto& [inputs, outputs] : {std::pair<int64_t, int64_t>{64, 16}, {5, 1}, {333, 33}}) {
             quantize_case(suite, 8, 0, inputs, outputs, bf16);

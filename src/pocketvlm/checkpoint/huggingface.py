@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from pocketvlm.checkpoint.files import find_files
-from pocketvlm.checkpoint.formats.safetensors import TensorEntry, map_tensors, read_entries
+from pocketvlm.checkpoint.formats.format import Format
+from pocketvlm.checkpoint.formats.registry import find_format
+from pocketvlm.checkpoint.formats.safetensors import TensorEntry, read_entries
 from pocketvlm.checkpoint.jsonfile import read_json
-from pocketvlm.checkpoint.names import EMBEDDING, HEAD, canonical_entries, match
+from pocketvlm.checkpoint.names import EMBEDDING, HEAD, canonical_entries
 from pocketvlm.config import GenerationConfig, ModelConfig, ProcessorConfig
-from pocketvlm.errors import CheckpointError, ConfigError, TensorError
-from pocketvlm.tensors import DenseTensor, Tensor
+from pocketvlm.errors import CheckpointError, TensorError
+from pocketvlm.tensors import Tensor
 
 _COMPARE_CHUNK = 1 << 22
 
@@ -28,7 +30,7 @@ class Checkpoint:
     path: the directory. model, processor, generation: its configurations. eos_token_ids: where generation ends, see
     `read_checkpoint`. tokenizer_file: tokenizer.json. tokenizer_config: tokenizer_config.json as it is. chat_template:
     Jinja source. tensor_files: the weight files. entries: the tensors by the hub's names, without those never used.
-    quantization: how its matrices are quantized, in words; None means that all tensors are dense.
+    format: how the weights are stored.
     """
 
     path: Path
@@ -41,7 +43,12 @@ class Checkpoint:
     chat_template: str
     tensor_files: tuple[Path, ...]
     entries: Mapping[str, TensorEntry]
-    quantization: str | None = None
+    format: Format
+
+    @property
+    def quantization(self) -> str | None:
+        """How its matrices are quantized, in words; None means that all tensors are dense."""
+        return self.format.describe()
 
     @property
     def parameters(self) -> int:
@@ -67,11 +74,7 @@ class Checkpoint:
         expected: name -> shape of every tensor, names as on the hub. Raises TensorError that lists all missing,
         unexpected and mis-shaped tensors, and CheckpointError if a file changed since. sparse: see `map_tensors`.
         """
-        wanted = match(self.entries, expected, str(self.path))
-        stored = map_tensors(wanted.values(), sparse)
-        return {
-            name: DenseTensor(name, tensor.dtype, tensor.source) for name, tensor in zip(wanted, stored, strict=True)
-        }
+        return self.format.tensors(self.entries, expected, str(self.path), sparse)
 
 
 def read_checkpoint(directory: Path, weights: bool = True) -> Checkpoint:
@@ -80,14 +83,13 @@ def read_checkpoint(directory: Path, weights: bool = True) -> Checkpoint:
     weights: False looks at no weight file; entries and tensor_files are then empty.
 
     The ids that end generation are those of generation_config.json if it names any; otherwise those of config.json and
-    the tokenizer's own eos token. Raises ConfigError for another architecture, an unsupported value or a quantized
-    checkpoint, and CheckpointError for a missing or damaged file; every message names the file and the way out.
+    the tokenizer's own eos token. Raises ConfigError for another architecture, or a value or quantization that
+    is not supported, and CheckpointError for a missing or damaged file; every message names the file and the way out.
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: is not a directory: give the directory that holds config.json")
     config = read_json(directory / "config.json")
     model = ModelConfig.from_dict(config, str(directory / "config.json"))
-    _refuse_quantized(directory, config)
     generation_file = directory / "generation_config.json"
     generation = (
         GenerationConfig.from_dict(read_json(generation_file), str(generation_file))
@@ -115,21 +117,8 @@ def read_checkpoint(directory: Path, weights: bool = True) -> Checkpoint:
         chat_template=_chat_template(directory, tokenizer_config),
         tensor_files=find_files(directory) if weights else (),
         entries=MappingProxyType(entries),
+        format=find_format(directory, config, entries),
     )
-
-
-def _refuse_quantized(directory: Path, config: Mapping[str, Any]) -> None:
-    """Quantized checkpoints announce themselves in config.json under one of two keys."""
-    text = config.get("text_config")
-    for place in (config, text if isinstance(text, Mapping) else {}):
-        for key in ("quantization_config", "quantization"):
-            value = place.get(key)
-            if value is not None:
-                method = value.get("quant_method", "unnamed") if isinstance(value, Mapping) else value
-                raise ConfigError(
-                    f"{directory / 'config.json'}: {key} (method {method!r}): pocketvlm does not load quantized "
-                    f"checkpoints yet: use the 16-bit one, e.g. openbmb/MiniCPM-V-4.6"
-                )
 
 
 def _processor(directory: Path) -> ProcessorConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import get_ident
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from pocketvlm.backends.batch import Batch, Ints, Step, make_step
 from pocketvlm.backends.native import slabs
 from pocketvlm.backends.native.matrices import Matrix, NativeWeight, Tied
 from pocketvlm.backends.native.operations import Floats, NativeOps
-from pocketvlm.backends.native.pack import pack
+from pocketvlm.backends.native.pack import layout_of, pack
 from pocketvlm.backends.native.packed_cache import PackedCache
 from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.errors import OptionError
@@ -96,9 +97,13 @@ class NativeBackend(NativeOps, Backend[Floats, NativeWeight, Ints]):
             if self.scheme.storage[role].quantization is not None:
                 raise ValueError(f"{tensor.name} is dense, but {self.scheme.weights} weights want it quantized")
             return self._stored(tensor)
-        if not self._fast or role in ("embedding", "position_embedding"):
+        looked_up = role in ("embedding", "position_embedding")
+        # Packed codes give exact rows; rounded pixels make small print unreadable.
+        if not self._fast or role == "patch_embedding" or (looked_up and layout_of(tensor).bits > 8):
             return Matrix(tensor.dequantize(), False, tensor.shape[0])
         packed = self._cache.pack(tensor) if self._cache else pack(self._native, tensor)
+        if isinstance(packed, DenseTensor):
+            return replace(self._stored(packed), rounds=True)
         if role == "tied_embedding" and tensor.rounded_from is not None:
             return Tied(packed, self._stored(tensor.rounded_from))
         return packed

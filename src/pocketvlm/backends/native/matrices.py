@@ -12,11 +12,15 @@ from pocketvlm.backends.native.packed_matrix import PackedMatrix
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matrix:
-    """A prepared matrix [out, in]: float32, or the bits of bfloat16 as uint16 (perhaps in a mapped file)."""
+    """A prepared matrix [out, in]: float32, or the bits of bfloat16 as uint16 (perhaps in a mapped file).
+
+    rounds: products may round activations to bfloat16 whatever the scheme says of dense matrices.
+    """
 
     data: NDArray[Any]
     bf16: bool
     outputs: int
+    rounds: bool = False
 
     @property
     def inputs(self) -> int:

@@ -118,9 +118,8 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         if isinstance(weight, PackedMatrix):
             self._native.quantized_linear(x, [weight.handle], [bias], [residual], [out], _ACTIVATIONS[activation])
         else:
-            self._native.linear(
-                x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], self._bfloat16, out
-            )
+            rounds = self._bfloat16 or weight.rounds
+            self._native.linear(x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], rounds, out)
         if adapters:
             if activation is not None:
                 raise ValueError("adapters change the sum before an activation: apply the activation as an operation")

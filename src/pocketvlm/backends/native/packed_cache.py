@@ -14,13 +14,13 @@ from pocketvlm.backends.native.pack import layout_of, pack
 from pocketvlm.backends.native.packed_file import open_packed, write_packed
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
 from pocketvlm.packfile import SUFFIX, VERSION, opened, written
-from pocketvlm.tensors import QuantizedTensor
+from pocketvlm.tensors import BlockValues, DenseTensor, QuantizedTensor
 
 if TYPE_CHECKING:
     from pocketvlm._native import Runtime
 
 # Increase this when `pack` packs the same tensor otherwise, or when the arrays in a file change.
-PACKING = 2
+PACKING = 3
 
 
 def file_name(weights: str, fingerprint: str, tensors: Mapping[str, QuantizedTensor]) -> str:
@@ -32,13 +32,26 @@ def file_name(weights: str, fingerprint: str, tensors: Mapping[str, QuantizedTen
 
 def _formula(tensor: QuantizedTensor) -> list[object]:
     """What a tensor's values depend on besides the content of the checkpoint, without reading any."""
-    levels = [
-        None if part is None else [part.block, str(part.values.dtype), part.scale and part.scale.block]
-        for part in (tensor.scales, tensor.zero_points, tensor.biases)
-    ]
+    levels = [_levels(part) for part in (tensor.scales, tensor.zero_points, tensor.biases)]
     codebook = None if tensor.codebook is None else tensor.codebook.tolist()
     dense = tensor.rounded_from and tensor.rounded_from.dtype
-    return [tensor.bits, tensor.shape, str(tensor.codes.dtype), levels, codebook, dense]
+    factors = [float(tensor.global_scale), float(tensor.global_divisor), tensor.permutation is not None]
+    return [tensor.bits, tensor.shape, str(tensor.codes.dtype), levels, codebook, dense, factors]
+
+
+def _levels(part: BlockValues | None) -> list[object] | None:
+    if part is None:
+        return None
+    codebook = None if part.codebook is None else part.codebook.tolist()
+    return [part.block, str(part.values.dtype), codebook, float(part.offset), _levels(part.scale)]
+
+
+def _fits(found: PackedMatrix | DenseTensor, tensor: QuantizedTensor) -> bool:
+    """Whether a matrix of the file has the layout of this tensor."""
+    layout = layout_of(tensor)
+    if isinstance(found, DenseTensor):
+        return (found.dtype, found.shape) == ({16: "bf16", 32: "f32"}.get(layout.bits), tensor.shape)
+    return (found.bits, found.group, found.outputs, found.inputs) == (layout.bits, layout.group, *tensor.shape)
 
 
 class PackedCache:
@@ -49,19 +62,18 @@ class PackedCache:
     ) -> None:
         self.path = location.directory / file_name(weights, location.fingerprint, tensors)
         self._runtime, self._location, self._weights = runtime, location, weights
-        self._found: dict[str, PackedMatrix] = {}
+        self._found: dict[str, PackedMatrix | DenseTensor] = {}
         # Verifying the checksums takes as long as reading all other files, and needs no interpreter.
         self._opening = threading.Thread(target=self._open)
         self._opening.start()
-        self._used: dict[str, PackedMatrix] = {}
+        self._used: dict[str, PackedMatrix | DenseTensor] = {}
         self._packed = False
 
-    def pack(self, tensor: QuantizedTensor) -> PackedMatrix:
-        """The matrix in packed layout. A hit reads neither codes nor the numbers that they stand for."""
+    def pack(self, tensor: QuantizedTensor) -> PackedMatrix | DenseTensor:
+        """The matrix as `pack` makes it. A hit reads neither codes nor the numbers that they stand for."""
         self.wait()
         found = self._found.get(tensor.name)
-        layout = (*layout_of(tensor), *tensor.shape)
-        if found is None or (found.bits, found.group, found.outputs, found.inputs) != layout:
+        if found is None or not _fits(found, tensor):
             found = pack(self._runtime, tensor)
             self._packed = True
         self._used[tensor.name] = found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,33 @@ if TYPE_CHECKING:
 TILE_OUTPUTS = 16
 TILE_BYTES = 64  # of one step: four for each output of a tile
 
+Numbers = NDArray[np.uint16] | NDArray[np.float32] | NDArray[np.int8]
+
+# The arrays of a packed matrix and their dtypes; float16 numbers are uint16.
+ARRAYS: dict[str, tuple[str, ...]] = {
+    "codes": ("uint8",),
+    "group_scale": ("uint16", "float32", "int8"),
+    "group_bias": ("uint16", "float32", "int8"),
+    "row_scale": ("float32",),
+    "codebook": ("uint8",),
+    "scale_factor": ("uint16",),
+    "bias_factor": ("uint16",),
+    "zero_points": ("int8",),
+    "permutation": ("int32",),
+}
+NUMBERS = ("bits", "group", "inputs", "outputs", "span", "zero")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedMatrix:
-    """A prepared matrix [outputs, inputs] of 4- or 8-bit codes; native/quantized/quantized.h says what the arrays hold.
+    """A prepared matrix [outputs, inputs] of 4- or 8-bit codes; native/quantized/quantized.h has its formula.
 
-    codes uint8 [tiles, steps, 64]; group_scale, group_bias float16 as uint16 [tiles, groups, 16] (None without groups,
-    or for biases of zero); row_scale float32 [tiles * 16]; codebook uint8 [16] or None. group: inputs that share a
-    scale, 0 where an output has one scale.
+    group: inputs that share a scale, 0 where an output has one scale and nothing else. codes uint8 [tiles, steps, 64];
+    row_scale float32 [tiles * 16]; codebook uint8 [16], or [2, 16] for a wide one, or None.
+
+    group_scale, group_bias [tiles, groups, 16]: float16 as uint16, float32, or int8 with scale_factor and bias_factor,
+    float16 as uint16 [tiles, ceil(groups / span), 16]; None without groups, or for biases of zero. zero_points int8
+    [tiles, groups, 16], or None if `zero` is that of all groups. permutation int32 [inputs] or None.
     """
 
     bits: int
@@ -29,10 +48,16 @@ class PackedMatrix:
     inputs: int
     outputs: int
     codes: NDArray[np.uint8]
-    group_scale: NDArray[np.uint16] | None
-    group_bias: NDArray[np.uint16] | None
+    group_scale: Numbers | None
+    group_bias: Numbers | None
     row_scale: NDArray[np.float32]
     codebook: NDArray[np.uint8] | None
+    scale_factor: NDArray[np.uint16] | None
+    bias_factor: NDArray[np.uint16] | None
+    span: int
+    zero_points: NDArray[np.int8] | None
+    zero: int
+    permutation: NDArray[np.int32] | None
     handle: QuantizedMatrix
 
     @property
@@ -43,8 +68,12 @@ class PackedMatrix:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        parts = (self.codes, self.group_scale, self.group_bias, self.row_scale, self.codebook)
-        return sum(part.nbytes for part in parts if part is not None)
+        return sum(array.nbytes for array in self.arrays().values())
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays that the matrix has, by name."""
+        found = {name: getattr(self, name) for name in ARRAYS}
+        return {name: array for name, array in found.items() if array is not None}
 
 
 def packed_matrix(
@@ -53,13 +82,25 @@ def packed_matrix(
     inputs: int,
     outputs: int,
     codes: NDArray[np.uint8],
-    group_scale: NDArray[np.uint16] | None,
-    group_bias: NDArray[np.uint16] | None,
+    group_scale: Numbers | None,
+    group_bias: Numbers | None,
     row_scale: NDArray[np.float32],
     codebook: NDArray[np.uint8] | None,
+    scale_factor: NDArray[np.uint16] | None = None,
+    bias_factor: NDArray[np.uint16] | None = None,
+    span: int = 1,
+    zero_points: NDArray[np.int8] | None = None,
+    zero: int = 0,
+    permutation: NDArray[np.int32] | None = None,
 ) -> PackedMatrix:
     """A matrix over arrays in packed layout. Raises ValueError for arrays that do not fit each other."""
     from pocketvlm._native import QuantizedMatrix
 
-    handle = QuantizedMatrix(bits, group, inputs, outputs, codes, group_scale, group_bias, row_scale, codebook)
-    return PackedMatrix(bits, group, inputs, outputs, codes, group_scale, group_bias, row_scale, codebook, handle)
+    handle = QuantizedMatrix(
+        bits, group, inputs, outputs, codes, group_scale, group_bias, row_scale, codebook,
+        scale_factor, bias_factor, span, zero_points, zero, permutation,
+    )  # fmt: skip
+    return PackedMatrix(
+        bits, group, inputs, outputs, codes, group_scale, group_bias, row_scale, codebook,
+        scale_factor, bias_factor, span, zero_points, zero, permutation, handle,
+    )  # fmt: skip

@@ -41,6 +41,12 @@ _BITS = {
 _STORED: dict[str, StoredDtype] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _WRITTEN = {stored: dtype for dtype, stored in _STORED.items()}
 _NUMPY: dict[StoredDtype, str] = {"f32": "<f4", "f16": "<f2", "bf16": "<u2"}
+# How `map_arrays` shows each dtype; floats that NumPy lacks are shown as their bits.
+_RAW = {
+    **dict.fromkeys(("BOOL", "U8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), "u1"),
+    **{"I8": "i1", "F16": "<f2", "BF16": "<u2", "I16": "<i2", "U16": "<u2"},
+    **{"F32": "<f4", "I32": "<i4", "U32": "<u4", "F64": "<f8", "I64": "<i8", "U64": "<u8"},
+}
 SUPPORTED = frozenset(_STORED)
 
 
@@ -187,6 +193,16 @@ def map_tensors(entries: Iterable[TensorEntry], sparse: bool = False) -> list[De
     entries' dtypes must be in SUPPORTED. sparse: only scattered rows will be read, so avoid large pages, in which each
     row would make 2 MB resident.
     """
+    arrays = map_arrays(entries := list(entries), sparse)
+    return [DenseTensor(entry.name, _STORED[entry.dtype], array) for entry, array in zip(entries, arrays, strict=True)]
+
+
+def map_arrays(entries: Iterable[TensorEntry], sparse: bool = False) -> list[NDArray[Any]]:
+    """Read-only views of the arrays as stored, in the order given, whatever they mean; see `map_tensors`.
+
+    bfloat16 comes as its bits in uint16, 8-bit floats as theirs in uint8. Raises CheckpointError for a dtype that no
+    format uses.
+    """
     maps: dict[Path, mmap.mmap] = {}
     return [_view(entry, _map(entry.file, maps, sparse)) for entry in entries]
 
@@ -238,9 +254,10 @@ def _map(path: Path, maps: dict[Path, mmap.mmap], sparse: bool) -> mmap.mmap:
     return maps[path]
 
 
-def _view(entry: TensorEntry, data: mmap.mmap) -> DenseTensor:
-    stored = _STORED[entry.dtype]
-    dtype = np.dtype(_NUMPY[stored])
+def _view(entry: TensorEntry, data: mmap.mmap) -> NDArray[Any]:
+    if entry.dtype not in _RAW:
+        raise CheckpointError(f"{entry.file}: tensor {entry.name!r} has dtype {entry.dtype}, which no format here uses")
+    dtype = np.dtype(_RAW[entry.dtype])
     if entry.start + entry.nbytes > len(data):
         raise CheckpointError(f"{entry.file}: the file became shorter while it was read: load it again")
     array: NDArray[Any] = (
@@ -250,4 +267,4 @@ def _view(entry: TensorEntry, data: mmap.mmap) -> DenseTensor:
         array = array.copy()
     array = array.view(dtype).reshape(entry.shape)
     array.setflags(write=False)
-    return DenseTensor(entry.name, stored, array)
+    return array
