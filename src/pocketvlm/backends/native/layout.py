@@ -14,8 +14,8 @@ from pocketvlm.tensors import Block, Floats, QuantizedTensor
 GROUP_UNIT = 8  # groups have a multiple of so many inputs
 # Wider groups are split and repeat their scale: activations are rounded with a scale for each group, and with one for
 # a whole row a single large activation would cost all others their bits.
-MOST_GROUP, _LEAST_SPLIT = 128, 32
-_MOST = 127 * 256 + 127  # the largest entry of a wide codebook
+MAX_GROUP, _MIN_SPLIT = 128, 32
+_MAX = 127 * 256 + 127  # the largest entry of a wide codebook
 _FLOAT32 = 2.0**-23  # entries are float32 numbers: integers within their rounding are exact
 
 
@@ -57,12 +57,12 @@ def _integer_codebook(entries: bytes) -> Codebook:
         return Codebook(whole.astype(np.int32), 1.0, 0.0)
     top = np.abs(codebook).max()
     if not np.isfinite(top):
-        return Codebook(np.full(len(codebook), _MOST, np.int32), 1.0, math.inf)
-    steps = np.arange(1, _MOST + 1)
+        return Codebook(np.full(len(codebook), _MAX, np.int32), 1.0, math.inf)
+    steps = np.arange(1, _MAX + 1)
     scaled = codebook / top * steps[:, None]
     errors = np.abs(scaled - np.rint(scaled)).max(1) / steps
     exact = np.flatnonzero(errors <= _FLOAT32)
-    best = int(exact[0]) if exact.size else _MOST - 1
+    best = int(exact[0]) if exact.size else _MAX - 1
     error = 0.0 if exact.size else float(errors[best])
     return Codebook(np.rint(scaled[best]).astype(np.int32), float(top / steps[best]), error)
 
@@ -102,9 +102,9 @@ def layout_of(tensor: QuantizedTensor) -> Layout:
     if bits == 8 and group >= inputs and tensor.scales.scale is None and centered:
         return Layout(bits, 0, _exactness(tensor))
     if group >= inputs:
-        group = min(MOST_GROUP, -(-inputs // GROUP_UNIT) * GROUP_UNIT)
-    elif group > MOST_GROUP and math.gcd(group, MOST_GROUP) >= _LEAST_SPLIT:
-        group = math.gcd(group, MOST_GROUP)
+        group = min(MAX_GROUP, -(-inputs // GROUP_UNIT) * GROUP_UNIT)
+    elif group > MAX_GROUP and math.gcd(group, MAX_GROUP) >= _MIN_SPLIT:
+        group = math.gcd(group, MAX_GROUP)
     return Layout(bits, group, _exactness(tensor))
 
 
