@@ -76,7 +76,7 @@ def test_codes_and_scales(scheme: QuantizationScheme, shape: tuple[int, int]) ->
 
 
 @pytest.mark.parametrize(
-    ("scheme", "most"), [(INT8_ROWS, 0.01), (INT8_GROUP_32, 0.006), (INT8_GROUP_64, 0.006), (INT4_GROUP_64, 0.095)]
+    ("scheme", "limit"), [(INT8_ROWS, 0.01), (INT8_GROUP_32, 0.006), (INT8_GROUP_64, 0.006), (INT4_GROUP_64, 0.095)]
 )
 def test_the_error(scheme: QuantizationScheme, limit: float) -> None:
     values = np.random.default_rng(0).standard_normal((64, 1024)).astype(np.float32)
