@@ -18,7 +18,7 @@ from pocketvlm.backends.native.packed_matrix import PackedMatrix
 from pocketvlm.backends.options import choose
 from pocketvlm.errors import BackendError
 from pocketvlm.quantize import round_to_nearest
-from pocketvlm.schemes import INT4_CODEBOOK
+from pocketvlm.schemes import INT4_CODEBOOK, QuantizationScheme
 from pocketvlm.tensors import BlockValues, DenseTensor, Floats, LazyArray, QuantizedTensor, grid_shape, load
 
 SCHEMES = [(8, None), (8, 32), (8, 64), (4, 64), (4, 32), (4, 128)]
@@ -159,6 +159,16 @@ def test_any_tensor_whose_blocks_lie_in_rows(tensor: QuantizedTensor) -> None:
     exact = NativeBackend(RUNTIME, {})
     found = exact.linear(x, exact.prepare(tensor, "matrix"))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("bits", "group"), [(6, 32), (5, 64), (7, None), (4, 32), (3, 32)])
+def test_schemes_that_the_kernels_do_not_round_to(bits: int, group: int | None) -> None:
+    """Round-to-nearest makes their codes, so that a new weight type needs no kernel."""
+    tensor = round_to_nearest(Inputs(4).matrix(33, 130, "bf16"), QuantizationScheme(bits, group))
+    packed = pack(RUNTIME, tensor)
+    assert packed.bits == (4 if bits <= 4 else 8)
+    values = tensor.dequantize()
+    np.testing.assert_allclose(seen(packed), values, atol=3e-3 * np.abs(values).max())
 
 
 def test_scales_of_halves_are_exact() -> None:

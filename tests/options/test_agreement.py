@@ -23,7 +23,7 @@ from pocketvlm.config import ProcessorConfig
 from pocketvlm.interfaces.schemas.common import Sampling
 from pocketvlm.options.load import LoadOptions
 from pocketvlm.options.media import MEDIA_OPTIONS, ImageOptions, VideoOptions
-from pocketvlm.options.option import Definition, definitions, names
+from pocketvlm.options.option import Definition, definition, definitions, names
 from pocketvlm.options.reference import reference
 from pocketvlm.options.request import (
     PROCESSOR_OPTIONS,
@@ -134,6 +134,8 @@ def test_load_has_every_option_with_its_default_and_type() -> None:
         assert parameters[each.name].default == each.default, each.name
         assert hints[each.name] == get_type_hints(LoadOptions)[each.name], each.name
         assert re.search(rf"\b{each.name}\b", api.load.__doc__ or ""), each.name
+    quantized = get_args(get_args(get_type_hints(LLM.__init__)["quantization"])[0])
+    assert {*quantized, "auto", "bf16"} == set(definition(LoadOptions, "weights").choices)
     taken = {"revision", "max_model_len"} & set(inspect.signature(LLM).parameters)
     assert taken <= set(names(LoadOptions))
 

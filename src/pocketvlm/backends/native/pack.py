@@ -27,12 +27,12 @@ def pack(runtime: Runtime, tensor: QuantizedTensor) -> PackedMatrix:
     """A quantized tensor in packed layout.
 
     Group scales and biases are float16 relative to a float32 scale of their output: what `round_to_nearest` makes and
-    scales in float16 or bfloat16 are packed exactly, biases and other scales within the rounding of float16. What
-    `rounded_from` announces is quantized here, by kernels that do the same and pack in one pass. Raises BackendError
-    for a tensor that the kernels cannot multiply.
+    scales in float16 or bfloat16 are packed exactly, biases and other scales within the rounding of float16. If
+    `rounded_from` announces a scheme that the kernels round to, they quantize and pack in one pass, with the same
+    result. Raises BackendError for a tensor that the kernels cannot multiply.
     """
     bits, group = layout_of(tensor)
-    if tensor.rounded_from is not None:
+    if tensor.rounded_from is not None and _kernels_round(tensor):
         return _round_and_pack(runtime, tensor, tensor.rounded_from, group)
     outputs, inputs = tensor.shape
     codes, zero = _kernel_codes(tensor, bits)
@@ -104,6 +104,11 @@ def pack_groups(values: Sequence[Sequence[float]] | NDArray[np.floating[Any]]) -
     padded = np.zeros((round_up(outputs, TILE_OUTPUTS), groups), np.float16)
     padded[:outputs] = array
     return np.ascontiguousarray(padded.reshape(-1, TILE_OUTPUTS, groups).transpose(0, 2, 1)).view(np.uint16)
+
+
+def _kernels_round(tensor: QuantizedTensor) -> bool:
+    """Whether native/quantized/quantize.cpp rounds to the scheme of a tensor; `round_to_nearest` rounds to any."""
+    return tensor.bits == 8 or (tensor.bits == 4 and tensor.codebook is not None)
 
 
 def _round_and_pack(runtime: Runtime, tensor: QuantizedTensor, dense: DenseTensor, group: int) -> PackedMatrix:
