@@ -59,13 +59,13 @@ class PackedCache:
     def pack(self, tensor: QuantizedTensor) -> PackedMatrix:
         """The matrix in packed layout. A hit reads neither codes nor the numbers that they stand for."""
         self.wait()
-        found = self._found.get(tensor.name)
+        matrix = self._found.get(tensor.name)
         layout = (*layout_of(tensor), *tensor.shape)
-        if found is None or (found.bits, found.group, found.outputs, found.inputs) != layout:
-            found = pack(self._runtime, tensor)
+        if matrix is None or (matrix.bits, matrix.group, matrix.outputs, matrix.inputs) != layout:
+            matrix = pack(self._runtime, tensor)
             self._packed = True
-        self._used[tensor.name] = found
-        return found
+        self._used[tensor.name] = matrix
+        return matrix
 
     def wait(self) -> None:
         """Wait until the file is open."""
