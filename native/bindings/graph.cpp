@@ -4,7 +4,7 @@
 
 namespace pocketvlm {
 
-// Between two products little is read: threads that wait then prefetch the weights of the next product.
+// Operations between two products read little, so threads that wait prefetch the weights of the next product.
 void Graph::run(Pool& pool, const Kernels& kernels) const {
     std::size_t next = 0;
     for (std::size_t i = 0; i < operations_.size(); ++i) {

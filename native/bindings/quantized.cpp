@@ -17,7 +17,7 @@ using Int8s = Array<const int8_t>;
 // Sizes of a quantized matrix. Group 0: 8-bit codes with one scale for each row.
 QuantizedWeights shape_of(int bits, int64_t group, int64_t inputs, int64_t outputs) {
     if (bits != 4 && bits != 8) refuse("codes have 4 or 8 bits, not " + std::to_string(bits));
-    if (inputs < 1 || outputs < 1) refuse("a matrix of codes has at minimum one row and one column");
+    if (inputs < 1 || outputs < 1) refuse("a quantized matrix has at least one row and one column");
     if (!(bits == 8 && group == 0) && (group < 8 || group % 8))
         refuse("groups have a multiple of 8 inputs, not " + std::to_string(group));
     const int64_t unit = group ? group : 16;
@@ -107,7 +107,7 @@ class PackedMatrix {
         }
         if (!group) {
             if (!group_scale.is_none() || !group_bias.is_none() || !zero_points.is_none() || zero)
-                refuse("codes without groups have a scale a row and nothing else");
+                refuse("codes without groups have one scale for each row and nothing else");
             return;
         }
         if (group_scale.is_none()) refuse("groups need a group_scale");

@@ -1,4 +1,4 @@
-// What a backend object holds on the native side: its threads and the kernels that were chosen.
+// The native side of a backend object: its threads and the kernels of the chosen instruction set.
 #pragma once
 
 #include <nanobind/nanobind.h>

@@ -7,7 +7,7 @@
 namespace pocketvlm {
 namespace {
 
-constexpr int64_t unlock = 1 << 20;  // cost of what is never brief
+constexpr int64_t long_cost = 1 << 20;  // for operations that never take only microseconds
 
 std::string at(const char* name, int64_t i) { return std::string(name) + "[" + std::to_string(i) + "]"; }
 
@@ -122,8 +122,8 @@ void attention_inputs(Runtime& runtime, nb::handle query_gate, nb::handle key, n
     const Ints axis(axes, "axes");
     axis.shaped(freq.size());
     check_indices(axis.data(), axis.size(), "axes", kinds);
-    const Ints bounds(offsets, "offsets"), before(context_lens, "context_lens"), table(pages, "pages");
-    const Pages batch(bounds, before, table, rows, limit, page_size);
+    const Ints bounds(offsets, "offsets"), lens(context_lens, "context_lens"), table(pages, "pages");
+    const Pages batch(bounds, lens, table, rows, limit, page_size);
     const Output q_out(query, "query"), g_out(gate, "gate");
     q_out.shaped(rows, heads, d);
     g_out.shaped(rows, heads * d);
@@ -133,9 +133,9 @@ void attention_inputs(Runtime& runtime, nb::handle query_gate, nb::handle key, n
     runtime.operate(4 * qg.size(), [args, batch](Pool& pool, const Kernels& kernels) {
         batch.check();
         const std::vector<int32_t> cache_rows = batch.cache_rows();
-        AttentionInputs now = args;
-        now.cache_rows = cache_rows.data();
-        kernels.attention_inputs(pool, now);
+        AttentionInputs located = args;
+        located.cache_rows = cache_rows.data();
+        kernels.attention_inputs(pool, located);
     });
 }
 
@@ -149,13 +149,13 @@ void attention(Runtime& runtime, nb::handle query, nb::handle keys, nb::handle v
     v.shaped(k.dim(0), page_size, kv_heads, d);
     if (kv_heads == 0 || heads % kv_heads)
         refuse(std::to_string(heads) + " heads are no multiple of " + std::to_string(kv_heads) + " kv heads");
-    const Ints bounds(offsets, "offsets"), before(context_lens, "context_lens"), table(pages, "pages");
-    const Pages batch(bounds, before, table, rows, k.dim(0), page_size);
+    const Ints bounds(offsets, "offsets"), lens(context_lens, "context_lens"), table(pages, "pages");
+    const Pages batch(bounds, lens, table, rows, k.dim(0), page_size);
     const Output y(out, "out");
     y.shaped(rows, heads * d);
     const CausalAttention args{q.data(), k.data(), v.data(), batch.offsets, batch.context_lens, batch.pages, y.data(),
                                batch.sequences, batch.table_width, page_size, heads, kv_heads, d, fast};
-    runtime.operate(unlock, [args, batch](Pool& pool, const Kernels& kernels) {
+    runtime.operate(long_cost, [args, batch](Pool& pool, const Kernels& kernels) {
         batch.check();
         kernels.attention(pool, args);
     });
@@ -191,9 +191,9 @@ void conv_silu(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle sta
     if (taps < 1 || taps > max_taps) refuse("weight must have 1 to " + std::to_string(max_taps) + " taps, not " + std::to_string(taps));
     const Output window(state, "state");
     window.shaped(-1, taps - 1, channels);
-    const Ints bounds(offsets, "offsets"), before(context_lens, "context_lens");
-    const Ints from(read_slots, "read_slots"), to(write_slots, "write_slots");
-    const Slots batch(bounds, before, from, to, rows, window.dim(0));
+    const Ints bounds(offsets, "offsets"), lens(context_lens, "context_lens");
+    const Ints read(read_slots, "read_slots"), write(write_slots, "write_slots");
+    const Slots batch(bounds, lens, read, write, rows, window.dim(0));
     const Output y(out, "out");
     y.shaped(rows, channels);
     const ConvSilu args{in.data(), w.data(), window.data(), batch.offsets, batch.context_lens, batch.read, batch.write, y.data(),
@@ -218,9 +218,9 @@ void gated_delta_rule(Runtime& runtime, nb::handle mixed, nb::handle b, nb::hand
     bias.shaped(value_heads);
     const Output memory(state, "state");
     memory.shaped(-1, value_heads, key_dim, value_dim);
-    const Ints bounds(offsets, "offsets"), before(context_lens, "context_lens");
-    const Ints from(read_slots, "read_slots"), to(write_slots, "write_slots");
-    const Slots batch(bounds, before, from, to, rows, memory.dim(0));
+    const Ints bounds(offsets, "offsets"), lens(context_lens, "context_lens");
+    const Ints read(read_slots, "read_slots"), write(write_slots, "write_slots");
+    const Slots batch(bounds, lens, read, write, rows, memory.dim(0));
     const Output y(out, "out");
     y.shaped(rows, value_heads * value_dim);
     const DeltaRule args{in.data(), gate_b.data(), gate_a.data(), log.data(), bias.data(), memory.data(), batch.offsets,

@@ -17,6 +17,7 @@ from pocketvlm.backends.native.pack import pack
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
 from pocketvlm.backends.options import choose
 from pocketvlm.quantize import round_to_nearest
+from pocketvlm.schemes import QuantizationScheme
 from pocketvlm.tensors import BlockValues, DenseTensor, Floats, LazyArray, QuantizedTensor, load
 
 SCHEMES = [(8, None), (8, 32), (8, 64), (4, 64), (4, 32), (4, 128)]
@@ -92,6 +93,17 @@ def test_a_dense_matrix_that_should_be_quantized_is_refused() -> None:
     with pytest.raises(ValueError, match="weight is dense, but int4 weights want it quantized"):
         ops.prepare(Inputs().matrix(16, 64, "bf16"), "matrix")
     ops.prepare(Inputs().matrix(16, 64, "bf16"), "patch_embedding")
+
+
+@pytest.mark.parametrize(("bits", "group"), [(6, 32), (5, 64), (7, None), (4, 32), (3, 32), (8, 256)])
+def test_schemes_that_the_kernels_do_not_round_to(bits: int, group: int | None) -> None:
+    """Round-to-nearest makes their codes, so that a new weight type needs no kernel."""
+    tensor = round_to_nearest(Inputs(4).matrix(33, 512, "bf16"), QuantizationScheme(bits, group))
+    packed = pack(RUNTIME, tensor)
+    assert isinstance(packed, PackedMatrix)
+    assert packed.bits == (4 if bits <= 4 else 8)
+    values = tensor.dequantize()
+    np.testing.assert_allclose(seen(packed), values, atol=1e-6 * np.abs(values).max())
 
 
 @pytest.mark.parametrize("rounded", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from pocketvlm.backends.native import NativeBackend
 from pocketvlm.backends.options import choose
 from pocketvlm.engine import Engine, Request
 from pocketvlm.engine.sampler import LogitsRow
+from pocketvlm.options.load import Weights
 from pocketvlm.types import Prompt, SamplingParams
 
 Logits = dict[int, list[NDArray[np.float32]]]
-WEIGHTS = ["int4", "int8", "bf16"]
+WEIGHTS = sorted({*get_args(Weights)} - {"auto"})
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from pocketvlm.errors import OptionError
-from pocketvlm.interfaces.fields import RULES, IgnoredFields, judge, table
+from pocketvlm.interfaces.endpoints import ENDPOINTS
+from pocketvlm.interfaces.fields import MESSAGES, OLLAMA, RULES, IgnoredFields, judge, table
+from pocketvlm.interfaces.schemas.anthropic import MessagesRequest
+from pocketvlm.interfaces.schemas.ollama import OllamaOptions, OllamaShowRequest
+from pocketvlm.options.option import names
+from pocketvlm.options.sampling import SamplingParams
+
+BODIES = [*(endpoint.body for endpoint in ENDPOINTS.values()), OllamaShowRequest]
 
 
 def test_names_are_bounded() -> None:
@@ -34,6 +41,25 @@ def test_each_field_has_one_rule() -> None:
     for interface in {name for rule in RULES for name in rule.interfaces}:
         names = [name for rule in RULES if interface in rule.interfaces for name in rule.names]
         assert len(names) == len(set(names)), interface
+
+
+def test_no_rule_is_about_a_field_that_requests_have() -> None:
+    """A rule never applies to a field that has become part of the requests, but docs/server.md would still list it."""
+    for interface in {body.interface for body in BODIES}:
+        bodies = [set(body.model_fields) for body in BODIES if body.interface == interface]
+        known = set.intersection(*bodies)
+        if interface == OLLAMA:
+            known |= {f"options.{name}" for name in OllamaOptions.model_fields}
+        ruled = {name for rule in RULES if interface in rule.interfaces for name in rule.names}
+        assert not known & ruled, f"{interface}: leave these fields out of RULES"
+
+
+def test_anthropics_interface_refuses_options_of_sampling_that_it_lacks() -> None:
+    """Without a rule they would be ignored, although they change the answer; logprobs only adds to it."""
+    refused = {
+        name for rule in RULES if MESSAGES in rule.interfaces and rule.verdict == "refused" for name in rule.names
+    }
+    assert set(names(SamplingParams)) - {"logprobs"} <= refused | set(MessagesRequest.model_fields)
 
 
 def test_the_page_has_the_table() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from pocketvlm.config import ProcessorConfig
 from pocketvlm.interfaces.schemas.common import Sampling
 from pocketvlm.options.load import LoadOptions
 from pocketvlm.options.media import MEDIA_OPTIONS, ImageOptions, VideoOptions
-from pocketvlm.options.option import Definition, definitions, names
+from pocketvlm.options.option import Definition, definition, definitions, names
 from pocketvlm.options.reference import reference
 from pocketvlm.options.request import (
     PROCESSOR_OPTIONS,
@@ -37,6 +38,7 @@ from pocketvlm.processor.processor import Processor
 from pocketvlm.server.settings import Settings
 
 DOCS = Path(__file__).parents[2] / "docs"
+PACKAGE = Path(api.__file__).parents[1]
 REQUEST = (SamplingParams, ImageOptions, VideoOptions, TemplateOptions, TextOptions)
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 # What each command takes, and the dataclasses whose options all appear there.
@@ -132,6 +134,8 @@ def test_load_has_every_option_with_its_default_and_type() -> None:
         assert parameters[each.name].default == each.default, each.name
         assert hints[each.name] == get_type_hints(LoadOptions)[each.name], each.name
         assert re.search(rf"\b{each.name}\b", api.load.__doc__ or ""), each.name
+    quantized = get_args(get_args(get_type_hints(LLM.__init__)["quantization"])[0])
+    assert {*quantized, "auto", "bf16"} == set(definition(LoadOptions, "weights").choices)
     taken = {"revision", "max_model_len"} & set(inspect.signature(LLM).parameters)
     assert taken <= set(names(LoadOptions))
 
@@ -171,6 +175,20 @@ def test_the_server_gives_sampling_params_every_option() -> None:
     rest = {each.name: sample(each)[1] for each in definitions(SamplingParams) if each.name not in (*body, "logprobs")}
     sent = Sampling.model_validate({**body, **rest})
     assert set(sent.sampling()) == set(names(SamplingParams)) - {"logprobs"}
+
+
+def test_the_engine_or_the_answer_reads_every_option_of_sampling() -> None:
+    """An option that is defined and accepted everywhere but that no code reads would be ignored in silence."""
+    files = [file for folder in ("engine", "answers") for file in (PACKAGE / folder).glob("*.py")]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    read = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    assert set(names(SamplingParams)) <= read, "engine/sampler.py, or what ends an answer, must read it"
+
+
+def test_the_servers_page_lists_every_option_of_sampling() -> None:
+    page = (DOCS / "server.md").read_text(encoding="utf-8")
+    listed = re.findall(r"`(\w+)`", page.partition("\n## Chat\n")[2].partition("\n## ")[0])
+    assert set(names(SamplingParams)) <= set(listed), "list it under Chat in docs/server.md"
 
 
 def test_the_chat_sets_every_option_with_a_setting() -> None:

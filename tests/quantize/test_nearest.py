@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketvlm.backends.options import choose
+from pocketvlm.options.load import Weights
 from pocketvlm.quantize import quantized, round_to_nearest
 from pocketvlm.schemes import (
     INT4_CODEBOOK,
@@ -119,7 +122,7 @@ def test_nothing_is_read_before_codes_are_used() -> None:
     assert reads == ["matrix"]
 
 
-@pytest.mark.parametrize("weights", ["int4", "int8", "bf16"])
+@pytest.mark.parametrize("weights", sorted({*get_args(Weights)} - {"auto"}))
 def test_the_scheme_of_each_role(weights: str) -> None:
     """Which tensors are quantized and how; those of the checkpoint that are already stay as they are."""
     matrix = {"int4": INT4_GROUP_64, "int8": INT8_GROUP_32, "bf16": None}[weights]

@@ -24,8 +24,8 @@ from pocketvlm.tensors import Tensor
 class CacheLocation:
     """Where prepared weights are cached, and what they are prepared from.
 
-    directory: where files go; made where it is missing. model, path: what the user called the checkpoint, and where it
-    lies, for the list of files. fingerprint: changes with the content of the checkpoint.
+    directory: of the files; it is created if it is missing. model, path: the user's name and the directory of the
+    checkpoint, for the list of files. fingerprint: changes with the content of the checkpoint.
     """
 
     directory: Path
@@ -35,7 +35,7 @@ class CacheLocation:
 
 
 class Backend(Ops[A, W, I]):
-    """One folder implements it; its `create` returns the object. It is the operations too, so a call has no detour.
+    """One folder implements it, and its `create` returns the object. It has the operations as its own methods.
 
     name: "native" or "torch". scheme: how weights are stored and multiplied. state_dtype: of KV cache and recurrent
     state. patches_at_once: patches that the vision side gives to one pass; a larger pass takes longer for each patch.
@@ -51,7 +51,7 @@ class Backend(Ops[A, W, I]):
         """What was chosen and why (instruction set, threads, weight type), for `pocketvlm info`."""
 
     def limits(self) -> dict[str, float] | None:
-        """What the machine can do at most, measured now; None where the backend does not measure it.
+        """The limits of the machine, measured now; None if the backend does not measure them.
 
         read_bandwidth: bytes a second; int8, float32: multiplications and additions a second, in registers alone.
         """
@@ -67,7 +67,7 @@ class Backend(Ops[A, W, I]):
     def weight_cache(
         self, location: CacheLocation | None, tensors: Mapping[str, Tensor]
     ) -> AbstractContextManager[None]:
-        """A block in which `prepare` may load prepared weights from a file, which is written when the block ends well.
+        """A context in which `prepare` may load prepared weights from a file. New ones are written when it ends well.
 
         tensors: all that will be prepared. location: None means that there is no cache. A backend whose handles cost
         nothing to make does nothing here.
@@ -76,7 +76,7 @@ class Backend(Ops[A, W, I]):
 
     @abstractmethod
     def prepare(self, tensor: Tensor, role: Role) -> Any:
-        """Turn a tensor into this backend's handle for its role; nothing but the role says what it is for.
+        """Turn a tensor into this backend's handle for its role, which alone says what the tensor is for.
 
         Matrices [out, in] ("matrix", "gate", "head", "vision_matrix", "patch_embedding") serve `linear`, an "embedding"
         or a "position_embedding" [rows, H] `embed`, a "tied_embedding" both. "norm", "conv" and "vector" (any shape)
@@ -107,7 +107,7 @@ class Backend(Ops[A, W, I]):
         return work(), work
 
     def return_memory(self) -> None:
-        """Return freed memory to the system; called when nothing runs after something large did."""
+        """Return freed memory to the system; the engine calls this when it is idle after large operations."""
 
     @abstractmethod
     def zeros(self, *shape: int) -> A:

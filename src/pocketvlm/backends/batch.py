@@ -105,7 +105,7 @@ class Step(Generic[I]):
     _overwrite: Callable[[I, Ints], None] | None
 
     def update(self, batch: Batch) -> None:
-        """Replace the values of the index arrays by those of `batch`, in place: captured steps keep their addresses.
+        """Replace the values of the index arrays by those of `batch`, in place: captured steps read the same addresses.
 
         `batch` may be `host` itself with changed values. Raises ValueError for a batch of another form: other lengths
         of arrays, other rows of sub-batches or of adapters.

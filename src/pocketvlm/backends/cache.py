@@ -13,7 +13,7 @@ from pocketvlm.errors import InputError, OptionError
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file: the model that it was made from, under the name that was given and where it lay; None if unreadable.
+    """One file. model, path: the name that the user gave and the directory of the checkpoint; None if it is unreadable.
 
     kind: the type of the weights, or "tokenizer". last_used: seconds since the epoch.
     """
@@ -27,7 +27,7 @@ class Entry:
 
 
 def directory(given: str | Path | None = None) -> Path:
-    """The directory of packed files, there or not: "packed" in `given`, $POCKETVLM_CACHE or the user's cache.
+    """The directory of packed files, which need not exist: "packed" in `given`, $POCKETVLM_CACHE or the user's cache.
 
     Raises OptionError if there is no such directory.
     """
@@ -62,7 +62,7 @@ def entries(folder: Path) -> list[Entry]:
 
 
 def clear(folder: Path, names: Sequence[str] = (), older_than: float | None = None) -> list[Entry]:
-    """Remove files and leftovers of broken writes; gives the files that were removed.
+    """Remove files and leftovers of broken writes; returns the files that were removed.
 
     names: models, their paths, or files; none means all. older_than: only those not used for so many days. A process
     that has mapped a file can use it until it ends. Raises InputError for an unknown name.

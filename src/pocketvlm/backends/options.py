@@ -29,7 +29,7 @@ _TEXT_ROLES = ("matrix", "gate", "head", "tied_embedding")
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """How the dense tensors of a role are stored, and why; `quantization` None means as the checkpoint holds them."""
+    """How the dense tensors of a role are stored, and why. quantization: None means as in the checkpoint."""
 
     quantization: QuantizationScheme | None
     reason: str
@@ -74,7 +74,7 @@ def choose(
     """The scheme that weights and precision mean on a backend; precision None is "fast" on native, "exact" on torch.
 
     quantization: how the checkpoint's own matrices are quantized, in words; None means that all of its tensors are
-    dense. "auto" keeps what the checkpoint holds and stores dense matrices in the default type of the precision. Raises
+    dense. "auto" does not change quantized tensors, and stores dense ones in the default type of the precision. Raises
     OptionError for a name that is not known and for names that contradict each other.
     """
     for name, value in (("backend", backend), ("weights", weights), ("precision", precision)):

@@ -67,7 +67,7 @@ def bench_serve(
         int, option("--random-input-len", "N", panel=REQUESTS, help="Tokens of random words. Default: 128.")
     ] = 128,
     random_output_len: Annotated[
-        int, option("--random-output-len", "N", panel=REQUESTS, help="Most tokens of an answer. Default: 128.")
+        int, option("--random-output-len", "N", panel=REQUESTS, help="Maximum tokens of an answer. Default: 128.")
     ] = 128,
     random_range_ratio: Annotated[
         float,

@@ -63,7 +63,7 @@ class EngineDriver:
         # Notified after orders and steps. Reentrant: signal handlers and finalizers may cancel at any point.
         self._changed = threading.Condition(threading.RLock())
         self._inbox: deque[Callable[[], None]] = deque()
-        self._jobs: dict[int, _Job] = {}  # the owner's, like all below but `_submitted`
+        self._jobs: dict[int, _Job] = {}  # only the owner uses it and the fields below, but for `_submitted`
         self._submitted = self._added = 0
         self._open = self._preallocates = True
         self._deadline = float("inf")
@@ -94,7 +94,10 @@ class EngineDriver:
         self._order(partial(self._finish, TokenEvent(ticket.number, -1, "abort")))
 
     def end(self, ticket: Ticket) -> None:
-        """Cancel a request and return when its memory is free; on the thread that steps it is freed after the step."""
+        """Cancel a request and wait until its memory is free.
+
+        The thread that steps the engine does not wait: the memory is freed after the step.
+        """
         if not ticket.ended:
             self.cancel(ticket)
             if not self._owns:
@@ -206,7 +209,7 @@ class EngineDriver:
         return self.engine.can_trim or (self._preallocates and self.engine.can_preallocate)
 
     def _maintain(self) -> None:
-        """One action that is best done while the engine is idle."""
+        """Do one action for which the engine should be idle."""
         if self.engine.can_trim:
             self.engine.trim()
             return
@@ -243,7 +246,7 @@ class EngineDriver:
                 self._finish(event)
             elif event.request_id in self._jobs:
                 job = self._jobs[event.request_id]
-                self._fill(job)
+                self._update_ticket(job)
                 if not self._deliver(job, event):
                     self._drop(job)
 
@@ -251,11 +254,11 @@ class EngineDriver:
         """Release a request, then deliver its last event."""
         job = self._jobs.get(event.request_id)
         if job is not None:
-            self._fill(job)
+            self._update_ticket(job)
             self._drop(job)
             self._deliver(job, event)
 
-    def _fill(self, job: _Job) -> None:
+    def _update_ticket(self, job: _Job) -> None:
         sequence = self.engine.sequences.get(job.ticket.number)
         if sequence is not None:
             job.ticket.cached_tokens, job.ticket.seconds = sequence.cached, sequence.seconds

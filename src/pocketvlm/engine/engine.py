@@ -34,7 +34,7 @@ def default_memory_limit() -> int:
 
 
 class Engine:
-    """SubBatches requests into one step, again and again. Not thread-safe: one caller steps it (see `EngineDriver`)."""
+    """Turns many requests into one step, again and again. Not thread-safe: one caller steps it (see `EngineDriver`)."""
 
     def __init__(
         self,
@@ -79,7 +79,10 @@ class Engine:
         self._encoded = self._finished_prefill = self._vision_ran = False
 
     def check(self, request: Request) -> int:
-        """Tokens that the request may make, at most max_tokens; PromptError or OptionError if it can never run."""
+        """Tokens that a request may generate, at most max_tokens.
+
+        Raises PromptError or OptionError if the request can never run.
+        """
         params, prompt = request.params, request.prompt
         max_tokens = min(params.max_tokens, self._room(prompt))
         self._check_memory(prompt, max_tokens)
@@ -91,7 +94,7 @@ class Engine:
         return next(self._numbers)
 
     def add(self, request: Request, number: int | None = None) -> int:
-        """Queue a request and return its id; raises PromptError where it can never run.
+        """Queue a request and return its id. Raises PromptError if it can never run.
 
         number: its id, from `new_number`. Requests of one priority run in the order of their numbers.
         """
@@ -172,12 +175,12 @@ class Engine:
         return not self.sequences and self.memory.can_preallocate(self.prefix.limit)
 
     def preallocate(self) -> None:
-        """Allocate memory before it is needed, a step at a time, if no request is left; saves the next one time."""
+        """Allocate memory in one short action if no request is left, so that the next request need not wait for it."""
         if self.can_preallocate:
             self.memory.preallocate(self.prefix.limit)
 
     def stats(self, arriving: int = 0) -> EngineStats:
-        """How things stand; may be called from any thread. arriving: requests that are not added yet."""
+        """The engine's numbers now; may be called from any thread. arriving: requests that are not added yet."""
         memory, prefix, vision, scheduler = self.memory, self.prefix, self.vision, self.scheduler
         return EngineStats(
             running=len(scheduler.running),
@@ -233,7 +236,7 @@ class Engine:
                     failed.append(self._fail(sequence, error))
 
     def _encode_due(self, failed: list[TokenEvent], timeout: float = 0.0) -> bool:
-        """Encode the views that are due; False where none are. If they fail together, each is tried alone.
+        """Encode the views that are due; False if there are none. If they fail together, each is tried alone.
 
         timeout: seconds to wait for a view that is still being decoded.
         """
@@ -250,8 +253,8 @@ class Engine:
                 try:
                     if sequence.allocation is not None:
                         self.vision.encode([(sequence, index)])
-                except Exception as its:
-                    failed.append(self._fail(sequence, its))
+                except Exception as failure:
+                    failed.append(self._fail(sequence, failure))
         return bool(due)
 
     def _fail(self, sequence: Sequence, error: Exception) -> TokenEvent:
@@ -271,7 +274,7 @@ class Engine:
             )
 
     def _room(self, prompt: Prompt, spare: int = 1) -> int:
-        """Tokens of answer that the context has room for; PromptError where a prompt cannot be run."""
+        """How many tokens of answer fit into the context. Raises PromptError if the prompt cannot run."""
         vocab, total, limit = self.model.config.text.vocab_size, len(prompt.ids), self.max_model_len
         if total == 0:
             raise PromptError("the prompt has no tokens: give it some text or an image")

@@ -96,7 +96,7 @@ class Memory:
         self._entries: set[PrefixEntry] = set()
         self._reserved: set[int] = set()  # copies of slots that the current step fills
         self._spare: list[int] = []  # copies of slots: of evicted entries, or preallocated
-        self._copy_indices = 0  # in use or unallocated
+        self._copy_indices = 0  # number of indices, in use or unallocated
         self._unallocated: list[int] = []  # indices of copies without arrays
         # How many running sequences and how many entries use each page.
         self._running, self._cached = np.zeros(0, np.int32), np.zeros(0, np.int32)
@@ -155,8 +155,8 @@ class Memory:
             self._free_spare_copies()
         room = self.limit - self._bytes(minimum[0], minimum[1] + self._copies)
         if room >= 0:
-            wish = max(_MIN_PAGES, len(self._running) * 3 // 2) - minimum[0] if more[0] else 0
-            extra = max(0, min(wish, room // self.page_bytes))
+            growth = max(_MIN_PAGES, len(self._running) * 3 // 2) - minimum[0] if more[0] else 0
+            extra = max(0, min(growth, room // self.page_bytes))
             # Growing copies the whole arrays, so it must add enough.
             if last_resort or not more[0] or more[0] + extra >= len(self._running) // 8:
                 self._resize(minimum[0] + extra, minimum[1])
@@ -173,10 +173,10 @@ class Memory:
     def reserve_copy(self) -> int | None:
         """The index of a copy of a slot, for this step to fill; None if the limit forbids it."""
         if not self._spare and self.allocated + self.slot_bytes > self.limit:
-            less = -(-len(self._free_pages) // 2)
-            if less * self.page_bytes < max(self.slot_bytes, self.limit // 16):
+            surplus = -(-len(self._free_pages) // 2)
+            if surplus * self.page_bytes < max(self.slot_bytes, self.limit // 16):
                 return None
-            self._resize(len(self._running) - less, self._slots)
+            self._resize(len(self._running) - surplus, self._slots)
         copy = self._spare.pop() if self._spare else self._new_copy()
         self._reserved.add(copy)
         return copy
@@ -236,7 +236,7 @@ class Memory:
     def store(self, allocation: Allocation, tokens: int, copy: int) -> PrefixEntry:
         """A prefix-cache entry of the state after a sequence's first `tokens` tokens; consumes one reserved copy.
 
-        copy: of its slot at that position. The sequence may have gone on in the last page.
+        copy: of its slot at that position. The sequence may have written more rows of the last page since.
         """
         pages = allocation.pages[: self.pages_for(tokens)].copy()
         entry = PrefixEntry(tokens, pages, copy)
@@ -256,14 +256,16 @@ class Memory:
             self._free_copy(entry.copy)
 
     def _lacks_copies(self, limit: int) -> bool:
-        few = len(self._spare) < _MAX_SPARE_COPIES
-        return few and (self._copies + 1) * self.slot_bytes <= limit and self.allocated + self.slot_bytes <= self.limit
+        lacks = len(self._spare) < _MAX_SPARE_COPIES
+        return (
+            lacks and (self._copies + 1) * self.slot_bytes <= limit and self.allocated + self.slot_bytes <= self.limit
+        )
 
     def _pages_ahead(self) -> int:
         """Pages to preallocate if few are free and half of the limit stays unallocated."""
         more = max(_MIN_PAGES, len(self._running) // 2)
-        room = self.allocated + more * self.page_bytes <= self.limit // 2
-        return more if room and len(self._free_pages) < _MIN_PAGES else 0
+        fits = self.allocated + more * self.page_bytes <= self.limit // 2
+        return more if fits and len(self._free_pages) < _MIN_PAGES else 0
 
     def copy_arrays(self, copy: int) -> Iterator[Any]:
         """The arrays [1, n] of a copy of a slot, in the order of the layers."""
@@ -326,7 +328,7 @@ class Memory:
         if pages < old:
             moved_to = np.full(old, -1, np.int32)
             moved_to[retained] = np.arange(used, dtype=np.int32)
-            for pages_of in [*(h.pages for h in self._allocations), *(s.pages for s in self._entries)]:
+            for pages_of in [*(each.pages for each in self._allocations), *(each.pages for each in self._entries)]:
                 pages_of[:] = moved_to[pages_of]
             self._free_pages.clear()
         self._running, self._cached = (_fit(counts[retained], pages) for counts in (self._running, self._cached))

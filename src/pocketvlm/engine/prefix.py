@@ -18,7 +18,7 @@ def chunk_boundaries(
 ) -> tuple[list[int], list[int]]:
     """Ends of the parts in which a prompt of `length` tokens is prefilled, and those of them that end a cache entry.
 
-    Each cache breakpoint at least `gap` tokens after the last entry ends one, and a part ends after every `chunk`
+    Each cache breakpoint at least `gap` tokens after the last entry ends an entry, and a part ends after every `chunk`
     tokens. The boundaries up to an entry depend on nothing after it, so any request that resumes there was split at the
     same boundaries.
     """

@@ -18,7 +18,7 @@ from pocketvlm.types import PendingView, View
 
 
 class Runner:
-    """Holds no policy: the plan says what runs."""
+    """Runs plans. It has no policy: the plan says what runs."""
 
     def __init__(self, model: MiniCPMV, memory: Memory) -> None:
         self.model = model

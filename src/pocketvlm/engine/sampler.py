@@ -86,7 +86,7 @@ def _choose(ids: Ids, values: Floats, params: SamplingParams) -> tuple[Ids, NDAr
 def inverse_cdf(weights: NDArray[np.float64], point: float) -> int:
     """The index where the running sum of weights, as a share of all, passes `point` in [0, 1).
 
-    Never one of weight 0.
+    The weight at the index is never 0.
     """
     if len(weights) <= _ROWS * _ROWS:
         sums = np.cumsum(weights)
@@ -108,7 +108,7 @@ def _all_ids(count: int) -> Ids:
 
 
 def log_probabilities(logits: Floats, token: int, count: int) -> TokenLogprob:
-    """How likely a token was by raw logits [vocab], and the `count` likeliest; equal ones by ascending id."""
+    """The log probability of a token by raw logits [vocab], and the `count` most likely ones; ties by ascending id."""
     top = float(logits.max())
     total = top + float(np.log(np.exp(logits.astype(np.float64) - top).sum()))
     ids = largest(logits, count) if count else np.zeros(0, np.intp)
@@ -163,7 +163,7 @@ class LogitsRow:
 
 
 def sample_token(logits: LogitsRow, sequence: Sequence) -> Sampled:
-    """The next token of a sequence from its logits; its constraint takes note of it.
+    """Sample the next token of a sequence from its logits, and advance its constraint by that token.
 
     The backend chooses the largest logits where these are enough, with the same result as the whole row.
     """

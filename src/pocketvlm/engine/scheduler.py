@@ -32,7 +32,7 @@ class Views(Protocol):
 
 
 class Scheduler:
-    """Holds no tensor: it moves sequences from waiting to running to gone. Both lists are in order of precedence."""
+    """Moves sequences from waiting to running. Both lists are in order of precedence; it holds no tensor."""
 
     def __init__(
         self,
@@ -82,8 +82,8 @@ class Scheduler:
         changes the rounding. A view of a clip that is not decoded yet delays its own sequence only; the call waits
         `timeout` seconds at most for the first of them.
         """
-        found: list[tuple[Sequence, int]] = []
-        names: set[tuple[str, str, str | None]] = set()
+        due: list[tuple[Sequence, int]] = []
+        listed: set[tuple[str, str, str | None]] = set()
         owners: dict[Pictures, Sequence] = {}
         for sequence in self.running:
             if not sequence.prefilling:
@@ -91,24 +91,24 @@ class Scheduler:
             for index in self.views.missing(sequence, sequence.computed, self._stop(sequence)):
                 view = sequence.request.prompt.views[index]
                 name = (view.digest, view.downsample_mode, sequence.request.adapter)
-                if view.digest and name in names:
+                if view.digest and name in listed:
                     continue
                 # A clip retains few pictures around the requested one, so only the first sequence in order uses it.
                 if isinstance(view, PendingView) and (
                     owners.setdefault(view.source, sequence) is not sequence
-                    or not view.prepare(0.0 if found else timeout)
+                    or not view.prepare(0.0 if due else timeout)
                 ):
                     timeout = 0.0
                     break
                 patches -= view.rows * view.cols
-                few = view.tokens <= FEW_ROWS
-                if found and (few or patches < 0):
-                    return found
-                found.append((sequence, index))
-                names.add(name)
-                if few:
-                    return found
-        return found
+                alone = view.tokens <= FEW_ROWS
+                if due and (alone or patches < 0):
+                    return due
+                due.append((sequence, index))
+                listed.add(name)
+                if alone:
+                    return due
+        return due
 
     def nearly_prefilled(self) -> bool:
         """Whether a prompt whose prefill has begun has few tokens left, and the features of all its views."""
@@ -212,12 +212,12 @@ class Scheduler:
     def _open(self, sequence: Sequence) -> bool:
         """Allocate a slot and resume at the longest cached prefix, if the remaining prefill will fit."""
         memory = self.memory
-        whole = memory.pages_for(sequence.length + 1)
+        needed = memory.pages_for(sequence.length + 1)
         committed = sum(self._committed_pages(other) for other in self.running)
         while True:
             entry = self.prefix.use(sequence.keys)
             shared = 0 if entry is None else entry.tokens // memory.page_size
-            if not memory.feasible(whole + committed, entry) or not self.reserve(whole - shared + committed, 1):
+            if not memory.feasible(needed + committed, entry) or not self.reserve(needed - shared + committed, 1):
                 return False
             if entry is self.prefix.use(sequence.keys):
                 break
@@ -272,7 +272,7 @@ class Scheduler:
         sequence.copies.clear()
 
     def _stop(self, sequence: Sequence) -> int:
-        """Where the next step of a sequence ends if it has the whole prefill chunk."""
+        """Where the next step of a sequence ends if it gets the whole prefill chunk."""
         if sequence.prefilling:
             return self._boundaries(sequence, self.prefill_chunk)[-1]
         return min(sequence.computed + FEW_ROWS, sequence.length)

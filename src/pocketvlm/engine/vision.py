@@ -62,11 +62,11 @@ class Vision:
                 sequence.features[index] = found
 
     def encode(self, due: List[tuple[Sequence, int]]) -> None:
-        """Compute the features of some sequences' views in one pass, and cache them. All or none.
+        """Compute the features of some sequences' views in one pass, and cache them; all or none of them.
 
         A view of a clip is loaded here; views with equal pixels are computed once.
         """
-        views = [self._loaded(sequence.request.prompt.views[index]) for sequence, index in due]
+        views = [self._load(sequence.request.prompt.views[index]) for sequence, index in due]
         began = time.perf_counter()
         keys = [
             _key(view.digest, view.downsample_mode, sequence.request.adapter)
@@ -105,8 +105,8 @@ class Vision:
         for (sequence, _), view in zip(due, views, strict=True):
             sequence.seconds.vision += spent * view.rows * view.cols / patches
 
-    def _loaded(self, view: View | PendingView) -> View:
-        """The view with its patches; the digest of its pixels is cached under its own digest."""
+    def _load(self, view: View | PendingView) -> View:
+        """Load the patches of a view; the digest of its pixels is cached under its own digest."""
         loaded = view.load()
         if loaded is not view and view.digest:
             self._digests.put(view.digest, loaded.digest)

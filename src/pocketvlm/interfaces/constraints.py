@@ -21,7 +21,7 @@ Constrain = Callable[[], Constraint]
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Ids that end something: thoughts, the answer; and how many ids there are."""
+    """The ids that end the reasoning and the answer, and the number of ids in the vocabulary."""
 
     thought: int
     answer: tuple[int, ...]
@@ -36,14 +36,14 @@ class Ends:
 
 
 class Thinking:
-    """Thoughts of at most `budget` tokens, then an answer under a constraint, if there is one."""
+    """Ends the reasoning after `budget` tokens; then another constraint applies to the answer, if there is one."""
 
     def __init__(self, inner: Constraint | None, ends: Ends, budget: int) -> None:
         self._inner = inner
         self._ends = ends
         self._left = budget
         self._thinking = True
-        # Thoughts may end the answer only if nothing is asked of it.
+        # The reasoning may end the answer only if the answer has no constraint.
         self._free = None if inner is None else ends.mask(None)
 
     def mask(self) -> NDArray[np.uint32] | None:
@@ -53,7 +53,7 @@ class Thinking:
         return self._free if self._left > 0 else self._ends.mask(self._ends.thought)
 
     def accept(self, token_id: int) -> None:
-        """Take note of the sampled token."""
+        """Advance by the sampled token."""
         if not self._thinking:
             if self._inner is not None:
                 self._inner.accept(token_id)
@@ -68,7 +68,7 @@ class Thinking:
 
 
 def needs_grammar(question: Question) -> bool:
-    """Whether a question asks for a form that only a grammar can promise."""
+    """Whether a question asks for a form that only a grammar can guarantee."""
     tools = question.tools
     strict = any(tool.get("function", {}).get("strict") is True for tool in tools.offered)
     return question.guide is not None or (bool(tools.offered) and (tools.choice in ("required", "named") or strict))
@@ -77,14 +77,14 @@ def needs_grammar(question: Question) -> bool:
 def constraint_for(
     grammars: Callable[[], Grammars], question: Question, thinking: bool, ends: Ends
 ) -> Constrain | None:
-    """What makes a fresh constraint for each choice, if one is needed. Compiles: call it in a thread.
+    """A function that makes a new constraint for each choice; None if no constraint is needed.
 
-    Raises OptionError.
+    Compiles a grammar, which takes time: call it in a thread. Raises OptionError.
     """
     budget = question.thinking_budget if thinking else None
     make: Constrain | None = None
     if needs_grammar(question):
-        # Grammars know how thoughts go before an answer; under a budget thoughts are counted here instead.
+        # A grammar allows reasoning before the answer; with a budget, `Thinking` counts its tokens instead.
         make = _grammar(grammars(), question, thinking and budget is None).constraint
     if budget is None:
         return make

@@ -46,7 +46,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
 
 
 def read_json(data: bytes | str) -> Any:
-    """The value of a JSON text; NaN and infinity are none. Raises ApiError."""
+    """The value of a JSON text. Raises ApiError, also for NaN and infinity."""
     try:
         return pydantic_core.from_json(data, allow_inf_nan=False)
     except ValueError as error:

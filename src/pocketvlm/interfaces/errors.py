@@ -42,7 +42,7 @@ class ApiError(Exception):
         headers: Mapping[str, str] | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> None:
-        """details: what Anthropic's clients read to decide how to go on. headers: of an answer by HTTP."""
+        """details: what Anthropic's clients read to decide how to continue. headers: of an answer by HTTP."""
         super().__init__(message)
         self.status = status
         self.message = message
@@ -58,16 +58,16 @@ class ApiError(Exception):
         if style == "anthropic":
             kind = _ANTHROPIC.get(self.status, "api_error" if self.status >= 500 else "invalid_request_error")
             more = {} if self.details is None else {"details": dict(self.details)}
-            told = {"type": kind, "message": self.message, **more}
-            return {"type": "error", "error": told, "request_id": request_id}
+            details = {"type": kind, "message": self.message, **more}
+            return {"type": "error", "error": details, "request_id": request_id}
         kind = _OPENAI.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
 def from_failure(error: PocketVLMError, places: Sequence[Place] = ()) -> ApiError:
-    """What a failure of the layers below means to a client. places: what its messages are called in the request."""
+    """The error that a client gets for a failure of the layers below. places: of the messages in the request."""
     message = _renamed(str(error).removeprefix("options: "), places)
-    # The name that every interface has for this option of the processor.
+    # Every interface calls this option of the processor chat_template_kwargs.
     if message.startswith("template_kwargs"):
         message = f"chat_{message}"
     if isinstance(error, ImageError):

@@ -99,8 +99,8 @@ def replaced(part: Mapping[str, Any], uris: Sequence[str]) -> _Part:
     inner = part[by_url]
     if isinstance(inner, str):
         return {**changed, by_url: uris[0]}
-    rest = {key: each for key, each in inner.items() if key != "file_id"} if isinstance(inner, Mapping) else {}
-    return {**changed, by_url: {**rest, "url": uris[0]}}
+    others = {key: each for key, each in inner.items() if key != "file_id"} if isinstance(inner, Mapping) else {}
+    return {**changed, by_url: {**others, "url": uris[0]}}
 
 
 def data_uri(source: MediaSource, read: ReadMedia) -> str:
@@ -170,11 +170,11 @@ def _by_name(part: Mapping[str, Any]) -> _Part:
     if not names_video(part):
         return dict(part)
     path, fps = rated(source_of(part))
-    rest = {key: value for key, value in part.items() if key not in ("type", *_NAMES)}
+    others = {key: value for key, value in part.items() if key not in ("type", *_NAMES)}
     inner = part.get(str(part["type"]))
     if isinstance(inner, Mapping) and inner.get("detail") is not None:
-        rest.setdefault("detail", inner["detail"])
+        others.setdefault("detail", inner["detail"])
     if fps is not None:
-        rest.setdefault("fps", fps)
+        others.setdefault("fps", fps)
     named = path if path[:5].lower() in ("data:", "file:", "http:", "https") else Path(path).absolute().as_uri()
-    return {**rest, "type": "video_url", "video_url": {"url": named}}
+    return {**others, "type": "video_url", "video_url": {"url": named}}

@@ -32,11 +32,11 @@ _CHARACTERS_A_TOKEN = 24  # far more than any real text has; longer text is refu
 
 
 class RequestBuilder:
-    """What requests to one model become. Methods may be called from any thread; each raises ApiError.
+    """Builds the engine's requests to one model. Methods may be called from any thread; each raises ApiError.
 
     limits: of images and videos. names: what requests may call the model; the first is the one that answers show.
-    max_model_len: most tokens of prompt and answer. default_max_tokens: of an answer whose request does not say.
-    normalize_newlines: what holds where a request does not say. runaway_guard: end answers that repeat themselves.
+    max_model_len: maximum tokens of prompt and answer. default_max_tokens, normalize_newlines: for requests that do not
+    say. runaway_guard: end answers that repeat themselves.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class RequestBuilder:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """End the helper of grammars."""
+        """End the process that compiles grammars."""
         if self._grammars is not None:
             self._grammars.close()
 
@@ -108,7 +108,7 @@ class RequestBuilder:
             )
 
     def prompt(self, question: Question, messages: Sequence[Any] | None = None) -> Prompt:
-        """Ids and views of a question. messages: its messages with the data of their media. Decodes: takes time."""
+        """Ids and views of a question. messages: its messages with the data of their media. Decoding takes time."""
         checkpoint = self.model.checkpoint
         size = checkpoint.model.text.vocab_size
         try:
@@ -127,7 +127,7 @@ class RequestBuilder:
             raise from_failure(error, question.places) from None
 
     def thinks(self, question: Question, prompt: Prompt) -> bool:
-        """Whether the answer begins with reasoning that is taken apart from its text."""
+        """Whether the answer begins with reasoning, which is then separated from its text."""
         return question.chat and opens_reasoning(prompt)
 
     def needs_constraint(self, question: Question, thinking: bool) -> bool:
@@ -135,7 +135,7 @@ class RequestBuilder:
         return needs_grammar(question) or (question.thinking_budget is not None and thinking)
 
     def constraint(self, question: Question, thinking: bool) -> Constrain | None:
-        """What makes the constraint of each choice. Compiles: takes time."""
+        """A function that makes the constraint of each choice, or None. Compiling a grammar takes time."""
         if not self.needs_constraint(question, thinking):
             return None
         checkpoint = self.model.checkpoint
@@ -144,14 +144,14 @@ class RequestBuilder:
             ends = Ends(thought, checkpoint.eos_token_ids, checkpoint.model.text.vocab_size)
             return constraint_for(self.grammars, question, thinking, ends)
         except PocketVLMError as error:
-            found = from_failure(error)
-            if question.guide is not None and found.param is None:
+            failure = from_failure(error)
+            if question.guide is not None and failure.param is None:
                 field = question.guide.field
-                raise ApiError(found.status, f"{field}: {found.message}", param=field, code=found.code) from None
-            raise found from None
+                raise ApiError(failure.status, f"{field}: {failure.message}", param=field, code=failure.code) from None
+            raise failure from None
 
     def grammars(self) -> Grammars:
-        """What compiles grammars; loads its library on first use. Raises OptionError where that is missing."""
+        """The compiler of grammars; loads its library on first use. Raises OptionError if the library is missing."""
         with self._lock:
             if self._grammars is None:
                 from pocketvlm.guided import Grammars
@@ -161,7 +161,7 @@ class RequestBuilder:
             return self._grammars
 
     def requests(self, question: Question, prompt: Prompt, constraint: Constrain | None) -> list[Request]:
-        """What the engine is asked, one request a choice; choice i has seed + i."""
+        """The engine's requests, one for each choice; choice i has seed + i."""
         params = self.sampling(question, prompt)
         ends = self.model.checkpoint.eos_token_ids
         seeds = [None if params.seed is None else params.seed + number for number in range(question.n)]
@@ -203,7 +203,7 @@ class RequestBuilder:
             raise from_failure(error) from None
 
     def answer_options(self, question: Question, thinking: bool) -> AnswerOptions:
-        """How the tokens of its answers are read."""
+        """How to read the tokens of the answers to a question."""
         tools = question.tools
         normalize = question.normalize_newlines
         return AnswerOptions(

@@ -12,7 +12,7 @@ Choice = Literal["auto", "none", "required", "named"]
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """What form an answer must have. value: the schema, expression, or list of choices; None for any object.
+    """The form that an answer must have. value: the schema, expression, or list of choices; None for any object.
 
     pretty: JSON may have line breaks and indents. field: the request's name for it.
     """
@@ -25,7 +25,7 @@ class Guide:
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """Functions that may be called (OpenAI's form), and whether one must be. name: the one, for "named"."""
+    """Functions that may be called (OpenAI's form), and whether one must be. name: of this one, for "named"."""
 
     tools: tuple[Mapping[str, Any], ...] = ()
     choice: Choice = "auto"
@@ -34,7 +34,7 @@ class ToolUse:
 
     @property
     def offered(self) -> tuple[Mapping[str, Any], ...]:
-        """What the model is told about."""
+        """The functions that the prompt describes."""
         return () if self.choice == "none" else self.tools
 
 
@@ -53,10 +53,10 @@ class Question:
     messages: a conversation as `processor.messages` reads it, or None; then text or ids are a prompt without template.
     sampling: fields of SamplingParams that were given; "max_tokens": None is no limit but the context.
     options: image options and template variables for the processor.
-    chat: take the answer apart into content, reasoning and calls. thinking_budget: most tokens of reasoning.
+    chat: take the answer apart into content, reasoning and calls. thinking_budget: maximum tokens of reasoning.
     places: one for each message where the request has no such list; then errors name these.
     before: token ids of an earlier conversation, which stand before the prompt of `messages`.
-    context_limit: most tokens of prompt and answer; no limit for a prompt that is longer.
+    context_limit: maximum tokens of prompt and answer; no limit for a prompt that is longer.
     """
 
     messages: Sequence[Mapping[str, Any]] | None = None

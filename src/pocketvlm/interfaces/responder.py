@@ -76,17 +76,17 @@ class Responder:
 
         The response to a wrong request is its error. Raises OptionError for another path.
         """
-        endpoint, number = _endpoint(path), request_id or secrets.token_hex(12)
+        endpoint, answer_id = _endpoint(path), request_id or secrets.token_hex(12)
         ignored = IgnoredFields(self._strict)
         try:
-            output, renderer = self._prepare(endpoint, body, number, ignored, whole=True)
+            output, renderer = self._prepare(endpoint, body, answer_id, ignored, whole=True)
             answers = [Answer() for _ in output.choices]
             with _running(self._driver, output.choices) as deltas:
                 for delta in deltas:
                     answers[delta.index].add(delta)
             return Response(200, renderer.whole(answers), output.id, str(ignored))
         except ApiError as error:
-            return Response(error.status, error.body(endpoint.style, number), number, str(ignored))
+            return Response(error.status, error.body(endpoint.style, answer_id), answer_id, str(ignored))
 
     def stream(self, path: str, body: JsonBody, request_id: str | None = None) -> Generator[bytes, None, None]:
         """The answer as the chunks of a stream: server-sent events, or lines of JSON for Ollama's paths.
@@ -94,8 +94,8 @@ class Responder:
         This call checks and prepares the request; the engine runs it as the stream is read. A failure of the engine is
         the last chunk. Raises ApiError for a wrong request, OptionError for another path.
         """
-        number = request_id or secrets.token_hex(12)
-        return self._events(*self._prepare(_endpoint(path), body, number, IgnoredFields(self._strict)))
+        answer_id = request_id or secrets.token_hex(12)
+        return self._events(*self._prepare(_endpoint(path), body, answer_id, IgnoredFields(self._strict)))
 
     def _events(self, output: RequestOutput, renderer: Renderer) -> Generator[bytes, None, None]:
         if not output.choices:
@@ -113,7 +113,7 @@ class Responder:
     def _prepare(
         self, endpoint: Endpoint, body: JsonBody, request_id: str, ignored: IgnoredFields, whole: bool = False
     ) -> tuple[RequestOutput, Renderer]:
-        """The choices that are to run, and what writes their answer. Raises ApiError."""
+        """The choices that are to run, and the renderer of their answers. Raises ApiError."""
         builder, times = self._builder, RequestTimes()
         try:
             request = read_body(endpoint.body, body)
@@ -124,8 +124,8 @@ class Responder:
             choices = self._choices(request.questions(ignored, builder.template), times)
         except PocketVLMError as error:
             raise from_failure(error) from None
-        number = request.own_id or request_id
-        output = RequestOutput(number, name, builder.tokenizer, builder.fingerprint, choices, times)
+        answer_id = request.own_id or request_id
+        output = RequestOutput(answer_id, name, builder.tokenizer, builder.fingerprint, choices, times)
         return output, endpoint.renderer(output, request)
 
     def _choices(self, questions: Sequence[Question], times: RequestTimes) -> list[Choice]:

@@ -1,4 +1,4 @@
-"""`RequestOutput` has the choices of a request as far as they have come, and its usage: what answers tell."""
+"""`RequestOutput` has the choices of a request so far, and its usage: token counts and times."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pocketvlm.types import Prompt
 
 @dataclass(slots=True)
 class RequestTimes:
-    """When a request came (of perf_counter), and the seconds that it took before the engine had it."""
+    """When a request arrived (of perf_counter), and the seconds of each stage before the engine had it."""
 
     began: float = field(default_factory=time.perf_counter)
     fetch: float = 0.0
@@ -50,7 +50,7 @@ class RequestUsage:
         cached = {id(choice.request.prompt): _ticket(choice).cached_tokens for choice in choices}
         stages = [ticket.seconds for ticket in tickets]
         # Frames of videos are decoded and resized on another thread, when they are due.
-        later = [prompt.later_seconds() for prompt in prompts]
+        clips = [prompt.later_seconds() for prompt in prompts]
         now = time.perf_counter()
         return cls(
             prompt=sum(len(prompt.ids) for prompt in prompts),
@@ -59,8 +59,8 @@ class RequestUsage:
             completion=sum(choice.tokens for choice in choices),
             reasoning=sum(choice.reasoning_tokens for choice in choices),
             queue=max(ticket.queue_seconds for ticket in tickets),
-            media=times.fetch + times.media + sum(clips.decode for clips in later),
-            resize=sum(prompt.resize_seconds for prompt in prompts) + sum(clips.resize for clips in later),
+            media=times.fetch + times.media + sum(clip.decode for clip in clips),
+            resize=sum(prompt.resize_seconds for prompt in prompts) + sum(clip.resize for clip in clips),
             preprocess=times.preprocess,
             vision=sum(stage.vision for stage in stages),
             prefill=sum(stage.prefill for stage in stages),
@@ -87,7 +87,7 @@ class RequestUsage:
 
 @dataclass(frozen=True, slots=True)
 class RequestOutput:
-    """The choices of one request as far as they have come, and what else its answer tells.
+    """The choices of one request so far, and what else its answer tells.
 
     id: of the request. model: its name in the answer. fingerprint: what answers with the same seed have in common.
     created: when the answer began, in seconds since 1970.

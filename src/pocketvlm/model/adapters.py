@@ -33,7 +33,7 @@ def prepare_adapter(
 ) -> dict[Any, LowRank[Any]]:
     """A backend's updates of an adapter by weight handle. Raises OptionError, naming adapter, matrix and shapes.
 
-    Only matrices of the decoder layers have updates: embedding and head see other rows than a step's.
+    Only matrices of the decoder layers have updates: the rows of embedding and head are not the rows of a step.
     """
     shapes, roles = expected_tensors(config), tensor_roles(config)
     updates = {}

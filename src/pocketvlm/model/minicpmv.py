@@ -22,7 +22,7 @@ __all__ = ["MiniCPMV", "expected_tensors", "tensor_roles"]
 
 
 class MiniCPMV:
-    """The network on one backend. Stateless but for its adapters: all sequence state comes in with each call."""
+    """The network on one backend. It has no state but its adapters: each call gets the state of its sequences."""
 
     def __init__(
         self,

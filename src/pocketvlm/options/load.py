@@ -17,12 +17,12 @@ DEFAULT_MAX_SEQS = 16
 DEFAULT_VISION_CACHE = 128 << 20
 DEFAULT_VISION_CACHE_DISK = 4 << 30
 
-# The server has these two as well.
+# The server has these two options as well.
 MaxModelLen = Annotated[
     int | None,
-    Option("Most tokens of prompt and answer.", low=2, default="the model's context", group="Limits"),
+    Option("Maximum number of tokens of prompt and answer.", low=2, default="the model's context", group="Limits"),
 ]
-MAX_SEQS = Option("Answers that are made at once.", low=1, default=str(DEFAULT_MAX_SEQS), group="Limits")
+MAX_SEQS = Option("Answers that are generated at the same time.", low=1, default=str(DEFAULT_MAX_SEQS), group="Limits")
 
 
 def _is_cache(value: Any) -> bool:
@@ -101,7 +101,7 @@ class LoadOptions:
     vision_cache_dir: Annotated[
         str | Path | None,
         Option(
-            "Directory that keeps features of images for the next start.",
+            "Directory that caches features of images for the next start.",
             metavar="DIR",
             default="nowhere",
             wanted="a directory",

@@ -28,7 +28,7 @@ _CHECKPOINT = "the checkpoint's"
 class ImageOptions:
     """How one image is cut and resized, after checkpoint, request and content part have been combined.
 
-    max_slice_nums: most slices per image, 1 never slices. scale_resolution: side of the square whose area a view aims
+    max_slice_nums: maximum slices of an image, 1: none. scale_resolution: side of the square whose area a view aims
     at. patch_size: pixels per patch side. slice_mode: False never slices. use_image_id: write `<image_id>N</image_id>`.
     downsample_mode: "16x" or "4x". alpha: how to remove transparency ("white" or "reference", see media).
     """
@@ -42,7 +42,7 @@ class ImageOptions:
     max_slice_nums: Annotated[
         int,
         Option(
-            "Most slices an image is cut into; 1 never cuts, and is the default for videos.",
+            "Maximum number of slices of an image; 1 never cuts, and is the default for videos.",
             low=1,
             high=10_000,
             default=_CHECKPOINT,
@@ -119,12 +119,12 @@ class VideoOptions:
     group: ClassVar[str] = _GROUP
 
     max_num_frames: Annotated[
-        int, Option("Most frames of a video, evenly spread.", low=1, high=MAX_FRAMES, chat="frames")
+        int, Option("Maximum number of frames of a video, evenly spread.", low=1, high=MAX_FRAMES, chat="frames")
     ] = 128
     stack_frames: Annotated[
         int,
         Option(
-            "Frames of a video a second, all but the first in one picture; 3 or 5 for fast motion.",
+            "Frames of a video a second, all but the first in one composite; 3 or 5 for fast motion.",
             low=1,
             high=MAX_STACK,
             chat="stack",

@@ -17,7 +17,7 @@ NormalizeNewlines = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class TemplateOptions:
-    """What goes to the chat template besides the messages."""
+    """What the chat template gets in addition to the messages."""
 
     group: ClassVar[str] = "Input"
 
@@ -47,7 +47,7 @@ class TemplateOptions:
 
 @dataclass(frozen=True, slots=True)
 class TextOptions:
-    """What becomes of an answer's text."""
+    """How the text of an answer is changed."""
 
     normalize_newlines: NormalizeNewlines = False
 

@@ -23,7 +23,7 @@ class SamplingParams:
 
     temperature 0 is greedy. top_k 0 or -1 and top_p 1 are off. Penalties follow the usual definitions: repetition over
     prompt and output, presence and frequency over the output. stop strings end the text before the match. logprobs: how
-    many alternatives are reported beside each token, 0 to 20, None for no report. logit_bias: pairs of token id and a
+    many alternatives are reported with each token, 0 to 20, None for no report. logit_bias: pairs of token id and a
     number from -100 to 100 that is added to its logit.
     """
 
@@ -33,11 +33,13 @@ class SamplingParams:
         float, Option("0 is greedy: always the most likely token.", low=0, high=100, default=_CHECKPOINT)
     ] = 1.0
     top_p: Annotated[float, Option("Nucleus sampling; 1 is off.", above=0, high=1, default=_CHECKPOINT)] = 1.0
-    top_k: Annotated[int, Option("Most candidate tokens; 0 or -1 is off.", low=-1, default=_CHECKPOINT)] = 0
+    top_k: Annotated[
+        int, Option("Maximum number of candidate tokens; 0 or -1 is off.", low=-1, default=_CHECKPOINT)
+    ] = 0
     min_p: Annotated[
         float,
         Option(
-            "Least probability of a token, relative to the most likely one; 0 is off.",
+            "Minimum probability of a token, relative to the most likely one; 0 is off.",
             low=0,
             high=1,
             default=_CHECKPOINT,
@@ -60,7 +62,7 @@ class SamplingParams:
     ] = ()
     ignore_eos: Annotated[bool, Option("Go on after the end token, up to max_tokens.", chat=None)] = False
     min_tokens: Annotated[int, Option("No end before this many tokens.", low=0)] = 0
-    max_tokens: Annotated[int, Option("Most tokens to generate.", low=1)] = 1024
+    max_tokens: Annotated[int, Option("Maximum number of tokens to generate.", low=1)] = 1024
     logprobs: Annotated[
         int | None,
         Option("Alternatives that are reported with each token.", low=0, high=20, flag=None, chat=None),

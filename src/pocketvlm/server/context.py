@@ -75,7 +75,7 @@ class Context:
 
     @property
     def max_model_len(self) -> int:
-        """Most tokens of prompt and answer."""
+        """Maximum number of tokens of prompt and answer."""
         return self.builder.max_model_len
 
     def start(self) -> None:

@@ -44,9 +44,9 @@ class Arena:
         return _use(chunk, shape)
 
     def rebind(self, array: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
-        """A function that returns `array`, which was allocated here, again: an array of the same memory and shape."""
+        """A function that returns a new array over the memory of `array`, which was allocated here, in its shape."""
         base, shape = array.base, array.shape
-        (chunk,) = (p for p in self._chunks[_size_class(array.size)] if p.user is not None and p.user() is base)
+        (chunk,) = (one for one in self._chunks[_size_class(array.size)] if one.user is not None and one.user() is base)
         return lambda: _use(chunk, shape)
 
 

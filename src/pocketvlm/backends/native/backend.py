@@ -55,15 +55,15 @@ class NativeBackend(NativeOps, Backend[Floats, NativeWeight, Ints]):
         return {"backend": self.name, **self._machine, **self.scheme.describe(), **self._cache_state}
 
     def limits(self) -> dict[str, float]:
-        """With these threads and this instruction set, best of a few."""
+        """Measured with these threads and this instruction set; the best of some runs."""
 
         def best(amount: float, work: Callable[[], object]) -> float:
-            found = 0.0
+            rate = 0.0
             for _ in range(_LIMIT_RUNS):
                 began = time.perf_counter()
                 work()
-                found = max(found, amount / (time.perf_counter() - began))
-            return found
+                rate = max(rate, amount / (time.perf_counter() - began))
+            return rate
 
         array = np.ones(_LIMIT_BYTES // 4, _F32)
         operations = {kind: self._native.multiply(kind, 1) * _LIMIT_ROUNDS for kind in (True, False)}

@@ -10,7 +10,7 @@ _QUOTAS = (Path("/sys/fs/cgroup/cpu.max"),)
 
 
 def default_threads() -> tuple[int, str]:
-    """Physical cores that this process may run on, and how that was found out."""
+    """Physical cores that this process may run on, and where this number comes from."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     cores = {_siblings(cpu) for cpu in allowed}
     quota = _quota()

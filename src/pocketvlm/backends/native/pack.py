@@ -25,8 +25,8 @@ _ROW_UNIT = 16  # inputs are padded to a multiple of this where an output has on
 def pack(runtime: Runtime, tensor: QuantizedTensor) -> PackedMatrix | DenseTensor:
     """A quantized tensor as its kernel multiplies it: in packed layout, or dense in bfloat16 or float32.
 
-    `layout_of` chooses, docs/precision.md says what is exact. What `rounded_from` announces is quantized here, by
-    kernels that do the same and pack in one pass.
+    `layout_of` chooses, docs/precision.md says what is exact. If `rounded_from` announces a scheme that
+    the kernels round to, they quantize and pack in one pass, with the same result.
     """
     layout = layout_of(tensor)
     bits, group = layout.bits, layout.group
@@ -35,7 +35,7 @@ def pack(runtime: Runtime, tensor: QuantizedTensor) -> PackedMatrix | DenseTenso
         return DenseTensor(tensor.name, "bf16", float32_to_bfloat16(values))
     if bits == 32:
         return DenseTensor(tensor.name, "f32", tensor.dequantize())
-    if tensor.rounded_from is not None:
+    if tensor.rounded_from is not None and _kernels_round(tensor, group):
         return _round_and_pack(runtime, tensor, tensor.rounded_from, group)
     outputs, inputs = tensor.shape
     codes, middle, codebook = _kernel_codes(tensor, bits)
@@ -66,6 +66,15 @@ def pack_codes(codes: NDArray[np.uint8], bits: int, depth: int) -> NDArray[np.ui
     packed = slabs.zeros((tiles, depth * bits // 32, TILE_BYTES), np.uint8)
     packed.reshape(tiles, -1, TILE_OUTPUTS, 4)[...] = steps.transpose(0, 2, 1, 3)
     return packed
+
+
+def _kernels_round(tensor: QuantizedTensor, group: int) -> bool:
+    """Whether native/quantized/quantize.cpp rounds to the scheme of a tensor; `round_to_nearest` rounds to any.
+
+    group: of the layout, which splits wide groups; the kernels round each of its groups by itself.
+    """
+    whole = group == 0 or tensor.block == (1, group)
+    return whole and (tensor.bits == 8 or (tensor.bits == 4 and tensor.codebook is not None))
 
 
 def _round_and_pack(runtime: Runtime, tensor: QuantizedTensor, dense: DenseTensor, group: int) -> PackedMatrix:

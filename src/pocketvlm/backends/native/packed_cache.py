@@ -72,12 +72,12 @@ class PackedCache:
     def pack(self, tensor: QuantizedTensor) -> PackedMatrix | DenseTensor:
         """The matrix as `pack` makes it. A hit reads neither codes nor the numbers that they stand for."""
         self.wait()
-        found = self._found.get(tensor.name)
-        if found is None or not _fits(found, tensor):
-            found = pack(self._runtime, tensor)
+        matrix = self._found.get(tensor.name)
+        if matrix is None or not _fits(matrix, tensor):
+            matrix = pack(self._runtime, tensor)
             self._packed = True
-        self._used[tensor.name] = found
-        return found
+        self._used[tensor.name] = matrix
+        return matrix
 
     def wait(self) -> None:
         """Wait until the file is open."""

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from pocketvlm.packfile import round_up
 
-_LINE = 64
-_SLAB = 1 << 26  # bytes
-_OWN = 1 << 24  # larger arrays get a block of their own, which can be freed
+_CACHE_LINE = 64
+_SLAB_BYTES = 1 << 26
+_OWN_BLOCK_BYTES = 1 << 24  # larger arrays get a block of their own, which can be freed
 
 
 def zeros(shape: tuple[int, ...], dtype: np.dtype[Any] | type[np.generic]) -> NDArray[Any]:
@@ -27,8 +27,8 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype[Any] | type[np.generic]) -> ND
     A block is freed when none of its arrays is referenced.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    room = _block(size) if size >= _OWN else _current.take(size)
-    return room[:size].view(dtype).reshape(shape)
+    memory = _block(size) if size >= _OWN_BLOCK_BYTES else _current.take(size)
+    return memory[:size].view(dtype).reshape(shape)
 
 
 class _Slab:
@@ -41,8 +41,8 @@ class _Slab:
     def take(self, size: int) -> NDArray[np.uint8]:
         with self._lock:
             if size > len(self._free):
-                self._free = _block(_SLAB)
-            taken, self._free = self._free[:size], self._free[round_up(size, _LINE) :]
+                self._free = _block(_SLAB_BYTES)
+            taken, self._free = self._free[:size], self._free[round_up(size, _CACHE_LINE) :]
             return taken
 
 

@@ -35,12 +35,12 @@ def chunked_delta_rule(
         lower = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
         ratio = (total[:, :, None] - total[:, None, :]).masked_fill(~lower, float("-inf")).exp()
         inner = (bc * kc) @ kc.transpose(1, 2) * ratio
-        grown = total.exp()[..., None]
-        rhs = bc * (vc - grown * (kc @ state))
+        cumulative = total.exp()[..., None]
+        rhs = bc * (vc - cumulative * (kc @ state))
         solved = torch.linalg.solve_triangular(
             inner.tril(-1) + torch.eye(size, device=q.device), rhs, upper=False, unitriangular=True
         )
-        result = grown * (qc @ state) + (qc @ kc.transpose(1, 2) * ratio) @ solved
+        result = cumulative * (qc @ state) + (qc @ kc.transpose(1, 2) * ratio) @ solved
         out[part] = result.transpose(0, 1)
         last = total[:, -1:]
         state = state * last.exp()[..., None] + ((last - total).exp()[..., None] * kc).transpose(1, 2) @ solved

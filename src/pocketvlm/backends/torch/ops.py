@@ -95,7 +95,7 @@ class TorchOps(Ops[Tensor, Tensor, Tensor]):
         half = torch.arange(0, spec.rotary_dim, 2, dtype=torch.float32, device=query.device)
         inverse = 1.0 / (spec.rope_theta ** (half / spec.rotary_dim))
         positions = step.rotary_positions.float()
-        if positions.dim() == 2:  # of each pair of dims its own axis: [3, T] -> [T, pairs]
+        if positions.dim() == 2:  # each pair of dims has its own axis: [3, T] -> [T, pairs]
             positions = positions[torch.from_numpy(spec.rotary_axes()).long().to(query.device)].T
         else:
             positions = positions[:, None]

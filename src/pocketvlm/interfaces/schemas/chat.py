@@ -154,7 +154,7 @@ class ChatRequest(Guided):
         None, description="none and minimal: the model does not think first; default and auto leave it open."
     )
     thinking_token_budget: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Most tokens of reasoning; then the answer begins."
+        None, description="Maximum number of tokens of reasoning; then the answer begins."
     )
     mm_processor_kwargs: Json | None = Field(
         None, description="Options for all images and videos: " + ", ".join(MEDIA_OPTIONS) + "."

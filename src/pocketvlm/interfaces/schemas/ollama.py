@@ -58,13 +58,16 @@ class OllamaOptions(Object):
     top_p: float | None = None
     min_p: float | None = None
     seed: Whole | None = Field(None, description="Below 0: another one each time.")
-    num_predict: Whole | None = Field(None, description="Most tokens of answer; 0 and below: no limit but the context.")
+    num_predict: Whole | None = Field(
+        None, description="Maximum tokens of answer; 0 and below: no limit but the context."
+    )
     stop: str | list[str] | None = None
     repeat_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     num_ctx: Whole | None = Field(
-        None, description="Most tokens of prompt and answer, up to the server's context. A longer prompt has no limit."
+        None,
+        description="Maximum tokens of prompt and answer, up to the server's context. A longer prompt has no limit.",
     )
 
     def sampling(self) -> dict[str, Any]:
