@@ -56,7 +56,7 @@ class ModuleFormat(ABC):
     """A format that replaces `<module>.weight` by several arrays, and leaves all other tensors dense.
 
     A module is quantized where the file holds its `marker`, whatever the settings say: published lists of quantized
-    modules are often wrong.
+    modules are often wrong. `is_quantized` is for formats that no one array marks.
     """
 
     # What follows "<module>." in the names of all arrays of a quantized matrix; a bias belongs to the dense tensors.
@@ -66,7 +66,11 @@ class ModuleFormat(ABC):
     unused: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
-    def describe(self) -> str: ...
+    def describe(self) -> str | None: ...
+
+    def is_quantized(self, parts: Mapping[str, TensorEntry]) -> bool:
+        """Whether these arrays of a module, by suffix, hold a quantized matrix."""
+        return self.marker in parts
 
     @abstractmethod
     def matrix(self, name: str, shape: Shape, parts: Parts) -> QuantizedTensor | DenseTensor:
@@ -85,7 +89,7 @@ class ModuleFormat(ABC):
 
     def tensors(self, entries: Entries, expected: Mapping[str, Shape], where: str, sparse: bool) -> dict[str, Tensor]:
         found = {name: self._parts(name, entries) for name in expected if name.endswith(".weight")}
-        modules = {name: parts for name, parts in found.items() if self.marker in parts}
+        modules = {name: parts for name, parts in found.items() if self.is_quantized(parts)}
         quantized = [entry for parts in modules.values() for entry in parts.values()]
         arrays = dict(zip(quantized, map_arrays(quantized, sparse), strict=True))
         used = {entry.name for entry in quantized}
