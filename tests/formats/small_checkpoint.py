@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from oracle import Oracle, config_dict, make_oracle, make_prompt, reference_logits
 from safetensors.torch import save_file
@@ -64,7 +63,7 @@ def language_matrices() -> list[str]:
 
 
 def write(directory: Path, tensors: Mapping[str, torch.Tensor] | None = None, **config: Any) -> None:
-    """Write all files of a checkpoint, the weights with the library of the format; `config` goes into config.json."""
+    """Write all files of a checkpoint, the weights only where they are given; `config` goes into config.json."""
     directory.mkdir(parents=True, exist_ok=True)
     for path in embedded_directory().iterdir():
         if path.suffix in (".json", ".jinja") and path.name != "config.json":
@@ -118,8 +117,3 @@ def _assign(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, t
     with torch.no_grad():
         for name, tensor in values.items():
             parameters[name].copy_(tensor)
-
-
-def library(name: str) -> Any:
-    """A library of the extra `formats`; the test is skipped where it is not installed."""
-    return pytest.importorskip(name, reason="install the extra `formats`")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from small_checkpoint import assert_changes, assert_same_logits, library, matrices, weights, write
+from bitsandbytes_writer import dequantize, four_bits, settings
+from small_checkpoint import assert_changes, assert_same_logits, matrices, weights, write
 
 from pocketvlm.checkpoint.huggingface import read_checkpoint
 from pocketvlm.model import expected_tensors
@@ -16,43 +16,6 @@ from pocketvlm.model import expected_tensors
 pytestmark = pytest.mark.formats
 
 STORAGES = {"uint8": torch.uint8, "bfloat16": torch.bfloat16, "float32": torch.float32}
-
-
-def dequantize(packed: torch.Tensor, state: Any, dtype: torch.dtype) -> torch.Tensor:
-    """What the library makes of a matrix, read as one row.
-
-    Its kernel for CPUs begins a block with each row, where its quantizer and its kernels for GPUs count on: matrices
-    whose rows are no multiples of a block come out wrong.
-    """
-    shape, state.shape, state.dtype = state.shape, torch.Size((1, state.shape.numel())), dtype
-    values = library("bitsandbytes").functional.dequantize_4bit(packed, state)
-    return values.reshape(shape)
-
-
-def four_bits(tensors: dict[str, torch.Tensor], names: list[str], **options: Any) -> dict[str, np.ndarray]:
-    """Replace the named tensors by what Linear4bit saves; returns what the library makes of them in float32."""
-    functional = library("bitsandbytes").functional
-    found = {}
-    for name in names:
-        packed, state = functional.quantize_4bit(tensors[name], **options)
-        tensors[name] = packed
-        tensors |= {f"{name}.{key}": value for key, value in state.as_dict(packed=True).items()}
-        found[name] = dequantize(packed, state, torch.float32).numpy()
-    return found
-
-
-def settings(kind: str, nested: bool) -> dict[str, Any]:
-    return {
-        "quant_method": "bitsandbytes",
-        "_load_in_4bit": True,
-        "_load_in_8bit": False,
-        "load_in_4bit": True,
-        "load_in_8bit": False,
-        "bnb_4bit_quant_type": kind,
-        "bnb_4bit_use_double_quant": nested,
-        "bnb_4bit_quant_storage": "uint8",
-        "llm_int8_skip_modules": ["lm_head", "a_module_that_is_not_there"],
-    }
 
 
 @pytest.mark.parametrize(
@@ -80,7 +43,7 @@ def test_every_linear_layer_in_4_bits(tmp_path: Path, kind: str, nested: bool, s
 @pytest.mark.parametrize("nested", [True, False])
 def test_values_are_those_of_the_library_in_its_type(tmp_path: Path, nested: bool, dtype: torch.dtype) -> None:
     """Bit for bit, also where blocks straddle rows and where the last one is not full."""
-    functional = library("bitsandbytes").functional
+    functional = import_module("bitsandbytes").functional
     tensors = {name: tensor.to(dtype) for name, tensor in weights().items()}
     expected = {}
     for name in matrices():
@@ -96,7 +59,7 @@ def test_values_are_those_of_the_library_in_its_type(tmp_path: Path, nested: boo
 
 
 def test_llm_int8(tmp_path: Path) -> None:
-    functional = library("bitsandbytes").functional
+    functional = import_module("bitsandbytes").functional
     tensors, values = weights(), {}
     for name in matrices():
         codes, scales, _ = functional.int8_vectorwise_quant(tensors[name].half())
@@ -112,9 +75,9 @@ def test_llm_int8(tmp_path: Path) -> None:
 
 def test_saved_by_transformers(tmp_path: Path) -> None:
     """The whole model quantized by transformers, and saved by it."""
-    transformers = library("transformers")
-    library("bitsandbytes")
-    library("accelerate")
+    transformers = import_module("transformers")
+    import_module("bitsandbytes")
+    import_module("accelerate")
     dense, quantized = tmp_path / "dense", tmp_path / "quantized"
     write(dense, weights())
     asked = transformers.BitsAndBytesConfig(

@@ -55,7 +55,7 @@ def _four_bits(module: QuantizedModule) -> QuantizedTensor:
     how = _State.of(module, state)
     stored = module.array("weight", _STORAGES)
     size = stored.data.nbytes
-    if not count <= 2 * size < count + 2 * stored.data.itemsize + 1:
+    if not 0 <= size - -(-count // 2) < stored.data.itemsize:
         raise module.fail("weight", f"{size} bytes do not hold {count} codes of 4 bits")
     blocks = -(-count // how.blocksize)
     codebook = np.array(module.array(_MAP, ("F32",), (16,)).data)

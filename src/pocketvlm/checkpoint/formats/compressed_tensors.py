@@ -85,20 +85,19 @@ def _zero_points(module: QuantizedModule, group: Group, scales: BlockValues) -> 
 
 def _packed_integers(module: QuantizedModule, group: Group) -> QuantizedTensor:
     """Codes are stored without a sign, raised by half of their range; packed zero points are too, others are not."""
-    rows, columns = module.shape
-    bits = group.bits
+    bits, columns = group.bits, module.shape[1]
     packed = module.array("weight_packed", ("I32",)).data
     if "weight_shape" in module.parts:
         shape = module.array("weight_shape", ("I64", "I32"), (2,)).data
         if tuple(shape) != module.shape:
             raise module.fail("weight_shape", f"{shape.tolist()} does not fit a matrix {list(module.shape)}")
-    method = _unpacking(module, "weight_packed", packed, rows, columns, bits)
+    packing = _packing(module, packed, bits)
     scales = _scales(module, group)
-    zero_points, signed = _stored_zero_points(module, group, scales)
+    zero_points, signed = _stored_zero_points(module, group, scales, packing)
     permutation = _permutation(module, scales)
 
     def codes() -> NDArray[Any]:
-        values = method(packed, bits, columns)
+        values = packing.unpack(packed, bits, columns)
         if permutation is not None:
             values = values[:, permutation]
         if not signed:
@@ -110,28 +109,43 @@ def _packed_integers(module: QuantizedModule, group: Group) -> QuantizedTensor:
     return QuantizedTensor(module.name, bits, module.shape, stored, scales, zero_points, permutation=permutation)
 
 
-def _stored_zero_points(module: QuantizedModule, group: Group, scales: BlockValues) -> tuple[BlockValues | None, bool]:
+def _stored_zero_points(
+    module: QuantizedModule, group: Group, scales: BlockValues, packing: Packing
+) -> tuple[BlockValues | None, bool]:
     """Zero points of packed codes, and whether they, or codes without any, have a sign."""
     if _ZEROS not in module.parts or module.parts[_ZEROS].dtype != "I32":
         return _zero_points(module, group, scales), True
     outputs, groups = scales.values.shape
-    packed = np.ascontiguousarray(module.array(_ZEROS, ("I32",)).data.T)
-    method = _unpacking(module, _ZEROS, packed, groups, outputs, group.bits)
-    values = lazy((outputs, groups), np.uint8, lambda: method(packed, group.bits, outputs).T)
+    packed = module.array(_ZEROS, ("I32",), (packing.words(outputs, group.bits), groups)).data.T
+    values = lazy((outputs, groups), np.uint8, lambda: packing.unpack(packed, group.bits, outputs).T)
     return BlockValues(values, scales.block), False
 
 
-def _unpacking(
-    module: QuantizedModule, suffix: str, packed: NDArray[Any], rows: int, count: int, bits: int
-) -> Callable[[NDArray[Any], int, int], NDArray[np.uint8]]:
-    """What unpacks rows of `count` codes: new versions pack them end to end, old ones fill each word by itself."""
-    widths = {-(-count // (32 // bits)): unpack_words, -(-count * bits // 32): unpack}
-    if packed.shape[:1] != (rows,) or packed.shape[1:] not in {(width,) for width in widths}:
-        wanted = " or ".join(str(width) for width in sorted(widths))
-        raise module.fail(
-            suffix, f"{list(packed.shape)} words do not hold {rows} x {count} codes: {wanted} a row would"
-        )
-    return widths[packed.shape[1]]
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How codes lie in 32-bit words. words: (codes, bits) -> words. unpack: (words, bits, codes) -> codes of rows."""
+
+    words: Callable[[int, int], int]
+    unpack: Callable[[NDArray[Any], int, int], NDArray[np.uint8]]
+
+
+# New versions pack codes end to end, old ones fill each word by itself.
+_DENSE = Packing(lambda count, bits: -(-count * bits // 32), unpack)
+_PADDED = Packing(lambda count, bits: -(-count // (32 // bits)), unpack_words)
+
+
+def _packing(module: QuantizedModule, packed: NDArray[Any], bits: int) -> Packing:
+    """The packing that the number of words shows."""
+    rows, columns = module.shape
+    widths = [packing.words(columns, bits) for packing in (_DENSE, _PADDED)]
+    if len(packed.shape) != 2 or packed.shape[0] != rows or packed.shape[1] not in widths:
+        wanted = " or ".join(str(width) for width in dict.fromkeys(widths))
+        what = f"{list(packed.shape)} words do not hold {rows} x {columns} codes: {wanted} a row would"
+        raise module.fail("weight_packed", what)
+    if widths[0] == widths[1] and 32 % bits:
+        what = f"{widths[0]} words a row may be packed in two ways for {columns} codes of {bits} bits"
+        raise module.fail("weight_packed", what)
+    return _DENSE if packed.shape[1] == widths[0] else _PADDED
 
 
 def _permutation(module: QuantizedModule, scales: BlockValues) -> NDArray[np.integer[Any]] | None:
