@@ -9,6 +9,8 @@ import pytest
 pytestmark = pytest.mark.formats
 
 
-@pytest.mark.parametrize("name", ["auto_round"])
+@pytest.mark.parametrize(
+    "name", ["auto_round", "mlx.core", "bitsandbytes", "accelerate", "compressed_tensors", "modelopt"]
+)
 def test_the_library_imports(name: str) -> None:
     importlib.import_module(name)

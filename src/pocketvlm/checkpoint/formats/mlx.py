@@ -147,7 +147,8 @@ class Norms:
 
 def read_mlx(settings: Settings, where: str, entries: Entries) -> MLX | None:
     """MLX for its settings, which name no method. Raises ConfigError for a mode, group or bits that it lacks."""
-    if "quant_method" in settings or "desc_act" in settings or not settings.keys() & {"group_size", "bits", "mode"}:
+    keys = settings.keys()
+    if keys & {"quant_method", "method", "desc_act"} or not keys & {"group_size", "bits", "mode"}:
         return None
     own = {name: value for name, value in settings.items() if name not in ("group_size", "bits", "mode")}
     default = _quantization(settings, where)
