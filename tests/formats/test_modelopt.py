@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_checkpoint import assert_changes, assert_same_logits, matrices, weights, write
+from oracle import make_prompt, reference_inputs
+from safetensors.torch import load_file
+from small_checkpoint import assert_changes, assert_same_logits, matrices, oracle, weights, write
 
 pytestmark = [pytest.mark.formats, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
 
@@ -84,3 +87,32 @@ def test_both_in_one_file(tmp_path: Path) -> None:
         layers[module] = {"quant_algo": "FP8"} if "vision" in name else {"quant_algo": "NVFP4", "group_size": 16}
     write(tmp_path, tensors, quantization_config=convert("MIXED_PRECISION", quantized_layers=layers))
     assert_same_logits(tmp_path, values, "ModelOpt, NVFP4 or FP8")
+
+
+@pytest.mark.parametrize(("settings", "algorithm"), [("NVFP4_DEFAULT_CFG", "NVFP4"), ("FP8_DEFAULT_CFG", "FP8")])
+def test_exported_by_the_tool(tmp_path: Path, settings: str, algorithm: str) -> None:
+    """The whole model: quantized with an image as the only example, and exported."""
+    quantization = import_module("modelopt.torch.quantization")
+    example = reference_inputs(make_prompt(oracle().config, [(4, 8)], seed=2), oracle().config)
+    example["pixel_values"] = example["pixel_values"].bfloat16()
+    model = copy.deepcopy(oracle().model).bfloat16()
+    model.config.architectures = ["MiniCPMV4_6ForConditionalGeneration"]
+    model = quantization.quantize(model, getattr(quantization, settings), lambda model: model(**example))
+    write(tmp_path)
+    import_module("modelopt.torch.export").export_hf_checkpoint(model, export_dir=tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    values = {name: exported(stored, name) for name in matrices() if f"{name}_scale" in stored}
+    assert len(values) > 20
+    assert_changes(values)
+    assert_same_logits(tmp_path, values, f"ModelOpt, {algorithm}")
+
+
+def exported(stored: dict[str, torch.Tensor], name: str) -> np.ndarray:
+    """What the tool makes of a matrix that it exported."""
+    weight, scales = stored[name], stored[f"{name}_scale"]
+    if weight.dtype != torch.uint8:
+        return (weight.float() * scales).numpy()
+    tensor = import_module("modelopt.torch.quantization.qtensor.nvfp4_tensor").NVFP4QTensor
+    packed = tensor(torch.Size((weight.shape[0], 2 * weight.shape[1])), torch.float32, weight)
+    parts = {"scale": scales, "double_scale": stored[f"{name}_scale_2"], "block_sizes": {-1: 16}}
+    return packed.dequantize(torch.float32, **parts).numpy()
