@@ -57,17 +57,18 @@ def test_packed_without_zero_points(tmp_path: Path, bits: int, old: bool) -> Non
 @pytest.mark.parametrize("bits", [3, 4, 8])
 @pytest.mark.parametrize("old", [False, True])
 def test_packed_zero_points(tmp_path: Path, bits: int, old: bool) -> None:
-    """From the least to the largest code, packed along the outputs."""
-    codes = random_codes(bits)
-    zeros = np.array([[0, 2**bits - 1, 1], [2 ** (bits - 1), 0, 2**bits - 1]])
+    """From the least to the largest code, packed along the outputs, into words of the same kind."""
+    codes, scales = random_codes(bits, (12, COLUMNS)), np.tile(SCALES, (6, 1))
+    zeros = np.random.default_rng(0).integers(0, 2**bits, (12, 3))
+    zeros[0, :2], zeros[11, 1:] = (0, 2**bits - 1), (2**bits - 1, 0)
     dtype, packed_zeros = words(zeros.T, bits, old)
     parts = {
         "weight_packed": words(codes, bits, old),
-        "weight_scale": ("F32", SCALES),
+        "weight_scale": ("F32", scales),
         "weight_zero_point": (dtype, np.ascontiguousarray(packed_zeros.T)),
     }
-    found = read_matrix(tmp_path, parts, config(num_bits=bits, symmetric=False), (2, COLUMNS)).dequantize()
-    expected = (codes - np.repeat(zeros, GROUP, axis=1)) * np.repeat(SCALES, GROUP, axis=1)
+    found = read_matrix(tmp_path, parts, config(num_bits=bits, symmetric=False), (12, COLUMNS)).dequantize()
+    expected = (codes - np.repeat(zeros, GROUP, axis=1)) * np.repeat(scales, GROUP, axis=1)
     np.testing.assert_array_equal(found, expected.astype(np.float32))
 
 
