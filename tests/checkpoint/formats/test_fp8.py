@@ -59,6 +59,7 @@ def test_a_code_that_is_no_number(tmp_path: Path) -> None:
 def test_scales_of_activations_are_not_read(tmp_path: Path) -> None:
     scale = "F32", np.ones((), np.float32)
     parts = {"weight": ("F8_E4M3", CODES), "weight_scale": scale, "input_scale": scale, "activation_scale": scale}
+    parts |= dict.fromkeys(("k_scale", "v_scale", "kv_scale"), scale)
     np.testing.assert_array_equal(read_matrix(tmp_path, parts, config(), (5, 7)).dequantize(), e4m3()[CODES])
 
 

@@ -166,7 +166,7 @@ def test_norms_that_are_all_alike_are_not_refused(tmp_path: Path, norm: float) -
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"group_size": 64, "bits": 7}, "bits=7 is not supported with mode 'affine': 2, 3, 4, 5, 6, 8 is"),
+        ({"group_size": 64, "bits": 7}, "bits=7 is not supported with mode 'affine', only 2, 3, 4, 5, 6, 8$"),
         ({"group_size": 48, "bits": 4}, "group_size=48 is not supported"),
         ({"group_size": 64, "bits": "4"}, "bits='4' is not supported"),
         ({"group_size": 64, "bits": 4, "mode": "mxfp6"}, "mode='mxfp6' is not supported"),

@@ -44,10 +44,7 @@ def _in_chunks(method: Callable[[NDArray[Any], int], Bytes], units: NDArray[Any]
 
 def _whole(units: NDArray[Any], bits: int) -> Bytes:
     """Codes of bytes or words that hold a whole number of them."""
-    last = 8 * units.itemsize - bits
-    shifts = np.arange(0, last + 1, bits).astype(units.dtype)
-    codes: NDArray[Any] = units[:, :, None] >> shifts & units.dtype.type(2**bits - 1)
-    return codes.astype(np.uint8, copy=False).reshape(len(units), -1)
+    return _fields(units, bits, 8 * units.itemsize // bits)
 
 
 def _straddling(stream: Bytes, bits: int) -> Bytes:
@@ -56,8 +53,16 @@ def _straddling(stream: Bytes, bits: int) -> Bytes:
     groups = -(-size // bits)
     padded = np.zeros((rows, groups * bits), np.uint8)
     padded[:, :size] = stream
-    eights = np.zeros((rows, groups, 8), np.uint8)
-    eights[:, :, :bits] = padded.reshape(rows, groups, bits)
-    shifts = np.arange(8, dtype=np.uint64) * np.uint64(bits)
-    codes: NDArray[Any] = eights.view("<u8") >> shifts & np.uint64(2**bits - 1)
-    return codes.astype(np.uint8).reshape(rows, -1)
+    words = np.zeros((rows, groups, 8), np.uint8)
+    words[:, :, :bits] = padded.reshape(rows, groups, bits)
+    return _fields(words.view("<u8")[:, :, 0], bits, 8)
+
+
+def _fields(units: NDArray[Any], bits: int, each: int) -> Bytes:
+    """The lowest `each` codes of bytes or words."""
+    rows, size = units.shape
+    codes = np.empty((rows, size * each), np.uint8)
+    one = units.dtype.type
+    for index in range(each):
+        codes[:, index::each] = units >> one(index * bits) & one(2**bits - 1)
+    return codes

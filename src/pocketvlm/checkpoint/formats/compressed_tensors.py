@@ -94,7 +94,7 @@ def _packed_integers(module: QuantizedModule, group: Group) -> QuantizedTensor:
     packing = _packing(module, packed, bits)
     scales = _scales(module, group)
     zero_points, signed = _stored_zero_points(module, group, scales, packing)
-    permutation = _permutation(module, scales)
+    permutation = _permutation(module, group)
 
     def codes() -> NDArray[Any]:
         values = packing.unpack(packed, bits, columns)
@@ -148,18 +148,18 @@ def _packing(module: QuantizedModule, packed: NDArray[Any], bits: int) -> Packin
     return _DENSE if packed.shape[1] == widths[0] else _PADDED
 
 
-def _permutation(module: QuantizedModule, scales: BlockValues) -> NDArray[np.integer[Any]] | None:
+def _permutation(module: QuantizedModule, group: Group) -> NDArray[np.integer[Any]] | None:
     """The columns in the order of their groups; None where they are stored so, or the array was never filled."""
     columns = module.shape[1]
     if _ORDER not in module.parts:
         return None
     index = module.array(_ORDER, ("I32", "I64"), (columns,)).data
-    width, groups = scales.block[1], scales.values.shape[1]  # type: ignore[index]
+    width = columns if group.block is None else group.block[1]
     in_order = np.arange(columns) // width
     if -1 in index or np.array_equal(index, in_order):
         return None
     if not np.array_equal(np.sort(index), in_order):
-        raise module.fail(_ORDER, f"its values do not put {columns} columns into {groups} groups of {width}")
+        raise module.fail(_ORDER, f"its values do not put {columns} columns into groups of {width}")
     return np.argsort(index, kind="stable")
 
 

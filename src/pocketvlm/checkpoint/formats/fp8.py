@@ -24,8 +24,8 @@ class FP8(ModuleFormat):
 
     suffixes = frozenset({"weight", "weight_scale_inv", "weight_scale"})
     marker = "weight"
-    # Scales of activations in 8 bits; activations are not quantized so here.
-    unused = frozenset({"input_scale", "activation_scale"})
+    # Scales of activations and of the key-value cache, which are not quantized so here.
+    unused = frozenset({"input_scale", "activation_scale", "k_scale", "v_scale", "kv_scale"})
 
     def describe(self) -> str:
         blocks = "scales of rows or matrices" if self.block is None else f"blocks of {self.block[0]}x{self.block[1]}"

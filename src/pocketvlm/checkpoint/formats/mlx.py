@@ -203,5 +203,5 @@ def _quantization(settings: Mapping[str, Any], where: str) -> Quantization:
         found[key] = choices[0] if value is None else value
         if type(found[key]) is not int or found[key] not in choices:
             supported = ", ".join(str(choice) for choice in sorted(choices))
-            raise ConfigError(f"{where}: {key}={value!r} is not supported with mode {mode!r}: {supported} is")
+            raise ConfigError(f"{where}: {key}={value!r} is not supported with mode {mode!r}, only {supported}")
     return Quantization(found["group_size"], found["bits"], mode)
