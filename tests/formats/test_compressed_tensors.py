@@ -206,3 +206,22 @@ def test_groups_of_different_formats(tmp_path: Path) -> None:
         "matrices or int-quantized, 8 bits, scales of rows or matrices"
     )
     assert_same_logits(tmp_path, values, described)
+
+
+@pytest.mark.filterwarnings("ignore:You passed")
+@pytest.mark.parametrize("index", [2, 8, 19])
+def test_transformers_reads_the_same(tmp_path: Path, index: int) -> None:
+    """The files are what transformers takes for this format; it rounds to the type of the scales."""
+    transformers = import_module("transformers")
+    format_, how, _ = SCHEMES[index]
+    tensors, group = weights(), scheme(format_, how, ["Linear"])
+    names = [name for name in fitting(how) if name in matrices("matrix")]
+    values = compress(tensors, names, group)
+    ignored = ["lm_head", *(name.removesuffix(".weight") for name in matrices() if name not in names)]
+    write(tmp_path, tensors, **config([group], ignored, format_))
+    whole = transformers.CompressedTensorsConfig(run_compressed=False)
+    model = transformers.MiniCPMV4_6ForConditionalGeneration.from_pretrained(tmp_path, quantization_config=whole)
+    theirs = dict(model.named_parameters())
+    for name in names:
+        assert torch.equal(theirs[name].detach().bfloat16(), torch.from_numpy(values[name]).bfloat16()), name
+    assert_same_logits(tmp_path, values, read_checkpoint(tmp_path).quantization)
