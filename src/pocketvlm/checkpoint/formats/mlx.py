@@ -93,7 +93,10 @@ class MLX(ModuleFormat):
         rows, columns = module.shape
         if columns % how.group:
             raise module.fail("weight", f"groups of {how.group} do not divide {columns} columns")
-        words = module.array("weight", ("U32",), (rows, columns * how.bits // 32)).data
+        words, width = module.array("weight", ("U32",)).data, columns * how.bits // 32
+        if words.shape != (rows, width):
+            what = f"{list(words.shape)} words do not hold {rows} x {columns} codes of {how.bits} bits"
+            raise module.fail("weight", f"{what}, which config.json says they do: {width} a row would")
         tensor = partial(QuantizedTensor, name, how.bits, module.shape, packed_codes(words, how.bits, module.shape))
         block = (1, how.group)
         if how.mode == "affine":
