@@ -132,7 +132,7 @@ def processor_for(checkpoint: Checkpoint, cache: CacheLocation | None = None) ->
     """The processor of a checkpoint; reads its tokenizer, or the cached vocabulary, but none of its tensors."""
     return Processor.from_checkpoint_files(
         checkpoint.processor,
-        checkpoint.tokenizer_file,
+        checkpoint.tokenizer,
         checkpoint.tokenizer_config,
         checkpoint.chat_template,
         checkpoint.model.image_token_id,
