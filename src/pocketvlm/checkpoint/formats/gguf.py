@@ -209,7 +209,8 @@ def unpack_matrix(
 ) -> QuantizedTensor:
     """A matrix of one of BLOCK_TYPES; nothing is read before it is used.
 
-    read: the bytes uint8 [rows, bytes of a row]. order: the stored row that comes to each place. factor: of all values.
+    read: the bytes uint8 [rows, bytes of a row]. order: the stored row that comes to each place. factor: of
+    all scales.
     """
     type_ = BLOCK_TYPES[kind]
     rows, columns = shape
@@ -287,8 +288,12 @@ class GgufFormat:
             "the metadata",
         )
         dense = [name for name in expected if entries[name].dtype in DENSE]
-        if scaled := [name for name in dense if name in self._factors]:
-            raise TensorError(f"{where}: tensor {entries[scaled[0]].name!r} has a scale although it is not quantized")
+        for name in self._factors:
+            if entries[name].dtype not in ("MXFP4", "NVFP4"):
+                raise TensorError(
+                    f"{where}: tensor {entries[name].name!r} has a scale, which only MXFP4 and NVFP4 matrices have: "
+                    f"download or copy the file again"
+                )
         views = map_tensors([entries[name] for name in dense], sparse)
         mapped = dict(zip(dense, views, strict=True))
 

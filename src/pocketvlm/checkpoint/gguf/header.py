@@ -265,7 +265,7 @@ def _array(data: mmap.mmap, at: int, limit: int, path: Path, key: str) -> tuple[
     try:
         for _ in range(count):
             at += 8 + length(data, at)[0]
-    except struct.error:
+    except (struct.error, OverflowError):
         at = limit + 1
     if at > limit:
         raise _damaged(path, f"{key}: a text goes on behind the header")
