@@ -9,6 +9,6 @@ import pytest
 pytestmark = pytest.mark.formats
 
 
-@pytest.mark.parametrize("name", ["auto_round"])
+@pytest.mark.parametrize("name", ["auto_round", "gguf"])
 def test_the_library_imports(name: str) -> None:
     importlib.import_module(name)
