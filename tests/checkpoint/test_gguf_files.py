@@ -157,6 +157,12 @@ def test_tensors_that_do_not_belong_together(pair: Pair, tmp_path: Path) -> None
     with pytest.raises(TensorError, match=r"'blk.0.attn_qkv.weight' has a scale, which only MXFP4 and NVFP4"):
         pocketvlm.load(rewritten(pair, tmp_path, scale), precision="exact")
 
+    def rows(metadata: dict[str, Any], tensors: dict[str, Any]) -> None:
+        tensors["token_embd.weight"] = ("F32", (5, 256), bytes(5 * 1024))
+
+    with pytest.raises(TensorError, match="the embedding has 5 rows for 1280 tokens"):
+        open_checkpoint(rewritten(pair, tmp_path, rows))
+
     def positive(metadata: dict[str, Any], tensors: dict[str, Any]) -> None:
         tensors["blk.0.ssm_a"] = ("F32", (2,), np.ones(2, np.float32).tobytes())
 

@@ -123,15 +123,31 @@ class Header:
 
     def strings(self, key: str) -> list[str]:
         """An array of texts; empty if there is none of that name. Raises CheckpointError for anything else."""
+        return [self.decode(text, key) for text in self.raw_strings(key)]
+
+    def raw_strings(self, key: str) -> list[bytes]:
+        """`strings` before they are decoded, which takes as long again for a whole vocabulary."""
         value = self._array(key, _STRING)
         if value is None:
             return []
         with _mapped(self.path) as data:
-            found, at = [], value.start
+            content = data[value.start : value.stop]
+        found, at, length = [], 0, _U64.unpack_from
+        try:
             for _ in range(value.count):
-                text, at = _string(data, at, value.stop, self.path, key)
-                found.append(text)
+                start = at + 8
+                at = start + length(content, at)[0]
+                found.append(content[start:at])
+        except (struct.error, OverflowError):
+            raise _damaged(self.path, f"{key} changed while it was read") from None
         return found
+
+    def decode(self, text: bytes, key: str) -> str:
+        """A text of an array. Raises CheckpointError if it is not UTF-8."""
+        try:
+            return text.decode("utf-8")
+        except UnicodeDecodeError:
+            raise _damaged(self.path, f"{key} has a text that is not UTF-8") from None
 
     def numbers(self, key: str) -> NDArray[Any] | None:
         """An array of numbers or truth values, or None. Raises CheckpointError for anything else."""

@@ -37,10 +37,10 @@ def read_gguf(path: Path, mmproj: Path | None = None) -> Checkpoint:
     source = tokenizer_source(text)
     vision = _vision(text, mmproj)
     model = model_config(text, vision, dict(tokens.ids), tokens.ends)
-    if not _same_size(text, model.text.vocab_size):
+    if tokens.size != model.text.vocab_size:
         raise TensorError(
-            f"{path}: the embedding has {model.text.vocab_size} rows, but there is another number of tokens: the file "
-            f"is damaged: download or copy it again"
+            f"{path}: the embedding has {model.text.vocab_size} rows for {tokens.size} tokens: the file is damaged: "
+            f"download or copy it again"
         )
     template = text.metadata.get(_TEMPLATE)
     if not isinstance(template, str):
@@ -77,8 +77,3 @@ def _vision(text: Header, mmproj: Path | None) -> Header | None:
     vision = read_header(mmproj)
     check_vision(vision)
     return vision
-
-
-def _same_size(text: Header, rows: int) -> bool:
-    tokens = text.numbers("tokenizer.ggml.token_type")
-    return tokens is not None and len(tokens) == rows

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pocketvlm.checkpoint.gguf import defaults
 from pocketvlm.checkpoint.gguf.header import Header
 from pocketvlm.config import Fields
@@ -21,12 +24,16 @@ _NAMES = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_t
 
 @dataclass(frozen=True, slots=True)
 class ControlTokens:
-    """Control tokens of a vocabulary: ids by spelling, the special ones among them, and spellings by role."""
+    """Control tokens of a vocabulary: ids by spelling, the special ones among them, and spellings by role.
+
+    ends: ids that end an answer. size: of the vocabulary, with its unused tokens.
+    """
 
     ids: Mapping[str, int]
     special: frozenset[str]
     roles: Mapping[str, str]
     ends: tuple[int, ...]
+    size: int
 
 
 def tokenizer_source(header: Header) -> TokenizerSource:
@@ -44,27 +51,28 @@ def tokenizer_source(header: Header) -> TokenizerSource:
 def control_tokens(header: Header) -> ControlTokens:
     """The control tokens of a text file. Raises CheckpointError for a vocabulary that does not fit its types."""
     tokens, types = _vocabulary(header)
-    kinds = {_UNKNOWN, _CONTROL, _USER_DEFINED}
-    ids = {tokens[number]: number for number in range(len(tokens)) if types[number] in kinds}
+    numbers = np.flatnonzero(np.isin(types, (_UNKNOWN, _CONTROL, _USER_DEFINED)))
+    ids = {header.decode(tokens[number], _TOKENS): int(number) for number in numbers}
     special = frozenset(text for text, number in ids.items() if types[number] != _USER_DEFINED)
     roles = {}
     for role, key in _NAMES.items():
         number = Fields(header.metadata, str(header.path)).optional_integer(f"tokenizer.ggml.{key}_token_id")
         if number is not None and number < len(tokens):
-            roles[role] = tokens[number]
+            roles[role] = header.decode(tokens[number], _TOKENS)
     names = (*defaults.END_TOKENS, roles.get("eos_token"))
-    return ControlTokens(ids, special, roles, tuple(sorted({ids[name] for name in names if name in ids})))
+    ends = tuple(sorted({ids[name] for name in names if name in ids}))
+    return ControlTokens(ids, special, roles, ends, len(tokens))
 
 
-def _vocabulary(header: Header) -> tuple[list[str], list[int]]:
+def _vocabulary(header: Header) -> tuple[list[bytes], NDArray[Any]]:
     """Tokens and their types by id."""
-    tokens, types = header.strings(_TOKENS), header.numbers(_TYPES)
+    tokens, types = header.raw_strings(_TOKENS), header.numbers(_TYPES)
     if types is None or len(types) != len(tokens) or not tokens:
         count = "no" if types is None else len(types)
         raise CheckpointError(
             f"{header.path}: {len(tokens)} tokens with {count} types: the file is damaged: download or copy it again"
         )
-    return tokens, [int(kind) for kind in types]
+    return tokens, types
 
 
 def _tokenizer_json(header: Header) -> dict[str, Any]:
@@ -87,7 +95,9 @@ def _tokenizer_json(header: Header) -> dict[str, Any]:
         "model": {
             "type": "BPE",
             # Control tokens too, so that each keeps its id where the vocabulary has holes.
-            "vocab": {text: number for number, text in enumerate(tokens) if types[number] != _UNUSED},
+            "vocab": {
+                header.decode(tokens[number], _TOKENS): number for number in np.flatnonzero(types != _UNUSED).tolist()
+            },
             "merges": [merge.split(" ") for merge in header.strings(_MERGES)],
         },
     }
