@@ -89,6 +89,8 @@ def test_info_and_its_options(pair: Pair, tmp_path: Path, capsys: pytest.Capture
     shutil.copy(pair.text, tmp_path / "m.gguf")
     assert start(["info", str(tmp_path / "m.gguf")]) == 0
     assert "none: images need the model's mmproj file" in capsys.readouterr().out
+    assert start(["bench", str(tmp_path / "m.gguf")]) != 0
+    assert "cannot be timed with pictures: give its mmproj file" in capsys.readouterr().err
     assert start(["info", str(tmp_path), "--mmproj", str(pair.mmproj), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["vision_layers"] == 3
     assert start(["tokens", str(pair.text.parent), "-p", "Hello", "--json"]) == 0
