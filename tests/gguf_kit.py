@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gguf_metadata import text_metadata, vision_metadata
 
 from pocketvlm.checkpoint.formats.safetensors import write_tensors
 from pocketvlm.checkpoint.hub import embedded_directory
@@ -48,7 +49,6 @@ _SCALES = {
     "Q5_K": (1 / 340, 15.5 / 340), "Q6_K": (1 / 1360,), "IQ4_NL": (1 / 72,), "IQ4_XS": (1 / 1330,),
 }  # fmt: skip
 _DENSE = {"F16": np.float16, "F32": np.float32}
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 
 Tensors = Mapping[str, tuple[str, tuple[int, ...], bytes]]
 Dequantize = Callable[[str, np.ndarray], np.ndarray]
@@ -187,10 +187,11 @@ def write_pair(
     seed: int = 0,
     text: Mapping[str, Any] | None = None,
     write: Callable[[Path, Mapping[str, Any], Tensors], None] | None = None,
+    vision_kind: str = "F16",
 ) -> Pair:
     """Write both. kinds: the types of matrices in turn. dequantize: the values of rows of a type, by another library.
 
-    write: writes a GGUF file; None does it here.
+    write: writes a GGUF file; None does it here. vision_kind: of the vision file's matrices with rows of whole blocks.
     """
     config, generator = tiny_config(mode, **(text or {})), np.random.default_rng(seed)
     stored: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
@@ -199,8 +200,9 @@ def write_pair(
     turn = 0
     for name, shape in expected_tensors(config).items():
         is_text = "language_model" in name or name == "lm_head.weight"
-        if len(shape) == 2 and is_text:
-            kind, turn = kinds[turn % len(kinds)], turn + 1
+        blocks = len(shape) == 2 and shape[-1] % TYPES[vision_kind][1] == 0 and "position" not in name
+        if len(shape) == 2 and (is_text or (blocks and vision_kind in QUANTIZED)):
+            kind, turn = (kinds[turn % len(kinds)], turn + 1) if is_text else (vision_kind, turn)
             size = 0.1 if "embed_tokens" in name or name == "lm_head.weight" else shape[1] ** -0.5
             rows = _random_rows(kind, shape, generator, size)
             values, content = _values(kind, rows, dequantize).reshape(shape), rows.tobytes()
@@ -302,84 +304,6 @@ def gguf_name(name: str) -> str:
         return f"v.vit_merger.{_LAYER_NAMES[module.removeprefix('vit_merger.')]}.{suffix}"
     _, _, number, part = module.split(".", 3)
     return f"v.blk.{number}.{_LAYER_NAMES[part]}.{suffix}"
-
-
-def text_metadata(config: ModelConfig) -> dict[str, Any]:
-    """Key-value pairs of the file of a language model, with nano's tokenizer."""
-    text = config.text
-    return {
-        "general.architecture": "qwen35",
-        "general.type": "model",
-        "general.file_type": 15,
-        "qwen35.block_count": len(text.layer_types),
-        "qwen35.context_length": text.max_position_embeddings,
-        "qwen35.embedding_length": text.hidden_size,
-        "qwen35.feed_forward_length": text.intermediate_size,
-        "qwen35.attention.head_count": text.num_attention_heads,
-        "qwen35.attention.head_count_kv": text.num_key_value_heads,
-        "qwen35.attention.key_length": text.head_dim,
-        "qwen35.attention.value_length": text.head_dim,
-        "qwen35.attention.layer_norm_rms_epsilon": text.rms_norm_eps,
-        "qwen35.rope.freq_base": text.rope_theta,
-        "qwen35.rope.dimension_count": text.rotary_dim,
-        "qwen35.rope.dimension_sections": [11, 11, 10, 0],
-        "qwen35.ssm.conv_kernel": text.linear_conv_kernel_dim,
-        "qwen35.ssm.state_size": text.linear_key_head_dim,
-        "qwen35.ssm.group_count": text.linear_num_key_heads,
-        "qwen35.ssm.time_step_rank": text.linear_num_value_heads,
-        "qwen35.ssm.inner_size": text.value_dim,
-        "qwen35.full_attention_interval": 4,
-        **tokenizer_metadata(json.loads((embedded_directory() / "tokenizer.json").read_text()), text.vocab_size),
-        "tokenizer.chat_template": (embedded_directory() / "chat_template.jinja").read_text(),
-    }
-
-
-def tokenizer_metadata(tokenizer: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """Key-value pairs of a tokenizer.json, with holes up to `size` filled as a converter does it."""
-    tokens, types = [f"[PAD{number}]" for number in range(size)], [UNUSED] * size
-    for text, number in tokenizer["model"]["vocab"].items():
-        tokens[number], types[number] = text, NORMAL
-    for token in tokenizer["added_tokens"]:
-        tokens[token["id"]] = token["content"]
-        types[token["id"]] = CONTROL if token["special"] else USER_DEFINED
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]]
-    return {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "qwen35",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.merges": merges,
-        "tokenizer.ggml.bos_token_id": tokens.index("<|im_start|>"),
-        "tokenizer.ggml.eos_token_id": tokens.index("<|im_end|>"),
-        "tokenizer.ggml.padding_token_id": tokens.index("<|endoftext|>"),
-        "tokenizer.ggml.add_bos_token": False,
-    }
-
-
-def vision_metadata(config: ModelConfig) -> dict[str, Any]:
-    """Key-value pairs of a vision file."""
-    vision = config.vision
-    assert vision is not None
-    return {
-        "general.architecture": "clip",
-        "general.type": "mmproj",
-        "general.file_type": 1,
-        "clip.has_vision_encoder": True,
-        "clip.projector_type": "minicpmv4_6",
-        "clip.use_gelu": True,
-        "clip.vision.image_size": 448,
-        "clip.vision.patch_size": vision.patch_size,
-        "clip.vision.embedding_length": vision.hidden_size,
-        "clip.vision.feed_forward_length": vision.intermediate_size,
-        "clip.vision.block_count": vision.num_hidden_layers,
-        "clip.vision.attention.head_count": vision.num_attention_heads,
-        "clip.vision.attention.layer_norm_epsilon": 1e-6,
-        "clip.vision.projection_dim": config.text.hidden_size,
-        "clip.vision.image_mean": [0.5, 0.5, 0.5],
-        "clip.vision.image_std": [0.5, 0.5, 0.5],
-        "clip.vision.projector.scale_factor": 4 if config.downsample_mode == "16x" else 2,
-        "clip.vision.wa_layer_indexes": [vision.insert_layer_id],
-    }
 
 
 def _write_dense(directory: Path, config: ModelConfig, tensors: Mapping[str, np.ndarray], mode: str) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf_kit import TYPES, Pair, encode, text_metadata, tiny_config, vision_metadata
+from gguf_kit import TYPES, Pair, encode, tiny_config
+from gguf_metadata import text_metadata, vision_metadata
 
 from pocketvlm.api import Model
 from pocketvlm.checkpoint.formats.gguf import unpack_matrix

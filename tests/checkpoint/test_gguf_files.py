@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf_kit import Pair, encode, tiny_config, vision_metadata
+from gguf_kit import Pair, encode, tiny_config
+from gguf_metadata import vision_metadata
 from gguf_pair import PICTURE, rewritten
 
 import pocketvlm

@@ -15,12 +15,10 @@ from gguf_kit import (
     Pair,
     encode,
     random_blocks,
-    text_metadata,
     tiny_config,
-    tokenizer_metadata,
-    vision_metadata,
     write_pair,
 )
+from gguf_metadata import text_metadata, tokenizer_metadata, vision_metadata
 from gguf_pair import PICTURE, dequantize, logits, rewritten
 
 import pocketvlm
@@ -92,6 +90,15 @@ def test_logits_of_a_file_made_for_4x(tmp_path: Path) -> None:
             prompt = dense.processor([{"role": "user", "content": [picture]}], downsample_mode="16x")
         with pytest.raises(PocketVLMError, match="view 0 has downsample_mode '16x', but the vision tower runs 4x"):
             model.generate(prompt)
+
+
+def test_logits_of_a_quantized_vision_file(tmp_path: Path) -> None:
+    pair = write_pair(tmp_path / "model", dequantize, ["F16"], vision_kind="Q8_0")
+    assert open_checkpoint(pair.text).quantization == "GGUF Q8_0"
+    same_logits(pair.text, pair.dense, "native")
+    with pocketvlm.load(pair.text) as fast, pocketvlm.load(pair.dense, precision="exact") as dense:
+        for one, other in zip(logits(fast), logits(dense), strict=True):
+            assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.98
 
 
 def test_logits_where_value_heads_outnumber_key_heads(tmp_path: Path) -> None:
