@@ -22,7 +22,7 @@ OTHERS = {"mmproj-MiniCPM-V-4.6-BF16.gguf": b"-", "README.md": b"-", "MiniCPM-V-
 WITHOUT_VISION = """
 from pocketvlm.checkpoint.hub import resolve
 import json, sys
-print(json.dumps({"path": str(resolve(json.loads(sys.argv[1])[0], mmproj="mine.gguf"))}))
+print(json.dumps({"path": str(resolve(json.loads(sys.argv[1])[0], mmproj=sys.executable))}))
 """
 TOKENS = """
 from pocketvlm.checkpoint.hub import resolve

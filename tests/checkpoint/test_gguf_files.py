@@ -99,7 +99,7 @@ def test_info_and_its_options(pair: Pair, tmp_path: Path, capsys: pytest.Capture
     assert start(["info", "nano", "--mmproj", str(pair.mmproj)]) != 0
     assert "is no GGUF model, and has its vision tower in itself" in capsys.readouterr().err
     assert start(["run", str(pair.text), "-p", "Hi", "--max-tokens", "2", "--mmproj", str(tmp_path / "no.gguf")]) != 0
-    assert "no.gguf: cannot be read" in capsys.readouterr().err
+    assert "no.gguf': there is no such file: give the path of a GGUF vision file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

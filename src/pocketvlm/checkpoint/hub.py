@@ -53,6 +53,8 @@ def resolve(
     Raises CheckpointError for a name that is none of these, OptionError for a revision of something that has none, and
     DownloadError if the hub cannot deliver.
     """
+    if mmproj is not None and not Path(mmproj).expanduser().is_file():
+        raise CheckpointError(f"mmproj {str(mmproj)!r}: there is no such file: give the path of a GGUF vision file")
     text = str(model)
     if text == EMBEDDED:
         directory = embedded_directory()
