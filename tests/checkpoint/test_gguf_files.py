@@ -35,6 +35,7 @@ def test_every_way_to_name_a_model(pair: Pair, tmp_path: Path) -> None:
     (blobs / "sha256-template").write_text("{{ .Prompt }}")
     foreign = {"general.architecture": "clip", "clip.projector_type": "mlp"}
     (blobs / f"sha256-{'0' * 64}").write_bytes(encode(foreign, {}))
+    (blobs / "sha256-d-partial").write_bytes(pair.text.read_bytes()[:30])
     for name in (blobs, text):
         assert open_checkpoint(resolve(str(name))).tensor_files == (text, vision)
     elsewhere = tmp_path / "elsewhere"

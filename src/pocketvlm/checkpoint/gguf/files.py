@@ -28,15 +28,14 @@ def text_file(directory: Path) -> Path | None:
 
     Of several, that of type Q4_K_M is taken. Raises CheckpointError where it is not clear which one is meant.
     """
-    files = [path for path in sorted(directory.iterdir()) if path.is_file() and is_gguf(path)]
+    files = _architectures(directory)
     if not files:
         return None
-    architectures = {path: read_architecture(path) for path in files}
-    texts = [path for path in files if architectures[path] == TEXT]
-    texts = texts or [path for path in files if architectures[path] != VISION]
+    texts = [path for path, architecture in files.items() if architecture == TEXT]
+    texts = texts or [path for path, architecture in files.items() if architecture != VISION]
     if not texts:
         raise CheckpointError(
-            f"{directory}: holds only vision files ({_listed(files)}): add the GGUF file of the model"
+            f"{directory}: holds only vision files ({_listed([*files])}): add the GGUF file of the model"
         )
     named = [path for path in texts if has_tag(path.name, DEFAULT_TAG)]
     found = named if len(named) == 1 else texts
@@ -54,8 +53,8 @@ def vision_file(text: Header, width: int) -> Header | None:
     """
     others: list[Header] = []
     fitting: list[Header] = []
-    for path in sorted(text.path.parent.iterdir()):
-        if path == text.path or not path.is_file() or not is_gguf(path) or read_architecture(path) != VISION:
+    for path, architecture in _architectures(text.path.parent).items():
+        if architecture != VISION:
             continue
         header = read_header(path)
         try:
@@ -71,6 +70,22 @@ def vision_file(text: Header, width: int) -> Header | None:
     if others and text.path.suffix == SUFFIX:
         check_vision(others[0])
     return None
+
+
+def _architectures(directory: Path) -> dict[Path, str]:
+    """The GGUF files of a folder and what each is for. Raises CheckpointError for a damaged one.
+
+    Blobs without a name of their own are left out where they are damaged: they may be downloads of another model.
+    """
+    found = {}
+    for path in sorted(directory.iterdir()):
+        if path.is_file() and is_gguf(path):
+            try:
+                found[path] = read_architecture(path)
+            except CheckpointError:
+                if path.suffix == SUFFIX:
+                    raise
+    return found
 
 
 def _preference(header: Header) -> int:

@@ -31,6 +31,7 @@ MAX_PAIRS = MAX_TENSORS = 1 << 16
 MAX_KEY = 1 << 16
 MAX_STRING = 1 << 24
 MAX_ELEMENTS = 1 << 24
+_FIRST = len(MAGIC) + 4 + 8 + 8  # the first key-value pair
 _MAX_DIMENSIONS = 4
 _MAX_ALIGNMENT = 1 << 16
 _DEFAULT_ALIGNMENT = 32
@@ -204,9 +205,6 @@ def read_architecture(path: Path) -> str:
     return ""
 
 
-_FIRST = len(MAGIC) + 4 + 8 + 8  # the first key-value pair
-
-
 def _mapped(path: Path) -> mmap.mmap:
     try:
         with path.open("rb") as file:
@@ -284,7 +282,7 @@ def _array(data: mmap.mmap, at: int, limit: int, path: Path, key: str) -> tuple[
     except (struct.error, OverflowError):
         at = limit + 1
     if at > limit:
-        raise _damaged(path, f"{key}: a text goes on behind the header")
+        raise _damaged(path, f"{key}: a text goes on after the end of the header")
     return ArrayValue(kind, count, start, at), at
 
 

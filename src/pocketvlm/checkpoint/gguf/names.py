@@ -114,7 +114,7 @@ def block_number(name: str) -> int | None:
 
 
 def hub_entries(tensors: Mapping[str, TensorEntry], layers: int) -> tuple[dict[str, TensorEntry], dict[str, float]]:
-    """Entries by the hub's names, without those of prediction layers behind `layers`, and factors of whole matrices."""
+    """Entries by the hub's names, without prediction layers after `layers`, and the scales of whole matrices."""
     entries: dict[str, TensorEntry] = {}
     factors: dict[str, float] = {}
     for name, entry in tensors.items():

@@ -14,7 +14,7 @@ from pocketvlm.errors import CheckpointError, ConfigError, TensorError
 from pocketvlm.types import DownsampleMode
 
 TEXT, VISION, PROJECTOR = "qwen35", "clip", "minicpmv4_6"
-# Tokens a view's patches are divided by on each side, by mode.
+# The mode that a projector's scale factor stands for: how far each side of a view is reduced.
 _MODES: dict[int, DownsampleMode] = {4: "16x", 2: "4x"}
 
 
