@@ -40,7 +40,8 @@ def test_everything_in_the_directory_is_read(directory: Path) -> None:
     assert checkpoint.generation.temperature == 0.7
     assert checkpoint.eos_token_ids == (2, 4)
     assert checkpoint.chat_template == "from chat_template.jinja"
-    assert checkpoint.tokenizer_file == directory / "tokenizer.json"
+    assert checkpoint.tokenizer.where == str(directory / "tokenizer.json")
+    assert checkpoint.tokenizer.text() == (directory / "tokenizer.json").read_bytes()
     assert checkpoint.tokenizer_config["eos_token"] == "<|im_end|>"
     assert checkpoint.tensor_files == (directory / "model.safetensors",)
     assert checkpoint.parameters == sum(int(np.prod(shape)) for shape in SHAPES.values())

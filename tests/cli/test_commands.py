@@ -127,7 +127,7 @@ def test_tokens_reads_no_weights(invoke, pictures, monkeypatch):
     def refuse(*_: object) -> None:
         raise AssertionError("the weights were read")
 
-    monkeypatch.setattr("pocketvlm.checkpoint.huggingface.map_tensors", refuse)
+    monkeypatch.setattr("pocketvlm.checkpoint.formats.format.map_tensors", refuse)
     assert invoke("tokens", "-i", pictures[0]).code == 0
     assert invoke("info").code == 0
 

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.formats
 
 
 @pytest.mark.parametrize(
-    "name", ["auto_round", "mlx.core", "bitsandbytes", "accelerate", "compressed_tensors", "modelopt"]
+    "name", ["auto_round", "gguf", "mlx.core", "bitsandbytes", "accelerate", "compressed_tensors", "modelopt"]
 )
 def test_the_library_imports(name: str) -> None:
     importlib.import_module(name)

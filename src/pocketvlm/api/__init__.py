@@ -23,10 +23,11 @@ from pocketvlm.api.many import in_order, on_thread, question
 from pocketvlm.api.streams import Stream, fold
 from pocketvlm.backends.ops import CacheLocation, Ops
 from pocketvlm.backends.options import Backend, Precision, Weights
+from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.checkpoint.formats.safetensors import leave
 from pocketvlm.checkpoint.hub import resolve
-from pocketvlm.checkpoint.huggingface import Checkpoint, read_checkpoint
+from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.engine import Engine, EngineDriver, Request
 from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.errors import InputError, OptionError, PocketVLMError
@@ -64,6 +65,7 @@ def load(
     model: str | Path = "nano",
     *,
     revision: str | None = None,
+    mmproj: str | Path | None = None,
     backend: Backend = "native",
     weights: Weights = "auto",
     precision: Precision | None = None,
@@ -80,8 +82,10 @@ def load(
     vision_cache_disk: int | None = None,
     progress: Progress | None = None,
 ) -> Model:
-    """Load a checkpoint: "nano" (embedded), a directory, or a hub id such as "openbmb/MiniCPM-V-4.6".
+    """Load a checkpoint: "nano" (embedded), a directory, a GGUF file, or a hub id such as "openbmb/MiniCPM-V-4.6".
 
+    A hub id may name a GGUF file by its type, as in "openbmb/MiniCPM-V-4.6-gguf:Q4_K_M". mmproj: the vision file of a
+    GGUF model (None: the one in its folder or repository; without any, images are refused).
     backend: "native" (C++, CPU) or "torch" (the reference; `device` "cpu" or "cuda"). precision: "exact" is float32
     arithmetic on the weights as stored, "fast" integer arithmetic on coded weights; None is "fast" on native, "exact"
     on torch. weights, with "fast": "int8" (what "auto" means), "int4" (the language model in 4 bits) or "bf16" (as
@@ -101,7 +105,8 @@ def load(
         raise OptionError(f"cache={cache!r} is not supported: give True, False or a directory")
     machine = backends.create(backend, threads, device)
     began = time.perf_counter()
-    checkpoint = read_checkpoint(resolve(model, revision, progress and partial(progress, "download")))
+    path = resolve(model, revision, progress and partial(progress, "download"), mmproj=mmproj)
+    checkpoint = open_checkpoint(path, mmproj=mmproj)
     scheme = scheme_for(checkpoint, backend, weights, precision)
     ops = machine.with_scheme(scheme)
     stored = checkpoint.tensors(expected_tensors(checkpoint.model), sparse=scheme.weights != "bf16")
@@ -132,7 +137,7 @@ def processor_for(checkpoint: Checkpoint, cache: CacheLocation | None = None) ->
     """The processor of a checkpoint; reads its tokenizer, or the cached vocabulary, but none of its tensors."""
     return Processor.from_checkpoint_files(
         checkpoint.processor,
-        checkpoint.tokenizer_file,
+        checkpoint.tokenizer,
         checkpoint.tokenizer_config,
         checkpoint.chat_template,
         checkpoint.model.image_token_id,

@@ -9,8 +9,8 @@ from typing import Any
 from pocketvlm.backends import cache as packed_cache
 from pocketvlm.backends.ops import CacheLocation, Ops
 from pocketvlm.backends.options import Scheme, choose
+from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.fingerprint import fingerprint
-from pocketvlm.checkpoint.huggingface import Checkpoint
 from pocketvlm.engine.memory import page_bytes, slot_bytes
 from pocketvlm.errors import CacheWarning, OptionError
 
@@ -57,8 +57,8 @@ def describe(name: str, checkpoint: Checkpoint, ops: Ops) -> dict[str, Any]:
         "text_layers": len(config.text.layer_types),
         "full_attention_layers": config.text.layer_types.count("full_attention"),
         "text_width": config.text.hidden_size,
-        "vision_layers": config.vision.num_hidden_layers,
-        "vision_width": config.vision.hidden_size,
+        "vision_layers": 0 if config.vision is None else config.vision.num_hidden_layers,
+        "vision_width": 0 if config.vision is None else config.vision.hidden_size,
         "downsample_mode": checkpoint.processor.downsample_mode,
         "max_slice_nums": checkpoint.processor.max_slice_nums,
         "eos_token_ids": list(checkpoint.eos_token_ids),

@@ -30,6 +30,7 @@ def bench(
     ] = False,
     runs: Annotated[int, option("--runs", "N", panel=OUTPUT, help="Counted runs of each row; medians are shown.")] = 5,
     revision: options.Revision = None,
+    mmproj: options.Mmproj = None,
     weights: options.Weights = "auto",
     precision: options.Precision = None,
     threads: options.Threads = None,
@@ -55,7 +56,8 @@ def bench(
         raise OptionError(f"runs={runs} is out of range: give at least 1")
     with Activity(quiet) as activity:
         loading = {"weights": weights, "precision": precision, "threads": threads, "prefill_chunk": prefill_chunk}
-        engine, side, facts = _random(activity, loading) if random else _loaded(activity, model, revision, loading)
+        named = {"revision": revision, "mmproj": mmproj}
+        engine, side, facts = _random(activity, loading) if random else _loaded(activity, model, {**named, **loading})
 
         def progress(what: str) -> None:
             activity.say(f"timing: {what}")
@@ -68,22 +70,19 @@ def bench(
     print(json.dumps(result))
 
 
-def _loaded(
-    activity: Any, model: str, revision: str | None, loading: dict[str, Any]
-) -> tuple[Engine, int, dict[str, Any]]:
+def _loaded(activity: Any, model: str, loading: dict[str, Any]) -> tuple[Engine, int, dict[str, Any]]:
     from pocketvlm.api import load
 
     activity.say(f"loading {model}")
-    loaded = load(model, revision=revision, progress=activity.loading(model), **loading)
+    loaded = load(model, progress=activity.loading(model), **loading)
     processor = loaded.checkpoint.processor
-    patch = loaded.checkpoint.model.vision.patch_size
     facts = {
         "model": model,
         "backend": loaded.ops.describe(),
         "disk_bytes": loaded.checkpoint.nbytes,
         "load_seconds": loaded.load_seconds,
     }
-    return loaded.engine, processor.scale_resolution // patch // 4 * 4, facts
+    return loaded.engine, processor.scale_resolution // processor.patch_size // 4 * 4, facts
 
 
 def _random(activity: Any, loading: dict[str, Any]) -> tuple[Engine, int, dict[str, Any]]:
@@ -92,6 +91,7 @@ def _random(activity: Any, loading: dict[str, Any]) -> tuple[Engine, int, dict[s
     from pocketvlm import backends
     from pocketvlm.backends.options import choose
     from pocketvlm.bench.shape import random_tensors, released_config
+    from pocketvlm.config import ProcessorConfig
     from pocketvlm.engine import Engine
     from pocketvlm.model import MiniCPMV, tensor_roles
     from pocketvlm.quantize import quantized
@@ -113,7 +113,8 @@ def _random(activity: Any, loading: dict[str, Any]) -> tuple[Engine, int, dict[s
         "disk_bytes": stored,
         "load_seconds": time.perf_counter() - began,
     }
-    return engine, 448 // config.vision.patch_size, facts
+    processor = ProcessorConfig()
+    return engine, processor.scale_resolution // processor.patch_size, facts
 
 
 def _memory() -> dict[str, int]:

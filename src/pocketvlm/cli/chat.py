@@ -58,6 +58,7 @@ def chat(
     fps: options.Fps = None,
     processor_kwargs: options.ProcessorKwargs = None,
     revision: options.Revision = None,
+    mmproj: options.Mmproj = None,
     backend: options.Backend = "native",
     weights: options.Weights = "auto",
     precision: options.Precision = None,
@@ -91,6 +92,7 @@ def chat(
     }
     engine = {
         "revision": revision,
+        "mmproj": mmproj,
         "backend": backend,
         "weights": weights,
         "precision": precision,

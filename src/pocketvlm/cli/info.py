@@ -17,6 +17,7 @@ Examples:
 def info(
     model: Annotated[str, options.model_argument("INFO")] = options.DEFAULT_MODEL,
     revision: options.Revision = None,
+    mmproj: options.Mmproj = None,
     backend: options.Backend = "native",
     weights: options.Weights = "auto",
     precision: options.Precision = None,
@@ -33,13 +34,14 @@ def info(
     from pocketvlm.api.about import describe, scheme_for
     from pocketvlm.backends import check, create
     from pocketvlm.checkpoint.hub import resolve
-    from pocketvlm.checkpoint.huggingface import read_checkpoint
+    from pocketvlm.checkpoint.reader import open_checkpoint
     from pocketvlm.cli.terminal import Activity
 
     with Activity(quiet) as activity:
         activity.say(f"reading {model}")
         check(backend, threads, device, weights, precision)
-        checkpoint = read_checkpoint(resolve(model, revision, activity.downloading(model)))
+        path = resolve(model, revision, activity.downloading(model), mmproj=mmproj)
+        checkpoint = open_checkpoint(path, mmproj=mmproj)
         scheme = scheme_for(checkpoint, backend, weights, precision)
         facts = describe(model, checkpoint, create(backend, threads, device, scheme))
     if as_json:
@@ -62,7 +64,9 @@ def _table(facts: dict[str, Any]) -> str:
         "parameters": f"{_count(total)} ({size(facts['bytes'])}; {stored})",
         "text": f"{facts['text_layers']} layers, {facts['text_width']} wide "
         f"({linear} linear attention, {facts['full_attention_layers']} full)",
-        "vision": f"{facts['vision_layers']} layers, {facts['vision_width']} wide",
+        "vision": f"{facts['vision_layers']} layers, {facts['vision_width']} wide"
+        if facts["vision_layers"]
+        else "none: images need the model's mmproj file",
         "images": f"{facts['downsample_mode']}, at most {facts['max_slice_nums']} slices",
         "vocabulary": f"{facts['vocabulary']} tokens, end at {', '.join(map(str, facts['eos_token_ids']))}",
         "context": f"{facts['context']} tokens",

@@ -16,7 +16,7 @@ INPUT, SAMPLING, IMAGES, ENGINE, OUTPUT = "Input", "Sampling", "Image and video 
 DEFAULT_MODEL = "nano"
 FLAG = ""
 
-MODEL_HELP = 'Model: "nano" (built in), a directory, or a hub id such as openbmb/MiniCPM-V-4.6.'
+MODEL_HELP = 'Model: "nano" (built in), a directory, a GGUF file, or a hub id such as openbmb/MiniCPM-V-4.6.'
 
 
 def option(*names_and_metavar: str, panel: str, help: str, **more: Any) -> Any:
@@ -130,6 +130,12 @@ ProcessorKwargs = Annotated[
 ]
 Revision = Annotated[
     str | None, option("--revision", "NAME", panel=ENGINE, help="Branch, tag or commit of a model on the hub.")
+]
+Mmproj = Annotated[
+    str | None,
+    option(
+        "--mmproj", "FILE", panel=ENGINE, help="Vision file of a GGUF model. Default: the one next to the model's file."
+    ),
 ]
 Backend = Annotated[
     backend_options.Backend,

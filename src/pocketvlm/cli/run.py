@@ -93,6 +93,7 @@ def run(
     end: options.End = None,
     processor_kwargs: options.ProcessorKwargs = None,
     revision: options.Revision = None,
+    mmproj: options.Mmproj = None,
     backend: options.Backend = "native",
     weights: options.Weights = "auto",
     precision: options.Precision = None,
@@ -156,6 +157,7 @@ def run(
 
         engine = {
             "revision": revision,
+            "mmproj": mmproj,
             "backend": backend,
             "weights": weights,
             "precision": precision,
@@ -183,6 +185,7 @@ def run(
         loaded = api.load(
             name,
             revision=revision,
+            mmproj=mmproj,
             backend=backend,
             weights=weights,
             precision=precision,

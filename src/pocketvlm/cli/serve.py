@@ -169,6 +169,7 @@ def serve(
     ping: Annotated[float | None, _setting("ping", "S", TIMES, "Between comments in a stream that is silent.")] = None,
     drain: Annotated[float | None, _setting("drain", "S", TIMES, "For running answers, after SIGTERM.")] = None,
     revision: options.Revision = None,
+    mmproj: options.Mmproj = None,
     backend: options.Backend = "native",
     weights: options.Weights = "auto",
     precision: options.Precision = None,
@@ -231,6 +232,7 @@ def serve(
         loaded = load(
             model,
             revision=revision,
+            mmproj=mmproj,
             backend=backend,
             weights=weights,
             precision=precision,

@@ -47,6 +47,7 @@ def tokens(
     end: options.End = None,
     processor_kwargs: options.ProcessorKwargs = None,
     revision: options.Revision = None,
+    mmproj: options.Mmproj = None,
     as_json: Annotated[bool, options.json_option("TOKENS")] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -73,7 +74,7 @@ def tokens(
 
     from pocketvlm import api
     from pocketvlm.checkpoint.hub import resolve
-    from pocketvlm.checkpoint.huggingface import read_checkpoint
+    from pocketvlm.checkpoint.reader import open_checkpoint
     from pocketvlm.cli.terminal import Activity
     from pocketvlm.engine.fitting import ways_to_fit
     from pocketvlm.processor.messages import as_messages
@@ -81,8 +82,8 @@ def tokens(
     chosen = options.processor_options(processor_kwargs, api.PROCESSOR_OPTIONS, picked)
     with Activity(quiet) as activity:
         activity.say(f"reading {model}")
-        path = resolve(model, revision, activity.downloading(model), weights=False)
-        checkpoint = read_checkpoint(path, weights=False)
+        path = resolve(model, revision, activity.downloading(model), weights=False, mmproj=mmproj)
+        checkpoint = open_checkpoint(path, weights=False, mmproj=mmproj)
         processor = api.processor_for(checkpoint)
         activity.say(f"reading {len(images)} images and {len(videos)} videos")
         processed = processor(as_messages(text, images, system, videos), **chosen)

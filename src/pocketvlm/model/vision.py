@@ -6,7 +6,7 @@ import numpy as np
 
 from pocketvlm.backends.ops import Array, Ints, Ops
 from pocketvlm.config import VisionConfig
-from pocketvlm.model.weights import Attention, Linear, MergerMLP, VisionLayer, Weights, WindowMerger
+from pocketvlm.model.weights import Attention, Linear, MergerMLP, VisionLayer, VisionWeights, WindowMerger
 from pocketvlm.types import DownsampleMode
 
 MERGER_EPS = 1e-6
@@ -64,14 +64,19 @@ def position_ids(rows: int, cols: int, side: int) -> Ints:
     return (row[:, None] * side + col[None, :]).astype(np.int32).ravel()
 
 
-def encode_views(ops: Ops, w: Weights, c: VisionConfig, patches: Array, sizes: Ints, mode: DownsampleMode) -> Array:
-    """Features of views of one mode: patches [T, patch_dim], sizes int32 [views, 2] -> [tokens, text hidden]."""
+def encode_views(
+    ops: Ops, w: VisionWeights, c: VisionConfig, patches: Array, sizes: Ints, mode: DownsampleMode
+) -> Array:
+    """Features of views of one mode: patches [T, patch_dim], sizes int32 [views, 2] -> [tokens, text hidden].
+
+    "16x" needs the in-tower merger.
+    """
     ids = np.concatenate([position_ids(int(h), int(w_), c.position_side) for h, w_ in sizes])
     positions = ops.embed(w.position_embedding, ids)
     x = ops.linear(patches, w.patch_embedding.weight, w.patch_embedding.bias, residual=positions)
-    for index, layer in enumerate(w.vision_layers):
+    for index, layer in enumerate(w.layers):
         x = encoder_layer(ops, layer, c, x, sizes.prod(axis=1, dtype=np.int32))
-        if mode == "16x" and index == c.insert_layer_id:
+        if mode == "16x" and index == c.insert_layer_id and w.vit_merger is not None:
             x = window_merger(ops, w.vit_merger, c, x, sizes)
             sizes = sizes // 2
     x = ops.layer_norm(x, w.post_layernorm.weight, w.post_layernorm.bias, c.layer_norm_eps)

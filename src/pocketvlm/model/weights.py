@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pocketvlm.backends.ops import Array, Ops, Weight
-from pocketvlm.config import ModelConfig
+from pocketvlm.config import ModelConfig, VisionConfig
 from pocketvlm.errors import TensorError
 from pocketvlm.schemes import Role
 from pocketvlm.tensors import DenseTensor, Tensor
@@ -115,19 +115,26 @@ class MergerMLP:
 
 
 @dataclass(frozen=True, slots=True)
+class VisionWeights:
+    """The vision tower and the final merger. vit_merger: None in a tower that runs 4x alone."""
+
+    patch_embedding: Linear
+    position_embedding: Weight
+    layers: tuple[VisionLayer, ...]
+    post_layernorm: Norm
+    vit_merger: WindowMerger | None
+    merger: tuple[MergerMLP, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
-    """The whole network."""
+    """The whole network. vision: None in a language model without its tower."""
 
     embed_tokens: Weight
     layers: tuple[DecoderLayer, ...]
     norm: Array
     lm_head: Weight
-    patch_embedding: Linear
-    position_embedding: Weight
-    vision_layers: tuple[VisionLayer, ...]
-    post_layernorm: Norm
-    vit_merger: WindowMerger
-    merger: tuple[MergerMLP, ...]
+    vision: VisionWeights | None
 
 
 class _Builder:
@@ -192,32 +199,31 @@ class _Builder:
             out_proj=self.matrix(f"{name}.out_proj.weight", c.hidden_size, c.value_dim),
         )
 
-    def attention(self, name: str) -> Attention:
-        width = self.config.vision.hidden_size
+    def attention(self, name: str, width: int) -> Attention:
         return Attention(*(self.linear(f"{name}.{part}_proj", width, width) for part in ("q", "k", "v", "out")))
 
-    def vision_layer(self, index: int) -> VisionLayer:
-        c, name = self.config.vision, f"model.vision_tower.encoder.layers.{index}"
+    def vision_layer(self, c: VisionConfig, index: int) -> VisionLayer:
+        name = f"model.vision_tower.encoder.layers.{index}"
         return VisionLayer(
             layer_norm1=self.norm(f"{name}.layer_norm1", c.hidden_size),
-            attention=self.attention(f"{name}.self_attn"),
+            attention=self.attention(f"{name}.self_attn", c.hidden_size),
             layer_norm2=self.norm(f"{name}.layer_norm2", c.hidden_size),
             fc1=self.linear(f"{name}.mlp.fc1", c.intermediate_size, c.hidden_size),
             fc2=self.linear(f"{name}.mlp.fc2", c.hidden_size, c.intermediate_size),
         )
 
-    def window_merger(self) -> WindowMerger:
-        c, name = self.config.vision, "model.vision_tower.vit_merger"
+    def window_merger(self, c: VisionConfig) -> WindowMerger:
+        name = "model.vision_tower.vit_merger"
         return WindowMerger(
             layer_norm1=self.norm(f"{name}.layer_norm1", c.hidden_size),
-            attention=self.attention(f"{name}.self_attn"),
+            attention=self.attention(f"{name}.self_attn", c.hidden_size),
             pre_norm=self.norm(f"{name}.pre_norm", 4 * c.hidden_size),
             linear_1=self.linear(f"{name}.linear_1", 4 * c.intermediate_size, 4 * c.hidden_size),
             linear_2=self.linear(f"{name}.linear_2", c.hidden_size, 4 * c.intermediate_size),
         )
 
-    def merger_mlp(self, index: int) -> MergerMLP:
-        width, name = self.config.vision.hidden_size, f"model.merger.mlp.{index}"
+    def merger_mlp(self, width: int, index: int) -> MergerMLP:
+        name = f"model.merger.mlp.{index}"
         last = index == self.config.merger_times - 1
         return MergerMLP(
             pre_norm=self.norm(f"{name}.pre_norm", 4 * width),
@@ -227,32 +233,37 @@ class _Builder:
 
     def build(self) -> Weights:
         text, vision = self.config.text, self.config.vision
-        tower = "model.vision_tower"
         tied = text.tie_word_embeddings
         embed = self.find(
             "model.language_model.embed_tokens.weight",
             (text.vocab_size, text.hidden_size),
             "tied_embedding" if tied else "embedding",
         )
-        patch = (vision.hidden_size, vision.num_channels, vision.patch_size, vision.patch_size)
         return Weights(
             embed_tokens=embed,
             layers=tuple(self.decoder_layer(i) for i in range(len(text.layer_types))),
             norm=self.norm_weight("model.language_model.norm", text.hidden_size),
             lm_head=embed if tied else self.matrix("lm_head.weight", text.vocab_size, text.hidden_size, "head"),
+            vision=None if vision is None else self.vision(vision),
+        )
+
+    def vision(self, c: VisionConfig) -> VisionWeights:
+        tower = "model.vision_tower"
+        patch = (c.hidden_size, c.num_channels, c.patch_size, c.patch_size)
+        return VisionWeights(
             patch_embedding=Linear(
                 self.find(f"{tower}.embeddings.patch_embedding.weight", patch, "patch_embedding"),
-                self.vector(f"{tower}.embeddings.patch_embedding.bias", vision.hidden_size),
+                self.vector(f"{tower}.embeddings.patch_embedding.bias", c.hidden_size),
             ),
             position_embedding=self.find(
                 f"{tower}.embeddings.position_embedding.weight",
-                (vision.position_side**2, vision.hidden_size),
+                (c.position_side**2, c.hidden_size),
                 "position_embedding",
             ),
-            vision_layers=tuple(self.vision_layer(i) for i in range(vision.num_hidden_layers)),
-            post_layernorm=self.norm(f"{tower}.post_layernorm", vision.hidden_size),
-            vit_merger=self.window_merger(),
-            merger=tuple(self.merger_mlp(i) for i in range(self.config.merger_times)),
+            layers=tuple(self.vision_layer(c, i) for i in range(c.num_hidden_layers)),
+            post_layernorm=self.norm(f"{tower}.post_layernorm", c.hidden_size),
+            vit_merger=None if c.insert_layer_id is None else self.window_merger(c),
+            merger=tuple(self.merger_mlp(c.hidden_size, i) for i in range(self.config.merger_times)),
         )
 
 

@@ -54,6 +54,7 @@ class Context:
         self.tokenizer = model.processor.tokenizer
         self.names = settings.served_model_name or (_name(model.name),)
         context = model.checkpoint.model.text.max_position_embeddings
+        self.sees = model.checkpoint.model.vision is not None
         self.max_model_len = min(settings.max_model_len or context, context)
         self.created = int(time.time())
         self.weights = str(model.ops.describe().get("weights", "")).partition(" ")[0]
