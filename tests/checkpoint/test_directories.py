@@ -167,7 +167,7 @@ def test_a_path_that_is_no_directory(directory: Path) -> None:
             "'hqq' is not supported.*16-bit",
         ),
         ({"quantization": {"bits": 4, "group_size": 64}}, "quantization .*unnamed"),
-        ({"text_config": {**CONFIG["text_config"], "quantization_config": {"quant_method": "awq"}}}, "'awq'"),
+        ({"text_config": {**CONFIG["text_config"], "quantization_config": {"quant_method": "hqq"}}}, "'hqq'"),
     ],
 )
 def test_what_is_not_supported_is_refused(directory: Path, changes: dict[str, Any], message: str) -> None:

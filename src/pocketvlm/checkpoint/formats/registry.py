@@ -6,14 +6,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pocketvlm.checkpoint.formats.autoround import read_auto_round
+from pocketvlm.checkpoint.formats.awq import read_awq
 from pocketvlm.checkpoint.formats.format import DenseFormat, Entries, Format, Settings
+from pocketvlm.checkpoint.formats.gptq import read_gptq
 from pocketvlm.checkpoint.jsonfile import read_json
 from pocketvlm.errors import ConfigError
 
 # Each reader gets the quantization settings, where they stand (for errors), and the tensors of the files. It returns
 # None for settings of another format, and raises ConfigError for a variant of its own that is not supported.
 Reader = Callable[[Settings, str, Entries], Format | None]
-READERS: dict[str, Reader] = {}
+READERS: dict[str, Reader] = {
+    "AWQ": read_awq,
+    "GPTQ": read_gptq,
+    "AutoRound": read_auto_round,
+}
 
 # Files of their own that tools put the settings in; the sections of config.json come first.
 _FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
