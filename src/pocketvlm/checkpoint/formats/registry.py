@@ -46,6 +46,11 @@ def find_format(directory: Path, config: Mapping[str, Any], entries: Entries) ->
     )
 
 
+def settings_files(directory: Path) -> tuple[Path, ...]:
+    """The files of a directory that may hold quantization settings."""
+    return tuple(path for name in ("config.json", *_FILES) if (path := directory / name).is_file())
+
+
 def quantization_settings(directory: Path, config: Mapping[str, Any]) -> tuple[Settings, str] | None:
     """The quantization settings of a directory and where they stand; None for a dense checkpoint.
 
