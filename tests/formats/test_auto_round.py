@@ -132,11 +132,11 @@ def compare(directory: Path, oracle: Oracle, theirs: dict[str, NDArray[np.float1
             assert np.abs(model.logits(prompt) - reference).max() < 2e-5 * np.abs(reference).max()
 
 
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_a_checkpoint_that_auto_round_wrote_itself(tmp_path: Path, symmetric: bool) -> None:
+@pytest.mark.parametrize(("symmetric", "packing"), [(True, "auto_round:auto_gptq"), (False, "auto_round")])
+def test_a_checkpoint_that_auto_round_wrote_itself(tmp_path: Path, symmetric: bool, packing: str) -> None:
     """Rounded to nearest, so that no calibration data is needed; it quantizes the gates too."""
     from auto_round import AutoRound
-    from auto_round_extension.torch.qlinear_torch_zp import QuantLinear
+    from auto_round_extension.torch import qlinear_torch, qlinear_torch_zp
     from safetensors.torch import load_file
 
     source, target = tmp_path / "source", tmp_path / "target"
@@ -149,13 +149,16 @@ def test_a_checkpoint_that_auto_round_wrote_itself(tmp_path: Path, symmetric: bo
     )
     tool.quantize_and_save(str(target), format="auto_round")
     (found,) = target.rglob("config.json")
+    settings = json.loads(found.read_text(encoding="utf-8"))["quantization_config"]
+    assert settings["packing_format"] == packing
+    module_of = qlinear_torch_zp if packing == "auto_round:auto_gptq" else qlinear_torch
     written = load_file(found.parent / "model.safetensors")
     theirs = {}
     parameters = dict(oracle.model.named_parameters())
     for name in [name for name in written if name.endswith(".qweight")]:
         module = name.removesuffix("qweight")
         outputs, inputs = parameters[f"{module}weight"].shape
-        layer = QuantLinear(4, GROUP, inputs, outputs, False)
+        layer = module_of.QuantLinear(4, GROUP, inputs, outputs, False)
         for part in ("qweight", "qzeros", "scales"):
             setattr(layer, part, written[module + part])
         theirs[f"{module}weight"] = layer(torch.eye(inputs, dtype=torch.float16)).T.contiguous().numpy()
