@@ -74,7 +74,7 @@ class AWQFormat(WordsFormat):
             codes = np.empty((outputs, inputs), np.uint8)
             for part in pieces(outputs, inputs, _UNIT):
                 some = qweight.data[:, part.start * bits // 32 : word_count(part.stop, bits)]
-                codes[part] = _natural(some, bits, part.stop - part.start).T
+                codes[part] = _by_output(some, bits, part.stop - part.start)
             return codes
 
         if "qzeros" in parts:
@@ -82,7 +82,7 @@ class AWQFormat(WordsFormat):
             check_words(name, "qzeros", qzeros, (groups, words))
 
             def read_zeros() -> NDArray[np.uint8]:
-                return np.ascontiguousarray(_natural(qzeros.data, bits, outputs).T)
+                return _by_output(qzeros.data, bits, outputs)
 
             zero_points = BlockValues(lazy((outputs, groups), np.uint8, read_zeros), block)
         else:
@@ -91,10 +91,10 @@ class AWQFormat(WordsFormat):
         return QuantizedTensor(name, bits, (outputs, inputs), codes, BlockValues(values, block), zero_points)
 
 
-def _natural(words: NDArray[Any], bits: int, outputs: int) -> NDArray[np.uint8]:
-    """The values [rows, outputs] of words [rows, n], outputs in their natural order."""
-    stored = unpack(words, bits)[:, :outputs].reshape(len(words), -1, _INTERLEAVED)
-    return stored[:, :, _POSITIONS].reshape(len(words), outputs)
+def _by_output(words: NDArray[Any], bits: int, outputs: int) -> NDArray[np.uint8]:
+    """The values [outputs, rows] of words [rows, n], outputs in their natural order."""
+    stored = np.ascontiguousarray(unpack(words, bits)[:, :outputs].T).reshape(-1, _INTERLEAVED, len(words))
+    return stored[:, _POSITIONS].reshape(outputs, len(words))
 
 
 def read_awq(settings: Settings, where: str, entries: Entries) -> AWQFormat | None:

@@ -54,9 +54,11 @@ def unpack(words: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """The values uint8 [..., n * 32 // bits] of 32-bit words [..., n]."""
     data = np.ascontiguousarray(words, words.dtype.newbyteorder("<")).view(np.uint8)
     if 8 % bits == 0:
-        shifts = np.arange(0, 8, bits, dtype=np.uint8)
-        values: NDArray[np.uint8] = data[..., None] >> shifts & np.uint8(2**bits - 1)
-        return values.reshape(*words.shape[:-1], -1)
+        each = 8 // bits
+        values = np.empty((*data.shape[:-1], data.shape[-1] * each), np.uint8)
+        for i in range(each):
+            np.bitwise_and(data >> np.uint8(i * bits), np.uint8(2**bits - 1), out=values[..., i::each])
+        return values
     single = np.unpackbits(data, axis=-1, bitorder="little")
     whole = single.shape[-1] // bits * bits
     return np.packbits(single[..., :whole].reshape(*words.shape[:-1], -1, bits), axis=-1, bitorder="little")[..., 0]
