@@ -176,11 +176,14 @@ def test_wrong_shapes_of_a_request(model: Model) -> None:
         ({"backend": "cuda"}, "backend='cuda' is not known"),
         ({"precision": "half"}, "precision='half' is not known: choose one of exact, fast"),
         ({"precision": "exac"}, "did you mean 'exact'"),
-        ({"weights": "in4"}, "weights='in4' is not known: choose one of auto, int4, int8, bf16: did you mean 'int4'"),
+        (
+            {"weights": "in4"},
+            "weights='in4' is not known: choose one of auto, int4, int8, bf16, stored: did you mean 'int4'",
+        ),
         ({"weights": None}, "weights=None is not known"),
         (
             {"weights": "int4", "precision": "exact"},
-            "weights='int4' contradicts precision='exact'.* weights='bf16'",
+            "weights='int4' contradicts precision='exact'.* weights='stored'",
         ),
         ({"weights": "int8", "precision": "exact"}, "weights='int8' contradicts precision='exact'"),
         ({"backend": "torch", "precision": "fast"}, "precision='fast' needs backend='native'"),

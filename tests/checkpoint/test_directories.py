@@ -168,7 +168,7 @@ def test_a_path_that_is_no_directory(directory: Path) -> None:
             "'hqq' is not supported.*16-bit",
         ),
         ({"quantization": {"scheme": "its own"}}, "quantization .*unnamed"),
-        ({"text_config": {**CONFIG["text_config"], "quantization_config": {"quant_method": "awq"}}}, "'awq'"),
+        ({"text_config": {**CONFIG["text_config"], "quantization_config": {"quant_method": "hqq"}}}, "'hqq'"),
     ],
 )
 def test_what_is_not_supported_is_refused(directory: Path, changes: dict[str, Any], message: str) -> None:
@@ -316,3 +316,28 @@ def test_an_untied_head_is_a_tensor_like_the_others(directory: Path) -> None:
     save(directory, bits)
     with pytest.raises(TensorError, match=r"1 missing: lm_head\.weight"):
         read_checkpoint(directory).tensors(shapes)
+
+
+@pytest.mark.parametrize("programs", [True, False])
+def test_a_package_for_an_npu_is_recognised(tmp_path: Path, programs: bool) -> None:
+    """By its programs, or by its config.json where only the small files are here; it has no tokenizer.json."""
+    name = "qwen3_5_text_p128_l0_together.axmodel"
+    if programs:
+        (tmp_path / name).write_bytes(b"")
+    config = {"model_name": "MiniCPM-V-4.6", "filename_post_axmodel": name, "axmodel_num": 24}
+    write_json(tmp_path / "config.json", config)
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: {name} is a program for AXERA's NPU and runs on nothing else: use the GPTQ checkpoint that such "
+        f"packages are made of, openbmb/MiniCPM-V-4.6-GPTQ"
+    )
+
+
+def test_a_quantized_head_of_a_tied_checkpoint(directory: Path) -> None:
+    bits = random_bits()
+    stored = {name: ("BF16", values) for name, values in bits.items()}
+    stored["lm_head.qweight"] = ("I32", np.zeros((3, 37), np.int32))
+    (directory / "model.safetensors").write_bytes(encode(stored))
+    with pytest.raises(TensorError, match=r"'lm_head.qweight' is of a quantized output matrix, .* set tie_word_emb"):
+        read_checkpoint(directory)

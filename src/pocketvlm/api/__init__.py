@@ -24,7 +24,6 @@ from pocketvlm.api.streams import Stream, fold
 from pocketvlm.backends.ops import CacheLocation, Ops
 from pocketvlm.backends.options import Backend, Precision, Weights
 from pocketvlm.checkpoint.checkpoint import Checkpoint
-from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.checkpoint.formats.safetensors import leave
 from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.reader import open_checkpoint
@@ -87,18 +86,19 @@ def load(
     A hub id may name a GGUF file by its type, as in "openbmb/MiniCPM-V-4.6-gguf:Q4_K_M". mmproj: the vision file of a
     GGUF model (None: the one in its folder or repository; without any, images are refused).
     backend: "native" (C++, CPU) or "torch" (the reference; `device` "cpu" or "cuda"). precision: "exact" is float32
-    arithmetic on the weights as stored, "fast" integer arithmetic on coded weights; None is "fast" on native, "exact"
-    on torch. weights, with "fast": "int8" (what "auto" means), "int4" (the language model in 4 bits) or "bf16" (as
-    stored; activations are rounded to bfloat16 too where the CPU multiplies such numbers). threads: CPU threads (None:
-    physical cores). cache: keep coded weights and tokenizer on disk for the next start, in $POCKETVLM_CACHE or
-    ~/.cache/pocketvlm, or in a directory that is given; what fails there is a CacheWarning. memory_limit: bytes for the
-    state of running sequences (None: half of the machine's). prefill_chunk: tokens of a prompt that one step takes.
-    max_model_len: most tokens of prompt and answer (None: the model's context). max_seqs: requests that run at once
-    (None: 16). prefix_cache: bytes, within memory_limit, of states kept for prompts that begin alike (None: a quarter
-    of it, at most 1 GiB). vision_cache: bytes of image features kept in memory (None: 128 MiB); vision_cache_dir keeps
-    them in a directory too, for the next start, up to vision_cache_disk bytes (None: 4 GiB). progress(stage, done,
-    total) is called with "download" and bytes, then with "load" and tensors. Raises CheckpointError, OptionError or
-    BackendError.
+    arithmetic on the weights as stored, "fast" integer arithmetic on coded weights; None is "fast" on native,
+    "exact" on torch. weights, with "fast": "int8" (what "auto" means), "int4" (the language model in 4 bits), or
+    "bf16" or "stored" (as stored; activations are rounded to bfloat16 too where the CPU multiplies such numbers);
+    what a checkpoint holds quantized stays so, "auto" then stores the rest in 8 bits, and "int4" and "int8" are
+    refused. threads: CPU threads (None: physical cores). cache: keep coded weights and tokenizer on disk for the
+    next start, in $POCKETVLM_CACHE or ~/.cache/pocketvlm, or in a directory that is given; what fails there is a
+    CacheWarning. memory_limit: bytes for the state of running sequences (None: half of the machine's).
+    prefill_chunk: tokens of a prompt that one step takes. max_model_len: most tokens of prompt and answer (None:
+    the model's context). max_seqs: requests that run at once (None: 16). prefix_cache: bytes, within memory_limit,
+    of states kept for prompts that begin alike (None: a quarter of it, at most 1 GiB). vision_cache: bytes of image
+    features kept in memory (None: 128 MiB); vision_cache_dir keeps them in a directory too, for the next start, up
+    to vision_cache_disk bytes (None: 4 GiB). progress(stage, done, total) is called with "download" and bytes, then
+    with "load" and tensors. Raises CheckpointError, OptionError or BackendError.
     """
     backends.check(backend, threads, device, weights, precision)
     if not isinstance(cache, bool | str | Path) or not str(cache):
@@ -109,14 +109,14 @@ def load(
     checkpoint = open_checkpoint(path, mmproj=mmproj)
     scheme = scheme_for(checkpoint, backend, weights, precision)
     ops = machine.with_scheme(scheme)
-    stored = checkpoint.tensors(expected_tensors(checkpoint.model), sparse=scheme.weights != "bf16")
+    stored = checkpoint.tensors(expected_tensors(checkpoint.model), sparse=not scheme.as_stored)
     tensors = quantized(stored, tensor_roles(checkpoint.model), scheme)
     location = cache_location(cache, str(model), checkpoint)
     with ops.weight_cache(location, tensors):
         processor = processor_for(checkpoint, location)
         network = MiniCPMV(checkpoint.model, ops, tensors, progress and partial(progress, "load"))
-    if scheme.weights != "bf16":
-        leave(stored.values())
+    if not scheme.as_stored or checkpoint.quantization is not None:
+        leave(checkpoint.tensor_files)
     given = {
         "prefill_chunk": prefill_chunk,
         "max_model_len": max_model_len,
@@ -127,7 +127,7 @@ def load(
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if vision_cache_dir is not None:
         limit = {} if vision_cache_disk is None else {"limit": vision_cache_disk}
-        owner = f"{fingerprint(checkpoint.tensor_files)} {sorted(arithmetic(ops).items())}"
+        owner = f"{checkpoint.fingerprint} {sorted(arithmetic(ops).items())}"
         options["vision_files"] = FeatureFiles(Path(vision_cache_dir).expanduser(), owner, **limit)
     engine = Engine(network, memory_limit, **options)
     return Model(str(model), checkpoint, processor, engine, scheme.precision, time.perf_counter() - began)

@@ -6,11 +6,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from pocketvlm.api.parts import parts_of, quantized_modules
 from pocketvlm.backends import cache as packed_cache
 from pocketvlm.backends.ops import CacheLocation, Ops
 from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.checkpoint.checkpoint import Checkpoint
-from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.engine.memory import page_bytes, slot_bytes
 from pocketvlm.errors import CacheWarning, OptionError
 
@@ -40,7 +40,7 @@ def cache_location(cache: bool | str | Path, model: str, checkpoint: Checkpoint)
             raise
         warnings.warn(f"weights and tokenizer of {model} are not kept: {error}", CacheWarning, stacklevel=3)
         return None
-    return CacheLocation(directory, model, str(checkpoint.path.resolve()), fingerprint(checkpoint.tensor_files))
+    return CacheLocation(directory, model, str(checkpoint.path.resolve()), checkpoint.fingerprint)
 
 
 def describe(name: str, checkpoint: Checkpoint, ops: Ops) -> dict[str, Any]:
@@ -52,6 +52,9 @@ def describe(name: str, checkpoint: Checkpoint, ops: Ops) -> dict[str, Any]:
         "parameters": checkpoint.parameters,
         "bytes": checkpoint.nbytes,
         "stored_as": checkpoint.dtypes,
+        "quantization": checkpoint.quantization,
+        "parts": parts_of(checkpoint, ops),
+        "quantized_modules": quantized_modules(checkpoint),
         "vocabulary": config.text.vocab_size,
         "context": config.text.max_position_embeddings,
         "text_layers": len(config.text.layer_types),

@@ -135,6 +135,9 @@ class Ops(Protocol):
         multiply, and ValueError for a dense one that the scheme stores quantized: see `pocketvlm.quantize`.
         """
 
+    def product(self, tensor: Tensor, role: Role) -> str:
+        """How a tensor is multiplied, or looked up, after `prepare`, and why, in words; reads no values."""
+
     def recorded(self, work: Callable[[], Array]) -> tuple[Array, Callable[[], Array]]:
         """Run `work` and return its result, and a function that does the same again with less effort.
 

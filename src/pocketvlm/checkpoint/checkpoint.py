@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.checkpoint.formats.format import Format
+from pocketvlm.checkpoint.formats.registry import settings_files
 from pocketvlm.checkpoint.formats.safetensors import TensorEntry
 from pocketvlm.config import GenerationConfig, ModelConfig, ProcessorConfig
 from pocketvlm.tensors import Tensor
@@ -40,6 +42,12 @@ class Checkpoint:
     def quantization(self) -> str | None:
         """How its matrices are quantized, in words; None means that all tensors are dense."""
         return self.format.describe()
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the content of the weight files, and the settings that say what quantized ones mean."""
+        settings = settings_files(self.path) if self.quantization else ()
+        return fingerprint((*self.tensor_files, *settings))
 
     @property
     def parameters(self) -> int:

@@ -15,11 +15,13 @@ from pocketvlm.checkpoint.formats.registry import find_format
 from pocketvlm.checkpoint.formats.safetensors import TensorEntry, read_entries
 from pocketvlm.checkpoint.jsonfile import read_json
 from pocketvlm.checkpoint.names import EMBEDDING, HEAD, canonical_entries
+from pocketvlm.checkpoint.npu import refuse_npu_package
 from pocketvlm.config import GenerationConfig, ModelConfig, ProcessorConfig
 from pocketvlm.errors import CheckpointError, TensorError
 from pocketvlm.types import TokenizerSource
 
 _COMPARE_CHUNK = 1 << 22
+_HEAD_MODULE = HEAD.removesuffix("weight")
 
 
 def read_checkpoint(directory: Path, weights: bool = True) -> Checkpoint:
@@ -33,6 +35,7 @@ def read_checkpoint(directory: Path, weights: bool = True) -> Checkpoint:
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: is not a directory: give the directory that holds config.json")
+    refuse_npu_package(directory)
     config = read_json(directory / "config.json")
     model = ModelConfig.from_dict(config, str(directory / "config.json"))
     generation_file = directory / "generation_config.json"
@@ -119,7 +122,16 @@ def _tokenizer_eos(tokenizer_file: Path, tokenizer_config: Mapping[str, Any]) ->
 
 def _settle_head(entries: dict[str, TensorEntry], model: ModelConfig, directory: Path) -> dict[str, TensorEntry]:
     """With a tied head keep one of the two tensors; refuse two that differ, which the reference would not tie."""
-    if not model.text.tie_word_embeddings or HEAD not in entries:
+    if not model.text.tie_word_embeddings:
+        return entries
+    dense = (HEAD, f"{_HEAD_MODULE}bias")
+    parts = [entry.name for name, entry in entries.items() if name.startswith(_HEAD_MODULE) and name not in dense]
+    if parts:
+        raise TensorError(
+            f"{directory}: {parts[0]!r} is of a quantized output matrix, but config.json ties that to the embedding: "
+            f"set tie_word_embeddings to false in config.json and its text_config, or delete the tensors of lm_head"
+        )
+    if HEAD not in entries:
         return entries
     head = entries.pop(HEAD)
     embedding = entries.setdefault(EMBEDDING, head)

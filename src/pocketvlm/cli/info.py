@@ -72,10 +72,25 @@ def _table(facts: dict[str, Any]) -> str:
         "context": f"{facts['context']} tokens",
         "memory": f"{size(facts['kv_cache_bytes_per_token'])} per token, "
         f"{size(facts['state_bytes_per_sequence'])} per sequence",
+        "quantization": facts["quantization"] or "none: all tensors are dense",
         **facts["backend"],
     }
     width = max(map(len, rows))
-    return "\n".join(f"{name:<{width}}  {printable(str(value))}" for name, value in rows.items())
+    lines = [
+        *rows.items(),
+        *((("" if number else "matrices"), part) for number, part in enumerate(_parts(facts["parts"]))),
+    ]
+    return "\n".join(f"{name:<{width}}  {printable(str(value))}" for name, value in lines)
+
+
+def _parts(parts: list[dict[str, Any]]) -> list[str]:
+    """A line for the parts that are stored and multiplied alike: how many matrices of which, and how."""
+    alike: dict[str, list[str]] = {}
+    for part in parts:
+        origin = "quantized in the checkpoint" if part["quantized"] else "dense in the checkpoint"
+        how = f"{part['stored']}, {origin}; {part['kernel']}"
+        alike.setdefault(how, []).append(f"{part['matrices']} {part['part']}")
+    return [f"{', '.join(names)}: {how}" for how, names in alike.items()]
 
 
 def _count(number: int) -> str:

@@ -150,9 +150,10 @@ Weights = Annotated[
     backend_options.Weights,
     option(
         "--weights",
-        "auto|int4|int8|bf16",
+        "auto|int4|int8|bf16|stored",
         panel=ENGINE,
-        help="int4: smallest. int8: nearer to the original. bf16: as stored. auto: int8, or bf16 where exact.",
+        help="int4: smallest. int8: nearer to the original. bf16, stored: as the checkpoint has them. auto: int8, of a "
+        "quantized checkpoint for what it holds dense; as stored where exact.",
     ),
 ]
 Precision = Annotated[

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, TypeVar
 from pocketvlm import __version__
 from pocketvlm.answers.choice import AnswerOptions, opens_reasoning
 from pocketvlm.api import Model
-from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.engine.fitting import ways_to_fit
 from pocketvlm.engine.request import Request
 from pocketvlm.errors import PocketVLMError
@@ -58,7 +57,7 @@ class Context:
         self.max_model_len = min(settings.max_model_len or context, context)
         self.created = int(time.time())
         self.weights = str(model.ops.describe().get("weights", "")).partition(" ")[0]
-        content = f"{fingerprint(model.checkpoint.tensor_files)} {self.weights}"
+        content = f"{model.checkpoint.fingerprint} {self.weights}"
         self.digest = hashlib.sha256(content.encode()).hexdigest()
         self.fingerprint = _fingerprint(self.digest, model)
         self.admission = Admission(settings.max_seqs, settings.max_queue)

@@ -19,6 +19,7 @@ from pocketvlm.backends.native.arena import Arena
 from pocketvlm.backends.native.pack import pack
 from pocketvlm.backends.native.packed_cache import PackedCache
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
+from pocketvlm.backends.native.product import product_of
 from pocketvlm.backends.ops import Activation, Batch, CacheLocation, Ints
 from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.errors import OptionError
@@ -166,6 +167,9 @@ class NativeOps:
         if role == "tied_embedding" and tensor.rounded_from is not None:
             return Tied(packed, self._stored(tensor.rounded_from))
         return packed
+
+    def product(self, tensor: Tensor, role: Role) -> str:
+        return product_of(tensor, role, self.scheme)
 
     def _stored(self, tensor: DenseTensor) -> Matrix:
         if tensor.dtype == "bf16":

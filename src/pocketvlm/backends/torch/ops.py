@@ -68,6 +68,10 @@ class TorchOps:
             return bits.view(torch.bfloat16).to(self.device)
         return torch.from_numpy(np.array(tensor.dequantize())).to(self.device)
 
+    def product(self, tensor: WeightTensor, role: Role) -> str:
+        stored = tensor.dtype if isinstance(tensor, DenseTensor) else "dequantized to float32"
+        return f"float32 products ({stored}: all that this backend does)"
+
     def recorded(self, work: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], Tensor]]:
         """Nothing is recorded: `work` runs each time."""
         return work(), work

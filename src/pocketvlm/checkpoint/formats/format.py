@@ -19,7 +19,9 @@ Entries = Mapping[str, TensorEntry]
 Settings = Mapping[str, Any]
 
 _SHOWN = 8
-_PACKED = frozenset({"qweight", "qzeros", "scales", "biases", "weight_packed", "weight_scale", "absmax", "SCB"})
+_PACKED = frozenset(
+    {"qweight", "qzeros", "g_idx", "scales", "biases", "weight_packed", "weight_scale", "absmax", "SCB"}
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
