@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pocketvlm.backends.ops import Ops
-from pocketvlm.checkpoint.huggingface import Checkpoint
+from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.model import expected_tensors, tensor_roles
 from pocketvlm.quantize import quantized
 from pocketvlm.schemes import ARRAY_ROLES, Role
