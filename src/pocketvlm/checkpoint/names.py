@@ -1,18 +1,25 @@
-"""Tensor names of other tools are mapped to the hub's names and matched with the tensors that the model needs."""
+"""Tensor names of other tools are mapped to the hub's names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from pocketvlm.checkpoint.formats.safetensors import SUPPORTED, TensorEntry
+from pocketvlm.checkpoint.formats.safetensors import TensorEntry
 from pocketvlm.errors import TensorError
 
 EMBEDDING = "model.language_model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
 _LANGUAGE = "model.language_model."
-_SHOWN = 8
-_QUANTIZED_SUFFIXES = (".qweight", ".qzeros", ".scales", ".weight_packed", ".weight_scale", ".absmax")
+
+# Ends of the names of the language model's norms that compute with 1 + weight (docs/model.md 3.1).
+ZERO_CENTRED_NORMS = (
+    "input_layernorm.weight",
+    "post_attention_layernorm.weight",
+    "q_norm.weight",
+    "k_norm.weight",
+    "language_model.norm.weight",
+)
 
 # Prefixes of other tools for the same module (docs/model.md 2), tried in order after a leading "model." is taken off.
 _ROOTS = (
@@ -59,48 +66,3 @@ def canonical_entries(entries: Mapping[str, TensorEntry], where: str) -> dict[st
             )
         result[target] = entry
     return result
-
-
-def match(
-    entries: Mapping[str, TensorEntry], expected: Mapping[str, tuple[int, ...]], where: str
-) -> dict[str, TensorEntry]:
-    """The entry for each expected name, in the order of `expected`.
-
-    entries: by canonical name. expected: the shape of every tensor the model needs. Raises one TensorError that counts
-    and lists all missing, unexpected and mis-shaped tensors and those with a dtype that is not loaded.
-    """
-    missing = [name for name in expected if name not in entries]
-    unexpected = [entry.name for name, entry in entries.items() if name not in expected]
-    shaped = [
-        f"{entry.name} {list(entry.shape)} instead of {list(expected[name])}"
-        for name, entry in entries.items()
-        if name in expected and entry.shape != tuple(expected[name])
-    ]
-    unsupported = [
-        f"{entry.name} ({entry.dtype})"
-        for name, entry in entries.items()
-        if name in expected and entry.dtype not in SUPPORTED
-    ]
-    lines = [
-        _line(missing, "missing"),
-        _line(unexpected, "unexpected"),
-        _line(shaped, "of another shape than config.json asks for"),
-        _line(unsupported, f"of a dtype that is not loaded (only {', '.join(sorted(SUPPORTED))} are)"),
-    ]
-    if any(lines):
-        quantized = bool(unsupported) or any(name.endswith(_QUANTIZED_SUFFIXES) for name in unexpected)
-        way_out = (
-            "this looks like a quantized checkpoint, which pocketvlm does not load yet: use the 16-bit one"
-            if quantized
-            else "config.json and the weights do not belong together, or the weights are another model's"
-        )
-        raise TensorError("\n  ".join([f"{where}: the tensors do not fit: {way_out}", *filter(None, lines)]))
-    return {name: entries[name] for name in expected}
-
-
-def _line(names: Sequence[str], what: str) -> str:
-    """`3 missing: a, b, c`, cut after some names; empty if there are none."""
-    if not names:
-        return ""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}"

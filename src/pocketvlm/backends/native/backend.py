@@ -18,6 +18,7 @@ from pocketvlm.backends.native.matrices import Matrix, NativeWeight, Tied
 from pocketvlm.backends.native.operations import Floats, NativeOps
 from pocketvlm.backends.native.pack import pack
 from pocketvlm.backends.native.packed_cache import PackedCache
+from pocketvlm.backends.native.product import product_of
 from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.errors import OptionError
 from pocketvlm.schemes import ARRAY_ROLES, Role
@@ -102,6 +103,9 @@ class NativeBackend(NativeOps, Backend[Floats, NativeWeight, Ints]):
         if role == "tied_embedding" and tensor.rounded_from is not None:
             return Tied(packed, self._stored(tensor.rounded_from))
         return packed
+
+    def product(self, tensor: Tensor, role: Role) -> str:
+        return product_of(tensor, role, self.scheme)
 
     def _stored(self, tensor: DenseTensor) -> Matrix:
         if tensor.dtype == "bf16":

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from pocketvlm.atomic import replacing, write_all
 from pocketvlm.checkpoint.files import INDEX_FILE, SINGLE_FILE, find_files, weight_map
 from pocketvlm.checkpoint.jsonfile import parse_object
 from pocketvlm.errors import CheckpointError
-from pocketvlm.tensors import DenseTensor, StoredDtype, Tensor
+from pocketvlm.tensors import DenseTensor, StoredDtype
 
 MAX_HEADER = 100_000_000
 _MAX_DIMENSION = 2**48
@@ -41,7 +42,15 @@ _BITS = {
 _STORED: dict[str, StoredDtype] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _WRITTEN = {stored: dtype for dtype, stored in _STORED.items()}
 _NUMPY: dict[StoredDtype, str] = {"f32": "<f4", "f16": "<f2", "bf16": "<u2"}
+# How `map_arrays` shows each dtype; floats that NumPy lacks are shown as their bits.
+_RAW = {
+    **dict.fromkeys(("BOOL", "U8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), "u1"),
+    **{"I8": "i1", "F16": "<f2", "BF16": "<u2", "I16": "<i2", "U16": "<u2"},
+    **{"F32": "<f4", "I32": "<i4", "U32": "<u4", "F64": "<f8", "I64": "<i8", "U64": "<u8"},
+}
 SUPPORTED = frozenset(_STORED)
+# The files that are mapped now. A map lives as long as a view of it, also one that a lazy array holds.
+_MAPPED: WeakKeyDictionary[mmap.mmap, Path] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +196,16 @@ def map_tensors(entries: Iterable[TensorEntry], sparse: bool = False) -> list[De
     entries' dtypes must be in SUPPORTED. sparse: only scattered rows will be read, so avoid large pages, in which each
     row would make 2 MB resident.
     """
+    arrays = map_arrays(entries := list(entries), sparse)
+    return [DenseTensor(entry.name, _STORED[entry.dtype], array) for entry, array in zip(entries, arrays, strict=True)]
+
+
+def map_arrays(entries: Iterable[TensorEntry], sparse: bool = False) -> list[NDArray[Any]]:
+    """Read-only views of the arrays as stored, in the order given, whatever they mean; see `map_tensors`.
+
+    bfloat16 comes as its bits in uint16, 8-bit floats as theirs in uint8. Raises CheckpointError for a dtype that no
+    format uses.
+    """
     maps: dict[Path, mmap.mmap] = {}
     return [_view(entry, _map(entry.file, maps, sparse)) for entry in entries]
 
@@ -213,14 +232,11 @@ def write_tensors(path: Path, tensors: Mapping[str, DenseTensor], metadata: Mapp
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def leave(tensors: Iterable[Tensor]) -> None:
-    """Drop the resident pages of mapped tensors; a later read loads them again."""
-    for tensor in tensors:
-        base: Any = tensor.source if isinstance(tensor, DenseTensor) else None
-        while isinstance(base, np.ndarray):
-            base = base.base
-        mapped = base.obj if isinstance(base, memoryview) else base
-        if isinstance(mapped, mmap.mmap):
+def leave(files: Iterable[Path]) -> None:
+    """Drop the resident pages of mapped files; a later read loads them again."""
+    left = set(files)
+    for mapped, path in list(_MAPPED.items()):
+        if path in left:
             with contextlib.suppress(AttributeError, OSError):
                 mapped.madvise(mmap.MADV_DONTNEED)
 
@@ -232,15 +248,17 @@ def _map(path: Path, maps: dict[Path, mmap.mmap], sparse: bool) -> mmap.mmap:
                 maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be mapped into memory: {error}") from None
+        _MAPPED[maps[path]] = path
         if sparse:
             with contextlib.suppress(AttributeError, OSError):
                 maps[path].madvise(mmap.MADV_NOHUGEPAGE)
     return maps[path]
 
 
-def _view(entry: TensorEntry, data: mmap.mmap) -> DenseTensor:
-    stored = _STORED[entry.dtype]
-    dtype = np.dtype(_NUMPY[stored])
+def _view(entry: TensorEntry, data: mmap.mmap) -> NDArray[Any]:
+    if entry.dtype not in _RAW:
+        raise CheckpointError(f"{entry.file}: tensor {entry.name!r} has dtype {entry.dtype}, which no format here uses")
+    dtype = np.dtype(_RAW[entry.dtype])
     if entry.start + entry.nbytes > len(data):
         raise CheckpointError(f"{entry.file}: the file became shorter while it was read: load it again")
     array: NDArray[Any] = (
@@ -250,4 +268,4 @@ def _view(entry: TensorEntry, data: mmap.mmap) -> DenseTensor:
         array = array.copy()
     array = array.view(dtype).reshape(entry.shape)
     array.setflags(write=False)
-    return DenseTensor(entry.name, stored, array)
+    return array

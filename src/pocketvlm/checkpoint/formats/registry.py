@@ -1,0 +1,82 @@
+"""`find_format` finds the format of a checkpoint's weights from its configuration; one line a format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pocketvlm.checkpoint.formats.autoround import read_auto_round
+from pocketvlm.checkpoint.formats.awq import read_awq
+from pocketvlm.checkpoint.formats.bitsandbytes import read_bitsandbytes
+from pocketvlm.checkpoint.formats.compressed_tensors import read_compressed_tensors
+from pocketvlm.checkpoint.formats.format import DenseFormat, Entries, Format, Settings
+from pocketvlm.checkpoint.formats.fp8 import read_fp8
+from pocketvlm.checkpoint.formats.gptq import read_gptq
+from pocketvlm.checkpoint.formats.mlx import read_mlx, read_unquantized_mlx
+from pocketvlm.checkpoint.formats.modelopt import read_modelopt
+from pocketvlm.checkpoint.jsonfile import read_json
+from pocketvlm.errors import ConfigError
+
+# Each reader gets the quantization settings, where they stand (for errors), and the tensors of the files. It returns
+# None for settings of another format, and raises ConfigError for a variant of its own that is not supported.
+Reader = Callable[[Settings, str, Entries], Format | None]
+READERS: dict[str, Reader] = {
+    "mlx": read_mlx,
+    "bitsandbytes": read_bitsandbytes,
+    "fp8": read_fp8,
+    "compressed-tensors": read_compressed_tensors,
+    "modelopt": read_modelopt,
+    "AWQ": read_awq,
+    "GPTQ": read_gptq,
+    "AutoRound": read_auto_round,
+}
+
+# Files of their own that tools put the settings in; the sections of config.json come first.
+_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+
+
+def find_format(directory: Path, config: Mapping[str, Any], entries: Entries) -> Format:
+    """The format of the weights of a directory. Raises ConfigError for a method that is not supported, by its name.
+
+    config: config.json. entries: the tensors of the files, by the hub's names; empty if they were not read.
+    """
+    found = quantization_settings(directory, config)
+    if found is None:
+        return read_unquantized_mlx(entries) or DenseFormat()
+    settings, where = found
+    for reader in READERS.values():
+        if (format_ := reader(settings, where, entries)) is not None:
+            return format_
+    method = settings.get("quant_method", "unnamed")
+    supported = f"supported are {', '.join(READERS)}, or " if READERS else ""
+    raise ConfigError(
+        f"{where}: quantization method {method!r} is not supported: {supported}use the 16-bit checkpoint, e.g. "
+        f"openbmb/MiniCPM-V-4.6"
+    )
+
+
+def settings_files(directory: Path) -> tuple[Path, ...]:
+    """The files of a directory that may hold quantization settings."""
+    return tuple(path for name in ("config.json", *_FILES) if (path := directory / name).is_file())
+
+
+def quantization_settings(directory: Path, config: Mapping[str, Any]) -> tuple[Settings, str] | None:
+    """The quantization settings of a directory and where they stand; None for a dense checkpoint.
+
+    Raises ConfigError for a section that is not an object.
+    """
+    text = config.get("text_config")
+    for section in (config, text if isinstance(text, Mapping) else {}):
+        for key in ("quantization_config", "quantization"):
+            value = section.get(key)
+            if value is None:
+                continue
+            where = f"{directory / 'config.json'}: {key}"
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}={value!r} is not an object: download or copy config.json again")
+            return value, where
+    for name in _FILES:
+        if (directory / name).is_file():
+            return read_json(directory / name), str(directory / name)
+    return None
