@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from pocketvlm.backends.backend import Backend, CacheLocation
 from pocketvlm.backends.batch import Batch, Ints, Step, make_step
 from pocketvlm.backends.native import slabs
+from pocketvlm.backends.native.layout import layout_of
 from pocketvlm.backends.native.matrices import Matrix, NativeWeight, Tied
 from pocketvlm.backends.native.operations import Floats, NativeOps
-from pocketvlm.backends.native.pack import layout_of, pack
+from pocketvlm.backends.native.pack import pack
 from pocketvlm.backends.native.packed_cache import PackedCache
+from pocketvlm.backends.native.product import product_of
 from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.errors import OptionError
 from pocketvlm.schemes import ARRAY_ROLES, Role
@@ -107,6 +109,9 @@ class NativeBackend(NativeOps, Backend[Floats, NativeWeight, Ints]):
         if role == "tied_embedding" and tensor.rounded_from is not None:
             return Tied(packed, self._stored(tensor.rounded_from))
         return packed
+
+    def product(self, tensor: Tensor, role: Role) -> str:
+        return product_of(tensor, role, self.scheme)
 
     def _stored(self, tensor: DenseTensor) -> Matrix:
         if tensor.dtype == "bf16":

@@ -9,15 +9,13 @@ from numpy.typing import NDArray
 
 from pocketvlm.backends.native import slabs
 from pocketvlm.backends.native.group_numbers import group_numbers, row_numbers
-from pocketvlm.backends.native.layout import integer_codebook, kernel_of, layout_of
+from pocketvlm.backends.native.layout import integer_codebook, layout_of
 from pocketvlm.backends.native.packed_matrix import TILE_BYTES, TILE_OUTPUTS, PackedMatrix, packed_matrix
 from pocketvlm.packfile import round_up
 from pocketvlm.tensors import DenseTensor, QuantizedTensor, float32_to_bfloat16
 
 if TYPE_CHECKING:
     from pocketvlm._native import Runtime
-
-__all__ = ["kernel_of", "layout_of", "pack", "pack_codes"]
 
 _ROW_UNIT = 16  # inputs are padded to a multiple of this where an output has one scale
 

@@ -1,0 +1,27 @@
+"""Says how the native backend multiplies a tensor, and why, for people."""
+
+from __future__ import annotations
+
+from pocketvlm.backends.native.layout import kernel_of, layout_of
+from pocketvlm.backends.options import Scheme
+from pocketvlm.schemes import Role
+from pocketvlm.tensors import QuantizedTensor, Tensor
+
+
+def product_of(tensor: Tensor, role: Role, scheme: Scheme) -> str:
+    """How a tensor of this role is multiplied under a scheme; reads no values."""
+    quantized = isinstance(tensor, QuantizedTensor)
+    packed = isinstance(tensor, QuantizedTensor) and scheme.precision == "fast" and layout_of(tensor).bits <= 8
+    if role in ("embedding", "position_embedding"):
+        return f"rows are looked up, {'in the packed codes' if packed else 'dequantized' if quantized else 'as stored'}"
+    if quantized and role == "patch_embedding":
+        return "float32 products (dequantized: rounding pixels makes small print unreadable)"
+    if isinstance(tensor, QuantizedTensor):
+        if scheme.precision == "exact":
+            return "float32 products (dequantized: precision exact)"
+        return kernel_of(tensor)
+    if scheme.products == "float32":
+        return f"float32 products ({scheme.products_reason})"
+    if tensor.dtype == "bf16" and scheme.products == "bfloat16":
+        return "bfloat16 products where the processor has them, else float32 (stored in bfloat16)"
+    return f"float32 products (stored in {'float16' if tensor.dtype == 'f16' else tensor.dtype})"
