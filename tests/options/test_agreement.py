@@ -135,7 +135,7 @@ def test_load_has_every_option_with_its_default_and_type() -> None:
         assert hints[each.name] == get_type_hints(LoadOptions)[each.name], each.name
         assert re.search(rf"\b{each.name}\b", api.load.__doc__ or ""), each.name
     quantized = get_args(get_args(get_type_hints(LLM.__init__)["quantization"])[0])
-    assert {*quantized, "auto", "bf16"} == set(definition(LoadOptions, "weights").choices)
+    assert {*quantized, "auto", "bf16", "stored"} == set(definition(LoadOptions, "weights").choices)
     taken = {"revision", "max_model_len"} & set(inspect.signature(LLM).parameters)
     assert taken <= set(names(LoadOptions))
 

@@ -125,9 +125,9 @@ def test_nothing_is_read_before_codes_are_used() -> None:
 @pytest.mark.parametrize("weights", sorted({*get_args(Weights)} - {"auto"}))
 def test_the_scheme_of_each_role(weights: str) -> None:
     """Which tensors are quantized and how; those of the checkpoint that are already stay as they are."""
-    matrix = {"int4": INT4_GROUP_64, "int8": INT8_GROUP_32, "bf16": None}[weights]
+    matrix = {"int4": INT4_GROUP_64, "int8": INT8_GROUP_32, "bf16": None, "stored": None}[weights]
     expected: dict[str, QuantizationScheme | None] = dict.fromkeys(ROLES)
-    if weights != "bf16":
+    if matrix is not None:
         expected |= {"matrix": matrix, "head": matrix, "tied_embedding": matrix, "vision_matrix": INT8_ROWS}
         expected["gate"] = INT8_GROUP_64 if weights == "int4" else INT8_GROUP_32
     tensors = {role: dense(np.ones((4, 96), np.float32)) for role in ROLES}
