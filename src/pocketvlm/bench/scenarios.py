@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pocketvlm.config import ModelConfig
+from pocketvlm.families import Markers
 from pocketvlm.engine import Engine, Request
 from pocketvlm.types import DownsampleMode, Prompt, SamplingParams, View
 
@@ -66,6 +67,10 @@ class Row:
         return asdict(self)
 
 
+# Ids that no token has: random prompts have no tokens around their views.
+_NO_MARKERS = Markers(-1, -1, -1, -1, -1)
+
+
 class Prompts:
     """Makes prompts of random ids and random pixels for one model."""
 
@@ -89,7 +94,9 @@ class Prompts:
         for _ in range(views):
             seen.append(self.view(len(ids)))
             ids += [self.config.image_token_id] * seen[-1].tokens
-        return Prompt(np.array(ids + after, np.int32), tuple(seen), (), "")
+        tokens, place = np.array(ids + after, np.int32), self.config.family.positions
+        positions = None if place is None or not seen else place(tokens, seen, _NO_MARKERS)
+        return Prompt(tokens, tuple(seen), (), "", positions=positions)
 
 
 def first_token(engine: Engine, prompt: Prompt, answer: int = 1) -> tuple[int, float]:

@@ -284,6 +284,7 @@ class Engine:
             raise PromptError(f"the prompt has a token id outside 0..{vocab - 1}")
         if any(a >= b for a, b in itertools.pairwise((0, *prompt.marks))) or max(prompt.marks, default=0) > total:
             raise PromptError(f"the prompt's marks {prompt.marks} must ascend, from 1 to its {total} tokens")
+        _check_positions(prompt, self.model)
         for index, view in enumerate(prompt.views):
             per_token = 16 if view.downsample_mode == "16x" else 4
             if view.tokens * per_token != view.rows * view.cols or not 0 <= view.start <= total - view.tokens:
@@ -292,3 +293,18 @@ class Engine:
                     f"{view.start} on: they do not fit each other, or the prompt of {total} tokens"
                 )
         return limit - total
+
+
+def _check_positions(prompt: Prompt, model: MiniCPMV) -> None:
+    """Raise PromptError for a prompt whose positions are those of another family."""
+    positions, family = prompt.positions, model.config.family
+    if positions is None:
+        fits = not (model.rotary_axes and prompt.views)
+    else:
+        fits = positions.values.shape == (*model.rotary_axes, len(prompt.ids))
+    if not fits:
+        found = "none" if positions is None else f"those of shape {list(positions.values.shape)}"
+        raise PromptError(
+            f"the prompt of {len(prompt.ids)} tokens and {len(prompt.views)} views has no positions for {family.name}, "
+            f"but {found}: make it with this model's processor"
+        )
