@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import MiniCPMV4_6Config, MiniCPMV4_6ForConditionalGeneration
+import transformers
 
 from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.config import ModelConfig
+from pocketvlm.families import FAMILIES, MINICPMV4_6, Family, Markers
 from pocketvlm.model import MiniCPMV, tensor_roles
 from pocketvlm.quantize import quantized
 from pocketvlm.tensors import DenseTensor
-from pocketvlm.types import Prompt, View
+from pocketvlm.types import DownsampleMode, Prompt, View
 
-IMAGE_TOKEN = 7
+IMAGE_TOKEN, VIDEO_TOKEN = 7, 8
+MARKERS = Markers(image_start=3, image_end=4, slice_start=5, slice_end=6, newline=9)
 
 # Odd on purpose: head counts and widths that no vector register divides.
 TINY_TEXT: dict[str, Any] = {
@@ -51,17 +53,26 @@ TINY_VISION: dict[str, Any] = {
 }
 
 
-def config_dict(text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None, **top: Any) -> dict[str, Any]:
-    """A config.json of a tiny checkpoint, with overrides."""
+def config_dict(
+    text: dict[str, Any] | None = None,
+    vision: dict[str, Any] | None = None,
+    family: Family = MINICPMV4_6,
+    **top: Any,
+) -> dict[str, Any]:
+    """A config.json of a tiny checkpoint of a family, with overrides."""
+    own_text: dict[str, Any] = {}
+    if family.positions is not None:
+        own_text = {"head_dim": 40, "rope_parameters": {**TINY_TEXT["rope_parameters"], "mrope_section": [2, 2, 2]}}
+        top = {**{f"{name}_id": value for name, value in asdict(MARKERS).items()}, **top}
     return {
-        "architectures": ["MiniCPMV4_6ForConditionalGeneration"],
-        "model_type": "minicpmv4_6",
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
         "tie_word_embeddings": True,
-        "text_config": {**TINY_TEXT, **(text or {})},
-        "vision_config": {**TINY_VISION, **(vision or {})},
+        "text_config": {**TINY_TEXT, **own_text, **(text or {})},
+        "vision_config": {**TINY_VISION, "model_type": family.vision_type, **(vision or {})},
         "insert_layer_id": 0,
         "image_token_id": IMAGE_TOKEN,
-        "video_token_id": 8,
+        "video_token_id": VIDEO_TOKEN,
         "eos_token_id": 2,
         **top,
     }
@@ -97,11 +108,16 @@ def _is_layer_norm_weight(name: str) -> bool:
     return ("vision_tower" in name or "merger" in name) and "norm" in name and name.endswith("weight")
 
 
+def hub_config(data: dict[str, Any]) -> Any:
+    """The configuration of transformers for a config.json."""
+    kind = getattr(transformers, FAMILIES[data["model_type"]].architecture.replace("ForConditionalGeneration", "Config"))
+    return kind(**{k: v for k, v in data.items() if k not in ("architectures", "model_type")})
+
+
 def make_oracle(data: dict[str, Any], seed: int = 0, dtype: torch.dtype = torch.float32) -> Oracle:
     """Random transformers model (float32 arithmetic) whose weights are representable in `dtype`."""
-    config = MiniCPMV4_6Config(**{k: v for k, v in data.items() if k not in ("architectures", "model_type")})
     with torch.device("meta"):
-        model = MiniCPMV4_6ForConditionalGeneration(config)
+        model = getattr(transformers, FAMILIES[data["model_type"]].architecture)(hub_config(data))
     model = model.to_empty(device="cpu").eval().float()
     model.tie_weights()
     _restore_buffers(model)
@@ -169,6 +185,69 @@ def make_prompt(
         marks.append(len(ids))
         words()
     return Prompt(np.array(ids, dtype=np.int32), tuple(views), (), "", marks=tuple(marks))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A picture of a prompt: sizes in patches, its grid of slices, and the tokens after it.
+
+    breaks: line breaks after it, then `words` random ids. id_tag: an id tag before it.
+    """
+
+    overview: tuple[int, int]
+    grid: tuple[int, int] | None = None
+    slice_size: tuple[int, int] = (4, 4)
+    video: bool = False
+    words: int = 0
+    breaks: int = 0
+    id_tag: bool = False
+
+
+def canvas_prompt(
+    layouts: list[Layout], mode: DownsampleMode = "16x", seed: int = 0, lead: int = 3, patch_dim: int = 1
+) -> Prompt:
+    """Pictures with markers as the processor writes them, `lead` random ids before; positions are left out.
+
+    There is a cache breakpoint after each picture. Pixels are random, with `patch_dim` values a patch.
+    """
+    random = np.random.default_rng(seed)
+    ids, views, marks = random.integers(10, 131, lead).tolist(), [], []
+
+    def crop(placeholder: int, size: tuple[int, int], start: int, stop: int) -> None:
+        ids.append(start)
+        rows, cols = size
+        patches = random.uniform(-1, 1, (rows * cols, patch_dim)).astype(np.float32)
+        tokens = rows * cols // (16 if mode == "16x" else 4)
+        digest = hashlib.sha256(patches.tobytes() + repr((size, mode)).encode()).hexdigest()
+        views.append(View(patches, rows, cols, mode, len(ids), tokens, digest))
+        ids.extend([placeholder] * tokens + [stop])
+
+    for layout in layouts:
+        placeholder = VIDEO_TOKEN if layout.video else IMAGE_TOKEN
+        if layout.id_tag:
+            ids.extend(random.integers(10, 131, 3).tolist())
+        crop(placeholder, layout.overview, MARKERS.image_start, MARKERS.image_end)
+        rows, cols = layout.grid or (0, 0)
+        for index in range(rows * cols):
+            if index and index % cols == 0:
+                ids.append(MARKERS.newline)
+            crop(placeholder, layout.slice_size, MARKERS.slice_start, MARKERS.slice_end)
+        marks.append(len(ids))
+        ids.extend([MARKERS.newline] * layout.breaks + random.integers(10, 131, layout.words).tolist())
+    return Prompt(np.array(ids, np.int32), tuple(views), (), "", marks=tuple(marks))
+
+
+def placed(prompt: Prompt, family: Family) -> Prompt:
+    """The prompt with the positions of a family."""
+    if family.positions is None or not prompt.views:
+        return prompt
+    return replace(prompt, positions=family.positions(prompt.ids, prompt.views, MARKERS))
+
+
+def modalities(prompt: Prompt) -> torch.Tensor:
+    """1 for each placeholder of an image, 2 for one of a video, else 0: int64 [1, tokens]."""
+    ids = torch.from_numpy(prompt.ids.astype(np.int64))[None]
+    return (ids == IMAGE_TOKEN).long() + 2 * (ids == VIDEO_TOKEN).long()
 
 
 def reference_inputs(prompt: Prompt, config: ModelConfig) -> dict[str, Any]:
