@@ -244,25 +244,44 @@ def placed(prompt: Prompt, family: Family) -> Prompt:
     return replace(prompt, positions=family.positions(prompt.ids, prompt.views, MARKERS))
 
 
-def modalities(prompt: Prompt) -> torch.Tensor:
+def modalities(prompt: Prompt, config: ModelConfig | None = None) -> torch.Tensor:
     """1 for each placeholder of an image, 2 for one of a video, else 0: int64 [1, tokens]."""
+    image, video = (IMAGE_TOKEN, VIDEO_TOKEN) if config is None else (config.image_token_id, config.video_token_id)
     ids = torch.from_numpy(prompt.ids.astype(np.int64))[None]
-    return (ids == IMAGE_TOKEN).long() + 2 * (ids == VIDEO_TOKEN).long()
+    return (ids == image).long() + 2 * (ids == video).long()
 
 
 def reference_inputs(prompt: Prompt, config: ModelConfig) -> dict[str, Any]:
     """The same prompt as transformers takes it."""
     inputs: dict[str, Any] = {"input_ids": torch.from_numpy(prompt.ids.astype(np.int64))[None]}
-    if prompt.views:
-        patch = config.vision.patch_size
-        packed = [
-            v.patches.reshape(-1, 3, patch, patch).transpose(1, 2, 0, 3).reshape(3, patch, -1) for v in prompt.views
-        ]
-        kind = "_videos" if prompt.ids[prompt.views[0].start] == config.video_token_id else ""
+    patch = config.vision.patch_size
+    for kind, placeholder in (("", config.image_token_id), ("_videos", config.video_token_id)):
+        views = [view.load() for view in prompt.views if prompt.ids[view.start] == placeholder]
+        if not views:
+            continue
+        packed = [v.patches.reshape(-1, 3, patch, patch).transpose(1, 2, 0, 3).reshape(3, patch, -1) for v in views]
         inputs[f"pixel_values{kind}"] = torch.from_numpy(np.concatenate(packed, axis=-1))[None]
-        inputs[f"target_sizes{kind}"] = torch.tensor([(v.rows, v.cols) for v in prompt.views], dtype=torch.int32)
-        inputs["downsample_mode"] = prompt.views[0].downsample_mode
+        inputs[f"target_sizes{kind}"] = torch.tensor([(v.rows, v.cols) for v in views], dtype=torch.int32)
+        inputs["downsample_mode"] = views[0].downsample_mode
+    if prompt.views and config.family.positions is not None:
+        inputs["mm_token_type_ids"] = modalities(prompt, config)
     return inputs
+
+
+def reference_answer(oracle: Oracle, prompt: Prompt, count: int) -> list[int]:
+    """The `count` most likely ids, one after the other, of transformers' generate."""
+    inputs = reference_inputs(prompt, oracle.config)
+    if hasattr(oracle.model.model, "rope_deltas"):
+        oracle.model.model.rope_deltas = None  # those of the prompt before would be used for a text
+    oracle.model.generation_config.eos_token_id = None
+    with torch.no_grad():
+        made = oracle.model.generate(
+            **inputs,
+            attention_mask=torch.ones_like(inputs["input_ids"]),
+            do_sample=False,
+            max_new_tokens=count,
+        )
+    return made[0, len(prompt.ids) :].tolist()
 
 
 def reference_logits(oracle: Oracle, prompt: Prompt) -> np.ndarray:
@@ -274,7 +293,8 @@ def reference_logits(oracle: Oracle, prompt: Prompt) -> np.ndarray:
 def reference_features(oracle: Oracle, prompt: Prompt) -> np.ndarray:
     """Features float32 [image tokens, hidden] of transformers, of images or of a video."""
     inputs = reference_inputs(prompt, oracle.config)
-    del inputs["input_ids"]
+    for name in ("input_ids", "mm_token_type_ids"):
+        inputs.pop(name, None)
     model = oracle.model.model
     features = model.get_video_features if "pixel_values_videos" in inputs else model.get_image_features
     with torch.no_grad():

@@ -94,9 +94,13 @@ class Runner:
 
     def _rotary_positions(self, plan: Plan) -> Ints:
         """Rotary positions of a plan: int32 [rows], or [3, rows] for a model whose positions have three dimensions."""
-        axes = self.model.rotary_axes
-        found = [work.sequence.rotary_positions(work.start, work.stop) for work in plan.work]
-        return np.concatenate([np.broadcast_to(rows, (*axes, rows.shape[-1])) for rows in found], axis=-1)
+        found = np.empty((*self.model.rotary_axes, sum(work.stop - work.start for work in plan.work)), np.int32)
+        row = 0
+        for work in plan.work:
+            end = row + work.stop - work.start
+            found[..., row:end] = work.sequence.rotary_positions(work.start, work.stop)
+            row = end
+        return found
 
     def _adapters(self, plan: Plan) -> Ints | None:
         """The adapter of each row of a plan; None if no sequence has one."""
