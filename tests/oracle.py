@@ -110,7 +110,9 @@ def _is_layer_norm_weight(name: str) -> bool:
 
 def hub_config(data: dict[str, Any]) -> Any:
     """The configuration of transformers for a config.json."""
-    kind = getattr(transformers, FAMILIES[data["model_type"]].architecture.replace("ForConditionalGeneration", "Config"))
+    kind = getattr(
+        transformers, FAMILIES[data["model_type"]].architecture.replace("ForConditionalGeneration", "Config")
+    )
     return kind(**{k: v for k, v in data.items() if k not in ("architectures", "model_type")})
 
 
@@ -306,7 +308,7 @@ def assert_close(ours: np.ndarray, reference: np.ndarray, tolerance: float) -> N
     assert ours.dtype == np.float32
     assert ours.shape == reference.shape
     assert 0.3 < reference.std() < 30
-    assert np.abs(ours - reference).max() <= tolerance
+    assert np.abs(ours - reference).max() <= tolerance, np.abs(ours - reference).max()
     best = np.sort(reference, axis=-1)
     clear = best[:, -1] - best[:, -2] > tolerance
     assert clear.any()

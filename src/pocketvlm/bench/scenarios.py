@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from pocketvlm.config import ModelConfig
-from pocketvlm.families import Markers
 from pocketvlm.engine import Engine, Request
+from pocketvlm.families import Markers
 from pocketvlm.types import DownsampleMode, Prompt, SamplingParams, View
 
 BATCH = 8
