@@ -110,10 +110,8 @@ def _is_layer_norm_weight(name: str) -> bool:
 
 def hub_config(data: dict[str, Any]) -> Any:
     """The configuration of transformers for a config.json."""
-    kind = getattr(
-        transformers, FAMILIES[data["model_type"]].architecture.replace("ForConditionalGeneration", "Config")
-    )
-    return kind(**{k: v for k, v in data.items() if k not in ("architectures", "model_type")})
+    name = FAMILIES[data["model_type"]].architecture.replace("ForConditionalGeneration", "Config")
+    return getattr(transformers, name)(**{k: v for k, v in data.items() if k not in ("architectures", "model_type")})
 
 
 def make_oracle(data: dict[str, Any], seed: int = 0, dtype: torch.dtype = torch.float32) -> Oracle:

@@ -118,7 +118,8 @@ class Processor:
 
         None leaves an option to the checkpoint, or to the template for enable_thinking; a part's own options win over
         these. alpha: how to remove transparency, "white" or "reference" (see media). Videos have max_slice_nums 1 and
-        no image id unless asked otherwise, and options of their own from max_num_frames on (sampling.VideoOptions).
+        no image id unless asked otherwise (of some families never, see `Family`), and options of their own from
+        max_num_frames on (sampling.VideoOptions).
         continue_final_message leaves the last message open, so that the answer continues it. progress("watch", done,
         total) is called on another thread for each frame or composite of a video that was prepared. image_cache:
         images that were cut for earlier prompts. Raises PromptError, ImageError, VideoError or OptionError.
