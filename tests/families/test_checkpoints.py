@@ -26,8 +26,10 @@ from oracle import (
 
 import pocketvlm
 from pocketvlm.backends import native
+from pocketvlm.bench.scenarios import Prompts
 from pocketvlm.errors import CheckpointError, ConfigError
 from pocketvlm.families import MINICPMV4_6, MINICPMV4_7, Markers
+from pocketvlm.interfaces.prompts import continued
 from pocketvlm.processor import Tokenizer
 from pocketvlm.types import Prompt
 
@@ -105,7 +107,6 @@ CONTENTS: dict[str, list[dict[str, Any]]] = {
     "one image": [image(300, 200), QUESTION],
     "several images": [image(300, 200), image(64, 400), {"type": "text", "text": "and"}, image(90, 90, 1), QUESTION],
     "sliced image": [QUESTION, image(640, 480), QUESTION],
-    "sliced images": [image(1000, 460), image(640, 480), QUESTION],
     "video": [video(45, 160, 90), QUESTION],
     "image and videos": [video(12, 64, 64), image(640, 480), video(25, 90, 64), QUESTION],
 }
@@ -241,3 +242,19 @@ def test_the_sections_of_the_reference_are_the_default() -> None:
     rotary = oracle.model.model.language_model.rotary_emb
     assert list(rotary.mrope_section) == [11, 11, 10]
     assert make_network(oracle, native.create(1)).rotary_axes == (3,)
+
+
+def test_a_continued_prompt_has_shifted_positions(pair: Pair, model: pocketvlm.Model) -> None:
+    prompt = model.processor([{"role": "user", "content": CONTENTS["sliced image"]}])
+    tokenizer = model.processor.tokenizer
+    joined = continued(tokenizer.encode_plain("the image shows"), prompt, tokenizer, [], tokenizer.vocab_size)
+    assert len(joined.ids) > len(prompt.ids)
+    check_positions(pair, joined)
+
+
+def test_benchmark_prompts_have_positions(model: pocketvlm.Model) -> None:
+    prompts = Prompts(model.checkpoint.model, side=8)
+    for views in (0, 2):
+        prompt = prompts.prompt(views, 20)
+        assert (prompt.positions is None) == (views == 0)
+        assert model.generate(prompt, max_tokens=2, temperature=0, ignore_eos=True).usage.completion_tokens == 2
