@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import MiniCPMV4_6Config, MiniCPMV4_6ForConditionalGeneration
+import transformers
 
 from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.config import ModelConfig
+from pocketvlm.families import FAMILIES, MINICPMV4_6, Family, Markers
 from pocketvlm.model import MiniCPMV, tensor_roles
 from pocketvlm.quantize import quantized
 from pocketvlm.tensors import DenseTensor
-from pocketvlm.types import Prompt, View
+from pocketvlm.types import DownsampleMode, Prompt, View
 
-IMAGE_TOKEN = 7
+IMAGE_TOKEN, VIDEO_TOKEN = 7, 8
+MARKERS = Markers(image_start=3, image_end=4, slice_start=5, slice_end=6, newline=9)
 
 # Odd on purpose: head counts and widths that no vector register divides.
 TINY_TEXT: dict[str, Any] = {
@@ -51,17 +53,26 @@ TINY_VISION: dict[str, Any] = {
 }
 
 
-def config_dict(text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None, **top: Any) -> dict[str, Any]:
-    """A config.json of a tiny checkpoint, with overrides."""
+def config_dict(
+    text: dict[str, Any] | None = None,
+    vision: dict[str, Any] | None = None,
+    family: Family = MINICPMV4_6,
+    **top: Any,
+) -> dict[str, Any]:
+    """A config.json of a tiny checkpoint of a family, with overrides."""
+    own_text: dict[str, Any] = {}
+    if family.positions is not None:
+        own_text = {"head_dim": 40, "rope_parameters": {**TINY_TEXT["rope_parameters"], "mrope_section": [2, 2, 2]}}
+        top = {**{f"{name}_id": value for name, value in asdict(MARKERS).items()}, **top}
     return {
-        "architectures": ["MiniCPMV4_6ForConditionalGeneration"],
-        "model_type": "minicpmv4_6",
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
         "tie_word_embeddings": True,
-        "text_config": {**TINY_TEXT, **(text or {})},
-        "vision_config": {**TINY_VISION, **(vision or {})},
+        "text_config": {**TINY_TEXT, **own_text, **(text or {})},
+        "vision_config": {**TINY_VISION, "model_type": family.vision_type, **(vision or {})},
         "insert_layer_id": 0,
         "image_token_id": IMAGE_TOKEN,
-        "video_token_id": 8,
+        "video_token_id": VIDEO_TOKEN,
         "eos_token_id": 2,
         **top,
     }
@@ -97,11 +108,16 @@ def _is_layer_norm_weight(name: str) -> bool:
     return ("vision_tower" in name or "merger" in name) and "norm" in name and name.endswith("weight")
 
 
+def hub_config(data: dict[str, Any]) -> Any:
+    """The configuration of transformers for a config.json."""
+    name = FAMILIES[data["model_type"]].architecture.replace("ForConditionalGeneration", "Config")
+    return getattr(transformers, name)(**{k: v for k, v in data.items() if k not in ("architectures", "model_type")})
+
+
 def make_oracle(data: dict[str, Any], seed: int = 0, dtype: torch.dtype = torch.float32) -> Oracle:
     """Random transformers model (float32 arithmetic) whose weights are representable in `dtype`."""
-    config = MiniCPMV4_6Config(**{k: v for k, v in data.items() if k not in ("architectures", "model_type")})
     with torch.device("meta"):
-        model = MiniCPMV4_6ForConditionalGeneration(config)
+        model = getattr(transformers, FAMILIES[data["model_type"]].architecture)(hub_config(data))
     model = model.to_empty(device="cpu").eval().float()
     model.tie_weights()
     _restore_buffers(model)
@@ -171,19 +187,101 @@ def make_prompt(
     return Prompt(np.array(ids, dtype=np.int32), tuple(views), (), "", marks=tuple(marks))
 
 
+@dataclass(frozen=True)
+class Layout:
+    """A picture of a prompt: sizes in patches, its grid of slices, and the tokens after it.
+
+    breaks: line breaks after it, then `words` random ids. id_tag: an id tag before it.
+    """
+
+    overview: tuple[int, int]
+    grid: tuple[int, int] | None = None
+    slice_size: tuple[int, int] = (4, 4)
+    video: bool = False
+    words: int = 0
+    breaks: int = 0
+    id_tag: bool = False
+
+
+def canvas_prompt(
+    layouts: list[Layout], mode: DownsampleMode = "16x", seed: int = 0, lead: int = 3, patch_dim: int = 1
+) -> Prompt:
+    """Pictures with markers as the processor writes them, `lead` random ids before; positions are left out.
+
+    There is a cache breakpoint after each picture. Pixels are random, with `patch_dim` values a patch.
+    """
+    random = np.random.default_rng(seed)
+    ids, views, marks = random.integers(10, 131, lead).tolist(), [], []
+
+    def crop(placeholder: int, size: tuple[int, int], start: int, stop: int) -> None:
+        ids.append(start)
+        rows, cols = size
+        patches = random.uniform(-1, 1, (rows * cols, patch_dim)).astype(np.float32)
+        tokens = rows * cols // (16 if mode == "16x" else 4)
+        digest = hashlib.sha256(patches.tobytes() + repr((size, mode)).encode()).hexdigest()
+        views.append(View(patches, rows, cols, mode, len(ids), tokens, digest))
+        ids.extend([placeholder] * tokens + [stop])
+
+    for layout in layouts:
+        placeholder = VIDEO_TOKEN if layout.video else IMAGE_TOKEN
+        if layout.id_tag:
+            ids.extend(random.integers(10, 131, 3).tolist())
+        crop(placeholder, layout.overview, MARKERS.image_start, MARKERS.image_end)
+        rows, cols = layout.grid or (0, 0)
+        for index in range(rows * cols):
+            if index and index % cols == 0:
+                ids.append(MARKERS.newline)
+            crop(placeholder, layout.slice_size, MARKERS.slice_start, MARKERS.slice_end)
+        marks.append(len(ids))
+        ids.extend([MARKERS.newline] * layout.breaks + random.integers(10, 131, layout.words).tolist())
+    return Prompt(np.array(ids, np.int32), tuple(views), (), "", marks=tuple(marks))
+
+
+def placed(prompt: Prompt, family: Family) -> Prompt:
+    """The prompt with the positions of a family."""
+    if family.positions is None or not prompt.views:
+        return prompt
+    return replace(prompt, positions=family.positions(prompt.ids, prompt.views, MARKERS))
+
+
+def modalities(prompt: Prompt, config: ModelConfig | None = None) -> torch.Tensor:
+    """1 for each placeholder of an image, 2 for one of a video, else 0: int64 [1, tokens]."""
+    image, video = (IMAGE_TOKEN, VIDEO_TOKEN) if config is None else (config.image_token_id, config.video_token_id)
+    ids = torch.from_numpy(prompt.ids.astype(np.int64))[None]
+    return (ids == image).long() + 2 * (ids == video).long()
+
+
 def reference_inputs(prompt: Prompt, config: ModelConfig) -> dict[str, Any]:
     """The same prompt as transformers takes it."""
     inputs: dict[str, Any] = {"input_ids": torch.from_numpy(prompt.ids.astype(np.int64))[None]}
-    if prompt.views:
-        patch = config.vision.patch_size
-        packed = [
-            v.patches.reshape(-1, 3, patch, patch).transpose(1, 2, 0, 3).reshape(3, patch, -1) for v in prompt.views
-        ]
-        kind = "_videos" if prompt.ids[prompt.views[0].start] == config.video_token_id else ""
+    patch = config.vision.patch_size
+    for kind, placeholder in (("", config.image_token_id), ("_videos", config.video_token_id)):
+        views = [view.load() for view in prompt.views if prompt.ids[view.start] == placeholder]
+        if not views:
+            continue
+        packed = [v.patches.reshape(-1, 3, patch, patch).transpose(1, 2, 0, 3).reshape(3, patch, -1) for v in views]
         inputs[f"pixel_values{kind}"] = torch.from_numpy(np.concatenate(packed, axis=-1))[None]
-        inputs[f"target_sizes{kind}"] = torch.tensor([(v.rows, v.cols) for v in prompt.views], dtype=torch.int32)
-        inputs["downsample_mode"] = prompt.views[0].downsample_mode
+        inputs[f"target_sizes{kind}"] = torch.tensor([(v.rows, v.cols) for v in views], dtype=torch.int32)
+        inputs["downsample_mode"] = views[0].downsample_mode
+    if prompt.views and config.family.positions is not None:
+        inputs["mm_token_type_ids"] = modalities(prompt, config)
     return inputs
+
+
+def reference_answer(oracle: Oracle, prompt: Prompt, count: int) -> list[int]:
+    """The `count` most likely ids, one after the other, of transformers' generate."""
+    inputs = reference_inputs(prompt, oracle.config)
+    if hasattr(oracle.model.model, "rope_deltas"):
+        oracle.model.model.rope_deltas = None  # those of the prompt before would be used for a text
+    oracle.model.generation_config.eos_token_id = None
+    with torch.no_grad():
+        made = oracle.model.generate(
+            **inputs,
+            attention_mask=torch.ones_like(inputs["input_ids"]),
+            do_sample=False,
+            max_new_tokens=count,
+        )
+    return made[0, len(prompt.ids) :].tolist()
 
 
 def reference_logits(oracle: Oracle, prompt: Prompt) -> np.ndarray:
@@ -195,7 +293,8 @@ def reference_logits(oracle: Oracle, prompt: Prompt) -> np.ndarray:
 def reference_features(oracle: Oracle, prompt: Prompt) -> np.ndarray:
     """Features float32 [image tokens, hidden] of transformers, of images or of a video."""
     inputs = reference_inputs(prompt, oracle.config)
-    del inputs["input_ids"]
+    for name in ("input_ids", "mm_token_type_ids"):
+        inputs.pop(name, None)
     model = oracle.model.model
     features = model.get_video_features if "pixel_values_videos" in inputs else model.get_image_features
     with torch.no_grad():
@@ -207,7 +306,7 @@ def assert_close(ours: np.ndarray, reference: np.ndarray, tolerance: float) -> N
     assert ours.dtype == np.float32
     assert ours.shape == reference.shape
     assert 0.3 < reference.std() < 30
-    assert np.abs(ours - reference).max() <= tolerance
+    assert np.abs(ours - reference).max() <= tolerance, np.abs(ours - reference).max()
     best = np.sort(reference, axis=-1)
     clear = best[:, -1] - best[:, -2] > tolerance
     assert clear.any()

@@ -56,17 +56,8 @@ inline void view_head(const ViewAttention& a, const Scratch& s, int64_t view, in
     }
 }
 
-}  // namespace
-
-void attention_views(Pool& pool, const ViewAttention& a) {
-    if (a.views == 0) return;
-    int64_t longest = 0;
-    for (int64_t v = 0; v < a.views; ++v) longest = max(longest, a.offsets[v + 1] - a.offsets[v]);
-#if defined(POCKETVLM_BFLOAT16_PRODUCTS)
-    int64_t shortest = longest;
-    for (int64_t v = 0; v < a.views; ++v) shortest = min(shortest, a.offsets[v + 1] - a.offsets[v]);
-    if (a.fast && shortest >= bf16_keys) return attention_views_bf16(pool, a, longest);
-#endif
+// Any view by float products; all views that are too short for tiles of bfloat16 keys.
+inline void attention_views_float(Pool& pool, const ViewAttention& a, int64_t longest) {
     pool.reserve(static_cast<size_t>(scratch_floats(longest, a.head_dim)) * sizeof(float));
     const int64_t pairs = a.views * a.heads;
     // Few long views: several tasks for each pair. Many short views: several pairs in a task.
@@ -77,6 +68,35 @@ void attention_views(Pool& pool, const ViewAttention& a) {
         const int64_t first = task / parts * together, last = min(pairs, first + together);
         for (int64_t pair = first; pair < last; ++pair) view_head(a, s, pair / a.heads, pair % a.heads, task % parts, parts);
     });
+}
+
+inline bool in_bfloat16(const ViewAttention& a, int64_t view) {
+#if defined(POCKETVLM_BFLOAT16_PRODUCTS)
+    return a.fast && a.offsets[view + 1] - a.offsets[view] >= bf16_keys;
+#else
+    return false;
+#endif
+}
+
+}  // namespace
+
+// Each view's own length chooses its products, so that it has the same bits alone and in any batch. Neighbours with the
+// same choice run together.
+void attention_views(Pool& pool, const ViewAttention& a) {
+    for (int64_t first = 0, end; first < a.views; first = end) {
+        const bool bfloat16 = in_bfloat16(a, first);
+        int64_t longest = 0;
+        for (end = first; end < a.views && in_bfloat16(a, end) == bfloat16; ++end) longest = max(longest, a.offsets[end + 1] - a.offsets[end]);
+        ViewAttention run = a;
+        run.offsets += first, run.views = end - first;
+#if defined(POCKETVLM_BFLOAT16_PRODUCTS)
+        if (bfloat16) {
+            attention_views_bf16(pool, run, longest);
+            continue;
+        }
+#endif
+        attention_views_float(pool, run, longest);
+    }
 }
 
 }  // namespace pocketvlm::POCKETVLM_ISA

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import fields as fields_of
 from typing import Any, Literal
 
 from pocketvlm.errors import ConfigError
+from pocketvlm.families import FAMILIES, MINICPMV4_6, Family, Markers
 from pocketvlm.types import DownsampleMode
 
 LayerType = Literal["linear_attention", "full_attention"]
-
-ARCHITECTURE = "MiniCPMV4_6ForConditionalGeneration"
 
 
 class Fields:
@@ -78,7 +78,10 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class TextConfig:
-    """The hybrid language model (docs/model.md 1.2, 3.2-3.5)."""
+    """The hybrid language model (docs/model.md 1.2, 3.2-3.5).
+
+    mrope_section: rotary pairs for time, height and width (docs/model.md 10.1); None: positions have one dimension.
+    """
 
     hidden_size: int
     intermediate_size: int
@@ -97,6 +100,7 @@ class TextConfig:
     linear_num_key_heads: int
     linear_num_value_heads: int
     tie_word_embeddings: bool
+    mrope_section: tuple[int, int, int] | None = None
 
     @property
     def key_dim(self) -> int:
@@ -114,8 +118,13 @@ class TextConfig:
         return 2 * self.key_dim + self.value_dim
 
     @classmethod
-    def read(cls, fields: Fields, tie_word_embeddings: bool) -> TextConfig:
+    def read(cls, fields: Fields, tie_word_embeddings: bool, family: Family = MINICPMV4_6) -> TextConfig:
         """Read `text_config`; raises ConfigError."""
+        if fields.data.get("model_type") == "qwen3_5_moe_text":
+            raise ConfigError(
+                f"{fields.where}: model_type='qwen3_5_moe_text' is a mixture of experts, which pocketvlm does not run: "
+                "use a checkpoint with a dense language model (qwen3_5_text)"
+            )
         fields.only("model_type", "qwen3_5_text", default="qwen3_5_text")
         fields.only("hidden_act", "silu", default="silu")
         fields.only("attention_bias", False, default=False)
@@ -155,6 +164,7 @@ class TextConfig:
             linear_num_key_heads=fields.integer("linear_num_key_heads", 16),
             linear_num_value_heads=fields.integer("linear_num_value_heads", 32),
             tie_word_embeddings=tie_word_embeddings,
+            mrope_section=_mrope_section(rope, rotary_dim, family),
         )
         if self.num_attention_heads % self.num_key_value_heads:
             raise fields.fail("num_key_value_heads", f"a divisor of num_attention_heads={self.num_attention_heads}")
@@ -190,9 +200,9 @@ class VisionConfig:
         return self.num_channels * self.patch_size * self.patch_size
 
     @classmethod
-    def read(cls, fields: Fields, insert_layer_id: int | None) -> VisionConfig:
+    def read(cls, fields: Fields, insert_layer_id: int | None, family: Family = MINICPMV4_6) -> VisionConfig:
         """Read `vision_config`; raises ConfigError."""
-        fields.only("model_type", "minicpmv4_6_vision", default="minicpmv4_6_vision")
+        fields.only("model_type", family.vision_type, default=family.vision_type)
         fields.only("hidden_act", "gelu_pytorch_tanh", default="gelu_pytorch_tanh")
         fields.only("window_kernel_size", (2, 2), default=(2, 2))
         fields.only("num_channels", 3, default=3)
@@ -220,7 +230,11 @@ class VisionConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """config.json of a MiniCPM-V 4.6 checkpoint. vision: None for a language model without its tower."""
+    """config.json of a checkpoint of any family.
+
+    vision: None for a language model without its tower. marker_ids: the ids of `Markers` that it gives, by field
+    name; the tokenizer knows all of them.
+    """
 
     text: TextConfig
     vision: VisionConfig | None
@@ -229,6 +243,8 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     downsample_mode: DownsampleMode
     merger_times: int
+    family: Family = MINICPMV4_6
+    marker_ids: tuple[tuple[str, int], ...] = ()
 
     @property
     def downsample_modes(self) -> tuple[DownsampleMode, ...]:
@@ -241,26 +257,59 @@ class ModelConfig:
     def from_dict(cls, data: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
         """Read config.json; raises ConfigError for another architecture or an unsupported value."""
         fields = Fields(data, where)
-        architectures = data.get("architectures")
-        if data.get("model_type") != "minicpmv4_6" or (architectures and ARCHITECTURE not in architectures):
-            raise ConfigError(
-                f"{where}: model_type={data.get('model_type')!r}, architectures={architectures!r} is another model: "
-                f"pocketvlm runs minicpmv4_6 ({ARCHITECTURE}) only"
-            )
+        family = _family(data, where)
         fields.only("drop_vision_last_layer", False, default=False)
         fields.only("merge_kernel_size", (2, 2), default=(2, 2))
         fields.only("downsample_mode", "16x", "4x", default="16x")
         tied = fields.flag("tie_word_embeddings", False)
         insert = fields.integer("insert_layer_id", 6, minimum=0)
         return cls(
-            text=TextConfig.read(fields.section("text_config"), tied),
-            vision=VisionConfig.read(fields.section("vision_config"), insert),
+            text=TextConfig.read(fields.section("text_config"), tied, family),
+            vision=VisionConfig.read(fields.section("vision_config"), insert, family),
             image_token_id=fields.integer("image_token_id", minimum=0),
             video_token_id=fields.optional_integer("video_token_id"),
             eos_token_ids=fields.ids("eos_token_id"),
             downsample_mode="4x" if data.get("downsample_mode") == "4x" else "16x",
             merger_times=fields.integer("merger_times", 1),
+            family=family,
+            marker_ids=_marker_ids(fields) if family.positions is not None else (),
         )
+
+
+def _family(data: Mapping[str, Any], where: str) -> Family:
+    model_type, architectures = data.get("model_type"), data.get("architectures")
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    if family is None or (architectures and family.architecture not in architectures):
+        known = " and ".join(f"{name} ({family.architecture})" for name, family in FAMILIES.items())
+        raise ConfigError(
+            f"{where}: model_type={model_type!r}, architectures={architectures!r} is another model: pocketvlm runs "
+            f"{known}"
+        )
+    return family
+
+
+def _marker_ids(fields: Fields) -> tuple[tuple[str, int], ...]:
+    found = [(field.name, fields.optional_integer(f"{field.name}_id")) for field in fields_of(Markers)]
+    return tuple((name, value) for name, value in found if value is not None)
+
+
+def _mrope_section(rope: Fields, rotary_dim: int, family: Family) -> tuple[int, int, int] | None:
+    """The rotary sections of a family whose positions have three dimensions."""
+    if family.mrope_section is None:
+        return None
+    rope.only("mrope_interleaved", True, default=True)
+    section = rope.data.get("mrope_section", list(family.mrope_section))
+    if (
+        not isinstance(section, list | tuple)
+        or len(section) != 3
+        or not all(isinstance(size, int) and size >= 0 for size in section)
+        or sum(section) != rotary_dim // 2
+    ):
+        raise ConfigError(
+            f"{rope.where}: mrope_section={section!r} is not supported: expected three whole numbers with the sum "
+            f"{rotary_dim // 2}, half of the {rotary_dim} rotated dimensions"
+        )
+    return section[0], section[1], section[2]
 
 
 def _triple(fields: Fields, key: str) -> tuple[float, float, float]:

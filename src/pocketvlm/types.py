@@ -114,6 +114,18 @@ class PendingView:
         return replace(self.source.load(self.number, self.part), start=self.start)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RotaryPositions:
+    """Rotary positions of a prompt in three dimensions.
+
+    values: int32 [3, tokens]: time, height and width. delta: the token of index n after the prompt has position
+    n + delta in all three; usually negative, because a picture takes fewer positions than tokens.
+    """
+
+    values: NDArray[np.int32]
+    delta: int
+
+
 @dataclass(slots=True)
 class MediaSeconds:
     """Seconds spent on the frames of a clip so far, on a thread beside vision."""
@@ -171,6 +183,7 @@ class Prompt:
         image or video, before each assistant header.
     decode_seconds / resize_seconds / preprocess_seconds: time spent on fetching + decoding media, on making patches of
         pixels, and on everything after it. later: the same for each video, whose frames are decoded when they are due.
+    positions: rotary positions in three dimensions; None: the position of each token is its index.
     """
 
     ids: NDArray[np.int32]
@@ -183,6 +196,7 @@ class Prompt:
     resize_seconds: float = 0.0
     videos: tuple[VideoInfo, ...] = ()
     later: tuple[MediaSeconds, ...] = ()
+    positions: RotaryPositions | None = None
 
     def later_seconds(self) -> MediaSeconds:
         """Decoding and resizing of all videos' frames up to now."""

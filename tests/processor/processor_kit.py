@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -150,12 +152,14 @@ def reference_images() -> Any:
 
 
 @cache
-def reference(folder: Path, template: str = TEMPLATE) -> Any:
-    """transformers' whole processor over the same tokenizer file and template."""
+def reference(folder: Path, template: str = TEMPLATE, family: str = "minicpmv4_6") -> Any:
+    """transformers' whole processor of a family over the same tokenizer file and template."""
     from transformers import TokenizersBackend
-    from transformers.models.minicpmv4_6.processing_minicpmv4_6 import MiniCPMV4_6Processor
 
-    class WithoutTorchvision(MiniCPMV4_6Processor):
+    module = import_module(f"transformers.models.{family}.processing_{family}")
+    kind = next(kind for name, kind in vars(module).items() if re.fullmatch(r"MiniCPMV4_\dProcessor", name))
+
+    class WithoutTorchvision(kind):  # type: ignore[misc, valid-type]
         """Its parts are given: the PIL image processor, and the video processor without what torchvision does."""
 
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:

@@ -12,9 +12,9 @@ SOURCE = ROOT / "src"
 
 # Imports go down only; parts on one floor never import each other. docs/architecture.md draws this.
 FLOORS = (
-    ("config", "types", "options", "errors", "bytesize", "schemes", "atomic", "lru", "packfile", "suggest"),
-    ("tensors", "backends.options", "backends.batch", "backends.top"),
-    ("backends.ops",),
+    ("types", "options", "errors", "bytesize", "schemes", "atomic", "lru", "packfile", "suggest"),
+    ("tensors", "families", "backends.options", "backends.batch", "backends.top"),
+    ("config", "backends.ops"),
     ("backends.backend",),
     ("backends.native", "backends.torch"),
     ("backends",),

@@ -119,6 +119,8 @@ def processor_for(checkpoint: Checkpoint, cache: CacheLocation | None = None) ->
         checkpoint.chat_template,
         checkpoint.model.image_token_id,
         cache=cache,
+        family=checkpoint.model.family,
+        marker_ids=checkpoint.model.marker_ids,
     )
 
 

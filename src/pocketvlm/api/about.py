@@ -49,6 +49,7 @@ def describe(name: str, checkpoint: Checkpoint, ops: AnyBackend) -> dict[str, An
     return {
         "model": name,
         "path": str(checkpoint.path),
+        "family": config.family.name,
         "parameters": checkpoint.parameters,
         "bytes": checkpoint.nbytes,
         "stored_as": checkpoint.dtypes,

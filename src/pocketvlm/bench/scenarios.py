@@ -13,6 +13,7 @@ import numpy as np
 from pocketvlm.config import ModelConfig
 from pocketvlm.engine import Engine, Request
 from pocketvlm.errors import OptionError
+from pocketvlm.families import Markers
 from pocketvlm.types import DownsampleMode, Prompt, SamplingParams, View
 
 BATCH = 8
@@ -71,6 +72,10 @@ class Row:
         return {**asdict(self), "ttft": self.ttft.report(), "decode": self.decode.report()}
 
 
+# Ids that no token has: random prompts have no tokens around their views.
+_NO_MARKERS = Markers(-1, -1, -1, -1, -1)
+
+
 class Prompts:
     """Makes prompts of random ids and random pixels for one model."""
 
@@ -98,7 +103,9 @@ class Prompts:
         for _ in range(views):
             seen.append(self.view(len(ids)))
             ids += [self.config.image_token_id] * seen[-1].tokens
-        return Prompt(np.array(ids + after, np.int32), tuple(seen), (), "")
+        tokens, place = np.array(ids + after, np.int32), self.config.family.positions
+        positions = None if place is None or not seen else place(tokens, seen, _NO_MARKERS)
+        return Prompt(tokens, tuple(seen), (), "", positions=positions)
 
 
 def first_token(engine: Engine, prompt: Prompt, answer: int = 1) -> tuple[int, float]:

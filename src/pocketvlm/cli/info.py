@@ -60,6 +60,7 @@ def _table(facts: dict[str, Any]) -> str:
     rows = {
         "model": facts["model"],
         "path": facts["path"],
+        "family": facts["family"],
         "parameters": f"{readable_count(total)} ({readable_size(facts['bytes'])}; {stored})",
         "text": f"{facts['text_layers']} layers, {facts['text_width']} wide "
         f"({linear} linear attention, {facts['full_attention_layers']} full)",

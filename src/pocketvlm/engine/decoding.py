@@ -39,7 +39,7 @@ class _DecodeStep:
             self._context_lens,
             np.full((n, width), -1, np.int32),
             page_size,
-            rotary_positions=np.zeros(n, np.int32),
+            rotary_positions=np.zeros((*model.rotary_axes, n), np.int32),
             sub_batches=(SubBatch(slice(None), offsets, self._context_lens, self._slots, self._slots),),
             ids=np.zeros(n, np.int32),
             logit_rows=np.arange(n, dtype=np.int32),
@@ -55,7 +55,8 @@ class _DecodeStep:
             allocation = item.sequence.allocation
             assert allocation is not None
             batch.ids[row] = item.sequence.output[-1]
-            batch.context_lens[row] = batch.rotary_positions[row] = item.start
+            batch.context_lens[row] = item.start
+            batch.rotary_positions[..., row] = item.start + item.sequence.position_delta
             self._slots[row] = allocation.slot
             batch.pages[row, : allocation.count] = allocation.pages
         self.step.update(batch)

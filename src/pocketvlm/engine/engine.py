@@ -288,6 +288,7 @@ class Engine:
         if any(a >= b for a, b in itertools.pairwise((0, *prompt.marks))) or max(prompt.marks, default=0) > total:
             raise PromptError(f"the prompt's marks {prompt.marks} must ascend, from 1 to its {total} tokens")
         modes = self.model.config.downsample_modes
+        _check_positions(prompt, self.model)
         for index, view in enumerate(prompt.views):
             if view.downsample_mode not in modes:
                 raise PromptError(
@@ -303,3 +304,18 @@ class Engine:
                     f"{view.start} on: they do not fit each other, or the prompt of {total} tokens"
                 )
         return limit - total
+
+
+def _check_positions(prompt: Prompt, model: MiniCPMV) -> None:
+    """Raise PromptError for a prompt whose positions are those of another family."""
+    positions, family = prompt.positions, model.config.family
+    if positions is None:
+        fits = not (model.rotary_axes and prompt.views)
+    else:
+        fits = positions.values.shape == (*model.rotary_axes, len(prompt.ids))
+    if not fits:
+        found = "none" if positions is None else f"those of shape {list(positions.values.shape)}"
+        raise PromptError(
+            f"the prompt of {len(prompt.ids)} tokens and {len(prompt.views)} views has no positions for {family.name}, "
+            f"but {found}: make it with this model's processor"
+        )

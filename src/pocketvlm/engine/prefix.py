@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from pocketvlm.engine.memory import Allocation, Memory, PrefixEntry
 from pocketvlm.lru import LRU
 from pocketvlm.types import Prompt
@@ -30,7 +32,7 @@ def chunk_boundaries(
 
 
 def entry_keys(prompt: Prompt, ends: Sequence[int], adapter: str | None = None) -> dict[int, bytes]:
-    """The key of each prefix-cache entry by its end: a chain of hashes over ids, views and the entries before it.
+    """The key of each prefix-cache entry by its end: a chain of hashes over ids, positions, views and earlier entries.
 
     All views have the same placeholder id, so their digests are hashed; a view without a digest ends the chain.
     adapter: part of every key, because the state depends on it.
@@ -41,6 +43,8 @@ def entry_keys(prompt: Prompt, ends: Sequence[int], adapter: str | None = None) 
         hash_ = hashlib.blake2b(key, digest_size=16)
         hash_.update((stop - start).to_bytes(8, "little"))
         hash_.update(prompt.ids[start:stop].astype("<i4").tobytes())
+        if prompt.positions is not None:
+            hash_.update(np.ascontiguousarray(prompt.positions.values[:, start:stop], dtype="<i4").tobytes())
         for view in prompt.views:
             if view.start < stop and view.start + view.tokens > start:
                 if not view.digest:

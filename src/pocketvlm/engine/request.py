@@ -108,6 +108,12 @@ class Sequence:
         return len(self.request.prompt.ids) + len(self.output)
 
     @property
+    def position_delta(self) -> int:
+        """The rotary position of a token after the prompt, less its index."""
+        positions = self.request.prompt.positions
+        return 0 if positions is None else positions.delta
+
+    @property
     def prefilling(self) -> bool:
         """Whether part of the prompt is not computed yet."""
         return self.computed < len(self.request.prompt.ids)
@@ -119,6 +125,15 @@ class Sequence:
             return prompt[start:stop]
         output = np.array(self.output[max(start - len(prompt), 0) : stop - len(prompt)], dtype=np.int32)
         return np.concatenate([prompt[start:], output])
+
+    def rotary_positions(self, start: int, stop: int) -> Ints:
+        """Rotary positions of tokens start..stop of prompt + output: int32 [n], or [3, n] with those of the prompt."""
+        after = np.arange(start, stop, dtype=np.int32) + np.int32(self.position_delta)
+        positions = self.request.prompt.positions
+        if positions is None:
+            return after
+        inside = positions.values[:, start:stop]
+        return np.concatenate([inside, np.tile(after[inside.shape[1] :], (3, 1))], axis=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,12 +85,22 @@ class Runner:
             context_lens,
             pages,
             self.memory.page_size,
-            rotary_positions=np.concatenate([np.arange(work.start, work.stop, dtype=np.int32) for work in plan.work]),
+            rotary_positions=self._rotary_positions(plan),
             sub_batches=sub_batches(offsets, context_lens, slots, np.array(copies, np.int32)),
             ids=np.concatenate([work.sequence.ids(work.start, work.stop) for work in plan.work]),
             logit_rows=logit_rows,
             adapters=self._adapters(plan),
         )
+
+    def _rotary_positions(self, plan: Plan) -> Ints:
+        """Rotary positions of a plan: int32 [rows], or [3, rows] for a model whose positions have three dimensions."""
+        found = np.empty((*self.model.rotary_axes, sum(work.stop - work.start for work in plan.work)), np.int32)
+        row = 0
+        for work in plan.work:
+            end = row + work.stop - work.start
+            found[..., row:end] = work.sequence.rotary_positions(work.start, work.stop)
+            row = end
+        return found
 
     def _adapters(self, plan: Plan) -> Ints | None:
         """The adapter of each row of a plan; None if no sequence has one."""

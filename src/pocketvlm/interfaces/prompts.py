@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pocketvlm.errors import PromptError
 from pocketvlm.processor.tokenizer import Tokenizer
-from pocketvlm.types import Prompt
+from pocketvlm.types import Prompt, RotaryPositions
 
 _END_OF_TURN = "<|im_end|>"
 
@@ -36,7 +36,14 @@ def continued(
         ids=np.concatenate([ids, np.array(between, dtype=np.int32), prompt.ids]),
         views=tuple(replace(view, start=view.start + shift) for view in prompt.views),
         marks=tuple(mark + shift for mark in prompt.marks),
+        positions=None if prompt.positions is None else _shifted(prompt.positions, shift),
     )
+
+
+def _shifted(positions: RotaryPositions, shift: int) -> RotaryPositions:
+    """Positions after `shift` tokens of text, which take as many positions."""
+    before = np.tile(np.arange(shift, dtype=np.int32), (3, 1))
+    return replace(positions, values=np.concatenate([before, positions.values + np.int32(shift)], axis=1))
 
 
 def _checked(ids: Sequence[int], field: str, tokenizer: Tokenizer, vocab_size: int) -> NDArray[np.int32]:

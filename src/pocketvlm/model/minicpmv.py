@@ -37,6 +37,11 @@ class MiniCPMV:
         self._specs = text.LayerSpecs.of(config.text)
         self._adapters: dict[str, Mapping[Any, Any]] = {}
 
+    @property
+    def rotary_axes(self) -> tuple[int, ...]:
+        """Shape of the rotary position of a token: () or (3,)."""
+        return () if self.config.text.mrope_section is None else (3,)
+
     def add_adapter(self, name: str, adapter: Adapter) -> None:
         """Prepare an adapter under a name that requests use. Raises OptionError for a name that is taken, and for
         updates that do not fit the language model's matrices.

@@ -63,7 +63,7 @@ class LayerSpecs:
     def of(cls, c: TextConfig) -> LayerSpecs:
         """The constants of a configuration."""
         return cls(
-            AttentionSpec(c.rotary_dim, c.rope_theta, c.rms_norm_eps),
+            AttentionSpec(c.rotary_dim, c.rope_theta, c.rms_norm_eps, c.mrope_section),
             DeltaSpec(c.linear_num_key_heads, c.linear_num_value_heads, c.linear_key_head_dim, c.linear_value_head_dim),
         )
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import CheckpointError, OptionError, PromptError
+from pocketvlm.families import MINICPMV4_6, Family, Markers
 from pocketvlm.options.media import MEDIA_OPTIONS, ImageOptions
 from pocketvlm.options.option import refuse_unknown
 from pocketvlm.options.request import MediaKeywords
@@ -26,7 +28,7 @@ from pocketvlm.processor.messages import Conversation, read_messages, read_tools
 from pocketvlm.processor.sizes import Layout
 from pocketvlm.processor.system import place_system_messages
 from pocketvlm.processor.tokenizer import Tokenizer
-from pocketvlm.types import ImageInfo, PendingView, Prompt, TokenizerSource, VideoInfo, View
+from pocketvlm.types import ImageInfo, PendingView, Prompt, RotaryPositions, TokenizerSource, VideoInfo, View
 
 if TYPE_CHECKING:
     from pocketvlm.backends.backend import CacheLocation
@@ -46,9 +48,14 @@ class Processor:
         template: ChatTemplate,
         image_token_id: int | None = None,
         limits: MediaLimits | None = None,
+        family: Family = MINICPMV4_6,
+        marker_ids: Sequence[tuple[str, int]] = (),
     ) -> None:
-        """image_token_id: the model's own idea of the placeholder id; raises CheckpointError if the two differ."""
+        """image_token_id, marker_ids: the model's own ids of the placeholder and, by field of `Markers`, of tokens
+        around views; raises CheckpointError if they differ from the tokenizer's.
+        """
         self.config = config
+        self.family = family
         self.tokenizer = tokenizer
         self.template = template
         self.limits = limits or MediaLimits()
@@ -57,6 +64,7 @@ class Processor:
                 f"config.json: image_token_id={image_token_id}, but the tokenizer's "
                 f"{tokenizer.spelling('image_token')} is {tokenizer.special.image}"
             )
+        self._markers = None if family.positions is None else _markers(tokenizer, marker_ids)
 
     @classmethod
     def from_checkpoint_files(
@@ -68,6 +76,8 @@ class Processor:
         image_token_id: int | None = None,
         limits: MediaLimits | None = None,
         cache: CacheLocation | None = None,
+        family: Family = MINICPMV4_6,
+        marker_ids: Sequence[tuple[str, int]] = (),
     ) -> Processor:
         """From preprocessor_config.json (read or parsed), tokenizer.json (its path or content), and the content of
         tokenizer_config.json and chat_template.jinja (None: the template inside tokenizer_config). cache: where the
@@ -79,6 +89,8 @@ class Processor:
             ChatTemplate.load(chat_template, tokenizer_config),
             image_token_id,
             limits,
+            family,
+            marker_ids,
         )
 
     def __call__(
@@ -99,7 +111,7 @@ class Processor:
 
         options: of all images and videos (`options/media.py`); a part's own options win over these, and None leaves an
         option to the checkpoint, or to the template for enable_thinking. Videos have max_slice_nums 1 and no image id
-        unless asked otherwise.
+        unless asked otherwise (of some families never, see `Family`).
         continue_final_message leaves the last message open, so that the answer continues it. progress("watch", done,
         total) is called on another thread for each frame or composite of a video that was prepared. image_cache:
         images that were cut for earlier prompts. Raises PromptError, ImageError, VideoError or OptionError.
@@ -198,7 +210,8 @@ class Processor:
                 seen.append(image.describe(len(ids) - begin))
             else:
                 clip = clips[len(watched)]
-                self._id_tag(clip.options.image, len(watched), ids)
+                if self.family.video_id_tag:
+                    self._id_tag(clip.options.image, len(watched), ids)
                 for number, group in enumerate(clip.groups):
                     self._block(clip.views(number), group.layout, placeholder, ids, views)
                 watched.append(clip.describe(len(ids) - begin))
@@ -206,8 +219,9 @@ class Processor:
         counted = sum(ids.count(placeholder) for placeholder in placeholders.values())
         if counted != sum(view.tokens for view in views):
             raise AssertionError(f"{counted} placeholders for {sum(view.tokens for view in views)} view tokens")
+        tokens = np.array(ids, dtype=np.int32)
         return Prompt(
-            ids=np.array(ids, dtype=np.int32),
+            ids=tokens,
             views=tuple(views),
             images=tuple(seen),
             text="".join(segment.text for segment in segments),
@@ -217,7 +231,14 @@ class Processor:
             resize_seconds=media.resizing,
             videos=tuple(watched),
             later=tuple(clip.seconds for clip in clips),
+            positions=self._positions(tokens, views),
         )
+
+    def _positions(self, ids: NDArray[np.int32], views: list[View | PendingView]) -> RotaryPositions | None:
+        """Positions of a prompt whose views lie on canvases; None where each position is the token's index."""
+        if self.family.positions is None or self._markers is None or not views:
+            return None
+        return self.family.positions(ids, views, self._markers)
 
     def _id_tag(self, options: ImageOptions, index: int, ids: list[int]) -> None:
         special = self.tokenizer.special
@@ -242,6 +263,21 @@ class Processor:
             views.append(view.at(len(ids)))
             ids += [placeholder] * view.tokens
             ids.append(special.image_end if number == 0 else special.slice_end)
+
+
+def _markers(tokenizer: Tokenizer, marker_ids: Sequence[tuple[str, int]]) -> Markers:
+    """The ids of the tokens around views. Raises CheckpointError where the configuration has other ids."""
+    special, newline = tokenizer.special, tokenizer.encode_plain("\n")
+    if len(newline) != 1:
+        raise CheckpointError(f"{tokenizer.where}: a line break is {len(newline)} tokens, but this model needs one")
+    markers = Markers(special.image_start, special.image_end, special.slice_start, special.slice_end, newline[0])
+    for name, value in marker_ids:
+        if value != getattr(markers, name):
+            raise CheckpointError(
+                f"config.json: {name}_id={value}, but {tokenizer.where} says {getattr(markers, name)}: the two files "
+                "do not belong together"
+            )
+    return markers
 
 
 def _variables(template_kwargs: Mapping[str, Any] | None, enable_thinking: bool | None) -> dict[str, Any]:
