@@ -70,7 +70,7 @@ inline void attention_views_float(Pool& pool, const ViewAttention& a, int64_t lo
     });
 }
 
-inline bool in_bfloat16(const ViewAttention& a, int64_t view) {
+inline bool in_bfloat16([[maybe_unused]] const ViewAttention& a, [[maybe_unused]] int64_t view) {
 #if defined(POCKETVLM_BFLOAT16_PRODUCTS)
     return a.fast && a.offsets[view + 1] - a.offsets[view] >= bf16_keys;
 #else

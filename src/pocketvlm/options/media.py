@@ -2,14 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pocketvlm.errors import OptionError
 from pocketvlm.options.option import Option, names, validate
 from pocketvlm.types import DownsampleMode
-
-if TYPE_CHECKING:
-    from pocketvlm.config import ProcessorConfig
 
 Alpha = Literal["white", "reference"]
 
@@ -22,6 +19,14 @@ MAX_STACK = 64
 ADVISED = {"max_slice_nums": 1, "use_image_id": False}
 _GROUP = "Image and video processing"
 _CHECKPOINT = "the checkpoint's"
+
+
+class ImageDefaults(Protocol):
+    """A checkpoint's image settings (`ProcessorConfig`): an attribute for each option that it decides."""
+
+    @property
+    def downsample_modes(self) -> tuple[DownsampleMode, ...]:
+        """The modes that the vision tower can run; none without a tower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +89,7 @@ class ImageOptions:
         return self.patch_size * MERGE[self.downsample_mode]
 
     @classmethod
-    def resolve(
-        cls, config: "ProcessorConfig", *overrides: Mapping[str, Any], where: str = "options"
-    ) -> "ImageOptions":
+    def resolve(cls, config: ImageDefaults, *overrides: Mapping[str, Any], where: str = "options") -> "ImageOptions":
         """Combine the checkpoint's defaults with request and content-part options; later ones win, None is "not given".
 
         Raises OptionError for an unknown name or a value out of range; `where` names the place in the message.
@@ -166,9 +169,7 @@ class VideoOptions:
             raise OptionError(f"end={self.end!r} is not after start={self.start or 0.0!r}: nothing is between them")
 
     @classmethod
-    def resolve(
-        cls, config: "ProcessorConfig", *overrides: Mapping[str, Any], where: str = "options"
-    ) -> "VideoOptions":
+    def resolve(cls, config: ImageDefaults, *overrides: Mapping[str, Any], where: str = "options") -> "VideoOptions":
         """Combine the model card's advice, the checkpoint's defaults, and options of request and content part.
 
         Later ones win, None is "not given". Raises OptionError; `where` names the place in the message.
