@@ -162,6 +162,25 @@ void several_case(Suite& suite, int64_t rows) {
     });
 }
 
+// Matrices with the same permutation, in one array or in two, and with another one.
+void permuted_case(Suite& suite, int64_t rows) {
+    const int64_t inputs = 200, outputs = 19;
+    Random random(static_cast<uint64_t>(rows));
+    const Kind kind{.name = "", .bits = 4, .group = 32, .zero_points = true, .permuted = true};
+    const Matrix a(random, kind, inputs, outputs), b(random, kind, inputs, outputs);
+    const Ints copy = a.permutation;
+    QuantizedWeights equal = b.weights, same = b.weights;
+    equal.permutation = copy.data(), same.permutation = a.permutation.data();
+    const QuantizedWeights* weights[] = {&a.weights, &same, &equal, &b.weights};
+    const Floats x = random.floats(rows * inputs);
+    const Outputs start(4, Floats(rows * outputs));
+    suite.check(describe("quantized_linear, permuted", {{"rows", rows}}), 5e-6, start, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
+        QuantizedProduct products[4];
+        for (size_t i = 0; i < 4; ++i) products[i] = {product_of(x, nullptr, nullptr, Activation::none, out[i], rows, b), weights[i]};
+        kernels.quantized_linear(pool, products, 4);
+    });
+}
+
 // Codes need not be equal, because a weight between two codes may be rounded to either; the error must be as small.
 void quantize_case(Suite& suite, int bits, int64_t group, int64_t inputs, int64_t outputs, bool bf16) {
     Random random(static_cast<uint64_t>(inputs + outputs + bits));
