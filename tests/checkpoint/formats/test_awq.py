@@ -11,7 +11,7 @@ import pytest
 from word_files import NAME, changed, read, read_matrix
 from word_kit import awq_arrays, gptq_arrays, random_matrix
 
-from pocketvlm.checkpoint.formats import awq, words
+from pocketvlm.checkpoint.formats import awq, bitstream
 from pocketvlm.checkpoint.formats.awq import read_awq
 from pocketvlm.errors import ConfigError, TensorError
 
@@ -67,20 +67,20 @@ def test_symmetric_codes_with_and_without_zero_points(tmp_path: Path, stored: bo
     np.testing.assert_array_equal(found.dequantize(), matrix.values())
 
 
-def test_large_matrices_are_unpacked_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_matrices_are_unpacked_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
 
-    def counted(array: Any, bits: int) -> Any:
+    def counted(array: Any, *how: Any) -> Any:
         sizes.append(array.shape)
-        return words.unpack(array, bits)
+        return bitstream.unpack(array, *how)
 
-    monkeypatch.setattr(words, "_CHUNK", 64 * 32)
+    monkeypatch.setattr(bitstream, "_CHUNK", 25 * 72)
     monkeypatch.setattr(awq, "unpack", counted)
     matrix = random_matrix(72, 64, 4, 32)
     found = read_matrix(tmp_path, CONFIG, awq_arrays(matrix), (72, 64))
     assert not sizes
     np.testing.assert_array_equal(found.load_codes(), matrix.codes)
-    assert sizes == [(64, 4), (64, 4), (64, 1)]
+    assert sizes == [(25, 9), (25, 9), (14, 9)]
 
 
 ARRAYS = awq_arrays(random_matrix(32, 64, 4, 32))
@@ -89,15 +89,24 @@ ARRAYS = awq_arrays(random_matrix(32, 64, 4, 32))
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"qweight": ARRAYS["qweight"]}, r"down_proj.qweight is there, but .*down_proj.qzeros, .*down_proj.scales not"),
+        (
+            {"qweight": ARRAYS["qweight"]},
+            r"scales: the array is missing, the file has only qweight: download",
+        ),
         (
             gptq_arrays(random_matrix(32, 64, 4, 32), g_idx=False),
             r"qweight: 32 words for 32 values do not hold 4 bits each",
         ),
-        (changed(ARRAYS, "qweight", "I32", np.zeros((63, 4), np.int32)), r"qweight has shape \[63, 4\], .* \[64, 4\]"),
-        (changed(ARRAYS, "qzeros", "I32", np.zeros((1, 4), np.int32)), r"qzeros has shape \[1, 4\], .* \[2, 4\]"),
+        (
+            changed(ARRAYS, "qweight", "I32", np.zeros((63, 4), np.int32)),
+            r"qweight: shape \[63, 4\] .* \[64, 4\]",
+        ),
+        (changed(ARRAYS, "qzeros", "I32", np.zeros((1, 4), np.int32)), r"qzeros: shape \[1, 4\] .* \[2, 4\] would"),
         (changed(ARRAYS, "scales", "F16", np.zeros((3, 32), np.float16)), r"scales: 3 groups do not divide 64 inputs"),
-        (changed(ARRAYS, "scales", "F16", np.zeros((2, 33), np.float16)), r"scales has shape \[2, 33\], .* \[2, 32\]"),
+        (
+            changed(ARRAYS, "scales", "F16", np.zeros((2, 33), np.float16)),
+            r"scales: shape \[2, 33\] .* \[2, 32\]",
+        ),
     ],
 )
 def test_damaged_files(tmp_path: Path, arrays: Any, message: str) -> None:
@@ -108,7 +117,7 @@ def test_damaged_files(tmp_path: Path, arrays: Any, message: str) -> None:
 
 def test_outputs_that_do_not_fill_a_word(tmp_path: Path) -> None:
     arrays = changed(ARRAYS, "qweight", "I32", np.zeros((64, 4), np.int32))
-    with pytest.raises(TensorError, match=r"down_proj.weight: AWQ needs a multiple of 8 outputs, not 30"):
+    with pytest.raises(TensorError, match=r"down_proj.qweight: AWQ needs a multiple of 8 outputs, not 30"):
         read(tmp_path, CONFIG, arrays, (30, 64))
 
 
@@ -153,5 +162,7 @@ def test_settings_of_another_format(settings: dict[str, Any]) -> None:
 
 def test_a_missing_array_is_named_although_others_are_symmetric(tmp_path: Path) -> None:
     arrays = {part: array for part, array in ARRAYS.items() if part != "qzeros"}
-    with pytest.raises(TensorError, match=rf"{NAME}.qweight is there, but {NAME}.qzeros not: download or copy"):
+    with pytest.raises(
+        TensorError, match=rf"{NAME}.qzeros: the array is missing, the file has only qweight, scales: download or copy"
+    ):
         read(tmp_path, CONFIG, arrays, (32, 64))

@@ -11,7 +11,7 @@ import pytest
 from word_files import NAME, changed, read, read_matrix
 from word_kit import gptq_arrays, pack, random_matrix
 
-from pocketvlm.checkpoint.formats import gptq, words
+from pocketvlm.checkpoint.formats import bitstream
 from pocketvlm.checkpoint.formats.gptq import read_gptq
 from pocketvlm.errors import ConfigError, TensorError
 from pocketvlm.tensors import DenseTensor
@@ -138,20 +138,21 @@ def test_groups_of_zeros(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, matrix.values())
 
 
-def test_large_matrices_are_unpacked_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_matrices_are_unpacked_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
 
-    def counted(array: Any, bits: int) -> Any:
-        sizes.append(array.size)
-        return words.unpack(array, bits)
+    def counted(units: Any, bits: int) -> Any:
+        sizes.append(units.size)
+        return whole(units, bits)
 
-    monkeypatch.setattr(words, "_CHUNK", 64 * 5)
-    monkeypatch.setattr(gptq, "unpack", counted)
+    whole = bitstream._whole
+    monkeypatch.setattr(bitstream, "_CHUNK", 64 * 5)
+    monkeypatch.setattr(bitstream, "_whole", counted)
     matrix = random_matrix(37, 64, 4, 32, shuffled=True)
     found = read_matrix(tmp_path, AUTO_GPTQ, gptq_arrays(matrix), (37, 64))
     assert not sizes
     np.testing.assert_array_equal(found.load_codes(), matrix.codes[:, found.permutation])
-    assert sizes == [5 * 8] * 7 + [2 * 8]
+    assert sizes == [5 * 32] * 7 + [2 * 32]
 
 
 def test_dense_neighbours_and_zero_biases(tmp_path: Path) -> None:
@@ -183,28 +184,40 @@ ARRAYS = gptq_arrays(random_matrix(32, 64, 4, 32))
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"qweight": ARRAYS["qweight"]}, r"down_proj.qweight is there, but .*down_proj.qzeros, .*down_proj.scales not"),
-        (changed(ARRAYS, "qweight", "I64", np.zeros((8, 32), np.int64)), r"qweight has dtype I64, not I32"),
+        (
+            {"qweight": ARRAYS["qweight"]},
+            r"scales: the array is missing, the file has only qweight: download",
+        ),
+        (
+            changed(ARRAYS, "qweight", "I64", np.zeros((8, 32), np.int64)),
+            r"qweight: dtype I64 does not belong there",
+        ),
         (
             changed(ARRAYS, "qweight", "I32", np.zeros((7, 32), np.int32)),
             r"qweight: 7 words for 64 values do not hold 2",
         ),
-        (changed(ARRAYS, "qweight", "I32", np.zeros((8, 31), np.int32)), r"qweight has shape \[8, 31\], .* \[8, 32\]"),
+        (
+            changed(ARRAYS, "qweight", "I32", np.zeros((8, 31), np.int32)),
+            r"qweight: shape \[8, 31\] .* \[8, 32\]",
+        ),
         (
             changed(ARRAYS, "qweight", "I32", np.zeros(256, np.int32)),
-            r"qweight has shape \[256\], not rows and columns",
+            r"qweight: shape \[256\] is not rows and columns",
         ),
-        (changed(ARRAYS, "qzeros", "I32", np.zeros((2, 5), np.int32)), r"qzeros has shape \[2, 5\], .* \[2, 4\]"),
+        (changed(ARRAYS, "qzeros", "I32", np.zeros((2, 5), np.int32)), r"qzeros: shape \[2, 5\] .* \[2, 4\] would"),
         (
             changed(ARRAYS, "scales", "I32", np.zeros((2, 32), np.int32)),
-            r"scales has dtype I32, not one of F16, BF16, F32",
+            r"scales: dtype I32 does not belong there, F32 or F16 or BF16 does",
         ),
-        (changed(ARRAYS, "scales", "F16", np.zeros((2, 31), np.float16)), r"scales has shape \[2, 31\], .* \[2, 32\]"),
-        (changed(ARRAYS, "scales", "F16", np.float16(1)), r"scales has shape \[\], not rows and columns"),
-        (changed(ARRAYS, "g_idx", "I32", np.zeros(63, np.int32)), r"g_idx is I32 \[63\], .* needs I32 \[64\]"),
-        (changed(ARRAYS, "g_idx", "F16", np.zeros(64, np.float16)), r"g_idx is F16 \[64\]"),
-        (changed(ARRAYS, "g_idx", "I32", np.full(64, 2, np.int32)), r"g_idx names group 2 to 2, scales has 2"),
-        (changed(ARRAYS, "g_idx", "I32", np.full(64, -1, np.int32)), r"g_idx names group -1 to -1, scales has 2"),
+        (
+            changed(ARRAYS, "scales", "F16", np.zeros((2, 31), np.float16)),
+            r"scales: shape \[2, 31\] .* \[2, 32\]",
+        ),
+        (changed(ARRAYS, "scales", "F16", np.float16(1)), r"scales: shape \[\] is not rows and columns"),
+        (changed(ARRAYS, "g_idx", "I32", np.zeros(63, np.int32)), r"g_idx: shape \[63\] .* \[64\] would"),
+        (changed(ARRAYS, "g_idx", "F16", np.zeros(64, np.float16)), r"g_idx: dtype F16 does not belong there"),
+        (changed(ARRAYS, "g_idx", "I32", np.full(64, 2, np.int32)), r"g_idx: it names groups 2 to 2, scales has 2"),
+        (changed(ARRAYS, "g_idx", "I32", np.full(64, -1, np.int32)), r"g_idx: it names groups -1 to -1, scales has 2"),
         (
             changed(ARRAYS, "g_idx", "I32", np.repeat([0, 1], [24, 40]).astype(np.int32)[::-1]),
             r"g_idx makes groups of unequal size, from 24 to 40 inputs, which is not supported: use",
@@ -220,7 +233,7 @@ def test_damaged_files(tmp_path: Path, arrays: Any, message: str) -> None:
 
 
 def test_a_quantized_tensor_that_is_no_matrix(tmp_path: Path) -> None:
-    with pytest.raises(TensorError, match=r"down_proj.weight has 3 dimensions, quantized it cannot be read"):
+    with pytest.raises(TensorError, match=r"down_proj.weight: a tensor of shape \[32, 1, 64\] is quantized"):
         read(tmp_path, AUTO_GPTQ, ARRAYS, (32, 1, 64))
 
 

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from word_kit import Arrays, Matrix, awq_arrays, gptq_arrays, pack
 
-from pocketvlm.checkpoint.formats.words import group_size, unpack
+from pocketvlm.checkpoint.formats.bitstream import unpack
+from pocketvlm.checkpoint.formats.modules import QuantizedModule
+from pocketvlm.checkpoint.formats.words import group_size
 from pocketvlm.errors import TensorError
 
 # blake2b of qweight and qzeros that the packers made of `deterministic(bits)`: AutoAWQ 0.2.9, AutoGPTQ 0.7.1,
@@ -67,11 +69,11 @@ def test_eight_values_in_a_word() -> None:
 @given(st.integers(2, 8), st.lists(st.integers(0, 255), min_size=1, max_size=70), st.integers(1, 3))
 def test_values_come_back_whatever_the_bits(bits: int, values: list[int], rows: int) -> None:
     expected = np.array([values] * rows) % 2**bits
-    assert (unpack(pack(expected, bits), bits)[:, : len(values)] == expected).all()
+    assert (unpack(pack(expected, bits), bits, len(values)) == expected).all()
 
 
 def test_the_top_bit_of_a_word_is_a_bit() -> None:
-    assert unpack(np.array([[-1, -(2**31)]], np.int32), 4).tolist() == [[15] * 8 + [0] * 7 + [8]]
+    assert unpack(np.array([[-1, -(2**31)]], np.int32), 4, 16).tolist() == [[15] * 8 + [0] * 7 + [8]]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_the_top_bit_of_a_word_is_a_bit() -> None:
     ],
 )
 def test_the_size_of_groups(inputs: int, groups: int, configured: tuple[int, ...], expected: int) -> None:
-    assert group_size("m.weight", inputs, groups, configured) == expected
+    assert group_size(QuantizedModule("m.weight", (8, inputs), {}), groups, configured) == expected
 
 
 @pytest.mark.parametrize(
@@ -95,9 +97,9 @@ def test_the_size_of_groups(inputs: int, groups: int, configured: tuple[int, ...
     [
         (160, 3, (128,), r"m.scales: 3 groups do not divide 160 inputs evenly: download"),
         (160, 0, (128,), r"m.scales: 0 groups do not divide 160 inputs evenly: download"),
-        (160, 2, (128, 96), r"m.weight: groups of 96 or 128 inputs both fit 2 rows of scales"),
+        (160, 2, (128, 96), r"m.scales: 2 rows fit groups of 96 and of 128 inputs: download"),
     ],
 )
 def test_groups_without_a_size(inputs: int, groups: int, configured: tuple[int, ...], message: str) -> None:
     with pytest.raises(TensorError, match=message):
-        group_size("m.weight", inputs, groups, configured)
+        group_size(QuantizedModule("m.weight", (8, inputs), {}), groups, configured)

@@ -13,33 +13,19 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvlm.checkpoint.formats.bitstream import chunks, unpack, word_count
 from pocketvlm.checkpoint.formats.format import Entries, Parts, Settings, Shape, lazy
 from pocketvlm.checkpoint.formats.gptq import group_sizes
+from pocketvlm.checkpoint.formats.modules import QuantizedModule
 from pocketvlm.checkpoint.formats.settings import INSTEAD, choice, flag, group_words, integer, method_of
-from pocketvlm.checkpoint.formats.words import (
-    WAY_OUT,
-    WordsFormat,
-    check_words,
-    chunks,
-    fitting_bits,
-    group_size,
-    matrix_sides,
-    middle,
-    require,
-    scale_values,
-    sides,
-    unpack,
-    word_count,
-)
-from pocketvlm.errors import ConfigError, TensorError
+from pocketvlm.checkpoint.formats.words import WORDS, WordsFormat, fitting_bits, group_size, middle, scales
+from pocketvlm.errors import ConfigError
 from pocketvlm.tensors import BlockValues, QuantizedTensor
 
 BITS = (4,)
 _INTERLEAVED = 8
 # Where each of eight neighbouring outputs is stored.
 _POSITIONS = np.array([0, 4, 1, 5, 2, 6, 3, 7])
-# Outputs that end where a word does, whatever the bits.
-_UNIT = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,43 +44,34 @@ class AWQFormat(WordsFormat):
         return f"{self.method}, {self.bits} bits, {group_words(self.group_sizes[0])}"
 
     def matrix(self, name: str, shape: Shape, parts: Parts) -> QuantizedTensor:
-        outputs, inputs = matrix_sides(name, shape)
-        require(name, parts, ("qweight", "scales") if self.symmetric else ("qweight", "qzeros", "scales"))
-        qweight, scales = parts["qweight"], parts["scales"]
-        bits = fitting_bits(name, outputs, sides(name, "qweight", qweight)[1], self.bits, self.choices)
-        words = word_count(outputs, bits)
+        module = QuantizedModule.of(name, shape, parts)
+        outputs, inputs = module.shape
+        bits = fitting_bits(module, outputs, module.sides("qweight", WORDS)[1], self.bits, self.choices)
         if outputs % _INTERLEAVED:
-            raise TensorError(f"{name}: AWQ needs a multiple of {_INTERLEAVED} outputs, not {outputs}: {WAY_OUT}")
-        check_words(name, "qweight", qweight, (inputs, words))
-        groups, _ = sides(name, "scales", scales)
-        values = scale_values(name, scales, (groups, outputs))
-        block = (1, group_size(name, inputs, groups, self.group_sizes))
-
-        def read() -> NDArray[np.uint8]:
-            codes = np.empty((outputs, inputs), np.uint8)
-            for part in chunks(outputs, inputs, _UNIT):
-                some = qweight.data[:, part.start * bits // 32 : word_count(part.stop, bits)]
-                codes[part] = _by_output(some, bits, part.stop - part.start)
-            return codes
-
-        if "qzeros" in parts:
-            qzeros = parts["qzeros"]
-            check_words(name, "qzeros", qzeros, (groups, words))
-
-            def read_zeros() -> NDArray[np.uint8]:
-                return _by_output(qzeros.data, bits, outputs)
-
-            zero_points = BlockValues(lazy((outputs, groups), np.uint8, read_zeros), block)
-        else:
+            raise module.fail("qweight", f"AWQ needs a multiple of {_INTERLEAVED} outputs, not {outputs}")
+        words = word_count(outputs, bits)
+        qweight = module.array("qweight", WORDS, (inputs, words)).data
+        values = scales(module)
+        groups = values.shape[1]
+        block = (1, group_size(module, groups, self.group_sizes))
+        if self.symmetric and "qzeros" not in parts:
             zero_points = middle(outputs, groups, bits, block)
-        codes = lazy((outputs, inputs), np.uint8, read)
-        return QuantizedTensor(name, bits, (outputs, inputs), codes, BlockValues(values, block), zero_points)
+        else:
+            qzeros = module.array("qzeros", WORDS, (groups, words)).data
+            zero_points = BlockValues(
+                lazy((outputs, groups), np.uint8, lambda: _by_output(qzeros, bits, outputs)), block
+            )
+        codes = lazy(module.shape, np.uint8, lambda: _by_output(qweight, bits, outputs))
+        return QuantizedTensor(name, bits, module.shape, codes, BlockValues(values, block), zero_points)
 
 
 def _by_output(words: NDArray[Any], bits: int, outputs: int) -> NDArray[np.uint8]:
     """The values [outputs, rows] of words [rows, n], outputs in their natural order."""
-    stored = np.ascontiguousarray(unpack(words, bits)[:, :outputs].T).reshape(-1, _INTERLEAVED, len(words))
-    return stored[:, _POSITIONS].reshape(outputs, len(words))
+    order = (np.arange(0, outputs, _INTERLEAVED)[:, None] + _POSITIONS).ravel()
+    values = np.empty((outputs, len(words)), np.uint8)
+    for rows in chunks(len(words), outputs):
+        values[:, rows] = unpack(words[rows], bits, outputs, order).T
+    return values
 
 
 def read_awq(settings: Settings, where: str, entries: Entries) -> AWQFormat | None:

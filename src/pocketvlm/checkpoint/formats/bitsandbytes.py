@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pocketvlm.checkpoint.formats.format import Entries, ModuleFormat, Parts, Settings, Shape, StoredArray, lazy
 from pocketvlm.checkpoint.formats.modules import QuantizedModule
 from pocketvlm.checkpoint.formats.safetensors import TensorEntry
+from pocketvlm.checkpoint.formats.settings import INSTEAD
 from pocketvlm.checkpoint.jsonfile import parse_object
 from pocketvlm.errors import CheckpointError, ConfigError
 from pocketvlm.tensors import BlockValues, QuantizedTensor
@@ -134,7 +135,7 @@ def read_bitsandbytes(settings: Settings, where: str, entries: Entries) -> BitsA
         return BitsAndBytes(_four_bit_kind(settings, where))
     if any(given.get(key) for key in _METHODS[2:]):
         return BitsAndBytes("LLM.int8(), 8 bits")
-    raise ConfigError(f"{where}: neither load_in_4bit nor load_in_8bit is true: use the 16-bit checkpoint")
+    raise ConfigError(f"{where}: neither load_in_4bit nor load_in_8bit is true: {INSTEAD}")
 
 
 def _four_bit_kind(settings: Mapping[str, Any], where: str) -> str:

@@ -1,18 +1,24 @@
-"""Codes of any width packed end to end, least significant bit first, as MLX and compressed-tensors pack them."""
+"""Unpacks codes of any width that lie end to end in words of any integer type, least significant bit first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from pocketvlm.tensors import LazyArray
 
 Bytes = NDArray[np.uint8]
+Order = NDArray[np.integer[Any]]
 
-_CHUNK = 1 << 20  # codes that are unpacked at once
+_CHUNK = 1 << 22  # codes that are unpacked at once
+
+
+def word_count(codes: int, bits: int) -> int:
+    """The 32-bit words that hold so many codes end to end."""
+    return -(-codes * bits // 32)
 
 
 def packed_codes(words: NDArray[Any], bits: int, shape: tuple[int, int]) -> LazyArray:
@@ -20,25 +26,39 @@ def packed_codes(words: NDArray[Any], bits: int, shape: tuple[int, int]) -> Lazy
     return LazyArray(shape, np.dtype(np.uint8), lambda: unpack(words, bits, shape[1]))
 
 
-def unpack(words: NDArray[Any], bits: int, columns: int) -> Bytes:
+def unpack(words: NDArray[Any], bits: int, columns: int, order: Order | None = None) -> Bytes:
     """The codes uint8 [rows, columns] of little-endian words [rows, words] of any integer type.
 
-    Each row is one stream: code k takes the bits from k * bits on, and may straddle words. bits: 1 to 8.
+    Each row is one stream: code k takes the bits from k * bits on, and may straddle words. bits: 1 to 8. order: the
+    code that each column takes (None: its own). Temporary memory is bounded.
     """
-    stream = np.ascontiguousarray(words).view(np.uint8).reshape(len(words), -1)
-    return _in_chunks(_whole if 8 % bits == 0 else _straddling, stream, bits, columns)
+    return _in_chunks(_whole if 8 % bits == 0 else _straddling, words, np.uint8, bits, columns, order)
 
 
-def unpack_words(words: NDArray[Any], bits: int, columns: int) -> Bytes:
+def unpack_words(words: NDArray[Any], bits: int, columns: int, order: Order | None = None) -> Bytes:
     """The same of 32-bit words that are filled each by itself: 32 // bits codes, and some unused bits."""
-    return _in_chunks(_whole, np.ascontiguousarray(words).view("<u4"), bits, columns)
+    return _in_chunks(_whole, words, "<u4", bits, columns, order)
 
 
-def _in_chunks(method: Callable[[NDArray[Any], int], Bytes], units: NDArray[Any], bits: int, columns: int) -> Bytes:
-    codes = np.empty((len(units), columns), np.uint8)
+def chunks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices of the rows of a matrix, each with a bounded number of codes."""
     step = max(1, _CHUNK // max(1, columns))
-    for at in range(0, len(units), step):
-        codes[at : at + step] = method(units[at : at + step], bits)[:, :columns]
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def _in_chunks(
+    method: Callable[[NDArray[Any], int], Bytes],
+    words: NDArray[Any],
+    unit: DTypeLike,
+    bits: int,
+    columns: int,
+    order: Order | None,
+) -> Bytes:
+    codes = np.empty((len(words), columns), np.uint8)
+    for rows in chunks(len(words), columns):
+        units = np.ascontiguousarray(words[rows], words.dtype.newbyteorder("<")).view(unit)
+        found = method(units, bits)[:, :columns]
+        codes[rows] = found if order is None else found[:, order]
     return codes
 
 

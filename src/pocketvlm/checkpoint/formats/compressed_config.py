@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pocketvlm.checkpoint.formats.format import Settings
+from pocketvlm.checkpoint.formats.settings import INSTEAD, block_words
 from pocketvlm.checkpoint.names import canonical_name
 from pocketvlm.errors import ConfigError, TensorError
 
@@ -46,12 +47,7 @@ class Group:
     block: tuple[int, int] | None
 
     def describe(self) -> str:
-        if self.block is None:
-            blocks = "scales of rows or matrices"
-        else:
-            rows, columns = self.block
-            blocks = f"groups of {columns}" if rows == 1 else f"blocks of {rows}x{columns}"
-        return f"{self.format}, {self.bits} bits, {blocks}"
+        return f"{self.format}, {self.bits} bits, {block_words(self.block)}"
 
     def rank(self, module: str) -> int | None:
         """How exactly a target names a module: 0 its name, 1 an expression, 2 its class; None if no target does."""
@@ -84,19 +80,16 @@ def find_group(groups: tuple[Group, ...], module: str, where: str) -> Group:
 def read_groups(settings: Settings, where: str) -> tuple[Group, ...]:
     """The schemes that quantize weights. Raises ConfigError for one that is not supported, by its name."""
     if (sparsity := settings.get("sparsity_config")) and sparsity.get("format") != "dense":
-        raise ConfigError(f"{where}: sparsity_config: format={sparsity.get('format')!r} is not supported: {_WAY_OUT}")
+        raise ConfigError(f"{where}: sparsity_config: format={sparsity.get('format')!r} is not supported: {INSTEAD}")
     if settings.get("transform_config"):
-        raise ConfigError(f"{where}: transform_config is not supported, since it rotates activations: {_WAY_OUT}")
+        raise ConfigError(f"{where}: transform_config is not supported, since it rotates activations: {INSTEAD}")
     groups = settings.get("config_groups")
     if not isinstance(groups, Mapping):
         raise ConfigError(f"{where}: config_groups={groups!r} is not an object: download or copy config.json again")
     found = tuple(_groups(groups, settings.get("format"), where))
     if not found:
-        raise ConfigError(f"{where}: config_groups quantizes no weights: {_WAY_OUT}")
+        raise ConfigError(f"{where}: config_groups quantizes no weights: {INSTEAD}")
     return found
-
-
-_WAY_OUT = "use the 16-bit checkpoint"
 
 
 def _groups(groups: Mapping[str, Any], common: Any, where: str) -> Iterator[Group]:
@@ -114,7 +107,7 @@ def _groups(groups: Mapping[str, Any], common: Any, where: str) -> Iterator[Grou
 
 def _group(name: str, group: Mapping[str, Any], weights: Mapping[str, Any], format_: Any, where: str) -> Group:
     if format_ not in _FORMATS:
-        raise ConfigError(f"{where}: format {format_!r} is not supported: {', '.join(_FORMATS)} are; {_WAY_OUT}")
+        raise ConfigError(f"{where}: format {format_!r} is not supported: {', '.join(_FORMATS)} are; {INSTEAD}")
     bits, kind = weights.get("num_bits", 8), weights.get("type", "int")
     is_float = kind == "float"
     widths = (_FLOATS[format_],) if is_float and format_ in _FLOATS else range(2, 9)

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvlm.checkpoint.formats.bitstream import packed_codes, unpack, unpack_words
+from pocketvlm.checkpoint.formats.bitstream import Order, packed_codes, unpack, unpack_words, word_count
 from pocketvlm.checkpoint.formats.codebooks import e2m1, e2m3, e8m0
 from pocketvlm.checkpoint.formats.compressed_config import FP4_GROUP, MX_GROUP, Group, find_group, read_groups
 from pocketvlm.checkpoint.formats.format import Entries, ModuleFormat, Parts, Settings, Shape, lazy
 from pocketvlm.checkpoint.formats.modules import QuantizedModule
 from pocketvlm.checkpoint.formats.safetensors import TensorEntry
+from pocketvlm.checkpoint.formats.settings import method_of
 from pocketvlm.tensors import BlockValues, QuantizedTensor
 
 _SCALES, _ZEROS, _ORDER = "weight_scale", "weight_zero_point", "weight_g_idx"
@@ -97,9 +98,7 @@ def _packed_integers(module: QuantizedModule, group: Group) -> QuantizedTensor:
     permutation = _permutation(module, group)
 
     def codes() -> NDArray[Any]:
-        values = packing.unpack(packed, bits, columns)
-        if permutation is not None:
-            values = values[:, permutation]
+        values = packing.unpack(packed, bits, columns, permutation)
         if not signed:
             return values
         values -= np.uint8(2 ** (bits - 1))  # wraps around, and is right when the bytes are read with a sign
@@ -117,20 +116,20 @@ def _stored_zero_points(
         return _zero_points(module, group, scales), True
     outputs, groups = scales.values.shape
     packed = module.array(_ZEROS, ("I32",), (packing.words(outputs, group.bits), groups)).data.T
-    values = lazy((outputs, groups), np.uint8, lambda: packing.unpack(packed, group.bits, outputs).T)
+    values = lazy((outputs, groups), np.uint8, lambda: packing.unpack(packed, group.bits, outputs, None).T)
     return BlockValues(values, scales.block), False
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How codes lie in 32-bit words. words: (codes, bits) -> words. unpack: (words, bits, codes) -> codes of rows."""
+    """How codes lie in 32-bit words. words: (codes, bits) -> words. unpack: see `bitstream.unpack`."""
 
     words: Callable[[int, int], int]
-    unpack: Callable[[NDArray[Any], int, int], NDArray[np.uint8]]
+    unpack: Callable[[NDArray[Any], int, int, Order | None], NDArray[np.uint8]]
 
 
 # New versions pack codes end to end, old ones fill each word by itself.
-_DENSE = Packing(lambda count, bits: -(-count * bits // 32), unpack)
+_DENSE = Packing(word_count, unpack)
 _PADDED = Packing(lambda count, bits: -(-count // (32 // bits)), unpack_words)
 
 
@@ -148,7 +147,7 @@ def _packing(module: QuantizedModule, packed: NDArray[Any], bits: int) -> Packin
     return _DENSE if packed.shape[1] == widths[0] else _PADDED
 
 
-def _permutation(module: QuantizedModule, group: Group) -> NDArray[np.integer[Any]] | None:
+def _permutation(module: QuantizedModule, group: Group) -> Order | None:
     """The columns in the order of their groups; None where they are stored so, or the array was never filled."""
     columns = module.shape[1]
     if _ORDER not in module.parts:
@@ -188,6 +187,6 @@ def _mx(module: QuantizedModule, bits: int) -> QuantizedTensor:
 
 def read_compressed_tensors(settings: Settings, where: str, entries: Entries) -> CompressedTensors | None:
     """compressed-tensors for its settings. Raises ConfigError for a format or scheme that is not supported."""
-    if settings.get("quant_method") != "compressed-tensors":
+    if method_of(settings) != "compressed-tensors":
         return None
     return CompressedTensors(read_groups(settings, where), where)

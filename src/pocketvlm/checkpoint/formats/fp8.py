@@ -9,6 +9,7 @@ from typing import Any
 from pocketvlm.checkpoint.formats.format import Entries, ModuleFormat, Parts, Settings, Shape
 from pocketvlm.checkpoint.formats.modules import FLOAT8, QuantizedModule
 from pocketvlm.checkpoint.formats.safetensors import TensorEntry
+from pocketvlm.checkpoint.formats.settings import block_words, method_of
 from pocketvlm.errors import ConfigError
 from pocketvlm.tensors import QuantizedTensor
 
@@ -28,8 +29,7 @@ class FP8(ModuleFormat):
     unused = frozenset({"input_scale", "activation_scale", "k_scale", "v_scale", "kv_scale"})
 
     def describe(self) -> str:
-        blocks = "scales of rows or matrices" if self.block is None else f"blocks of {self.block[0]}x{self.block[1]}"
-        return f"FP8, {blocks}"
+        return f"FP8, {block_words(self.block)}"
 
     def is_quantized(self, parts: Mapping[str, TensorEntry]) -> bool:
         return "weight" in parts and parts["weight"].dtype in FLOAT8
@@ -42,7 +42,7 @@ class FP8(ModuleFormat):
 
 def read_fp8(settings: Settings, where: str, entries: Entries) -> FP8 | None:
     """FP8 for settings of method "fp8". Raises ConfigError for a block that is none."""
-    if settings.get("quant_method") != "fp8":
+    if method_of(settings) != "fp8":
         return None
     return FP8(_block(settings.get("weight_block_size"), where))
 

@@ -13,23 +13,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvlm.checkpoint.formats.format import Entries, Parts, Settings, Shape, StoredArray, lazy
+from pocketvlm.checkpoint.formats.bitstream import unpack, word_count
+from pocketvlm.checkpoint.formats.format import Entries, Parts, Settings, Shape, lazy
+from pocketvlm.checkpoint.formats.modules import QuantizedModule
 from pocketvlm.checkpoint.formats.settings import INSTEAD, choice, flag, group_words, integer, method_of, refuse_if_set
-from pocketvlm.checkpoint.formats.words import (
-    WAY_OUT,
-    WordsFormat,
-    check_words,
-    chunks,
-    fitting_bits,
-    group_size,
-    matrix_sides,
-    middle,
-    require,
-    scale_values,
-    sides,
-    unpack,
-    word_count,
-)
+from pocketvlm.checkpoint.formats.words import WORDS, WordsFormat, fitting_bits, group_size, middle, scales
 from pocketvlm.errors import ConfigError, TensorError
 from pocketvlm.tensors import BlockValues, QuantizedTensor
 
@@ -60,47 +48,38 @@ class GPTQFormat(WordsFormat):
         return f"{self.method}, {self.bits} bits, {group_words(self.group_sizes[0])}"
 
     def matrix(self, name: str, shape: Shape, parts: Parts) -> QuantizedTensor:
-        outputs, inputs = matrix_sides(name, shape)
-        require(name, parts, ("qweight", "scales") if self.symmetric else ("qweight", "qzeros", "scales"))
-        qweight, scales = parts["qweight"], parts["scales"]
-        bits = fitting_bits(name, inputs, sides(name, "qweight", qweight)[0], self.bits, self.choices)
-        check_words(name, "qweight", qweight, (word_count(inputs, bits), outputs))
-        groups, _ = sides(name, "scales", scales)
-        values = scale_values(name, scales, (groups, outputs))
+        module = QuantizedModule.of(name, shape, parts)
+        outputs, inputs = module.shape
+        bits = fitting_bits(module, inputs, module.sides("qweight", WORDS)[0], self.bits, self.choices)
+        qweight = module.array("qweight", WORDS, (word_count(inputs, bits), outputs)).data
+        values = scales(module)
+        groups = values.shape[1]
         if "g_idx" in parts:
-            group, permutation = _order(name, parts["g_idx"], inputs, groups)
+            group, permutation = _order(module, groups)
         else:
-            group, permutation = group_size(name, inputs, groups, self.group_sizes), None
-
-        def read() -> NDArray[np.uint8]:
-            codes = np.empty((outputs, inputs), np.uint8)
-            for part in chunks(outputs, inputs, 1):
-                stored = unpack(qweight.data[:, part].T, bits)[:, :inputs]
-                codes[part] = stored if permutation is None else stored[:, permutation]
-            return codes
-
+            group, permutation = group_size(module, groups, self.group_sizes), None
         return QuantizedTensor(
             name,
             bits,
-            (outputs, inputs),
-            lazy((outputs, inputs), np.uint8, read),
+            module.shape,
+            lazy(module.shape, np.uint8, lambda: unpack(qweight.T, bits, inputs, permutation)),
             BlockValues(values, (1, group)),
-            zero_points=self._zero_points(name, parts, outputs, groups, bits, group),
+            zero_points=self._zero_points(module, groups, bits, group),
             permutation=permutation,
         )
 
-    def _zero_points(self, name: str, parts: Parts, outputs: int, groups: int, bits: int, group: int) -> BlockValues:
-        if "qzeros" not in parts:
+    def _zero_points(self, module: QuantizedModule, groups: int, bits: int, group: int) -> BlockValues:
+        outputs = module.shape[0]
+        if self.symmetric and "qzeros" not in module.parts:
             return middle(outputs, groups, bits, (1, group))
-        qzeros = parts["qzeros"]
-        check_words(name, "qzeros", qzeros, (groups, word_count(outputs, bits)))
+        qzeros = module.array("qzeros", WORDS, (groups, word_count(outputs, bits))).data
         borrowed = self.zeros == "borrowed" and 32 % bits == 0
 
         def read() -> NDArray[np.uint8]:
-            words = qzeros.data.view(np.uint32)
+            words = qzeros.view(np.uint32)
             if borrowed:
                 words = words + np.uint32(sum(1 << shift for shift in range(0, 32, bits)))
-            values = unpack(words, bits)[:, :outputs]
+            values = unpack(words, bits, outputs)
             if self.zeros in ("less one", "borrowed") and not borrowed:
                 values = values + np.uint8(1) & np.uint8(2**bits - 1)
             return np.ascontiguousarray(values.T)
@@ -109,25 +88,22 @@ class GPTQFormat(WordsFormat):
         return BlockValues(lazy((outputs, groups), np.uint8, read), (1, group), offset=offset)
 
 
-def _order(name: str, g_idx: StoredArray, inputs: int, groups: int) -> tuple[int, NDArray[np.int64] | None]:
+def _order(module: QuantizedModule, groups: int) -> tuple[int, NDArray[np.int64] | None]:
     """The size of the groups, and the inputs in the order of their groups; None where that is their own order.
 
     Reads g_idx. Raises TensorError for groups of unequal size, of which the last alone may be smaller.
     """
-    what = f"{name.removesuffix('weight')}g_idx"
-    if g_idx.dtype not in ("I32", "I64", "U32") or g_idx.data.shape != (inputs,):
-        found = list(g_idx.data.shape)
-        raise TensorError(f"{what} is {g_idx.dtype} {found}, {name} needs I32 [{inputs}]: {WAY_OUT}")
-    index = g_idx.data.astype(np.int64)
+    inputs = module.shape[1]
+    index = module.array("g_idx", ("I32", "I64", "U32"), (inputs,)).data.astype(np.int64)
     if index.min() < 0 or index.max() >= groups:
-        raise TensorError(f"{what} names group {index.min()} to {index.max()}, scales has {groups}: {WAY_OUT}")
+        raise module.fail("g_idx", f"it names groups {index.min()} to {index.max()}, scales has {groups}")
     counts = np.bincount(index, minlength=groups)
     size = int(counts[0])
     order = np.argsort(index, kind="stable")
     if not counts.all() or not np.array_equal(index[order], np.arange(inputs) // size):
         raise TensorError(
-            f"{what} makes groups of unequal size, from {counts.min()} to {counts.max()} inputs, which is not "
-            f"supported: use a checkpoint that was quantized without desc_act"
+            f"{module.label('g_idx')} makes groups of unequal size, from {counts.min()} to {counts.max()} inputs, which is "
+            f"not supported: use a checkpoint that was quantized without desc_act"
         )
     return size, None if np.array_equal(order, np.arange(inputs)) else order
 

@@ -11,6 +11,7 @@ from pocketvlm.checkpoint.formats.codebooks import e2m1
 from pocketvlm.checkpoint.formats.format import Entries, ModuleFormat, Parts, Settings, Shape
 from pocketvlm.checkpoint.formats.modules import FLOATS, QuantizedModule
 from pocketvlm.checkpoint.formats.safetensors import TensorEntry
+from pocketvlm.checkpoint.formats.settings import INSTEAD, method_of
 from pocketvlm.errors import ConfigError
 from pocketvlm.tensors import QuantizedTensor
 
@@ -62,7 +63,7 @@ def read_modelopt(settings: Settings, where: str, entries: Entries) -> ModelOpt 
     section = settings.get("quantization")
     if isinstance(section, Mapping) and "quant_algo" in section:
         settings, where = section, f"{where}: quantization"
-    elif settings.get("quant_method") != "modelopt":
+    elif method_of(settings) != "modelopt":
         return None
     algorithm = settings.get("quant_algo")
     if algorithm != _MIXED:
@@ -80,8 +81,7 @@ def read_modelopt(settings: Settings, where: str, entries: Entries) -> ModelOpt 
 def _supported(algorithm: Any, settings: Mapping[str, Any], where: str) -> str:
     if algorithm not in (*_NVFP4, *_FP8):
         raise ConfigError(
-            f"{where}: quant_algo={algorithm!r} is not supported: {', '.join((*_NVFP4, *_FP8))} are; use the 16-bit "
-            f"checkpoint"
+            f"{where}: quant_algo={algorithm!r} is not supported: {', '.join((*_NVFP4, *_FP8))} are; {INSTEAD}"
         )
     group = settings.get("group_size")
     if algorithm in _NVFP4 and group not in (None, _GROUP):

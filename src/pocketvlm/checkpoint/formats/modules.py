@@ -15,7 +15,7 @@ from pocketvlm.tensors import Array, BlockValues, Floats, QuantizedTensor, bfloa
 FLOATS = ("F32", "F16", "BF16")
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
 _CODEBOOKS = {"F8_E4M3": e4m3, "F8_E5M2": e5m2, "F8_E8M0": e8m0}
-_AGAIN = "download or copy the checkpoint again, or use the 16-bit one"
+WAY_OUT = "download or copy the checkpoint again, or use the 16-bit checkpoint"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,12 +30,16 @@ class QuantizedModule:
     def of(cls, name: str, shape: Shape, parts: Parts) -> QuantizedModule:
         """Raises TensorError for a tensor that is no matrix."""
         if len(shape) != 2:
-            raise TensorError(f"{name}: a tensor of shape {list(shape)} is quantized, only matrices can be: {_AGAIN}")
+            raise TensorError(f"{name}: a tensor of shape {list(shape)} is quantized, only matrices can be: {WAY_OUT}")
         return cls(name, (shape[0], shape[1]), parts)
+
+    def label(self, suffix: str) -> str:
+        """The name of one array of the matrix."""
+        return self.name.removesuffix("weight") + suffix
 
     def fail(self, suffix: str, what: str) -> TensorError:
         """The error for one array of the matrix."""
-        return TensorError(f"{self.name.removesuffix('weight')}{suffix}: {what}: {_AGAIN}")
+        return TensorError(f"{self.label(suffix)}: {what}: {WAY_OUT}")
 
     def array(self, suffix: str, dtypes: tuple[str, ...], *shapes: Shape) -> StoredArray:
         """An array that must be there, of one of these dtypes and, where any are given, of one of these shapes."""
@@ -48,6 +52,13 @@ class QuantizedModule:
             found, wanted = list(stored.data.shape), " or ".join(str(list(shape)) for shape in dict.fromkeys(shapes))
             raise self.fail(suffix, f"shape {found} does not fit a matrix {list(self.shape)}, {wanted} would")
         return stored
+
+    def sides(self, suffix: str, dtypes: tuple[str, ...]) -> tuple[int, int]:
+        """Rows and columns of an array that must be there, of one of these dtypes."""
+        shape = self.array(suffix, dtypes).data.shape
+        if len(shape) != 2:
+            raise self.fail(suffix, f"shape {list(shape)} is not rows and columns")
+        return shape[0], shape[1]
 
     def scalar(self, suffix: str) -> float:
         """The only number of an array."""
