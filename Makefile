@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 
 SOURCES := pyproject.toml CMakeLists.txt $(shell find native -type f)
 
-.PHONY: demo test test-full test-long test-clients lint types pytest native-test neon neon-if-present sanitize docs bench clean
+.PHONY: demo test test-full test-long test-formats test-clients lint types pytest native-test neon neon-if-present sanitize docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/pocketvlm run nano -i examples/penguin.png -p "Describe this image."
@@ -21,7 +21,7 @@ types: $(VENV)/.developed
 	$(BIN)/mypy
 
 pytest: $(VENV)/.developed
-	$(BIN)/pytest -m "not full and not long and not clients"
+	$(BIN)/pytest -m "not full and not long and not clients and not formats"
 	$(BIN)/pytest -m "full and not long"
 
 # The real checkpoint's shape, random weights, about 12 GB of memory: what `make test` does of it, and three longer cases.
@@ -32,7 +32,11 @@ test-full: $(VENV)/.developed
 # new random examples for every test that draws some (`make test` draws the same ones each time).
 test-long: $(VENV)/.developed
 	$(BIN)/pytest -m "long and not full" --durations=0 --hypothesis-profile=new
-	$(BIN)/pytest -m "not full and not long and not clients" --hypothesis-profile=new $$(grep -rlE --include="test_*.py" "^(import|from) hypothesis" tests)
+	$(BIN)/pytest -m "not full and not long and not clients and not formats" --hypothesis-profile=new $$(grep -rlE --include="test_*.py" "^(import|from) hypothesis" tests)
+
+# Quantized checkpoints against the libraries that wrote them.
+test-formats: $(VENV)/.formats
+	$(BIN)/pytest -m formats --durations=0
 
 # --- real clients against the server: tests/clients ---
 
@@ -116,6 +120,10 @@ $(VENV)/.installed: $(BIN)/python $(SOURCES)
 # With llama.cpp, built from source: some minutes.
 $(VENV)/.benched: $(VENV)/.developed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
+	@touch $@
+
+$(VENV)/.formats: $(VENV)/.developed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,formats]"
 	@touch $@
 
 $(VENV)/.developed: $(BIN)/python $(SOURCES) constraints.txt

@@ -177,7 +177,7 @@ class VisionConfig:
     patch_size: int
     position_side: int
     layer_norm_eps: float
-    insert_layer_id: int
+    insert_layer_id: int | None  # None: a tower without the in-tower merger, which can run 4x alone
 
     @property
     def head_dim(self) -> int:
@@ -190,7 +190,7 @@ class VisionConfig:
         return self.num_channels * self.patch_size * self.patch_size
 
     @classmethod
-    def read(cls, fields: Fields, insert_layer_id: int) -> VisionConfig:
+    def read(cls, fields: Fields, insert_layer_id: int | None) -> VisionConfig:
         """Read `vision_config`; raises ConfigError."""
         fields.only("model_type", "minicpmv4_6_vision", default="minicpmv4_6_vision")
         fields.only("hidden_act", "gelu_pytorch_tanh", default="gelu_pytorch_tanh")
@@ -210,7 +210,7 @@ class VisionConfig:
         )
         if self.hidden_size % self.num_attention_heads:
             raise fields.fail("num_attention_heads", f"a divisor of hidden_size={self.hidden_size}")
-        if insert_layer_id >= self.num_hidden_layers:
+        if insert_layer_id is not None and insert_layer_id >= self.num_hidden_layers:
             raise ConfigError(
                 f"{fields.where}: insert_layer_id={insert_layer_id} is not supported: the tower has only "
                 f"{self.num_hidden_layers} layers"
@@ -220,15 +220,22 @@ class VisionConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """config.json of a MiniCPM-V 4.6 checkpoint."""
+    """config.json of a MiniCPM-V 4.6 checkpoint. vision: None for a language model without its tower."""
 
     text: TextConfig
-    vision: VisionConfig
+    vision: VisionConfig | None
     image_token_id: int
     video_token_id: int | None
     eos_token_ids: tuple[int, ...]
     downsample_mode: DownsampleMode
     merger_times: int
+
+    @property
+    def downsample_modes(self) -> tuple[DownsampleMode, ...]:
+        """The modes that the vision tower can run; none without a tower."""
+        if self.vision is None:
+            return ()
+        return ("4x",) if self.vision.insert_layer_id is None else ("16x", "4x")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
@@ -265,7 +272,10 @@ def _triple(fields: Fields, key: str) -> tuple[float, float, float]:
 
 @dataclass(frozen=True, slots=True)
 class ProcessorConfig:
-    """preprocessor_config.json (docs/model.md 4)."""
+    """preprocessor_config.json (docs/model.md 4).
+
+    downsample_modes: those that the model can run. vision_missing: why it can run none, for errors.
+    """
 
     max_slice_nums: int = 9
     scale_resolution: int = 448
@@ -276,6 +286,8 @@ class ProcessorConfig:
     image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     rescale_factor: float = 1 / 255
+    downsample_modes: tuple[DownsampleMode, ...] = ("16x", "4x")
+    vision_missing: str = ""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "preprocessor_config.json") -> ProcessorConfig:

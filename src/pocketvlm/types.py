@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import CheckpointError, PocketVLMError
 from pocketvlm.options.sampling import SamplingParams as SamplingParams  # noqa: PLC0414 (its name among the values that travel)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
 DownsampleMode = Literal["16x", "4x"]
 FinishReason = Literal["stop", "length", "abort", "repetition", "error"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenizerSource:
+    """What a tokenizer is made of, read when it is needed.
+
+    where: names it in errors. identity: bytes that are equal for equal tokenizers and quick to get. text: the content
+    of a tokenizer.json.
+    """
+
+    where: str
+    identity: Callable[[], bytes]
+    text: Callable[[], bytes]
+
+    @classmethod
+    def of_file(cls, path: Path) -> TokenizerSource:
+        """A tokenizer.json. Its functions raise CheckpointError where it cannot be read."""
+
+        def read() -> bytes:
+            try:
+                return path.read_bytes()
+            except FileNotFoundError:
+                raise CheckpointError(f"{path}: no such file; a checkpoint needs its tokenizer.json") from None
+            except OSError as error:
+                raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+        return cls(str(path), read, read)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

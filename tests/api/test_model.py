@@ -183,7 +183,7 @@ def test_wrong_shapes_of_a_request(model: Model) -> None:
         ({"weights": None}, "weights=None is not supported"),
         (
             {"weights": "int4", "precision": "exact"},
-            "weights='int4' contradicts precision='exact'.* weights='bf16'",
+            "weights='int4' contradicts precision='exact'.* weights='stored'",
         ),
         ({"weights": "int8", "precision": "exact"}, "weights='int8' contradicts precision='exact'"),
         ({"backend": "torch", "precision": "fast"}, "precision='fast' needs backend='native'"),

@@ -20,6 +20,9 @@ from pocketvlm.schemes import ROLES
         (("native", "auto", "fast"), "int8", "fast", "int8"),
         (("native", "int4"), "int4", "fast", "int8"),
         (("native", "bf16"), "bf16", "fast", "bfloat16"),
+        (("native", "stored"), "stored", "fast", "bfloat16"),
+        (("native", "stored", "exact"), "stored", "exact", "float32"),
+        (("torch", "stored"), "stored", "exact", "float32"),
         (("native", "bf16", "exact"), "bf16", "exact", "float32"),
         (("native", "auto", "exact"), "bf16", "exact", "float32"),
         (("torch",), "bf16", "exact", "float32"),
@@ -60,6 +63,15 @@ def test_a_quantized_checkpoint_stays_as_it_is() -> None:
     )
     with pytest.raises(OptionError, match=r"weights='int8': the checkpoint is quantized already \(AWQ in 4 bits\)"):
         choose("native", "int8", quantization="AWQ in 4 bits")
+
+
+@pytest.mark.parametrize("weights", ["stored", "bf16"])
+def test_no_dense_tensor_of_a_quantized_checkpoint_is_quantized(weights: str) -> None:
+    scheme = choose("native", weights, quantization="AWQ in 4 bits")
+    assert not any(storage.quantization for storage in scheme.storage.values())
+    assert scheme.describe()["arithmetic"].startswith(
+        "integer products with activations in 8 bits where the checkpoint is quantized, the rest in float32"
+    )
 
 
 def test_a_backend_takes_its_own_schemes(ops: AnyBackend) -> None:

@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.send(500, b"", {}, body)
             if file not in files:
                 return self.refuse(404, "EntryNotFound", body)
-            return self.send_file(files[file], file.endswith(".safetensors"), commit, body)
+            return self.send_file(files[file], file.endswith((".safetensors", ".gguf")), commit, body)
         tree = [
             {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
             for path, data in files.items()

@@ -40,7 +40,8 @@ def test_everything_in_the_directory_is_read(directory: Path) -> None:
     assert checkpoint.generation.temperature == 0.7
     assert checkpoint.eos_token_ids == (2, 4)
     assert checkpoint.chat_template == "from chat_template.jinja"
-    assert checkpoint.tokenizer_file == directory / "tokenizer.json"
+    assert checkpoint.tokenizer.where == str(directory / "tokenizer.json")
+    assert checkpoint.tokenizer.text() == (directory / "tokenizer.json").read_bytes()
     assert checkpoint.tokenizer_config["eos_token"] == "<|im_end|>"
     assert checkpoint.tensor_files == (directory / "model.safetensors",)
     assert checkpoint.parameters == sum(int(np.prod(shape)) for shape in SHAPES.values())
@@ -166,8 +167,8 @@ def test_a_path_that_is_no_directory(directory: Path) -> None:
             {"quantization_config": {"quant_method": "hqq", "bits": 4}},
             "'hqq' is not supported.*16-bit",
         ),
-        ({"quantization": {"bits": 4, "group_size": 64}}, "quantization .*unnamed"),
-        ({"text_config": {**CONFIG["text_config"], "quantization_config": {"quant_method": "awq"}}}, "'awq'"),
+        ({"quantization": {"scheme": "its own"}}, "quantization .*unnamed"),
+        ({"text_config": {**CONFIG["text_config"], "quantization_config": {"quant_method": "hqq"}}}, "'hqq'"),
     ],
 )
 def test_what_is_not_supported_is_refused(directory: Path, changes: dict[str, Any], message: str) -> None:
@@ -182,8 +183,8 @@ def test_all_tensor_complaints_come_at_once(directory: Path) -> None:
     for name in gone:
         del bits[name]
     bits["surprise"] = np.zeros(3, np.uint16)
-    shaped = "model.language_model.layers.0.linear_attn.conv1d.weight"
-    bits[shaped] = bits[shaped].transpose(0, 2, 1)
+    shaped = "model.language_model.layers.0.mlp.up_proj.weight"
+    bits[shaped] = bits[shaped].T
     save(directory, bits)
     with pytest.raises(TensorError) as error:
         read_checkpoint(directory).tensors(SHAPES)
@@ -191,7 +192,7 @@ def test_all_tensor_complaints_come_at_once(directory: Path) -> None:
     assert f"{len(gone)} missing: {gone[0]}, " in text
     assert f"and {len(gone) - 8} more" in text
     assert "1 unexpected: surprise" in text
-    assert f"1 of another shape than config.json asks for: {shaped} [44, 4, 1] instead of [44, 1, 4]" in text
+    assert f"1 of another shape than config.json asks for: {shaped} [24, 20] instead of [20, 24]" in text
 
 
 @pytest.mark.parametrize("dtype", ["I8", "F8_E4M3", "U8"])
@@ -315,3 +316,28 @@ def test_an_untied_head_is_a_tensor_like_the_others(directory: Path) -> None:
     save(directory, bits)
     with pytest.raises(TensorError, match=r"1 missing: lm_head\.weight"):
         read_checkpoint(directory).tensors(shapes)
+
+
+@pytest.mark.parametrize("programs", [True, False])
+def test_a_package_for_an_npu_is_recognised(tmp_path: Path, programs: bool) -> None:
+    """By its programs, or by its config.json where only the small files are here; it has no tokenizer.json."""
+    name = "qwen3_5_text_p128_l0_together.axmodel"
+    if programs:
+        (tmp_path / name).write_bytes(b"")
+    config = {"model_name": "MiniCPM-V-4.6", "filename_post_axmodel": name, "axmodel_num": 24}
+    write_json(tmp_path / "config.json", config)
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: {name} is a program for AXERA's NPU and runs on nothing else: use the GPTQ checkpoint that such "
+        f"packages are made of, openbmb/MiniCPM-V-4.6-GPTQ"
+    )
+
+
+def test_a_quantized_head_of_a_tied_checkpoint(directory: Path) -> None:
+    bits = random_bits()
+    stored = {name: ("BF16", values) for name, values in bits.items()}
+    stored["lm_head.qweight"] = ("I32", np.zeros((3, 37), np.int32))
+    (directory / "model.safetensors").write_bytes(encode(stored))
+    with pytest.raises(TensorError, match=r"'lm_head.qweight' is of a quantized output matrix, .* set tie_word_emb"):
+        read_checkpoint(directory)

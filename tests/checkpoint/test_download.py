@@ -192,8 +192,8 @@ def test_shards_are_pulled_by_their_index(user: User, tmp_path: Path) -> None:
 
 def test_a_repository_without_weights_says_so_when_it_is_read(user: User, instruct: dict[str, bytes]) -> None:
     files = {name: data for name, data in instruct.items() if name != "model.safetensors"}
-    user.hub.repository("org/gguf", {**files, "q4.gguf": b"-"})
-    directory = Path(user.pull("org/gguf")["path"])
+    user.hub.repository("org/empty", {**files, "q4.onnx": b"-"})
+    directory = Path(user.pull("org/empty")["path"])
     with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
         read_checkpoint(directory)
 

@@ -29,7 +29,7 @@ def test_the_embedded_model_and_directories(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("nanoo", r"model 'nanoo' is not known: give \"nano\" .*, a directory, or a hub id"),
+        ("nanoo", r"model 'nanoo' is not known: give \"nano\" .*, a directory, a GGUF file, or a hub id"),
         ("", "model '' is not known"),
         ("./missing", "there is no such directory"),
         ("/missing/model", "there is no such directory"),
@@ -39,7 +39,7 @@ def test_the_embedded_model_and_directories(tmp_path: Path, monkeypatch: pytest.
         ("org/", "there is no such directory"),
         ("C:\\models\\x", "there is no such directory"),
         ("https://huggingface.co/openbmb/MiniCPM-V-4.6", "links are not taken"),
-        (__file__, "is a file: give the directory"),
+        (__file__, "is a file, but no GGUF file: give the directory"),
         ("org/name@", "not known"),
         ("org name/x", "not known"),
     ],

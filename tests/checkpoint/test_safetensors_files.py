@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mapped import resident
 from tiny_checkpoint import encode
 
 from pocketvlm.checkpoint.formats.safetensors import leave, map_tensors, read_header, write_tensors
@@ -209,13 +211,24 @@ def test_any_bytes_give_entries_or_a_checkpoint_error(
     assert library_accepts(path)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_tensors_that_were_left_can_be_read_again(tmp_path: Path) -> None:
     values = np.arange(40_000, dtype=np.float32).reshape(200, 200)
     path = tmp_path / "model.safetensors"
     path.write_bytes(encode({"a": ("F32", values), "b": ("F32", values * 2)}))
     tensors = map_tensors(read_header(path).values(), sparse=True)
+    turned = [tensor.transposed() for tensor in tensors]
+    lazy = LazyArray((200, 200), np.dtype(np.float32), lambda array=tensors[0].data: array * 3)
     assert all((tensor.data == factor * values).all() for factor, tensor in enumerate(tensors, 1))
-    leave(tensors)
+    assert resident(path) > 300_000
+    leave([tmp_path / "other.safetensors"])
+    assert resident(path) > 300_000
+    leave([path])
+    assert not resident(path)
+    assert (lazy.read() == 3 * values).all()
+    leave([path])
+    assert not resident(path)
+    assert all((tensor.data == (factor * values).T).all() for factor, tensor in enumerate(turned, 1))
     assert all((tensor.data == factor * values).all() for factor, tensor in enumerate(tensors, 1))
 
 

@@ -84,6 +84,9 @@ def test_info_for_people_names_sizes_and_kernels(invoke):
     assert rows["path"] == str(embedded_directory())
     assert "layers" in rows["text"]
     assert "MB" in rows["parameters"]
+    assert rows["quantization"] == "none: all tensors are dense"
+    assert rows["matrices"].startswith("1 embedding and head: bf16, dense in the checkpoint; 8-bit integer products")
+    assert "36 vision tower, 6 window merger, 2 merger: bf16" in outcome.out
     assert rows["threads"]
     assert outcome.err == ""
 
@@ -127,9 +130,10 @@ def test_tokens_reads_no_weights(invoke, pictures, monkeypatch):
     def refuse(*_: object) -> None:
         raise AssertionError("the weights were read")
 
-    monkeypatch.setattr("pocketvlm.checkpoint.huggingface.map_tensors", refuse)
-    assert invoke("tokens", "-i", pictures[0]).code == 0
+    monkeypatch.setattr("pocketvlm.tensors.load", refuse)
     assert invoke("info").code == 0
+    monkeypatch.setattr("pocketvlm.checkpoint.formats.format.map_tensors", refuse)
+    assert invoke("tokens", "-i", pictures[0]).code == 0
 
 
 def test_tokens_takes_images_and_text_from_stdin(invoke, pictures):

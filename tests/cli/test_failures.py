@@ -35,7 +35,7 @@ def one_line(outcome, code, *parts):
         ("run nano hi --top-p 2", ("top_p=2.0",)),
         ("run nano hi --threads 0", ("threads=0", "at least 1")),
         ("run nano hi --weights in4", ("--weights", "'in4'", "did you mean 'int4'?")),
-        ("run nano hi --weights int4 --precision exact", ("weights='int4'", "precision='exact'", "weights='bf16'")),
+        ("run nano hi --weights int4 --precision exact", ("weights='int4'", "precision='exact'", "weights='stored'")),
         ("run nano hi --backend torch --precision fast", ("precision='fast'", "backend='native'")),
         ("info nano --backend torch --weights int8", ("weights='int8'", "backend='native'")),
         ("run nano hi --device cuda", ("device='cuda'", "backend='torch'")),

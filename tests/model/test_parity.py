@@ -125,7 +125,7 @@ def test_rounds_of_the_merger(ops: AnyBackend) -> None:
     model = MiniCPMV(oracle.config, ops, oracle.tensors)
     patches = ops.from_numpy(np.concatenate([v.patches for v in prompt.views]))
     sizes = np.array([(v.rows, v.cols) for v in prompt.views], dtype=np.int32)
-    ours = ops.to_numpy(encode_views(ops, model.weights, oracle.config.vision, patches, sizes, "16x"))
+    ours = ops.to_numpy(encode_views(ops, model.weights.vision, oracle.config.vision, patches, sizes, "16x"))
     reference = reference_features(oracle, prompt)
     assert len(ours) == sum(v.rows * v.cols // 64 for v in prompt.views)
     assert np.linalg.norm(ours - reference) <= 1e-4 * np.linalg.norm(reference)

@@ -74,8 +74,11 @@ def running(
     around: Callable[[Any], Any] | None = None,
     **settings: Any,
 ) -> Iterator[Running]:
-    """A server with these settings. prepare: changes its context before it starts. around: wraps its application."""
-    model = pocketvlm.load("nano", threads=1, **(loading or {}))
+    """A server with these settings.
+
+    loading: arguments of `load`. prepare: changes its context before it starts. around: wraps its application.
+    """
+    model = pocketvlm.load(**{"model": "nano", "threads": 1, **(loading or {})})
     chosen = Settings(**{"port": 0, **settings})
     log = io.StringIO()
     context = Context(model, chosen, Log("json", log), media and media(chosen))

@@ -22,10 +22,10 @@ from pocketvlm.api.about import arithmetic, cache_location, describe, scheme_for
 from pocketvlm.api.many import in_order, on_thread, question
 from pocketvlm.api.streams import Stream, fold
 from pocketvlm.backends.backend import AnyBackend, CacheLocation
-from pocketvlm.checkpoint.fingerprint import fingerprint
+from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.formats.safetensors import leave
 from pocketvlm.checkpoint.hub import resolve
-from pocketvlm.checkpoint.huggingface import Checkpoint, read_checkpoint
+from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.engine import Engine, EngineDriver, Request
 from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.errors import InputError, OptionError, PocketVLMError
@@ -47,6 +47,7 @@ def load(
     model: str | Path = "nano",
     *,
     revision: str | None = None,
+    mmproj: str | Path | None = None,
     backend: Backend = "native",
     weights: Weights = "auto",
     precision: Precision | None = None,
@@ -63,43 +64,47 @@ def load(
     vision_cache_disk: int | None = None,
     progress: Progress | None = None,
 ) -> Model:
-    """Load a checkpoint: "nano" (embedded), a directory, or a hub id such as "openbmb/MiniCPM-V-4.6".
+    """Load a checkpoint: "nano" (embedded), a directory, a GGUF file, or a hub id such as "openbmb/MiniCPM-V-4.6".
 
-    revision: branch, tag or commit on the hub. backend: "native" (C++, CPU) or "torch" (the reference; `device`
+    revision: branch, tag or commit on the hub, whose id may name a GGUF file by its type, as in
+    "openbmb/MiniCPM-V-4.6-gguf:Q4_K_M". mmproj: the vision file of a GGUF model (None: the one in its folder or
+    repository; without one, images are refused). backend: "native" (C++, CPU) or "torch" (the reference; `device`
     "cpu" or "cuda"). precision: "exact" is float32 arithmetic on the weights as stored, "fast" integer arithmetic
     on quantized weights; None is "fast" on native and "exact" on torch. weights, with "fast": "int8" ("auto" means
-    the same), "int4" (the language model in 4 bits) or "bf16" (as stored; if the CPU has bfloat16 products,
-    activations are rounded to bfloat16). threads: CPU threads (None: physical cores). cache: cache quantized
-    weights and tokenizer on disk for the next start, in $POCKETVLM_CACHE or ~/.cache/pocketvlm, or in the given
-    directory; failures of the cache become a CacheWarning. memory_limit: bytes for the state of running sequences
-    (None: half of the machine's). prefill_chunk: maximum prompt tokens of one step. max_model_len: maximum tokens
-    of prompt and answer (None: the model's context). max_seqs: requests that run at once (None: 16). prefix_cache:
-    bytes, within memory_limit, for states of shared prompt prefixes (None: a quarter of it, at most 1 GiB).
-    vision_cache: bytes of image features cached in memory (None: 128 MiB); vision_cache_dir also caches them in a
-    directory for the next start, up to vision_cache_disk bytes (None: 4 GiB). progress(stage, done, total) is
-    called with "download" and bytes, then with "load" and tensors. Raises CheckpointError, OptionError or
-    BackendError.
+    the same), "int4" (the language model in 4 bits), or "bf16" or "stored" (as stored; if the CPU has bfloat16
+    products, activations are rounded to bfloat16). A quantized checkpoint keeps its quantized tensors: "auto" then
+    quantizes only the dense ones, and "int4" and "int8" are refused. threads: CPU threads (None: physical cores).
+    cache: cache quantized weights and tokenizer on disk for the next start, in $POCKETVLM_CACHE or
+    ~/.cache/pocketvlm, or in the given directory; failures of the cache become a CacheWarning. memory_limit: bytes
+    for the state of running sequences (None: half of the machine's). prefill_chunk: maximum prompt tokens of one
+    step. max_model_len: maximum tokens of prompt and answer (None: the model's context). max_seqs: requests that run
+    at once (None: 16). prefix_cache: bytes, within memory_limit, for states of shared prompt prefixes (None: a
+    quarter of it, at most 1 GiB). vision_cache: bytes of image features cached in memory (None: 128 MiB);
+    vision_cache_dir also caches them in a directory for the next start, up to vision_cache_disk bytes (None: 4 GiB).
+    progress(stage, done, total) is called with "download" and bytes, then with "load" and tensors. Raises
+    CheckpointError, OptionError or BackendError.
     """
     options = LoadOptions(**{name: value for name, value in locals().items() if name in names(LoadOptions)})
     backends.check(backend, threads, device, weights, precision)
     machine = backends.create(backend, threads, device)
     began = time.perf_counter()
-    checkpoint = read_checkpoint(resolve(model, revision, progress and partial(progress, "download")))
+    path = resolve(model, revision, progress and partial(progress, "download"), mmproj=mmproj)
+    checkpoint = open_checkpoint(path, mmproj=mmproj)
     scheme = scheme_for(checkpoint, backend, weights, precision)
     ops = machine.with_scheme(scheme)
-    stored = checkpoint.tensors(expected_tensors(checkpoint.model), sparse=scheme.weights != "bf16")
+    stored = checkpoint.tensors(expected_tensors(checkpoint.model), sparse=not scheme.as_stored)
     tensors = quantized(stored, tensor_roles(checkpoint.model), scheme)
     location = cache_location(cache, str(model), checkpoint)
     with ops.weight_cache(location, tensors):
         processor = processor_for(checkpoint, location)
         network = MiniCPMV(checkpoint.model, ops, tensors, progress and partial(progress, "load"))
-    if scheme.weights != "bf16":
-        leave(stored.values())
+    if not scheme.as_stored or checkpoint.quantization is not None:
+        leave(checkpoint.tensor_files)
     engine_options = ("prefill_chunk", "max_model_len", "max_seqs", "prefix_cache", "vision_cache")
     given = {name: value for name in engine_options if (value := getattr(options, name)) is not None}
     if vision_cache_dir is not None:
         limit = {} if vision_cache_disk is None else {"limit": vision_cache_disk}
-        owner = f"{fingerprint(checkpoint.tensor_files)} {sorted(arithmetic(ops).items())}"
+        owner = f"{checkpoint.fingerprint} {sorted(arithmetic(ops).items())}"
         given["vision_files"] = FeatureFiles(Path(vision_cache_dir).expanduser(), owner, **limit)
     engine = Engine(network, memory_limit, **given)
     return Model(str(model), checkpoint, processor, engine, scheme.precision, time.perf_counter() - began)
@@ -109,7 +114,7 @@ def processor_for(checkpoint: Checkpoint, cache: CacheLocation | None = None) ->
     """The processor of a checkpoint; reads its tokenizer, or the cached vocabulary, but none of its tensors."""
     return Processor.from_checkpoint_files(
         checkpoint.processor,
-        checkpoint.tokenizer_file,
+        checkpoint.tokenizer,
         checkpoint.tokenizer_config,
         checkpoint.chat_template,
         checkpoint.model.image_token_id,

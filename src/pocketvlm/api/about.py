@@ -6,11 +6,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from pocketvlm.api.parts import parts_of, quantized_modules
 from pocketvlm.backends import cache as packed_cache
 from pocketvlm.backends.backend import AnyBackend, CacheLocation
 from pocketvlm.backends.options import Scheme, choose
-from pocketvlm.checkpoint.fingerprint import fingerprint
-from pocketvlm.checkpoint.huggingface import Checkpoint
+from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.engine.memory import page_bytes, slot_bytes
 from pocketvlm.errors import CacheWarning, OptionError
 
@@ -40,7 +40,7 @@ def cache_location(cache: bool | str | Path, model: str, checkpoint: Checkpoint)
             raise
         warnings.warn(f"weights and tokenizer of {model} are not cached: {error}", CacheWarning, stacklevel=3)
         return None
-    return CacheLocation(directory, model, str(checkpoint.path.resolve()), fingerprint(checkpoint.tensor_files))
+    return CacheLocation(directory, model, str(checkpoint.path.resolve()), checkpoint.fingerprint)
 
 
 def describe(name: str, checkpoint: Checkpoint, ops: AnyBackend) -> dict[str, Any]:
@@ -52,13 +52,16 @@ def describe(name: str, checkpoint: Checkpoint, ops: AnyBackend) -> dict[str, An
         "parameters": checkpoint.parameters,
         "bytes": checkpoint.nbytes,
         "stored_as": checkpoint.dtypes,
+        "quantization": checkpoint.quantization,
+        "parts": parts_of(checkpoint, ops),
+        "quantized_modules": quantized_modules(checkpoint),
         "vocabulary": config.text.vocab_size,
         "context": config.text.max_position_embeddings,
         "text_layers": len(config.text.layer_types),
         "full_attention_layers": config.text.layer_types.count("full_attention"),
         "text_width": config.text.hidden_size,
-        "vision_layers": config.vision.num_hidden_layers,
-        "vision_width": config.vision.hidden_size,
+        "vision_layers": 0 if config.vision is None else config.vision.num_hidden_layers,
+        "vision_width": 0 if config.vision is None else config.vision.hidden_size,
         "downsample_mode": checkpoint.processor.downsample_mode,
         "max_slice_nums": checkpoint.processor.max_slice_nums,
         "eos_token_ids": list(checkpoint.eos_token_ids),

@@ -85,6 +85,10 @@ class Backend(Ops[A, W, I]):
         multiply, and ValueError for a dense one that the scheme stores quantized: see `pocketvlm.quantize`.
         """
 
+    @abstractmethod
+    def product(self, tensor: Tensor, role: Role) -> str:
+        """How the prepared tensor is multiplied, or looked up, and why, for people; reads no values."""
+
     def low_rank(self, a: NDArray[np.float32], b: NDArray[np.float32], scale: float) -> LowRank[A]:
         """An adapter's update of one matrix, for `linear`: a [rank, in], b [out, rank]."""
         return LowRank(self.from_numpy(a), self.from_numpy(np.ascontiguousarray(b.T)), scale)

@@ -22,8 +22,13 @@ from pocketvlm.schemes import (
 
 Products = Literal["float32", "bfloat16", "int8"]
 
-_AS_STORED = "as stored, bfloat16 or float32"
-_WEIGHTS = {"int4": "int4 in the language model, int8 in the vision tower", "int8": "int8", "bf16": _AS_STORED}
+# No tensor is quantized after loading. "bf16" is the older name, from when all checkpoints were dense.
+_AS_STORED = ("bf16", "stored")
+_WEIGHTS = {
+    "int4": "int4 in the language model, int8 in the vision tower",
+    "int8": "int8",
+    **dict.fromkeys(_AS_STORED, "as stored, bfloat16 or float32"),
+}
 _TEXT_ROLES = ("matrix", "gate", "head", "tied_embedding")
 
 
@@ -39,9 +44,10 @@ class Storage:
 class Scheme:
     """How a network is stored and multiplied on a backend. One function makes it, `choose`; all others only read it.
 
-    weights: the type of dense matrices in memory, never "auto". products: what matrices are multiplied in: "int8" means
-    integer products with activations in 8 bits, "bfloat16" means that activations are rounded to bfloat16 where the
-    processor multiplies such numbers. storage: for each role; tensors that the checkpoint holds quantized stay so.
+    weights: the type of dense matrices in memory, never "auto". products: how dense matrices are multiplied: "int8"
+    means integer products with activations in 8 bits, "bfloat16" means that activations are rounded to bfloat16 where
+    the processor multiplies such numbers. storage: for each role. quantization: how the checkpoint's own matrices are
+    quantized, in words; those stay so, and precision "fast" multiplies them in integers.
     """
 
     backend: Backend
@@ -52,13 +58,20 @@ class Scheme:
     precision_reason: str
     weights_reason: str
     products_reason: str
+    quantization: str | None = None
+
+    @property
+    def as_stored(self) -> bool:
+        """Whether dense tensors stay as the checkpoint has them."""
+        return self.weights in _AS_STORED
 
     def describe(self) -> dict[str, str]:
         """Precision, weights and arithmetic with their reasons, for people."""
         attention = "attention of views and prompts in bfloat16 where the processor has it"
+        own = "integer products with activations in 8 bits where the checkpoint is quantized, the rest in "
         arithmetic = {
             "float32": "float32",
-            "bfloat16": f"float32, matrices stored in bfloat16 and {attention}",
+            "bfloat16": f"{own if self.quantization else ''}float32, matrices stored in bfloat16 and {attention}",
             "int8": f"integer products with activations in 8 bits, the rest in float32, {attention}",
         }
         return {
@@ -84,24 +97,27 @@ def choose(
             raise OptionError(
                 "precision='fast' needs backend='native': the torch backend computes in float32; leave precision out"
             )
-        if weights not in ("auto", "bf16"):
+        if weights not in ("auto", *_AS_STORED):
             raise OptionError(
                 f"weights={weights!r} needs backend='native': the torch backend keeps weights as stored; leave it out"
             )
-    elif precision == "exact" and weights not in ("auto", "bf16"):
+    elif precision == "exact" and weights not in ("auto", *_AS_STORED):
         raise OptionError(
             f"weights={weights!r} contradicts precision='exact', which keeps weights as stored: "
-            f"leave one of them out, or give weights='bf16'"
+            f"leave one of them out, or give weights='stored'"
         )
-    if quantization is not None and weights != "auto":
-        raise OptionError(f"weights={weights!r}: the checkpoint is quantized already ({quantization}): leave it out")
+    if quantization is not None and weights not in ("auto", *_AS_STORED):
+        raise OptionError(
+            f"weights={weights!r}: the checkpoint is quantized already ({quantization}), and rounding it again would "
+            f"cost accuracy: leave weights out, give weights='stored', or use the 16-bit checkpoint"
+        )
     fast = backend == "native" and precision != "exact"
     auto = "int8" if fast else "bf16"
     chosen = auto if weights == "auto" else weights
     reason = f"the default of precision {'fast' if fast else 'exact'}" if weights == "auto" else "asked for"
     if quantization is not None:
         reason = f"{reason} for dense tensors, {quantization} for those that the checkpoint holds quantized"
-    products: Products = "float32" if not fast else "bfloat16" if chosen == "bf16" else "int8"
+    products: Products = "float32" if not fast else "bfloat16" if chosen in _AS_STORED else "int8"
     if backend == "torch":
         precision_reason = "all that this backend does"
     else:
@@ -115,6 +131,7 @@ def choose(
         precision_reason=precision_reason,
         weights_reason=reason,
         products_reason=f"precision {'fast' if fast else 'exact'} with {chosen} weights",
+        quantization=quantization,
     )
 
 
@@ -123,14 +140,14 @@ def _storage(weights: str) -> Mapping[Role, Storage]:
     stored = dict.fromkeys(ROLES, Storage(None, "not multiplied as a matrix"))
     stored["embedding"] = stored["position_embedding"] = Storage(None, "only rows of it are read")
     stored["patch_embedding"] = Storage(None, "rounding pixels makes small print unreadable, and it is small")
-    matrix = {"int4": INT4_GROUP_64, "int8": INT8_GROUP_32, "bf16": None}[weights]
+    matrix = {"int4": INT4_GROUP_64, "int8": INT8_GROUP_32}.get(weights)
     stored.update(dict.fromkeys(cast(tuple[Role, ...], _TEXT_ROLES), Storage(matrix, f"{weights} weights")))
     if weights == "int4":
         # The group is that of the other matrices, so that products of the same rows share the rows' bytes.
         stored["gate"] = Storage(INT8_GROUP_64, "gates decide how long a state lives, and are tiny")
     stored["vision_matrix"] = (
-        Storage(None, "bf16 weights")
-        if weights == "bf16"
+        Storage(None, f"{weights} weights")
+        if weights in _AS_STORED
         else Storage(INT8_ROWS, "the vision tower has 8 bits with any quantized language model")
     )
     return MappingProxyType(stored)

@@ -12,6 +12,7 @@ import numpy as np
 
 from pocketvlm.config import ModelConfig
 from pocketvlm.engine import Engine, Request
+from pocketvlm.errors import OptionError
 from pocketvlm.types import DownsampleMode, Prompt, SamplingParams, View
 
 BATCH = 8
@@ -74,13 +75,17 @@ class Prompts:
     """Makes prompts of random ids and random pixels for one model."""
 
     def __init__(self, config: ModelConfig, side: int, seed: int = 0) -> None:
+        if config.vision is None:
+            raise OptionError("a model without a vision tower cannot be timed with pictures: give its mmproj file")
         self.config = config
+        self._patch_dim = config.vision.patch_dim
+        self.patch_size = config.vision.patch_size
         self.side = side  # patches along each side of a view
         self._random = np.random.default_rng(seed)
 
     def view(self, start: int, mode: DownsampleMode = "16x") -> View:
         """A square view whose features begin at `start`."""
-        patches = self._random.uniform(-1, 1, (self.side**2, self.config.vision.patch_dim)).astype(np.float32)
+        patches = self._random.uniform(-1, 1, (self.side**2, self._patch_dim)).astype(np.float32)
         return View(patches, self.side, self.side, mode, start, self.side**2 // (16 if mode == "16x" else 4), digest="")
 
     def prompt(self, views: int, words: int) -> Prompt:
@@ -173,5 +178,5 @@ def measure(engine: Engine, side: int, runs: int, progress: Callable[[str], None
         "decode": alone.report(),
         "batch": {"sequences": BATCH, **together.report()},
         "vision_seconds": vision,
-        "view_pixels": side * engine.model.config.vision.patch_size,
+        "view_pixels": side * prompts.patch_size,
     }

@@ -24,6 +24,8 @@ from pocketvlm.errors import CheckpointError, DownloadError
 # Everything but the weights, at the top of the repository only.
 SMALL = ["*.json", "*.jinja"]
 IGNORED = ["*/*"]
+_NEEDED = ("config.json", "tokenizer.json")
+_GGUF = "*.gguf"
 _CLIENT = "pocketvlm"
 
 Progress = Callable[[int, int], None]
@@ -51,12 +53,20 @@ class _Hook:
         """Does nothing."""
 
 
-def download(repo_id: str, revision: str | None = None, progress: Progress | None = None, weights: bool = True) -> Path:
+def download(
+    repo_id: str,
+    revision: str | None = None,
+    progress: Progress | None = None,
+    weights: bool = True,
+    tag: str | None = None,
+    vision: bool = True,
+) -> Path:
     """The directory in the cache with a checkpoint of the hub; missing files are downloaded.
 
-    weights: False leaves out the weight files.
+    Given a tag, or a repository without safetensors files, returns the GGUF file of that type instead (None: Q4_K_M);
+    its vision file is next to it unless `vision` is False. weights: False leaves out safetensors files.
 
-    Raises DownloadError: one line that says what failed and what to do.
+    Raises DownloadError: one line that says what failed and what to do; CheckpointError for a tag without a file.
     """
     from huggingface_hub import snapshot_download
 
@@ -71,32 +81,77 @@ def download(repo_id: str, revision: str | None = None, progress: Progress | Non
                 tqdm_class=_silent_bar(),
             )
         )
-        if weights:
-            _fetch_weights(repo_id, directory, progress)
+        if tag is None and _fetch_safetensors(repo_id, directory, progress, weights):
+            return directory
+        return _fetch_gguf(repo_id, directory, progress, tag, vision)
     except Exception as error:
         message = None if isinstance(error, CheckpointError) else explain(error, repo_id, revision)
         if message is None:
             raise
         raise DownloadError(message) from error
-    return directory
 
 
-def _fetch_weights(repo_id: str, directory: Path, progress: Progress | None) -> None:
-    """Download the weight files into a snapshot directory that already has the small files."""
-    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
+def _fetch_safetensors(repo_id: str, directory: Path, progress: Progress | None, weights: bool) -> bool:
+    """Download the weights into a snapshot directory that has the small files; False if the repository has none."""
+    from huggingface_hub import errors
+
+    if not weights:
+        # If small files are missing and no GGUF file replaces them, the reader of the directory raises the error.
+        return all((directory / name).is_file() for name in _NEEDED) or not _has_gguf(repo_id, directory)
+    try:
+        _fetch_files(repo_id, directory, weight_names(directory), progress)
+    except Exception as error:
+        if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+            return not _has_gguf(repo_id, directory)
+        # Offline: a snapshot without config.json is one of GGUF files.
+        if any(directory.glob(_GGUF)) and not (directory / "config.json").is_file():
+            return False
+        raise
+    return True
+
+
+def _fetch_gguf(repo_id: str, directory: Path, progress: Progress | None, tag: str | None, vision: bool) -> Path:
+    """Download a GGUF file and its vision file into a snapshot directory; returns the path of the first."""
+    from pocketvlm.checkpoint.gguf.files import DEFAULT_TAG, choose_names
+
+    local = [path.name for path in directory.glob(_GGUF)]
+    try:
+        text, projector = choose_names(local, tag or DEFAULT_TAG, repo_id)
+    except CheckpointError:
+        text, projector = "", None
+    if not text or (vision and projector is None):
+        try:
+            text, projector = choose_names(_names(repo_id, directory), tag, repo_id)
+        except CheckpointError:
+            raise
+        except Exception:
+            if not text:  # otherwise the repository may have no vision file
+                raise
+    _fetch_files(repo_id, directory, [text] if projector is None or not vision else [text, projector], progress)
+    return directory / text
+
+
+def _names(repo_id: str, directory: Path) -> list[str]:
+    """The files of a repository at the commit of a snapshot directory."""
+    from huggingface_hub import HfApi
+
+    return HfApi(library_name=_CLIENT).list_repo_files(repo_id, revision=directory.name)
+
+
+def _has_gguf(repo_id: str, directory: Path) -> bool:
+    return any(directory.glob(_GGUF)) or any(name.endswith(".gguf") for name in _names(repo_id, directory))
+
+
+def _fetch_files(repo_id: str, directory: Path, names: list[str], progress: Progress | None) -> None:
+    """Download those large files that a snapshot directory lacks."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     commit = directory.name
-    missing = [name for name in weight_names(directory) if not (directory / name).exists()]
+    missing = [name for name in names if not (directory / name).exists()]
     if not missing:
         return
     urls = [hf_hub_url(repo_id, name, revision=commit) for name in missing]
-    try:
-        found = [get_hf_file_metadata(url, library_name=_CLIENT) for url in urls]
-    except errors.LocalEntryNotFoundError:
-        raise
-    except errors.EntryNotFoundError:
-        # The checkpoint has no readable weights; the reader of the directory raises the error.
-        return
+    found = [get_hf_file_metadata(url, library_name=_CLIENT) for url in urls]
     label = missing[0] if len(missing) == 1 else f"{len(missing)} files"
     bar = _bar(progress, sum(item.size or 0 for item in found), label)
     try:

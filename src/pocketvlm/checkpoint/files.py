@@ -1,4 +1,7 @@
-"""`find_files` returns the weight files of a checkpoint: one safetensors file or the shards of an index."""
+"""`find_files` returns the weight files of a checkpoint: one safetensors file or the shards of an index.
+
+`is_gguf` knows GGUF files, which are a checkpoint by themselves.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,16 @@ from pocketvlm.errors import CheckpointError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+GGUF_MAGIC = b"GGUF"
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins as GGUF files do, whatever its name is; False for what cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(GGUF_MAGIC)) == GGUF_MAGIC
+    except OSError:
+        return False
 
 
 def weight_names(directory: Path) -> list[str]:
@@ -43,7 +56,7 @@ def find_files(directory: Path) -> tuple[Path, ...]:
     found = f", only {', '.join(others[:5])}, which pocketvlm does not load" if others else ""
     raise CheckpointError(
         f"{directory}: no {SINGLE_FILE} and no {INDEX_FILE}{found}: use a checkpoint in Hugging Face's safetensors "
-        f"format"
+        f"format, or a GGUF file"
     )
 
 

@@ -7,15 +7,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from pocketvlm.checkpoint.files import GGUF_MAGIC
 from pocketvlm.errors import CheckpointError
 
 SAMPLES = 64
 SAMPLE_BYTES = 4096
 _MAX_HEADER = 1 << 27
+# GGUF files do not state the length of their header; with a vocabulary of the usual size it ends before this.
+_GGUF_HEADER = 1 << 24
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """A hash over name, size, time of change, header and 64 samples of 4 KiB at even places of each safetensors file.
+    """A hash over name, size, time of change, header and 64 samples of 4 KiB at even places of each weight file.
 
     Files that were downloaded again, trained further or converted get a new fingerprint, and so does a copy with a new
     time. It misses values that were changed in place between the samples, with size and time restored.
@@ -27,7 +30,8 @@ def fingerprint(files: Sequence[Path]) -> str:
             with path.open("rb") as file:
                 state = os.fstat(file.fileno())
                 header = file.read(8)
-                header += file.read(min(int.from_bytes(header, "little"), _MAX_HEADER))
+                length = _GGUF_HEADER if header.startswith(GGUF_MAGIC) else int.from_bytes(header, "little")
+                header += file.read(min(length, _MAX_HEADER))
                 digest.update(repr((path.name, state.st_size, state.st_mtime_ns, len(header))).encode() + header)
                 room = max(state.st_size - SAMPLE_BYTES, 0)
                 for index in range(SAMPLES):

@@ -1,4 +1,4 @@
-"""`resolve` turns a model name into a local directory and downloads it from the hub if needed.
+"""`resolve` turns a model name into a local directory or GGUF file and downloads it from the hub if needed.
 
 The download client is loaded only if a hub id has to be resolved.
 """
@@ -6,10 +6,11 @@ The download client is loaded only if a hub id has to be resolved.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pocketvlm.checkpoint.files import is_gguf
 from pocketvlm.errors import CheckpointError, OptionError
 
 EMBEDDED = "nano"
@@ -17,12 +18,12 @@ EMBEDDED = "nano"
 Progress = Callable[[int, int], None]
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
-_HUB_ID = re.compile(rf"(?P<id>{_PART}/{_PART})(?:@(?P<revision>[^\s@]+))?")
+_HUB_ID = re.compile(rf"(?P<id>{_PART}/{_PART})(?::(?P<tag>{_PART}))?(?:@(?P<revision>[^\s@]+))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """A checkpoint on this machine: its directory, the number of its files and their bytes."""
+    """A checkpoint on this machine: its directory or GGUF file, the number of its files and their bytes."""
 
     path: Path
     files: int
@@ -35,17 +36,25 @@ def embedded_directory() -> Path:
 
 
 def resolve(
-    model: str | Path, revision: str | None = None, progress: Progress | None = None, weights: bool = True
+    model: str | Path,
+    revision: str | None = None,
+    progress: Progress | None = None,
+    weights: bool = True,
+    mmproj: str | Path | None = None,
 ) -> Path:
-    """The directory of a model.
+    """The directory of a model, or its GGUF file.
 
-    model: "nano", a directory, or a hub id "org/name" or "org/name@revision". An existing directory wins over a hub id
-    of the same spelling. revision: branch, tag or commit of a hub id. progress: called with (bytes done, bytes in all)
-    while the weights are downloaded; without it a bar is shown on stderr. weights: False leaves the weights out.
+    model: "nano", a directory, a GGUF file, or a hub id "org/name" or "org/name@revision". "org/name:Q4_K_M" is the
+    GGUF file of that type in a repository. What exists wins over a hub id of the same spelling. revision: branch, tag
+    or commit of a hub id. progress: called with (bytes done, bytes in all) while the weights are downloaded; without it
+    a bar is shown on stderr. weights: False leaves safetensors files out. mmproj: the vision file of a GGUF model;
+    where it is given, none is downloaded.
 
     Raises CheckpointError for any other name, OptionError for a revision of "nano" or of a directory, and DownloadError
     if the download fails.
     """
+    if mmproj is not None and not Path(mmproj).expanduser().is_file():
+        raise CheckpointError(f"mmproj {str(mmproj)!r}: there is no such file: give the path of a GGUF vision file")
     text = str(model)
     if text == EMBEDDED:
         directory = embedded_directory()
@@ -57,8 +66,12 @@ def resolve(
         raise _unknown(text, False)
     if path.is_dir():
         return _without_revision(path, text, revision)
+    if is_gguf(path):
+        return _without_revision(path, text, revision)
     if path.exists():
-        raise CheckpointError(f"model {text!r} is a file: give the directory that holds it and its config.json")
+        raise CheckpointError(
+            f"model {text!r} is a file, but no GGUF file: give the directory that holds it and its config.json"
+        )
     found = _HUB_ID.fullmatch(text)
     if found is None or isinstance(model, Path):
         raise _unknown(text, isinstance(model, Path))
@@ -67,31 +80,40 @@ def resolve(
         raise OptionError(f"revision={revision!r} contradicts the model {text!r}: give one of them")
     from pocketvlm.checkpoint.download import download
 
-    return download(found["id"], revision or inline, progress, weights)
+    return download(found["id"], revision or inline, progress, weights, found["tag"], mmproj is None)
 
 
 def pull(model: str | Path, revision: str | None = None, progress: Progress | None = None) -> Pulled:
     """Resolve a model, downloading it if needed, and measure it. Raises as `resolve` does."""
     path = resolve(model, revision, progress)
-    sizes = [file.stat().st_size for file in path.iterdir() if file.is_file()]
+    files: Iterable[Path] = filter(Path.is_file, path.iterdir()) if path.is_dir() else _gguf_files(path)
+    sizes = [file.stat().st_size for file in files]
     return Pulled(path, len(sizes), sum(sizes))
+
+
+def _gguf_files(path: Path) -> Iterable[Path]:
+    from pocketvlm.checkpoint.reader import open_checkpoint
+
+    return open_checkpoint(path).tensor_files
 
 
 def _without_revision(path: Path, model: str, revision: str | None) -> Path:
     if revision is not None:
         raise OptionError(
-            f"revision={revision!r}: {model!r} is a local directory, only models of the hub have revisions"
+            f"revision={revision!r}: {model!r} is a local directory or file, only models of the hub have revisions"
         )
     return path
 
 
 def _unknown(model: str, is_path: bool) -> CheckpointError:
     """The error for a name that is neither on this machine nor a hub id."""
-    choices = f'give "{EMBEDDED}" (built in), a directory, or a hub id such as openbmb/MiniCPM-V-4.6'
-    if is_path or model.startswith(("/", ".", "~")) or "\\" in model or model.endswith("/"):
-        return CheckpointError(f"model {model!r}: there is no such directory: {choices}")
+    choices = f'give "{EMBEDDED}" (built in), a directory, a GGUF file, or a hub id such as openbmb/MiniCPM-V-4.6'
+    if is_path or model.endswith(".gguf") or model.startswith(("/", ".", "~")) or "\\" in model or model.endswith("/"):
+        return CheckpointError(f"model {model!r}: there is no such directory or file: {choices}")
     if "://" in model:
         return CheckpointError(f"model {model!r}: links are not taken: {choices}")
     if model.count("/") > 1:
-        return CheckpointError(f"model {model!r}: there is no such directory, and hub ids have one slash: {choices}")
+        return CheckpointError(
+            f"model {model!r}: there is no such directory or file, and hub ids have one slash: {choices}"
+        )
     return CheckpointError(f"model {model!r} is not known: {choices}")

@@ -1,80 +1,27 @@
-"""`read_checkpoint` reads a directory in Hugging Face's layout into a frozen `Checkpoint`; tensors load on demand."""
+"""`read_checkpoint` reads a directory in Hugging Face's layout into a `Checkpoint`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.files import find_files
-from pocketvlm.checkpoint.formats.format import Format
 from pocketvlm.checkpoint.formats.registry import find_format
 from pocketvlm.checkpoint.formats.safetensors import TensorEntry, read_entries
 from pocketvlm.checkpoint.jsonfile import read_json
 from pocketvlm.checkpoint.names import EMBEDDING, HEAD, canonical_entries
+from pocketvlm.checkpoint.npu import refuse_npu_package
 from pocketvlm.config import GenerationConfig, ModelConfig, ProcessorConfig
 from pocketvlm.errors import CheckpointError, TensorError
-from pocketvlm.tensors import Tensor
+from pocketvlm.types import TokenizerSource
 
 _COMPARE_CHUNK = 1 << 22
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Checkpoint:
-    """The content of a checkpoint directory, except the values of its tensors.
-
-    path: the directory. model, processor, generation: its configurations. eos_token_ids: where generation ends, see
-    `read_checkpoint`. tokenizer_file: tokenizer.json. tokenizer_config: tokenizer_config.json as it is. chat_template:
-    Jinja source. tensor_files: the weight files. entries: the tensors by the hub's names, without those never used.
-    format: how the weights are stored.
-    """
-
-    path: Path
-    model: ModelConfig
-    processor: ProcessorConfig
-    generation: GenerationConfig
-    eos_token_ids: tuple[int, ...]
-    tokenizer_file: Path
-    tokenizer_config: Mapping[str, Any]
-    chat_template: str
-    tensor_files: tuple[Path, ...]
-    entries: Mapping[str, TensorEntry]
-    format: Format
-
-    @property
-    def quantization(self) -> str | None:
-        """How its matrices are quantized, in words; None means that all tensors are dense."""
-        return self.format.describe()
-
-    @property
-    def parameters(self) -> int:
-        """Number of stored values; a tied head counts once."""
-        return sum(entry.parameters for entry in self.entries.values())
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors as stored."""
-        return sum(entry.nbytes for entry in self.entries.values())
-
-    @property
-    def dtypes(self) -> dict[str, int]:
-        """Number of values by the dtype they are stored in ("BF16", "F32", ...), most first."""
-        counts: dict[str, int] = {}
-        for entry in self.entries.values():
-            counts[entry.dtype] = counts.get(entry.dtype, 0) + entry.parameters
-        return dict(sorted(counts.items(), key=lambda item: -item[1]))
-
-    def tensors(self, expected: Mapping[str, tuple[int, ...]], sparse: bool = False) -> dict[str, Tensor]:
-        """The tensors a model expects, by name, as read-only memory-mapped views in the order of `expected`.
-
-        expected: name -> shape of every tensor, names as on the hub. Raises TensorError that lists all missing,
-        unexpected and mis-shaped tensors, and CheckpointError if a file changed since. sparse: see `map_tensors`.
-        """
-        return self.format.tensors(self.entries, expected, str(self.path), sparse)
+_HEAD_MODULE = HEAD.removesuffix("weight")
 
 
 def read_checkpoint(directory: Path, weights: bool = True) -> Checkpoint:
@@ -88,6 +35,7 @@ def read_checkpoint(directory: Path, weights: bool = True) -> Checkpoint:
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: is not a directory: give the directory that holds config.json")
+    refuse_npu_package(directory)
     config = read_json(directory / "config.json")
     model = ModelConfig.from_dict(config, str(directory / "config.json"))
     generation_file = directory / "generation_config.json"
@@ -112,7 +60,7 @@ def read_checkpoint(directory: Path, weights: bool = True) -> Checkpoint:
         generation=generation,
         eos_token_ids=generation.eos_token_ids
         or tuple(dict.fromkeys((*model.eos_token_ids, *_tokenizer_eos(tokenizer_file, tokenizer_config)))),
-        tokenizer_file=tokenizer_file,
+        tokenizer=TokenizerSource.of_file(tokenizer_file),
         tokenizer_config=MappingProxyType(tokenizer_config),
         chat_template=_chat_template(directory, tokenizer_config),
         tensor_files=find_files(directory) if weights else (),
@@ -174,7 +122,16 @@ def _tokenizer_eos(tokenizer_file: Path, tokenizer_config: Mapping[str, Any]) ->
 
 def _resolve_tied_head(entries: dict[str, TensorEntry], model: ModelConfig, directory: Path) -> dict[str, TensorEntry]:
     """With a tied head keep one of the two tensors; refuse tensors that differ: the reference does not tie those."""
-    if not model.text.tie_word_embeddings or HEAD not in entries:
+    if not model.text.tie_word_embeddings:
+        return entries
+    dense = (HEAD, f"{_HEAD_MODULE}bias")
+    parts = [entry.name for name, entry in entries.items() if name.startswith(_HEAD_MODULE) and name not in dense]
+    if parts:
+        raise TensorError(
+            f"{directory}: {parts[0]!r} is of a quantized output matrix, but config.json ties that to the embedding: "
+            f"set tie_word_embeddings to false in config.json and its text_config, or delete the tensors of lm_head"
+        )
+    if HEAD not in entries:
         return entries
     head = entries.pop(HEAD)
     embedding = entries.setdefault(EMBEDDING, head)

@@ -12,6 +12,15 @@ HEAD = "lm_head.weight"
 
 _LANGUAGE = "model.language_model."
 
+# Ends of the names of the language model's norms that compute with 1 + weight (docs/model.md 3.1).
+ZERO_CENTRED_NORMS = (
+    "input_layernorm.weight",
+    "post_attention_layernorm.weight",
+    "q_norm.weight",
+    "k_norm.weight",
+    "language_model.norm.weight",
+)
+
 # Prefixes of other tools for the same module (docs/model.md 2), tried in order after a leading "model." is taken off.
 _ROOTS = (
     ("language_model.", _LANGUAGE),

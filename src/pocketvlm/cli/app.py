@@ -42,7 +42,8 @@ Examples:
   pocketvlm tokens -i page.png
   pocketvlm info openbmb/MiniCPM-V-4.6
 
-MODEL is "nano" (built in, the default), a directory, or a hub id such as openbmb/MiniCPM-V-4.6.
+MODEL is "nano" (built in, the default), a directory, a GGUF file, or a hub id such as openbmb/MiniCPM-V-4.6; \
+org/name:Q4_K_M is the GGUF file of that type.
 """
 
 

@@ -25,7 +25,7 @@ Close everything else first: figures of a busy machine say little. The last line
 """
 
 
-@options.takes(*options.load_options("revision", "weights", "precision", "threads", "prefill_chunk"))
+@options.takes(*options.load_options("revision", "mmproj", "weights", "precision", "threads", "prefill_chunk"))
 def bench(
     model: Annotated[str, options.model_argument("BENCH")] = options.DEFAULT_MODEL,
     random: Annotated[
@@ -71,14 +71,13 @@ def _loaded(activity: Any, model: str, loading: dict[str, Any]) -> tuple[Engine,
     activity.say(f"loading {model}")
     loaded = load(model, progress=activity.loading(model), **loading)
     processor = loaded.checkpoint.processor
-    patch = loaded.checkpoint.model.vision.patch_size
     facts = {
         "model": model,
         "backend": loaded.ops.describe(),
         "disk_bytes": loaded.checkpoint.nbytes,
         "load_seconds": loaded.load_seconds,
     }
-    return loaded.engine, processor.scale_resolution // patch // 4 * 4, facts
+    return loaded.engine, processor.scale_resolution // processor.patch_size // 4 * 4, facts
 
 
 def _random(activity: Any, loading: dict[str, Any]) -> tuple[Engine, int, dict[str, Any]]:
@@ -87,6 +86,7 @@ def _random(activity: Any, loading: dict[str, Any]) -> tuple[Engine, int, dict[s
     from pocketvlm import backends
     from pocketvlm.backends.options import choose
     from pocketvlm.bench.shape import random_tensors, released_config
+    from pocketvlm.config import ProcessorConfig
     from pocketvlm.engine import Engine
     from pocketvlm.model import MiniCPMV, tensor_roles
     from pocketvlm.quantize import quantized
@@ -108,7 +108,8 @@ def _random(activity: Any, loading: dict[str, Any]) -> tuple[Engine, int, dict[s
         "disk_bytes": stored,
         "load_seconds": time.perf_counter() - began,
     }
-    return engine, 448 // config.vision.patch_size, facts
+    processor = ProcessorConfig()
+    return engine, processor.scale_resolution // processor.patch_size, facts
 
 
 def _memory() -> dict[str, int]:

@@ -16,7 +16,7 @@ Examples:
 """
 
 
-@options.takes(*options.load_options("revision", "backend", "weights", "precision", "threads", "device"))
+@options.takes(*options.load_options("revision", "mmproj", "backend", "weights", "precision", "threads", "device"))
 def info(
     model: Annotated[str, options.model_argument("INFO")] = options.DEFAULT_MODEL,
     as_json: Annotated[bool, options.json_option("INFO")] = False,
@@ -31,7 +31,7 @@ def info(
     from pocketvlm.api.about import describe, scheme_for
     from pocketvlm.backends import create
     from pocketvlm.checkpoint.hub import resolve
-    from pocketvlm.checkpoint.huggingface import read_checkpoint
+    from pocketvlm.checkpoint.reader import open_checkpoint
     from pocketvlm.cli.terminal import Activity
 
     with Activity(quiet) as activity:
@@ -39,7 +39,8 @@ def info(
         engine = options.given(values, LoadOptions)
         options.check({}, engine)
         how = LoadOptions(**engine)
-        checkpoint = read_checkpoint(resolve(model, how.revision, activity.downloading(model)))
+        path = resolve(model, how.revision, activity.downloading(model), mmproj=how.mmproj)
+        checkpoint = open_checkpoint(path, mmproj=how.mmproj)
         scheme = scheme_for(checkpoint, how.backend, how.weights, how.precision)
         facts = describe(model, checkpoint, create(how.backend, how.threads, how.device, scheme))
     if as_json:
@@ -62,13 +63,30 @@ def _table(facts: dict[str, Any]) -> str:
         "parameters": f"{readable_count(total)} ({readable_size(facts['bytes'])}; {stored})",
         "text": f"{facts['text_layers']} layers, {facts['text_width']} wide "
         f"({linear} linear attention, {facts['full_attention_layers']} full)",
-        "vision": f"{facts['vision_layers']} layers, {facts['vision_width']} wide",
+        "vision": f"{facts['vision_layers']} layers, {facts['vision_width']} wide"
+        if facts["vision_layers"]
+        else "none: images need the model's mmproj file",
         "images": f"{facts['downsample_mode']}, at most {facts['max_slice_nums']} slices",
         "vocabulary": f"{facts['vocabulary']} tokens, end at {', '.join(map(str, facts['eos_token_ids']))}",
         "context": f"{facts['context']} tokens",
         "memory": f"{readable_size(facts['kv_cache_bytes_per_token'])} per token, "
         f"{readable_size(facts['state_bytes_per_sequence'])} per sequence",
+        "quantization": facts["quantization"] or "none: all tensors are dense",
         **facts["backend"],
     }
     width = max(map(len, rows))
-    return "\n".join(f"{name:<{width}}  {printable(str(value))}" for name, value in rows.items())
+    lines = [
+        *rows.items(),
+        *((("" if number else "matrices"), part) for number, part in enumerate(_parts(facts["parts"]))),
+    ]
+    return "\n".join(f"{name:<{width}}  {printable(str(value))}" for name, value in lines)
+
+
+def _parts(parts: list[dict[str, Any]]) -> list[str]:
+    """A line for all parts that are stored and multiplied the same way: how many matrices of which, and how."""
+    same: dict[str, list[str]] = {}
+    for part in parts:
+        origin = "quantized in the checkpoint" if part["quantized"] else "dense in the checkpoint"
+        how = f"{part['stored']}, {origin}; {part['kernel']}"
+        same.setdefault(how, []).append(f"{part['matrices']} {part['part']}")
+    return [f"{', '.join(names)}: {how}" for how, names in same.items()]

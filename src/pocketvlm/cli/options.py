@@ -24,7 +24,7 @@ ENGINE = LoadOptions.group
 DEFAULT_MODEL = "nano"
 FLAG = ""
 
-MODEL_HELP = 'Model: "nano" (built in), a directory, or a hub id such as openbmb/MiniCPM-V-4.6.'
+MODEL_HELP = 'Model: "nano" (built in), a directory, a GGUF file, or a hub id such as openbmb/MiniCPM-V-4.6.'
 
 
 def option(*names_and_metavar: str, panel: str, help: str, **more: Any) -> Any:
@@ -98,7 +98,7 @@ TEXT_OPTIONS = _typed(TextOptions)
 
 def load_options(*names: str) -> tuple[Definition, ...]:
     """Some options of `load`; without names those that every command with a model has."""
-    usual = ("revision", "backend", "weights", "precision", "threads", "device", "cache")
+    usual = ("revision", "mmproj", "backend", "weights", "precision", "threads", "device", "cache")
     return tuple(definition(LoadOptions, name) for name in names or usual)
 
 

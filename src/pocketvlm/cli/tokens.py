@@ -27,7 +27,7 @@ Each option can be set as POCKETVLM_TOKENS_<OPTION>.
 MODES: tuple[DownsampleMode, ...] = ("16x", "4x")
 
 
-@options.takes(*options.PROMPT_OPTIONS, *options.MEDIA_OPTIONS, *options.load_options("revision"))
+@options.takes(*options.PROMPT_OPTIONS, *options.MEDIA_OPTIONS, *options.load_options("revision", "mmproj"))
 def tokens(
     model: Annotated[str, options.model_argument("TOKENS")] = options.DEFAULT_MODEL,
     image: options.Image = None,
@@ -47,7 +47,7 @@ def tokens(
 
     from pocketvlm.api import processor_for
     from pocketvlm.checkpoint.hub import resolve
-    from pocketvlm.checkpoint.huggingface import read_checkpoint
+    from pocketvlm.checkpoint.reader import open_checkpoint
     from pocketvlm.cli.terminal import Activity
     from pocketvlm.engine.fitting import ways_to_fit
     from pocketvlm.processor.messages import as_messages
@@ -55,8 +55,9 @@ def tokens(
     chosen = options.processor_options(values)
     with Activity(quiet) as activity:
         activity.say(f"reading {model}")
-        path = resolve(model, values["revision"], activity.downloading(model), weights=False)
-        checkpoint = read_checkpoint(path, weights=False)
+        mmproj = values["mmproj"]
+        path = resolve(model, values["revision"], activity.downloading(model), weights=False, mmproj=mmproj)
+        checkpoint = open_checkpoint(path, weights=False, mmproj=mmproj)
         processor = processor_for(checkpoint)
         activity.say(f"reading {len(images)} images and {len(videos)} videos")
         processed = processor(as_messages(text, images, system, videos), **chosen)

@@ -284,7 +284,15 @@ class Engine:
             raise PromptError(f"the prompt has a token id outside 0..{vocab - 1}")
         if any(a >= b for a, b in itertools.pairwise((0, *prompt.marks))) or max(prompt.marks, default=0) > total:
             raise PromptError(f"the prompt's marks {prompt.marks} must ascend, from 1 to its {total} tokens")
+        modes = self.model.config.downsample_modes
         for index, view in enumerate(prompt.views):
+            if view.downsample_mode not in modes:
+                raise PromptError(
+                    f"view {index} has downsample_mode {view.downsample_mode!r}, but the vision tower runs "
+                    f"{' or '.join(modes)}"
+                    if modes
+                    else "the prompt has views, but the model has no vision tower"
+                )
             per_token = 16 if view.downsample_mode == "16x" else 4
             if view.tokens * per_token != view.rows * view.cols or not 0 <= view.start <= total - view.tokens:
                 raise PromptError(

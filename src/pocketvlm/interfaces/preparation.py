@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from pocketvlm import __version__
 from pocketvlm.answers.choice import AnswerOptions, opens_reasoning
 from pocketvlm.api import Model
-from pocketvlm.checkpoint.fingerprint import fingerprint
 from pocketvlm.engine.fitting import ways_to_fit
 from pocketvlm.engine.request import Request
 from pocketvlm.errors import PocketVLMError
@@ -56,7 +55,7 @@ class RequestBuilder:
         context = model.checkpoint.model.text.max_position_embeddings
         self.max_model_len = min(max_model_len or context, context)
         self.weights = str(model.ops.describe().get("weights", "")).partition(" ")[0]
-        content = f"{fingerprint(model.checkpoint.tensor_files)} {self.weights}"
+        content = f"{model.checkpoint.fingerprint} {self.weights}"
         self.digest = hashlib.sha256(content.encode()).hexdigest()
         self.fingerprint = _fingerprint(self.digest, model)
         self.processor = model.processor

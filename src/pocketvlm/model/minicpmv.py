@@ -56,13 +56,16 @@ class MiniCPMV:
     def encode(self, views: Sequence[View]) -> list[Array]:
         """Features [tokens, hidden] of each view, in order; views of one mode run together."""
         features: dict[int, Array] = {}
+        weights, config = self.weights.vision, self.config.vision
         for mode in ("16x", "4x"):
             chosen = [i for i, view in enumerate(views) if view.downsample_mode == mode]
             if not chosen:
                 continue
+            if weights is None or config is None or mode not in self.config.downsample_modes:
+                raise ValueError(f"this network encodes no views in {mode}: it has {self.config.downsample_modes}")
             patches = self.backend.from_numpy(np.concatenate([views[i].patches for i in chosen]))
             sizes = np.array([(views[i].rows, views[i].cols) for i in chosen], dtype=np.int32)
-            rows = vision.encode_views(self.backend, self.weights, self.config.vision, patches, sizes, mode)
+            rows = vision.encode_views(self.backend, weights, config, patches, sizes, mode)
             start = 0
             for i in chosen:
                 features[i] = rows[start : start + views[i].tokens]

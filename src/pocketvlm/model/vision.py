@@ -8,7 +8,7 @@ from pocketvlm.backends.backend import Backend
 from pocketvlm.backends.batch import I, Ints
 from pocketvlm.backends.ops import A, Ops, W
 from pocketvlm.config import VisionConfig
-from pocketvlm.model.weights import Attention, Linear, MergerMLP, VisionLayer, Weights, WindowMerger
+from pocketvlm.model.weights import Attention, Linear, MergerMLP, VisionLayer, VisionWeights, WindowMerger
 from pocketvlm.types import DownsampleMode
 
 MERGER_EPS = 1e-6
@@ -67,15 +67,18 @@ def position_ids(rows: int, cols: int, side: int) -> Ints:
 
 
 def encode_views(
-    backend: Backend[A, W, I], w: Weights[A, W], c: VisionConfig, patches: A, sizes: Ints, mode: DownsampleMode
+    backend: Backend[A, W, I], w: VisionWeights[A, W], c: VisionConfig, patches: A, sizes: Ints, mode: DownsampleMode
 ) -> A:
-    """Features of views of one mode: patches [T, patch_dim], sizes int32 [views, 2] -> [tokens, text hidden]."""
+    """Features of views of one mode: patches [T, patch_dim], sizes int32 [views, 2] -> [tokens, text hidden].
+
+    "16x" needs the in-tower merger.
+    """
     ids = np.concatenate([position_ids(int(h), int(w_), c.position_side) for h, w_ in sizes])
     positions = backend.embed(w.position_embedding, backend.indices(ids))
     x = backend.linear(patches, w.patch_embedding.weight, w.patch_embedding.bias, residual=positions)
-    for index, layer in enumerate(w.vision_layers):
+    for index, layer in enumerate(w.layers):
         x = encoder_layer(backend, layer, c, x, sizes.prod(axis=1, dtype=np.int32))
-        if mode == "16x" and index == c.insert_layer_id:
+        if mode == "16x" and index == c.insert_layer_id and w.vit_merger is not None:
             x = window_merger(backend, w.vit_merger, c, x, sizes)
             sizes = sizes // 2
     x = backend.layer_norm(x, w.post_layernorm.weight, w.post_layernorm.bias, c.layer_norm_eps)

@@ -9,7 +9,7 @@ from typing import Any, Generic
 
 from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.backends.ops import A, W
-from pocketvlm.config import ModelConfig
+from pocketvlm.config import ModelConfig, VisionConfig
 from pocketvlm.errors import TensorError
 from pocketvlm.schemes import Role
 from pocketvlm.tensors import DenseTensor, Tensor
@@ -116,19 +116,29 @@ class MergerMLP(Generic[A, W]):
 
 
 @dataclass(frozen=True, slots=True)
+class VisionWeights(Generic[A, W]):
+    """The vision tower and the final merger. vit_merger: None in a tower that runs 4x alone."""
+
+    patch_embedding: Linear[A, W]
+    position_embedding: W
+    layers: tuple[VisionLayer[A, W], ...]
+    post_layernorm: Norm[A]
+    vit_merger: WindowMerger[A, W] | None
+    merger: tuple[MergerMLP[A, W], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Weights(Generic[A, W]):
-    """The whole network. handles: the handle of each tensor by its name in the checkpoint."""
+    """The whole network.
+
+    vision: None in a language model without its tower. handles: the handle of each tensor by its checkpoint name.
+    """
 
     embed_tokens: W
     layers: tuple[DecoderLayer[A, W], ...]
     norm: A
     lm_head: W
-    patch_embedding: Linear[A, W]
-    position_embedding: W
-    vision_layers: tuple[VisionLayer[A, W], ...]
-    post_layernorm: Norm[A]
-    vit_merger: WindowMerger[A, W]
-    merger: tuple[MergerMLP[A, W], ...]
+    vision: VisionWeights[A, W] | None
     handles: Mapping[str, Any]
 
 
@@ -194,32 +204,31 @@ class _Builder:
             out_proj=self.matrix(f"{name}.out_proj.weight", c.hidden_size, c.value_dim),
         )
 
-    def attention(self, name: str) -> Attention[Any, Any]:
-        width = self.config.vision.hidden_size
+    def attention(self, name: str, width: int) -> Attention[Any, Any]:
         return Attention(*(self.linear(f"{name}.{part}_proj", width, width) for part in ("q", "k", "v", "out")))
 
-    def vision_layer(self, index: int) -> VisionLayer[Any, Any]:
-        c, name = self.config.vision, f"model.vision_tower.encoder.layers.{index}"
+    def vision_layer(self, c: VisionConfig, index: int) -> VisionLayer[Any, Any]:
+        name = f"model.vision_tower.encoder.layers.{index}"
         return VisionLayer(
             layer_norm1=self.norm(f"{name}.layer_norm1", c.hidden_size),
-            attention=self.attention(f"{name}.self_attn"),
+            attention=self.attention(f"{name}.self_attn", c.hidden_size),
             layer_norm2=self.norm(f"{name}.layer_norm2", c.hidden_size),
             fc1=self.linear(f"{name}.mlp.fc1", c.intermediate_size, c.hidden_size),
             fc2=self.linear(f"{name}.mlp.fc2", c.hidden_size, c.intermediate_size),
         )
 
-    def window_merger(self) -> WindowMerger[Any, Any]:
-        c, name = self.config.vision, "model.vision_tower.vit_merger"
+    def window_merger(self, c: VisionConfig) -> WindowMerger[Any, Any]:
+        name = "model.vision_tower.vit_merger"
         return WindowMerger(
             layer_norm1=self.norm(f"{name}.layer_norm1", c.hidden_size),
-            attention=self.attention(f"{name}.self_attn"),
+            attention=self.attention(f"{name}.self_attn", c.hidden_size),
             pre_norm=self.norm(f"{name}.pre_norm", 4 * c.hidden_size),
             linear_1=self.linear(f"{name}.linear_1", 4 * c.intermediate_size, 4 * c.hidden_size),
             linear_2=self.linear(f"{name}.linear_2", c.hidden_size, 4 * c.intermediate_size),
         )
 
-    def merger_mlp(self, index: int) -> MergerMLP[Any, Any]:
-        width, name = self.config.vision.hidden_size, f"model.merger.mlp.{index}"
+    def merger_mlp(self, width: int, index: int) -> MergerMLP[Any, Any]:
+        name = f"model.merger.mlp.{index}"
         last = index == self.config.merger_times - 1
         return MergerMLP(
             pre_norm=self.norm(f"{name}.pre_norm", 4 * width),
@@ -229,33 +238,38 @@ class _Builder:
 
     def build(self, handles: Mapping[str, Any]) -> Weights[Any, Any]:
         text, vision = self.config.text, self.config.vision
-        tower = "model.vision_tower"
         tied = text.tie_word_embeddings
         embed = self.find(
             "model.language_model.embed_tokens.weight",
             (text.vocab_size, text.hidden_size),
             "tied_embedding" if tied else "embedding",
         )
-        patch = (vision.hidden_size, vision.num_channels, vision.patch_size, vision.patch_size)
         return Weights(
             embed_tokens=embed,
             layers=tuple(self.decoder_layer(i) for i in range(len(text.layer_types))),
             norm=self.norm_weight("model.language_model.norm", text.hidden_size),
             lm_head=embed if tied else self.matrix("lm_head.weight", text.vocab_size, text.hidden_size, "head"),
+            vision=None if vision is None else self.vision(vision),
+            handles=handles,
+        )
+
+    def vision(self, c: VisionConfig) -> VisionWeights[Any, Any]:
+        tower = "model.vision_tower"
+        patch = (c.hidden_size, c.num_channels, c.patch_size, c.patch_size)
+        return VisionWeights(
             patch_embedding=Linear(
                 self.find(f"{tower}.embeddings.patch_embedding.weight", patch, "patch_embedding"),
-                self.vector(f"{tower}.embeddings.patch_embedding.bias", vision.hidden_size),
+                self.vector(f"{tower}.embeddings.patch_embedding.bias", c.hidden_size),
             ),
             position_embedding=self.find(
                 f"{tower}.embeddings.position_embedding.weight",
-                (vision.position_side**2, vision.hidden_size),
+                (c.position_side**2, c.hidden_size),
                 "position_embedding",
             ),
-            vision_layers=tuple(self.vision_layer(i) for i in range(vision.num_hidden_layers)),
-            post_layernorm=self.norm(f"{tower}.post_layernorm", vision.hidden_size),
-            vit_merger=self.window_merger(),
-            merger=tuple(self.merger_mlp(i) for i in range(self.config.merger_times)),
-            handles=handles,
+            layers=tuple(self.vision_layer(c, i) for i in range(c.num_hidden_layers)),
+            post_layernorm=self.norm(f"{tower}.post_layernorm", c.hidden_size),
+            vit_merger=None if c.insert_layer_id is None else self.window_merger(c),
+            merger=tuple(self.merger_mlp(c.hidden_size, i) for i in range(self.config.merger_times)),
         )
 
 

@@ -9,7 +9,7 @@ from pocketvlm.options.option import Option, validate
 
 Backend = Literal["native", "torch"]
 Precision = Literal["exact", "fast"]
-Weights = Literal["auto", "int4", "int8", "bf16"]
+Weights = Literal["auto", "int4", "int8", "bf16", "stored"]
 
 # A prompt is prefilled as fast as with 512, and other streams wait half as long (docs/log.md).
 DEFAULT_PREFILL_CHUNK = 256
@@ -38,10 +38,22 @@ class LoadOptions:
     revision: Annotated[
         str | None, Option("Branch, tag or commit of a model on the hub.", metavar="NAME", default="main")
     ] = None
+    mmproj: Annotated[
+        str | Path | None,
+        Option(
+            "Vision file of a GGUF model.",
+            metavar="FILE",
+            default="the one next to the model's file",
+            wanted="the path of a file",
+        ),
+    ] = None
     backend: Annotated[Backend, Option("native: C++, CPU. torch: the reference, CPU or GPU.")] = "native"
     weights: Annotated[
         Weights,
-        Option("int4: smallest. int8: nearer to the original. bf16: as stored. auto: int8, or bf16 where exact."),
+        Option(
+            "int4: smallest. int8: nearer to the original. bf16, stored: as the checkpoint has them. auto: int8, of a "
+            "quantized checkpoint for its dense matrices; as stored where exact."
+        ),
     ] = "auto"
     precision: Annotated[
         Precision | None,

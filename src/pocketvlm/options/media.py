@@ -101,9 +101,16 @@ class ImageOptions:
                 if value is not None:
                     values[name] = value
         try:
-            return cls(**values)
+            options = cls(**values)
         except OptionError as error:
             raise OptionError(f"{where}: {error}") from None
+        modes = config.downsample_modes
+        if modes and options.downsample_mode not in modes:
+            raise OptionError(
+                f"{where}: downsample_mode={options.downsample_mode!r} is not supported by this checkpoint, whose "
+                f"vision tower was made for {modes[0]} alone: give {modes[0]!r}"
+            )
+        return options
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,9 @@ class MediaReader:
     def check(self, conversation: Conversation) -> None:
         """Refuse bad options and too many parts before anything is opened. Raises OptionError and InputError."""
         images, videos, limits = len(conversation.images), len(conversation.videos), self.limits
+        if (images or videos) and not self.config.downsample_modes:
+            kind, what = (ImageError, "images") if images else (VideoError, "videos")
+            raise kind(f"{what} cannot be read without a vision tower: {self.config.vision_missing}")
         if images > limits.max_images:
             raise ImageError(
                 f"{images} images are more than the limit of {limits.max_images}: send fewer or raise max_images"

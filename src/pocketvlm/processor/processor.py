@@ -26,7 +26,7 @@ from pocketvlm.processor.messages import Conversation, read_messages, read_tools
 from pocketvlm.processor.sizes import Layout
 from pocketvlm.processor.system import place_system_messages
 from pocketvlm.processor.tokenizer import Tokenizer
-from pocketvlm.types import ImageInfo, PendingView, Prompt, VideoInfo, View
+from pocketvlm.types import ImageInfo, PendingView, Prompt, TokenizerSource, VideoInfo, View
 
 if TYPE_CHECKING:
     from pocketvlm.backends.backend import CacheLocation
@@ -62,20 +62,20 @@ class Processor:
     def from_checkpoint_files(
         cls,
         config: ProcessorConfig | Mapping[str, Any],
-        tokenizer_file: str | Path,
+        tokenizer: str | Path | TokenizerSource,
         tokenizer_config: Mapping[str, Any],
         chat_template: str | None = None,
         image_token_id: int | None = None,
         limits: MediaLimits | None = None,
         cache: CacheLocation | None = None,
     ) -> Processor:
-        """From preprocessor_config.json (read or parsed), the path of tokenizer.json, and the content of
+        """From preprocessor_config.json (read or parsed), tokenizer.json (its path or content), and the content of
         tokenizer_config.json and chat_template.jinja (None: the template inside tokenizer_config). cache: where the
         vocabulary is cached for the next start (None: nowhere). Raises CheckpointError.
         """
         return cls(
             config if isinstance(config, ProcessorConfig) else ProcessorConfig.from_dict(config),
-            Tokenizer.from_files(tokenizer_file, tokenizer_config, cache),
+            Tokenizer.from_files(tokenizer, tokenizer_config, cache),
             ChatTemplate.load(chat_template, tokenizer_config),
             image_token_id,
             limits,

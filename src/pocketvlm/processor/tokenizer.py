@@ -12,6 +12,7 @@ from pocketvlm.errors import CheckpointError, PromptError
 from pocketvlm.processor.bpe import Bpe
 from pocketvlm.processor.guard import Spellings
 from pocketvlm.processor.vocabulary import Vocabulary, load, token_bytes
+from pocketvlm.types import TokenizerSource
 
 if TYPE_CHECKING:
     from pocketvlm.backends.backend import CacheLocation
@@ -75,14 +76,21 @@ class Tokenizer:
 
     @classmethod
     def from_files(
-        cls, path: str | Path, config: Mapping[str, Any] | None = None, cache: CacheLocation | None = None
+        cls,
+        source: str | Path | TokenizerSource,
+        config: Mapping[str, Any] | None = None,
+        cache: CacheLocation | None = None,
     ) -> Tokenizer:
-        """Read tokenizer.json; config is the content of tokenizer_config.json. Raises CheckpointError.
+        """Read tokenizer.json by its path, or its content from elsewhere. Raises CheckpointError.
+
+        config: the content of tokenizer_config.json.
 
         cache: where its vocabulary is cached for the next start, in a form that loads at once (None: nowhere). Cache
         failures become a CacheWarning.
         """
-        return cls(load(Path(path), cache), config, where=str(path))
+        if not isinstance(source, TokenizerSource):
+            source = TokenizerSource.of_file(Path(source))
+        return cls(load(source, cache), config, where=source.where)
 
     def spelling(self, name: str) -> str:
         """Spelling of a named token ("image_token", "eos_token", ...) from the configuration, else docs/model.md 5.

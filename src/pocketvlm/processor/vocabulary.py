@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm.packfile import SUFFIX, VERSION, Item, PackedError, open_items, opened, write_items, written
+from pocketvlm.types import TokenizerSource
 
 if TYPE_CHECKING:
     from pocketvlm.backends.backend import CacheLocation
@@ -102,26 +103,22 @@ def token_bytes(text: str) -> bytes:
         return text.encode()
 
 
-def load(path: Path, cache: CacheLocation | None = None) -> Vocabulary:
+def load(source: Path | TokenizerSource, cache: CacheLocation | None = None) -> Vocabulary:
     """Read tokenizer.json, or what is cached of the same content in `cache`; cache it there for the next time.
 
     A damaged cache file only costs time and a CacheWarning, because tokenizer.json is then parsed again. Raises
     CheckpointError.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; a checkpoint needs its tokenizer.json") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if isinstance(source, Path):
+        source = TokenizerSource.of_file(source)
     if cache is None:
-        return parse(data, str(path))
+        return parse(source.text(), source.where)
     name = hashlib.sha256(f"{KIND} {FORMAT} {VERSION} {sys.byteorder}\n".encode())
-    name.update(data)
+    name.update(source.identity())
     file = cache.directory / (name.hexdigest()[:32] + SUFFIX)
     found = opened(file, lambda: _open(file))
     if found is None:
-        found = made = parse(data, str(path))
+        found = made = parse(source.text(), source.where)
         written(file, f"tokenizer of {cache.model}", lambda: _write(file, made, cache))
     return found
 

@@ -36,6 +36,7 @@ class Context:
         self.model = model
         self.settings = settings
         self.driver: Driver = model.driver
+        self.sees = model.checkpoint.model.vision is not None
         self.log = log
         self.tokenizer = model.processor.tokenizer
         limits = MediaLimits(

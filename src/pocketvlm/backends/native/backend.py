@@ -19,6 +19,7 @@ from pocketvlm.backends.native.matrices import Matrix, NativeWeight, Tied
 from pocketvlm.backends.native.operations import Floats, NativeOps
 from pocketvlm.backends.native.pack import layout_of, pack
 from pocketvlm.backends.native.packed_cache import PackedCache
+from pocketvlm.backends.native.product import product_of
 from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.errors import OptionError
 from pocketvlm.schemes import ARRAY_ROLES, Role
@@ -114,6 +115,9 @@ class NativeBackend(NativeOps, Backend[Floats, NativeWeight, Ints]):
             values = np.require(tensor.data, dtype=np.float16, requirements=["C", "A"])
             return Matrix(values, False, values.shape[0])
         return self._stored(tensor)
+
+    def product(self, tensor: Tensor, role: Role) -> str:
+        return product_of(tensor, role, self.scheme)
 
     def _stored(self, tensor: DenseTensor) -> Matrix:
         if tensor.dtype == "bf16":

@@ -50,6 +50,16 @@ def pack(runtime: Runtime, tensor: QuantizedTensor) -> PackedMatrix | DenseTenso
     )  # fmt: skip
 
 
+def kernel_of(tensor: QuantizedTensor) -> str:
+    """Which native kernel multiplies a tensor, in which container, and why: one line for people. Reads no values.
+
+    Raises BackendError for a tensor that the kernels cannot multiply.
+    """
+    bits, group = layout_of(tensor)
+    blocks = f"groups of {group}" if group else "one scale a row"
+    return f"{bits}-bit integer products ({tensor.bits}-bit codes, {blocks})"
+
+
 def pack_codes(codes: NDArray[np.uint8], bits: int, depth: int) -> NDArray[np.uint8]:
     """Codes [outputs, inputs] in packed tiles [tiles, steps, 64]: 8 bit as value + 128, 4 bit as 0..15.
 

@@ -55,6 +55,10 @@ class TorchBackend(TorchOps, Backend[Tensor, Tensor, Tensor]):
             return bits.view(torch.bfloat16).to(self.device)
         return torch.from_numpy(np.array(tensor.dequantize())).to(self.device)
 
+    def product(self, tensor: WeightTensor, role: Role) -> str:
+        stored = tensor.dtype if isinstance(tensor, DenseTensor) else "dequantized to float32"
+        return f"float32 products ({stored}: all that this backend does)"
+
     def indices(self, values: Ints) -> Tensor:
         return torch.from_numpy(np.array(values, dtype=np.int64)).to(self.device)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -19,7 +19,9 @@ Entries = Mapping[str, TensorEntry]
 Settings = Mapping[str, Any]
 
 _SHOWN = 8
-_PACKED = frozenset({"qweight", "qzeros", "scales", "biases", "weight_packed", "weight_scale", "absmax", "SCB"})
+_QUANTIZED_SUFFIXES = frozenset(
+    {"qweight", "qzeros", "g_idx", "scales", "biases", "weight_packed", "weight_scale", "absmax", "SCB"}
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +58,7 @@ class ModuleFormat(ABC):
     """A format that replaces `<module>.weight` by several arrays, and leaves all other tensors dense.
 
     A module is quantized where the file holds its `marker`, whatever the settings say: published lists of quantized
-    modules are often wrong.
+    modules are often wrong. `is_quantized` is for formats that no one array marks.
     """
 
     # What follows "<module>." in the names of all arrays of a quantized matrix; a bias belongs to the dense tensors.
@@ -66,7 +68,11 @@ class ModuleFormat(ABC):
     unused: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
-    def describe(self) -> str: ...
+    def describe(self) -> str | None: ...
+
+    def is_quantized(self, parts: Mapping[str, TensorEntry]) -> bool:
+        """Whether these arrays of a module, by suffix, hold a quantized matrix."""
+        return self.marker in parts
 
     @abstractmethod
     def matrix(self, name: str, shape: Shape, parts: Parts) -> QuantizedTensor | DenseTensor:
@@ -85,7 +91,7 @@ class ModuleFormat(ABC):
 
     def tensors(self, entries: Entries, expected: Mapping[str, Shape], where: str, sparse: bool) -> dict[str, Tensor]:
         found = {name: self._parts(name, entries) for name in expected if name.endswith(".weight")}
-        modules = {name: parts for name, parts in found.items() if self.marker in parts}
+        modules = {name: parts for name, parts in found.items() if self.is_quantized(parts)}
         quantized = [entry for parts in modules.values() for entry in parts.values()]
         arrays = dict(zip(quantized, map_arrays(quantized, sparse), strict=True))
         used = {entry.name for entry in quantized}
@@ -121,6 +127,33 @@ def dense_tensors(entries: Entries, expected: Mapping[str, Shape], where: str, s
     Raises one TensorError that counts and lists all missing, unexpected and mis-shaped tensors and those with a dtype
     that is not loaded.
     """
+    other = any(entry.dtype not in SUPPORTED for name, entry in entries.items() if name in expected)
+    packed = any(name not in expected and name.rpartition(".")[2] in _QUANTIZED_SUFFIXES for name in entries)
+    way_out = (
+        "these are quantized weights that the quantization settings in config.json do not describe: copy "
+        "config.json from where the weights came from, or use the 16-bit checkpoint"
+        if other or packed
+        else "config.json and the weights do not belong together, or the weights are another model's"
+    )
+    check_tensors(entries, expected, where, sorted(SUPPORTED), way_out)
+    wanted = {name: entries[name] for name in expected}
+    views = map_tensors(wanted.values(), sparse)
+    return {name: DenseTensor(name, view.dtype, view.source) for name, view in zip(wanted, views, strict=True)}
+
+
+def check_tensors(
+    entries: Entries,
+    expected: Mapping[str, Shape],
+    where: str,
+    supported: Sequence[str],
+    way_out: str,
+    source: str = "config.json",
+) -> None:
+    """Raise one TensorError that counts and lists all missing, unexpected and mis-shaped tensors, if there are any.
+
+    supported: the dtypes that are loaded; tensors of others are listed too. way_out: why that may be and what to do.
+    source: what the expected shapes come from.
+    """
     missing = [name for name in expected if name not in entries]
     unexpected = [entry.name for name, entry in entries.items() if name not in expected]
     shaped = [
@@ -128,29 +161,19 @@ def dense_tensors(entries: Entries, expected: Mapping[str, Shape], where: str, s
         for name, entry in entries.items()
         if name in expected and entry.shape != tuple(expected[name])
     ]
-    other = [
+    unsupported = [
         f"{entry.name} ({entry.dtype})"
         for name, entry in entries.items()
-        if name in expected and entry.dtype not in SUPPORTED
+        if name in expected and entry.dtype not in supported
     ]
     lines = [
         _line(missing, "missing"),
         _line(unexpected, "unexpected"),
-        _line(shaped, "of another shape than config.json asks for"),
-        _line(other, f"of a dtype that is not loaded (only {', '.join(sorted(SUPPORTED))} are)"),
+        _line(shaped, f"of another shape than {source} asks for"),
+        _line(unsupported, f"of a dtype that is not loaded (only {', '.join(supported)} are)"),
     ]
     if any(lines):
-        packed = bool(other) or any(name.rpartition(".")[2] in _PACKED for name in unexpected)
-        way_out = (
-            "these are quantized weights that the quantization settings in config.json do not describe: copy "
-            "config.json from where the weights came from, or use the 16-bit checkpoint"
-            if packed
-            else "config.json and the weights do not belong together, or the weights are another model's"
-        )
         raise TensorError("\n  ".join([f"{where}: the tensors do not fit: {way_out}", *filter(None, lines)]))
-    wanted = {name: entries[name] for name in expected}
-    views = map_tensors(wanted.values(), sparse)
-    return {name: DenseTensor(name, view.dtype, view.source) for name, view in zip(wanted, views, strict=True)}
 
 
 class DenseFormat:

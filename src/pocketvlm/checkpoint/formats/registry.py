@@ -6,14 +6,31 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pocketvlm.checkpoint.formats.autoround import read_auto_round
+from pocketvlm.checkpoint.formats.awq import read_awq
+from pocketvlm.checkpoint.formats.bitsandbytes import read_bitsandbytes
+from pocketvlm.checkpoint.formats.compressed_tensors import read_compressed_tensors
 from pocketvlm.checkpoint.formats.format import DenseFormat, Entries, Format, Settings
+from pocketvlm.checkpoint.formats.fp8 import read_fp8
+from pocketvlm.checkpoint.formats.gptq import read_gptq
+from pocketvlm.checkpoint.formats.mlx import read_mlx, read_unquantized_mlx
+from pocketvlm.checkpoint.formats.modelopt import read_modelopt
 from pocketvlm.checkpoint.jsonfile import read_json
 from pocketvlm.errors import ConfigError
 
 # Each reader gets the quantization settings, where they stand (for errors), and the tensors of the files. It returns
 # None for settings of another format, and raises ConfigError for a variant of its own that is not supported.
 Reader = Callable[[Settings, str, Entries], Format | None]
-READERS: dict[str, Reader] = {}
+READERS: dict[str, Reader] = {
+    "mlx": read_mlx,
+    "bitsandbytes": read_bitsandbytes,
+    "fp8": read_fp8,
+    "compressed-tensors": read_compressed_tensors,
+    "modelopt": read_modelopt,
+    "AWQ": read_awq,
+    "GPTQ": read_gptq,
+    "AutoRound": read_auto_round,
+}
 
 # Files of their own that tools put the settings in; the sections of config.json come first.
 _FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
@@ -26,7 +43,7 @@ def find_format(directory: Path, config: Mapping[str, Any], entries: Entries) ->
     """
     found = quantization_settings(directory, config)
     if found is None:
-        return DenseFormat()
+        return read_unquantized_mlx(entries) or DenseFormat()
     settings, where = found
     for reader in READERS.values():
         if (format_ := reader(settings, where, entries)) is not None:
@@ -37,6 +54,11 @@ def find_format(directory: Path, config: Mapping[str, Any], entries: Entries) ->
         f"{where}: quantization method {method!r} is not supported: {supported}use the 16-bit checkpoint, e.g. "
         f"openbmb/MiniCPM-V-4.6"
     )
+
+
+def settings_files(directory: Path) -> tuple[Path, ...]:
+    """The files of a directory that may hold quantization settings."""
+    return tuple(path for name in ("config.json", *_FILES) if (path := directory / name).is_file())
 
 
 def quantization_settings(directory: Path, config: Mapping[str, Any]) -> tuple[Settings, str] | None:

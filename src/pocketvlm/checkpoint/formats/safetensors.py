@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from pocketvlm.atomic import replacing, write_all
 from pocketvlm.checkpoint.files import INDEX_FILE, SINGLE_FILE, find_files, weight_map
 from pocketvlm.checkpoint.jsonfile import parse_object
 from pocketvlm.errors import CheckpointError
-from pocketvlm.tensors import DenseTensor, StoredDtype, Tensor
+from pocketvlm.tensors import DenseTensor, StoredDtype
 
 MAX_HEADER = 100_000_000
 _MAX_DIMENSION = 2**48
@@ -48,6 +49,8 @@ _RAW = {
     **{"F32": "<f4", "I32": "<i4", "U32": "<u4", "F64": "<f8", "I64": "<i8", "U64": "<u8"},
 }
 SUPPORTED = frozenset(_STORED)
+# The files that are mapped now. A map lives as long as a view of it, also one that a lazy array holds.
+_MAPPED: WeakKeyDictionary[mmap.mmap, Path] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,14 +232,11 @@ def write_tensors(path: Path, tensors: Mapping[str, DenseTensor], metadata: Mapp
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def leave(tensors: Iterable[Tensor]) -> None:
-    """Drop the resident pages of mapped tensors; a later read loads them again."""
-    for tensor in tensors:
-        base: Any = tensor.source if isinstance(tensor, DenseTensor) else None
-        while isinstance(base, np.ndarray):
-            base = base.base
-        mapped = base.obj if isinstance(base, memoryview) else base
-        if isinstance(mapped, mmap.mmap):
+def leave(files: Iterable[Path]) -> None:
+    """Drop the resident pages of mapped files; a later read loads them again."""
+    left = set(files)
+    for mapped, path in list(_MAPPED.items()):
+        if path in left:
             with contextlib.suppress(AttributeError, OSError):
                 mapped.madvise(mmap.MADV_DONTNEED)
 
@@ -248,6 +248,7 @@ def _map(path: Path, maps: dict[Path, mmap.mmap], sparse: bool) -> mmap.mmap:
                 maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be mapped into memory: {error}") from None
+        _MAPPED[maps[path]] = path
         if sparse:
             with contextlib.suppress(AttributeError, OSError):
                 maps[path].madvise(mmap.MADV_NOHUGEPAGE)

@@ -80,7 +80,7 @@ async def show(body: OllamaShowRequest, request: Request) -> Response:
         "template": context.builder.template,
         "details": _details(context),
         "model_info": _model_info(context, name),
-        "capabilities": ["completion", "vision", "tools", "thinking"],
+        "capabilities": ["completion", *(["vision"] if context.sees else []), "tools", "thinking"],
         "modified_at": _modified(context),
     }
     if body.verbose:
@@ -129,10 +129,10 @@ def _listed(context: Context, name: str) -> dict[str, Any]:
 def _details(context: Context) -> dict[str, Any]:
     return {
         "parent_model": "",
-        "format": "safetensors",
+        "format": "safetensors" if context.model.checkpoint.path.is_dir() else "gguf",
         "family": FAMILY,
         # Older clients offer images only where the vision tower is listed by this name.
-        "families": [FAMILY, "clip"],
+        "families": [FAMILY, "clip"] if context.sees else [FAMILY],
         "parameter_size": readable_count(context.model.checkpoint.parameters).replace(" ", ""),
         "quantization_level": context.builder.weights,
     }
@@ -175,9 +175,9 @@ def _model_info(context: Context, name: str) -> dict[str, Any]:
         "rope.dimension_count": text.rotary_dim,
         "rope.freq_base": text.rope_theta,
         "vocab_size": text.vocab_size,
-        "vision.block_count": vision.num_hidden_layers,
-        "vision.embedding_length": vision.hidden_size,
     }
+    if vision is not None:
+        own |= {"vision.block_count": vision.num_hidden_layers, "vision.embedding_length": vision.hidden_size}
     return {
         "general.architecture": FAMILY,
         "general.basename": name,

@@ -84,8 +84,8 @@ def model_object(context: Context, name: str) -> dict[str, Any]:
         "owned_by": "pocketvlm",
         "root": context.model.name,
         "max_model_len": context.max_model_len,
-        "capabilities": list(CAPABILITIES),
-        "modalities": {"input": ["text", "image", "video"], "output": ["text"]},
+        "capabilities": [what for what in CAPABILITIES if what != "vision" or context.sees],
+        "modalities": {"input": ["text", *(["image", "video"] if context.sees else [])], "output": ["text"]},
     }
 
 

@@ -1,0 +1,210 @@
+"""Tensor names of GGUF files are mapped to the hub's names, and what converters change in tensors is undone.
+
+The rules are those of llama.cpp's converter for `qwen35` and `clip` with the projector `minicpmv4_6`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvlm.checkpoint.formats.format import lazy
+from pocketvlm.checkpoint.formats.gguf import Change, GgufFormat, read_factor
+from pocketvlm.checkpoint.formats.safetensors import TensorEntry
+from pocketvlm.config import ModelConfig, TextConfig
+from pocketvlm.errors import TensorError
+from pocketvlm.tensors import DenseTensor, Floats, QuantizedTensor, Tensor
+
+_TEXT = "model.language_model."
+_TOWER = "model.vision_tower."
+
+_TEXT_NAMES = {
+    "token_embd.weight": f"{_TEXT}embed_tokens.weight",
+    "output_norm.weight": f"{_TEXT}norm.weight",
+    "output.weight": "lm_head.weight",
+}
+_TEXT_LAYER = {
+    "attn_norm": "input_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "attn_qkv": "linear_attn.in_proj_qkv",
+    "attn_gate": "linear_attn.in_proj_z",
+    "ssm_alpha": "linear_attn.in_proj_a",
+    "ssm_beta": "linear_attn.in_proj_b",
+    "ssm_conv1d": "linear_attn.conv1d",
+    "ssm_norm": "linear_attn.norm",
+    "ssm_out": "linear_attn.out_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_TEXT_VECTORS = {"ssm_a": "linear_attn.A_log", "ssm_dt.bias": "linear_attn.dt_bias"}
+_ATTENTION = {f"attn_{part}": f"self_attn.{part}_proj" for part in ("q", "k", "v", "out")}
+_VISION_NAMES = {
+    "v.patch_embd": f"{_TOWER}embeddings.patch_embedding",
+    "v.position_embd": f"{_TOWER}embeddings.position_embedding",
+    "v.post_ln": f"{_TOWER}post_layernorm",
+    "mm.input_norm": "model.merger.mlp.0.pre_norm",
+    "mm.up": "model.merger.mlp.0.linear_1",
+    "mm.down": "model.merger.mlp.0.linear_2",
+}
+_VISION_LAYER = {
+    "ln1": "layer_norm1",
+    "ln2": "layer_norm2",
+    **_ATTENTION,
+    "ffn_up": "mlp.fc1",
+    "ffn_down": "mlp.fc2",
+}
+_MERGER = {
+    "ln1": "layer_norm1",
+    **_ATTENTION,
+    "ds_ln": "pre_norm",
+    "ds_ffn_up": "linear_1",
+    "ds_ffn_down": "linear_2",
+}
+_BLOCK = re.compile(r"(v\.)?blk\.(\d+)\.(.+)")
+# Scales of NVFP4 weights are tensors of their own; those of activations are of no use here.
+_SCALE, _INPUT_SCALE = ".scale", ".input_scale"
+_ONE_ADDED = (
+    "input_layernorm.weight",
+    "post_attention_layernorm.weight",
+    "self_attn.q_norm.weight",
+    "self_attn.k_norm.weight",
+    f"{_TEXT}norm.weight",
+)
+
+
+def hub_name(name: str) -> str:
+    """The hub's name for a tensor of a text or vision file, or the name itself if nothing is known about it."""
+    if name in _TEXT_NAMES:
+        return _TEXT_NAMES[name]
+    stem, _, suffix = name.rpartition(".")
+    if stem in _VISION_NAMES:
+        return f"{_VISION_NAMES[stem]}.{suffix}"
+    if stem.startswith("v.vit_merger."):
+        part = _MERGER.get(stem.removeprefix("v.vit_merger."))
+        return name if part is None else f"{_TOWER}vit_merger.{part}.{suffix}"
+    found = _BLOCK.fullmatch(name)
+    if found is None:
+        return name
+    vision, number, rest = found.groups()
+    if not vision and rest in _TEXT_VECTORS:
+        return f"{_TEXT}layers.{number}.{_TEXT_VECTORS[rest]}"
+    module, _, suffix = rest.rpartition(".")
+    target = (_VISION_LAYER if vision else _TEXT_LAYER).get(module)
+    if target is None:
+        return name
+    return f"{f'{_TOWER}encoder.' if vision else _TEXT}layers.{number}.{target}.{suffix}"
+
+
+def block_number(name: str) -> int | None:
+    """The layer of the language model that a tensor of a text file belongs to, if any."""
+    found = _BLOCK.fullmatch(name)
+    return int(found[2]) if found is not None and not found[1] else None
+
+
+def hub_entries(tensors: Mapping[str, TensorEntry], layers: int) -> tuple[dict[str, TensorEntry], dict[str, float]]:
+    """Entries by the hub's names, without prediction layers after `layers`, and the scales of whole matrices."""
+    entries: dict[str, TensorEntry] = {}
+    factors: dict[str, float] = {}
+    for name, entry in tensors.items():
+        number = block_number(name)
+        if (number is not None and number >= layers) or name.endswith(_INPUT_SCALE):
+            continue
+        if name.endswith(_SCALE) and name.removesuffix(_SCALE) + ".weight" in tensors:
+            factors[hub_name(name.removesuffix(_SCALE) + ".weight")] = read_factor(entry)
+        else:
+            entries[hub_name(name)] = entry
+    return entries, factors
+
+
+def gguf_format(entries: Mapping[str, TensorEntry], factors: Mapping[str, float], config: ModelConfig) -> GgufFormat:
+    """How the tensors of these files become the hub's."""
+    text = config.text
+    changes: dict[str, Change] = {}
+    orders: dict[str, NDArray[np.intp]] = {}
+    regrouped = text.linear_num_value_heads != text.linear_num_key_heads
+    for name in entries:
+        module = name.rpartition("linear_attn.")[2] if "linear_attn." in name else ""
+        if name.startswith(_TEXT) and name.endswith(_ONE_ADDED):
+            changes[name] = _less_one
+        elif module == "A_log":
+            changes[name] = _log_of_negative
+        elif module == "conv1d.weight":
+            changes[name] = partial(_with_shape, shape=(text.conv_dim, 1, text.linear_conv_kernel_dim))
+        if regrouped and (order := _row_order(module, text)) is not None:
+            orders[name] = order
+        if regrouped and module == "out_proj.weight":
+            changes[name] = partial(_with_columns, order=_value_heads(text, text.linear_value_head_dim))
+    shapes = {name: (text.conv_dim, text.linear_conv_kernel_dim) for name in entries if name.endswith("conv1d.weight")}
+    kinds = sorted({entry.dtype for entry in entries.values()})
+    return GgufFormat(changes, shapes, orders, factors, tuple(kinds))
+
+
+def _value_heads(text: TextConfig, width: int) -> NDArray[np.intp]:
+    """The stored index of each of the hub's: heads of one key head lie side by side there, and apart in GGUF."""
+    keys = text.linear_num_key_heads
+    stored = np.arange(text.linear_num_value_heads * width).reshape(-1, keys, width)
+    return stored.transpose(1, 0, 2).ravel()
+
+
+def _row_order(module: str, text: TextConfig) -> NDArray[np.intp] | None:
+    """The stored row of each of the hub's rows, for tensors whose rows belong to value heads."""
+    if module in ("A_log", "dt_bias", "in_proj_a.weight", "in_proj_b.weight"):
+        return _value_heads(text, 1)
+    heads = _value_heads(text, text.linear_value_head_dim)
+    if module == "in_proj_z.weight":
+        return heads
+    if module in ("in_proj_qkv.weight", "conv1d.weight"):
+        others = 2 * text.key_dim
+        return np.concatenate([np.arange(others), others + heads])
+    return None
+
+
+def _dense(tensor: Tensor) -> DenseTensor:
+    if not isinstance(tensor, DenseTensor):
+        raise TensorError(f"{tensor.name}: is quantized, which converters never do to vectors: use another file")
+    return tensor
+
+
+def _less_one(tensor: Tensor) -> Tensor:
+    """A norm that the file holds as 1 + weight."""
+    dense = _dense(tensor)
+    source = lazy(dense.shape, np.float32, lambda: dense.float32() - np.float32(1))
+    return DenseTensor(dense.name, "f32", source)
+
+
+def _log_of_negative(tensor: Tensor) -> Tensor:
+    """A_log, which the file holds as -exp(A_log)."""
+    dense = _dense(tensor)
+
+    def read() -> Floats:
+        values = -dense.float32()
+        if not (values > 0).all():
+            raise TensorError(f"{dense.name}: the file has a value that is not negative: download or copy it again")
+        found: Floats = np.log(values)
+        return found
+
+    return DenseTensor(dense.name, "f32", lazy(dense.shape, np.float32, read))
+
+
+def _with_shape(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return _dense(tensor).reshape(*shape)
+
+
+def _with_columns(tensor: Tensor, order: NDArray[np.intp]) -> Tensor:
+    """A matrix whose columns belong to value heads."""
+    if isinstance(tensor, QuantizedTensor):
+        return replace(tensor, permutation=np.argsort(order))
+    source = lazy(tensor.shape, tensor.source.dtype, lambda: tensor.data[:, order])
+    return DenseTensor(tensor.name, tensor.dtype, source)
