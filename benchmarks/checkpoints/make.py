@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from typing import Any
 import numpy as np
 from checkpoint import write_settings
 from gguf_export import export, text_name
-from numpy.typing import NDArray
 
 import pocketvlm
+from checkpoints.digests import digest
 from checkpoints.shards import Shards
 from pocketvlm.bench.shape import random_tensors, released_config
 from pocketvlm.model import tensor_roles
@@ -57,11 +56,6 @@ class Format:
     hub: str
     libraries: str
     make: Callable[[Mapping[str, DenseTensor], Path, int], Digests]
-
-
-def digest(values: NDArray[Any]) -> list[str]:
-    """The dtype and a hash of values [rows, columns]."""
-    return [values.dtype.name, blake2b(np.ascontiguousarray(values).data, digest_size=16).hexdigest()]
 
 
 def is_language_matrix(name: str) -> bool:
