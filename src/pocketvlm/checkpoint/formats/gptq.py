@@ -102,8 +102,8 @@ def _order(module: QuantizedModule, groups: int) -> tuple[int, NDArray[np.int64]
     order = np.argsort(index, kind="stable")
     if not counts.all() or not np.array_equal(index[order], np.arange(inputs) // size):
         raise TensorError(
-            f"{module.label('g_idx')} makes groups of unequal size, from {counts.min()} to {counts.max()} inputs, which is "
-            f"not supported: use a checkpoint that was quantized without desc_act"
+            f"{module.label('g_idx')} makes groups of unequal size, from {counts.min()} to {counts.max()} inputs, "
+            f"which is not supported: use a checkpoint that was quantized without desc_act"
         )
     return size, None if np.array_equal(order, np.arange(inputs)) else order
 
