@@ -19,6 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(1, str(Path(__file__).resolve().parent / "peers"))
 
 from checkpoints.make import FORMATS, make  # noqa: E402
+from checkpoints.measure import DifferentError, Setup, measured  # noqa: E402
+from checkpoints.report import page, restore, save  # noqa: E402
+from compare import machine  # noqa: E402
+from comparison.report import write_page  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "formats.json"
 PAGE = ROOT / "docs" / "formats.md"
@@ -46,6 +50,31 @@ def main() -> None:
     if options.do == "make":
         make(options.directory, wanted, options.threads)
         return
+    if options.do == "render":
+        write_page(PAGE, page(*restore(RESULTS)), "formats")
+        return
+    missing: list[str] = []
+
+    def complain(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+        missing.append(line)
+
+    packages = tuple(options.llama_packages)
+    setup = Setup(options.directory, options.threads, options.runs, options.quick, packages, complain)
+    if absent := [kind.key for kind in wanted if not (options.directory / kind.key).is_dir()]:
+        sys.exit(f"{options.directory} has no {', '.join(absent)}: run `formats.py make` with the same --directory")
+    found = []
+    for kind in wanted:
+        try:
+            found.append(measured(kind, setup))
+        except DifferentError as error:
+            sys.exit(f"results differ: {error}")
+    runs = 1 if options.quick else options.runs
+    record = {"machine": machine(), "threads": options.threads, "runs": runs, "missing": missing}
+    print(page(record, found))
+    if not (options.only or options.quick):
+        save(RESULTS, record, found)
+        write_page(PAGE, page(record, found), "formats")
 
 
 if __name__ == "__main__":

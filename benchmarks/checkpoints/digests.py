@@ -11,4 +11,7 @@ from numpy.typing import NDArray
 
 def digest(values: NDArray[Any]) -> list[str]:
     """The dtype and a hash of values [rows, columns]; -0 counts as 0."""
-    return [values.dtype.name, blake2b(np.ascontiguousarray(values + values.dtype.type(0)).data, digest_size=16).hexdigest()]
+    return [
+        values.dtype.name,
+        blake2b(np.ascontiguousarray(values + values.dtype.type(0)).data, digest_size=16).hexdigest(),
+    ]

@@ -140,7 +140,9 @@ def make_nf4(tensors: Mapping[str, DenseTensor], directory: Path, threads: int) 
         if roles[name] not in ("matrix", "gate", "vision_matrix"):
             shards.add({name: values})
             continue
-        packed, state = functional.quantize_4bit(values, blocksize=BNB_BLOCK, compress_statistics=True, quant_type="nf4")
+        packed, state = functional.quantize_4bit(
+            values, blocksize=BNB_BLOCK, compress_statistics=True, quant_type="nf4"
+        )
         shards.add({name: packed} | {f"{name}.{key}": part for key, part in state.as_dict(packed=True).items()})
         # As one row: the library's kernel for CPUs begins a block with each row, where its quantizer continues blocks.
         shape, state.shape, state.dtype = state.shape, torch.Size((1, values.numel())), torch.float32
@@ -169,7 +171,9 @@ def make_mlx(tensors: Mapping[str, DenseTensor], directory: Path, threads: int) 
         base = _mlx_name(name)
         if ".language_model.layers." in name and (".mlp." in name or (".self_attn." in name and "_proj." in name)):
             parts = mx.quantize(value, group_size=MLX_GROUP, bits=4)
-            shards.add(dict(zip((base, *(base.replace("weight", p) for p in ("scales", "biases"))), parts, strict=True)))
+            shards.add(
+                dict(zip((base, *(base.replace("weight", p) for p in ("scales", "biases"))), parts, strict=True))
+            )
             floats = mx.dequantize(parts[0], *(part.astype(mx.float32) for part in parts[1:]), MLX_GROUP, 4)
             digests[name] = digest(np.array(floats.astype(mx.float32)))
             continue

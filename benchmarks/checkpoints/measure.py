@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from comparison.rows import Figures, Row, measure
 from inputs import VIEW, random_ids
 from numpy.typing import NDArray
 from process import Worker, WorkerError
 
 from checkpoints.make import VALUES, Format
-from comparison.rows import Figures, Row, measure
 
 HERE = Path(__file__).resolve().parent
 OWN_WORKER, PEER_WORKER = HERE / "worker.py", HERE.parent / "peers" / "llama_cpp_worker.py"
@@ -103,12 +103,23 @@ def measured(kind: Format, setup: Setup) -> Measured:
         if peer:
             peer.check(exact, found.errors)
         say(f"{kind.key}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.errors.items()))
-        command = [sys.executable, "-m", "pocketvlm", "run", str(checkpoint), "-p", TEXT, "--max-tokens", "1", "--quiet"]
+        command = [
+            sys.executable,
+            "-m",
+            "pocketvlm",
+            "run",
+            str(checkpoint),
+            "-p",
+            TEXT,
+            "--max-tokens",
+            "1",
+            "--quiet",
+        ]
         command += ["--threads", str(setup.threads)]
-        for turn in range(1 if setup.quick else FIRST_STARTS):
+        for _ in range(1 if setup.quick else FIRST_STARTS):
             shutil.rmtree(cache, ignore_errors=True)
             start(command, environment, found.first_starts, found.first_peaks)
-        for turn in range(1 if setup.quick else NEXT_STARTS):
+        for _ in range(1 if setup.quick else NEXT_STARTS):
             start(command, environment, found.next_starts, found.next_peaks)
         say(f"{kind.key}: first starts {found.first_starts}, next {found.next_starts}")
         with worker("fast") as ours:

@@ -62,7 +62,9 @@ class Worker:
         found = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, QuantizedTensor)}
         return {
             "others": sorted(found.keys() ^ dtypes.keys()),
-            "digests": {name: digest(found[name].dequantize().astype(dtypes[name])) for name in found if name in dtypes},
+            "digests": {
+                name: digest(found[name].dequantize().astype(dtypes[name])) for name in found if name in dtypes
+            },
         }
 
     def image(self) -> Answer:

@@ -9,8 +9,8 @@ from quantized_forms import E2M1, E2M3, FORMS, FP4, IQ4_NL, NF4, book, form, int
 
 from pocketvlm import _native
 from pocketvlm.backends.native import NativeBackend
-from pocketvlm.backends.native.layout import integer_codebook
-from pocketvlm.backends.native.pack import kernel_of, layout_of, pack
+from pocketvlm.backends.native.layout import integer_codebook, kernel_of, layout_of
+from pocketvlm.backends.native.pack import pack
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
 from pocketvlm.backends.options import choose
 from pocketvlm.tensors import Floats, QuantizedTensor, spread

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from format_files import read_matrix
 
-from pocketvlm.backends.native.pack import layout_of
-from pocketvlm.errors import BackendError, ConfigError, TensorError
+from pocketvlm.backends.native.layout import layout_of
+from pocketvlm.errors import ConfigError, TensorError
 from pocketvlm.tensors import LazyArray
 
 FOUR = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}
@@ -75,10 +75,9 @@ def test_bytes_under_another_dtype(tmp_path: Path, dtype: str, stored: str) -> N
     np.testing.assert_array_equal(read_matrix(tmp_path, parts, FOUR, (3, 80)).dequantize(), values)
 
 
-def test_the_native_kernels_refuse_these_codes_by_name(tmp_path: Path) -> None:
-    tensor = read_matrix(tmp_path, four_bits((3, 80))[0], FOUR, (3, 80))
-    with pytest.raises(BackendError, match=r"the native kernels cannot multiply .* use precision='exact'"):
-        layout_of(tensor)
+def test_blocks_that_straddle_rows_are_split_for_the_native_kernels(tmp_path: Path) -> None:
+    layout = layout_of(read_matrix(tmp_path, four_bits((3, 80))[0], FOUR, (3, 80)))
+    assert (layout.bits, layout.group) == (4, 16)
 
 
 @pytest.mark.parametrize("layout", [None, 0])

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from pocketvlm.backends.backend import Backend, CacheLocation
 from pocketvlm.backends.batch import Batch, Ints, Step, make_step
 from pocketvlm.backends.native import slabs
+from pocketvlm.backends.native.layout import layout_of
 from pocketvlm.backends.native.matrices import Matrix, NativeWeight, Tied
 from pocketvlm.backends.native.operations import Floats, NativeOps
-from pocketvlm.backends.native.pack import layout_of, pack
+from pocketvlm.backends.native.pack import pack
 from pocketvlm.backends.native.packed_cache import PackedCache
 from pocketvlm.backends.native.product import product_of
 from pocketvlm.backends.options import Scheme, choose

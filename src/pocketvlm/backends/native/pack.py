@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm.backends.native import slabs
 from pocketvlm.backends.native.group_numbers import group_numbers, row_numbers
-from pocketvlm.backends.native.layout import integer_codebook, kernel_of, layout_of
+from pocketvlm.backends.native.layout import integer_codebook, layout_of
 from pocketvlm.backends.native.packed_matrix import TILE_BYTES, TILE_OUTPUTS, PackedMatrix, packed_matrix
 from pocketvlm.packfile import round_up
 from pocketvlm.tensors import DenseTensor, QuantizedTensor, float32_to_bfloat16
 
 if TYPE_CHECKING:
     from pocketvlm._native import Runtime
-
-__all__ = ["kernel_of", "layout_of", "pack", "pack_codes"]
 
 _ROW_UNIT = 16  # inputs are padded to a multiple of this where an output has one scale
 _CONVERTED = 1 << 24  # float16 values that are converted to float32 at once
@@ -48,16 +46,6 @@ def pack(runtime: Runtime, tensor: QuantizedTensor) -> PackedMatrix | DenseTenso
         bits, group, inputs, outputs, packed, numbers.group_scale, numbers.group_bias, numbers.row_scale, codebook,
         numbers.scale_factor, numbers.bias_factor, numbers.span, numbers.zero_points, numbers.zero, permutation,
     )  # fmt: skip
-
-
-def kernel_of(tensor: QuantizedTensor) -> str:
-    """Which native kernel multiplies a tensor, in which container, and why: one line for people. Reads no values.
-
-    Raises BackendError for a tensor that the kernels cannot multiply.
-    """
-    bits, group = layout_of(tensor)
-    blocks = f"groups of {group}" if group else "one scale a row"
-    return f"{bits}-bit integer products ({tensor.bits}-bit codes, {blocks})"
 
 
 def pack_codes(codes: NDArray[np.uint8], bits: int, depth: int) -> NDArray[np.uint8]:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pocketvlm.backends.backend import CacheLocation
-from pocketvlm.backends.native.pack import layout_of, pack
+from pocketvlm.backends.native.layout import layout_of
+from pocketvlm.backends.native.pack import pack
 from pocketvlm.backends.native.packed_file import open_packed, write_packed
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
 from pocketvlm.packfile import SUFFIX, VERSION, opened, written

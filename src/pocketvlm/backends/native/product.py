@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pocketvlm.backends.native.pack import kernel_of
+from pocketvlm.backends.native.layout import kernel_of
 from pocketvlm.backends.options import Scheme
-from pocketvlm.errors import BackendError
 from pocketvlm.schemes import Role
 from pocketvlm.tensors import QuantizedTensor, Tensor
 
@@ -16,10 +15,7 @@ def product_of(tensor: Tensor, role: Role, scheme: Scheme) -> str:
     if isinstance(tensor, QuantizedTensor):
         if scheme.precision == "exact":
             return "float32 products (dequantized: precision exact)"
-        try:
-            return kernel_of(tensor)
-        except BackendError as error:
-            return f"none ({error})"
+        return kernel_of(tensor)
     if scheme.products == "float32":
         return f"float32 products ({scheme.products_reason})"
     if tensor.dtype == "bf16" and scheme.products == "bfloat16":
