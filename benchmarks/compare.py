@@ -86,7 +86,7 @@ class Comparison:
 
     def engine(self, weights: str, precision: str = "fast") -> Ours:
         """Ours, with weights of a type."""
-        return Ours(self.config, self.tensors, self.options.threads, weights, precision)
+        return Ours.of(self.config, self.tensors, self.options.threads, weights, precision)
 
     def reference(self) -> Any:
         """transformers in float32, or None."""

@@ -64,18 +64,22 @@ def image_prompt(config: ModelConfig, views: int, text: int, mode: str = "16x") 
 class Ours:
     """One engine: weights of one type on one instruction set."""
 
-    def __init__(
-        self, config: ModelConfig, tensors: Mapping[str, DenseTensor], threads: int, weights: str, precision: str
-    ) -> None:
-        self._scheme = choose("native", weights, precision)
-        ops = native.create(threads, scheme=self._scheme)
-        self.engine = Engine(MiniCPMV(config, ops, quantized(tensors, tensor_roles(config), self._scheme)))
-        self.config = config
+    def __init__(self, engine: Engine, config: ModelConfig) -> None:
+        self.engine, self.config = engine, config
+
+    @classmethod
+    def of(
+        cls, config: ModelConfig, tensors: Mapping[str, DenseTensor], threads: int, weights: str, precision: str
+    ) -> Ours:
+        """The engine of dense tensors, with weights of a type."""
+        scheme = choose("native", weights, precision)
+        ops = native.create(threads, scheme=scheme)
+        return cls(Engine(MiniCPMV(config, ops, quantized(tensors, tensor_roles(config), scheme))), config)
 
     def on(self, isa: str) -> Ours:
         """The same weights on another instruction set: the packed layout is the same for all."""
         other, model = copy.copy(self), copy.copy(self.engine.model)
-        model.backend = native.create(self.ops._native.threads, isa, scheme=self._scheme)
+        model.backend = native.create(self.ops._native.threads, isa, scheme=self.ops.scheme)
         other.engine = Engine(model)
         return other
 

@@ -33,26 +33,31 @@ def write_checkpoint(tensors: Mapping[str, DenseTensor], nano: Path, directory: 
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     write_tensors(unfinished / "model.safetensors", tensors)
+    write_settings(nano, unfinished)
+    return unfinished.replace(directory)
+
+
+def write_settings(nano: Path, directory: Path, **config: Any) -> None:
+    """Write all files but the weights; `config` goes into config.json."""
     small = json.loads((nano / "config.json").read_text())
     first, size = RELEASED["eos_token_id"], RELEASED["text_config"]["vocab_size"]
     shift = size - small["text_config"]["vocab_size"]
-    _write(unfinished / "config.json", RELEASED)
+    _write(directory / "config.json", {**RELEASED, **config})
     generation = json.loads((nano / "generation_config.json").read_text())
     generation["bos_token_id"] += shift
     generation["eos_token_id"] = [number + shift for number in generation["eos_token_id"]]
-    _write(unfinished / "generation_config.json", generation)
+    _write(directory / "generation_config.json", generation)
     pictures = json.loads((nano / "preprocessor_config.json").read_text())
-    _write(unfinished / "preprocessor_config.json", {**pictures, "scale_resolution": 448, "max_slice_nums": 9})
+    _write(directory / "preprocessor_config.json", {**pictures, "scale_resolution": 448, "max_slice_nums": 9})
     for name in ("tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(nano / name, unfinished / name)
+        shutil.copy(nano / name, directory / name)
     tokenizer = json.loads((nano / "tokenizer.json").read_text())
     for token in tokenizer["added_tokens"]:
         token["id"] += shift
     assert min(token["id"] for token in tokenizer["added_tokens"]) == first
     vocabulary, merges = random_words(first)
     tokenizer["model"] |= {"vocab": vocabulary, "merges": merges}
-    _write(unfinished / "tokenizer.json", tokenizer)
-    return unfinished.replace(directory)
+    _write(directory / "tokenizer.json", tokenizer)
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:

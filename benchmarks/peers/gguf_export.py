@@ -4,7 +4,7 @@
 
 Writes the text model (arch qwen35) and the vision file (arch clip) in 16-bit floats with the `gguf` package, and lets
 llama.cpp itself quantize the text model, so both packages must be importable. Files are named after a digest of the
-weights and made once. The vocabulary is a stand-in of the right size: bytes, and the words of a chat template.
+weights and made once. The vocabulary is a stand-in of the right size, made of random words; the template is nano's.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from checkpoint import template_merges
+from checkpoint import random_words
 from numpy.typing import NDArray
+
+import pocketvlm
 
 if TYPE_CHECKING:
     from pocketvlm.config import ModelConfig
@@ -123,17 +125,14 @@ def digest(tensors: Tensors) -> str:
     return state.hexdigest()[:10]
 
 
-def vocabulary(size: int) -> tuple[list[str], list[int]]:
-    """Stand-in tokens and their types: the 256 bytes, a chat template's words, the special tokens, fillers."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
-    tokens = [*(letters[byte] for byte in range(256)), *("".join(pair) for pair in template_merges())]
-    types = [NORMAL] * len(tokens)
+def vocabulary(size: int) -> tuple[list[str], list[int], list[str]]:
+    """Stand-in tokens, their types and the merges: random words, the special tokens, fillers."""
+    words, merges = random_words(min(SPECIAL_TOKENS))
+    tokens, types = list(words), [NORMAL] * len(words)
     for number in range(len(tokens), size):
         tokens.append(SPECIAL_TOKENS.get(number, f"[PAD{number}]"))
         types.append(CONTROL if number in SPECIAL_TOKENS else UNUSED)
-    return tokens, types
+    return tokens, types, [" ".join(pair) for pair in merges]
 
 
 def text_name(name: str) -> str:
@@ -226,12 +225,14 @@ def write_text(tensors: Tensors, config: ModelConfig, path: Path) -> None:
     writer.add_float32("qwen35.attention.layer_norm_rms_epsilon", text.rms_norm_eps)
     writer.add_float32("qwen35.rope.freq_base", text.rope_theta)
     writer.add_array("qwen35.rope.dimension_sections", [11, 11, 10, 0])
-    tokens, types = vocabulary(text.vocab_size)
+    tokens, types, merges = vocabulary(text.vocab_size)
     writer.add_string("tokenizer.ggml.model", "gpt2")
     writer.add_string("tokenizer.ggml.pre", "qwen35")
     writer.add_array("tokenizer.ggml.tokens", tokens)
     writer.add_array("tokenizer.ggml.token_type", types)
-    writer.add_array("tokenizer.ggml.merges", [" ".join(pair) for pair in template_merges()])
+    writer.add_array("tokenizer.ggml.merges", merges)
+    template = Path(pocketvlm.__file__).parent / "nano" / "chat_template.jinja"
+    writer.add_string("tokenizer.chat_template", template.read_text(encoding="utf-8"))
     writer.add_uint32("tokenizer.ggml.bos_token_id", 248045)
     writer.add_uint32("tokenizer.ggml.eos_token_id", 248046)
     writer.add_uint32("tokenizer.ggml.padding_token_id", 248044)

@@ -16,6 +16,8 @@ class Vision:
     """One mmproj file: either of the two modes, as the file says."""
 
     def __init__(self, path: Path, model: Any, log: Log, threads: int) -> None:
+        if mtmd is None:
+            raise PeerError("this build of llama-cpp-python has no libmtmd: `pip install llama-cpp-python` builds it")
         self.log, self.width = log, int(lib.llama_model_n_embd_inp(model))
         params = mtmd.mtmd_context_params_default()
         params.use_gpu = False

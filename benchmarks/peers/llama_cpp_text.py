@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 
 try:
     from llama_cpp import llama_cpp as lib
-    from llama_cpp import mtmd_cpp as mtmd
 except ImportError as missing:
     sys.exit(f"llama_cpp cannot be imported ({missing}): `pip install llama-cpp-python`, or set PYTHONPATH")
+try:
+    from llama_cpp import mtmd_cpp as mtmd
+except (ImportError, FileNotFoundError):  # a build without its part for images
+    mtmd = None
 
 Floats = NDArray[np.float32]
 ERROR_LEVEL = 4
@@ -32,7 +35,8 @@ class Log:
         self.errors: deque[str] = deque(maxlen=5)
         self.verbose = verbose
         self._callback = lib.llama_log_callback(self._take)
-        for setter in (lib.llama_log_set, mtmd.mtmd_log_set, mtmd.mtmd_helper_log_set):
+        of_images = (mtmd.mtmd_log_set, mtmd.mtmd_helper_log_set) if mtmd else ()
+        for setter in (lib.llama_log_set, *of_images):
             setter(self._callback, ctypes.c_void_p(None))
 
     def _take(self, level: int, text: bytes, _: Any) -> None:

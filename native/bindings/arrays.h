@@ -13,6 +13,9 @@ namespace nb = nanobind;
 
 [[noreturn]] inline void refuse(const std::string& text) { throw nb::value_error(text.c_str()); }
 
+// The bits of a float16 number.
+enum class Float16 : uint16_t {};
+
 // A C-contiguous array of T held for the time of a call; T const for reading. `name` is the argument's, for messages.
 template <class T>
 class Array {
@@ -49,15 +52,7 @@ class Array {
         return *this;
     }
 
-  private:
-    static const char* dtype() {
-        using Plain = std::remove_const_t<T>;
-        if (std::is_same_v<Plain, float>) return "float32";
-        if (std::is_same_v<Plain, int32_t>) return "int32";
-        if (std::is_same_v<Plain, int8_t>) return "int8";
-        return std::is_same_v<Plain, uint16_t> ? "uint16" : "uint8";
-    }
-
+    // Whether a buffer holds elements of T.
     static bool of_type(const Py_buffer& view) {
         using Plain = std::remove_const_t<T>;
         if (view.itemsize != sizeof(T) || !view.format) return false;
@@ -67,7 +62,18 @@ class Array {
         if (std::is_same_v<Plain, float>) return *f == 'f';
         if (std::is_same_v<Plain, int32_t>) return *f == 'i' || *f == 'l';
         if (std::is_same_v<Plain, int8_t>) return *f == 'b';
+        if (std::is_same_v<Plain, Float16>) return *f == 'e';
         return *f == (std::is_same_v<Plain, uint16_t> ? 'H' : 'B');
+    }
+
+  private:
+    static const char* dtype() {
+        using Plain = std::remove_const_t<T>;
+        if (std::is_same_v<Plain, float>) return "float32";
+        if (std::is_same_v<Plain, int32_t>) return "int32";
+        if (std::is_same_v<Plain, int8_t>) return "int8";
+        if (std::is_same_v<Plain, Float16>) return "float16";
+        return std::is_same_v<Plain, uint16_t> ? "uint16" : "uint8";
     }
 
     [[noreturn]] void misshapen(const int64_t* wanted, int count) const {
@@ -81,6 +87,19 @@ class Array {
     const char* name_;
     Py_buffer view_;
 };
+
+// Whether an object is an array of T.
+template <class T>
+bool has_type(nb::handle object) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(object.ptr(), &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)) {
+        PyErr_Clear();
+        return false;
+    }
+    const bool same = Array<const T>::of_type(view);
+    PyBuffer_Release(&view);
+    return same;
+}
 
 using Floats = Array<const float>;
 using Output = Array<float>;

@@ -70,16 +70,43 @@ void add_low_rank(Runtime& runtime, nb::handle x, nb::handle rows, nb::handle a,
                     });
 }
 
-void embed_rows(Runtime& runtime, nb::handle table, bool bf16, nb::handle ids, nb::handle out) {
-    const Matrix t(table, bf16);
+// Rows to look up: float32, bfloat16 as its bits, or float16; the array's own type tells which.
+struct Table {
+    explicit Table(nb::handle object) {
+        if (has_type<Float16>(object)) {
+            type = Stored::float16;
+            take(float16.emplace(object, "table"));
+        } else if (has_type<uint16_t>(object)) {
+            type = Stored::bfloat16;
+            take(bfloat16.emplace(object, "table"));
+        } else {
+            take(float32.emplace(object, "table"));
+        }
+    }
+    template <class T>
+    void take(const Array<T>& array) {
+        array.shaped(-1, -1);
+        data = array.data(), rows = array.dim(0), width = array.dim(1);
+    }
+
+    Stored type = Stored::float32;
+    const void* data;
+    int64_t rows, width;
+    std::optional<Array<const Float16>> float16;
+    std::optional<Array<const uint16_t>> bfloat16;
+    std::optional<Floats> float32;
+};
+
+void embed_rows(Runtime& runtime, nb::handle table, nb::handle ids, nb::handle out) {
+    const Table t(table);
     const Ints rows(ids, "ids");
     rows.shaped(-1);
     const Output y(out, "out");
-    y.shaped(rows.size(), t.dim(1));
-    runtime.operate(y.size(), [bf16, values = t.data(), known = t.dim(0), width = t.dim(1), chosen = rows.data(), n = rows.size(),
+    y.shaped(rows.size(), t.width);
+    runtime.operate(y.size(), [type = t.type, values = t.data, known = t.rows, width = t.width, chosen = rows.data(), n = rows.size(),
                                to = y.data()](Pool& pool, const Kernels&) {
         check_indices(chosen, n, "ids", known);
-        embed(pool, values, bf16, chosen, n, width, to);
+        embed(pool, values, type, chosen, n, width, to);
     });
 }
 

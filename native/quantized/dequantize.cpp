@@ -1,16 +1,9 @@
 // Dequantizes rows of a quantized matrix to float32.
 #include "quantized/quantized.h"
+#include "runtime/float16.h"
 
 namespace pocketvlm {
 namespace {
-
-float from_float16(uint16_t half) {
-    const uint32_t moved = static_cast<uint32_t>(half & 0x7fffu) << 13;
-    float value;
-    __builtin_memcpy(&value, &moved, 4);
-    value *= 0x1p112f;  // rebases the exponent, right for subnormals too
-    return half & 0x8000u ? -value : value;
-}
 
 // The number of group g of an output, the lane of a tile.
 float number_of(const GroupNumbers& numbers, int64_t groups, int64_t tile, int64_t lane, int64_t g) {

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "runtime/float16.h"
+
 namespace pocketvlm {
 namespace {
 
@@ -22,14 +24,18 @@ std::size_t bytes(int64_t floats) { return static_cast<std::size_t>(floats) * si
 
 }  // namespace
 
-void embed(Pool& pool, const void* table, bool bf16, const int32_t* ids, int64_t count, int64_t width, float* out) {
+void embed(Pool& pool, const void* table, Stored type, const int32_t* ids, int64_t count, int64_t width, float* out) {
     each_block(pool, count, width, [&](int64_t r) {
-        if (!bf16) {
-            std::memcpy(out + r * width, static_cast<const float*>(table) + ids[r] * width, bytes(width));
+        float* to = out + r * width;
+        if (type == Stored::float32) {
+            std::memcpy(to, static_cast<const float*>(table) + ids[r] * width, bytes(width));
             return;
         }
         const uint16_t* from = static_cast<const uint16_t*>(table) + ids[r] * width;
-        float* to = out + r * width;
+        if (type == Stored::float16) {
+            for (int64_t i = 0; i < width; ++i) to[i] = from_float16(from[i]);
+            return;
+        }
         for (int64_t i = 0; i < width; ++i) {
             const uint32_t bits = static_cast<uint32_t>(from[i]) << 16;
             std::memcpy(to + i, &bits, sizeof bits);

@@ -7,7 +7,9 @@
 
 namespace pocketvlm {
 
-void embed(Pool& pool, const void* table, bool bf16, const int32_t* ids, int64_t count, int64_t width, float* out);
+enum class Stored { float32, bfloat16, float16 };
+
+void embed(Pool& pool, const void* table, Stored type, const int32_t* ids, int64_t count, int64_t width, float* out);
 void take_rows(Pool& pool, const float* x, const int32_t* rows, int64_t count, int64_t width, float* out);
 void put_rows(float* x, const int32_t* rows, int64_t count, int64_t width, const float* values);
 // offsets [views]: first row of each view; sizes [views][2]: its rows and columns of tokens.

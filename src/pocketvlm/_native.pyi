@@ -149,8 +149,8 @@ class Runtime:
         a: [rank, inputs]. b: [rank, outputs]. out: [height, outputs].
         """
 
-    def embed(self, table: _Matrix, bf16: bool, ids: _Ints, out: _Floats, /) -> None:
-        """out [n, width] = rows ids [n] of table [rows, width]."""
+    def embed(self, table: _Matrix | NDArray[np.float16], ids: _Ints, out: _Floats, /) -> None:
+        """out [n, width] = rows ids [n] of table [rows, width]: float32, float16, or the bits of bfloat16 as uint16."""
 
     def take(self, x: _Floats, rows: _Ints, out: _Floats, /) -> None:
         """out [n, width] = rows [n] of x."""

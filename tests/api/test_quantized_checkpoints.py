@@ -162,8 +162,15 @@ def test_packed_matrices_are_all_that_stays_in_memory(tmp_path: Path, monkeypatc
     monkeypatch.setattr(about, "MIN_CACHED_BYTES", 0)
     published = tmp_path / "gptq"
     prompt = make_prompt(write_quantized(published, GPTQ, QUANTIZE, dtype=torch.bfloat16).config, [], seed=1)
-    with pocketvlm.load(published, threads=2, cache=tmp_path) as model:
-        assert resident(published / "model.safetensors") == 0
+    monkeypatch.setattr("pocketvlm.api._TENSORS_UNTIL_UNMAPPED", 1)
+    meanwhile: list[int] = []
+
+    def progress(*_: object) -> None:
+        meanwhile.append(resident(published / "model.safetensors"))
+
+    with pocketvlm.load(published, threads=2, cache=tmp_path, progress=progress) as model:
+        assert len(meanwhile) > 50
+        assert max(meanwhile) == resident(published / "model.safetensors") == 0
         expected = model.logits(prompt)
         assert resident(published / "model.safetensors") > 0  # rows of the embedding
     monkeypatch.setattr(gptq, "unpack", lambda *_: pytest.fail("codes were unpacked"))

@@ -8,6 +8,8 @@ from exact_ops import activate, regroup_2x2, rms, sigmoid, silu
 from native_kit import Inputs, close
 
 from pocketvlm.backends.native import NativeBackend
+from pocketvlm.backends.native.matrices import Matrix
+from pocketvlm.tensors import DenseTensor
 
 ODD = [1, 2, 3, 7, 8, 9, 15, 17, 31, 33, 65, 127, 130]
 
@@ -117,6 +119,18 @@ def test_rows(native: NativeBackend, dtype: str) -> None:
     np.testing.assert_array_equal(x, expected)
     assert native.take(x, np.zeros(0, np.int32)).shape == (0, 33)
     np.testing.assert_array_equal(native.concat([x[:20], values, x[20:]]), np.concatenate([x[:20], values, x[20:]]))
+
+
+def test_float16_rows_are_looked_up_where_they_are_stored(native: NativeBackend) -> None:
+    """Each of the 65,536 numbers, subnormal, infinite and not-a-number ones among them, without a float32 copy."""
+    stored = DenseTensor("rows", "f16", np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(256, 256))
+    table = native.prepare(stored, "embedding")
+    assert isinstance(table, Matrix)
+    assert np.shares_memory(table.data, stored.data)
+    ids = np.random.default_rng(0).permutation(256).astype(np.int32)
+    found, expected = native.embed(table, ids), stored.float32()[ids]
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(np.signbit(found), np.signbit(expected))
 
 
 def test_windows(native: NativeBackend) -> None:

@@ -50,6 +50,21 @@ def seen(packed: PackedMatrix) -> Floats:
     return out
 
 
+@pytest.mark.parametrize(("bits", "group"), [(8, None), (8, 32), (4, 64)])
+@pytest.mark.parametrize("rows", [1, 16, 33, 100])
+def test_float16_is_rounded_some_tiles_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, bits: int, group: int | None, rows: int
+) -> None:
+    monkeypatch.setattr("pocketvlm.backends.native.pack._CONVERTED", 32 * 130)
+    half = Inputs(5).matrix(rows, 130, "f16")
+    single = DenseTensor(half.name, "f32", half.float32())
+    found, expected = (pack(RUNTIME, round_to_nearest(tensor, quantization(bits, group))) for tensor in (half, single))
+    assert isinstance(found, PackedMatrix)
+    assert isinstance(expected, PackedMatrix)
+    for part, array in expected.arrays().items():
+        np.testing.assert_array_equal(found.arrays()[part], array, part)
+
+
 @pytest.mark.parametrize(("bits", "group"), SCHEMES)
 @pytest.mark.parametrize("shape", [(33, 130), (16, 64), (5, 40), (17, 200)])
 def test_the_kernels_round_as_the_quantizer_does(bits: int, group: int | None, shape: tuple[int, int]) -> None:

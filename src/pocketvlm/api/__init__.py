@@ -41,6 +41,8 @@ from pocketvlm.types import Chunk, Prompt, Result, SamplingParams, View
 Progress = Callable[[str, int, int], None]
 Messages = Sequence[Mapping[str, Any]]
 Media = Sequence[Any]
+# After so many, pages of the files that packing has read are unmapped: else all of the files would count as resident.
+_TENSORS_UNTIL_UNMAPPED = 16
 
 
 def load(
@@ -95,11 +97,18 @@ def load(
     stored = checkpoint.tensors(expected_tensors(checkpoint.model), sparse=not scheme.as_stored)
     tensors = quantized(stored, tensor_roles(checkpoint.model), scheme)
     location = cache_location(cache, str(model), checkpoint)
+    packed_from = checkpoint.tensor_files if not scheme.as_stored or checkpoint.quantization is not None else ()
+
+    def loaded(done: int, total: int) -> None:
+        if done % _TENSORS_UNTIL_UNMAPPED == 0:
+            leave(packed_from)
+        if progress is not None:
+            progress("load", done, total)
+
     with ops.weight_cache(location, tensors):
         processor = processor_for(checkpoint, location)
-        network = MiniCPMV(checkpoint.model, ops, tensors, progress and partial(progress, "load"))
-    if not scheme.as_stored or checkpoint.quantization is not None:
-        leave(checkpoint.tensor_files)
+        network = MiniCPMV(checkpoint.model, ops, tensors, loaded)
+    leave(packed_from)
     engine_options = ("prefill_chunk", "max_model_len", "max_seqs", "prefix_cache", "vision_cache")
     given = {name: value for name in engine_options if (value := getattr(options, name)) is not None}
     if vision_cache_dir is not None:

@@ -95,11 +95,11 @@ class NativeBackend(NativeOps, Backend[Floats, NativeWeight, Ints]):
             return np.ascontiguousarray(tensor.dequantize())
         if len(tensor.shape) != 2:
             raise ValueError(f"{tensor.name} has shape {list(tensor.shape)}: a matrix has two dimensions")
+        looked_up = role in ("embedding", "position_embedding")
         if isinstance(tensor, DenseTensor):
             if self.scheme.storage[role].quantization is not None:
                 raise ValueError(f"{tensor.name} is dense, but {self.scheme.weights} weights want it quantized")
-            return self._stored(tensor)
-        looked_up = role in ("embedding", "position_embedding")
+            return self._rows(tensor) if looked_up else self._stored(tensor)
         # Packed codes give exact rows; rounded pixels make small print unreadable.
         if not self._fast or role == "patch_embedding" or (looked_up and layout_of(tensor).bits > 8):
             return Matrix(tensor.dequantize(), False, tensor.shape[0])
@@ -107,8 +107,15 @@ class NativeBackend(NativeOps, Backend[Floats, NativeWeight, Ints]):
         if isinstance(packed, DenseTensor):
             return replace(self._stored(packed), rounds=True)
         if role == "tied_embedding" and tensor.rounded_from is not None:
-            return Tied(packed, self._stored(tensor.rounded_from))
+            return Tied(packed, self._rows(tensor.rounded_from))
         return packed
+
+    def _rows(self, tensor: DenseTensor) -> Matrix:
+        """Rows to look up: as they are stored, so that a mapped file is read no further than they need."""
+        if tensor.dtype == "f16":
+            values = np.require(tensor.data, dtype=np.float16, requirements=["C", "A"])
+            return Matrix(values, False, values.shape[0])
+        return self._stored(tensor)
 
     def product(self, tensor: Tensor, role: Role) -> str:
         return product_of(tensor, role, self.scheme)

@@ -14,6 +14,7 @@ from pocketvlm.backends.native.packed_matrix import PackedMatrix
 class Matrix:
     """A prepared matrix [out, in]: float32, or the bits of bfloat16 as uint16 (perhaps in a mapped file).
 
+    Rows that are only looked up may be float16.
     rounds: products may round activations to bfloat16 whatever the scheme says of dense matrices.
     """
 

@@ -72,7 +72,7 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         if isinstance(table, PackedMatrix):
             self._native.quantized_embed(table.handle, ids, out)
         else:
-            self._native.embed(table.data, table.bf16, ids, out)
+            self._native.embed(table.data, ids, out)
         return out
 
     def take(self, x: Floats, rows: Ints) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pocketvlm._native import Runtime
 
 _ROW_UNIT = 16  # inputs are padded to a multiple of this where an output has one scale
+_CONVERTED = 1 << 24  # float16 values that are converted to float32 at once
 
 
 def pack(runtime: Runtime, tensor: QuantizedTensor) -> PackedMatrix | DenseTensor:
@@ -79,14 +80,19 @@ def _round_and_pack(runtime: Runtime, tensor: QuantizedTensor, dense: DenseTenso
     """Round-to-nearest codes of a dense matrix, in packed layout."""
     outputs, inputs = dense.shape
     bf16 = dense.dtype == "bf16"
-    values: NDArray[Any] = dense.data if bf16 else dense.float32()
-    values = np.require(values, requirements=["C", "A"])
+    stored = np.require(dense.data, requirements=["C", "A"])
     depth, tiles = round_up(inputs, group or _ROW_UNIT), -(-outputs // TILE_OUTPUTS)
     codes = slabs.zeros((tiles, depth * tensor.bits // 32, TILE_BYTES), np.uint8)
     row_scale = slabs.zeros((tiles * TILE_OUTPUTS,), np.float32)
     group_scale = slabs.zeros((tiles, depth // group, TILE_OUTPUTS), np.uint16) if group else None
     codebook = None if tensor.codebook is None else integer_codebook(tensor.codebook).packed()
-    runtime.quantize(values, bf16, tensor.bits, group, codes, group_scale, row_scale, codebook)
+    # float16 is converted some rows at a time: an output matrix in float32 would take a gigabyte.
+    step = max(1, tiles if stored.dtype != np.float16 else _CONVERTED // max(1, TILE_OUTPUTS * inputs))
+    for tile in range(0, tiles, step):
+        some, rows = slice(tile, tile + step), slice(tile * TILE_OUTPUTS, (tile + step) * TILE_OUTPUTS)
+        values = stored[rows] if bf16 else stored[rows].astype(np.float32, copy=False)
+        scales = None if group_scale is None else group_scale[some]
+        runtime.quantize(values, bf16, tensor.bits, group, codes[some], scales, row_scale[rows], codebook)
     return packed_matrix(tensor.bits, group, inputs, outputs, codes, group_scale, None, row_scale, codebook)
 
 
