@@ -36,6 +36,7 @@ def restore(path: Path) -> tuple[dict[str, Any], list[Measured]]:
 def page(record: Mapping[str, Any], found: Sequence[Measured]) -> str:
     """The part of docs/formats.md: tables, and how to read them."""
     facts = "; ".join(f"{key}: {value}" for key, value in record["machine"].items())
+    facts += "".join(f"; {LLAMA}: {one.peer}" for one in found if one.peer)
     missing = "".join(f"\n\nNot in this run: {line}" for line in record["missing"])
     errors = (
         "Errors are those of rounding activations, and the dense rest, to 8 bits: the norm of the difference to exact "
