@@ -61,8 +61,8 @@ def float32_to_bfloat16(values: Floats) -> NDArray[np.uint16]:
 class DenseTensor:
     """A tensor of numbers as a file holds it.
 
-    source: the values in C order, possibly lazy, memory-mapped, read-only or at an odd address: float32 for "f32", float16 for "f16", and
-    the raw bits as uint16 for "bf16". Raises TensorError for another dtype.
+    source: the values in C order, possibly lazy, memory-mapped, read-only or misaligned: float32 for "f32", float16 for
+    "f16", and the raw bits as uint16 for "bf16". Raises TensorError for another dtype.
     """
 
     name: str
