@@ -43,6 +43,7 @@ class Measured:
 
     title: str
     hub: str
+    peer: str = ""
     disk: int = 0
     matrices: int = 0
     first_starts: list[float] = field(default_factory=list)
@@ -101,6 +102,7 @@ def measured(kind: Format, setup: Setup) -> Measured:
     peer = Peer(checkpoint, setup) if checkpoint.is_file() else None
     try:
         if peer:
+            found.peer = f"{peer.info['llama_cpp']} (llama-cpp-python {peer.info['llama_cpp_python']})"
             peer.check(exact, found.errors)
         say(f"{kind.key}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.errors.items()))
         command = [

@@ -36,11 +36,12 @@ def restore(path: Path) -> tuple[dict[str, Any], list[Measured]]:
 def page(record: Mapping[str, Any], found: Sequence[Measured]) -> str:
     """The part of docs/formats.md: tables, and how to read them."""
     facts = "; ".join(f"{key}: {value}" for key, value in record["machine"].items())
+    facts += "".join(f"; {LLAMA}: {one.peer}" for one in found if one.peer)
     missing = "".join(f"\n\nNot in this run: {line}" for line in record["missing"])
     errors = (
         "Errors are those of rounding activations, and the dense rest, to 8 bits: the norm of the difference to exact "
-        "arithmetic on the same file, relative to the norm of the result. Random weights amplify them in the language "
-        "model; trained weights do not to this extent."
+        "arithmetic on the same file, relative to the norm of the result. The language model with random weights "
+        "amplifies them, so that they compare engines and formats, and predict no answers."
     )
     return "\n\n".join(
         [
@@ -48,7 +49,8 @@ def page(record: Mapping[str, Any], found: Sequence[Measured]) -> str:
             table(found),
             peers(found),
             errors,
-            f"Medians (least-most) of {record['runs']} turns. First start: nothing is cached yet, whole process with "
+            f"Medians (least-most); {record['runs']} counted turns of each speed. First start: "
+            "nothing is cached yet, whole process with "
             "one token of an answer; next start: packed weights are cached. Memory is resident after an image of 448 x "
             f"448 was answered, mapped pages included. {facts}.{missed_goals(found)}{missing}",
         ]

@@ -31,13 +31,19 @@ void embed(Pool& pool, const void* table, Stored type, const int32_t* ids, int64
             std::memcpy(to, static_cast<const float*>(table) + ids[r] * width, bytes(width));
             return;
         }
-        const uint16_t* from = static_cast<const uint16_t*>(table) + ids[r] * width;
+        // Rows of a mapped file may begin at an odd address.
+        const uint8_t* from = static_cast<const uint8_t*>(table) + ids[r] * width * 2;
+        const auto number = [from](int64_t i) {
+            uint16_t value;
+            std::memcpy(&value, from + 2 * i, sizeof value);
+            return value;
+        };
         if (type == Stored::float16) {
-            for (int64_t i = 0; i < width; ++i) to[i] = from_float16(from[i]);
+            for (int64_t i = 0; i < width; ++i) to[i] = from_float16(number(i));
             return;
         }
         for (int64_t i = 0; i < width; ++i) {
-            const uint32_t bits = static_cast<uint32_t>(from[i]) << 16;
+            const uint32_t bits = static_cast<uint32_t>(number(i)) << 16;
             std::memcpy(to + i, &bits, sizeof bits);
         }
     });

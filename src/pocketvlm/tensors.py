@@ -61,8 +61,8 @@ def float32_to_bfloat16(values: Floats) -> NDArray[np.uint16]:
 class DenseTensor:
     """A tensor of numbers as a file holds it.
 
-    source: the values in C order, possibly lazy, memory-mapped or read-only: float32 for "f32", float16 for "f16", and
-    the raw bits as uint16 for "bf16". Raises TensorError for another dtype.
+    source: the values in C order, possibly lazy, memory-mapped, read-only or misaligned: float32 for "f32", float16 for
+    "f16", and the raw bits as uint16 for "bf16". Raises TensorError for another dtype.
     """
 
     name: str
@@ -88,7 +88,7 @@ class DenseTensor:
         """The values as float32, exactly."""
         if self.dtype == "bf16":
             return bfloat16_to_float32(self.data)
-        return np.ascontiguousarray(self.data, dtype=np.float32)
+        return np.require(self.data, dtype=np.float32, requirements=["C", "A"])
 
     def dequantize(self) -> Floats:
         """The values as float32, as of any tensor."""

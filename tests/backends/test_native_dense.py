@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from exact_ops import activate, regroup_2x2, rms, sigmoid, silu
@@ -121,9 +123,14 @@ def test_rows(native: NativeBackend, dtype: str) -> None:
     np.testing.assert_array_equal(native.concat([x[:20], values, x[20:]]), np.concatenate([x[:20], values, x[20:]]))
 
 
-def test_float16_rows_are_looked_up_where_they_are_stored(native: NativeBackend) -> None:
-    """Each of the 65,536 numbers, subnormal, infinite and not-a-number ones among them, without a float32 copy."""
-    stored = DenseTensor("rows", "f16", np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(256, 256))
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+@pytest.mark.parametrize("start", [0, 1])
+def test_rows_are_looked_up_where_they_are_stored(native: NativeBackend, dtype: Any, start: int) -> None:
+    """Each of the 65,536 numbers, subnormal, infinite and not-a-number ones among them, also at odd addresses."""
+    memory = np.zeros((1 << 17) + 1, np.uint8)
+    numbers = np.frombuffer(memory, np.float16 if dtype == "f16" else np.uint16, 1 << 16, start)
+    numbers.view(np.uint16)[:] = np.arange(1 << 16)
+    stored = DenseTensor("rows", dtype, numbers.reshape(256, 256))
     table = native.prepare(stored, "embedding")
     assert isinstance(table, Matrix)
     assert np.shares_memory(table.data, stored.data)

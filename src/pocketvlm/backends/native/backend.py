@@ -112,10 +112,10 @@ class NativeBackend(NativeOps, Backend[Floats, NativeWeight, Ints]):
 
     def _rows(self, tensor: DenseTensor) -> Matrix:
         """Rows to look up: as they are stored, so that a mapped file is read no further than they need."""
-        if tensor.dtype == "f16":
-            values = np.require(tensor.data, dtype=np.float16, requirements=["C", "A"])
-            return Matrix(values, False, values.shape[0])
-        return self._stored(tensor)
+        if tensor.dtype == "f32":
+            return self._stored(tensor)
+        values = np.require(tensor.data, requirements=["C"])
+        return Matrix(values, tensor.dtype == "bf16", values.shape[0])
 
     def product(self, tensor: Tensor, role: Role) -> str:
         return product_of(tensor, role, self.scheme)

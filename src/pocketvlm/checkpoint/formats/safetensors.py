@@ -192,9 +192,9 @@ def read_entries(directory: Path) -> dict[str, TensorEntry]:
 def map_tensors(entries: Iterable[TensorEntry], sparse: bool = False) -> list[DenseTensor]:
     """Read-only views of the tensors, in the order given; float32, float16, or bfloat16 as uint16 bits.
 
-    The files are memory-mapped and stay mapped while a view lives. Only a tensor at a misaligned address is copied. The
-    entries' dtypes must be in SUPPORTED. sparse: only scattered rows will be read, so avoid large pages, in which each
-    row would make 2 MB resident.
+    The files are memory-mapped and stay mapped while a view lives. Views may be misaligned, since MLX does not pad its
+    headers: NumPy computes with them, other code needs `np.require` with "A". The entries' dtypes must be in SUPPORTED.
+    sparse: only scattered rows will be read, so avoid large pages, in which each row would make 2 MB resident.
     """
     arrays = map_arrays(entries := list(entries), sparse)
     return [DenseTensor(entry.name, _STORED[entry.dtype], array) for entry, array in zip(entries, arrays, strict=True)]
@@ -261,11 +261,8 @@ def _view(entry: TensorEntry, data: mmap.mmap) -> NDArray[Any]:
     dtype = np.dtype(_RAW[entry.dtype])
     if entry.start + entry.nbytes > len(data):
         raise CheckpointError(f"{entry.file}: the file became shorter while it was read: load it again")
-    array: NDArray[Any] = (
-        np.frombuffer(data, np.uint8, entry.nbytes, entry.start) if entry.nbytes else np.empty(0, "u1")
-    )
-    if entry.start % dtype.itemsize:
-        array = array.copy()
-    array = array.view(dtype).reshape(entry.shape)
+    count = entry.nbytes // dtype.itemsize
+    array: NDArray[Any] = np.frombuffer(data, dtype, count, entry.start) if count else np.empty(0, dtype)
+    array = array.reshape(entry.shape)
     array.setflags(write=False)
     return array
