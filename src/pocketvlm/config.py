@@ -17,6 +17,17 @@ from pocketvlm.types import DownsampleMode
 LayerType = Literal["linear_attention", "full_attention"]
 
 
+_SHOWN = 200  # characters of a value in an error
+_LARGEST = 2**48  # of sizes: their products stay far from the limits of arrays
+_MAX_LAYERS = 1024  # a damaged number would make lists of all layers that do not fit memory
+
+
+def shown(value: Any) -> str:
+    """A value of a file as errors show it: long ones are cut."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
 class Fields:
     """Typed reading of one JSON object; every complaint names file, key and value."""
 
@@ -26,13 +37,17 @@ class Fields:
 
     def fail(self, key: str, wanted: str) -> ConfigError:
         """The error for a key whose value we do not support."""
-        return ConfigError(f"{self.where}: {key}={self.data.get(key)!r} is not supported: expected {wanted}")
+        if key not in self.data:
+            return ConfigError(f"{self.where}: {key} is missing: expected {wanted}")
+        return ConfigError(f"{self.where}: {key}={shown(self.data[key])} is not supported: expected {wanted}")
 
-    def integer(self, key: str, default: int | None = None, minimum: int = 1) -> int:
-        """A whole number of at least `minimum`; without a default the key must be there."""
+    def integer(self, key: str, default: int | None = None, minimum: int = 1, maximum: int = _LARGEST) -> int:
+        """A whole number from `minimum` to `maximum`; without a default the key must be there."""
         value = self.data.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise self.fail(key, f"a whole number of at least {minimum}")
+        if value > maximum:
+            raise self.fail(key, f"a whole number of at most {maximum}")
         return value
 
     def optional_integer(self, key: str) -> int | None:
@@ -42,8 +57,8 @@ class Fields:
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number."""
         value = self.data.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.fail(key, "a number")
+        if not _is_finite(value):
+            raise self.fail(key, "a finite number")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
@@ -131,19 +146,19 @@ class TextConfig:
         fields.only("attn_output_gate", True, default=True)
         fields.only("mlp_only_layers", (), default=())
         fields.only("mamba_ssm_dtype", "float32", default="float32")
-        layers = fields.integer("num_hidden_layers")
+        layers = fields.integer("num_hidden_layers", maximum=_MAX_LAYERS)
         types = fields.data.get("layer_types")
         if types is None:
             interval = fields.integer("full_attention_interval", 4)
             types = ["full_attention" if (i + 1) % interval == 0 else "linear_attention" for i in range(layers)]
-        known = {"linear_attention", "full_attention"}
-        if not isinstance(types, list) or len(types) != layers or not set(types) <= known:
-            raise fields.fail("layer_types", f"a list of {layers} entries out of {sorted(known)}")
+        known = ["full_attention", "linear_attention"]
+        if not isinstance(types, list) or len(types) != layers or not all(kind in known for kind in types):
+            raise fields.fail("layer_types", f"a list of {layers} entries out of {known}")
         head_dim = fields.integer("head_dim", 256)
         rope = fields.section("rope_parameters") if fields.data.get("rope_parameters") is not None else fields
         rope.only("rope_type", "default", default="default")
         factor = rope.number("partial_rotary_factor", fields.number("partial_rotary_factor", 0.25))
-        rotary_dim = int(head_dim * factor)
+        rotary_dim = int(head_dim * factor) if 0 < factor <= 1 else 0
         if not 0 < rotary_dim <= head_dim or rotary_dim % 2:
             raise rope.fail("partial_rotary_factor", f"a factor that gives an even part of head_dim={head_dim}")
         self = cls(
@@ -210,7 +225,7 @@ class VisionConfig:
         self = cls(
             hidden_size=fields.integer("hidden_size", 768),
             intermediate_size=fields.integer("intermediate_size", 3072),
-            num_hidden_layers=fields.integer("num_hidden_layers", 12),
+            num_hidden_layers=fields.integer("num_hidden_layers", 12, maximum=_MAX_LAYERS),
             num_attention_heads=fields.integer("num_attention_heads", 12),
             num_channels=3,
             patch_size=patch_size,
@@ -270,7 +285,7 @@ class ModelConfig:
             video_token_id=fields.optional_integer("video_token_id"),
             eos_token_ids=fields.ids("eos_token_id"),
             downsample_mode="4x" if data.get("downsample_mode") == "4x" else "16x",
-            merger_times=fields.integer("merger_times", 1),
+            merger_times=fields.integer("merger_times", 1, maximum=_MAX_LAYERS),
             family=family,
             marker_ids=_marker_ids(fields) if family.positions is not None else (),
         )
@@ -279,7 +294,8 @@ class ModelConfig:
 def _family(data: Mapping[str, Any], where: str) -> Family:
     model_type, architectures = data.get("model_type"), data.get("architectures")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
-    if family is None or (architectures and family.architecture not in architectures):
+    named = architectures if isinstance(architectures, list) else [architectures]
+    if family is None or (architectures and family.architecture not in named):
         known = " and ".join(f"{name} ({family.architecture})" for name, family in FAMILIES.items())
         raise ConfigError(
             f"{where}: model_type={model_type!r}, architectures={architectures!r} is another model: pocketvlm runs "
@@ -312,9 +328,14 @@ def _mrope_section(rope: Fields, rotary_dim: int, family: Family) -> tuple[int, 
     return section[0], section[1], section[2]
 
 
+def _is_finite(value: Any) -> bool:
+    """Whether a value is a number that float32 holds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2.0**127
+
+
 def _triple(fields: Fields, key: str) -> tuple[float, float, float]:
     value = fields.data.get(key, [0.5, 0.5, 0.5])
-    if not isinstance(value, Sequence) or len(value) != 3 or not all(isinstance(x, int | float) for x in value):
+    if not isinstance(value, Sequence) or len(value) != 3 or not all(map(_is_finite, value)):
         raise fields.fail(key, "three numbers")
     return float(value[0]), float(value[1]), float(value[2])
 

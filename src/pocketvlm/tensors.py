@@ -163,7 +163,7 @@ class BlockValues:
 def spread(numbers: Floats, block: Block, shape: tuple[int, ...]) -> Floats:
     """Numbers of blocks as numbers of the elements of an array of this shape."""
     if isinstance(block, int):
-        return np.repeat(numbers, block)[: math.prod(shape)].reshape(shape)
+        return np.repeat(numbers, min(block, math.prod(shape)))[: math.prod(shape)].reshape(shape)
     for axis, (side, step) in enumerate(zip(shape, block, strict=True)):
         if step > 1 and numbers.shape[axis] > 1:
             numbers = np.repeat(numbers, step, axis)[(slice(None),) * axis + (slice(side),)]

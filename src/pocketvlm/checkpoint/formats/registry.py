@@ -16,6 +16,7 @@ from pocketvlm.checkpoint.formats.gptq import read_gptq
 from pocketvlm.checkpoint.formats.mlx import read_mlx, read_unquantized_mlx
 from pocketvlm.checkpoint.formats.modelopt import read_modelopt
 from pocketvlm.checkpoint.jsonfile import read_json
+from pocketvlm.config import shown
 from pocketvlm.errors import ConfigError
 
 # Each reader gets the quantization settings, where they stand (for errors), and the tensors of the files. It returns
@@ -51,7 +52,7 @@ def find_format(directory: Path, config: Mapping[str, Any], entries: Entries) ->
     method = settings.get("quant_method", "unnamed")
     supported = f"supported are {', '.join(READERS)}, or " if READERS else ""
     raise ConfigError(
-        f"{where}: quantization method {method!r} is not supported: {supported}use the 16-bit checkpoint, e.g. "
+        f"{where}: quantization method {shown(method)} is not supported: {supported}use the 16-bit checkpoint, e.g. "
         f"openbmb/MiniCPM-V-4.6"
     )
 
@@ -74,7 +75,7 @@ def quantization_settings(directory: Path, config: Mapping[str, Any]) -> tuple[S
                 continue
             where = f"{directory / 'config.json'}: {key}"
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{where}={value!r} is not an object: download or copy config.json again")
+                raise ConfigError(f"{where}={shown(value)} is not an object: download or copy config.json again")
             return value, where
     for name in _FILES:
         if (directory / name).is_file():
