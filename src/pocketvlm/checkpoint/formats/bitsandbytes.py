@@ -112,8 +112,8 @@ class _State:
         text = module.array(suffix, ("U8",)).data.tobytes().decode("utf-8", "replace")
         try:
             state = parse_object(text, suffix)
-        except CheckpointError as error:
-            raise module.fail(suffix, f"its text is not read: {error}") from None
+        except CheckpointError:
+            raise module.fail(suffix, "its text is not read: it is no JSON object") from None
         if state.get("shape") != list(module.shape):
             raise module.fail(suffix, f"shape {state.get('shape')!r} does not fit a matrix {list(module.shape)}")
         sizes = [state.get("blocksize"), state.get("nested_blocksize", 256)]

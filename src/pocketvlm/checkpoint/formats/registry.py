@@ -23,11 +23,11 @@ from pocketvlm.errors import ConfigError
 # None for settings of another format, and raises ConfigError for a variant of its own that is not supported.
 Reader = Callable[[Settings, str, Entries], Format | None]
 READERS: dict[str, Reader] = {
-    "mlx": read_mlx,
+    "MLX": read_mlx,
     "bitsandbytes": read_bitsandbytes,
-    "fp8": read_fp8,
+    "FP8": read_fp8,
     "compressed-tensors": read_compressed_tensors,
-    "modelopt": read_modelopt,
+    "ModelOpt": read_modelopt,
     "AWQ": read_awq,
     "GPTQ": read_gptq,
     "AutoRound": read_auto_round,
@@ -49,10 +49,10 @@ def find_format(directory: Path, config: Mapping[str, Any], entries: Entries) ->
     for reader in READERS.values():
         if (format_ := reader(settings, where, entries)) is not None:
             return format_
-    method = settings.get("quant_method", "unnamed")
-    supported = f"supported are {', '.join(READERS)}, or " if READERS else ""
+    method = settings.get("quant_method")
+    what = "quant_method is missing" if method is None else f"the method {shown(method)} is not supported"
     raise ConfigError(
-        f"{where}: quantization method {shown(method)} is not supported: {supported}use the 16-bit checkpoint, e.g. "
+        f"{where}: {what}: {', '.join(READERS)} are read; use one of these, or the 16-bit checkpoint, e.g. "
         f"openbmb/MiniCPM-V-4.6"
     )
 
