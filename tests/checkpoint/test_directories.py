@@ -158,6 +158,12 @@ def test_other_weight_files_are_named(directory: Path) -> None:
         read_checkpoint(directory)
 
 
+def test_a_weight_file_of_another_name_is_to_be_renamed(directory: Path) -> None:
+    (directory / "model.safetensors").rename(directory / "gptq_model-4bit-128g.safetensors")
+    with pytest.raises(CheckpointError, match=r"only gptq_model-4bit-128g\.safetensors: rename it to model\.safetens"):
+        read_checkpoint(directory)
+
+
 def test_a_path_that_is_no_directory(directory: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a directory"):
         read_checkpoint(directory / "config.json")
