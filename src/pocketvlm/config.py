@@ -12,83 +12,12 @@ from typing import Any, Literal
 
 from pocketvlm.errors import ConfigError
 from pocketvlm.families import FAMILIES, MINICPMV4_6, Family, Markers
+from pocketvlm.fields import Fields, is_finite
 from pocketvlm.types import DownsampleMode
 
 LayerType = Literal["linear_attention", "full_attention"]
 
-
-_SHOWN = 200  # characters of a value in an error
-_LARGEST = 2**48  # of sizes: their products stay far from the limits of arrays
 _MAX_LAYERS = 1024  # a damaged number would make lists of all layers that do not fit memory
-
-
-def shown(value: Any) -> str:
-    """A value of a file as errors show it: long ones are cut."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-class Fields:
-    """Typed reading of one JSON object; every complaint names file, key and value."""
-
-    def __init__(self, data: Mapping[str, Any], where: str) -> None:
-        self.data = data
-        self.where = where
-
-    def fail(self, key: str, wanted: str) -> ConfigError:
-        """The error for a key whose value we do not support."""
-        if key not in self.data:
-            return ConfigError(f"{self.where}: {key} is missing: expected {wanted}")
-        return ConfigError(f"{self.where}: {key}={shown(self.data[key])} is not supported: expected {wanted}")
-
-    def integer(self, key: str, default: int | None = None, minimum: int = 1, maximum: int = _LARGEST) -> int:
-        """A whole number from `minimum` to `maximum`; without a default the key must be there."""
-        value = self.data.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise self.fail(key, f"a whole number of at least {minimum}")
-        if value > maximum:
-            raise self.fail(key, f"a whole number of at most {maximum}")
-        return value
-
-    def optional_integer(self, key: str) -> int | None:
-        """A whole number or null."""
-        return None if self.data.get(key) is None else self.integer(key, minimum=0)
-
-    def number(self, key: str, default: float | None = None) -> float:
-        """A finite number."""
-        value = self.data.get(key, default)
-        if not _is_finite(value):
-            raise self.fail(key, "a finite number")
-        return float(value)
-
-    def flag(self, key: str, default: bool) -> bool:
-        """True or false."""
-        value = self.data.get(key, default)
-        if not isinstance(value, bool):
-            raise self.fail(key, "true or false")
-        return value
-
-    def section(self, key: str) -> Fields:
-        """A nested object."""
-        value = self.data.get(key)
-        if not isinstance(value, Mapping):
-            raise self.fail(key, "an object")
-        return Fields(value, f"{self.where}: {key}")
-
-    def only(self, key: str, *allowed: object, default: object) -> None:
-        """Refuse any value that is not one of `allowed` (an absent key counts as `default`)."""
-        value = self.data.get(key, default)
-        value = tuple(value) if isinstance(value, list) else value
-        if value not in allowed:
-            raise self.fail(key, " or ".join(repr(item) for item in allowed))
-
-    def ids(self, key: str) -> tuple[int, ...]:
-        """One id, several, or none."""
-        value = self.data.get(key)
-        items = [] if value is None else value if isinstance(value, list) else [value]
-        if any(isinstance(item, bool) or not isinstance(item, int) or item < 0 for item in items):
-            raise self.fail(key, "a token id or a list of token ids")
-        return tuple(items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,14 +257,9 @@ def _mrope_section(rope: Fields, rotary_dim: int, family: Family) -> tuple[int, 
     return section[0], section[1], section[2]
 
 
-def _is_finite(value: Any) -> bool:
-    """Whether a value is a number that float32 holds."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2.0**127
-
-
 def _triple(fields: Fields, key: str) -> tuple[float, float, float]:
     value = fields.data.get(key, [0.5, 0.5, 0.5])
-    if not isinstance(value, Sequence) or len(value) != 3 or not all(map(_is_finite, value)):
+    if not isinstance(value, Sequence) or len(value) != 3 or not all(map(is_finite, value)):
         raise fields.fail(key, "three numbers")
     return float(value[0]), float(value[1]), float(value[2])
 

@@ -11,8 +11,8 @@ from pocketvlm.checkpoint.formats.awq import AWQFormat
 from pocketvlm.checkpoint.formats.format import Entries, Settings
 from pocketvlm.checkpoint.formats.gptq import GPTQFormat, Zeros, group_sizes
 from pocketvlm.checkpoint.formats.settings import INSTEAD, flag, integer, method_of, refuse_if_set
-from pocketvlm.config import shown
 from pocketvlm.errors import ConfigError
+from pocketvlm.fields import shown
 
 METHODS = ("auto-round", "auto_round", "autoround", "intel/auto-round")
 _WORD_BITS = (2, 3, 4, 5, 6, 7, 8)

@@ -14,8 +14,8 @@ from pocketvlm.checkpoint.formats.modules import QuantizedModule
 from pocketvlm.checkpoint.formats.safetensors import TensorEntry
 from pocketvlm.checkpoint.formats.settings import INSTEAD
 from pocketvlm.checkpoint.jsonfile import parse_object
-from pocketvlm.config import shown
 from pocketvlm.errors import CheckpointError, ConfigError
+from pocketvlm.fields import shown
 from pocketvlm.tensors import BlockValues, QuantizedTensor
 
 _ABSMAX, _MAP = "weight.absmax", "weight.quant_map"

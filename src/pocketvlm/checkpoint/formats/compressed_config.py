@@ -10,8 +10,8 @@ from typing import Any
 from pocketvlm.checkpoint.formats.format import Settings
 from pocketvlm.checkpoint.formats.settings import INSTEAD, block_words
 from pocketvlm.checkpoint.names import canonical_name
-from pocketvlm.config import shown
 from pocketvlm.errors import ConfigError, TensorError
+from pocketvlm.fields import shown
 
 FP4_GROUP, MX_GROUP = 16, 32
 _INTEGERS = ("pack-quantized", "int-quantized", "naive-quantized")

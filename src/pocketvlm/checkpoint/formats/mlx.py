@@ -16,8 +16,8 @@ from pocketvlm.checkpoint.formats.format import Entries, ModuleFormat, Parts, Se
 from pocketvlm.checkpoint.formats.modules import FLOATS, QuantizedModule
 from pocketvlm.checkpoint.formats.safetensors import TensorEntry
 from pocketvlm.checkpoint.names import ZERO_CENTRED_NORMS, canonical_name
-from pocketvlm.config import shown
 from pocketvlm.errors import ConfigError, TensorError
+from pocketvlm.fields import shown
 from pocketvlm.tensors import DenseTensor, Floats, QuantizedTensor, Tensor
 
 # Mode -> its groups and bits; the first of each is MLX's default.

@@ -12,8 +12,8 @@ from pocketvlm.checkpoint.formats.format import Entries, ModuleFormat, Parts, Se
 from pocketvlm.checkpoint.formats.modules import FLOATS, QuantizedModule
 from pocketvlm.checkpoint.formats.safetensors import TensorEntry
 from pocketvlm.checkpoint.formats.settings import INSTEAD, method_of
-from pocketvlm.config import shown
 from pocketvlm.errors import ConfigError
+from pocketvlm.fields import shown
 from pocketvlm.tensors import QuantizedTensor
 
 _GROUP = 16

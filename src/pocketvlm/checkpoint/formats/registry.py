@@ -16,8 +16,8 @@ from pocketvlm.checkpoint.formats.gptq import read_gptq
 from pocketvlm.checkpoint.formats.mlx import read_mlx, read_unquantized_mlx
 from pocketvlm.checkpoint.formats.modelopt import read_modelopt
 from pocketvlm.checkpoint.jsonfile import read_json
-from pocketvlm.config import shown
 from pocketvlm.errors import ConfigError
+from pocketvlm.fields import shown
 
 # Each reader gets the quantization settings, where they stand (for errors), and the tensors of the files. It returns
 # None for settings of another format, and raises ConfigError for a variant of its own that is not supported.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pocketvlm.checkpoint.formats.format import Settings
-from pocketvlm.config import shown
 from pocketvlm.errors import ConfigError
+from pocketvlm.fields import shown
 
 INSTEAD = "use another export of the model, or the 16-bit checkpoint, e.g. openbmb/MiniCPM-V-4.6"
 

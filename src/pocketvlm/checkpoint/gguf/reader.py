@@ -19,8 +19,8 @@ from pocketvlm.checkpoint.gguf.settings import (
     processor_config,
 )
 from pocketvlm.checkpoint.gguf.tokenizer import control_tokens, tokenizer_source
-from pocketvlm.config import Fields
 from pocketvlm.errors import CheckpointError, TensorError
+from pocketvlm.fields import Fields
 
 _TEMPLATE = "tokenizer.chat_template"
 

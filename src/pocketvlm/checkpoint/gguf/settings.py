@@ -11,8 +11,9 @@ import numpy as np
 from pocketvlm.checkpoint.gguf import defaults
 from pocketvlm.checkpoint.gguf.header import MAX_TENSORS, ArrayValue, Header
 from pocketvlm.checkpoint.gguf.names import block_number
-from pocketvlm.config import Fields, GenerationConfig, ModelConfig, ProcessorConfig, TextConfig, VisionConfig
+from pocketvlm.config import GenerationConfig, ModelConfig, ProcessorConfig, TextConfig, VisionConfig
 from pocketvlm.errors import CheckpointError, ConfigError, TensorError
+from pocketvlm.fields import Fields
 from pocketvlm.types import DownsampleMode
 
 TEXT, VISION, PROJECTOR = "qwen35", "clip", "minicpmv4_6"
