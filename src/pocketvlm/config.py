@@ -12,68 +12,12 @@ from typing import Any, Literal
 
 from pocketvlm.errors import ConfigError
 from pocketvlm.families import FAMILIES, MINICPMV4_6, Family, Markers
+from pocketvlm.fields import Fields, is_finite
 from pocketvlm.types import DownsampleMode
 
 LayerType = Literal["linear_attention", "full_attention"]
 
-
-class Fields:
-    """Typed reading of one JSON object; every complaint names file, key and value."""
-
-    def __init__(self, data: Mapping[str, Any], where: str) -> None:
-        self.data = data
-        self.where = where
-
-    def fail(self, key: str, wanted: str) -> ConfigError:
-        """The error for a key whose value we do not support."""
-        return ConfigError(f"{self.where}: {key}={self.data.get(key)!r} is not supported: expected {wanted}")
-
-    def integer(self, key: str, default: int | None = None, minimum: int = 1) -> int:
-        """A whole number of at least `minimum`; without a default the key must be there."""
-        value = self.data.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise self.fail(key, f"a whole number of at least {minimum}")
-        return value
-
-    def optional_integer(self, key: str) -> int | None:
-        """A whole number or null."""
-        return None if self.data.get(key) is None else self.integer(key, minimum=0)
-
-    def number(self, key: str, default: float | None = None) -> float:
-        """A finite number."""
-        value = self.data.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.fail(key, "a number")
-        return float(value)
-
-    def flag(self, key: str, default: bool) -> bool:
-        """True or false."""
-        value = self.data.get(key, default)
-        if not isinstance(value, bool):
-            raise self.fail(key, "true or false")
-        return value
-
-    def section(self, key: str) -> Fields:
-        """A nested object."""
-        value = self.data.get(key)
-        if not isinstance(value, Mapping):
-            raise self.fail(key, "an object")
-        return Fields(value, f"{self.where}: {key}")
-
-    def only(self, key: str, *allowed: object, default: object) -> None:
-        """Refuse any value that is not one of `allowed` (an absent key counts as `default`)."""
-        value = self.data.get(key, default)
-        value = tuple(value) if isinstance(value, list) else value
-        if value not in allowed:
-            raise self.fail(key, " or ".join(repr(item) for item in allowed))
-
-    def ids(self, key: str) -> tuple[int, ...]:
-        """One id, several, or none."""
-        value = self.data.get(key)
-        items = [] if value is None else value if isinstance(value, list) else [value]
-        if any(isinstance(item, bool) or not isinstance(item, int) or item < 0 for item in items):
-            raise self.fail(key, "a token id or a list of token ids")
-        return tuple(items)
+_MAX_LAYERS = 1024  # a damaged number would make lists of all layers that do not fit memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,19 +75,19 @@ class TextConfig:
         fields.only("attn_output_gate", True, default=True)
         fields.only("mlp_only_layers", (), default=())
         fields.only("mamba_ssm_dtype", "float32", default="float32")
-        layers = fields.integer("num_hidden_layers")
+        layers = fields.integer("num_hidden_layers", maximum=_MAX_LAYERS)
         types = fields.data.get("layer_types")
         if types is None:
             interval = fields.integer("full_attention_interval", 4)
             types = ["full_attention" if (i + 1) % interval == 0 else "linear_attention" for i in range(layers)]
-        known = {"linear_attention", "full_attention"}
-        if not isinstance(types, list) or len(types) != layers or not set(types) <= known:
-            raise fields.fail("layer_types", f"a list of {layers} entries out of {sorted(known)}")
+        known = ["full_attention", "linear_attention"]
+        if not isinstance(types, list) or len(types) != layers or not all(kind in known for kind in types):
+            raise fields.fail("layer_types", f"a list of {layers} entries out of {known}")
         head_dim = fields.integer("head_dim", 256)
         rope = fields.section("rope_parameters") if fields.data.get("rope_parameters") is not None else fields
         rope.only("rope_type", "default", default="default")
         factor = rope.number("partial_rotary_factor", fields.number("partial_rotary_factor", 0.25))
-        rotary_dim = int(head_dim * factor)
+        rotary_dim = int(head_dim * factor) if 0 < factor <= 1 else 0
         if not 0 < rotary_dim <= head_dim or rotary_dim % 2:
             raise rope.fail("partial_rotary_factor", f"a factor that gives an even part of head_dim={head_dim}")
         self = cls(
@@ -210,7 +154,7 @@ class VisionConfig:
         self = cls(
             hidden_size=fields.integer("hidden_size", 768),
             intermediate_size=fields.integer("intermediate_size", 3072),
-            num_hidden_layers=fields.integer("num_hidden_layers", 12),
+            num_hidden_layers=fields.integer("num_hidden_layers", 12, maximum=_MAX_LAYERS),
             num_attention_heads=fields.integer("num_attention_heads", 12),
             num_channels=3,
             patch_size=patch_size,
@@ -270,7 +214,7 @@ class ModelConfig:
             video_token_id=fields.optional_integer("video_token_id"),
             eos_token_ids=fields.ids("eos_token_id"),
             downsample_mode="4x" if data.get("downsample_mode") == "4x" else "16x",
-            merger_times=fields.integer("merger_times", 1),
+            merger_times=fields.integer("merger_times", 1, maximum=_MAX_LAYERS),
             family=family,
             marker_ids=_marker_ids(fields) if family.positions is not None else (),
         )
@@ -279,7 +223,8 @@ class ModelConfig:
 def _family(data: Mapping[str, Any], where: str) -> Family:
     model_type, architectures = data.get("model_type"), data.get("architectures")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
-    if family is None or (architectures and family.architecture not in architectures):
+    named = architectures if isinstance(architectures, list) else [architectures]
+    if family is None or (architectures and family.architecture not in named):
         known = " and ".join(f"{name} ({family.architecture})" for name, family in FAMILIES.items())
         raise ConfigError(
             f"{where}: model_type={model_type!r}, architectures={architectures!r} is another model: pocketvlm runs "
@@ -314,7 +259,7 @@ def _mrope_section(rope: Fields, rotary_dim: int, family: Family) -> tuple[int, 
 
 def _triple(fields: Fields, key: str) -> tuple[float, float, float]:
     value = fields.data.get(key, [0.5, 0.5, 0.5])
-    if not isinstance(value, Sequence) or len(value) != 3 or not all(isinstance(x, int | float) for x in value):
+    if not isinstance(value, Sequence) or len(value) != 3 or not all(map(is_finite, value)):
         raise fields.fail(key, "three numbers")
     return float(value[0]), float(value[1]), float(value[2])
 

@@ -151,9 +151,10 @@ class BlockValues:
         """The number of each block, in the shape of `values`."""
         values = load(self.values)
         found: Floats = values.astype(np.float32) if self.codebook is None else _look_up(self.codebook, values)
-        if self.scale is not None:
-            found = found * self.scale.spread(found.shape)
-        return found + np.float32(self.offset) if self.offset else found
+        with np.errstate(over="ignore", invalid="ignore"):  # `QuantizedTensor.finite` refuses the results
+            if self.scale is not None:
+                found = found * self.scale.spread(found.shape)
+            return found + np.float32(self.offset) if self.offset else found
 
     def spread(self, shape: tuple[int, ...]) -> Floats:
         """The number of each element of an array of this shape, perhaps as a read-only view."""
@@ -163,7 +164,7 @@ class BlockValues:
 def spread(numbers: Floats, block: Block, shape: tuple[int, ...]) -> Floats:
     """Numbers of blocks as numbers of the elements of an array of this shape."""
     if isinstance(block, int):
-        return np.repeat(numbers, block)[: math.prod(shape)].reshape(shape)
+        return np.repeat(numbers, min(block, math.prod(shape)))[: math.prod(shape)].reshape(shape)
     for axis, (side, step) in enumerate(zip(shape, block, strict=True)):
         if step > 1 and numbers.shape[axis] > 1:
             numbers = np.repeat(numbers, step, axis)[(slice(None),) * axis + (slice(side),)]
@@ -242,9 +243,26 @@ class QuantizedTensor:
     def block_scales(self) -> Floats:
         """The scale of each block, in the shape of `scales.values`, global factors included."""
         scales = self.scales.numbers()
-        if self.global_scale != 1.0:
-            scales = scales * np.float32(self.global_scale)
-        return scales / np.float32(self.global_divisor) if self.global_divisor != 1.0 else scales
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.global_scale != 1.0:
+                scales = scales * np.float32(self.global_scale)
+            if self.global_divisor != 1.0:
+                scales = scales / np.float32(self.global_divisor)
+        return self.finite(scales, "scales")
+
+    def block_biases(self) -> Floats | None:
+        """The bias of each block, in the shape of `biases.values`; None where there are none."""
+        return None if self.biases is None else self.finite(self.biases.numbers(), "biases")
+
+    def finite(self, numbers: Floats, what: str) -> Floats:
+        """The numbers, all of them finite. Raises TensorError for others, which only damaged files have."""
+        if np.isfinite(numbers).all():
+            return numbers
+        count = int((~np.isfinite(numbers)).sum())
+        raise TensorError(
+            f"{self.name}: {count} of {numbers.size} {what} are infinite or no numbers: the file is damaged: download "
+            f"or copy it again"
+        )
 
     def dequantize(self) -> Floats:
         """The values float32 [rows, columns]."""
@@ -253,8 +271,9 @@ class QuantizedTensor:
         if self.zero_points is not None:
             values -= self.zero_points.spread(self.shape)
         values *= spread(self.block_scales(), self.block, self.shape)
-        if self.biases is not None:
-            values += self.biases.spread(self.shape)
+        biases = self.block_biases()
+        if self.biases is not None and biases is not None:
+            values += spread(biases, self.biases.block, self.shape)
         if self.permutation is None:
             return values
         ordered = np.empty_like(values)

@@ -59,7 +59,7 @@ def test_a_quantized_checkpoint_stays_as_it_is() -> None:
     scheme = choose("native", quantization="AWQ in 4 bits")
     assert scheme.storage == choose("native").storage
     assert scheme.weights_reason == (
-        "the default of precision fast for dense tensors, AWQ in 4 bits for those that the checkpoint holds quantized"
+        "the default of precision fast, for dense matrices; others stay as the checkpoint has them: AWQ in 4 bits"
     )
     with pytest.raises(OptionError, match=r"weights='int8': the checkpoint is quantized already \(AWQ in 4 bits\)"):
         choose("native", "int8", quantization="AWQ in 4 bits")

@@ -31,6 +31,11 @@ def edit(path: Path, **changes: Any) -> None:
     write_json(path, {key: value for key, value in {**data, **changes}.items() if value is not None})
 
 
+def text_with(**changes: Any) -> dict[str, Any]:
+    """A change of config.json that changes the language model's section."""
+    return {"text_config": {**CONFIG["text_config"], **changes}}
+
+
 def test_everything_in_the_directory_is_read(directory: Path) -> None:
     checkpoint = read_checkpoint(directory)
     assert checkpoint.path == directory
@@ -100,7 +105,7 @@ def test_an_eos_token_without_an_id_is_refused(directory: Path) -> None:
 def test_sources_of_the_chat_template(directory: Path) -> None:
     (directory / "chat_template.jinja").unlink()
     assert read_checkpoint(directory).chat_template == "from tokenizer_config"
-    named = [{"name": "tool_use", "template": "other"}, {"name": "default", "template": "the default"}]
+    named = [{"name": ["x"]}, {"name": "tool_use", "template": "other"}, {"name": "default", "template": "the default"}]
     edit(directory / "tokenizer_config.json", chat_template=named)
     assert read_checkpoint(directory).chat_template == "the default"
     write_json(directory / "chat_template.json", {"chat_template": "from chat_template.json"})
@@ -153,6 +158,12 @@ def test_other_weight_files_are_named(directory: Path) -> None:
         read_checkpoint(directory)
 
 
+def test_a_weight_file_of_another_name_is_to_be_renamed(directory: Path) -> None:
+    (directory / "model.safetensors").rename(directory / "gptq_model-4bit-128g.safetensors")
+    with pytest.raises(CheckpointError, match=r"only gptq_model-4bit-128g\.safetensors: rename it to model\.safetens"):
+        read_checkpoint(directory)
+
+
 def test_a_path_that_is_no_directory(directory: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a directory"):
         read_checkpoint(directory / "config.json")
@@ -163,11 +174,19 @@ def test_a_path_that_is_no_directory(directory: Path) -> None:
     [
         ({"model_type": "qwen3_5"}, r"config\.json: model_type='qwen3_5'.*is another model"),
         ({"architectures": ["MiniCPMV"]}, "is another model"),
+        ({"architectures": 5}, "is another model"),
+        ({"quantization_config": ["x" * 5000]}, r"quantization_config=\['x{198}\.\.\. is not an object"),
+        (text_with(num_hidden_layers=10**9, layer_types=None), "num_hidden_layers=1000000000 is not .* at most 1024"),
+        (text_with(layer_types=[[], []]), "layer_types=.* is not supported"),
+        (text_with(rms_norm_eps=float("nan")), "rms_norm_eps=nan is not supported: expected a finite number"),
+        (text_with(rms_norm_eps=10**400), "rms_norm_eps=1000.* is not supported: expected a finite number"),
+        (text_with(partial_rotary_factor=1e300, rope_parameters=None), "partial_rotary_factor=.* is not supported"),
+        ({"text_config": None}, "text_config is missing: expected an object"),
         (
             {"quantization_config": {"quant_method": "hqq", "bits": 4}},
             "'hqq' is not supported.*16-bit",
         ),
-        ({"quantization": {"scheme": "its own"}}, "quantization .*unnamed"),
+        ({"quantization": {"scheme": "its own"}}, "quantization: quant_method is missing: MLX, .* are read"),
         ({"text_config": {**CONFIG["text_config"], "quantization_config": {"quant_method": "hqq"}}}, "'hqq'"),
     ],
 )

@@ -66,6 +66,17 @@ def test_both_checkpoints_are_pulled_and_read(user: User, instruct: dict[str, by
         assert all(np.array_equal(tensors[key].data, bits) for key, bits in random_bits(seed).items())
 
 
+@pytest.mark.parametrize("name", ["openbmb/MiniCPM-V-4.6-AWQ", "mlx-community/MiniCPM-V-4.6-4bit"])
+def test_quantized_checkpoints_bring_the_files_of_their_settings(
+    user: User, instruct: dict[str, bytes], name: str
+) -> None:
+    settings = {"quant_config.json": b'{"w_bit": 4, "zero_point": true}'}
+    others = {"README.md": b"-", "tokenizer.model": b"-", "optimizer.pt": b"-", "merges.txt": b"-"}
+    user.hub.repository(name, {**instruct, **settings, **others})
+    user.pull(name, client=SMALL_FILES_ONLY)
+    assert user.hub.downloads() == sorted({*WANTED, *settings} - {"model.safetensors"})
+
+
 def test_small_files_alone(user: User, instruct: dict[str, bytes]) -> None:
     user.hub.repository(INSTRUCT, instruct)
     answer = user.pull(INSTRUCT, client=SMALL_FILES_ONLY)

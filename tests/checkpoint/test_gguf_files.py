@@ -113,7 +113,12 @@ def test_info_and_its_options(pair: Pair, tmp_path: Path, capsys: pytest.Capture
         (False, {"tokenizer.chat_template": None}, r"has no chat template \(tokenizer.chat_template\)"),
         (False, {"tokenizer.ggml.token_type": [1]}, "1280 tokens with 1 types"),
         (False, {"tokenizer.ggml.tokens": "x"}, "tokenizer.ggml.tokens is not an array of the expected type"),
-        (False, {"qwen35.embedding_length": None}, "qwen35.embedding_length=None is not supported"),
+        (False, {"qwen35.embedding_length": None}, "qwen35.embedding_length is missing: expected a whole number"),
+        (False, {"qwen35.embedding_length": "x"}, "qwen35.embedding_length='x' is not supported"),
+        (False, {"qwen35.context_length": [1, 2]}, "qwen35.context_length=an array of 2 elements is not supported"),
+        (False, {"qwen35.block_count": 2**31}, "block_count=2147483648 is not supported: .* at most 65536"),
+        (False, {"qwen35.attention.head_count": [float("nan")]}, "head_count=nan is not supported"),
+        (False, {"qwen35.rope.freq_base": float("inf")}, "freq_base=inf is not supported: expected a finite number"),
         (False, {"qwen35.block_count": 6}, "the tensors of block 4 are missing although qwen35.block_count=6"),
         (False, {"qwen35.attention.value_length": 32}, "attention.value_length=32 is not supported"),
         (False, {"qwen35.attention.head_count_kv": [1, 2]}, r"head_count_kv=\[1, 2\] is not supported"),
@@ -128,6 +133,13 @@ def test_info_and_its_options(pair: Pair, tmp_path: Path, capsys: pytest.Capture
             "1024 wide, but .* is 256 wide: the two files belong to different",
         ),
         (True, {"clip.vision.wa_layer_indexes": [1, 2]}, r"wa_layer_indexes=\[1, 2\] is not supported"),
+        (True, {"clip.vision.wa_layer_indexes": [float("nan")]}, "wa_layer_indexes=nan is not supported"),
+        (True, {"clip.vision.block_count": 2**31}, "num_hidden_layers=2147483648 is not supported: .* at most 1024"),
+        (
+            True,
+            {"clip.vision.image_mean": [float("nan")] * 3},
+            "image_mean=.* is not supported: expected three numbers",
+        ),
         (True, {"clip.use_silu": True}, "clip.use_silu=True is not supported"),
     ],
 )
@@ -154,6 +166,18 @@ def test_tensors_that_do_not_belong_together(pair: Pair, tmp_path: Path) -> None
         pocketvlm.load(rewritten(pair, tmp_path, drop), precision="exact")
     assert "1 missing: model.language_model.layers.1.mlp.up_proj.weight" in str(error.value)
     assert "1 unexpected: blk.1.new.weight" in str(error.value)
+
+    def repeat(metadata: dict[str, Any], tensors: dict[str, Any]) -> None:
+        tensors["model.language_model.norm.weight"] = tensors["output_norm.weight"]
+
+    with pytest.raises(TensorError, match=r"both mean 'model\.language_model\.norm\.weight'"):
+        open_checkpoint(rewritten(pair, tmp_path, repeat))
+
+    def count(metadata: dict[str, Any], tensors: dict[str, Any]) -> None:
+        tensors[f"blk.{'9' * 5000}.x"] = ("F32", (1,), bytes(4))
+
+    with pytest.raises(TensorError, match=r"1 unexpected: blk\.999"):
+        pocketvlm.load(rewritten(pair, tmp_path, count), precision="exact")
 
     def scale(metadata: dict[str, Any], tensors: dict[str, Any]) -> None:
         tensors["blk.0.attn_qkv.scale"] = ("F32", (1,), bytes(4))

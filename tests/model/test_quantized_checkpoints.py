@@ -141,3 +141,9 @@ def test_fast_arithmetic_is_close_to_it(tmp_path: Path, case: str, weights: str)
     with pocketvlm.load(tmp_path, weights=weights, threads=2, cache=False) as model:  # type: ignore[arg-type]
         found = model.logits(prompt)
     assert np.linalg.norm(found - reference) < 0.15 * np.linalg.norm(reference)
+
+
+def test_parameters_are_those_of_the_network_not_the_packed_words(tmp_path: Path) -> None:
+    oracle = written(tmp_path, "GPTQ v1")
+    with pocketvlm.load(tmp_path, threads=2, cache=False) as model:
+        assert model.info()["parameters"] == sum(tensor.data.size for tensor in oracle.tensors.values())

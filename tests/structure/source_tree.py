@@ -13,7 +13,7 @@ SOURCE = ROOT / "src"
 # Imports go down only; parts on one floor never import each other. docs/architecture.md draws this.
 FLOORS = (
     ("types", "options", "errors", "bytesize", "schemes", "atomic", "lru", "packfile", "suggest"),
-    ("tensors", "families", "backends.options", "backends.batch", "backends.top"),
+    ("tensors", "families", "fields", "backends.options", "backends.batch", "backends.top"),
     ("config", "backends.ops"),
     ("backends.backend",),
     ("backends.native", "backends.torch"),

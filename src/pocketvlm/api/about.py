@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.engine.memory import page_bytes, slot_bytes
 from pocketvlm.errors import CacheWarning, OptionError
+from pocketvlm.model import expected_tensors
 
 # Smaller checkpoints are read and quantized in no time.
 MIN_CACHED_BYTES = 64_000_000
@@ -43,6 +45,11 @@ def cache_location(cache: bool | str | Path, model: str, checkpoint: Checkpoint)
     return CacheLocation(directory, model, str(checkpoint.path.resolve()), checkpoint.fingerprint)
 
 
+def parameter_count(checkpoint: Checkpoint) -> int:
+    """Number of the network's parameters, however many words hold their codes; a tied head counts once."""
+    return sum(math.prod(shape) for shape in expected_tensors(checkpoint.model).values())
+
+
 def describe(name: str, checkpoint: Checkpoint, ops: AnyBackend) -> dict[str, Any]:
     """Describe a checkpoint and how a backend would run it, from the files' headers alone."""
     config = checkpoint.model
@@ -50,7 +57,7 @@ def describe(name: str, checkpoint: Checkpoint, ops: AnyBackend) -> dict[str, An
         "model": name,
         "path": str(checkpoint.path),
         "family": config.family.name,
-        "parameters": checkpoint.parameters,
+        "parameters": parameter_count(checkpoint),
         "bytes": checkpoint.nbytes,
         "stored_as": checkpoint.dtypes,
         "quantization": checkpoint.quantization,

@@ -116,7 +116,7 @@ def choose(
     chosen = auto if weights == "auto" else weights
     reason = f"the default of precision {'fast' if fast else 'exact'}" if weights == "auto" else "asked for"
     if quantization is not None:
-        reason = f"{reason} for dense tensors, {quantization} for those that the checkpoint holds quantized"
+        reason = f"{reason}, for dense matrices; others stay as the checkpoint has them: {quantization}"
     products: Products = "float32" if not fast else "bfloat16" if chosen in _AS_STORED else "int8"
     if backend == "torch":
         precision_reason = "all that this backend does"

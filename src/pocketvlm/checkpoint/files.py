@@ -53,6 +53,11 @@ def find_files(directory: Path) -> tuple[Path, ...]:
     others = sorted(
         path.name for path in directory.iterdir() if path.suffix in {".safetensors", ".bin", ".gguf", ".pt"}
     )
+    tensors = [name for name in others if name.endswith(".safetensors")]
+    if len(tensors) == 1:
+        raise CheckpointError(
+            f"{directory}: no {SINGLE_FILE}, only {tensors[0]}: rename it to {SINGLE_FILE} if it holds all weights"
+        )
     found = f", only {', '.join(others[:5])}, which pocketvlm does not load" if others else ""
     raise CheckpointError(
         f"{directory}: no {SINGLE_FILE} and no {INDEX_FILE}{found}: use a checkpoint in Hugging Face's safetensors "

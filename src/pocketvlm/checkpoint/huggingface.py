@@ -94,8 +94,10 @@ def _chat_template(directory: Path, tokenizer_config: Mapping[str, Any]) -> str:
         source = directory / "chat_template.json"
         template = read_json(source).get("chat_template")
     if isinstance(template, list):
-        named = {item.get("name"): item.get("template") for item in template if isinstance(item, Mapping)}
-        template = named.get("default")
+        named = [
+            item.get("template") for item in template if isinstance(item, Mapping) and item.get("name") == "default"
+        ]
+        template = named[-1] if named else None
     if not isinstance(template, str):
         raise CheckpointError(
             f"{directory}: no chat template: neither chat_template.jinja nor a text under chat_template in "

@@ -54,14 +54,14 @@ def info(
 def _table(facts: dict[str, Any]) -> str:
     from pocketvlm.cli.terminal import printable
 
-    total = facts["parameters"]
+    total = sum(facts["stored_as"].values())
     stored = ", ".join(f"{kind} {count / max(total, 1):.0%}" for kind, count in facts["stored_as"].items())
     linear = facts["text_layers"] - facts["full_attention_layers"]
     rows = {
         "model": facts["model"],
         "path": facts["path"],
         "family": facts["family"],
-        "parameters": f"{readable_count(total)} ({readable_size(facts['bytes'])}; {stored})",
+        "parameters": f"{readable_count(facts['parameters'])} ({readable_size(facts['bytes'])}; {stored})",
         "text": f"{facts['text_layers']} layers, {facts['text_width']} wide "
         f"({linear} linear attention, {facts['full_attention_layers']} full)",
         "vision": f"{facts['vision_layers']} layers, {facts['vision_width']} wide"

@@ -95,7 +95,7 @@ ARRAYS = awq_arrays(random_matrix(32, 64, 4, 32))
         ),
         (
             gptq_arrays(random_matrix(32, 64, 4, 32), g_idx=False),
-            r"qweight: 32 words for 32 values do not hold 4 bits each",
+            r"qweight: 32 words do not hold 32 codes of 4 bits",
         ),
         (
             changed(ARRAYS, "qweight", "I32", np.zeros((63, 4), np.int32)),

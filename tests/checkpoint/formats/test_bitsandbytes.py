@@ -52,7 +52,7 @@ def four_bits(shape: tuple[int, int], blocksize: int = 64, nested: int = 0) -> t
         scales = random.uniform(0.1, 1, blocks).astype(np.float32)
         scales[1:2] = 0  # a block of zeros
         parts["weight.absmax"] = "F32", scales
-    values = LEVELS[codes[:count]] * np.repeat(scales, blocksize)[:count]
+    values = LEVELS[codes[:count]] * np.repeat(scales, min(blocksize, count))[:count]
     return parts, values.reshape(shape)
 
 
@@ -117,7 +117,10 @@ def test_settings_that_are_refused(tmp_path: Path, settings: dict[str, Any], mes
         ({"weight.absmax": ("U8", np.zeros(4, np.uint8))}, "dtype U8 does not belong there, F32 does"),
         ({STATE: state((80, 3))}, r"shape \[80, 3\] does not fit a matrix \[3, 80\]"),
         ({STATE: state((3, 80), blocksize=0)}, "blocks of 0 values are not supported"),
-        ({STATE: state((3, 80), nested_offset="x")}, "nested_offset='x' is not a number"),
+        ({STATE: state((3, 80), nested_offset="x")}, "nested_offset='x' is not a finite number"),
+        ({STATE: state((3, 80), nested_offset=10**400)}, "nested_offset=1000.* is not a finite number"),
+        ({STATE: state((3, 80), nested_offset=float("nan"))}, "nested_offset=nan is not a finite number"),
+        ({STATE: state((3, 80), blocksize=2**40)}, "blocks of 1099511627776 values are not supported"),
         ({STATE: ("U8", np.frombuffer(b'{"shape": [3,', np.uint8))}, "its text is not read"),
         ({STATE: ("U8", np.frombuffer(b"\xff\xfe[]", np.uint8))}, "its text is not read"),
     ],
@@ -136,3 +139,9 @@ def test_a_layout_of_old_versions_is_refused(tmp_path: Path) -> None:
     }
     with pytest.raises(TensorError, match=r"up_proj.weight_format: layout 2 is not supported"):
         read_matrix(tmp_path, parts, EIGHT, (2, 3))
+
+
+def test_a_block_far_larger_than_the_matrix_takes_no_memory(tmp_path: Path) -> None:
+    parts, values = four_bits((3, 80), 2**31)
+    tensor = read_matrix(tmp_path, parts, FOUR, (3, 80))
+    np.testing.assert_array_equal(tensor.dequantize(), values)

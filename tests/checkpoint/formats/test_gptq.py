@@ -194,7 +194,7 @@ ARRAYS = gptq_arrays(random_matrix(32, 64, 4, 32))
         ),
         (
             changed(ARRAYS, "qweight", "I32", np.zeros((7, 32), np.int32)),
-            r"qweight: 7 words for 64 values do not hold 2",
+            r"qweight: 7 words do not hold 64 codes of 2, 3, 4, 8 bits, or config.json names another",
         ),
         (
             changed(ARRAYS, "qweight", "I32", np.zeros((8, 31), np.int32)),
@@ -291,3 +291,12 @@ def test_settings_of_another_format(settings: dict[str, Any]) -> None:
 def test_settings_that_are_not_supported(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read_gptq({**AUTO_GPTQ, **change}, "config.json", {})
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf])
+def test_scales_that_are_not_finite_are_refused_when_they_are_read(tmp_path: Path, scale: float) -> None:
+    matrix = random_matrix(32, 64, 4, 32)
+    matrix.scales[3, 1] = scale
+    tensor = read_matrix(tmp_path, AUTO_GPTQ, gptq_arrays(matrix), (32, 64))
+    with pytest.raises(TensorError, match="1 of 64 scales are infinite or no numbers: the file is damaged"):
+        tensor.dequantize()

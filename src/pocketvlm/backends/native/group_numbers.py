@@ -109,7 +109,7 @@ class _Formula:
             return self.grouped(self.tensor.block_scales() * np.float32(_unit(self.tensor)), scales.block)
         if self._second() is not None:
             scales = BlockValues(scales.values, scales.block, scales.codebook)
-        return self.grouped(scales.numbers(), scales.block)
+        return self.grouped(self.tensor.finite(scales.numbers(), "scales"), scales.block)
 
     def row_factor(self) -> Floats:
         """The factors [outputs, 1] or [1, 1] that all scales of an output have in common."""
@@ -122,8 +122,9 @@ class _Formula:
         Zero points that are no integers between -128 and 127 after the shift by `middle` become biases.
         """
         tensor = self.tensor
-        if tensor.biases is not None:
-            return None, -middle, self.grouped(tensor.biases.numbers(), tensor.biases.block)
+        biases = tensor.block_biases()
+        if tensor.biases is not None and biases is not None:
+            return None, -middle, self.grouped(biases, tensor.biases.block)
         if tensor.zero_points is None:
             return None, -middle, None
         numbers, block = tensor.zero_points.numbers(), tensor.zero_points.block
@@ -143,7 +144,7 @@ class _Formula:
         block = second.block
         if isinstance(block, int) or block[0] != 1 or not 1 < block[1] < self.groups or block[1] & (block[1] - 1):
             return None
-        values, factors = load(part.values), second.numbers()
+        values, factors = load(part.values), self.tensor.finite(second.numbers(), "scales of scales or biases")
         with np.errstate(over="ignore"):
             short = factors.astype(np.float16)
         if (values.dtype == np.uint8 and values.max() > 127) or not (short == factors).all():
@@ -157,7 +158,7 @@ class _Formula:
             return None
         if second.block[1] < shape[-1] or shape[0] != self.tensor.shape[0]:
             return None
-        return second.spread(shape)[:, :1]
+        return self.tensor.finite(second.spread(shape)[:, :1], "scales of scales")
 
 
 def _unit(tensor: QuantizedTensor) -> float:

@@ -12,6 +12,7 @@ from pocketvlm.checkpoint.formats.format import Entries, Settings
 from pocketvlm.checkpoint.formats.gptq import GPTQFormat, Zeros, group_sizes
 from pocketvlm.checkpoint.formats.settings import INSTEAD, flag, integer, method_of, refuse_if_set
 from pocketvlm.errors import ConfigError
+from pocketvlm.fields import shown
 
 METHODS = ("auto-round", "auto_round", "autoround", "intel/auto-round")
 _WORD_BITS = (2, 3, 4, 5, 6, 7, 8)
@@ -43,7 +44,7 @@ def read_auto_round(settings: Settings, where: str, entries: Entries) -> GPTQFor
         zeros = "stored"
     else:
         raise ConfigError(
-            f"{where}: packing_format={packing!r} is not supported, only auto_round, auto_round:auto_gptq, "
+            f"{where}: packing_format={shown(packing)} is not supported, only auto_round, auto_round:auto_gptq, "
             f"auto_round:gptqmodel and auto_round:auto_awq are: {INSTEAD}"
         )
     return GPTQFormat("AutoRound", bits, sizes, symmetric, zeros, _WORD_BITS)
@@ -53,7 +54,7 @@ def _sections(settings: Settings, where: str) -> list[tuple[Settings, str]]:
     """The settings, and those that `extra_config` gives for some modules, with the place of each."""
     extra = settings.get("extra_config")
     if extra is not None and not isinstance(extra, dict):
-        raise ConfigError(f"{where}: extra_config={extra!r} is not an object: download or copy the file again")
+        raise ConfigError(f"{where}: extra_config={shown(extra)} is not an object: download or copy the file again")
     sections = [(settings, where)]
     for module, values in (extra or {}).items():
         if isinstance(values, dict):
@@ -67,7 +68,7 @@ def _check_numbers(settings: Settings, where: str) -> None:
         return
     kind: Any = settings.get("data_type")
     if kind is not None and kind not in ("int", "int_sym", "int_asym"):
-        raise ConfigError(f"{where}: data_type={kind!r} is not supported, only 'int' is: {INSTEAD}")
+        raise ConfigError(f"{where}: data_type={shown(kind)} is not supported, only 'int' is: {INSTEAD}")
     activations = integer(settings, ("act_bits",), where, _DENSE_BITS)
     if activations < _DENSE_BITS:
         raise ConfigError(

@@ -15,6 +15,7 @@ from pocketvlm.checkpoint.formats.safetensors import TensorEntry
 from pocketvlm.checkpoint.formats.settings import INSTEAD
 from pocketvlm.checkpoint.jsonfile import parse_object
 from pocketvlm.errors import CheckpointError, ConfigError
+from pocketvlm.fields import shown
 from pocketvlm.tensors import BlockValues, QuantizedTensor
 
 _ABSMAX, _MAP = "weight.absmax", "weight.quant_map"
@@ -23,6 +24,7 @@ _STATES = ("weight.quant_state.bitsandbytes__nf4", "weight.quant_state.bitsandby
 _METHODS = ("load_in_4bit", "_load_in_4bit", "load_in_8bit", "_load_in_8bit")
 # The bytes of 4-bit codes are stored under any of these dtypes.
 _STORAGES = ("U8", "I8", "BF16", "F16", "I16", "U16", "F32", "I32", "U32", "F64", "I64", "U64")
+_MAX_BLOCK = 1 << 31  # the library has blocks of 32 to 4096 values
 _ROW_MAJOR = 0  # the only layout of LLM.int8() matrices that new versions write and read
 
 
@@ -110,17 +112,17 @@ class _State:
         text = module.array(suffix, ("U8",)).data.tobytes().decode("utf-8", "replace")
         try:
             state = parse_object(text, suffix)
-        except CheckpointError as error:
-            raise module.fail(suffix, f"its text is not read: {error}") from None
+        except CheckpointError:
+            raise module.fail(suffix, "its text is not read: it is no JSON object") from None
         if state.get("shape") != list(module.shape):
             raise module.fail(suffix, f"shape {state.get('shape')!r} does not fit a matrix {list(module.shape)}")
         sizes = [state.get("blocksize"), state.get("nested_blocksize", 256)]
         offset = state.get("nested_offset", 0.0)
         for size in sizes:
-            if type(size) is not int or size < 1:
-                raise module.fail(suffix, f"blocks of {size!r} values are not supported")
-        if isinstance(offset, bool) or not isinstance(offset, int | float):
-            raise module.fail(suffix, f"nested_offset={offset!r} is not a number")
+            if type(size) is not int or not 1 <= size <= _MAX_BLOCK:
+                raise module.fail(suffix, f"blocks of {shown(size)} values are not supported")
+        if isinstance(offset, bool) or not isinstance(offset, int | float) or not abs(offset) < 2.0**127:
+            raise module.fail(suffix, f"nested_offset={shown(offset)} is not a finite number")
         return cls(sizes[0], sizes[1], float(offset))
 
 
@@ -141,6 +143,6 @@ def read_bitsandbytes(settings: Settings, where: str, entries: Entries) -> BitsA
 def _four_bit_kind(settings: Mapping[str, Any], where: str) -> str:
     kind = settings.get("bnb_4bit_quant_type", "fp4")
     if kind not in ("nf4", "fp4"):
-        raise ConfigError(f"{where}: bnb_4bit_quant_type={kind!r} is not supported: nf4 and fp4 are")
+        raise ConfigError(f"{where}: bnb_4bit_quant_type={shown(kind)} is not supported: nf4 and fp4 are")
     nested = ", double quantization" if settings.get("bnb_4bit_use_double_quant") else ""
     return f"{kind.upper()}, 4 bits{nested}"

@@ -11,6 +11,7 @@ from pocketvlm.checkpoint.formats.format import Settings
 from pocketvlm.checkpoint.formats.settings import INSTEAD, block_words
 from pocketvlm.checkpoint.names import canonical_name
 from pocketvlm.errors import ConfigError, TensorError
+from pocketvlm.fields import shown
 
 FP4_GROUP, MX_GROUP = 16, 32
 _INTEGERS = ("pack-quantized", "int-quantized", "naive-quantized")
@@ -27,6 +28,9 @@ _FIXED_GROUPS = {
     **dict.fromkeys(("mxfp4-pack-quantized", "mxfp6-pack-quantized", "mxfp8-quantized"), MX_GROUP),
 }
 _FORMATS = tuple(dict.fromkeys([*_INTEGERS, *_FLOATS]))
+_SIDE = re.compile(r"[1-9][0-9]{0,8}")
+# Expressions are matched by backtracking: a repeated group, or many repetitions, could take for ever.
+_SLOW = re.compile(r"\)[*+{]|([*+{].*){6}", re.DOTALL)
 _EMBEDDINGS = (".embed_tokens", ".position_embedding")
 
 
@@ -66,11 +70,11 @@ class Group:
 
 def find_group(groups: tuple[Group, ...], module: str, where: str) -> Group:
     """The scheme of a module whose arrays are quantized; `ignore` is no matter then, since lists are often wrong."""
+    if len(groups) == 1:
+        return groups[0]
     ranked = [(rank, group) for group in groups if (rank := group.rank(module)) is not None]
     if ranked:
         return min(ranked, key=lambda item: item[0])[1]
-    if len(groups) == 1:
-        return groups[0]
     raise TensorError(
         f"{where}: {module} is quantized, but no target of {len(groups)} groups in config_groups names it: "
         f"download or copy config.json again"
@@ -79,13 +83,17 @@ def find_group(groups: tuple[Group, ...], module: str, where: str) -> Group:
 
 def read_groups(settings: Settings, where: str) -> tuple[Group, ...]:
     """The schemes that quantize weights. Raises ConfigError for one that is not supported, by its name."""
-    if (sparsity := settings.get("sparsity_config")) and sparsity.get("format") != "dense":
-        raise ConfigError(f"{where}: sparsity_config: format={sparsity.get('format')!r} is not supported: {INSTEAD}")
+    sparsity = settings.get("sparsity_config")
+    if sparsity and (not isinstance(sparsity, Mapping) or sparsity.get("format") != "dense"):
+        given = sparsity.get("format") if isinstance(sparsity, Mapping) else sparsity
+        raise ConfigError(f"{where}: sparsity_config: format={shown(given)} is not supported: {INSTEAD}")
     if settings.get("transform_config"):
         raise ConfigError(f"{where}: transform_config is not supported, since it rotates activations: {INSTEAD}")
     groups = settings.get("config_groups")
     if not isinstance(groups, Mapping):
-        raise ConfigError(f"{where}: config_groups={groups!r} is not an object: download or copy config.json again")
+        raise ConfigError(
+            f"{where}: config_groups={shown(groups)} is not an object: download or copy config.json again"
+        )
     found = tuple(_groups(groups, settings.get("format"), where))
     if not found:
         raise ConfigError(f"{where}: config_groups quantizes no weights: {INSTEAD}")
@@ -96,26 +104,31 @@ def _groups(groups: Mapping[str, Any], common: Any, where: str) -> Iterator[Grou
     for name, group in groups.items():
         place = f"{where}: config_groups: {name}"
         if not isinstance(group, Mapping):
-            raise ConfigError(f"{place}={group!r} is not supported: expected an object")
+            raise ConfigError(f"{place}={shown(group)} is not supported: expected an object")
         weights = group.get("weights")
         if weights is None:
             continue
         if not isinstance(weights, Mapping):
-            raise ConfigError(f"{place}: weights={weights!r} is not supported: expected an object")
+            raise ConfigError(f"{place}: weights={shown(weights)} is not supported: expected an object")
         yield _group(name, group, weights, group.get("format") or common, place)
 
 
 def _group(name: str, group: Mapping[str, Any], weights: Mapping[str, Any], format_: Any, where: str) -> Group:
     if format_ not in _FORMATS:
-        raise ConfigError(f"{where}: format {format_!r} is not supported: {', '.join(_FORMATS)} are; {INSTEAD}")
+        raise ConfigError(f"{where}: format {shown(format_)} is not supported: {', '.join(_FORMATS)} are; {INSTEAD}")
     bits, kind = weights.get("num_bits", 8), weights.get("type", "int")
     is_float = kind == "float"
     widths = (_FLOATS[format_],) if is_float and format_ in _FLOATS else range(2, 9)
-    if kind not in ("int", "float") or format_ not in (_FLOATS if is_float else _INTEGERS) or bits not in widths:
-        raise ConfigError(f"{where}: weights: {bits!r} bits of type {kind!r} are not supported with format {format_!r}")
+    fits = kind in ("int", "float") and format_ in (_FLOATS if is_float else _INTEGERS)
+    if not fits or type(bits) is not int or bits not in widths:
+        raise ConfigError(
+            f"{where}: weights: {shown(bits)} bits of type {shown(kind)} are not supported with format {shown(format_)}"
+        )
     symmetric = weights.get("symmetric", True)
     if is_float and not symmetric:
-        raise ConfigError(f"{where}: weights: symmetric={symmetric!r} is not supported for type {kind!r}: true is")
+        raise ConfigError(
+            f"{where}: weights: symmetric={shown(symmetric)} is not supported for type {shown(kind)}: true is"
+        )
     return Group(
         name, _targets(group, where), format_, bits, is_float, bool(symmetric), _block(weights, format_, where)
     )
@@ -124,12 +137,19 @@ def _group(name: str, group: Mapping[str, Any], weights: Mapping[str, Any], form
 def _targets(group: Mapping[str, Any], where: str) -> tuple[str, ...]:
     targets = group.get("targets")
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-        raise ConfigError(f"{where}: targets={targets!r} is not supported: expected a list of texts")
+        raise ConfigError(f"{where}: targets={shown(targets)} is not supported: expected a list of texts")
     for target in targets:
+        if not target.startswith("re:"):
+            continue
         try:
-            re.compile(target.removeprefix("re:") if target.startswith("re:") else "")
-        except re.error as error:
-            raise ConfigError(f"{where}: targets: {target!r} is no regular expression: {error}") from None
+            re.compile(target.removeprefix("re:"))
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ConfigError(f"{where}: targets: {shown(target)} is no regular expression: {error}") from None
+        if _SLOW.search(target):
+            raise ConfigError(
+                f"{where}: targets: {shown(target)} is not supported: it repeats a group, or has more than 5 "
+                f"repetitions: name the modules by a simpler expression"
+            )
     return tuple(targets)
 
 
@@ -143,14 +163,16 @@ def _block(weights: Mapping[str, Any], format_: str, where: str) -> tuple[int, i
     if strategy in ("group", "tensor_group"):
         if type(group) is not int or group < 1 or group != (fixed or group):
             expected = fixed or "a whole number of at least 1"
-            raise ConfigError(f"{where}: weights: group_size={group!r} is not supported: expected {expected}")
+            raise ConfigError(f"{where}: weights: group_size={shown(group)} is not supported: expected {expected}")
         return 1, group
     if strategy == "block" and fixed is None:
         given = structure.split("x") if isinstance(structure, str) else structure
-        sides = [int(side) for side in given if str(side).isdecimal()] if isinstance(given, list) else []
-        if len(sides) != 2 or min(sides) < 1:
-            raise ConfigError(f"{where}: weights: block_structure={structure!r} is not supported: expected two sizes")
+        sides = [int(side) for side in given if _SIDE.fullmatch(str(side))] if isinstance(given, list) else []
+        if len(sides) != 2:
+            raise ConfigError(
+                f"{where}: weights: block_structure={shown(structure)} is not supported: expected two sizes"
+            )
         return sides[0], sides[1]
     if strategy not in ("tensor", "channel") or fixed is not None:
-        raise ConfigError(f"{where}: weights: strategy={strategy!r} is not supported with format {format_!r}")
+        raise ConfigError(f"{where}: weights: strategy={shown(strategy)} is not supported with format {shown(format_)}")
     return None

@@ -153,7 +153,7 @@ def _permutation(module: QuantizedModule, group: Group) -> Order | None:
     if _ORDER not in module.parts:
         return None
     index = module.array(_ORDER, ("I32", "I64"), (columns,)).data
-    width = columns if group.block is None else group.block[1]
+    width = columns if group.block is None else min(group.block[1], columns)
     in_order = np.arange(columns) // width
     if -1 in index or np.array_equal(index, in_order):
         return None

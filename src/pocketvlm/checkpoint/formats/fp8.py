@@ -11,6 +11,7 @@ from pocketvlm.checkpoint.formats.modules import FLOAT8, QuantizedModule
 from pocketvlm.checkpoint.formats.safetensors import TensorEntry
 from pocketvlm.checkpoint.formats.settings import block_words, method_of
 from pocketvlm.errors import ConfigError
+from pocketvlm.fields import shown
 from pocketvlm.tensors import QuantizedTensor
 
 
@@ -52,4 +53,6 @@ def _block(value: Any, where: str) -> tuple[int, int] | None:
         return None
     if isinstance(value, list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value):
         return value[0], value[1]
-    raise ConfigError(f"{where}: weight_block_size={value!r} is not supported: expected two sizes, such as [128, 128]")
+    raise ConfigError(
+        f"{where}: weight_block_size={shown(value)} is not supported: expected two sizes, such as [128, 128]"
+    )

@@ -17,6 +17,7 @@ from pocketvlm.checkpoint.formats.modules import FLOATS, QuantizedModule
 from pocketvlm.checkpoint.formats.safetensors import TensorEntry
 from pocketvlm.checkpoint.names import ZERO_CENTRED_NORMS, canonical_name
 from pocketvlm.errors import ConfigError, TensorError
+from pocketvlm.fields import shown
 from pocketvlm.tensors import DenseTensor, Floats, QuantizedTensor, Tensor
 
 # Mode -> its groups and bits; the first of each is MLX's default.
@@ -162,7 +163,7 @@ def read_mlx(settings: Settings, where: str, entries: Entries) -> MLX | None:
             name = canonical_name(f"{module}.weight") or ""
             overrides[name.removesuffix(".weight")] = _quantization(value, f"{where}: {module}")
         elif not isinstance(value, bool) and value is not None:
-            raise ConfigError(f"{where}: {module}={value!r} is not supported: expected an object, true or false")
+            raise ConfigError(f"{where}: {module}={shown(value)} is not supported: expected an object, true or false")
     overrides.pop("", None)
     return replace(read_layout(entries), default=default, overrides=MappingProxyType(overrides))
 
@@ -197,8 +198,8 @@ def _is_zero_centred(name: str) -> bool:
 
 def _quantization(settings: Mapping[str, Any], where: str) -> Quantization:
     mode = settings.get("mode", "affine")
-    if mode not in _MODES:
-        raise ConfigError(f"{where}: mode={mode!r} is not supported: {', '.join(_MODES)} are")
+    if not isinstance(mode, str) or mode not in _MODES:
+        raise ConfigError(f"{where}: mode={shown(mode)} is not supported: {', '.join(_MODES)} are")
     groups, bits = _MODES[mode]
     found = {}
     for key, choices in (("group_size", groups), ("bits", bits)):
@@ -206,5 +207,7 @@ def _quantization(settings: Mapping[str, Any], where: str) -> Quantization:
         found[key] = choices[0] if value is None else value
         if type(found[key]) is not int or found[key] not in choices:
             supported = ", ".join(str(choice) for choice in sorted(choices))
-            raise ConfigError(f"{where}: {key}={value!r} is not supported with mode {mode!r}, only {supported}")
+            raise ConfigError(
+                f"{where}: {key}={shown(value)} is not supported with mode {shown(mode)}, only {supported}"
+            )
     return Quantization(found["group_size"], found["bits"], mode)

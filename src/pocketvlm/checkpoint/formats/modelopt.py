@@ -13,6 +13,7 @@ from pocketvlm.checkpoint.formats.modules import FLOATS, QuantizedModule
 from pocketvlm.checkpoint.formats.safetensors import TensorEntry
 from pocketvlm.checkpoint.formats.settings import INSTEAD, method_of
 from pocketvlm.errors import ConfigError
+from pocketvlm.fields import shown
 from pocketvlm.tensors import QuantizedTensor
 
 _GROUP = 16
@@ -70,7 +71,9 @@ def read_modelopt(settings: Settings, where: str, entries: Entries) -> ModelOpt 
         return ModelOpt((_supported(algorithm, settings, where),))
     layers = settings.get("quantized_layers")
     if not isinstance(layers, Mapping) or not layers:
-        raise ConfigError(f"{where}: quantized_layers={layers!r} is not supported: expected an object of algorithms")
+        raise ConfigError(
+            f"{where}: quantized_layers={shown(layers)} is not supported: expected an object of algorithms"
+        )
     found: dict[str, None] = {}
     for name, layer in layers.items():
         own = layer if isinstance(layer, Mapping) else {}
@@ -81,9 +84,9 @@ def read_modelopt(settings: Settings, where: str, entries: Entries) -> ModelOpt 
 def _supported(algorithm: Any, settings: Mapping[str, Any], where: str) -> str:
     if algorithm not in (*_NVFP4, *_FP8):
         raise ConfigError(
-            f"{where}: quant_algo={algorithm!r} is not supported: {', '.join((*_NVFP4, *_FP8))} are; {INSTEAD}"
+            f"{where}: quant_algo={shown(algorithm)} is not supported: {', '.join((*_NVFP4, *_FP8))} are; {INSTEAD}"
         )
     group = settings.get("group_size")
     if algorithm in _NVFP4 and group not in (None, _GROUP):
-        raise ConfigError(f"{where}: group_size={group!r} is not supported with {algorithm}: {_GROUP} is")
+        raise ConfigError(f"{where}: group_size={shown(group)} is not supported with {algorithm}: {_GROUP} is")
     return str(algorithm)

@@ -17,16 +17,17 @@ from pocketvlm.checkpoint.formats.mlx import read_mlx, read_unquantized_mlx
 from pocketvlm.checkpoint.formats.modelopt import read_modelopt
 from pocketvlm.checkpoint.jsonfile import read_json
 from pocketvlm.errors import ConfigError
+from pocketvlm.fields import shown
 
 # Each reader gets the quantization settings, where they stand (for errors), and the tensors of the files. It returns
 # None for settings of another format, and raises ConfigError for a variant of its own that is not supported.
 Reader = Callable[[Settings, str, Entries], Format | None]
 READERS: dict[str, Reader] = {
-    "mlx": read_mlx,
+    "MLX": read_mlx,
     "bitsandbytes": read_bitsandbytes,
-    "fp8": read_fp8,
+    "FP8": read_fp8,
     "compressed-tensors": read_compressed_tensors,
-    "modelopt": read_modelopt,
+    "ModelOpt": read_modelopt,
     "AWQ": read_awq,
     "GPTQ": read_gptq,
     "AutoRound": read_auto_round,
@@ -48,10 +49,10 @@ def find_format(directory: Path, config: Mapping[str, Any], entries: Entries) ->
     for reader in READERS.values():
         if (format_ := reader(settings, where, entries)) is not None:
             return format_
-    method = settings.get("quant_method", "unnamed")
-    supported = f"supported are {', '.join(READERS)}, or " if READERS else ""
+    method = settings.get("quant_method")
+    what = "quant_method is missing" if method is None else f"the method {shown(method)} is not supported"
     raise ConfigError(
-        f"{where}: quantization method {method!r} is not supported: {supported}use the 16-bit checkpoint, e.g. "
+        f"{where}: {what}: {', '.join(READERS)} are read; use one of these, or the 16-bit checkpoint, e.g. "
         f"openbmb/MiniCPM-V-4.6"
     )
 
@@ -74,7 +75,7 @@ def quantization_settings(directory: Path, config: Mapping[str, Any]) -> tuple[S
                 continue
             where = f"{directory / 'config.json'}: {key}"
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{where}={value!r} is not an object: download or copy config.json again")
+                raise ConfigError(f"{where}={shown(value)} is not an object: download or copy config.json again")
             return value, where
     for name in _FILES:
         if (directory / name).is_file():

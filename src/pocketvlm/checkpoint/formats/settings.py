@@ -7,6 +7,7 @@ from typing import Any
 
 from pocketvlm.checkpoint.formats.format import Settings
 from pocketvlm.errors import ConfigError
+from pocketvlm.fields import shown
 
 INSTEAD = "use another export of the model, or the 16-bit checkpoint, e.g. openbmb/MiniCPM-V-4.6"
 
@@ -25,7 +26,9 @@ def integer(settings: Settings, keys: Sequence[str], where: str, default: int, m
             continue
         if isinstance(value, int) and not isinstance(value, bool) and value >= minimum and value != 0:
             return value
-        raise ConfigError(f"{where}: {key}={value!r} is not supported: download or copy the file again, or {INSTEAD}")
+        raise ConfigError(
+            f"{where}: {key}={shown(value)} is not supported: download or copy the file again, or {INSTEAD}"
+        )
     return default
 
 
@@ -38,7 +41,7 @@ def choice(settings: Settings, keys: Sequence[str], where: str, default: str, ch
         if isinstance(value, str) and value.lower() in choices:
             return value.lower()
         names = " or ".join(map(repr, choices))
-        raise ConfigError(f"{where}: {key}={value!r} is not supported, only {names} is: {INSTEAD}")
+        raise ConfigError(f"{where}: {key}={shown(value)} is not supported, only {names} is: {INSTEAD}")
     return default
 
 
@@ -48,14 +51,14 @@ def flag(settings: Settings, key: str, where: str, default: bool) -> bool:
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise ConfigError(f"{where}: {key}={value!r} is neither true nor false: download or copy the file again")
+        raise ConfigError(f"{where}: {key}={shown(value)} is neither true nor false: download or copy the file again")
     return value
 
 
 def refuse_if_set(settings: Settings, key: str, where: str, what: str) -> None:
     """Raise ConfigError if a key has a value that asks for something: `what` says for what."""
     if settings.get(key):
-        raise ConfigError(f"{where}: {key}={settings[key]!r}: {what} is not supported: {INSTEAD}")
+        raise ConfigError(f"{where}: {key}={shown(settings[key])}: {what} is not supported: {INSTEAD}")
 
 
 def block_words(block: tuple[int, int] | None) -> str:

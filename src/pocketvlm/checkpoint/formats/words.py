@@ -53,7 +53,8 @@ def fitting_bits(module: QuantizedModule, values: int, words: int, configured: i
         return configured
     if len(fitting) != 1:
         widths = ", ".join(map(str, choices))
-        raise module.fail("qweight", f"{words} words for {values} values do not hold {widths} bits each")
+        what = f"{words} words do not hold {values} codes of {widths} bits, or config.json names another format"
+        raise module.fail("qweight", what)
     return fitting[0]
 
 

@@ -93,7 +93,7 @@ TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
 BLOCKS: dict[str, tuple[int, int]] = {name: (values, nbytes) for name, values, nbytes in TENSOR_TYPES.values()}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ArrayValue:
     """An array among the key-value pairs: `count` elements of a value type in the bytes [start, stop) of the file."""
 
@@ -101,6 +101,9 @@ class ArrayValue:
     count: int
     start: int
     stop: int
+
+    def __repr__(self) -> str:
+        return f"an array of {self.count} elements"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -72,7 +72,7 @@ _MERGER = {
     "ds_ffn_up": "linear_1",
     "ds_ffn_down": "linear_2",
 }
-_BLOCK = re.compile(r"(v\.)?blk\.(\d+)\.(.+)")
+_BLOCK = re.compile(r"(v\.)?blk\.([0-9]{1,9})\.(.+)")
 # Scales of NVFP4 weights are tensors of their own; those of activations are of no use here.
 _SCALE, _INPUT_SCALE = ".scale", ".input_scale"
 _ONE_ADDED = (
@@ -114,7 +114,10 @@ def block_number(name: str) -> int | None:
 
 
 def hub_entries(tensors: Mapping[str, TensorEntry], layers: int) -> tuple[dict[str, TensorEntry], dict[str, float]]:
-    """Entries by the hub's names, without prediction layers after `layers`, and the scales of whole matrices."""
+    """Entries by the hub's names, without prediction layers after `layers`, and the scales of whole matrices.
+
+    Raises TensorError for two tensors that mean the same, and for a scale that is no single number.
+    """
     entries: dict[str, TensorEntry] = {}
     factors: dict[str, float] = {}
     for name, entry in tensors.items():
@@ -123,8 +126,13 @@ def hub_entries(tensors: Mapping[str, TensorEntry], layers: int) -> tuple[dict[s
             continue
         if name.endswith(_SCALE) and name.removesuffix(_SCALE) + ".weight" in tensors:
             factors[hub_name(name.removesuffix(_SCALE) + ".weight")] = read_factor(entry)
+        elif (hub := hub_name(name)) in entries:
+            raise TensorError(
+                f"{entry.file}: tensors {entries[hub].name!r} and {name!r} both mean {hub!r}: the file is damaged: "
+                f"download or copy it again"
+            )
         else:
-            entries[hub_name(name)] = entry
+            entries[hub] = entry
     return entries, factors
 
 

@@ -20,6 +20,7 @@ from pocketvlm.checkpoint.gguf.settings import (
 )
 from pocketvlm.checkpoint.gguf.tokenizer import control_tokens, tokenizer_source
 from pocketvlm.errors import CheckpointError, TensorError
+from pocketvlm.fields import Fields
 
 _TEMPLATE = "tokenizer.chat_template"
 
@@ -73,7 +74,7 @@ def read_gguf(path: Path, mmproj: Path | None = None) -> Checkpoint:
 
 def _vision(text: Header, mmproj: Path | None) -> Header | None:
     if mmproj is None:
-        return vision_file(text, int(text.metadata.get("qwen35.embedding_length", 0)))
+        return vision_file(text, Fields(text.metadata, str(text.path)).integer("qwen35.embedding_length"))
     vision = read_header(mmproj)
     check_vision(vision)
     return vision

@@ -6,11 +6,14 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from pocketvlm.checkpoint.gguf import defaults
-from pocketvlm.checkpoint.gguf.header import ArrayValue, Header
+from pocketvlm.checkpoint.gguf.header import MAX_TENSORS, ArrayValue, Header
 from pocketvlm.checkpoint.gguf.names import block_number
-from pocketvlm.config import Fields, GenerationConfig, ModelConfig, ProcessorConfig, TextConfig, VisionConfig
+from pocketvlm.config import GenerationConfig, ModelConfig, ProcessorConfig, TextConfig, VisionConfig
 from pocketvlm.errors import CheckpointError, ConfigError, TensorError
+from pocketvlm.fields import Fields
 from pocketvlm.types import DownsampleMode
 
 TEXT, VISION, PROJECTOR = "qwen35", "clip", "minicpmv4_6"
@@ -51,7 +54,7 @@ def layer_count(header: Header) -> int:
 
     Converters count prediction layers among the blocks whether or not the file has their tensors.
     """
-    count = _fields(header).integer(f"{TEXT}.block_count")
+    count = _fields(header).integer(f"{TEXT}.block_count", maximum=MAX_TENSORS)
     predicting = _fields(header).integer(f"{TEXT}.nextn_predict_layers", 0, minimum=0)
     numbers = {name: block_number(name) for name in header.tensors}
     present = {number for number in numbers.values() if number is not None}
@@ -113,7 +116,7 @@ def processor_config(vision: Header | None, model: ModelConfig, missing: str) ->
     for key in ("image_mean", "image_std"):
         numbers = vision.numbers(f"clip.vision.{key}")
         if numbers is not None:
-            data[key] = [float(str(number)) for number in numbers]
+            data[key] = [float(str(number)) for number in numbers.astype(np.float32)]
     return replace(ProcessorConfig.from_dict(data, str(vision.path)), downsample_modes=model.downsample_modes)
 
 
@@ -183,10 +186,10 @@ def _heads(header: Header, key: str) -> int:
     if not isinstance(header.metadata.get(name), ArrayValue):
         return _fields(header).integer(name)
     numbers = header.numbers(name)
-    counts = {int(number) for number in ([] if numbers is None else numbers)} - {0}
+    counts = sorted(set([] if numbers is None else numbers.tolist()) - {0})
     if len(counts) != 1:
-        raise ConfigError(f"{header.path}: {name}={sorted(counts)} is not supported: expected one number")
-    return counts.pop()
+        raise ConfigError(f"{header.path}: {name}={counts} is not supported: expected one number")
+    return Fields({name: counts[0]}, str(header.path)).integer(name)
 
 
 def _vision(header: Header) -> dict[str, Any]:
@@ -227,8 +230,7 @@ def _insert_layer(header: Header) -> int | None:
     layers = header.numbers("clip.vision.wa_layer_indexes")
     if layers is None:
         return defaults.INSERT_LAYER
+    key = "clip.vision.wa_layer_indexes"
     if len(layers) != 1:
-        raise ConfigError(
-            f"{header.path}: clip.vision.wa_layer_indexes={layers.tolist()} is not supported: expected one layer"
-        )
-    return int(layers[0])
+        raise ConfigError(f"{header.path}: {key}={layers.tolist()} is not supported: expected one layer")
+    return Fields({key: layers.tolist()[0]}, str(header.path)).integer(key, minimum=0)

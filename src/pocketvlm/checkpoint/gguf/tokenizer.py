@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from pocketvlm.checkpoint.gguf import defaults
 from pocketvlm.checkpoint.gguf.header import Header
-from pocketvlm.config import Fields
 from pocketvlm.errors import CheckpointError
+from pocketvlm.fields import Fields
 from pocketvlm.types import TokenizerSource
 
 _PREFIX = "tokenizer."

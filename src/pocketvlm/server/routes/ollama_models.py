@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from pocketvlm.api.about import parameter_count
 from pocketvlm.bytesize import readable_count
 from pocketvlm.interfaces.errors import ApiError
 from pocketvlm.interfaces.renderers.common import dump
@@ -133,7 +134,7 @@ def _details(context: Context) -> dict[str, Any]:
         "family": FAMILY,
         # Older clients offer images only where the vision tower is listed by this name.
         "families": [FAMILY, "clip"] if context.sees else [FAMILY],
-        "parameter_size": readable_count(context.model.checkpoint.parameters).replace(" ", ""),
+        "parameter_size": readable_count(parameter_count(context.model.checkpoint)).replace(" ", ""),
         "quantization_level": context.builder.weights,
     }
 
@@ -181,7 +182,7 @@ def _model_info(context: Context, name: str) -> dict[str, Any]:
     return {
         "general.architecture": FAMILY,
         "general.basename": name,
-        "general.parameter_count": checkpoint.parameters,
+        "general.parameter_count": parameter_count(checkpoint),
         **{f"{FAMILY}.{key}": value for key, value in own.items()},
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.eos_token_id": checkpoint.eos_token_ids[0],
