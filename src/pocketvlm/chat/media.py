@@ -79,7 +79,7 @@ class Medium:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The media behind a path, an address or the clipboard. note: says what was left out, if anything."""
+    """The media at a path or an address, or on the clipboard. note: says what was left out, if anything."""
 
     media: tuple[Medium, ...]
     note: str = ""

@@ -216,7 +216,7 @@ def _address(line: str, at: int) -> Found | None:
 
 
 def kind_of_address(address: str) -> Kind | None:
-    """The kind of media behind a data:, http: or https: address, by its name."""
+    """The kind of media at a data:, http: or https: address, by its name."""
     if address[:5].lower() == "data:":
         return "video" if address[5:11].lower() == "video/" else "image"
     try:

@@ -1,4 +1,4 @@
-"""The stored arrays of one quantized matrix, each checked where it is asked for, and what most formats make of them."""
+"""The stored arrays of one quantized matrix, checked when they are read, and what most formats make of them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`read_header` reads the header of a GGUF file without touching the tensors: key-value pairs, and where tensors lie.
 
 The `gguf` library builds an array for every string of the vocabulary, which takes seconds, and trusts the counts in the
-file. Here arrays stay in the file until they are asked for, and every count is checked against what the file can hold.
+file. Here arrays stay in the file until they are read, and every count is checked against what the file can hold.
 """
 
 from __future__ import annotations

@@ -136,7 +136,24 @@ def _choice(choices: list[str] | None) -> Guide | None:
     return Guide("choice", choices)
 
 
-class ChatRequest(Guided):
+class Identified(Guided):
+    """Fields of both OpenAI endpoints that say who sends a request, and under which id."""
+
+    user: str | None = None
+    request_id: str | None = Field(None, max_length=128, pattern=r"^[A-Za-z0-9._:\-]+$")
+
+    @property
+    def end_user(self) -> str | None:
+        """Who asks."""
+        return self.user
+
+    @property
+    def own_id(self) -> str | None:
+        """Its request_id."""
+        return self.request_id
+
+
+class ChatRequest(Identified):
     """A conversation to be answered."""
 
     interface = CHAT
@@ -164,18 +181,6 @@ class ChatRequest(Guided):
     skip_special_tokens: bool | None = None
     normalize_newlines: bool | None = Field(None, description="Make the two characters \\n a newline.")
     priority: int | None = Field(None, description="Lower numbers run first.")
-    user: str | None = None
-    request_id: str | None = Field(None, max_length=128, pattern=r"^[A-Za-z0-9._:\-]+$")
-
-    @property
-    def end_user(self) -> str | None:
-        """Who asks."""
-        return self.user
-
-    @property
-    def own_id(self) -> str | None:
-        """Its request_id."""
-        return self.request_id
 
     def questions(self, ignored: IgnoredFields, template: str) -> list[Question]:
         """What is asked. Raises OptionError and PromptError."""
@@ -217,7 +222,7 @@ class ChatRequest(Guided):
         return options
 
 
-class CompletionRequest(Guided):
+class CompletionRequest(Identified):
     """Text to be continued, without a chat template. Control tokens in it are control tokens."""
 
     interface = COMPLETIONS
@@ -229,18 +234,6 @@ class CompletionRequest(Guided):
     skip_special_tokens: bool | None = None
     normalize_newlines: bool | None = None
     priority: int | None = None
-    user: str | None = None
-    request_id: str | None = Field(None, max_length=128, pattern=r"^[A-Za-z0-9._:\-]+$")
-
-    @property
-    def end_user(self) -> str | None:
-        """Who asks."""
-        return self.user
-
-    @property
-    def own_id(self) -> str | None:
-        """Its request_id."""
-        return self.request_id
 
     def questions(self, ignored: IgnoredFields, template: str) -> list[Question]:
         """One for each prompt. Raises OptionError."""
