@@ -18,7 +18,7 @@ from gguf_kit import QUANTIZED, TYPES, Tensors, encode, random_blocks, write_pai
 import pocketvlm  # noqa: E402
 from pocketvlm.checkpoint.formats.gguf import unpack_matrix  # noqa: E402
 from pocketvlm.checkpoint.gguf.header import TENSOR_TYPES, read_header  # noqa: E402
-from pocketvlm.errors import CheckpointError  # noqa: E402
+from pocketvlm.errors import CheckpointError, TensorError  # noqa: E402
 
 gguf = pytest.importorskip("gguf")
 
@@ -49,13 +49,16 @@ def test_values_are_those_of_the_library_bit_for_bit(kind: str, columns: int) ->
         np.full((1, columns * nbytes), 255, np.uint8),
     ]
     raw = np.concatenate(rows)
-    with np.errstate(all="ignore"):
-        found = unpack_matrix("m", kind, (len(raw), columns * values), lambda: raw).dequantize()
     expected = dequantize(kind, raw)
-    assert (np.isnan(found) == np.isnan(expected)).all()
-    finite = ~np.isnan(expected)
-    assert finite.mean() > 0.8
-    np.testing.assert_array_equal(found[finite].view(np.uint32), expected[finite].view(np.uint32))
+    # Every scale of MXFP4 is finite, though products with the largest overflow.
+    whole = np.isfinite(expected).all(axis=1) | (kind == "MXFP4")
+    assert whole.mean() > 0.7
+    with np.errstate(over="ignore"):
+        found = unpack_matrix("m", kind, (int(whole.sum()), columns * values), lambda: raw[whole]).dequantize()
+    np.testing.assert_array_equal(found.view(np.uint32), expected[whole].view(np.uint32))
+    for row in raw[~whole][:20]:
+        with pytest.raises(TensorError, match="are infinite or no numbers: the file is damaged"):
+            unpack_matrix("m", kind, (1, columns * values), lambda row=row: row[None]).dequantize()
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
