@@ -107,6 +107,14 @@ def gptq_arrays(matrix: Matrix, version: int = 1, g_idx: bool = True) -> Arrays:
     return {**arrays, "g_idx": ("I32", matrix.g_idx)} if g_idx else arrays
 
 
+def gptqmodel_zeros(zeros: NDArray[np.integer], bits: int, subtracted: tuple[int, ...]) -> NDArray[np.int32]:
+    """Zero points [outputs, groups] in the words of GPTQModel: it subtracts constants, one word after the other."""
+    words = pack(zeros.T, bits).view(np.uint32)
+    for column in range(words.shape[1]):
+        words[:, column] -= np.uint32(subtracted[column % len(subtracted)])
+    return words.view(np.int32)
+
+
 def awq_arrays(matrix: Matrix) -> Arrays:
     """The arrays of AWQ's version GEMM by suffix."""
     return {

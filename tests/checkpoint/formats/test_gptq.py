@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from word_files import NAME, changed, read, read_matrix
-from word_kit import gptq_arrays, pack, random_matrix
+from word_kit import gptq_arrays, gptqmodel_zeros, pack, random_matrix
 
 from pocketvlm.checkpoint.formats import bitstream
 from pocketvlm.checkpoint.formats.gptq import read_gptq
@@ -122,6 +122,68 @@ def test_gptqmodel_subtracts_from_whole_words(tmp_path: Path) -> None:
     arrays = changed(gptq_arrays(matrix), "qzeros", "I32", stored)
     settings = {**GPTQ_MODEL, "format": "gptq", "checkpoint_format": "gptq"}
     np.testing.assert_array_equal(read_matrix(tmp_path, settings, arrays, (32, 32)).dequantize(), matrix.values())
+
+
+TWO, FOUR, EIGHT = (0x55555555,), (0x11111111,), (0x01010101,)
+EXCHANGED = (0x24924924, 0x92492492, 0x49249249)  # of 3-bit zero points, up to GPTQModel 6
+
+
+def gptqmodel(version: str | None, bits: int) -> dict[str, Any]:
+    """The settings of GPTQModel's version 1 files; after optimum, if it used GPTQModel."""
+    tools = ["optimum:1.24.0", f"gptqmodel:{version}" if version else "gptqmodel"]
+    return {**GPTQ_MODEL, "bits": bits, "format": "gptq", "checkpoint_format": "gptq", "meta": {"quantizer": tools}}
+
+
+@pytest.mark.parametrize(
+    ("version", "default", "bits", "subtracted"),
+    [
+        ("1.0.9", 3, 3, EXCHANGED),
+        ("2.1.0", 3, 3, EXCHANGED),
+        ("6.0.3", 3, 3, EXCHANGED),
+        ("7.0.0", 3, 3, None),
+        ("7.7.0-dev", 3, 3, None),
+        ("7.3.1", 4, 8, FOUR),
+        ("7.3.1", 4, 3, FOUR),
+        ("7.3.2", 4, 8, EIGHT),
+        ("7.3.2", 4, 3, None),
+        ("7.4", 4, 2, TWO),
+        ("2.1.0", 3, 4, EXCHANGED),
+        (None, 4, 4, FOUR),
+    ],
+)
+def test_gptqmodel_subtracts_what_its_version_says(
+    tmp_path: Path, version: str | None, default: int, bits: int, subtracted: tuple[int, ...] | None
+) -> None:
+    """Settings of `default` bits, and a matrix of `bits`: several versions took the constants of the former."""
+    matrix = random_matrix(64, 96, bits, 32, seed=bits)
+    matrix.zeros[::3] = 0
+    arrays = gptq_arrays(matrix)
+    if subtracted:
+        arrays = changed(arrays, "qzeros", "I32", gptqmodel_zeros(matrix.zeros, bits, subtracted))
+    found = read_matrix(tmp_path, gptqmodel(version, default), arrays, (64, 96))
+    np.testing.assert_array_equal(found.dequantize(), matrix.values())
+
+
+def test_exchanged_constants_are_those_of_gptqmodel() -> None:
+    """Check values that its own function gives: zero points 4, and 0 to 7 over and over."""
+    stored = [[0x0, 0xB6DB6DB7, 0x49249249], [0x64687D64, 0x343FD634, 0xB1A1F6B1]]
+    zeros = np.stack([np.full(32, 4), np.arange(32) % 8], 1)
+    assert gptqmodel_zeros(zeros, 3, EXCHANGED).view(np.uint32).tolist() == stored
+
+
+@pytest.mark.parametrize(
+    ("version", "default", "bits", "message"),
+    [
+        (None, 3, 3, r"qzeros: how its zero points are stored depends on the version of GPTQModel, which meta.q"),
+        (None, 4, 8, r"down_proj.qzeros: how its zero points are stored depends on the version of GPTQModel"),
+        ("7.3.1", 3, 4, r"qzeros: GPTQModel 7.0 to 7.3.1 stored wrong zero points for matrices of other bits than"),
+    ],
+)
+def test_zero_points_of_gptqmodel_that_cannot_be_restored(
+    tmp_path: Path, version: str | None, default: int, bits: int, message: str
+) -> None:
+    with pytest.raises(TensorError, match=message):
+        read_matrix(tmp_path, gptqmodel(version, default), gptq_arrays(random_matrix(64, 96, bits, 32)), (64, 96))
 
 
 def test_symmetric_codes_without_zero_points(tmp_path: Path) -> None:

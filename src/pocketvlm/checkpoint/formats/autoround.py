@@ -9,7 +9,8 @@ from typing import Any
 
 from pocketvlm.checkpoint.formats.awq import AWQFormat
 from pocketvlm.checkpoint.formats.format import Entries, Settings
-from pocketvlm.checkpoint.formats.gptq import GPTQFormat, Zeros, group_sizes
+from pocketvlm.checkpoint.formats.gptq import GPTQFormat, group_sizes
+from pocketvlm.checkpoint.formats.gptq_zeros import Zeros
 from pocketvlm.checkpoint.formats.settings import INSTEAD, flag, integer, method_of, refuse_if_set
 from pocketvlm.errors import ConfigError
 from pocketvlm.fields import shown
@@ -37,11 +38,10 @@ def read_auto_round(settings: Settings, where: str, entries: Entries) -> GPTQFor
     symmetric = flag(settings, "sym", where, True)
     if names in ({"auto_round", "auto_awq"}, {"auto_round", "awq"}):
         return AWQFormat("AutoRound", bits, sizes, symmetric, _AWQ_BITS)
-    zeros: Zeros
     if names in ({"auto"}, {"auto_round", "auto_gptq"}, {"auto_round", "gptq"}):
-        zeros = "offset"
+        zeros = Zeros(offset=1.0)
     elif names == {"auto_round", "gptqmodel"} or (names == {"auto_round"} and ":" not in str(packing)):
-        zeros = "stored"
+        zeros = Zeros()
     else:
         raise ConfigError(
             f"{where}: packing_format={shown(packing)} is not supported, only auto_round, auto_round:auto_gptq, "

@@ -8,13 +8,14 @@ group. value = (code - zero point) * scale. Version 1 of the format stores zero 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm.checkpoint.formats.bitstream import unpack, word_count
 from pocketvlm.checkpoint.formats.format import Entries, Parts, Settings, Shape, lazy
+from pocketvlm.checkpoint.formats.gptq_zeros import Zeros, version_1_zeros
 from pocketvlm.checkpoint.formats.modules import QuantizedModule
 from pocketvlm.checkpoint.formats.settings import INSTEAD, choice, flag, group_words, integer, method_of, refuse_if_set
 from pocketvlm.checkpoint.formats.words import WORDS, WordsFormat, fitting_bits, group_size, middle, scales
@@ -22,9 +23,6 @@ from pocketvlm.errors import ConfigError, TensorError
 from pocketvlm.tensors import BlockValues, QuantizedTensor
 
 BITS = (2, 3, 4, 8)
-# How zero points are stored: as they are; less one, modulo the number of codes; less one, subtracted from whole words,
-# so that a zero point 0 borrows from its neighbour; less one, of zero points that are never 0.
-Zeros = Literal["stored", "less one", "borrowed", "offset"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +71,13 @@ class GPTQFormat(WordsFormat):
         if self.symmetric and "qzeros" not in module.parts:
             return middle(outputs, groups, bits, (1, group))
         qzeros = module.array("qzeros", WORDS, (groups, word_count(outputs, bits))).data
-        borrowed = self.zeros == "borrowed" and 32 % bits == 0
+        if problem := self.zeros.problem(bits):
+            raise module.fail("qzeros", problem)
 
         def read() -> NDArray[np.uint8]:
-            words = qzeros.view(np.uint32)
-            if borrowed:
-                words = words + np.uint32(sum(1 << shift for shift in range(0, 32, bits)))
-            values = unpack(words, bits, outputs)
-            if self.zeros in ("less one", "borrowed") and not borrowed:
-                values = values + np.uint8(1) & np.uint8(2**bits - 1)
-            return np.ascontiguousarray(values.T)
+            return np.ascontiguousarray(self.zeros.values(qzeros.view(np.uint32), bits, outputs).T)
 
-        offset = 1.0 if self.zeros == "offset" else 0.0
-        return BlockValues(lazy((outputs, groups), np.uint8, read), (1, group), offset=offset)
+        return BlockValues(lazy((outputs, groups), np.uint8, read), (1, group), offset=self.zeros.offset)
 
 
 def _order(module: QuantizedModule, groups: int) -> tuple[int, NDArray[np.int64] | None]:
@@ -120,9 +112,7 @@ def read_gptq(settings: Settings, where: str, entries: Entries) -> GPTQFormat | 
     bits = integer(settings, ("bits", "w_bit"), where, 4)
     if bits not in BITS:
         raise ConfigError(f"{where}: GPTQ with {bits} bits is not supported, only with 2, 3, 4 or 8: {INSTEAD}")
-    zeros: Zeros = "stored" if "gptq_v2" in (version, method_of(settings)) else "less one"
-    if zeros == "less one" and _quantizer(settings).startswith("gptqmodel"):
-        zeros = "borrowed"
+    zeros = Zeros() if "gptq_v2" in (version, method_of(settings)) else version_1_zeros(settings, bits)
     return GPTQFormat("GPTQ", bits, group_sizes(settings, where, "dynamic"), flag(settings, "sym", where, True), zeros)
 
 
@@ -134,11 +124,3 @@ def group_sizes(settings: Settings, where: str, overrides: str) -> tuple[int, ..
         if isinstance(values, dict):
             sizes.append(integer(values, ("group_size",), f"{where}: {overrides}[{module!r}]", sizes[0], minimum=-1))
     return tuple(dict.fromkeys(sizes))
-
-
-def _quantizer(settings: Settings) -> str:
-    """The tool that wrote the checkpoint, as GPTQModel notes it."""
-    meta: Any = settings.get("meta")
-    tools: Any = meta.get("quantizer") if isinstance(meta, dict) else None
-    first = tools[0] if isinstance(tools, list) and tools else tools
-    return first.lower() if isinstance(first, str) else ""
