@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,9 @@ Block = tuple[int, int] | int
 Floats = NDArray[np.float32]
 
 _NUMPY: dict[StoredDtype, type[np.generic]] = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}
+# The bits of infinity; those of everything that is no finite number follow them.
+_INFINITY: dict[StoredDtype, int] = {"f32": 0x7F800000, "f16": 0x7C00, "bf16": 0x7F80}
+_CHUNK = 1 << 18  # values that are checked or dequantized at once: they stay in the processor's cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,17 +60,28 @@ def float32_to_bfloat16(values: Floats) -> NDArray[np.uint16]:
     return ((bits + np.uint32(0x7FFF) + (bits >> 16 & np.uint32(1))) >> 16).astype(np.uint16)
 
 
+def all_finite(values: NDArray[Any], dtype: StoredDtype) -> bool:
+    """Whether no value is infinite or no number; two integer maxima are faster than `np.isfinite`, which lacks bf16."""
+    flat, infinity = values.reshape(-1), _INFINITY[dtype]
+    signed, unsigned = (np.dtype(f"{kind}{flat.itemsize}") for kind in "iu")
+    negative = infinity + (1 << 8 * flat.itemsize - 1)
+    chunks = (flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK))
+    return all(part.view(signed).max() < infinity and part.view(unsigned).max() < negative for part in chunks)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DenseTensor:
     """A tensor of numbers as a file holds it.
 
     source: the values in C order, possibly lazy, memory-mapped, read-only or misaligned: float32 for "f32", float16 for
-    "f16", and the raw bits as uint16 for "bf16". Raises TensorError for another dtype.
+    "f16", and the raw bits as uint16 for "bf16". origin: the file that they are from, for errors. Raises TensorError
+    for another dtype.
     """
 
     name: str
     dtype: StoredDtype
     source: Array
+    origin: str = ""
 
     def __post_init__(self) -> None:
         """Check the dtype."""
@@ -75,9 +89,27 @@ class DenseTensor:
             raise TensorError(f"{self.name}: an array of {self.source.dtype} does not hold {self.dtype} values")
 
     @property
+    def label(self) -> str:
+        """File and name, for errors."""
+        return f"{self.origin}: {self.name}" if self.origin else self.name
+
+    @property
     def data(self) -> NDArray[Any]:
-        """The stored values; reads them if they are lazy."""
+        """The stored values, unchecked; reads them if they are lazy."""
         return load(self.source)
+
+    def finite_data(self) -> NDArray[Any]:
+        """The stored values. Raises TensorError if one is infinite or no number."""
+        data = self.data
+        if all_finite(data, self.dtype):
+            return data
+        values = bfloat16_to_float32(data) if self.dtype == "bf16" else data
+        wrong = np.argwhere(~np.isfinite(values))
+        raise TensorError(
+            f"{self.label}: {len(wrong)} of {values.size} values are infinite or no numbers, the first at "
+            f"{wrong[0].tolist()}: the file is damaged, or its training diverged: download or copy it again, or use "
+            f"another checkpoint"
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -85,10 +117,11 @@ class DenseTensor:
         return tuple(self.source.shape)
 
     def float32(self) -> Floats:
-        """The values as float32, exactly."""
+        """The values as float32, exactly. Raises TensorError if one is infinite or no number."""
+        data = self.finite_data()
         if self.dtype == "bf16":
-            return bfloat16_to_float32(self.data)
-        return np.require(self.data, dtype=np.float32, requirements=["C", "A"])
+            return bfloat16_to_float32(data)
+        return np.require(data, dtype=np.float32, requirements=["C", "A"])
 
     def dequantize(self) -> Floats:
         """The values as float32, as of any tensor."""
@@ -107,8 +140,8 @@ class DenseTensor:
     def _mapped(self, shape: tuple[int, ...], change: Callable[[NDArray[Any]], NDArray[Any]]) -> DenseTensor:
         source = self.source
         if isinstance(source, LazyArray):
-            return DenseTensor(self.name, self.dtype, LazyArray(shape, source.dtype, lambda: change(load(source))))
-        return DenseTensor(self.name, self.dtype, change(source))
+            return replace(self, source=LazyArray(shape, source.dtype, lambda: change(load(source))))
+        return replace(self, source=change(source))
 
 
 def grid_shape(shape: tuple[int, ...], block: Block) -> tuple[int, ...]:
@@ -171,6 +204,19 @@ def spread(numbers: Floats, block: Block, shape: tuple[int, ...]) -> Floats:
     return np.broadcast_to(numbers, shape)
 
 
+def _spread_rows(numbers: Floats, block: Block, shape: tuple[int, int], start: int, stop: int) -> Floats:
+    """Numbers of the blocks of a matrix as numbers of the elements of some of its rows."""
+    rows, columns = stop - start, shape[1]
+    if isinstance(block, int):
+        first, last = start * columns, stop * columns
+        lowest = first // block
+        flat = np.repeat(numbers[lowest : -(-last // block)], min(block, last))
+        return flat[first - lowest * block :][: rows * columns].reshape(rows, columns)
+    if len(numbers) > 1:
+        numbers = numbers[start:stop] if block[0] == 1 else numbers[np.arange(start, stop) // block[0]]
+    return spread(numbers, (1, block[1]), (rows, columns))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizedTensor:
     """A matrix [rows, columns] of small integers with the formula that makes numbers of them.
@@ -182,7 +228,7 @@ class QuantizedTensor:
     of the matrix; zero_points, biases: the same, perhaps of other blocks. codebook: float32 [2 ** bits], for uint8
     codes. permutation: int [columns], the input that each stored column belongs to. rounded_from: the dense tensor that
     round-to-nearest makes these codes and scales of, for a backend that can do that on its own; None for all others.
-    Raises TensorError if the parts do not fit each other.
+    origin: the files that the values are from, for errors. Raises TensorError if the parts do not fit each other.
     """
 
     name: str
@@ -197,10 +243,11 @@ class QuantizedTensor:
     global_scale: float = 1.0
     global_divisor: float = 1.0
     rounded_from: DenseTensor | None = None
+    origin: str = ""
 
     def __post_init__(self) -> None:
         """Check that the parts fit each other; lazy ones are not read."""
-        name = self.name
+        name = self.label
         if not 2 <= self.bits <= 8:
             raise TensorError(f"{name}: {self.bits} bits a code are not supported: 2 to 8 are")
         if len(self.shape) != 2 or tuple(self.codes.shape) != tuple(self.shape):
@@ -226,6 +273,11 @@ class QuantizedTensor:
             raise TensorError(f"{name}: was not rounded from a tensor of shape {list(self.rounded_from.shape)}")
 
     @property
+    def label(self) -> str:
+        """Files and name, for errors."""
+        return f"{self.origin}: {self.name}" if self.origin else self.name
+
+    @property
     def block(self) -> Block:
         """The block that shares a scale."""
         return self.scales.block
@@ -237,7 +289,7 @@ class QuantizedTensor:
             low = 0 if codes.dtype == np.uint8 else -(2 ** (self.bits - 1))
             high = low + 2**self.bits - 1
             if codes.min() < low or codes.max() > high:
-                raise TensorError(f"{self.name}: codes outside {low}..{high} do not fit {self.bits} bits")
+                raise TensorError(f"{self.label}: codes outside {low}..{high} do not fit {self.bits} bits")
         return codes
 
     def block_scales(self) -> Floats:
@@ -260,25 +312,45 @@ class QuantizedTensor:
             return numbers
         count = int((~np.isfinite(numbers)).sum())
         raise TensorError(
-            f"{self.name}: {count} of {numbers.size} {what} are infinite or no numbers: the file is damaged: download "
+            f"{self.label}: {count} of {numbers.size} {what} are infinite or no numbers: the file is damaged: download "
             f"or copy it again"
         )
 
     def dequantize(self) -> Floats:
-        """The values float32 [rows, columns]."""
-        codes = self.load_codes()
-        values: Floats = codes.astype(np.float32) if self.codebook is None else _look_up(self.codebook, codes)
-        if self.zero_points is not None:
-            values -= self.zero_points.spread(self.shape)
-        values *= spread(self.block_scales(), self.block, self.shape)
-        biases = self.block_biases()
-        if self.biases is not None and biases is not None:
-            values += spread(biases, self.biases.block, self.shape)
-        if self.permutation is None:
-            return values
-        ordered = np.empty_like(values)
-        ordered[:, self.permutation] = values
-        return ordered
+        """The values float32 [rows, columns]. Raises TensorError if one is infinite or no number."""
+        values = np.empty(self.shape, np.float32)
+        for rows, some in self._values():
+            values[rows] = some
+        return values
+
+    def bfloat16(self) -> NDArray[np.uint16]:
+        """The bits of the nearest bfloat16 numbers [rows, columns]; never holds the whole matrix in float32."""
+        bits = np.empty(self.shape, np.uint16)
+        for rows, some in self._values():
+            bits[rows] = float32_to_bfloat16(some)
+        return bits
+
+    def _values(self) -> Iterator[tuple[slice, Floats]]:
+        """The values of some rows at a time."""
+        codes, scales, biases = self.load_codes(), self.block_scales(), self.block_biases()
+        zero_points = None if self.zero_points is None else self.zero_points.numbers()
+        step = max(1, _CHUNK // max(1, self.shape[1]))
+        for start in range(0, self.shape[0], step):
+            stop = min(start + step, self.shape[0])
+            some = codes[start:stop]
+            values: Floats = some.astype(np.float32) if self.codebook is None else _look_up(self.codebook, some)
+            if self.zero_points is not None and zero_points is not None:
+                values -= _spread_rows(zero_points, self.zero_points.block, self.shape, start, stop)
+            values *= _spread_rows(scales, self.block, self.shape, start, stop)
+            if self.biases is not None and biases is not None:
+                values += _spread_rows(biases, self.biases.block, self.shape, start, stop)
+            if not all_finite(values, "f32"):
+                self.finite(values, f"values of rows {start} to {stop - 1}")
+            if self.permutation is not None:
+                ordered = np.empty_like(values)
+                ordered[:, self.permutation] = values
+                values = ordered
+            yield slice(start, stop), values
 
 
 def _look_up(codebook: Floats, codes: NDArray[Any]) -> Floats:

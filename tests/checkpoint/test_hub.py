@@ -32,6 +32,7 @@ def test_the_embedded_model_and_directories(tmp_path: Path, monkeypatch: pytest.
         ("nanoo", r"model 'nanoo' is not known: give \"nano\" .*, a directory, a GGUF file, or a hub id"),
         ("", "model '' is not known"),
         ("./missing", "there is no such directory"),
+        ("/usr:Q4_K_M", "only names of the hub take a type such as 'Q4_K_M', and /usr is on this machine: give the"),
         ("/missing/model", "there is no such directory"),
         ("~/missing", "there is no such directory"),
         (Path("org/name"), "there is no such directory"),

@@ -16,6 +16,7 @@ from oracle import Oracle, config_dict, make_oracle, make_prompt, reference_logi
 from safetensors.torch import save_file
 
 import pocketvlm
+from pocketvlm.api.parts import quantization_of
 from pocketvlm.checkpoint.hub import embedded_directory
 from pocketvlm.model import tensor_roles
 
@@ -74,16 +75,19 @@ def write(directory: Path, tensors: Mapping[str, torch.Tensor] | None = None, **
 
 
 def assert_same_logits(
-    directory: Path, dequantized: Mapping[str, np.ndarray], quantization: str | None, tolerance: float = 2e-4
+    directory: Path, dequantized: Mapping[str, np.ndarray], described: str | None, tolerance: float = 2e-4
 ) -> None:
-    """Both backends give the logits of transformers with these matrices, for a text and for an image."""
+    """Both backends give the logits of transformers with these matrices, for a text and for an image.
+
+    described: the words of `info` for how they are quantized.
+    """
     config = oracle().config
     prompts = [make_prompt(config, sizes, seed=seed) for seed, sizes in ((1, []), (2, [(4, 8)]))]
     with _replaced(dequantized):
         expected = [reference_logits(oracle(), prompt) for prompt in prompts]
     for backend in ("native", "torch"):
         model = pocketvlm.load(directory, backend=backend, precision="exact", cache=False)
-        assert model.checkpoint.quantization == quantization
+        assert quantization_of(model.checkpoint) == described
         for prompt, reference in zip(prompts, expected, strict=True):
             found = model.logits(prompt)
             assert np.abs(found - reference).max() <= tolerance * np.abs(reference).max()

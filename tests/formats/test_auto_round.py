@@ -16,6 +16,7 @@ from quantized_checkpoint import write_quantized
 from word_kit import Arrays, Matrix, random_matrix, round_matrix
 
 import pocketvlm
+from pocketvlm.api.parts import quantization_of
 from pocketvlm.checkpoint.formats.format import ModuleFormat, StoredArray
 from pocketvlm.checkpoint.formats.registry import READERS
 from pocketvlm.checkpoint.huggingface import read_checkpoint
@@ -164,7 +165,7 @@ def test_a_checkpoint_that_auto_round_wrote_itself(tmp_path: Path, symmetric: bo
         theirs[f"{module}weight"] = layer(torch.eye(inputs, dtype=torch.float16)).T.contiguous().numpy()
     assert any("in_proj_a" in name for name in theirs)
     checkpoint = read_checkpoint(found.parent)
-    assert checkpoint.quantization == f"AutoRound, 4 bits, groups of {GROUP}"
+    assert quantization_of(checkpoint) == f"AutoRound, 4 bits, groups of {GROUP}"
     with torch.no_grad():
         for name, tensor in checkpoint.tensors(expected_tensors(checkpoint.model)).items():
             parameters[name].copy_(torch.from_numpy(np.array(tensor.dequantize())))

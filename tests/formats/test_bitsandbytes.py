@@ -35,7 +35,7 @@ def test_every_linear_layer_in_4_bits(tmp_path: Path, kind: str, nested: bool, s
     values = four_bits(tensors, matrices(), **options, quant_storage=STORAGES[storage])
     assert_changes(values)
     write(tmp_path, tensors, quantization_config=settings(kind, nested))
-    described = f"bitsandbytes, {kind.upper()}, 4 bits" + (", double quantization" if nested else "")
+    described = f"bitsandbytes {kind.upper()}{', double quantization' * nested}, 4 bits, blocks of {blocksize}"
     assert_same_logits(tmp_path, values, described)
 
 
@@ -93,4 +93,4 @@ def test_saved_by_transformers(tmp_path: Path) -> None:
     write(quantized)
     model.save_pretrained(quantized)
     values = four_bits(weights(), matrices(), quant_type="nf4", compress_statistics=True)
-    assert_same_logits(quantized, values, "bitsandbytes, NF4, 4 bits, double quantization")
+    assert_same_logits(quantized, values, "bitsandbytes NF4, double quantization, 4 bits, blocks of 64")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from small_checkpoint import assert_changes, assert_same_logits, matrices, weights, write
 
+from pocketvlm.api.parts import quantization_of
 from pocketvlm.checkpoint.huggingface import read_checkpoint
 from pocketvlm.model import expected_tensors
 
@@ -28,21 +29,21 @@ SCHEMES: list[tuple[str, dict[str, Any], str]] = [
         (PACKED, {"num_bits": bits, "strategy": "group", "group_size": 64, "symmetric": False}, "groups of 64")
         for bits in (3, 4, 8)
     ),
-    (PACKED, {"num_bits": 4, "strategy": "channel"}, "4 bits, scales of rows or matrices"),
-    (PACKED, {"num_bits": 4, "strategy": "channel", "symmetric": False}, "4 bits, scales of rows or matrices"),
-    (PACKED, {"num_bits": 8, "strategy": "tensor", "symmetric": False}, "8 bits, scales of rows or matrices"),
+    (PACKED, {"num_bits": 4, "strategy": "channel"}, "4 bits, one scale an output"),
+    (PACKED, {"num_bits": 4, "strategy": "channel", "symmetric": False}, "4 bits, one scale an output"),
+    (PACKED, {"num_bits": 8, "strategy": "tensor", "symmetric": False}, "8 bits, one scale a matrix"),
     (PACKED, {"num_bits": 4, "strategy": "group", "group_size": 128, "actorder": "weight"}, "4 bits, groups of 128"),
-    (INT, {"num_bits": 8, "strategy": "channel"}, "8 bits, scales of rows or matrices"),
-    (INT, {"num_bits": 8, "strategy": "channel", "symmetric": False}, "8 bits, scales of rows or matrices"),
+    (INT, {"num_bits": 8, "strategy": "channel"}, "8 bits, one scale an output"),
+    (INT, {"num_bits": 8, "strategy": "channel", "symmetric": False}, "8 bits, one scale an output"),
     (INT, {"num_bits": 4, "strategy": "group", "group_size": 32, "symmetric": False}, "4 bits, groups of 32"),
-    (INT, {"num_bits": 8, "strategy": "tensor"}, "8 bits, scales of rows or matrices"),
-    (INT, {"num_bits": 8, "strategy": "block", "block_structure": [128, 128]}, "8 bits, blocks of 128x128"),
-    (FLOAT, {"num_bits": 8, "type": "float", "strategy": "channel"}, "8 bits, scales of rows or matrices"),
-    (FLOAT, {"num_bits": 8, "type": "float", "strategy": "tensor"}, "8 bits, scales of rows or matrices"),
+    (INT, {"num_bits": 8, "strategy": "tensor"}, "8 bits, one scale a matrix"),
+    (INT, {"num_bits": 8, "strategy": "block", "block_structure": [128, 128]}, "8 bits, blocks of 128 x 128"),
+    (FLOAT, {"num_bits": 8, "type": "float", "strategy": "channel"}, "8 bits, one scale an output"),
+    (FLOAT, {"num_bits": 8, "type": "float", "strategy": "tensor"}, "8 bits, one scale a matrix"),
     (
         FLOAT,
         {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [128, 96]},
-        "8 bits, blocks of 128x96",
+        "8 bits, blocks of 128 x 96",
     ),
     ("naive-quantized", {"num_bits": 8, "type": "float", "strategy": "group", "group_size": 64}, "groups of 64"),
     (
@@ -154,8 +155,7 @@ def test_values_are_those_of_the_library(tmp_path: Path, format_: str, how: dict
     assert_changes(values)
     write(tmp_path, tensors, **config([group], [], format_))
     checkpoint = read_checkpoint(tmp_path)
-    assert checkpoint.quantization is not None
-    assert described in checkpoint.quantization
+    assert described in (quantization_of(checkpoint) or "")
     found = checkpoint.tensors(expected_tensors(checkpoint.model))
     for name in names:
         module = name.removesuffix("weight")
@@ -175,7 +175,7 @@ def test_logits_are_those_of_the_values(tmp_path: Path, index: int) -> None:
     values = compress(tensors, names, group)
     ignored = ["lm_head", "re:.*a_module_that_is_not_there", *(set(matrices()) - set(names))]
     write(tmp_path, tensors, **config([group], ignored, format_))
-    assert_same_logits(tmp_path, values, read_checkpoint(tmp_path).quantization)
+    assert_same_logits(tmp_path, values, quantization_of(read_checkpoint(tmp_path)))
 
 
 def test_groups_of_different_formats(tmp_path: Path) -> None:
@@ -202,8 +202,8 @@ def test_groups_of_different_formats(tmp_path: Path) -> None:
             tensors[name.replace("weight", "k_scale")] = torch.ones(1)
     write(tmp_path, tensors, **config(groups, ["lm_head", "re:.*vision_tower.*"], "mixed-precision"))
     described = (
-        "compressed-tensors, pack-quantized, 4 bits, groups of 64 or float-quantized, 8 bits, scales of rows or "
-        "matrices or int-quantized, 8 bits, scales of rows or matrices"
+        "compressed-tensors pack-quantized + float-quantized + int-quantized, 4 bits, groups of 64 or 8 bits, "
+        "one scale an output"
     )
     assert_same_logits(tmp_path, values, described)
 
@@ -224,4 +224,4 @@ def test_transformers_reads_the_same(tmp_path: Path, index: int) -> None:
     theirs = dict(model.named_parameters())
     for name in names:
         assert torch.equal(theirs[name].detach().bfloat16(), torch.from_numpy(values[name]).bfloat16()), name
-    assert_same_logits(tmp_path, values, read_checkpoint(tmp_path).quantization)
+    assert_same_logits(tmp_path, values, quantization_of(read_checkpoint(tmp_path)))

@@ -63,8 +63,8 @@ def test_scales_of_each_kind(tmp_path: Path, kind: str, dtype: torch.dtype) -> N
     assert_changes(values)
     block_size = BLOCK if kind == "block" else None
     write(tmp_path, tensors, quantization_config={**settings(block_size), "activation_scheme": "static"})
-    described = "FP8, blocks of 128x128" if block_size else "FP8, scales of rows or matrices"
-    assert_same_logits(tmp_path, values, described)
+    blocks = {"block": "blocks of 128 x 128", "row": "one scale an output"}.get(kind, "one scale a matrix")
+    assert_same_logits(tmp_path, values, f"FP8, 8 bits, {blocks}")
 
 
 def test_values_are_those_of_transformers(tmp_path: Path) -> None:

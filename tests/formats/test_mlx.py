@@ -15,12 +15,12 @@ pytestmark = pytest.mark.formats
 @pytest.mark.parametrize(
     ("kind", "described"),
     [
-        *(({"group_size": 64, "bits": bits}, f"MLX, {bits} bits, groups of 64") for bits in (2, 3, 4, 5, 6, 8)),
-        ({"group_size": 32, "bits": 4, "mode": "affine"}, "MLX, 4 bits, groups of 32"),
-        ({"group_size": 128, "bits": 4, "mode": "affine"}, "MLX, 4 bits, groups of 128"),
-        ({"group_size": 32, "bits": 4, "mode": "mxfp4"}, "MLX, mxfp4, groups of 32"),
-        ({"group_size": 32, "bits": 8, "mode": "mxfp8"}, "MLX, mxfp8, groups of 32"),
-        ({"group_size": 16, "bits": 4, "mode": "nvfp4"}, "MLX, nvfp4, groups of 16"),
+        *(({"group_size": 64, "bits": bits}, f"MLX affine, {bits} bits, groups of 64") for bits in (2, 3, 4, 5, 6, 8)),
+        ({"group_size": 32, "bits": 4, "mode": "affine"}, "MLX affine, 4 bits, groups of 32"),
+        ({"group_size": 128, "bits": 4, "mode": "affine"}, "MLX affine, 4 bits, groups of 128"),
+        ({"group_size": 32, "bits": 4, "mode": "mxfp4"}, "MLX mxfp4, 4 bits, groups of 32"),
+        ({"group_size": 32, "bits": 8, "mode": "mxfp8"}, "MLX mxfp8, 8 bits, groups of 32"),
+        ({"group_size": 16, "bits": 4, "mode": "nvfp4"}, "MLX nvfp4, 4 bits, groups of 16"),
     ],
 )
 def test_the_language_model_quantized(tmp_path: Path, kind: dict[str, Any], described: str) -> None:
@@ -48,7 +48,7 @@ def test_modules_with_settings_of_their_own(tmp_path: Path) -> None:
             settings[mlx_name(name).removesuffix(".weight")] = True
     write(tmp_path, quantization=settings)
     values = convert(tmp_path, weights(), kinds)
-    described = "MLX, 3 bits, groups of 64 or 8 bits, groups of 32 or mxfp4, groups of 32"
+    described = "MLX affine + mxfp4, 3 bits, groups of 64 or 8 bits, groups of 32 or 4 bits, groups of 32"
     assert_same_logits(tmp_path, values, described)
 
 

@@ -61,7 +61,14 @@ def original(algorithm: str, **settings: Any) -> dict[str, Any]:
     return {"producer": producer, "quantization": {"quant_algo": algorithm, **common, **settings}}
 
 
-@pytest.mark.parametrize("algorithm", ["NVFP4", "W4A16_NVFP4", "FP8", "FP8_PER_CHANNEL_PER_TOKEN"])
+DESCRIBED = {
+    **dict.fromkeys(("NVFP4", "W4A16_NVFP4"), "4 bits, groups of 16"),
+    "FP8": "8 bits, one scale a matrix",
+    "FP8_PER_CHANNEL_PER_TOKEN": "8 bits, one scale an output",
+}
+
+
+@pytest.mark.parametrize("algorithm", DESCRIBED)
 @pytest.mark.parametrize("place", ["config.json", "hf_quant_config.json"])
 def test_one_algorithm(tmp_path: Path, algorithm: str, place: str) -> None:
     tensors = weights()
@@ -75,7 +82,7 @@ def test_one_algorithm(tmp_path: Path, algorithm: str, place: str) -> None:
     else:
         write(tmp_path, tensors)
         (tmp_path / place).write_text(json.dumps(original(algorithm, **settings)))
-    assert_same_logits(tmp_path, values, f"ModelOpt, {algorithm}")
+    assert_same_logits(tmp_path, values, f"ModelOpt {algorithm}, {DESCRIBED[algorithm]}")
 
 
 def test_both_in_one_file(tmp_path: Path) -> None:
@@ -86,7 +93,7 @@ def test_both_in_one_file(tmp_path: Path) -> None:
         module = name.removesuffix(".weight")
         layers[module] = {"quant_algo": "FP8"} if "vision" in name else {"quant_algo": "NVFP4", "group_size": 16}
     write(tmp_path, tensors, quantization_config=convert("MIXED_PRECISION", quantized_layers=layers))
-    assert_same_logits(tmp_path, values, "ModelOpt, NVFP4 or FP8")
+    assert_same_logits(tmp_path, values, "ModelOpt NVFP4 + FP8, 4 bits, groups of 16 or 8 bits, one scale a matrix")
 
 
 @pytest.mark.parametrize(("settings", "algorithm"), [("NVFP4_DEFAULT_CFG", "NVFP4"), ("FP8_DEFAULT_CFG", "FP8")])
@@ -104,7 +111,7 @@ def test_exported_by_the_tool(tmp_path: Path, settings: str, algorithm: str) -> 
     values = {name: exported(stored, name) for name in matrices() if f"{name}_scale" in stored}
     assert len(values) > 20
     assert_changes(values)
-    assert_same_logits(tmp_path, values, f"ModelOpt, {algorithm}")
+    assert_same_logits(tmp_path, values, f"ModelOpt {algorithm}, {DESCRIBED[algorithm]}")
 
 
 def exported(stored: dict[str, torch.Tensor], name: str) -> np.ndarray:

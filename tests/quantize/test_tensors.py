@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain import Random, dequantized, quantized_tensors
 
+from pocketvlm import tensors
 from pocketvlm.errors import TensorError
 from pocketvlm.tensors import (
     BlockValues,
     DenseTensor,
     LazyArray,
     QuantizedTensor,
+    StoredDtype,
     bfloat16_to_float32,
     float32_to_bfloat16,
     load,
@@ -33,7 +36,11 @@ def test_the_formula_element_by_element(tensor: QuantizedTensor) -> None:
 @pytest.mark.parametrize("block", [(1, 32), (1, 50), (128, 128), (2, 16), 64, 33])
 @pytest.mark.parametrize("shift", [None, "zero_points", "biases"])
 @pytest.mark.parametrize("codebook", [False, True])
-def test_each_combination(levels: str, block: Any, shift: str | None, codebook: bool) -> None:
+def test_each_combination(
+    levels: str, block: Any, shift: str | None, codebook: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three rows at a time, so that blocks straddle them, and all at once."""
+    monkeypatch.setattr(tensors, "_CHUNK", 150)
     make, shape = Random(np.random.default_rng(3)), (7, 50)
     parts = {} if shift is None else {shift: make.block_values(shape, block, levels)}
     book = make.random.normal(size=16).astype(np.float32) if codebook else None
@@ -41,9 +48,68 @@ def test_each_combination(levels: str, block: Any, shift: str | None, codebook: 
         "w", 4, shape, make.codes(shape, 4, False), make.block_values(shape, block, levels), codebook=book, **parts
     )
     np.testing.assert_array_equal(tensor.dequantize(), dequantized(tensor))
+    np.testing.assert_array_equal(tensor.bfloat16(), float32_to_bfloat16(dequantized(tensor)))
     order = make.random.permutation(50)
     permuted = QuantizedTensor("w", 4, shape, tensor.codes, tensor.scales, codebook=book, permutation=order, **parts)
     np.testing.assert_array_equal(permuted.dequantize()[:, order], tensor.dequantize())
+    monkeypatch.undo()
+    np.testing.assert_array_equal(tensor.dequantize(), dequantized(tensor))
+
+
+def test_bfloat16_is_made_some_rows_at_a_time() -> None:
+    """The whole matrix in float32 alone would take twice the memory of the result."""
+    codes = np.full((4096, 512), 3, np.uint8)
+    scales = BlockValues(np.ones((32, 4), np.float32), (128, 128))
+    tensor = QuantizedTensor("w", 8, codes.shape, codes, scales, codebook=np.arange(256, dtype=np.float32))
+    tracemalloc.start()
+    try:
+        bits = tensor.bfloat16()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert bits[0, 0] == float32_to_bfloat16(np.array([3], np.float32))[0]
+    assert bits.nbytes < peak < 2.5 * bits.nbytes
+
+
+INFINITE = {"f32": 0x7F800000, "f16": 0x7C00, "bf16": 0x7F80}
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("sign", [0, 1])
+@pytest.mark.parametrize("mantissa", [0, 1, -1])
+@pytest.mark.parametrize("index", [0, 149, 150, 349])
+def test_values_that_are_not_finite_are_refused(
+    dtype: StoredDtype, sign: int, mantissa: int, index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Infinity, the numbers next to it that are none, and the largest number; misaligned too."""
+    monkeypatch.setattr(tensors, "_CHUNK", 150)
+    unsigned, kind = ("u4", "f4") if dtype == "f32" else ("u2", "f2" if dtype == "f16" else "u2")
+    raw = np.zeros(350 * np.dtype(unsigned).itemsize + 1, np.uint8)
+    bits = np.frombuffer(memoryview(raw)[1:], unsigned)
+    bits[index] = INFINITE[dtype] + mantissa + (sign << 8 * bits.itemsize - 1)
+    tensor = DenseTensor("w", dtype, bits.view(kind).reshape(7, 50), "some/file")
+    if mantissa < 0:
+        assert np.isfinite(tensor.float32()).all()
+        return
+    assert tensor.data is tensor.source
+    message = rf"some/file: w: 1 of 350 values are infinite or no numbers, the first at \[{index // 50}, {index % 50}\]"
+    for read in (tensor.float32, tensor.finite_data, tensor.dequantize):
+        with pytest.raises(TensorError, match=message):
+            read()
+    with pytest.raises(TensorError, match="some/file: w: 1 of 350 values are infinite"):
+        tensor.transposed().float32()
+
+
+def test_codes_without_a_number_are_refused() -> None:
+    book = np.array([0, 1, np.nan, 3], np.float32)
+    scales = BlockValues(np.ones((3, 1), np.float32), (1, 8))
+    codes = np.zeros((3, 8), np.uint8)
+    QuantizedTensor("w", 2, codes.shape, codes, scales, codebook=book).dequantize()
+    codes[1, 1] = 2
+    tensor = QuantizedTensor("w", 2, codes.shape, codes, scales, codebook=book, origin="some/file")
+    for read in (tensor.dequantize, tensor.bfloat16):
+        with pytest.raises(TensorError, match="some/file: w: 1 of 24 values of rows 0 to 2 are infinite or no numbers"):
+            read()
 
 
 def test_known_formats() -> None:

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.api.parts import parts_of, quantized_modules
+from pocketvlm.api.parts import parts_of, quantization_of, quantized_modules
 from pocketvlm.backends import cache as packed_cache
 from pocketvlm.backends.backend import AnyBackend, CacheLocation
 from pocketvlm.backends.options import Scheme, choose
@@ -60,7 +60,7 @@ def describe(name: str, checkpoint: Checkpoint, ops: AnyBackend) -> dict[str, An
         "parameters": parameter_count(checkpoint),
         "bytes": checkpoint.nbytes,
         "stored_as": checkpoint.dtypes,
-        "quantization": checkpoint.quantization,
+        "quantization": quantization_of(checkpoint),
         "parts": parts_of(checkpoint, ops),
         "quantized_modules": quantized_modules(checkpoint),
         "vocabulary": config.text.vocab_size,

@@ -44,6 +44,18 @@ def parts_of(checkpoint: Checkpoint, ops: AnyBackend) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+def quantization_of(checkpoint: Checkpoint) -> str | None:
+    """Format, bits and groups of the matrices that the checkpoint holds quantized; None where all tensors are dense.
+
+    Bits and groups are those of the arrays, whatever the settings say.
+    """
+    if checkpoint.quantization is None:
+        return None
+    tensors = checkpoint.tensors(expected_tensors(checkpoint.model), sparse=True).values()
+    kinds = dict.fromkeys(_codes(tensor)[0] for tensor in tensors if isinstance(tensor, QuantizedTensor))
+    return f"{checkpoint.quantization}, {' or '.join(kinds) or 'but no matrix is quantized'}"
+
+
 def quantized_modules(checkpoint: Checkpoint) -> list[str]:
     """The modules whose matrices the checkpoint holds quantized, in the network's order."""
     tensors = checkpoint.tensors(expected_tensors(checkpoint.model), sparse=True)
@@ -63,15 +75,22 @@ def _part(name: str, role: Role) -> str:
 def _stored(tensor: Tensor) -> dict[str, Any]:
     if isinstance(tensor, DenseTensor):
         return {"stored": tensor.dtype, "bits": _BITS[tensor.dtype], "group": None, "quantized": False}
-    block = tensor.block
-    if isinstance(block, int):
-        group, words = block, f"blocks of {block}"
-    elif block[0] == 1:
-        group, words = block[1], "one scale an output" if block[1] >= tensor.shape[1] else f"groups of {block[1]}"
-    else:
-        group, words = block[1], f"blocks of {block[0]} x {block[1]}"
+    words, group = _codes(tensor)
     order = ", inputs permuted" if tensor.permutation is not None else ""
-    return {"stored": f"{tensor.bits} bits, {words}{order}", "bits": tensor.bits, "group": group, "quantized": True}
+    return {"stored": f"{words}{order}", "bits": tensor.bits, "group": group, "quantized": True}
+
+
+def _codes(tensor: QuantizedTensor) -> tuple[str, int]:
+    """Bits and blocks in words, and the inputs that share a scale."""
+    block, bits = tensor.block, f"{tensor.bits} bits"
+    if isinstance(block, int):
+        return f"{bits}, blocks of {block}", block
+    rows, group = block
+    if rows >= tensor.shape[0]:
+        return f"{bits}, one scale a matrix", group
+    if rows > 1:
+        return f"{bits}, blocks of {rows} x {group}", group
+    return f"{bits}, {'one scale an output' if group >= tensor.shape[1] else f'groups of {group}'}", group
 
 
 def _kernel(tensor: Tensor, prepared: Tensor, role: Role, ops: AnyBackend) -> str:

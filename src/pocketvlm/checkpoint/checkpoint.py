@@ -40,7 +40,7 @@ class Checkpoint:
 
     @property
     def quantization(self) -> str | None:
-        """How its matrices are quantized, in words; None means that all tensors are dense."""
+        """The format of its quantized matrices, by name; None means that all tensors are dense."""
         return self.format.describe()
 
     @property

@@ -50,6 +50,11 @@ def find_files(directory: Path) -> tuple[Path, ...]:
             f"{directory / INDEX_FILE}: {len(missing)} of {len(names)} shards are missing ({shown}): the download is "
             f"incomplete, run it again"
         )
+    if (directory / SINGLE_FILE).is_symlink():
+        raise CheckpointError(
+            f"{directory / SINGLE_FILE}: is a link to {(directory / SINGLE_FILE).readlink()}, which is not there: "
+            f"download or copy it again"
+        )
     others = sorted(
         path.name for path in directory.iterdir() if path.suffix in {".safetensors", ".bin", ".gguf", ".pt"}
     )
@@ -57,6 +62,11 @@ def find_files(directory: Path) -> tuple[Path, ...]:
     if len(tensors) == 1:
         raise CheckpointError(
             f"{directory}: no {SINGLE_FILE}, only {tensors[0]}: rename it to {SINGLE_FILE} if it holds all weights"
+        )
+    if tensors:
+        raise CheckpointError(
+            f"{directory}: no {INDEX_FILE}, which says what {tensors[0]} and {len(tensors) - 1} more files hold: "
+            f"download or copy it too"
         )
     found = f", only {', '.join(others[:5])}, which pocketvlm does not load" if others else ""
     raise CheckpointError(

@@ -107,6 +107,12 @@ def _without_revision(path: Path, model: str, revision: str | None) -> Path:
 
 def _unknown(model: str, is_path: bool) -> CheckpointError:
     """The error for a name that is neither on this machine nor a hub id."""
+    local, _, tag = model.rpartition(":")
+    if local and Path(local).expanduser().exists():
+        return CheckpointError(
+            f"model {model!r}: only names of the hub take a type such as {tag!r}, and {local} is on this machine: give "
+            f"the path of a GGUF file"
+        )
     choices = f'give "{EMBEDDED}" (built in), a directory, a GGUF file, or a hub id such as openbmb/MiniCPM-V-4.6'
     if is_path or model.endswith(".gguf") or model.startswith(("/", ".", "~")) or "\\" in model or model.endswith("/"):
         return CheckpointError(f"model {model!r}: there is no such directory or file: {choices}")

@@ -15,6 +15,7 @@ from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.backends.ops import Array
 from pocketvlm.backends.top import TopLogits, largest
 from pocketvlm.engine.request import Sampled, Sequence
+from pocketvlm.errors import BackendError
 from pocketvlm.types import SamplingParams, TokenLogprob
 
 Floats = NDArray[np.float32]
@@ -161,6 +162,11 @@ class LogitsRow:
         """The `count` largest values, and those that equal the last of them."""
         return self.backend.top_logits(self.logits, self.row, count)
 
+    def value(self, token: int) -> np.float32:
+        """One value."""
+        found: np.float32 = self.backend.to_numpy(self.logits[self.row : self.row + 1, token : token + 1])[0, 0]
+        return found
+
 
 def sample_token(logits: LogitsRow, sequence: Sequence) -> Sampled:
     """Sample the next token of a sequence from its logits, and advance its constraint by that token.
@@ -170,8 +176,10 @@ def sample_token(logits: LogitsRow, sequence: Sequence) -> Sampled:
     request, constraint = sequence.request, sequence.constraint
     params = request.params
     logprob = None
-    if _needs_whole_row(sequence, logits.logits.shape[-1]):
+    whole_row = _needs_whole_row(sequence, logits.logits.shape[-1])
+    if whole_row:
         whole = logits.whole()
+        _check_number(whole.max())
         token = sample(whole, sequence)
         if params.logprobs is not None:
             logprob = log_probabilities(whole, token, params.logprobs)
@@ -181,10 +189,21 @@ def sample_token(logits: LogitsRow, sequence: Sequence) -> Sampled:
         top = logits.top(params.top_k)
         ids, weights = _choose(top.ids, top.values, params)
         token = int(ids[inverse_cdf(weights, sequence.random.random())])
+    if not whole_row:
+        _check_number(logits.value(token))
     if constraint is None or token in request.stop_ids:
         return Sampled(token, logprob)
     constraint.accept(token)
     return Sampled(token, logprob, constraint.finished)
+
+
+def _check_number(logit: np.float32) -> None:
+    """Raise BackendError for a logit that is no number: one such weight makes all logits so."""
+    if np.isnan(logit):
+        raise BackendError(
+            "the logits are no numbers, because weights of the checkpoint are infinite or no numbers: a load without "
+            "options for weights and precision names the tensor; use another checkpoint"
+        )
 
 
 def _needs_whole_row(sequence: Sequence, vocab: int) -> bool:

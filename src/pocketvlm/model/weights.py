@@ -316,7 +316,7 @@ def _as_prepared(tensor: Tensor, shape: Shape, role: Role) -> Tensor:
     """A tensor of this shape; the patch embedding as [out, in], a depthwise convolution as [width, channels]."""
     is_convolution = role in ("patch_embedding", "conv")
     if is_convolution and not isinstance(tensor, DenseTensor):
-        raise TensorError(f"{tensor.name}: quantized convolutions are not supported: use a checkpoint with dense ones")
+        raise TensorError(f"{tensor.label}: quantized convolutions are not supported: use a checkpoint with dense ones")
     if tensor.shape != shape:
         raise ValueError(f"{tensor.name}: shape {tensor.shape}, expected {shape}")
     if not (is_convolution and isinstance(tensor, DenseTensor)):

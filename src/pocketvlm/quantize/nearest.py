@@ -45,8 +45,9 @@ def round_to_nearest(tensor: DenseTensor, scheme: QuantizationScheme) -> Quantiz
         second = BlockValues(row_scale, (1, groups))
         scales = BlockValues(lazy(1, (rows, groups), np.float16), (1, group), scale=second)
     codes = lazy(0, (rows, columns), np.int8 if codebook is None else np.uint8)
+    shape, origin = (rows, columns), tensor.origin
     return QuantizedTensor(
-        tensor.name, scheme.bits, (rows, columns), codes, scales, codebook=codebook, rounded_from=tensor
+        tensor.name, scheme.bits, shape, codes, scales, codebook=codebook, rounded_from=tensor, origin=origin
     )
 
 

@@ -74,7 +74,7 @@ def test_overrides_of_some_modules(tmp_path: Path) -> None:
 def test_the_names_of_the_method(method: str) -> None:
     found = read_auto_round({**SETTINGS, "quant_method": method}, "config.json", {})
     assert found is not None
-    assert found.describe() == "AutoRound, 4 bits, groups of 32"
+    assert found.describe() == "AutoRound"
 
 
 def test_older_versions_name_the_packing_as_a_backend() -> None:

@@ -122,18 +122,19 @@ def test_outputs_that_do_not_fill_a_word(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "description"),
+    ("settings", "default"),
     [
-        (CONFIG, "AWQ, 4 bits, groups of 32"),
-        (OWN_FILE, "AWQ, 4 bits, groups of 32"),
-        ({"quant_method": "awq", "bits": 4, "group_size": -1, "format": "gemm"}, "AWQ, 4 bits, one group an output"),
-        ({"quant_method": "awq"}, "AWQ, 4 bits, groups of 128"),
+        (CONFIG, (4, 32)),
+        (OWN_FILE, (4, 32)),
+        ({"quant_method": "awq", "bits": 4, "group_size": -1, "format": "gemm"}, (4, -1)),
+        ({"quant_method": "awq"}, (4, 128)),
     ],
 )
-def test_both_dialects_of_the_settings(settings: dict[str, Any], description: str) -> None:
+def test_both_dialects_of_the_settings(settings: dict[str, Any], default: tuple[int, int]) -> None:
     found = read_awq(settings, "config.json", {})
     assert found is not None
-    assert found.describe() == description
+    assert found.describe() == "AWQ"
+    assert (found.bits, found.group_sizes[0]) == default
 
 
 @pytest.mark.parametrize(

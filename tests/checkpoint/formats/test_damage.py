@@ -189,7 +189,9 @@ def _use(directory: Path, settings: Any) -> None:
     for tensor in format_.tensors(entries, {NAME: SHAPE}, str(directory), False).values():
         if isinstance(tensor, QuantizedTensor):
             kernel_of(tensor)
-        assert tensor.dequantize().shape == SHAPE
+        values = tensor.dequantize()
+        assert values.shape == SHAPE
+        assert np.isfinite(values).all()
 
 
 @pytest.mark.parametrize("sample", SAMPLES)
@@ -222,5 +224,6 @@ def test_random_damage(tmp_path: Path, sample: str) -> None:
             except PocketVLMError as error:
                 errors.append(str(error))
     assert len(errors) > ROUNDS // 4
-    unnamed = [error for error in errors if str(tmp_path) not in error and MODULE not in error]
+    files = [str(tmp_path / name) for name in ("model.safetensors", "config.json")]
+    unnamed = [error for error in errors if not any(name in error for name in (*files, f"{tmp_path}: the tensors"))]
     assert not unnamed

@@ -306,23 +306,24 @@ def test_a_quantized_module_that_the_model_does_not_have(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("settings", "description"),
+    ("settings", "default"),
     [
-        (AUTO_GPTQ, "GPTQ, 4 bits, groups of 32"),
-        ({**AUTO_GPTQ, "group_size": -1, "bits": 3}, "GPTQ, 3 bits, one group an output"),
-        ({**GPTQ_MODEL, "quant_method": "GPTQ"}, "GPTQ, 4 bits, groups of 32"),
-        ({"method": "gptq", "bits": 4, "sym": None, "dynamic": None}, "GPTQ, 4 bits, groups of 128"),
-        ({"bits": 4, "group_size": 64, "desc_act": False, "sym": True}, "GPTQ, 4 bits, groups of 64"),
+        (AUTO_GPTQ, (4, 32)),
+        ({**AUTO_GPTQ, "group_size": -1, "bits": 3}, (3, -1)),
+        ({**GPTQ_MODEL, "quant_method": "GPTQ"}, (4, 32)),
+        ({"method": "gptq", "bits": 4, "sym": None, "dynamic": None}, (4, 128)),
+        ({"bits": 4, "group_size": 64, "desc_act": False, "sym": True}, (4, 64)),
         (
             {"quant_method": "gptq", "bits": 4, "modules_in_block_to_quantize": [["no.such"]]},
-            "GPTQ, 4 bits, groups of 128",
+            (4, 128),
         ),
     ],
 )
-def test_both_dialects_of_the_settings(settings: dict[str, Any], description: str) -> None:
+def test_both_dialects_of_the_settings(settings: dict[str, Any], default: tuple[int, int]) -> None:
     found = read_gptq(settings, "config.json", {})
     assert found is not None
-    assert found.describe() == description
+    assert found.describe() == "GPTQ"
+    assert (found.bits, found.group_sizes[0]) == default
 
 
 @pytest.mark.parametrize("settings", [{"quant_method": "awq", "bits": 4}, {"w_bit": 4, "q_group_size": 128}, {}])

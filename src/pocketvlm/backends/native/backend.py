@@ -18,8 +18,7 @@ from pocketvlm.backends.native import slabs
 from pocketvlm.backends.native.layout import layout_of
 from pocketvlm.backends.native.matrices import Matrix, NativeWeight, Tied
 from pocketvlm.backends.native.operations import Floats, NativeOps
-from pocketvlm.backends.native.pack import pack
-from pocketvlm.backends.native.packed_cache import PackedCache
+from pocketvlm.backends.native.packed_cache import PackedCache, convert
 from pocketvlm.backends.native.product import product_of
 from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.errors import OptionError
@@ -103,7 +102,7 @@ class NativeBackend(NativeOps, Backend[Floats, NativeWeight, Ints]):
         # Packed codes give exact rows; rounded pixels make small print unreadable.
         if not self._fast or role == "patch_embedding" or (looked_up and layout_of(tensor).bits > 8):
             return Matrix(tensor.dequantize(), False, tensor.shape[0])
-        packed = self._cache.pack(tensor) if self._cache else pack(self._native, tensor)
+        packed = self._cache.pack(tensor) if self._cache else convert(self._native, tensor)
         if isinstance(packed, DenseTensor):
             return replace(self._stored(packed), rounds=True)
         if role == "tied_embedding" and tensor.rounded_from is not None:
@@ -124,7 +123,8 @@ class NativeBackend(NativeOps, Backend[Floats, NativeWeight, Ints]):
         if tensor.dtype == "bf16":
             bits = np.require(tensor.data, dtype=np.uint16, requirements=["C", "A"])
             return Matrix(bits, True, bits.shape[0])
-        values = np.require(tensor.float32(), dtype=_F32, requirements=["C", "A"])
+        # A mapped matrix is not read now, and so not checked.
+        values = np.require(tensor.data if tensor.dtype == "f32" else tensor.float32(), _F32, ["C", "A"])
         return Matrix(values, False, values.shape[0])
 
     def indices(self, values: Ints) -> Ints:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pocketvlm._native import Runtime
 
 # Increase this when `pack` packs the same tensor otherwise, or when the arrays in a file change.
-PACKING = 3
+PACKING = 4
 
 
 def file_name(weights: str, fingerprint: str, tensors: Mapping[str, QuantizedTensor]) -> str:
@@ -29,6 +29,18 @@ def file_name(weights: str, fingerprint: str, tensors: Mapping[str, QuantizedTen
     plan = [(name, *_formula(tensor)) for name, tensor in sorted(tensors.items())]
     text = json.dumps([VERSION, PACKING, sys.byteorder, weights, fingerprint, plan])
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest() + SUFFIX
+
+
+def convert(runtime: Runtime, tensor: QuantizedTensor) -> PackedMatrix | DenseTensor:
+    """A quantized tensor as `pack` makes it, with bfloat16 numbers some rows at a time.
+
+    Raises TensorError for one that is rounded from numbers of which some are not finite: kernels do not check them.
+    """
+    if tensor.rounded_from is not None:
+        tensor.rounded_from.finite_data()
+    if layout_of(tensor).bits == 16:
+        return DenseTensor(tensor.name, "bf16", tensor.bfloat16())
+    return pack(runtime, tensor)
 
 
 def _formula(tensor: QuantizedTensor) -> list[object]:
@@ -75,7 +87,7 @@ class PackedCache:
         self.wait()
         matrix = self._found.get(tensor.name)
         if matrix is None or not _fits(matrix, tensor):
-            matrix = pack(self._runtime, tensor)
+            matrix = convert(self._runtime, tensor)
             self._packed = True
         self._used[tensor.name] = matrix
         return matrix

@@ -51,7 +51,7 @@ class TorchBackend(TorchOps, Backend[Tensor, Tensor, Tensor]):
     def prepare(self, tensor: WeightTensor, role: Role) -> Tensor:
         """A matrix in bfloat16 stays so, anything else becomes float32."""
         if role not in ARRAY_ROLES and isinstance(tensor, DenseTensor) and tensor.dtype == "bf16":
-            bits = torch.from_numpy(np.array(tensor.data))
+            bits = torch.from_numpy(np.array(tensor.finite_data()))
             return bits.view(torch.bfloat16).to(self.device)
         return torch.from_numpy(np.array(tensor.dequantize())).to(self.device)
 

@@ -17,7 +17,7 @@ from pocketvlm.checkpoint.formats.bitstream import chunks, unpack, word_count
 from pocketvlm.checkpoint.formats.format import Entries, Parts, Settings, Shape, lazy
 from pocketvlm.checkpoint.formats.gptq import group_sizes
 from pocketvlm.checkpoint.formats.modules import QuantizedModule
-from pocketvlm.checkpoint.formats.settings import INSTEAD, choice, flag, group_words, integer, method_of
+from pocketvlm.checkpoint.formats.settings import INSTEAD, choice, flag, integer, method_of
 from pocketvlm.checkpoint.formats.words import WORDS, WordsFormat, fitting_bits, group_size, middle, scales
 from pocketvlm.errors import ConfigError
 from pocketvlm.tensors import BlockValues, QuantizedTensor
@@ -39,9 +39,6 @@ class AWQFormat(WordsFormat):
     group_sizes: tuple[int, ...]
     symmetric: bool
     choices: tuple[int, ...] = BITS
-
-    def describe(self) -> str:
-        return f"{self.method}, {self.bits} bits, {group_words(self.group_sizes[0])}"
 
     def matrix(self, name: str, shape: Shape, parts: Parts) -> QuantizedTensor:
         module = QuantizedModule.of(name, shape, parts)

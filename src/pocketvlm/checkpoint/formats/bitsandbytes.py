@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pocketvlm.checkpoint.formats.format import Entries, ModuleFormat, Parts, Settings, Shape, StoredArray, lazy
 from pocketvlm.checkpoint.formats.modules import QuantizedModule
 from pocketvlm.checkpoint.formats.safetensors import TensorEntry
-from pocketvlm.checkpoint.formats.settings import INSTEAD
+from pocketvlm.checkpoint.formats.settings import INSTEAD, method_of
 from pocketvlm.checkpoint.jsonfile import parse_object
 from pocketvlm.errors import CheckpointError, ConfigError
 from pocketvlm.fields import shown
@@ -32,7 +32,7 @@ _ROW_MAJOR = 0  # the only layout of LLM.int8() matrices that new versions write
 class BitsAndBytes(ModuleFormat):
     """4 bits: value = quant_map[code] * absmax of its block. 8 bits: value = code * SCB / 127 of its output.
 
-    kind: both in words.
+    kind: the codes by name.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class BitsAndBytes(ModuleFormat):
     marker = _ABSMAX
 
     def describe(self) -> str:
-        return f"bitsandbytes, {self.kind}"
+        return f"bitsandbytes {self.kind}"
 
     def is_quantized(self, parts: Mapping[str, TensorEntry]) -> bool:
         return not parts.keys() <= {"weight"}
@@ -128,15 +128,13 @@ class _State:
 
 def read_bitsandbytes(settings: Settings, where: str, entries: Entries) -> BitsAndBytes | None:
     """bitsandbytes for its settings. Raises ConfigError if they ask neither for 4 nor for 8 bits."""
-    if settings.get("quant_method", "bitsandbytes") != "bitsandbytes":
-        return None
     given = {key: value for key, value in settings.items() if key in _METHODS}
-    if "quant_method" not in settings and not given:
+    if method_of(settings) != "bitsandbytes" and not (method_of(settings) is None and given):
         return None
     if any(given.get(key) for key in _METHODS[:2]):
         return BitsAndBytes(_four_bit_kind(settings, where))
     if any(given.get(key) for key in _METHODS[2:]):
-        return BitsAndBytes("LLM.int8(), 8 bits")
+        return BitsAndBytes("LLM.int8()")
     raise ConfigError(f"{where}: neither load_in_4bit nor load_in_8bit is true: {INSTEAD}")
 
 
@@ -144,5 +142,4 @@ def _four_bit_kind(settings: Mapping[str, Any], where: str) -> str:
     kind = settings.get("bnb_4bit_quant_type", "fp4")
     if kind not in ("nf4", "fp4"):
         raise ConfigError(f"{where}: bnb_4bit_quant_type={shown(kind)} is not supported: nf4 and fp4 are")
-    nested = ", double quantization" if settings.get("bnb_4bit_use_double_quant") else ""
-    return f"{kind.upper()}, 4 bits{nested}"
+    return f"{kind.upper()}{', double quantization' if settings.get('bnb_4bit_use_double_quant') else ''}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pocketvlm.checkpoint.formats.format import Settings
-from pocketvlm.checkpoint.formats.settings import INSTEAD, block_words
+from pocketvlm.checkpoint.formats.settings import INSTEAD
 from pocketvlm.checkpoint.names import canonical_name
 from pocketvlm.errors import ConfigError, TensorError
 from pocketvlm.fields import shown
@@ -49,9 +49,6 @@ class Group:
     is_float: bool
     symmetric: bool
     block: tuple[int, int] | None
-
-    def describe(self) -> str:
-        return f"{self.format}, {self.bits} bits, {block_words(self.block)}"
 
     def rank(self, module: str) -> int | None:
         """How exactly a target names a module: 0 its name, 1 an expression, 2 its class; None if no target does."""

@@ -39,7 +39,7 @@ class CompressedTensors(ModuleFormat):
     )
 
     def describe(self) -> str:
-        return f"compressed-tensors, {' or '.join(dict.fromkeys(group.describe() for group in self.groups))}"
+        return f"compressed-tensors {' + '.join(dict.fromkeys(group.format for group in self.groups))}"
 
     def is_quantized(self, parts: Mapping[str, TensorEntry]) -> bool:
         return not parts.keys() <= {"weight"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -43,7 +43,7 @@ class Format(Protocol):
     """How the weights of one checkpoint are stored. Formats know no model: they are told which tensors are expected."""
 
     def describe(self) -> str | None:
-        """Method, bits and group in a few words ("AWQ, 4 bits, groups of 128"); None where every tensor is dense."""
+        """Method and kinds of codes by name ("AWQ", "GGUF Q4_K + Q6_K"); None where every tensor is dense."""
 
     def tensors(self, entries: Entries, expected: Mapping[str, Shape], where: str, sparse: bool) -> dict[str, Tensor]:
         """The expected tensors in the order of `expected`, dense or quantized; values are read when they are used.
@@ -106,8 +106,12 @@ class ModuleFormat(ABC):
         def tensor(name: str, shape: Shape) -> Tensor:
             if name not in modules:
                 return self.dense(name, dense[name])
+            origin = " and ".join(dict.fromkeys(str(entry.file) for entry in modules[name].values()))
             parts = {suffix: StoredArray(entry.dtype, arrays[entry]) for suffix, entry in modules[name].items()}
-            return self.matrix(name, shape, parts)
+            try:
+                return replace(self.matrix(name, shape, parts), origin=origin)
+            except TensorError as error:
+                raise TensorError(f"{origin}: {error}") from None
 
         return {name: tensor(name, shape) for name, shape in expected.items()}
 
@@ -138,7 +142,7 @@ def dense_tensors(entries: Entries, expected: Mapping[str, Shape], where: str, s
     check_tensors(entries, expected, where, sorted(SUPPORTED), way_out)
     wanted = {name: entries[name] for name in expected}
     views = map_tensors(wanted.values(), sparse)
-    return {name: DenseTensor(name, view.dtype, view.source) for name, view in zip(wanted, views, strict=True)}
+    return {name: replace(view, name=name) for name, view in zip(wanted, views, strict=True)}
 
 
 def check_tensors(

@@ -9,7 +9,7 @@ from typing import Any
 from pocketvlm.checkpoint.formats.format import Entries, ModuleFormat, Parts, Settings, Shape
 from pocketvlm.checkpoint.formats.modules import FLOAT8, QuantizedModule
 from pocketvlm.checkpoint.formats.safetensors import TensorEntry
-from pocketvlm.checkpoint.formats.settings import block_words, method_of
+from pocketvlm.checkpoint.formats.settings import method_of
 from pocketvlm.errors import ConfigError
 from pocketvlm.fields import shown
 from pocketvlm.tensors import QuantizedTensor
@@ -30,7 +30,7 @@ class FP8(ModuleFormat):
     unused = frozenset({"input_scale", "activation_scale", "k_scale", "v_scale", "kv_scale"})
 
     def describe(self) -> str:
-        return f"FP8, {block_words(self.block)}"
+        return "FP8"
 
     def is_quantized(self, parts: Mapping[str, TensorEntry]) -> bool:
         return "weight" in parts and parts["weight"].dtype in FLOAT8

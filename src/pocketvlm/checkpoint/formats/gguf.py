@@ -300,7 +300,7 @@ class GgufFormat:
         def tensor(name: str) -> Tensor:
             found: Tensor
             if name in mapped:
-                found = DenseTensor(name, mapped[name].dtype, mapped[name].source)
+                found = replace(mapped[name], name=name)
                 if name in self._orders:
                     found = _reordered(found, self._orders[name])
             else:
@@ -319,15 +319,16 @@ class GgufFormat:
             return map_arrays([packed])[0]
 
         order, factor = self._orders.get(name), self._factors.get(name, 1.0)
-        matrix = unpack_matrix(name, entry.dtype, shape, read, order, factor)
+        origin = str(entry.file)
+        matrix = replace(unpack_matrix(name, entry.dtype, shape, read, order, factor), origin=origin)
         if len(entry.shape) == 2:
             return matrix
-        return DenseTensor(name, "f32", lazy(entry.shape, np.float32, lambda: matrix.dequantize().reshape(entry.shape)))
+        source = lazy(entry.shape, np.float32, lambda: matrix.dequantize().reshape(entry.shape))
+        return DenseTensor(name, "f32", source, origin)
 
 
 def _reordered(tensor: DenseTensor, order: NDArray[np.intp]) -> DenseTensor:
-    source = lazy(tensor.shape, tensor.source.dtype, lambda: tensor.data[order])
-    return DenseTensor(tensor.name, tensor.dtype, source)
+    return replace(tensor, source=lazy(tensor.shape, tensor.source.dtype, lambda: tensor.data[order]))
 
 
 def check_types(entries: Entries, where: str) -> None:

@@ -17,7 +17,7 @@ from pocketvlm.checkpoint.formats.bitstream import unpack, word_count
 from pocketvlm.checkpoint.formats.format import Entries, Parts, Settings, Shape, lazy
 from pocketvlm.checkpoint.formats.gptq_zeros import Zeros, version_1_zeros
 from pocketvlm.checkpoint.formats.modules import QuantizedModule
-from pocketvlm.checkpoint.formats.settings import INSTEAD, choice, flag, group_words, integer, method_of, refuse_if_set
+from pocketvlm.checkpoint.formats.settings import INSTEAD, choice, flag, integer, method_of, refuse_if_set
 from pocketvlm.checkpoint.formats.words import WORDS, WordsFormat, fitting_bits, group_size, middle, scales
 from pocketvlm.errors import ConfigError, TensorError
 from pocketvlm.tensors import BlockValues, QuantizedTensor
@@ -29,8 +29,8 @@ BITS = (2, 3, 4, 8)
 class GPTQFormat(WordsFormat):
     """One checkpoint's GPTQ variant.
 
-    bits, group_sizes, symmetric: as the settings say (the first size is the default); each matrix's own come from its
-    shapes. zeros: how zero points are stored. choices: numbers of bits that the format has.
+    method: its name. bits, group_sizes, symmetric: as the settings say (the first size is the default); each matrix's
+    own come from its shapes. zeros: how zero points are stored. choices: numbers of bits that the format has.
     """
 
     suffixes: ClassVar[frozenset[str]] = frozenset({"qweight", "qzeros", "scales", "g_idx"})
@@ -41,9 +41,6 @@ class GPTQFormat(WordsFormat):
     symmetric: bool
     zeros: Zeros
     choices: tuple[int, ...] = BITS
-
-    def describe(self) -> str:
-        return f"{self.method}, {self.bits} bits, {group_words(self.group_sizes[0])}"
 
     def matrix(self, name: str, shape: Shape, parts: Parts) -> QuantizedTensor:
         module = QuantizedModule.of(name, shape, parts)

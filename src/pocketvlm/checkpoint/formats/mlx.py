@@ -40,10 +40,6 @@ class Quantization:
     bits: int
     mode: str
 
-    def describe(self) -> str:
-        kind = f"{self.bits} bits" if self.mode == "affine" else self.mode
-        return f"{kind}, groups of {self.group}"
-
 
 @dataclass(frozen=True)
 class MLX(ModuleFormat):
@@ -65,8 +61,7 @@ class MLX(ModuleFormat):
     def describe(self) -> str | None:
         if self.default is None:
             return None
-        kinds = dict.fromkeys([self.default, *self.overrides.values()])
-        return f"MLX, {' or '.join(kind.describe() for kind in kinds)}"
+        return f"MLX {' + '.join(dict.fromkeys(how.mode for how in (self.default, *self.overrides.values())))}"
 
     def is_quantized(self, parts: Mapping[str, TensorEntry]) -> bool:
         return "scales" in parts or ("weight" in parts and parts["weight"].dtype == "U32")
@@ -120,7 +115,7 @@ class MLX(ModuleFormat):
         def channels_first() -> Any:
             return np.ascontiguousarray(np.moveaxis(tensor.data, -1, 1))
 
-        return DenseTensor(name, tensor.dtype, lazy(shape, tensor.source.dtype, channels_first))
+        return replace(tensor, source=lazy(shape, tensor.source.dtype, channels_first))
 
 
 @dataclass(frozen=True)
@@ -132,7 +127,8 @@ class Norms:
 
     def weight(self, name: str) -> DenseTensor:
         """The weight as the hub stores it, in float32: exact, and so is the sum that the network computes of it."""
-        return DenseTensor(name, "f32", lazy(self.stored[name].shape, np.float32, lambda: self.values[name] - 1))
+        stored = self.stored[name]
+        return replace(stored, dtype="f32", source=lazy(stored.shape, np.float32, lambda: self.values[name] - 1))
 
     @cached_property
     def values(self) -> dict[str, Floats]:

@@ -34,7 +34,7 @@ class ModelOpt(ModuleFormat):
     unused = frozenset({"input_scale", "k_scale", "v_scale", "output_scale"})
 
     def describe(self) -> str:
-        return f"ModelOpt, {' or '.join(self.algorithms)}"
+        return f"ModelOpt {' + '.join(self.algorithms)}"
 
     def is_quantized(self, parts: Mapping[str, TensorEntry]) -> bool:
         return not parts.keys() <= {"weight"}

@@ -46,6 +46,13 @@ def find_format(directory: Path, config: Mapping[str, Any], entries: Entries) ->
     if found is None:
         return read_unquantized_mlx(entries) or DenseFormat()
     settings, where = found
+    if not settings:
+        raise ConfigError(
+            f"{where} is empty: remove it if the weights are dense, or copy config.json from where they came from"
+        )
+    for key in ("quant_method", "method"):
+        if not isinstance(settings.get(key), str | None):
+            raise ConfigError(f"{where}: {key}={shown(settings[key])} is not a name: download or copy the file again")
     for reader in READERS.values():
         if (format_ := reader(settings, where, entries)) is not None:
             return format_

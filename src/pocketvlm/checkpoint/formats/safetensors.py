@@ -197,7 +197,10 @@ def map_tensors(entries: Iterable[TensorEntry], sparse: bool = False) -> list[De
     sparse: only scattered rows will be read, so avoid large pages, in which each row would make 2 MB resident.
     """
     arrays = map_arrays(entries := list(entries), sparse)
-    return [DenseTensor(entry.name, _STORED[entry.dtype], array) for entry, array in zip(entries, arrays, strict=True)]
+    return [
+        DenseTensor(entry.name, _STORED[entry.dtype], array, str(entry.file))
+        for entry, array in zip(entries, arrays, strict=True)
+    ]
 
 
 def map_arrays(entries: Iterable[TensorEntry], sparse: bool = False) -> list[NDArray[Any]]:

@@ -59,16 +59,3 @@ def refuse_if_set(settings: Settings, key: str, where: str, what: str) -> None:
     """Raise ConfigError if a key has a value that asks for something: `what` says for what."""
     if settings.get(key):
         raise ConfigError(f"{where}: {key}={shown(settings[key])}: {what} is not supported: {INSTEAD}")
-
-
-def block_words(block: tuple[int, int] | None) -> str:
-    """Rows and columns that share a scale, in words; None means that the shape of the scales says it."""
-    if block is None:
-        return "scales of rows or matrices"
-    rows, columns = block
-    return f"groups of {columns}" if rows == 1 else f"blocks of {rows}x{columns}"
-
-
-def group_words(group_size: int) -> str:
-    """A group size in words; -1 means that all inputs share a scale."""
-    return "one group an output" if group_size < 1 else f"groups of {group_size}"

@@ -21,6 +21,10 @@ class WordsFormat(ModuleFormat):
     """A matrix is quantized where the file has its `qweight`."""
 
     marker: ClassVar[str] = "qweight"
+    method: str
+
+    def describe(self) -> str:
+        return self.method
 
     def tensors(self, entries: Entries, expected: Mapping[str, Shape], where: str, sparse: bool) -> dict[str, Tensor]:
         return super().tensors(_without_empty_biases(entries, expected), expected, where, sparse)

@@ -181,7 +181,7 @@ def _row_order(module: str, text: TextConfig) -> NDArray[np.intp] | None:
 
 def _dense(tensor: Tensor) -> DenseTensor:
     if not isinstance(tensor, DenseTensor):
-        raise TensorError(f"{tensor.name}: is quantized, which converters never do to vectors: use another file")
+        raise TensorError(f"{tensor.label}: is quantized, which converters never do to vectors: use another file")
     return tensor
 
 
@@ -189,7 +189,7 @@ def _less_one(tensor: Tensor) -> Tensor:
     """A norm that the file holds as 1 + weight."""
     dense = _dense(tensor)
     source = lazy(dense.shape, np.float32, lambda: dense.float32() - np.float32(1))
-    return DenseTensor(dense.name, "f32", source)
+    return replace(dense, dtype="f32", source=source)
 
 
 def _log_of_negative(tensor: Tensor) -> Tensor:
@@ -199,11 +199,11 @@ def _log_of_negative(tensor: Tensor) -> Tensor:
     def read() -> Floats:
         values = -dense.float32()
         if not (values > 0).all():
-            raise TensorError(f"{dense.name}: the file has a value that is not negative: download or copy it again")
+            raise TensorError(f"{dense.label}: the file has a value that is not negative: download or copy it again")
         found: Floats = np.log(values)
         return found
 
-    return DenseTensor(dense.name, "f32", lazy(dense.shape, np.float32, read))
+    return replace(dense, dtype="f32", source=lazy(dense.shape, np.float32, read))
 
 
 def _with_shape(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -214,5 +214,4 @@ def _with_columns(tensor: Tensor, order: NDArray[np.intp]) -> Tensor:
     """A matrix whose columns belong to value heads."""
     if isinstance(tensor, QuantizedTensor):
         return replace(tensor, permutation=np.argsort(order))
-    source = lazy(tensor.shape, tensor.source.dtype, lambda: tensor.data[:, order])
-    return DenseTensor(tensor.name, tensor.dtype, source)
+    return replace(tensor, source=lazy(tensor.shape, tensor.source.dtype, lambda: tensor.data[:, order]))
