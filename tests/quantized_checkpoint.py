@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from oracle import Oracle, config_dict, make_oracle
+from safetensors_kit import write_arrays, write_json
 from word_kit import Arrays, Matrix
 
 from pocketvlm.checkpoint.hub import embedded_directory
@@ -102,37 +102,16 @@ def write_quantized(
         arrays.update({rename(module + part): array for part, array in parts.items()})
     write_directory(directory, data, arrays, shards)
     if settings_file is not None:
-        (directory / settings_file).write_text(json.dumps(dict(settings)), encoding="utf-8")
+        write_json(directory / settings_file, dict(settings))
     return oracle
 
 
-def write_directory(directory: Path, config: Mapping[str, Any], arrays: Arrays, shards: int = 1) -> None:
-    """A checkpoint of these arrays with the tokenizer, template and processor of the embedded one."""
+def write_directory(directory: Path, config: Mapping[str, Any], arrays: Arrays | None, shards: int = 1) -> None:
+    """A checkpoint of these arrays, or one without weights, with tokenizer, template and processor of the embedded."""
     directory.mkdir(parents=True, exist_ok=True)
     for file in embedded_directory().iterdir():
         if file.suffix in {".json", ".jinja"} and file.name != "config.json":
             shutil.copy(file, directory)
-    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    if shards == 1:
-        (directory / "model.safetensors").write_bytes(_file(arrays))
-        return
-    names = list(arrays)
-    weight_map = {}
-    for part in range(shards):
-        file_name = f"model-{part + 1:05d}-of-{shards:05d}.safetensors"
-        mine = names[part::shards]
-        (directory / file_name).write_bytes(_file({name: arrays[name] for name in mine}))
-        weight_map.update(dict.fromkeys(mine, file_name))
-    index = {"metadata": {}, "weight_map": weight_map}
-    (directory / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-
-
-def _file(arrays: Arrays) -> bytes:
-    header: dict[str, Any] = {}
-    end = 0
-    for name, (dtype, values) in arrays.items():
-        header[name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": [end, end + values.nbytes]}
-        end += values.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + b"".join(values.tobytes() for _, values in arrays.values())
+    write_json(directory / "config.json", config)
+    if arrays is not None:
+        write_arrays(directory, arrays, shards)

@@ -9,22 +9,24 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-Arrays = dict[str, tuple[str, NDArray[np.generic]]]
+from safetensors_kit import Arrays
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
+def packed(codes: NDArray[np.integer], bits: int, word: int = 32) -> NDArray[np.unsignedinteger]:
+    """Codes [rows, n] end to end in words [rows, ...] of so many bits, the first in the lowest bits."""
+    rows = []
+    for row in codes.tolist():
+        number = sum(code << (bits * index) for index, code in enumerate(row))
+        size = -(-len(row) * bits // word) * word // 8
+        rows.append(np.frombuffer(number.to_bytes(size, "little"), f"<u{word // 8}"))
+    return np.array(rows)
+
+
 def pack(values: NDArray[np.integer], bits: int) -> NDArray[np.int32]:
-    """Values [rows, n] end to end, least significant bit first, in words [rows, ceil(n * bits / 32)]."""
-    rows, count = values.shape
-    words = np.zeros((rows, -(-count * bits // 32) + 1), np.uint64)
-    for i in range(count):
-        word, bit = divmod(i * bits, 32)
-        shifted = values[:, i].astype(np.uint64) << np.uint64(bit)
-        words[:, word] |= shifted & np.uint64(0xFFFFFFFF)
-        words[:, word + 1] |= shifted >> np.uint64(32)
-    return words[:, :-1].astype(np.uint32).view(np.int32)
+    """The same in the signed words of AWQ and GPTQ."""
+    return packed(values, bits).view(np.int32)
 
 
 def interleave(values: NDArray[np.integer]) -> NDArray[np.integer]:

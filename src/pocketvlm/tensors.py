@@ -209,9 +209,9 @@ def _spread_rows(numbers: Floats, block: Block, shape: tuple[int, int], start: i
     rows, columns = stop - start, shape[1]
     if isinstance(block, int):
         first, last = start * columns, stop * columns
-        lowest = first // block
-        flat = np.repeat(numbers[lowest : -(-last // block)], min(block, last))
-        return flat[first - lowest * block :][: rows * columns].reshape(rows, columns)
+        blocks = np.arange(first // block, -(-last // block))
+        counts = np.minimum((blocks + 1) * block, last) - np.maximum(blocks * block, first)
+        return np.repeat(numbers[blocks], counts).reshape(rows, columns)
     if len(numbers) > 1:
         numbers = numbers[start:stop] if block[0] == 1 else numbers[np.arange(start, stop) // block[0]]
     return spread(numbers, (1, block[1]), (rows, columns))

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_checkpoint import CONFIG, SHAPES, encode, random_bits, write_checkpoint, write_json, write_shards
+from safetensors_kit import encode, write_json
+from tiny_checkpoint import CONFIG, SHAPES, random_bits, write_checkpoint, write_shards
 
 from pocketvlm.checkpoint.huggingface import read_checkpoint
 from pocketvlm.checkpoint.names import EMBEDDING, HEAD, canonical_name
@@ -164,6 +165,25 @@ def test_a_weight_file_of_another_name_is_to_be_renamed(directory: Path) -> None
         read_checkpoint(directory)
 
 
+def test_shards_without_their_index(directory: Path) -> None:
+    write_shards(directory)
+    (directory / "model.safetensors.index.json").unlink()
+    message = r"no model\.safetensors\.index\.json, which says what model-00001-of-00003\.safetensors and 2 more files"
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(directory)
+
+
+def test_a_link_to_a_file_that_is_gone(directory: Path) -> None:
+    """As in a cache of the hub whose blobs were deleted."""
+    file = directory / "model.safetensors"
+    file.unlink()
+    file.symlink_to("../../blobs/0123")
+    with pytest.raises(
+        CheckpointError, match=rf"{file}: is a link to \.\./\.\./blobs/0123, which is not there: download"
+    ):
+        read_checkpoint(directory)
+
+
 def test_a_path_that_is_no_directory(directory: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a directory"):
         read_checkpoint(directory / "config.json")
@@ -186,6 +206,11 @@ def test_a_path_that_is_no_directory(directory: Path) -> None:
             {"quantization_config": {"quant_method": "hqq", "bits": 4}},
             "'hqq' is not supported.*16-bit",
         ),
+        (
+            {"quantization_config": {}},
+            r"config\.json: quantization_config is empty: remove it if the weights are dense",
+        ),
+        ({"quantization_config": {"quant_method": 4, "bits": 4}}, "quantization_config: quant_method=4 is not a name"),
         ({"quantization": {"scheme": "its own"}}, "quantization: quant_method is missing: MLX, .* are read"),
         ({"text_config": {**CONFIG["text_config"], "quantization_config": {"quant_method": "hqq"}}}, "'hqq'"),
     ],

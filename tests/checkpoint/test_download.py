@@ -13,7 +13,8 @@ import pytest
 from hub_server import StandInHub
 from hub_user import SMALL_FILES_ONLY, User, read_files
 from huggingface_hub import errors
-from tiny_checkpoint import SHAPES, encode, random_bits, write_checkpoint, write_shards
+from safetensors_kit import encode
+from tiny_checkpoint import SHAPES, random_bits, write_checkpoint, write_shards
 
 from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.huggingface import read_checkpoint

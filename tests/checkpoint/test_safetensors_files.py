@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mapped import resident
-from tiny_checkpoint import encode
+from safetensors_kit import encode
 
 from pocketvlm.checkpoint.formats.safetensors import leave, map_tensors, read_header, write_tensors
 from pocketvlm.errors import CheckpointError, PocketVLMError, TensorError

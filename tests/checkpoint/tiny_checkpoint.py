@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors_kit import write_arrays, write_json
 
 from pocketvlm.config import ModelConfig
 
@@ -149,23 +149,6 @@ def random_bits(seed: int = 0, shapes: Mapping[str, tuple[int, ...]] = SHAPES) -
     }
 
 
-def encode(tensors: Mapping[str, tuple[str, np.ndarray]], pad: int = 8) -> bytes:
-    """A safetensors file of (dtype, values) by name; the header is padded to a multiple of `pad`."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    place = 0
-    for name, (dtype, values) in tensors.items():
-        offsets = [place, place + values.nbytes]
-        header[name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": offsets}
-        place = offsets[1]
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % pad)
-    return len(text).to_bytes(8, "little") + text + b"".join(values.tobytes() for _, values in tensors.values())
-
-
-def write_json(path: Path, data: Any) -> None:
-    path.write_text(json.dumps(data, indent=2), encoding="utf-8")
-
-
 def write_checkpoint(
     directory: Path, seed: int = 0, bits: Mapping[str, np.ndarray] | None = None, **config: Any
 ) -> dict[str, np.ndarray]:
@@ -178,8 +161,7 @@ def write_checkpoint(
     write_json(directory / "tokenizer.json", TOKENIZER)
     write_json(directory / "tokenizer_config.json", TOKENIZER_CONFIG)
     (directory / "chat_template.jinja").write_text("from chat_template.jinja", encoding="utf-8")
-    data = encode({name: ("BF16", values) for name, values in bits.items()})
-    (directory / "model.safetensors").write_bytes(data)
+    write_arrays(directory, {name: ("BF16", values) for name, values in bits.items()})
     return bits
 
 
@@ -189,12 +171,5 @@ def write_shards(directory: Path, parts: int = 3) -> None:
 
     single = directory / "model.safetensors"
     stored = {tensor.name: tensor.data for tensor in map_tensors(read_header(single).values())}
-    names = list(stored)
-    weight_map = {}
-    for part in range(parts):
-        file = f"model-{part + 1:05d}-of-{parts:05d}.safetensors"
-        mine = names[part::parts]
-        (directory / file).write_bytes(encode({name: ("BF16", stored[name]) for name in mine}))
-        weight_map.update(dict.fromkeys(mine, file))
+    write_arrays(directory, {name: ("BF16", values) for name, values in stored.items()}, parts)
     single.unlink()
-    write_json(directory / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -13,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from oracle import Oracle, config_dict, make_oracle, make_prompt, reference_logits
+from quantized_checkpoint import write_directory
 from safetensors.torch import save_file
 
 import pocketvlm
 from pocketvlm.api.parts import quantization_of
-from pocketvlm.checkpoint.hub import embedded_directory
 from pocketvlm.model import tensor_roles
 
 TEXT = {
@@ -65,11 +63,7 @@ def language_matrices() -> list[str]:
 
 def write(directory: Path, tensors: Mapping[str, torch.Tensor] | None = None, **config: Any) -> None:
     """Write all files of a checkpoint, the weights only where they are given; `config` goes into config.json."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for path in embedded_directory().iterdir():
-        if path.suffix in (".json", ".jinja") and path.name != "config.json":
-            shutil.copy(path, directory)
-    (directory / "config.json").write_text(json.dumps({**CONFIG, **config}))
+    write_directory(directory, {**CONFIG, **config}, None)
     if tensors is not None:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, directory / "model.safetensors")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from word_files import read_matrix
+from format_files import quantized, read_matrix
 from word_kit import Arrays, awq_arrays, gptq_arrays, pack, random_matrix
 
 from pocketvlm.checkpoint.formats.autoround import read_auto_round
@@ -37,7 +37,7 @@ def test_packings_along_the_inputs(tmp_path: Path, bits: int, symmetric: bool, p
     matrix = random_matrix(64, 96, bits, 32, symmetric=symmetric, seed=bits)
     arrays = gptq_arrays(matrix, 2 if packing in AS_STORED else 1, g_idx=False)
     settings = {**SETTINGS, "bits": bits, "sym": symmetric, "packing_format": packing}
-    found = read_matrix(tmp_path, settings, arrays, (64, 96))
+    found = read_matrix(tmp_path, arrays, quantized(settings), (64, 96))
     assert (found.bits, found.block) == (bits, (1, 32))
     np.testing.assert_array_equal(found.dequantize(), matrix.values())
 
@@ -47,7 +47,7 @@ def test_packings_along_the_inputs(tmp_path: Path, bits: int, symmetric: bool, p
 def test_packings_along_the_outputs(tmp_path: Path, bits: int, packing: str) -> None:
     matrix = random_matrix(64, 96, bits, 48, seed=bits)
     settings = {**SETTINGS, "bits": bits, "sym": False, "group_size": 48, "packing_format": packing}
-    found = read_matrix(tmp_path, settings, awq_arrays(matrix), (64, 96))
+    found = read_matrix(tmp_path, awq_arrays(matrix), quantized(settings), (64, 96))
     assert (found.bits, found.block) == (bits, (1, 48))
     np.testing.assert_array_equal(found.dequantize(), matrix.values())
 
@@ -57,15 +57,17 @@ def test_a_zero_point_beyond_the_codes(tmp_path: Path) -> None:
     matrix = random_matrix(32, 64, 4, 32)
     zeros = np.full_like(matrix.zeros, 16)
     arrays: Arrays = {**gptq_arrays(matrix, g_idx=False), "qzeros": ("I32", pack(zeros.T - 1, 4))}
-    found = read_matrix(tmp_path, SETTINGS, arrays, (32, 64))
+    found = read_matrix(tmp_path, arrays, quantized(SETTINGS), (32, 64))
     np.testing.assert_array_equal(found.dequantize(), replace(matrix, zeros=zeros).values())
 
 
 def test_overrides_of_some_modules(tmp_path: Path) -> None:
     """Bits and groups come from the shapes, and from `extra_config` where several sizes would fit."""
-    extra = {".*down_proj": {"bits": 8, "group_size": 64}}
+    extra = {".*up_proj": {"bits": 8, "group_size": 64}}
     matrix = random_matrix(32, 96, 8, 64)
-    found = read_matrix(tmp_path, {**SETTINGS, "extra_config": extra}, gptq_arrays(matrix, g_idx=False), (32, 96))
+    found = read_matrix(
+        tmp_path, gptq_arrays(matrix, g_idx=False), quantized({**SETTINGS, "extra_config": extra}), (32, 96)
+    )
     assert (found.bits, found.block) == (8, (1, 64))
     np.testing.assert_array_equal(found.dequantize(), matrix.values())
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from word_files import NAME, changed, read, read_matrix
+from format_files import MODULE, changed, quantized, read_matrix, read_module
 from word_kit import awq_arrays, gptq_arrays, random_matrix
 
 from pocketvlm.checkpoint.formats import awq, bitstream
@@ -31,14 +31,14 @@ OWN_FILE = {"zero_point": True, "q_group_size": 32, "w_bit": 4, "version": "GEMM
 @pytest.mark.parametrize("group", [32, 64, 128, 192])
 def test_the_values_of_every_group_size(tmp_path: Path, settings: dict[str, Any], group: int) -> None:
     matrix = random_matrix(64, 384, 4, group, seed=group)
-    found = read_matrix(tmp_path, settings, awq_arrays(matrix), (64, 384))
+    found = read_matrix(tmp_path, awq_arrays(matrix), quantized(settings), (64, 384))
     assert (found.bits, found.block, found.permutation) == (4, (1, group), None)
     np.testing.assert_array_equal(found.dequantize(), matrix.values())
 
 
 def test_one_group_an_output(tmp_path: Path) -> None:
     matrix = random_matrix(16, 96, 4, 96)
-    found = read_matrix(tmp_path, {**CONFIG, "group_size": -1}, awq_arrays(matrix), (16, 96))
+    found = read_matrix(tmp_path, awq_arrays(matrix), quantized({**CONFIG, "group_size": -1}), (16, 96))
     assert found.block == (1, 96)
     np.testing.assert_array_equal(found.dequantize(), matrix.values())
 
@@ -47,7 +47,7 @@ def test_one_group_an_output(tmp_path: Path) -> None:
 def test_few_outputs(tmp_path: Path, outputs: int) -> None:
     """in_proj_a and in_proj_b have 16."""
     matrix = random_matrix(outputs, 33, 4, 11)
-    found = read_matrix(tmp_path, CONFIG, awq_arrays(matrix), (outputs, 33))
+    found = read_matrix(tmp_path, awq_arrays(matrix), quantized(CONFIG), (outputs, 33))
     np.testing.assert_array_equal(found.dequantize(), matrix.values())
 
 
@@ -55,7 +55,7 @@ def test_few_outputs(tmp_path: Path, outputs: int) -> None:
 def test_zero_points_at_the_ends_of_their_range(tmp_path: Path, zero: int) -> None:
     matrix = random_matrix(32, 64, 4, 32)
     matrix = replace(matrix, zeros=np.full_like(matrix.zeros, zero))
-    found = read_matrix(tmp_path, CONFIG, awq_arrays(matrix), (32, 64))
+    found = read_matrix(tmp_path, awq_arrays(matrix), quantized(CONFIG), (32, 64))
     np.testing.assert_array_equal(found.dequantize(), matrix.values())
 
 
@@ -63,7 +63,7 @@ def test_zero_points_at_the_ends_of_their_range(tmp_path: Path, zero: int) -> No
 def test_symmetric_codes_with_and_without_zero_points(tmp_path: Path, stored: bool) -> None:
     matrix = random_matrix(32, 64, 4, 32, symmetric=True)
     arrays = {part: array for part, array in awq_arrays(matrix).items() if stored or part != "qzeros"}
-    found = read_matrix(tmp_path, {**CONFIG, "zero_point": False}, arrays, (32, 64))
+    found = read_matrix(tmp_path, arrays, quantized({**CONFIG, "zero_point": False}), (32, 64))
     np.testing.assert_array_equal(found.dequantize(), matrix.values())
 
 
@@ -77,7 +77,7 @@ def test_large_matrices_are_unpacked_in_chunks(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(bitstream, "_CHUNK", 25 * 72)
     monkeypatch.setattr(awq, "unpack", counted)
     matrix = random_matrix(72, 64, 4, 32)
-    found = read_matrix(tmp_path, CONFIG, awq_arrays(matrix), (72, 64))
+    found = read_matrix(tmp_path, awq_arrays(matrix), quantized(CONFIG), (72, 64))
     assert not sizes
     np.testing.assert_array_equal(found.load_codes(), matrix.codes)
     assert sizes == [(25, 9), (25, 9), (14, 9)]
@@ -111,14 +111,14 @@ ARRAYS = awq_arrays(random_matrix(32, 64, 4, 32))
 )
 def test_damaged_files(tmp_path: Path, arrays: Any, message: str) -> None:
     with pytest.raises(TensorError, match=message) as caught:
-        read(tmp_path, CONFIG, arrays, (32, 64))
+        read_module(tmp_path, arrays, quantized(CONFIG), (32, 64))
     assert "\n" not in str(caught.value)
 
 
 def test_outputs_that_do_not_fill_a_word(tmp_path: Path) -> None:
     arrays = changed(ARRAYS, "qweight", "I32", np.zeros((64, 4), np.int32))
-    with pytest.raises(TensorError, match=r"down_proj.qweight: AWQ needs a multiple of 8 outputs, not 30"):
-        read(tmp_path, CONFIG, arrays, (30, 64))
+    with pytest.raises(TensorError, match=r"up_proj.qweight: AWQ needs a multiple of 8 outputs, not 30"):
+        read_module(tmp_path, arrays, quantized(CONFIG), (30, 64))
 
 
 @pytest.mark.parametrize(
@@ -164,6 +164,7 @@ def test_settings_of_another_format(settings: dict[str, Any]) -> None:
 def test_a_missing_array_is_named_although_others_are_symmetric(tmp_path: Path) -> None:
     arrays = {part: array for part, array in ARRAYS.items() if part != "qzeros"}
     with pytest.raises(
-        TensorError, match=rf"{NAME}.qzeros: the array is missing, the file has only qweight, scales: download or copy"
+        TensorError,
+        match=rf"{MODULE}.qzeros: the array is missing, the file has only qweight, scales: download or copy",
     ):
-        read(tmp_path, CONFIG, arrays, (32, 64))
+        read_module(tmp_path, arrays, quantized(CONFIG), (32, 64))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from format_files import read_matrix
+from format_files import quantized, read_matrix
 
 from pocketvlm.backends.native.layout import layout_of
 from pocketvlm.errors import ConfigError, TensorError
@@ -129,6 +129,12 @@ def test_arrays_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], message
     parts = {**four_bits((3, 80))[0], **changes}
     with pytest.raises(TensorError, match=message):
         read_matrix(tmp_path, {key: value for key, value in parts.items() if value}, FOUR, (3, 80))
+
+
+def test_the_method_in_other_letters(tmp_path: Path) -> None:
+    parts, values = four_bits((3, 80))
+    settings = {**FOUR["quantization_config"], "quant_method": "BitsAndBytes"}
+    np.testing.assert_array_equal(read_matrix(tmp_path, parts, quantized(settings), (3, 80)).dequantize(), values)
 
 
 def test_a_layout_of_old_versions_is_refused(tmp_path: Path) -> None:

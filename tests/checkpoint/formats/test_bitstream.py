@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from format_files import packed
+from word_kit import packed
 
 from pocketvlm.checkpoint.formats import bitstream
 from pocketvlm.checkpoint.formats.bitstream import packed_codes, unpack, unpack_words

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from format_files import MODULE, packed, read_matrix
+from format_files import MODULE, read_matrix
+from word_kit import packed
 
 from pocketvlm.checkpoint.formats.codebooks import e2m1, e4m3
 from pocketvlm.errors import ConfigError, TensorError

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from format_files import MODULE, NAME, Arrays, packed
-from tiny_checkpoint import encode
-from word_kit import awq_arrays, gptq_arrays, random_matrix
+from format_files import MODULE, NAME, Arrays
+from safetensors_kit import encode
+from word_kit import awq_arrays, gptq_arrays, packed, random_matrix
 
 from pocketvlm.backends.native.layout import kernel_of
-from pocketvlm.checkpoint.formats.registry import find_format
+from pocketvlm.checkpoint.formats.registry import READERS, find_format
 from pocketvlm.checkpoint.formats.safetensors import read_entries
 from pocketvlm.checkpoint.names import canonical_entries
 from pocketvlm.errors import PocketVLMError
@@ -192,6 +192,12 @@ def _use(directory: Path, settings: Any) -> None:
         values = tensor.dequantize()
         assert values.shape == SHAPE
         assert np.isfinite(values).all()
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_settings_belong_to_one_format(sample: str) -> None:
+    takers = [name for name, reader in READERS.items() if reader(SAMPLES[sample][0], "config.json", {})]
+    assert takers == [sample.split(",", maxsplit=1)[0].split(" ", maxsplit=1)[0]]
 
 
 @pytest.mark.parametrize("sample", SAMPLES)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from word_files import NAME, changed, read, read_matrix
+from format_files import MODULE, changed, quantized, read_matrix, read_module
 from word_kit import gptq_arrays, gptqmodel_zeros, pack, random_matrix
 
 from pocketvlm.checkpoint.formats import bitstream
@@ -30,7 +30,7 @@ AUTO_GPTQ = {
 }
 GPTQ_MODEL = {
     "bits": 4,
-    "dynamic": {"-:.*in_proj_[ab]": {}, "+:.*down_proj": {"bits": 8, "group_size": 32}},
+    "dynamic": {"-:.*in_proj_[ab]": {}, "+:.*up_proj": {"bits": 8, "group_size": 32}},
     "group_size": 32,
     "desc_act": False,
     "lm_head": False,
@@ -53,7 +53,7 @@ def test_the_values_of_every_variant(
 ) -> None:
     matrix = random_matrix(64, 96, bits, 32, symmetric=symmetric, shuffled=shuffled, seed=bits)
     settings = {**dialect, "bits": bits, "sym": symmetric, "desc_act": shuffled}
-    found = read_matrix(tmp_path, settings, gptq_arrays(matrix, version), (64, 96))
+    found = read_matrix(tmp_path, gptq_arrays(matrix, version), quantized(settings), (64, 96))
     assert (found.bits, found.block) == (bits, (1, 32))
     assert (found.permutation is not None) is shuffled
     np.testing.assert_array_equal(found.dequantize(), matrix.values())
@@ -61,7 +61,7 @@ def test_the_values_of_every_variant(
 
 def test_stored_columns_of_shuffled_groups_are_contiguous(tmp_path: Path) -> None:
     matrix = random_matrix(8, 64, 4, 16, shuffled=True)
-    found = read_matrix(tmp_path, AUTO_GPTQ, gptq_arrays(matrix), (8, 64))
+    found = read_matrix(tmp_path, gptq_arrays(matrix), quantized(AUTO_GPTQ), (8, 64))
     assert found.permutation is not None
     assert matrix.g_idx[found.permutation].tolist() == [column // 16 for column in range(64)]
     np.testing.assert_array_equal(found.load_codes(), matrix.codes[:, found.permutation])
@@ -73,14 +73,16 @@ def test_bits_and_groups_come_from_the_shapes(tmp_path: Path, group: int, g_idx:
     """Settings speak of most modules; `dynamic` may be missing. The last group of 128 ends early."""
     matrix = random_matrix(40, 192, 8, group, seed=group)
     settings = {**AUTO_GPTQ, "group_size": 128 if group == 128 else 64}
-    found = read_matrix(tmp_path, settings, gptq_arrays(matrix, g_idx=g_idx), (40, 192))
+    found = read_matrix(tmp_path, gptq_arrays(matrix, g_idx=g_idx), quantized(settings), (40, 192))
     assert (found.bits, found.block) == (8, (1, group))
     np.testing.assert_array_equal(found.dequantize(), matrix.values())
 
 
 def test_one_group_an_output(tmp_path: Path) -> None:
     matrix = random_matrix(16, 96, 4, 96)
-    found = read_matrix(tmp_path, {**AUTO_GPTQ, "group_size": -1}, gptq_arrays(matrix, g_idx=False), (16, 96))
+    found = read_matrix(
+        tmp_path, gptq_arrays(matrix, g_idx=False), quantized({**AUTO_GPTQ, "group_size": -1}), (16, 96)
+    )
     assert found.block == (1, 96)
     np.testing.assert_array_equal(found.dequantize(), matrix.values())
 
@@ -89,7 +91,7 @@ def test_one_group_an_output(tmp_path: Path) -> None:
 def test_a_last_word_that_is_not_full(tmp_path: Path, outputs: int) -> None:
     """Outputs and inputs that end within a word, as newer writers pad them."""
     matrix = random_matrix(outputs, 44, 4, 22)
-    found = read_matrix(tmp_path, AUTO_GPTQ, gptq_arrays(matrix), (outputs, 44))
+    found = read_matrix(tmp_path, gptq_arrays(matrix), quantized(AUTO_GPTQ), (outputs, 44))
     np.testing.assert_array_equal(found.dequantize(), matrix.values())
 
 
@@ -101,7 +103,9 @@ def test_scales_of_other_types(tmp_path: Path, dtype: str) -> None:
     wide = exact.T.astype(np.float32)
     stored = (wide.view(np.uint32) >> 16).astype(np.uint16) if dtype == "BF16" else wide
     arrays = changed(gptq_arrays(matrix), "scales", dtype, np.ascontiguousarray(stored))
-    np.testing.assert_array_equal(read_matrix(tmp_path, AUTO_GPTQ, arrays, (32, 64)).dequantize(), matrix.values())
+    np.testing.assert_array_equal(
+        read_matrix(tmp_path, arrays, quantized(AUTO_GPTQ), (32, 64)).dequantize(), matrix.values()
+    )
 
 
 @pytest.mark.parametrize("zero", [0, 1, 15])
@@ -109,7 +113,7 @@ def test_zero_points_at_the_ends_of_their_range(tmp_path: Path, zero: int) -> No
     matrix = random_matrix(32, 64, 4, 32)
     matrix = replace(matrix, zeros=np.full_like(matrix.zeros, zero))
     for version, dialect in ((1, AUTO_GPTQ), (2, GPTQ_MODEL)):
-        found = read_matrix(tmp_path, dialect, gptq_arrays(matrix, version), (32, 64))
+        found = read_matrix(tmp_path, gptq_arrays(matrix, version), quantized(dialect), (32, 64))
         np.testing.assert_array_equal(found.dequantize(), matrix.values())
 
 
@@ -121,7 +125,9 @@ def test_gptqmodel_subtracts_from_whole_words(tmp_path: Path) -> None:
     matrix = replace(random_matrix(32, 32, 4, 32), zeros=zeros)
     arrays = changed(gptq_arrays(matrix), "qzeros", "I32", stored)
     settings = {**GPTQ_MODEL, "format": "gptq", "checkpoint_format": "gptq"}
-    np.testing.assert_array_equal(read_matrix(tmp_path, settings, arrays, (32, 32)).dequantize(), matrix.values())
+    np.testing.assert_array_equal(
+        read_matrix(tmp_path, arrays, quantized(settings), (32, 32)).dequantize(), matrix.values()
+    )
 
 
 TWO, FOUR, EIGHT = (0x55555555,), (0x11111111,), (0x01010101,)
@@ -160,7 +166,7 @@ def test_gptqmodel_subtracts_what_its_version_says(
     arrays = gptq_arrays(matrix)
     if subtracted:
         arrays = changed(arrays, "qzeros", "I32", gptqmodel_zeros(matrix.zeros, bits, subtracted))
-    found = read_matrix(tmp_path, gptqmodel(version, default), arrays, (64, 96))
+    found = read_matrix(tmp_path, arrays, quantized(gptqmodel(version, default)), (64, 96))
     np.testing.assert_array_equal(found.dequantize(), matrix.values())
 
 
@@ -175,7 +181,7 @@ def test_exchanged_constants_are_those_of_gptqmodel() -> None:
     ("version", "default", "bits", "message"),
     [
         (None, 3, 3, r"qzeros: how its zero points are stored depends on the version of GPTQModel, which meta.q"),
-        (None, 4, 8, r"down_proj.qzeros: how its zero points are stored depends on the version of GPTQModel"),
+        (None, 4, 8, r"up_proj.qzeros: how its zero points are stored depends on the version of GPTQModel"),
         ("7.3.1", 3, 4, r"qzeros: GPTQModel 7.0 to 7.3.1 stored wrong zero points for matrices of other bits than"),
     ],
 )
@@ -183,19 +189,23 @@ def test_zero_points_of_gptqmodel_that_cannot_be_restored(
     tmp_path: Path, version: str | None, default: int, bits: int, message: str
 ) -> None:
     with pytest.raises(TensorError, match=message):
-        read_matrix(tmp_path, gptqmodel(version, default), gptq_arrays(random_matrix(64, 96, bits, 32)), (64, 96))
+        read_matrix(
+            tmp_path, gptq_arrays(random_matrix(64, 96, bits, 32)), quantized(gptqmodel(version, default)), (64, 96)
+        )
 
 
 def test_symmetric_codes_without_zero_points(tmp_path: Path) -> None:
     matrix = random_matrix(32, 64, 4, 32, symmetric=True)
     arrays = {part: array for part, array in gptq_arrays(matrix).items() if part != "qzeros"}
-    np.testing.assert_array_equal(read_matrix(tmp_path, AUTO_GPTQ, arrays, (32, 64)).dequantize(), matrix.values())
+    np.testing.assert_array_equal(
+        read_matrix(tmp_path, arrays, quantized(AUTO_GPTQ), (32, 64)).dequantize(), matrix.values()
+    )
 
 
 def test_groups_of_zeros(tmp_path: Path) -> None:
     matrix = random_matrix(32, 64, 4, 32)
     matrix.scales[:, 1] = 0
-    found = read_matrix(tmp_path, AUTO_GPTQ, gptq_arrays(matrix), (32, 64)).dequantize()
+    found = read_matrix(tmp_path, gptq_arrays(matrix), quantized(AUTO_GPTQ), (32, 64)).dequantize()
     assert not found[:, 32:].any()
     np.testing.assert_array_equal(found, matrix.values())
 
@@ -211,7 +221,7 @@ def test_large_matrices_are_unpacked_in_chunks(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(bitstream, "_CHUNK", 64 * 5)
     monkeypatch.setattr(bitstream, "_whole", counted)
     matrix = random_matrix(37, 64, 4, 32, shuffled=True)
-    found = read_matrix(tmp_path, AUTO_GPTQ, gptq_arrays(matrix), (37, 64))
+    found = read_matrix(tmp_path, gptq_arrays(matrix), quantized(AUTO_GPTQ), (37, 64))
     assert not sizes
     np.testing.assert_array_equal(found.load_codes(), matrix.codes[:, found.permutation])
     assert sizes == [5 * 32] * 7 + [2 * 32]
@@ -221,21 +231,27 @@ def test_dense_neighbours_and_zero_biases(tmp_path: Path) -> None:
     """A bias that the model does not have is ignored where it is zero: AutoGPTQ wrote one for every layer."""
     matrix = random_matrix(32, 64, 4, 32)
     dense = np.ones((32, 64), np.float16)
-    other, bias = "model.merger.mlp.0.linear_1", f"{NAME}.bias"
+    other, bias = "model.merger.mlp.0.linear_1", f"{MODULE}.bias"
     others = {f"{other}.weight": ("F16", dense), bias: ("F16", np.zeros(32, np.float16))}
-    found = read(tmp_path, AUTO_GPTQ, gptq_arrays(matrix), (32, 64), others, {f"{other}.weight": (32, 64)})
+    found = read_module(
+        tmp_path, gptq_arrays(matrix), quantized(AUTO_GPTQ), (32, 64), others, {f"{other}.weight": (32, 64)}
+    )
     assert isinstance(found[f"{other}.weight"], DenseTensor)
-    assert list(found) == [f"{NAME}.weight", f"{other}.weight"]
+    assert list(found) == [f"{MODULE}.weight", f"{other}.weight"]
     others[bias] = ("F16", np.ones(32, np.float16))
-    with pytest.raises(TensorError, match=r"down_proj.bias: the model has no bias there, and this one is not zero"):
-        read(tmp_path, AUTO_GPTQ, gptq_arrays(matrix), (32, 64), others, {f"{other}.weight": (32, 64)})
+    with pytest.raises(TensorError, match=r"up_proj.bias: the model has no bias there, and this one is not zero"):
+        read_module(
+            tmp_path, gptq_arrays(matrix), quantized(AUTO_GPTQ), (32, 64), others, {f"{other}.weight": (32, 64)}
+        )
 
 
 def test_a_bias_of_the_model_stays(tmp_path: Path) -> None:
     bias = np.arange(32, dtype=np.float16)
-    others = {f"{NAME}.bias": ("F16", bias)}
+    others = {f"{MODULE}.bias": ("F16", bias)}
     arrays = gptq_arrays(random_matrix(32, 64, 4, 32))
-    found = read(tmp_path, AUTO_GPTQ, arrays, (32, 64), others, {f"{NAME}.bias": (32,)})[f"{NAME}.bias"]
+    found = read_module(tmp_path, arrays, quantized(AUTO_GPTQ), (32, 64), others, {f"{MODULE}.bias": (32,)})[
+        f"{MODULE}.bias"
+    ]
     assert isinstance(found, DenseTensor)
     np.testing.assert_array_equal(found.float32(), bias)
 
@@ -290,19 +306,19 @@ ARRAYS = gptq_arrays(random_matrix(32, 64, 4, 32))
 )
 def test_damaged_files(tmp_path: Path, arrays: Any, message: str) -> None:
     with pytest.raises(TensorError, match=message) as caught:
-        read(tmp_path, {**AUTO_GPTQ, "sym": False}, arrays, (32, 64))
+        read_module(tmp_path, arrays, quantized({**AUTO_GPTQ, "sym": False}), (32, 64))
     assert "\n" not in str(caught.value)
 
 
 def test_a_quantized_tensor_that_is_no_matrix(tmp_path: Path) -> None:
-    with pytest.raises(TensorError, match=r"down_proj.weight: a tensor of shape \[32, 1, 64\] is quantized"):
-        read(tmp_path, AUTO_GPTQ, ARRAYS, (32, 1, 64))
+    with pytest.raises(TensorError, match=r"up_proj.weight: a tensor of shape \[32, 1, 64\] is quantized"):
+        read_module(tmp_path, ARRAYS, quantized(AUTO_GPTQ), (32, 1, 64))
 
 
 def test_a_quantized_module_that_the_model_does_not_have(tmp_path: Path) -> None:
     others = {"model.extra.qweight": ("I32", pack(np.ones((8, 8), np.int64), 4))}
     with pytest.raises(TensorError, match=r"1 unexpected: model.extra.qweight"):
-        read(tmp_path, AUTO_GPTQ, ARRAYS, (32, 64), others)
+        read_module(tmp_path, ARRAYS, quantized(AUTO_GPTQ), (32, 64), others)
 
 
 @pytest.mark.parametrize(
@@ -360,6 +376,6 @@ def test_settings_that_are_not_supported(change: dict[str, Any], message: str) -
 def test_scales_that_are_not_finite_are_refused_when_they_are_read(tmp_path: Path, scale: float) -> None:
     matrix = random_matrix(32, 64, 4, 32)
     matrix.scales[3, 1] = scale
-    tensor = read_matrix(tmp_path, AUTO_GPTQ, gptq_arrays(matrix), (32, 64))
+    tensor = read_matrix(tmp_path, gptq_arrays(matrix), quantized(AUTO_GPTQ), (32, 64))
     with pytest.raises(TensorError, match="1 of 64 scales are infinite or no numbers: the file is damaged"):
         tensor.dequantize()

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from format_files import MODULE, NAME, bfloat16, packed, read, read_matrix
+from format_files import MODULE, NAME, bfloat16, read, read_matrix
+from word_kit import packed
 
 from pocketvlm.checkpoint.formats.codebooks import e2m1, e4m3, e8m0
 from pocketvlm.errors import ConfigError, TensorError

@@ -155,18 +155,23 @@ def check_tensors(
 ) -> None:
     """Raise one TensorError that counts and lists all missing, unexpected and mis-shaped tensors, if there are any.
 
-    supported: the dtypes that are loaded; tensors of others are listed too. way_out: why that may be and what to do.
-    source: what the expected shapes come from.
+    Of several files it names that of each tensor. supported: the dtypes that are loaded; tensors of others are listed
+    too. way_out: why that may be and what to do. source: what the expected shapes come from.
     """
+    several = len({entry.file for entry in entries.values()}) > 1
+
+    def label(entry: TensorEntry) -> str:
+        return f"{entry.name} in {entry.file.name}" if several else entry.name
+
     missing = [name for name in expected if name not in entries]
-    unexpected = [entry.name for name, entry in entries.items() if name not in expected]
+    unexpected = [label(entry) for name, entry in entries.items() if name not in expected]
     shaped = [
-        f"{entry.name} {list(entry.shape)} instead of {list(expected[name])}"
+        f"{label(entry)} {list(entry.shape)} instead of {list(expected[name])}"
         for name, entry in entries.items()
         if name in expected and entry.shape != tuple(expected[name])
     ]
     unsupported = [
-        f"{entry.name} ({entry.dtype})"
+        f"{label(entry)} ({entry.dtype})"
         for name, entry in entries.items()
         if name in expected and entry.dtype not in supported
     ]

@@ -291,8 +291,8 @@ class GgufFormat:
         for name in self._factors:
             if entries[name].dtype not in ("MXFP4", "NVFP4"):
                 raise TensorError(
-                    f"{where}: tensor {entries[name].name!r} has a scale, which only MXFP4 and NVFP4 matrices have: "
-                    f"download or copy the file again"
+                    f"{entries[name].file}: tensor {entries[name].name!r} has a scale, which only MXFP4 and NVFP4 "
+                    f"matrices have: download or copy the file again"
                 )
         views = map_tensors([entries[name] for name in dense], sparse)
         mapped = dict(zip(dense, views, strict=True))

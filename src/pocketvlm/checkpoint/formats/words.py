@@ -42,7 +42,10 @@ def _without_empty_biases(entries: Entries, expected: Mapping[str, Shape]) -> di
             continue
         (values,) = map_arrays([entries[name]], sparse=True)
         if values.any():
-            raise TensorError(f"{entries[name].name}: the model has no bias there, and this one is not zero: {WAY_OUT}")
+            raise TensorError(
+                f"{entries[name].file}: {entries[name].name}: the model has no bias there, and this one is not zero: "
+                f"{WAY_OUT}"
+            )
         del result[name]
     return result
 
