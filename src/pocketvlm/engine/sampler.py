@@ -162,10 +162,13 @@ class LogitsRow:
         """The `count` largest values, and those that equal the last of them."""
         return self.backend.top_logits(self.logits, self.row, count)
 
-    def value(self, token: int) -> np.float32:
-        """One value."""
-        found: np.float32 = self.backend.to_numpy(self.logits[self.row : self.row + 1, token : token + 1])[0, 0]
-        return found
+    def check(self) -> None:
+        """Raise BackendError where the first value is no number: then all are, for one weight that is none."""
+        if np.isnan(self.backend.to_numpy(self.logits[self.row : self.row + 1, :1])[0, 0]):
+            raise BackendError(
+                "the logits are no numbers, because weights of the checkpoint are infinite or no numbers: a load "
+                "without options for weights and precision names the tensor; use another checkpoint"
+            )
 
 
 def sample_token(logits: LogitsRow, sequence: Sequence) -> Sampled:
@@ -176,10 +179,9 @@ def sample_token(logits: LogitsRow, sequence: Sequence) -> Sampled:
     request, constraint = sequence.request, sequence.constraint
     params = request.params
     logprob = None
-    whole_row = _needs_whole_row(sequence, logits.logits.shape[-1])
-    if whole_row:
+    logits.check()
+    if _needs_whole_row(sequence, logits.logits.shape[-1]):
         whole = logits.whole()
-        _check_number(whole.max())
         token = sample(whole, sequence)
         if params.logprobs is not None:
             logprob = log_probabilities(whole, token, params.logprobs)
@@ -189,21 +191,10 @@ def sample_token(logits: LogitsRow, sequence: Sequence) -> Sampled:
         top = logits.top(params.top_k)
         ids, weights = _choose(top.ids, top.values, params)
         token = int(ids[inverse_cdf(weights, sequence.random.random())])
-    if not whole_row:
-        _check_number(logits.value(token))
     if constraint is None or token in request.stop_ids:
         return Sampled(token, logprob)
     constraint.accept(token)
     return Sampled(token, logprob, constraint.finished)
-
-
-def _check_number(logit: np.float32) -> None:
-    """Raise BackendError for a logit that is no number: one such weight makes all logits so."""
-    if np.isnan(logit):
-        raise BackendError(
-            "the logits are no numbers, because weights of the checkpoint are infinite or no numbers: a load without "
-            "options for weights and precision names the tensor; use another checkpoint"
-        )
 
 
 def _needs_whole_row(sequence: Sequence, vocab: int) -> bool:

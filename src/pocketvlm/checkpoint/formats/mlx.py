@@ -69,7 +69,7 @@ class MLX(ModuleFormat):
     def tensors(self, entries: Entries, expected: Mapping[str, Shape], where: str, sparse: bool) -> dict[str, Tensor]:
         if unknown := [module for module in self.overrides if f"{module}.weight" not in expected]:
             raise ConfigError(
-                f"{where}: config.json: quantization: {unknown[0]!r} is no module of this model: config.json and the "
+                f"{where}/config.json: quantization: {unknown[0]!r} is no module of this model: config.json and the "
                 f"weights do not belong together, download or copy both again"
             )
         tensors = super().tensors(entries, expected, where, sparse)
