@@ -339,11 +339,12 @@ class QuantizedTensor:
             stop = min(start + step, self.shape[0])
             some = codes[start:stop]
             values: Floats = some.astype(np.float32) if self.codebook is None else _look_up(self.codebook, some)
-            if self.zero_points is not None and zero_points is not None:
-                values -= _spread_rows(zero_points, self.zero_points.block, self.shape, start, stop)
-            values *= _spread_rows(scales, self.block, self.shape, start, stop)
-            if self.biases is not None and biases is not None:
-                values += _spread_rows(biases, self.biases.block, self.shape, start, stop)
+            with np.errstate(over="ignore", invalid="ignore"):
+                if self.zero_points is not None and zero_points is not None:
+                    values -= _spread_rows(zero_points, self.zero_points.block, self.shape, start, stop)
+                values *= _spread_rows(scales, self.block, self.shape, start, stop)
+                if self.biases is not None and biases is not None:
+                    values += _spread_rows(biases, self.biases.block, self.shape, start, stop)
             if not all_finite(values, "f32"):
                 self.finite(values, f"values of rows {start} to {stop - 1}")
             if self.permutation is not None:

@@ -70,7 +70,7 @@ def test_llm_int8(tmp_path: Path) -> None:
     assert_changes(values)
     quantization = {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False}
     write(tmp_path, tensors, quantization_config=quantization)
-    assert_same_logits(tmp_path, values, "bitsandbytes, LLM.int8(), 8 bits")
+    assert_same_logits(tmp_path, values, "bitsandbytes LLM.int8(), 8 bits, one scale an output")
 
 
 def test_saved_by_transformers(tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def test_scales_of_each_kind(tmp_path: Path, kind: str, dtype: torch.dtype) -> N
     assert_changes(values)
     block_size = BLOCK if kind == "block" else None
     write(tmp_path, tensors, quantization_config={**settings(block_size), "activation_scheme": "static"})
-    blocks = {"block": "blocks of 128 x 128", "row": "one scale an output"}.get(kind, "one scale a matrix")
+    whole = "one scale a matrix"  # also of matrices that are one block
+    blocks = {"block": f"blocks of 128 x 128 or 8 bits, {whole}", "row": "one scale an output"}.get(kind, whole)
     assert_same_logits(tmp_path, values, f"FP8, 8 bits, {blocks}")
 
 

@@ -86,7 +86,7 @@ def _codes(tensor: QuantizedTensor) -> tuple[str, int]:
     if isinstance(block, int):
         return f"{bits}, blocks of {block}", block
     rows, group = block
-    if rows >= tensor.shape[0]:
+    if block == tensor.shape:
         return f"{bits}, one scale a matrix", group
     if rows > 1:
         return f"{bits}, blocks of {rows} x {group}", group
