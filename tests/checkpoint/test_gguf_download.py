@@ -56,6 +56,7 @@ def test_one_file_and_its_vision_file_are_pulled(user: User, files: dict[str, by
     answer = user.pull(NAME, hook=True)
     assert user.hub.downloads() == [Q4, VISION]
     assert Path(answer["path"]).name == Q4
+    assert "No files matched" not in answer["stderr"]
     assert (answer["files"], answer["bytes"]) == (2, len(files[Q4]) + len(files[VISION]))
     assert answer["calls"][-1] == [len(files[Q4]) + len(files[VISION])] * 2
     assert [path.name for path in open_checkpoint(Path(answer["path"])).tensor_files] == [Q4, VISION]
@@ -121,7 +122,8 @@ def test_text_models_without_a_vision_file(user: User, files: dict[str, bytes]) 
     [
         ([Q4, Q8], "Q5_K_M", r"org/x: no GGUF file of type Q5_K_M: name another type, .* \(files: .*Q8_0.gguf\)"),
         ([Q8, "x-Q6_K.gguf"], None, "no GGUF file of type Q4_K_M"),
-        ([VISION], None, r"no GGUF file of type Q4_K_M: .* \(files: none\)"),
+        ([VISION], None, r"org/x: holds no GGUF file of a language model: use another repository"),
+        (["model.safetensors"], "Q8_0", r"org/x: holds no GGUF file of a language model: leave out :Q8_0, or use"),
         (["x-Q4_K_M-00001-of-00002.gguf", "x-Q4_K_M-00002-of-00002.gguf"], None, "part of a split GGUF file"),
     ],
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -53,6 +54,21 @@ class _Hook:
         """Does nothing."""
 
 
+@contextmanager
+def _without_notice() -> Iterator[None]:
+    """Without the library's warning that no file matches, as in repositories that hold GGUF files alone."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No files matched")
+
+    logger = logging.getLogger("huggingface_hub._snapshot_download")
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
+
+
 def download(
     repo_id: str,
     revision: str | None = None,
@@ -71,8 +87,8 @@ def download(
     from huggingface_hub import snapshot_download
 
     try:
-        directory = Path(
-            snapshot_download(
+        with _without_notice():
+            found = snapshot_download(
                 repo_id,
                 revision=revision,
                 allow_patterns=SMALL,
@@ -80,7 +96,7 @@ def download(
                 library_name=_CLIENT,
                 tqdm_class=_silent_bar(),
             )
-        )
+        directory = Path(found)
         if tag is None and _fetch_safetensors(repo_id, directory, progress, weights):
             return directory
         return _fetch_gguf(repo_id, directory, progress, tag, vision)

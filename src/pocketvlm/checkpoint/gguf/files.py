@@ -105,11 +105,13 @@ def choose_names(names: Sequence[str], tag: str | None, where: str) -> tuple[str
     found = [name for name in texts if has_tag(name, tag or DEFAULT_TAG)]
     if tag is None and not found and len(texts) == 1:
         found = texts
+    if not texts:
+        way_out = "use another repository" if tag is None else f"leave out :{tag}, or use a repository of GGUF files"
+        raise CheckpointError(f"{where}: holds no GGUF file of a language model: {way_out}")
     if not found:
-        listed = _listed([Path(name) for name in texts]) if texts else "none"
         raise CheckpointError(
-            f"{where}: no GGUF file of type {tag or DEFAULT_TAG}: "
-            f"name another type, as in org/name:Q8_0 (files: {listed})"
+            f"{where}: no GGUF file of type {tag or DEFAULT_TAG}: name another type, as in org/name:Q8_0 (files: "
+            f"{_listed([Path(name) for name in texts])})"
         )
     if _PART.fullmatch(found[0]):
         raise CheckpointError(
