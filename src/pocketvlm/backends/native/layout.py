@@ -73,7 +73,7 @@ def _integer_codebook(entries: bytes) -> Codebook:
 class Layout:
     """How a tensor is packed.
 
-    bits: 4, 5, 6 or 8 for integer products with codes in that container; 16 for values as bfloat16, 32 for values as float32.
+    bits: 4, 5, 6 or 8 for integer products with codes in that container; 16 or 32 for values as bfloat16 or float32.
     group: inputs that share a scale, 0 where an output has one scale and nothing else, and for 16 and 32 bits.
     reason: what the container does to the tensor's values, and why it was chosen.
     """
