@@ -107,14 +107,14 @@ def test_a_form_says_which_kernel_multiplies_it(tensor: QuantizedTensor, contain
 @pytest.mark.parametrize(
     ("bits", "group", "container", "said"),
     [
-        (5, 32, 5, "5-bit codes, groups of 32: codes as stored)"),
+        (5, 32, 5, "5-bit codes, groups of 32, zero points: codes as stored)"),
         (5, 16, 6, "codes as stored, 5-bit products need groups of a multiple of 32)"),
         (5, 48, 6, "codes as stored, 5-bit products need groups of a multiple of 32)"),
         (5, 8, 8, "codes as stored, 5-bit products need groups of a multiple of 32)"),
-        (6, 16, 6, "6-bit codes, groups of 16: codes as stored)"),
+        (6, 16, 6, "6-bit codes, groups of 16, zero points: codes as stored)"),
         (6, 8, 8, "codes as stored, 6-bit products need groups of a multiple of 16)"),
-        (6, 96, 6, "6-bit codes, groups of 96: codes as stored)"),
-        (7, 32, 8, "7-bit codes, groups of 32: codes as stored)"),
+        (6, 96, 6, "6-bit codes, groups of 96, zero points: codes as stored)"),
+        (7, 32, 8, "7-bit codes, groups of 32, zero points: codes as stored)"),
     ],
 )
 def test_codes_of_5_and_6_bits_have_their_own_container(bits: int, group: int, container: int, said: str) -> None:
@@ -126,8 +126,7 @@ def test_codes_of_5_and_6_bits_have_their_own_container(bits: int, group: int, c
     packed = pack(RUNTIME, tensor)
     assert isinstance(packed, PackedMatrix)
     assert packed.codes.size == 48 * 288 * container // 8
-    codes = np.zeros((40, 288), np.uint8)
-    codes[:] = tensor.load_codes() + 128
+    codes = (tensor.load_codes().astype(np.int16) + 128).astype(np.uint8)
     numbers = {name: value for name, value in packed.arrays().items() if name not in ("codes", "permutation")}
     wide = packed_matrix(
         8,
