@@ -16,10 +16,11 @@ using Int8s = Array<const int8_t>;
 
 // Sizes of a quantized matrix. Group 0: 8-bit codes with one scale for each row.
 QuantizedWeights shape_of(int bits, int64_t group, int64_t inputs, int64_t outputs) {
-    if (bits != 4 && bits != 8) refuse("codes have 4 or 8 bits, not " + std::to_string(bits));
+    if (bits != 4 && bits != 5 && bits != 6 && bits != 8) refuse("codes have 4, 5, 6 or 8 bits, not " + std::to_string(bits));
     if (inputs < 1 || outputs < 1) refuse("a quantized matrix has at least one row and one column");
-    if (!(bits == 8 && group == 0) && (group < 8 || group % 8))
-        refuse("groups have a multiple of 8 inputs, not " + std::to_string(group));
+    const int64_t multiple = std::max<int64_t>(8, unit_inputs(bits));
+    if (!(bits == 8 && group == 0) && (group < multiple || group % multiple))
+        refuse("groups have a multiple of " + std::to_string(multiple) + " inputs, not " + std::to_string(group));
     const int64_t unit = group ? group : 16;
     QuantizedWeights w{};
     w.bits = bits;
@@ -88,12 +89,12 @@ class PackedMatrix {
           packed_(codes, "codes"),
           row_scale_(row_scale, "row_scale") {
         const int64_t tiles = tiles_of(outputs);
-        packed_.shaped(tiles, weights_.steps(), step_bytes);
+        packed_.shaped(tiles, weights_.lines(), line_bytes);
         row_scale_.shaped(tiles * tile_outputs);
         weights_.packed = packed_.data();
         weights_.row_scale = row_scale_.data();
         if (!codebook.is_none()) {
-            if (bits == 8) refuse("8-bit codes have no codebook");
+            if (bits != 4) refuse(std::to_string(bits) + "-bit codes have no codebook");
             codebook_.emplace(codebook, "codebook");
             const bool wide = codebook_->dims() == 2;
             wide ? codebook_->shaped(2, 16) : codebook_->shaped(16);
@@ -166,7 +167,7 @@ void quantized_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list
         [products, count](Pool& pool, const Kernels& kernels) {
             kernels.quantized_linear(pool, products.data(), static_cast<int64_t>(count));
         },
-        Reads{first.packed, tiles_of(products[0].args.outputs) * first.steps() * step_bytes});
+        Reads{first.packed, tiles_of(products[0].args.outputs) * first.lines() * line_bytes});
 }
 
 void quantized_embed(Runtime& runtime, const PackedMatrix& matrix, nb::handle ids, nb::handle out) {
@@ -189,6 +190,7 @@ void quantize(Runtime& runtime, nb::handle weight, bool bf16, int bits, int64_t 
         bfloat16.emplace(weight, "weight").shaped(-1, -1);
     else
         float32.emplace(weight, "weight").shaped(-1, -1);
+    if (bits != 4 && bits != 8) refuse("weights are rounded to 4 or 8 bits, not " + std::to_string(bits));
     const int64_t outputs = bfloat16 ? bfloat16->dim(0) : float32->dim(0), inputs = bfloat16 ? bfloat16->dim(1) : float32->dim(1);
     Quantize args{.weight = bfloat16 ? static_cast<const void*>(bfloat16->data()) : float32->data(),
                   .bf16 = bf16,
@@ -197,7 +199,7 @@ void quantize(Runtime& runtime, nb::handle weight, bool bf16, int bits, int64_t 
                   .to = shape_of(bits, group, inputs, outputs)};
     const int64_t tiles = tiles_of(outputs);
     const Array<uint8_t> bytes(codes, "codes");
-    bytes.shaped(tiles, args.to.steps(), step_bytes);
+    bytes.shaped(tiles, args.to.lines(), line_bytes);
     const Output scales(row_scale, "row_scale");
     scales.shaped(tiles * tile_outputs);
     std::optional<Array<uint16_t>> groups;

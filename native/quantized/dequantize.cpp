@@ -20,16 +20,20 @@ float number_of(const GroupNumbers& numbers, int64_t groups, int64_t tile, int64
 }
 
 int value_of(const QuantizedWeights& w, const uint8_t* packed, int64_t k) {
-    if (w.bits == 8) return packed[k / 4 * step_bytes + k % 4] - 128;
-    const int code = packed[k / 8 * step_bytes + k % 4] >> (k % 8 < 4 ? 0 : 4) & 15;
-    if (!w.codebook) return code - 8;
+    if (w.bits == 8) return packed[k / 4 * line_bytes + k % 4] - 128;
+    const int64_t inputs = unit_inputs(w.bits), lines = unit_lines(w.bits);
+    const int word = static_cast<int>(k % inputs / 4);
+    packed += k / inputs * lines * line_bytes + k % 4;
+    int code = packed[word / 2 * line_bytes] >> word % 2 * 4 & 15;
+    if (w.bits > 4) code |= (packed[(lines - 1) * line_bytes] >> upper_bit(w.bits, word) & ((1 << (w.bits - 4)) - 1)) << 4;
+    if (!w.codebook) return code - (1 << (w.bits - 1));
     const int value = w.codebook[code] - 128;
     return w.codebook_low ? 256 * value + w.codebook_low[code] - 128 : value;
 }
 
 void dequantize_row(const QuantizedWeights& w, int64_t row, int64_t inputs, float* out) {
     const int64_t tile = row / tile_outputs, lane = row % tile_outputs, groups = w.groups();
-    const uint8_t* packed = w.packed + tile * w.steps() * step_bytes + 4 * lane;
+    const uint8_t* packed = w.packed + tile * w.lines() * line_bytes + 4 * lane;
     const float row_scale = w.row_scale[row];
     float scale = 1.0f, bias = 0.0f;
     int zero = w.zero;

@@ -8,7 +8,7 @@ namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
 constexpr int64_t tile_vectors = tile_outputs / W;  // vectors of outputs in a packed tile
-constexpr int64_t vector_bytes = 4 * W;             // of a step
+constexpr int64_t vector_bytes = 4 * W;             // of a line
 constexpr int64_t ahead = 3072, near = 512;         // prefetch distance in bytes: from memory, from the second cache
 // whole_tiles: packed tiles with one scale for each output that are multiplied together. split_rows: up to so many rows, each
 // sum is split in two to shorten the chain of additions. The number of registers limits both.
@@ -35,7 +35,30 @@ struct Destination {
     }
 };
 
-enum class Kind { nibbles, offset_codebook, codebook, wide_codebook, bytes };
+enum class Kind { nibbles, five_bits, six_bits, offset_codebook, codebook, wide_codebook, bytes };
+
+constexpr int bits_of(Kind kind) {
+    if (kind == Kind::bytes) return 8;
+    return kind == Kind::five_bits ? 5 : kind == Kind::six_bits ? 6 : 4;
+}
+
+// Codes of more than 4 bits: word `word` of the unit of lines at p, whose last line is `upper`.
+template <int bits, int word>
+inline Bytes joined_codes(const uint8_t* p, Bytes upper) {
+    const Bytes line = load_bytes(p + word / 2 * line_bytes);
+    constexpr int mask = ((1 << (bits - 4)) - 1) << 4;
+    return with_bits<mask>(word % 2 ? high_nibbles(line) : low_nibbles(line), shifted<4 - upper_bit(bits, word)>(upper));
+}
+
+// Adds the products of this word and the next ones of a unit; odd words go to `odd`.
+template <int Rows, int bits, int word = 0>
+[[gnu::always_inline]] inline void add_joined(Counts* even, Counts* odd, const uint8_t* p, Bytes upper, const int8_t* x) {
+    const Bytes codes = joined_codes<bits, word>(p, upper);
+    Counts* sums = word % 2 ? odd : even;
+#pragma GCC unroll 12
+    for (int r = 0; r < Rows; ++r) sums[r] = dot4(sums[r], codes, repeat_four(x + 4 * (word * Rows + r)));
+    if constexpr (word + 1 < unit_inputs(bits) / 4) add_joined<Rows, bits, word + 1>(even, odd, p, upper, x);
+}
 
 // The numbers of groups for one vector of outputs. Their type is looked at once a group, not once a product.
 struct NumbersOfVector {
@@ -67,9 +90,9 @@ template <int Rows, Kind kind, bool Biased>
 __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, const ActivationTile& in, const Destination& to) {
     constexpr bool split = Rows <= split_rows;
     constexpr bool wide = kind == Kind::wide_codebook;
-    constexpr int step = kind == Kind::bytes ? 1 : 2;  // words of a row in a step
-    const uint8_t* packed = w.packed + tile * w.steps() * step_bytes;
-    const int64_t steps = kind == Kind::bytes ? w.group / 4 : w.group / 8, groups = w.groups();
+    constexpr int bits = bits_of(kind), lines = unit_lines(bits);
+    const uint8_t* packed = w.packed + tile * w.lines() * line_bytes;
+    const int64_t units = w.group / unit_inputs(bits), groups = w.groups();
     for (int64_t v = 0; v < tile_vectors; ++v) {
         const NumbersOfVector scale(w.group_scale, groups, tile, v), bias(w.group_bias, groups, tile, v);
         const int8_t* zero_points = Biased && w.zero_points ? w.zero_points + tile * groups * tile_outputs + v * W : nullptr;
@@ -85,11 +108,15 @@ __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, 
             if constexpr (split || wide)
 #pragma GCC unroll 12
                 for (int r = 0; r < Rows; ++r) more[r] = wide ? sums[r] : count(0);
-            int64_t remaining = steps;
-            do {  // a group has at least one step: a loop that may run zero times copies all sums
-                const Bytes bytes = load_bytes(p);
-                if constexpr (Rows <= 8) __builtin_prefetch(p + ahead);
-                if constexpr (kind == Kind::bytes) {
+            int64_t remaining = units;
+            do {  // a group has at least one unit: a loop that may run zero times copies all sums
+                const Bytes bytes = load_bytes(p + (lines - 1) * line_bytes);
+                if constexpr (Rows <= 8)
+#pragma GCC unroll 5
+                    for (int i = 0; i < lines; ++i) __builtin_prefetch(p + i * line_bytes + ahead);
+                if constexpr (kind == Kind::five_bits || kind == Kind::six_bits) {
+                    add_joined<Rows, bits>(sums, split ? more : sums, p, bytes, x);
+                } else if constexpr (kind == Kind::bytes) {
 #pragma GCC unroll 12
                     for (int r = 0; r < Rows; ++r) sums[r] = dot8(sums[r], bytes, repeat_four(x + 4 * r));
                 } else if constexpr (wide) {
@@ -121,7 +148,7 @@ __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, 
                         to = kind == Kind::codebook ? dot8(to, second, four) : dot4(to, second, four);
                     }
                 }
-                p += step_bytes, x += 4 * step * Rows;
+                p += lines * line_bytes, x += unit_inputs(bits) * Rows;
             } while (--remaining > 0);
             const Vec s = scale.of(g);
             Vec shift = zero();  // what a group adds for each unit of the sum of its inputs
@@ -150,7 +177,7 @@ __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, 
 template <int Rows, int Tiles>
 __attribute__((noinline)) void whole(const QuantizedWeights& w, int64_t tile, const ActivationTile& in, const Destination& to) {
     constexpr int vecs = Tiles * tile_vectors;
-    const int64_t tile_bytes = w.steps() * step_bytes;
+    const int64_t tile_bytes = w.lines() * line_bytes;
     const uint8_t* p = w.packed + tile * tile_bytes;
     const int8_t* x = in.words;
     Counts sums[Rows][vecs];
@@ -159,7 +186,7 @@ __attribute__((noinline)) void whole(const QuantizedWeights& w, int64_t tile, co
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; ++v) sums[r][v] = count(in.offset[r]);
     const float *final_out = to.final_out, *residual = to.residual;
-    int64_t remaining = w.steps();
+    int64_t remaining = w.lines();
     const int64_t every = Rows > 4 ? divide_up(remaining, 2 * Rows) : remaining;
     int asked = 0;
     do {
@@ -188,7 +215,7 @@ __attribute__((noinline)) void whole(const QuantizedWeights& w, int64_t tile, co
 #pragma GCC unroll 4
                 for (int v = 0; v < vecs; ++v) sums[r][v] = dot8(sums[r][v], weights[v], four);
             }
-            p += step_bytes, x += 4 * Rows;
+            p += line_bytes, x += 4 * Rows;
         } while (--n > 0);
     } while (remaining > 0);
     Vec scale[vecs], bias[vecs];
@@ -229,6 +256,10 @@ inline void dots_of_rows(const QuantizedWeights& w, int64_t tile, int64_t tiles,
     for (; tiles > 0; --tiles, ++tile, to = to.right(tile_outputs)) {
         if (w.bits == 8)
             grouped_of<Rows, Kind::bytes>(w, tile, in, to);
+        else if (w.bits == 6)
+            grouped_of<Rows, Kind::six_bits>(w, tile, in, to);
+        else if (w.bits == 5)
+            grouped_of<Rows, Kind::five_bits>(w, tile, in, to);
         else if (w.codebook_low)
             grouped_of<Rows, Kind::wide_codebook>(w, tile, in, to);
         else if (w.codebook && w.codebook_offset >= 0)

@@ -10,8 +10,8 @@ constexpr int64_t tiles_together = 2;
 
 // Stored weight - value, as the products of dots.h see the stored weight.
 inline int32_t weight_offset_of(const QuantizedWeights& w) {
-    if (w.bits == 4 && !w.codebook) return 8;
-    if (w.bits == 4 && !w.codebook_low && w.codebook_offset >= 0) return 128 - w.codebook_offset;
+    if (w.bits < 8 && !w.codebook) return 1 << (w.bits - 1);
+    if (w.bits < 8 && !w.codebook_low && w.codebook_offset >= 0) return 128 - w.codebook_offset;
     return activation_layout.weight_offset;
 }
 
@@ -71,7 +71,7 @@ inline void tiles_of_rows(const QuantizedProduct& product, const Activations& in
 // Packed tiles of one task: enough for every thread to get several tasks, and for a task to be worth its start; few enough
 // for the tiles of a task to fit the cache.
 inline int64_t tiles_of_task(const Pool& pool, const QuantizedWeights& weights, int64_t tiles, int64_t rows) {
-    const int64_t cost = weights.steps() * step_bytes * max(1, rows / 4);
+    const int64_t cost = weights.lines() * line_bytes * max(1, rows / 4);
     const int64_t fair = divide_up(tiles, 4 * pool.threads()), minimum = divide_up(32768, cost), maximum = max(2, (1 << 20) / cost);
     return round_up(min(max(fair, minimum), maximum), tiles_together);
 }

@@ -64,7 +64,7 @@ inline void quantize_8bit(const float* row, const QuantizedWeights& w, int64_t i
         const float inverse = scale > 1e-36f ? 1.0f / scale : 0.0f;
         for (int64_t k = 0; k < w.group; ++k) {
             const float q = k < n ? clamp(nearest(row[begin + k] * inverse), -127.0f, 127.0f) : 0.0f;
-            packed[(begin + k) / 4 * step_bytes + k % 4] = static_cast<uint8_t>(static_cast<int>(q) + 128);
+            packed[(begin + k) / 4 * line_bytes + k % 4] = static_cast<uint8_t>(static_cast<int>(q) + 128);
         }
     }
 }
@@ -130,7 +130,7 @@ inline void quantize_4bit(const float* row, const QuantizedWeights& w, int64_t i
             int code = 0;
             for (int i = 0; i < 15; ++i) code += l.middle[i] < t;
             const int64_t at = g * w.group + k;
-            uint8_t& byte = packed[at / 8 * step_bytes + at % 4];
+            uint8_t& byte = packed[at / 8 * line_bytes + at % 4];
             byte = at % 8 < 4 ? static_cast<uint8_t>(code) : static_cast<uint8_t>(byte | code << 4);
         }
     }
@@ -144,7 +144,7 @@ void quantize(Pool& pool, const Quantize& e) {
     pool.reserve(static_cast<size_t>(e.inputs) * sizeof(float));
     parallel(pool, tiles, [&](int64_t tile, int worker) {
         float* row = pool.scratch(worker);
-        uint8_t* packed = const_cast<uint8_t*>(w.packed) + tile * w.steps() * step_bytes;
+        uint8_t* packed = const_cast<uint8_t*>(w.packed) + tile * w.lines() * line_bytes;
         for (int64_t lane = 0; lane < tile_outputs; ++lane) {
             const int64_t output = tile * tile_outputs + lane;
             const int64_t inputs = output < e.outputs ? e.inputs : 0;

@@ -1,10 +1,12 @@
-// Products with quantized matrices of 4 and 8 bits: y = activation(x W^T + bias) + residual in integer arithmetic.
+// Products with quantized matrices of 4, 5, 6 and 8 bits: y = activation(x W^T + bias) + residual in integer arithmetic.
 //
-// Packed layout. A packed tile has 16 outputs, padded; inputs are padded to whole groups. A step of a tile is 64 bytes, four
+// Packed layout. A packed tile has 16 outputs, padded; inputs are padded to whole groups. A line of a tile is 64 bytes, four
 // bytes for each output: four neighbouring inputs (8 bit, value + 128), or eight of them, inputs 0..3 in the low and 4..7 in
-// the high nibbles of the bytes (4 bit). A weight is row_scale * v, or with groups
+// the high nibbles of the bytes (4 bit). Codes of 5 and 6 bits have lines of nibbles as codes of 4 bits have, and after each
+// four (5 bit) or two (6 bit) of them a line with the upper bits of the same inputs: see `upper_bit`.
+// A weight is row_scale * v, or with groups
 //   row_scale * (group_scale * (v - zero) + group_bias),
-// where v is code - 128 (8 bit), code - 8 (4 bit), codebook[code] - 128, or, with both parts of a wide codebook,
+// where v is code - 2^(bits - 1), codebook[code] - 128, or, with both parts of a wide codebook,
 // 256 * (codebook[code] - 128) + codebook_low[code] - 128.
 #pragma once
 
@@ -15,10 +17,16 @@
 
 namespace pocketvlm {
 
-// Functions of these structs are always inlined: a copy that an instruction set compiles must not serve the others.
+// Functions of this file are always inlined: a copy that an instruction set compiles must not serve the others.
 
 constexpr int64_t tile_outputs = 16;
-constexpr int64_t step_bytes = 64;
+constexpr int64_t line_bytes = 64;
+
+// Inputs whose codes are in the same lines, and these lines: a unit of the packed layout. Groups are multiples of it.
+[[gnu::always_inline]] constexpr int64_t unit_inputs(int bits) { return bits == 8 ? 4 : bits == 4 ? 8 : 32 / (bits - 4); }
+[[gnu::always_inline]] constexpr int64_t unit_lines(int bits) { return unit_inputs(bits) * bits / 32; }
+// The bit of a byte at which the upper bits of word `word` of a unit begin, four inputs each; those of the first need no shift.
+[[gnu::always_inline]] constexpr int upper_bit(int bits, int word) { return (4 + (bits - 4) * word) % 8; }
 
 enum class NumberType { none, float16, float32, int8 };
 
@@ -34,14 +42,14 @@ struct GroupNumbers {
 };
 
 struct QuantizedWeights {
-    int bits;                              // 4 or 8
-    int64_t group;                         // inputs that share a scale, a multiple of 8
+    int bits;                              // 4, 5, 6 or 8
+    int64_t group;                         // inputs that share a scale, a multiple of 8 and of a unit
     int64_t depth;                         // inputs, padded to a multiple of the group
-    const uint8_t* packed;                 // [tiles][depth * bits / 32][64]
+    const uint8_t* packed;                 // [tiles][lines][64]
     GroupNumbers group_scale;              // none: there is only row_scale (8 bit)
     GroupNumbers group_bias;               // none: zero
     const float* row_scale;                // [tiles * 16]
-    const uint8_t* codebook;               // [16]: value + 128 of each 4-bit code, or null for code - 8
+    const uint8_t* codebook;               // [16]: value + 128 of each 4-bit code, or null
     const uint8_t* codebook_low = nullptr;  // [16]: the low part of a wide codebook, or null
     const int8_t* zero_points = nullptr;   // [tiles][groups][16], or null: `zero` for all groups
     int32_t zero = 0;
@@ -49,7 +57,7 @@ struct QuantizedWeights {
     uint8_t offset_codebook[16] = {};      // codebook - codebook_offset, if that fits 7 bits: unsigned factors without overflow
     int32_t codebook_offset = -1;          // the smallest entry of the codebook, or -1 if its range is wider
 
-    [[gnu::always_inline]] int64_t steps() const { return depth * bits / 32; }
+    [[gnu::always_inline]] int64_t lines() const { return depth * bits / 32; }
     [[gnu::always_inline]] int64_t groups() const { return depth / group; }
     [[gnu::always_inline]] bool grouped() const { return group_scale.type != NumberType::none; }
     // Whether a group adds something to scale * v.

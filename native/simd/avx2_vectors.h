@@ -86,6 +86,17 @@ inline Bytes repeat_four(const int8_t* p) {
 }
 inline Bytes low_nibbles(Bytes b) { return _mm256_and_si256(b, _mm256_set1_epi8(15)); }
 inline Bytes high_nibbles(Bytes b) { return _mm256_and_si256(_mm256_srli_epi16(b, 4), _mm256_set1_epi8(15)); }
+// Codes of more than 4 bits: bits of another line, shifted left (right if n < 0) and joined to nibbles under a mask. Shifted
+// bytes may hold bits of their neighbours.
+template <int n>
+inline Bytes shifted(Bytes b) {
+    if constexpr (n == 0) return b;
+    return n > 0 ? _mm256_slli_epi16(b, n > 0 ? n : 0) : _mm256_srli_epi16(b, n < 0 ? -n : 0);
+}
+template <int mask>
+inline Bytes with_bits(Bytes nibbles, Bytes bits) {
+    return _mm256_or_si256(nibbles, _mm256_and_si256(bits, _mm256_set1_epi8(mask)));
+}
 inline Bytes look_up(const uint8_t* codebook, Bytes nibbles) {
     const __m128i sixteen = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codebook));
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(sixteen), nibbles);

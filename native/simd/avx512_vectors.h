@@ -96,6 +96,17 @@ inline Bytes repeat_four(const int8_t* p) {
 }
 inline Bytes low_nibbles(Bytes b) { return _mm512_and_si512(b, _mm512_set1_epi8(15)); }
 inline Bytes high_nibbles(Bytes b) { return _mm512_and_si512(_mm512_srli_epi16(b, 4), _mm512_set1_epi8(15)); }
+// Codes of more than 4 bits: bits of another line, shifted left (right if n < 0) and joined to nibbles under a mask. Shifted
+// bytes may hold bits of their neighbours.
+template <int n>
+inline Bytes shifted(Bytes b) {
+    if constexpr (n == 0) return b;
+    return n > 0 ? _mm512_slli_epi16(b, n > 0 ? n : 0) : _mm512_srli_epi16(b, n < 0 ? -n : 0);
+}
+template <int mask>
+inline Bytes with_bits(Bytes nibbles, Bytes bits) {
+    return _mm512_ternarylogic_epi32(nibbles, bits, _mm512_set1_epi8(mask), 0xf8);  // nibbles | (bits & mask)
+}
 inline Bytes look_up(const uint8_t* codebook, Bytes nibbles) {
     const __m128i sixteen = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codebook));
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(sixteen), nibbles);

@@ -78,6 +78,17 @@ inline Bytes repeat_four(const int8_t* p) {
 }
 inline Bytes low_nibbles(Bytes b) { return vandq_u8(b, vdupq_n_u8(15)); }
 inline Bytes high_nibbles(Bytes b) { return vshrq_n_u8(b, 4); }
+// Codes of more than 4 bits: bits of another line, shifted left (right if n < 0) and joined to nibbles under a mask.
+template <int n>
+inline Bytes shifted(Bytes b) {
+    if constexpr (n > 0) return vshlq_n_u8(b, n);
+    if constexpr (n < 0) return vshrq_n_u8(b, -n);
+    return b;
+}
+template <int mask>
+inline Bytes with_bits(Bytes nibbles, Bytes bits) {
+    return vorrq_u8(nibbles, vandq_u8(bits, vdupq_n_u8(mask)));
+}
 inline Bytes look_up(const uint8_t* codebook, Bytes nibbles) { return vqtbl1q_u8(vld1q_u8(codebook), nibbles); }
 inline Counts count(int32_t n) { return vdupq_n_s32(n); }
 inline Counts add(Counts a, Counts b) { return vaddq_s32(a, b); }

@@ -91,6 +91,17 @@ inline Bytes high_nibbles(Bytes b) {
     for (auto& v : b.b) v >>= 4;
     return b;
 }
+// Codes of more than 4 bits: bits of another line, shifted left (right if n < 0) and joined to nibbles under a mask.
+template <int n>
+inline Bytes shifted(Bytes b) {
+    for (auto& v : b.b) v = static_cast<int16_t>(n > 0 ? v << (n > 0 ? n : 0) : v >> (n < 0 ? -n : 0));
+    return b;
+}
+template <int mask>
+inline Bytes with_bits(Bytes nibbles, Bytes bits) {
+    for (int64_t i = 0; i < 4 * W; ++i) nibbles.b[i] = static_cast<int16_t>(nibbles.b[i] | (bits.b[i] & mask));
+    return nibbles;
+}
 inline Bytes look_up(const uint8_t* codebook, Bytes nibbles) {
     for (auto& v : nibbles.b) v = codebook[v];
     return nibbles;

@@ -134,11 +134,11 @@ FORMS = [
     case("Q4_0", 4, tensor_of(codes=signed(4)), 23),
     case("Q4_1", 4, tensor_of(biases=floats(np.float16)), 23),
     case("Q4_K", 4, tensor_of((20, 512), scales=two_levels(8), biases=two_levels(8, -1)), 23),
-    case("Q5_0", 8, tensor_of(bits=5, codes=signed(5)), 23),
-    case("Q5_K", 8, tensor_of((20, 512), bits=5, scales=two_levels(8), biases=two_levels(8, -1)), 23),
+    case("Q5_0", 5, tensor_of(bits=5, codes=signed(5)), 23),
+    case("Q5_K", 5, tensor_of((20, 512), bits=5, scales=two_levels(8), biases=two_levels(8, -1)), 23),
     case(
         "Q6_K",
-        8,
+        6,
         tensor_of((20, 512), bits=6, block=(1, 16), codes=signed(6, (20, 512)), scales=two_levels(16, low=-64)),
         23,
     ),
@@ -150,7 +150,7 @@ FORMS = [
     *(
         case(
             f"MLX, {bits} bits",
-            4 if bits <= 4 else 8,
+            max(4, bits),
             tensor_of(bits=bits, scales=bf16(-12, -7), biases=bf16(-9, -3)),
             23,
         )
@@ -202,7 +202,7 @@ FORMS = [
     case("codebook, biases", 4, tensor_of(codebook=book(*E2M1), biases=floats(np.float16)), 23),
     case("codebook, zero points", 4, tensor_of(codebook=book(*E2M1), zero_points=integers), 23),
     case("global divisor, biases", 4, tensor_of(global_divisor=5.0, biases=floats(np.float16)), 23),
-    case("float32 scales of all sizes", 8, tensor_of(bits=6, block=(1, 16), scales=floats(np.float32, 1e-20)), 23),
+    case("float32 scales of all sizes", 6, tensor_of(bits=6, block=(1, 16), scales=floats(np.float32, 1e-20)), 23),
     case("scales of zero", 4, tensor_of(scales=BlockValues(np.zeros((20, 3), np.float32), (1, 32))), 23),
     case("groups of 12", 32, tensor_of(block=(1, 12)), 23),
 ]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from native_kit import Inputs, usable
-from quantized_forms import E2M1, E2M3, FORMS, FP4, IQ4_NL, NF4, book, form, integers, tensor_of
+from quantized_forms import E2M1, E2M3, FORMS, FP4, IQ4_NL, NF4, book, form, integers, signed, tensor_of
 
 from pocketvlm import _native
 from pocketvlm.backends.native import NativeBackend
 from pocketvlm.backends.native.layout import integer_codebook, kernel_of, layout_of
-from pocketvlm.backends.native.pack import pack
-from pocketvlm.backends.native.packed_matrix import PackedMatrix
+from pocketvlm.backends.native.pack import pack, pack_codes
+from pocketvlm.backends.native.packed_matrix import PackedMatrix, packed_matrix
 from pocketvlm.backends.options import choose
 from pocketvlm.tensors import Floats, QuantizedTensor, spread
 
@@ -96,12 +96,84 @@ def test_an_embedding_that_is_not_packed_is_looked_up_exactly() -> None:
 @pytest.mark.parametrize(("tensor", "container", "stored"), FORMS)
 def test_a_form_says_which_kernel_multiplies_it(tensor: QuantizedTensor, container: int, stored: int) -> None:
     said = kernel_of(tensor)
-    kernel = {4: "4-bit integer", 8: "8-bit integer", 16: "bfloat16", 32: "float32"}[container]
+    kernel = {16: "bfloat16", 32: "float32"}.get(container, f"{container}-bit integer")
     assert said.startswith(f"{kernel} products (")
     assert ("rounded to bfloat16 (at most 2^-8" in said) == (stored == 8)
     assert ("bfloat16 holds its values exactly" in said) == (container == 16 and stored == 23)
     assert ("rounded to 16 bits, by 1.3e-05" in said) == (stored == 15)
     assert ("inputs permuted" in said) == (tensor.permutation is not None)
+
+
+@pytest.mark.parametrize(
+    ("bits", "group", "container", "said"),
+    [
+        (5, 32, 5, "5-bit codes, groups of 32, zero points: codes as stored)"),
+        (5, 16, 6, "codes as stored, 5-bit products need groups of a multiple of 32)"),
+        (5, 48, 6, "codes as stored, 5-bit products need groups of a multiple of 32)"),
+        (5, 8, 8, "codes as stored, 5-bit products need groups of a multiple of 32)"),
+        (6, 16, 6, "6-bit codes, groups of 16, zero points: codes as stored)"),
+        (6, 8, 8, "codes as stored, 6-bit products need groups of a multiple of 16)"),
+        (6, 96, 6, "6-bit codes, groups of 96, zero points: codes as stored)"),
+        (7, 32, 8, "7-bit codes, groups of 32, zero points: codes as stored)"),
+    ],
+)
+def test_codes_of_5_and_6_bits_have_their_own_container(bits: int, group: int, container: int, said: str) -> None:
+    """Where their groups fill its lines; the same codes as bytes give the same bits."""
+    tensor = tensor_of((40, 288), bits=bits, block=(1, group), codes=signed(bits, (40, 288)), zero_points=integers)
+    layout = layout_of(tensor)
+    assert (layout.bits, layout.group) == (container, group)
+    assert kernel_of(tensor).endswith(said)
+    packed = pack(RUNTIME, tensor)
+    assert isinstance(packed, PackedMatrix)
+    assert packed.codes.size == 48 * 288 * container // 8
+    codes = (tensor.load_codes().astype(np.int16) + 128).astype(np.uint8)
+    numbers = {name: value for name, value in packed.arrays().items() if name not in ("codes", "permutation")}
+    wide = packed_matrix(
+        8,
+        group,
+        288,
+        40,
+        pack_codes(codes, 8, 288),
+        codebook=None,
+        group_bias=None,
+        span=1,
+        zero=packed.zero,
+        **numbers,
+    )
+    ops = NativeBackend(RUNTIME, {}, choose("native"))
+    for rows in (1, 2, 12, 29):
+        x = Inputs(rows)(rows, 288)
+        np.testing.assert_array_equal(ops.linear(x, packed), ops.linear(x, wide))
+
+
+@pytest.mark.parametrize(("bits", "inputs", "group"), [(5, 300, 128), (6, 300, 128), (6, 40, 48), (5, 40, 64)])
+def test_a_scale_a_row_is_repeated_for_parts_of_it(bits: int, inputs: int, group: int) -> None:
+    shape = (20, inputs)
+    tensor = tensor_of(shape, bits=bits, block=(1, inputs), codes=signed(bits, shape))
+    layout = layout_of(tensor)
+    assert (layout.bits, layout.group) == (bits, group)
+    ops = NativeBackend(RUNTIME, {}, choose("native"))
+    table = ops.prepare(tensor, "embedding")
+    np.testing.assert_array_equal(ops.embed(table, np.arange(20, dtype=np.int32)), tensor.dequantize())
+
+
+@pytest.mark.parametrize(("bits", "group"), [(4, 8), (5, 32), (6, 16), (8, 8)])
+def test_codes_lie_in_lines(bits: int, group: int) -> None:
+    """Any outputs, packed a part at a time: nibbles, and the upper bits of the same inputs in a line after them."""
+    random = np.random.default_rng(bits)
+    lines = {4: 1, 5: 5, 6: 3, 8: 1}[bits]
+    inputs = 32 * lines // bits
+    depth = 4 * max(inputs, group)
+    codes = random.integers(0, 2**bits, (37, depth - 3)).astype(np.uint8)
+    packed = pack_codes(codes, bits, depth)
+    assert packed.shape == (3, depth * bits // 32, 64)
+    for output, k in zip(random.integers(0, 48, 300), random.integers(0, depth, 300), strict=True):
+        unit = packed[output // 16].reshape(-1, lines, 16, 4)[k // inputs, :, output % 16, k % 4]
+        word = int(k) % inputs // 4
+        code = int(unit[0]) if bits == 8 else int(unit[word // 2]) >> word % 2 * 4 & 15
+        for bit in range(bits - 4 if bits in (5, 6) else 0):
+            code |= (int(unit[-1]) >> (4 + (bits - 4) * word + bit) % 8 & 1) << 4 + bit
+        assert code == (codes[output, k] if output < 37 and k < depth - 3 else 2 ** (bits - 1))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +222,18 @@ def test_integer_codebooks() -> None:
 @pytest.mark.parametrize("isa", usable())
 @pytest.mark.parametrize(
     "name",
-    ["AWQ", "GPTQ, permuted", "Q4_1", "Q4_K", "Q6_K", "MLX, 8 bits", "MXFP4, wide range", "NF4, nested absmax", "FP4"],
+    [
+        "AWQ",
+        "GPTQ, permuted",
+        "Q4_1",
+        "Q4_K",
+        "Q5_K",
+        "Q6_K",
+        "MLX, 8 bits",
+        "MXFP4, wide range",
+        "NF4, nested absmax",
+        "FP4",
+    ],
 )
 def test_a_row_does_not_depend_on_its_batch(name: str, isa: str) -> None:
     ops = NativeBackend(_native.Runtime(2, isa), {}, choose("native"))

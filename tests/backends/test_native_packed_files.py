@@ -41,7 +41,16 @@ def matrices() -> dict[str, PackedMatrix | DenseTensor]:
     scale, bias = (pack_groups(make.random.uniform(0, 1, (20, 2)).astype(np.float16)) for _ in range(2))
     row_scale, codebook = np.ones(32, np.float32), np.arange(120, 136, dtype=np.uint8)
     found["all"] = packed_matrix(4, 32, 64, 20, codes, scale, bias, row_scale, codebook)
-    for name in ("Q4_K", "GPTQ, permuted", "MLX, 8 bits", "NF4, nested absmax", "MXFP8", "groups of 12"):
+    for name in (
+        "Q4_K",
+        "Q5_K",
+        "Q6_K",
+        "GPTQ, permuted",
+        "MLX, 8 bits",
+        "NF4, nested absmax",
+        "MXFP8",
+        "groups of 12",
+    ):
         found[name] = pack(RUNTIME, form(name))
     return found
 

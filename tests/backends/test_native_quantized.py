@@ -159,7 +159,11 @@ def test_wrong_arrays_are_refused(native: NativeBackend) -> None:
     make = _native.QuantizedMatrix
     assert make(8, 0, 64, 16, codes, None, None, scale, None).outputs == 16
     for args, word in [
-        ((5, 64, 64, 16, codes, None, None, scale, None), "4 or 8 bits"),
+        ((7, 64, 64, 16, codes, None, None, scale, None), "4, 5, 6 or 8 bits"),
+        ((5, 16, 64, 16, codes, None, None, scale, None), "multiple of 32"),
+        ((6, 24, 64, 16, codes, None, None, scale, None), "multiple of 16"),
+        ((6, 0, 64, 16, codes, None, None, scale, None), "multiple of 16"),
+        ((6, 64, 64, 16, np.zeros((1, 12, 64), np.uint8), None, None, scale, np.zeros(16, np.uint8)), "no codebook"),
         ((4, 44, 64, 16, codes, None, None, scale, None), "multiple of 8"),
         ((8, 0, 64, 17, codes, None, None, scale, None), "codes"),
         ((8, 0, 64, 16, codes, codes, None, scale, None), "nothing else"),

@@ -163,6 +163,17 @@ def test_mapped_weights(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ops.linear(x, ops.prepare(DenseTensor("w", "bf16", odd), "matrix")), expected)
 
 
+def test_vectors_are_copied_out_of_mapped_files(tmp_path: Path) -> None:
+    """A view of one keeps pages of the file around it resident."""
+    path = tmp_path / "weights"
+    path.write_bytes(np.arange(30, dtype=np.float32).tobytes())
+    mapped = np.memmap(path, np.float32, "r")
+    norm = backend(2, usable()[-1]).prepare(DenseTensor("norm", "f32", mapped), "norm")
+    assert isinstance(norm, np.ndarray)
+    assert not np.shares_memory(norm, mapped)
+    np.testing.assert_array_equal(norm, mapped)
+
+
 def floats(*shape: int) -> np.ndarray:
     return np.zeros(shape, np.float32)
 

@@ -61,7 +61,7 @@ struct Matrix {
           tiles(whole(outputs, tile_outputs) / tile_outputs),
           depth(whole(inputs, kind.group ? kind.group : 16)),
           groups(kind.group ? depth / kind.group : 0),
-          bytes(tiles * depth * kind.bits / 32 * step_bytes),
+          bytes(tiles * depth * kind.bits / 32 * line_bytes),
           codebook(16),
           codebook_low(16),
           scale(random, kind.group ? kind.scale : NumberType::none, tiles, groups),
@@ -117,6 +117,12 @@ constexpr Kind kinds[] = {
     {.name = "4 bit, wide codebook, bias", .bits = 4, .group = 16, .codebook = Codebook::wide, .scale = float32, .bias = float32},
     {.name = "4 bit, zero points, permuted", .bits = 4, .group = 128, .zero_points = true, .permuted = true},
     {.name = "4 bit, two levels", .bits = 4, .group = 32, .scale = int8, .bias = int8, .zero = -8},
+    {.name = "5 bit", .bits = 5, .group = 32},
+    {.name = "5 bit, two levels", .bits = 5, .group = 32, .scale = int8, .bias = int8, .zero = -16},
+    {.name = "5 bit, zero points, permuted", .bits = 5, .group = 64, .zero_points = true, .permuted = true},
+    {.name = "6 bit", .bits = 6, .group = 48},
+    {.name = "6 bit, two levels", .bits = 6, .group = 16, .scale = int8},
+    {.name = "6 bit, bias", .bits = 6, .group = 128, .bias = float32, .zero = -32},
     {.name = "8 bit", .bits = 8, .group = 0},
     {.name = "8 bit, groups", .bits = 8, .group = 32},
     {.name = "8 bit, groups, bias", .bits = 8, .group = 24, .bias = float32},
@@ -143,6 +149,50 @@ void product_case(Suite& suite, const Kind& kind, int64_t rows, int64_t inputs, 
         const QuantizedProduct product{product_of(x, rows % 3 ? &bias : nullptr, rows % 4 == 1 ? &residual : nullptr,
                                               static_cast<Activation>(rows % 4), out[0], rows, matrix), &matrix.weights};
         kernels.quantized_linear(pool, &product, 1);
+    });
+}
+
+// The code of an input, read from a tile of 5- or 6-bit codes as quantized.h describes them.
+int code_of(const Matrix& m, int64_t output, int64_t k) {
+    const int bits = m.weights.bits, extra = bits - 4;
+    const int64_t inputs = bits == 6 ? 16 : 32, lines = bits == 6 ? 3 : 5;
+    const uint8_t* unit = m.bytes.data() + (output / 16 * m.depth / inputs + k / inputs) * lines * 64 + output % 16 * 4 + k % 4;
+    const int64_t word = k % inputs / 4;
+    const int nibble = word % 2 ? unit[word / 2 * 64] >> 4 : unit[word / 2 * 64] & 15;
+    int upper = 0;
+    for (int bit = 0; bit < extra; ++bit) upper |= (unit[(lines - 1) * 64] >> (4 + extra * word + bit) % 8 & 1) << bit;
+    return nibble | upper << 4;
+}
+
+// Codes of 5 and 6 bits give the bits that the same codes give as bytes, and rows are looked up equal.
+void container_case(Suite& suite, const Kind& kind, int64_t rows, int64_t inputs, int64_t outputs) {
+    Random random(static_cast<uint64_t>(rows + inputs));
+    const Matrix packed(random, kind, inputs, outputs);
+    Kind wider = kind;
+    wider.bits = 8;
+    Matrix bytes(random, wider, inputs, outputs);
+    for (int64_t output = 0; output < packed.tiles * 16; ++output)
+        for (int64_t k = 0; k < packed.depth; ++k) {
+            const int64_t at = (output / 16 * packed.depth / 4 + k / 4) * 64 + output % 16 * 4 + k % 4;
+            bytes.bytes[at] = static_cast<uint8_t>(code_of(packed, output, k) - (1 << (kind.bits - 1)) + 128);
+        }
+    QuantizedWeights same = packed.weights;
+    same.bits = 8, same.packed = bytes.bytes.data();
+    const Floats x = random.floats(rows * inputs);
+    const auto what = describe(std::string("as bytes: ") + kind.name, {{"rows", rows}, {"inputs", inputs}, {"outputs", outputs}});
+    suite.each(what, [&](const Kernels& kernels, Pool& pool) -> std::string {
+        Floats found(rows * outputs), expected(rows * outputs), row(inputs), expected_row(inputs);
+        const QuantizedProduct narrow{product_of(x, nullptr, nullptr, Activation::none, found, rows, packed), &packed.weights};
+        const QuantizedProduct wide{product_of(x, nullptr, nullptr, Activation::none, expected, rows, packed), &same};
+        kernels.quantized_linear(pool, &narrow, 1);
+        kernels.quantized_linear(pool, &wide, 1);
+        if (std::memcmp(found.data(), expected.data(), static_cast<size_t>(rows * outputs) * sizeof(float))) return "other products";
+        for (int32_t id = 0; id < outputs; ++id) {
+            dequantize_rows(pool, packed.weights, &id, 1, inputs, row.data());
+            dequantize_rows(pool, same, &id, 1, inputs, expected_row.data());
+            if (std::memcmp(row.data(), expected_row.data(), static_cast<size_t>(inputs) * sizeof(float))) return "other rows";
+        }
+        return "";
     });
 }
 
@@ -195,7 +245,7 @@ void quantize_case(Suite& suite, int bits, int64_t group, int64_t inputs, int64_
     const int64_t tiles = whole(outputs, tile_outputs) / tile_outputs, depth = whole(inputs, group ? group : 16);
     const int64_t padded = tiles * tile_outputs;
     const auto values = [&](const Kernels& kernels, Pool& pool) {
-        Array<uint8_t> bytes(tiles * depth * bits / 32 * step_bytes);
+        Array<uint8_t> bytes(tiles * depth * bits / 32 * line_bytes);
         Array<uint16_t> scale(group ? tiles * depth / group * tile_outputs : 0);
         Floats row_scale(padded), out(padded * depth);
         static const uint8_t codebook[16] = {60, 75, 86, 95, 103, 110, 117, 123, 129, 135, 142, 149, 157, 166, 176, 187};
@@ -249,6 +299,9 @@ void quantized_cases(Suite& suite) {
             product_case(suite, kind, rows, 333, 50);
         }
     }
+    for (const Kind& kind : kinds)
+        if (kind.bits == 5 || kind.bits == 6)
+            for (const int64_t rows : {1, 2, 3, 4, 6, 8, 12, 25}) container_case(suite, kind, rows, 200, 35);
     for (const int64_t rows : {1, 4, 25}) several_case(suite, rows);
     for (const int64_t rows : {1, 5, 60}) permuted_case(suite, rows);
     for (const bool bf16 : {true, false})

@@ -91,7 +91,8 @@ class NativeBackend(NativeOps, Backend[Floats, NativeWeight, Ints]):
 
     def prepare(self, tensor: Tensor, role: Role) -> NativeWeight | Floats:
         if role in ARRAY_ROLES:
-            return np.ascontiguousarray(tensor.dequantize())
+            # A copy: a view would keep mapped pages around it resident, up to 2 MB for a few hundred bytes.
+            return np.array(tensor.dequantize(), order="C")
         if len(tensor.shape) != 2:
             raise ValueError(f"{tensor.name} has shape {list(tensor.shape)}: a matrix has two dimensions")
         looked_up = role in ("embedding", "position_embedding")

@@ -9,9 +9,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvlm.packfile import round_up
 from pocketvlm.tensors import Block, Floats, QuantizedTensor
 
 GROUP_UNIT = 8  # groups have a multiple of so many inputs
+_PACKED_UNITS = {5: 32, 6: 16}  # and in the containers of these bits of so many
 # Wider groups are split and repeat their scale: activations are rounded with a scale for each group, and with one for
 # a whole row a single large activation would cost all others their bits.
 MAX_GROUP, _MIN_SPLIT = 128, 32
@@ -71,7 +73,7 @@ def _integer_codebook(entries: bytes) -> Codebook:
 class Layout:
     """How a tensor is packed.
 
-    bits: 4 or 8 for integer products with codes in that container; 16 for values as bfloat16, 32 for values as float32.
+    bits: 4, 5, 6 or 8 for integer products with codes in that container; 16 or 32 for values as bfloat16 or float32.
     group: inputs that share a scale, 0 where an output has one scale and nothing else, and for 16 and 32 bits.
     reason: what the container does to the tensor's values, and why it was chosen.
     """
@@ -96,16 +98,20 @@ def layout_of(tensor: QuantizedTensor) -> Layout:
             return Layout(32, 0, "its codebook has entries that are not finite, values are float32")
     if group < inputs and group % GROUP_UNIT:
         return Layout(32, 0, f"its groups of {group} inputs are no multiple of {GROUP_UNIT}, values are float32")
-    bits = 4 if tensor.bits <= 4 else 8
     centered = tensor.zero_points is None and tensor.biases is None
     centered = centered and (tensor.codes.dtype == np.int8 or tensor.codebook is not None)
-    if bits == 8 and group >= inputs and tensor.scales.scale is None and centered:
-        return Layout(bits, 0, _exactness(tensor))
     if group >= inputs:
-        group = min(MAX_GROUP, -(-inputs // GROUP_UNIT) * GROUP_UNIT)
+        unit = _PACKED_UNITS.get(tensor.bits, GROUP_UNIT)
+        bits, group = _container(tensor, MAX_GROUP), min(MAX_GROUP, round_up(inputs, unit))
+        if bits == 8 and tensor.scales.scale is None and centered:
+            return Layout(bits, 0, _exactness(tensor))
     elif group > MAX_GROUP and math.gcd(group, MAX_GROUP) >= _MIN_SPLIT:
         group = math.gcd(group, MAX_GROUP)
-    return Layout(bits, group, _exactness(tensor))
+    bits = _container(tensor, group)
+    reason = _exactness(tensor)
+    if tensor.bits < bits and tensor.bits in _PACKED_UNITS and tensor.codebook is None:
+        reason += f", {tensor.bits}-bit products need groups of a multiple of {_PACKED_UNITS[tensor.bits]}"
+    return Layout(bits, group, reason)
 
 
 def kernel_of(tensor: QuantizedTensor) -> str:
@@ -129,6 +135,14 @@ def common_group(tensor: QuantizedTensor) -> int:
     inputs = tensor.shape[1]
     parts = (tensor.scales, tensor.zero_points, tensor.biases)
     return math.gcd(*(_width(part.block, inputs) for part in parts if part is not None)) or inputs
+
+
+def _container(tensor: QuantizedTensor, group: int) -> int:
+    """The fewest bits that hold the codes of a tensor with groups of `group` inputs."""
+    if tensor.bits <= 4:
+        return 4
+    fitting = (bits for bits, unit in _PACKED_UNITS.items() if tensor.bits <= bits and group % unit == 0)
+    return 8 if tensor.codebook is not None else next(fitting, 8)
 
 
 def _exactness(tensor: QuantizedTensor) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _ROW_UNIT = 16  # inputs are padded to a multiple of this where an output has one scale
 _CONVERTED = 1 << 24  # float16 values that are converted to float32 at once
+_PACKED = 1 << 22  # codes that are packed at once
 
 
 def pack(runtime: Runtime, tensor: QuantizedTensor) -> PackedMatrix | DenseTensor:
@@ -49,22 +50,39 @@ def pack(runtime: Runtime, tensor: QuantizedTensor) -> PackedMatrix | DenseTenso
 
 
 def pack_codes(codes: NDArray[np.uint8], bits: int, depth: int) -> NDArray[np.uint8]:
-    """Codes [outputs, inputs] in packed tiles [tiles, steps, 64]: 8 bit as value + 128, 4 bit as 0..15.
+    """Codes [outputs, inputs], from 0 to 2^bits - 1, in packed tiles [tiles, lines, 64].
 
     Inputs and outputs beyond the last are filled with the code of zero; `depth` is the padded number of inputs.
     """
     outputs, inputs = codes.shape
     tiles = -(-outputs // TILE_OUTPUTS)
-    padded = np.full((tiles * TILE_OUTPUTS, depth), 128 if bits == 8 else 8, np.uint8)
-    padded[:outputs, :inputs] = codes
-    if bits == 8:
-        steps = padded.reshape(tiles, TILE_OUTPUTS, depth // 4, 4)
-    else:
-        nibbles = padded.reshape(tiles, TILE_OUTPUTS, depth // 8, 2, 4)
-        steps = nibbles[:, :, :, 0] | nibbles[:, :, :, 1] << 4
     packed = slabs.zeros((tiles, depth * bits // 32, TILE_BYTES), np.uint8)
-    packed.reshape(tiles, -1, TILE_OUTPUTS, 4)[...] = steps.transpose(0, 2, 1, 3)
+    step = max(1, _PACKED // (TILE_OUTPUTS * depth))
+    for tile in range(0, tiles, step):
+        some = codes[tile * TILE_OUTPUTS : (tile + step) * TILE_OUTPUTS]
+        padded = np.full((len(packed[tile : tile + step]) * TILE_OUTPUTS, depth), 1 << bits - 1, np.uint8)
+        padded[: len(some), :inputs] = some
+        words = padded.view(np.uint32).reshape(-1, TILE_OUTPUTS, depth // 4)
+        packed[tile : tile + step].view(np.uint32)[...] = _lines(words, bits).transpose(0, 2, 1)
     return packed
+
+
+def _lines(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint32]:
+    """Words of four codes [..., words] as the words of lines; native/quantized/quantized.h describes their bits."""
+    if bits == 8:
+        return words
+    nibbles = words & np.uint32(0x0F0F0F0F)
+    lines: NDArray[np.uint32] = nibbles[..., ::2] | nibbles[..., 1::2] << np.uint32(4)
+    if bits == 4:
+        return lines
+    upper_bits = bits - 4
+    each = 8 // upper_bits  # words of a unit, whose upper bits fill a line
+    upper = words >> np.uint32(4) & np.uint32((1 << upper_bits) - 1) * np.uint32(0x01010101)
+    joined = np.zeros_like(upper[..., ::each])
+    for word in range(each):
+        joined |= upper[..., word::each] << np.uint32((4 + upper_bits * word) % 8)
+    units = lines.reshape(*joined.shape, each // 2)
+    return np.concatenate([units, joined[..., None]], -1).reshape(*words.shape[:-1], -1)
 
 
 def _kernels_round(tensor: QuantizedTensor, group: int) -> bool:
@@ -99,7 +117,7 @@ def _round_and_pack(runtime: Runtime, tensor: QuantizedTensor, dense: DenseTenso
 def _kernel_codes(tensor: QuantizedTensor, bits: int) -> tuple[NDArray[np.uint8], int, NDArray[np.uint8] | None]:
     """Codes [outputs, inputs] as the kernel stores them, the code that it takes for 0, and its codebook."""
     codes = tensor.load_codes()
-    center = np.uint8(8 if bits == 4 else 128)
+    center = np.uint8(1 << bits - 1)
     if tensor.codebook is not None:
         book = integer_codebook(tensor.codebook)
         if bits == 4:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pocketvlm._native import Runtime
 
 # Increase this when `pack` packs the same tensor otherwise, or when the arrays in a file change.
-PACKING = 4
+PACKING = 5
 
 
 def file_name(weights: str, fingerprint: str, tensors: Mapping[str, QuantizedTensor]) -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pocketvlm._native import QuantizedMatrix
 
 TILE_OUTPUTS = 16
-TILE_BYTES = 64  # of one step: four for each output of a tile
+TILE_BYTES = 64  # of one line: four for each output of a tile
 
 Numbers = NDArray[np.uint16] | NDArray[np.float32] | NDArray[np.int8]
 
@@ -33,9 +33,9 @@ NUMBERS = ("bits", "group", "inputs", "outputs", "span", "zero")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedMatrix:
-    """A prepared matrix [outputs, inputs] of 4- or 8-bit codes; native/quantized/quantized.h has its formula.
+    """A prepared matrix [outputs, inputs] of codes of 4, 5, 6 or 8 bits; native/quantized/quantized.h has its formula.
 
-    group: inputs that share a scale, 0 where an output has one scale and nothing else. codes uint8 [tiles, steps, 64];
+    group: inputs that share a scale, 0 where an output has one scale and nothing else. codes uint8 [tiles, lines, 64];
     row_scale float32 [tiles * 16]; codebook uint8 [16], or [2, 16] for a wide one, or None.
 
     group_scale, group_bias [tiles, groups, 16]: float16 as uint16, float32, or int8 with scale_factor and bias_factor,
