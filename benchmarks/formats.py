@@ -26,7 +26,7 @@ from checkpoints.measure import DifferentError, Setup, measured  # noqa: E402
 from checkpoints.report import Results, page  # noqa: E402
 from checkpoints.small import SMALL_FORMATS  # noqa: E402
 from checkpoints.source import Source  # noqa: E402
-from compare import machine  # noqa: E402
+from comparison.machines import machine  # noqa: E402
 from comparison.report import write_page  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "formats.json"

@@ -90,14 +90,14 @@ def small_table(found: Sequence[Errors]) -> str:
         f"Errors of the logits in every format, {SMALL}; each library quantized all matrices of attention and MLP, "
         f"and {LLAMA} the gates and the output matrix too:",
         "",
-        *_beside(["GGUF type", "pocketvlm", LLAMA], types, 2),
+        *_in_columns(["GGUF type", "pocketvlm", LLAMA], types, 2),
         "",
-        *_beside(["not read by llama.cpp", "pocketvlm"], others, 3),
+        *_in_columns(["not read by llama.cpp", "pocketvlm"], others, 3),
     ]
     return "\n".join(lines)
 
 
-def _beside(head: list[str], cells: list[list[str]], across: int) -> list[str]:
+def _in_columns(head: list[str], cells: list[list[str]], across: int) -> list[str]:
     """A table with several groups of columns next to each other, filled from top to bottom."""
     height = -(-len(cells) // across)
     padded = cells + [[""] * len(head)] * (height * across - len(cells))
