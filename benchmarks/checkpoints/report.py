@@ -87,8 +87,9 @@ def small_table(found: Sequence[Errors]) -> str:
     types = [[one.title, f"{one.ours:.3f}", f"{one.llama:.3f}"] for one in found if one.llama is not None]
     others = [[one.title, f"{one.ours:.3f}"] for one in found if one.llama is None]
     lines = [
-        f"Errors of the logits in every format, {SMALL}; each library quantized all matrices of attention and MLP, "
-        f"and {LLAMA} the gates and the output matrix too:",
+        f"Errors of the logits in every format that is read, {SMALL}. In GGUF all matrices, the output matrix "
+        f"included, have the one type; the other libraries quantized what published checkpoints have quantized. "
+        f"{LLAMA} rounds activations in blocks of 256 with types that end in K and with IQ4_XS, else in blocks of 32:",
         "",
         *_in_columns(["GGUF type", "pocketvlm", LLAMA], types, 2),
         "",
