@@ -23,6 +23,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent / "peers"))
 
 from checkpoint import write_checkpoint  # noqa: E402
 from comparison.llama import find_files  # noqa: E402
+from comparison.machines import code, machine  # noqa: E402
 from comparison.report import write_page  # noqa: E402
 from comparison.rows import MissingError  # noqa: E402
 from gguf_export import digest  # noqa: E402
@@ -95,8 +96,6 @@ class Serving:
 
     def start(self) -> None:
         """Start ours and every peer that is there."""
-        from compare import machine
-
         options = self.options
         self.machine = machine()
         cache = options.gguf / "cache"
@@ -158,12 +157,14 @@ class Serving:
             self.complain,
             16 if options.quick else options.output,
             5 if options.quick else 40,
+            2.0 if options.quick else 20.0,
         )
         if self.stored is not None:
             self.rows = dict(self.stored[1])
         for name, row in ROWS.items():
             if name.startswith(options.only):
                 self.rows[name] = row(bench)
+                self.rows[name].code = code()
                 medians = {column: round(self.rows[name].median(column), 3) for column in self.rows[name].values}
                 self.say(f"{name}: {medians}")
                 self.keep()

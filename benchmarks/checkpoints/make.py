@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +23,7 @@ from gguf_export import export, text_name
 import pocketvlm
 from checkpoints.digests import digest
 from checkpoints.shards import Shards
-from pocketvlm.bench.shape import random_tensors, released_config
+from checkpoints.source import Source
 from pocketvlm.model import tensor_roles
 from pocketvlm.tensors import DenseTensor
 
@@ -55,7 +55,7 @@ class Format:
     title: str
     hub: str
     libraries: str
-    make: Callable[[Mapping[str, DenseTensor], Path, int], Digests]
+    make: Callable[[Source, Path, int], Digests]
 
 
 def is_language_matrix(name: str) -> bool:
@@ -63,7 +63,7 @@ def is_language_matrix(name: str) -> bool:
     return ".language_model.layers." in name and name.endswith(_LANGUAGE)
 
 
-def make_awq(tensors: Mapping[str, DenseTensor], directory: Path, threads: int) -> Digests:
+def make_awq(source: Source, directory: Path, threads: int) -> Digests:
     """AWQ as AutoRound packs it: zero points, rounded to nearest; the rest bfloat16."""
     torch = import_module("torch")
     utils = import_module("auto_round.export.export_to_awq.utils")
@@ -83,10 +83,10 @@ def make_awq(tensors: Mapping[str, DenseTensor], directory: Path, threads: int) 
     excluded = ["model.vision_tower", "model.merger", "lm_head", "in_proj_a", "in_proj_b"]
     settings = {"quant_method": "awq", "version": "gemm", "bits": 4, "group_size": GROUP, "zero_point": True}
     settings["modules_to_not_convert"] = excluded
-    return _make_words(tensors, directory, settings, pack, torch.bfloat16)
+    return _make_words(source, directory, settings, pack, torch.bfloat16)
 
 
-def make_gptq(tensors: Mapping[str, DenseTensor], directory: Path, threads: int) -> Digests:
+def make_gptq(source: Source, directory: Path, threads: int) -> Digests:
     """GPTQ, version 1, as AutoRound packs it: symmetric, rounded to nearest; the rest float16."""
     torch = import_module("torch")
     module = import_module("auto_round_extension.torch.qlinear_torch_zp")
@@ -106,19 +106,19 @@ def make_gptq(tensors: Mapping[str, DenseTensor], directory: Path, threads: int)
 
     settings = {"quant_method": "gptq", "checkpoint_format": "gptq", "bits": 4, "group_size": GROUP, "sym": True}
     settings |= {"desc_act": False, "lm_head": False, "modules_in_block_to_quantize": BLOCKS}
-    return _make_words(tensors, directory, settings, pack, torch.float16)
+    return _make_words(source, directory, settings, pack, torch.float16)
 
 
 def _make_words(
-    tensors: Mapping[str, DenseTensor],
+    source: Source,
     directory: Path,
     settings: dict[str, Any],
     pack: Callable[[Any], tuple[dict[str, Any], list[str]]],
     dtype: Any,
 ) -> Digests:
-    shards, digests = Shards(directory, _save_torch), {}
-    for name, tensor in tensors.items():
-        values = _torch(tensor)
+    shards, digests = Shards(directory, save_torch), {}
+    for name, tensor in source.tensors.items():
+        values = torch_tensor(tensor)
         if is_language_matrix(name):
             parts, digests[name] = pack(values.float())
             module = name.removesuffix("weight")
@@ -126,17 +126,17 @@ def _make_words(
         else:
             shards.add({name: values.to(dtype)})
     shards.finish()
-    write_settings(NANO, directory, quantization_config=settings)
+    write_settings(NANO, directory, source.shape, quantization_config=settings)
     return digests
 
 
-def make_nf4(tensors: Mapping[str, DenseTensor], directory: Path, threads: int) -> Digests:
+def make_nf4(source: Source, directory: Path, threads: int) -> Digests:
     """bitsandbytes: NF4 with double quantization of every linear layer; the rest bfloat16."""
     torch, functional = import_module("torch"), import_module("bitsandbytes").functional
-    roles = tensor_roles(released_config())
-    shards, digests = Shards(directory, _save_torch), {}
-    for name, tensor in tensors.items():
-        values = _torch(tensor)
+    roles = tensor_roles(source.config)
+    shards, digests = Shards(directory, save_torch), {}
+    for name, tensor in source.tensors.items():
+        values = torch_tensor(tensor)
         if roles[name] not in ("matrix", "gate", "vision_matrix"):
             shards.add({name: values})
             continue
@@ -157,16 +157,16 @@ def make_nf4(tensors: Mapping[str, DenseTensor], directory: Path, threads: int) 
         "bnb_4bit_quant_storage": "uint8",
         "llm_int8_skip_modules": ["lm_head"],
     }
-    write_settings(NANO, directory, quantization_config=settings)
+    write_settings(NANO, directory, source.shape, quantization_config=settings)
     return digests
 
 
-def make_mlx(tensors: Mapping[str, DenseTensor], directory: Path, threads: int) -> Digests:
+def make_mlx(source: Source, directory: Path, threads: int) -> Digests:
     """MLX 4 bits: attention and MLP of the language model, names and layouts as mlx-vlm writes them."""
     mx = import_module("mlx.core")
     shards = Shards(directory, lambda parts, path: mx.save_safetensors(path, parts, metadata={"format": "mlx"}))
     digests = {}
-    for name, tensor in tensors.items():
+    for name, tensor in source.tensors.items():
         value = mx.array(tensor.data).view(mx.bfloat16)
         base = _mlx_name(name)
         if ".language_model.layers." in name and (".mlp." in name or (".self_attn." in name and "_proj." in name)):
@@ -186,7 +186,7 @@ def make_mlx(tensors: Mapping[str, DenseTensor], directory: Path, threads: int) 
         shards.add({base: value})
     shards.finish()
     kind = {"group_size": MLX_GROUP, "bits": 4, "mode": "affine"}
-    write_settings(NANO, directory, quantization=kind, quantization_config=kind)
+    write_settings(NANO, directory, source.shape, quantization=kind, quantization_config=kind)
     return digests
 
 
@@ -197,15 +197,15 @@ def _mlx_name(name: str) -> str:
     return rest.removeprefix("vision_tower.") if rest.startswith("vision_tower.vit_merger.") else rest
 
 
-def make_gguf(tensors: Mapping[str, DenseTensor], directory: Path, threads: int) -> Digests:
+def make_gguf(source: Source, directory: Path, threads: int) -> Digests:
     """Q4_K_M by llama.cpp itself, and the vision file in F16."""
-    files = export(tensors, released_config(), directory, ["Q4_K_M"], ["F16"], threads)
+    files = export(source.tensors, source.config, directory, ["Q4_K_M"], ["F16"], threads)
     for path in directory.glob("*-text-BF16.gguf"):
         path.unlink()
     files["text Q4_K_M"].rename(directory / "model-Q4_K_M.gguf")
     files["mmproj F16"].rename(directory / "mmproj-model-F16.gguf")
     gguf = import_module("gguf")
-    names = {text_name(name): name for name in tensors if ".language_model." in name}
+    names = {text_name(name): name for name in source.tensors if ".language_model." in name}
     digests = {}
     for tensor in gguf.GGUFReader(directory / "model-Q4_K_M.gguf").tensors:
         if tensor.tensor_type.name in ("Q4_K", "Q6_K"):
@@ -213,11 +213,11 @@ def make_gguf(tensors: Mapping[str, DenseTensor], directory: Path, threads: int)
     return digests
 
 
-def _save_torch(tensors: dict[str, Any], path: str) -> None:
+def save_torch(tensors: dict[str, Any], path: str) -> None:
     import_module("safetensors.torch").save_file(tensors, path, metadata={"format": "pt"})
 
 
-def _torch(tensor: DenseTensor) -> Any:
+def torch_tensor(tensor: DenseTensor) -> Any:
     """A bfloat16 tensor in PyTorch, without a copy."""
     torch = import_module("torch")
     return torch.from_numpy(tensor.data).view(torch.bfloat16)
@@ -239,19 +239,19 @@ FORMATS = (
 )
 
 
-def make(directory: Path, wanted: Sequence[Format], threads: int) -> None:
-    """Make the folders that are missing; each is there whole or not at all."""
+def make(directory: Path, wanted: Sequence[Format], threads: int, source_of: Callable[[], Source]) -> None:
+    """Make the folders that are missing; each is there whole or not at all. source_of: makes the model, if needed."""
     missing = [kind for kind in wanted if not (directory / kind.key).exists()]
     if not missing:
         return
-    tensors = random_tensors(released_config())
+    source = source_of()
     for kind in missing:
         began = time.perf_counter()
         unfinished = directory / f"{kind.key}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         try:
-            digests = kind.make(tensors, unfinished, threads)
+            digests = kind.make(source, unfinished, threads)
         except ImportError as error:
             sys.exit(f"{kind.title} cannot be made ({error}): `pip install -e '.[{kind.libraries}]'`")
         (unfinished / VALUES).write_text(json.dumps(digests, indent=1))

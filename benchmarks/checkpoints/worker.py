@@ -10,6 +10,7 @@ Lines are as those of benchmarks/peers/llama_cpp_worker.py; seconds are wall tim
     {"do": "prefill", "ids": [...]}         seconds from ids to the first token
     {"do": "decode", "depth": 32, "tokens": 32}     seconds a token
     {"do": "vision"}                        seconds for the features of a view
+    {"do": "image_prompt", "views": 1, "text": 24}  seconds from a prepared prompt of views to the first token
     {"do": "logits", "ids": [...]}          saves float32 logits [ids, vocab], answers the path
     {"do": "features"}                      saves the features of a view, answers the path
 """
@@ -29,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:1] = [str(ROOT), str(ROOT / "peers")]
 
 import numpy as np  # noqa: E402
-from comparison.ours import Ours  # noqa: E402
+from comparison.ours import Ours, image_prompt  # noqa: E402
 from inputs import VIEW, random_image  # noqa: E402
 
 import pocketvlm  # noqa: E402
@@ -51,7 +52,7 @@ class Worker:
 
     def answer(self, command: dict[str, Any]) -> Answer:
         """Carry out one command."""
-        names = ("values", "image", "memory", "prefill", "decode", "vision", "logits", "features")
+        names = ("values", "image", "memory", "prefill", "decode", "vision", "image_prompt", "logits", "features")
         commands: dict[str, Callable[..., Answer]] = {name: getattr(self, name) for name in names}
         return commands[command.pop("do")](**command)
 
@@ -92,6 +93,10 @@ class Worker:
         """Seconds for a view."""
         return {"seconds": self.ours.vision("16x")}
 
+    def image_prompt(self, views: int, text: int) -> Answer:
+        """Seconds from a prompt of views and `text` ids to the first token."""
+        return {"seconds": self.ours.first_token(image_prompt(self.ours.config, views, text))}
+
     def logits(self, ids: list[int]) -> Answer:
         """Save logits [ids, vocab]."""
         return self._save(self.ours.logits(ids))
@@ -106,7 +111,9 @@ class Worker:
         if self._model is None:
             options = self._options
             precision, threads = options.precision, options.threads
-            self._model = pocketvlm.load(options.checkpoint, precision=precision, threads=threads)
+            self._model = pocketvlm.load(
+                options.checkpoint, precision=precision, threads=threads, cache=not options.no_cache
+            )
         return self._model
 
     @property
@@ -126,6 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--precision", choices=["fast", "exact"], default="fast")
+    parser.add_argument("--no-cache", action="store_true", help="neither read nor write packed weights")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="folder for saved arrays")
     worker = Worker(parser.parse_args())

@@ -12,8 +12,11 @@ from gguf_export import TEXT_PREFIX, text_name
 from inputs import VIEW, random_ids
 from numpy.typing import NDArray
 
+from comparison.engines import DENSE, Engines
 from comparison.llama import Llama
+from comparison.openvino import COLUMNS, EXACT, OpenVINO
 from comparison.ours import Ours
+from pocketvlm.backends import native
 from pocketvlm.backends.native.pack import pack
 from pocketvlm.backends.options import choose
 from pocketvlm.model import tensor_roles
@@ -53,14 +56,21 @@ def against_reference(exact: Ours, reference: Any, found: Errors) -> None:
         _hold(found, f"transformers float32, features {mode}", value, FEATURES_LIMIT)
 
 
-def against_llama(exact: Ours, llama: Llama, found: Errors) -> None:
+def against_openvino(exact: Ours, openvino: OpenVINO, found: Errors) -> None:
+    """Our exact arithmetic, which equals transformers, and OpenVINO in float32; raises DifferentError."""
+    value = error(openvino.features(EXACT, SEED), exact.features("16x", SEED))
+    openvino.stop(EXACT)
+    _hold(found, "OpenVINO float32, features 16x", value, FEATURES_LIMIT)
+
+
+def against_llama(exact: Ours, llama: Llama, vision_files: str, found: Errors) -> None:
     """Our exact arithmetic and llama.cpp on float32 weights and on its bfloat16 vision file; raises DifferentError."""
     ids = random_ids(TOKENS, SEED)
     logits = llama.array("F32", "logits", ids=ids, all=True)
     llama.stop("F32")
     _hold(found, "llama.cpp F32, logits", error(logits, exact.logits(ids)), LLAMA_LIMIT)
     for mode in ("16x", "4x"):
-        features = _llama_features(llama, "Q4_K_M BF16 BF16-4x", mode)
+        features = _llama_features(llama, vision_files, mode)
         _hold(found, f"llama.cpp BF16, features {mode}", error(features, exact.features(mode, SEED)), LLAMA_LIMIT)
 
 
@@ -68,7 +78,7 @@ def _llama_features(llama: Llama, kinds: str, mode: str) -> Floats:
     return llama.array(kinds, "vision", width=VIEW, height=VIEW, mode=mode, seed=SEED, save=True)
 
 
-def text_errors(exact: Ours, ours: Mapping[str, Ours], reference: Any, llama: Llama | None) -> dict[str, Errors]:
+def text_errors(engines: Engines, exact: Ours) -> dict[str, Errors]:
     """Relative error of the logits of a prompt, and how often the best token is the same, by engine and weights."""
     ids = random_ids(LONGER, SEED)
     right = exact.logits(ids)
@@ -77,33 +87,37 @@ def text_errors(exact: Ours, ours: Mapping[str, Ours], reference: Any, llama: Ll
     def judged(logits: Floats) -> Errors:
         return {"error": error(logits, right), "same best token": float((logits.argmax(-1) == best).mean())}
 
-    found = {f"pocketvlm {name}": judged(engine.logits(ids)) for name, engine in ours.items()}
-    if reference is not None:
-        found["transformers bf16"] = judged(reference.logits(ids))
-    if llama is not None:
-        for kind in ("BF16", "Q8_0", "Q4_K_M", "Q4_0"):
-            kinds = "Q4_K_M BF16 BF16-4x" if kind == "Q4_K_M" else kind
-            found[f"llama.cpp {kind}"] = judged(llama.array(kinds, "logits", ids=ids, all=True))
-            if kind != "Q4_K_M":
-                llama.stop(kind)
+    found = {f"pocketvlm {name}": judged(engines.engine(name).logits(ids)) for name in ("int8", "int4")}
+    found["pocketvlm bf16 (fast)"] = judged(engines.engine("bf16").logits(ids))
+    if engines.reference is not None:
+        found["transformers bf16"] = judged(engines.reference.logits(ids))
+    for kind in ("BF16", "Q8_0", "Q4_K_M", "Q4_0"):
+        if llama := engines.llama if kind in DENSE else engines.quantized_llama():
+            found[f"llama.cpp {kind}"] = judged(llama.array(kind, "logits", ids=ids, all=True))
+            llama.stop(kind)
     return found
 
 
-def vision_errors(exact: Ours, fast: Ours, reference: Any, llama: Llama | None) -> dict[str, Errors]:
+def vision_errors(engines: Engines, exact: Ours) -> dict[str, Errors]:
     """Relative error of the features of a view in both modes, by engine and weights."""
     right = {mode: exact.features(mode, SEED) for mode in ("16x", "4x")}
 
     def judged(features: Callable[[str], Floats], *modes: str) -> Errors:
         return {mode: error(features(mode), right[mode]) for mode in modes}
 
-    found = {"pocketvlm int8": judged(lambda mode: fast.features(mode, SEED), "16x", "4x")}
-    if reference is not None:
+    found = {"pocketvlm int8": judged(lambda mode: engines.int4.features(mode, SEED), "16x", "4x")}
+    if reference := engines.reference:
         found["transformers bf16"] = judged(lambda mode: reference.features(mode, SEED), "16x", "4x")
-    if llama is not None:
-        files = "Q4_K_M BF16 BF16-4x"
+    if llama := engines.llama:
+        files = engines.vision_files
         found["llama.cpp BF16"] = judged(lambda mode: _llama_features(llama, files, mode), "16x", "4x")
-        found["llama.cpp F16"] = judged(lambda mode: _llama_features(llama, "Q4_0 F16", mode), "16x")
-        llama.stop("Q4_0 F16")
+        llama.stop(files)
+        found["llama.cpp F16"] = judged(lambda mode: _llama_features(llama, "BF16 F16", mode), "16x")
+        llama.stop("BF16 F16")
+    if openvino := engines.openvino:
+        for name, which in COLUMNS.items():
+            found[name] = {"16x": error(openvino.features(which, SEED), right["16x"])}
+            openvino.stop(which)
     return found
 
 
@@ -130,14 +144,14 @@ class Codes:
         }
 
 
-def weight_errors(ours: Ours, tensors: Mapping[str, DenseTensor], files: Mapping[str, Path]) -> dict[str, Errors]:
+def weight_errors(engines: Engines, files: Mapping[str, Path]) -> dict[str, Errors]:
     """Relative error of the language model's matrices with the head, and bits a weight, by kind of code.
 
     Judged by the first rows of each matrix. "as a whole": with the matrices that have other codes in the same model.
     """
-    codes, runtime = Codes(tensors), ours.ops._native
+    codes, runtime = Codes(engines.tensors), native.create(engines.options.threads)._native
     for weights, bits in (("int4", 4), ("int8", 8)):
-        matrices = quantized(codes.parts, tensor_roles(ours.config), choose("native", weights))
+        matrices = quantized(codes.parts, tensor_roles(engines.config), choose("native", weights))
         for name, part in codes.parts.items():
             packed = pack(runtime, matrices[name])
             values = np.empty(part.shape, np.float32)

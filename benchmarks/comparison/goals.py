@@ -12,6 +12,7 @@ from comparison.rows import Figures
 BETTER = "the better peer"
 BATCH_OF_1 = "pocketvlm, batch of 1"
 MAIN = "llama.cpp Q4_K_M"
+NO_AMX = " without AMX"
 
 
 @dataclass(frozen=True)
@@ -90,5 +91,6 @@ def _values(goal: Goal, figures: Figures) -> list[float]:
         return figures.shares()
     if goal.kind != "ratio":
         return figures.ours()
-    peer = figures.better() if goal.against == BETTER else goal.against
-    return figures.ratios(peer) if peer in figures.pairs else []
+    names = [figures.better()] if goal.against == BETTER else [goal.against, f"{goal.against}{NO_AMX}"]
+    peer = next((name for name in names if name in figures.pairs), None)
+    return figures.ratios(peer) if peer else []

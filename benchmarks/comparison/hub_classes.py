@@ -30,14 +30,16 @@ HEAD, EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
 class Reference:
     """A transformers model whose parameters are our tensors."""
 
-    def __init__(self, config: ModelConfig, tensors: Mapping[str, DenseTensor], threads: int) -> None:
+    def __init__(
+        self, config: ModelConfig, tensors: Mapping[str, DenseTensor], threads: int, dtype: torch.dtype
+    ) -> None:
         torch.set_num_threads(threads)
         self.config = config
         data = {key: value for key, value in RELEASED.items() if key not in ("architectures", "model_type")}
         with torch.device("meta"):
             self.model: Any = MiniCPMV4_6ForConditionalGeneration(MiniCPMV4_6Config(**data)).eval()
         self._tensors = tensors
-        self.take(torch.float32)
+        self.take(dtype)
         _restore_buffers(self.model)
         left = [name for name, value in (*self.model.named_parameters(), *self.model.named_buffers()) if value.is_meta]
         if left:

@@ -25,6 +25,11 @@ GET_AVX2 = (
     'CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON" '
     "pip install --no-binary llama-cpp-python --target FOLDER llama-cpp-python, then --avx2-packages FOLDER"
 )
+# gcc's -march=native turns AMX on whatever GGML_AMX_INT8 says, so the compiler itself has to be told.
+GET_NO_AMX = (
+    'CMAKE_ARGS="-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8" '
+    "pip install --no-binary llama-cpp-python --target FOLDER llama-cpp-python, then --no-amx-packages FOLDER"
+)
 
 
 def find_files(

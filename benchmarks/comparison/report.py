@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,38 @@ from comparison.goals import Verdict, judge
 from comparison.rows import Figures
 
 
-def save(path: Path, record: Mapping[str, Any], rows: Mapping[str, Figures]) -> None:
-    """Write everything that was measured."""
-    verdicts = [{**vars(verdict.goal), "median": verdict.values[0], "met": verdict.met} for verdict in judge(rows)]
-    whole = {**record, "rows": [figures.as_json() for figures in rows.values()], "goals": verdicts}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(whole, indent=1) + "\n")
+@dataclass
+class Results:
+    """What was measured on one kind of machine.
 
+    missing: lines on what was left out, by row or part. checked: differences to exact arithmetic. checked_code: the
+    commit of that check. errors: of fast arithmetic. note: what to know of rows that were stored without their commit.
+    """
 
-def restore(path: Path) -> tuple[dict[str, Any], dict[str, Figures]]:
-    """Read what `save` wrote."""
-    record = json.loads(path.read_text())
-    del record["goals"]
-    return record, {row["name"]: Figures(**row) for row in record.pop("rows")}
+    machine: dict[str, str] = field(default_factory=dict)
+    runs: int = 0
+    missing: dict[str, list[str]] = field(default_factory=dict)
+    checked: dict[str, float] = field(default_factory=dict)
+    checked_code: str = ""
+    errors: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+    rows: dict[str, Figures] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write everything, with the verdicts on goals."""
+        goals = [
+            {**vars(verdict.goal), "median": verdict.values[0], "met": verdict.met} for verdict in judge(self.rows)
+        ]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**asdict(self), "goals": goals}, indent=1) + "\n")
+
+    @classmethod
+    def restore(cls, path: Path) -> Results:
+        """Read what `save` wrote."""
+        record = json.loads(path.read_text())
+        del record["goals"]
+        rows = {name: Figures(**row) for name, row in record.pop("rows").items()}
+        return cls(**record, rows=rows)
 
 
 def middle(values: Sequence[float], form: str, unit: str) -> str:
@@ -59,9 +79,8 @@ def table(rows: Mapping[str, Figures]) -> str:
     return "\n".join(lines)
 
 
-def errors(record: Mapping[str, Any]) -> str:
+def errors(found: Mapping[str, Any]) -> str:
     """How far from exact: logits, features, weights."""
-    found = record["errors"]
     parts = []
     if text := found.get("text"):
         parts += ["| logits of the language model | relative error | same best token |", "|---|---|---|"]
@@ -76,23 +95,39 @@ def errors(record: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def page(record: Mapping[str, Any], rows: Mapping[str, Figures], picture: str | None) -> str:
-    """The whole part of docs/benchmarks.md."""
-    facts = "; ".join(f"{key}: {value}" for key, value in record["machine"].items())
-    checked = "; ".join(f"{name} {value:.1e}" for name, value in record["checked"].items())
-    speeds = [figures.bandwidth for figures in rows.values() if figures.bandwidth]
+def section(kind: str, results: Results, picture: str | None) -> str:
+    """What docs/benchmarks.md says about one kind of machine."""
+    facts = "; ".join(f"{key}: {value}" for key, value in results.machine.items())
+    checked = "; ".join(f"{name} {value:.1e}" for name, value in results.checked.items())
+    speeds = [figures.bandwidth for figures in results.rows.values() if figures.bandwidth]
     read = middle([value / 1e9 for values in speeds for value in values], ".1f", " GB/s") if speeds else "not measured"
-    missed = "".join(f"\n\nNot in this run: {line}" for line in record["missing"])
+    left_out = list(dict.fromkeys(line for lines in results.missing.values() for line in lines))
     return "\n\n".join(
         [
+            f"### {kind}: {results.machine['cpu']}",
+            *([results.note] if results.note else []),
             *([f"![Speed relative to the better peer]({picture})"] if picture else []),
-            table(rows),
-            f"Median (least-most) of {record['runs']} turns after one that does not count; two for 19 views, "
-            f"all counted, and for memory. Ratios are of neighbours in time. Memory read: {read}. {facts}.{missed}",
-            f"Checked first against our exact arithmetic, as relative errors unless named otherwise: {checked}.",
-            errors(record),
+            table(results.rows),
+            f"Median (least-most) of {results.runs} turns after one that does not count; two for 19 views, "
+            f"all counted, and for memory. Ratios are of neighbours in time. {_codes(results.rows)}"
+            f"Memory read: {read}. {facts}.",
+            *(f"Not measured: {line}" for line in left_out),
+            *([f"Checked first against our exact arithmetic, as relative errors unless named otherwise: {checked}."]
+              if checked else []),
+            errors(results.errors),
         ]
-    )
+    )  # fmt: skip
+
+
+def _codes(rows: Mapping[str, Figures]) -> str:
+    """The commits of the rows."""
+    found: dict[str, list[str]] = {}
+    for name, figures in rows.items():
+        found.setdefault(figures.code, []).append(name)
+    if list(found) == [""]:
+        return ""
+    named = [f"{code or 'older'} ({', '.join(names)})" if len(found) > 1 else code for code, names in found.items()]
+    return f"Code: {'; '.join(named)}. "
 
 
 def write_page(path: Path, text: str, name: str) -> None:

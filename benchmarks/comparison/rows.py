@@ -6,8 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 Timer = Callable[[], float]
 OWN = "pocketvlm"
@@ -40,6 +39,7 @@ class Figures:
     """The measurements: seconds of ours and of a peer next to each other, for each peer and turn.
 
     alone: seconds (or bytes) if there is no peer. bandwidth: bytes a second, measured with each of ours, in order.
+    code: the commit that was measured.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Figures:
     pairs: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     alone: list[float] = field(default_factory=list)
     bandwidth: list[float] = field(default_factory=list)
+    code: str = ""
 
     def ours(self) -> list[float]:
         """All of our figures, in the order they were taken."""
@@ -72,10 +73,6 @@ class Figures:
         if not self.read or not self.bandwidth:
             return []
         return [self.read / own / best for own, best in zip(self.ours(), self.bandwidth, strict=True)]
-
-    def as_json(self) -> dict[str, Any]:
-        """For the results file."""
-        return asdict(self)
 
 
 def measure(row: Row, runs: int, bandwidth: Callable[[], float], complain: Callable[[str], None]) -> Figures:

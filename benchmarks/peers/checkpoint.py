@@ -37,12 +37,12 @@ def write_checkpoint(tensors: Mapping[str, DenseTensor], nano: Path, directory: 
     return unfinished.replace(directory)
 
 
-def write_settings(nano: Path, directory: Path, **config: Any) -> None:
-    """Write all files but the weights; `config` goes into config.json."""
+def write_settings(nano: Path, directory: Path, shape: Mapping[str, Any] = RELEASED, **config: Any) -> None:
+    """Write all files but the weights; `shape` and `config` go into config.json."""
     small = json.loads((nano / "config.json").read_text())
-    first, size = RELEASED["eos_token_id"], RELEASED["text_config"]["vocab_size"]
+    first, size = shape["eos_token_id"], shape["text_config"]["vocab_size"]
     shift = size - small["text_config"]["vocab_size"]
-    _write(directory / "config.json", {**RELEASED, **config})
+    _write(directory / "config.json", {**shape, **config})
     generation = json.loads((nano / "generation_config.json").read_text())
     generation["bos_token_id"] += shift
     generation["eos_token_id"] = [number + shift for number in generation["eos_token_id"]]

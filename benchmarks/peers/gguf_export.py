@@ -54,6 +54,7 @@ SPECIAL_TOKENS: Mapping[int, str] = {
     248081: "<image_id>",
     248082: "</image_id>",
 }
+RELEASED_TOKENS = 248094
 NORMAL, CONTROL, UNUSED = 1, 3, 5
 TEXT_PREFIX = "model.language_model."
 _LAYER_NAMES = {
@@ -126,12 +127,13 @@ def digest(tensors: Tensors) -> str:
 
 
 def vocabulary(size: int) -> tuple[list[str], list[int], list[str]]:
-    """Stand-in tokens, their types and the merges: random words, the special tokens, fillers."""
-    words, merges = random_words(min(SPECIAL_TOKENS))
+    """Stand-in tokens, their types and the merges: random words, the special tokens at the released end, fillers."""
+    special = {number + size - RELEASED_TOKENS: text for number, text in SPECIAL_TOKENS.items()}
+    words, merges = random_words(min(special))
     tokens, types = list(words), [NORMAL] * len(words)
     for number in range(len(tokens), size):
-        tokens.append(SPECIAL_TOKENS.get(number, f"[PAD{number}]"))
-        types.append(CONTROL if number in SPECIAL_TOKENS else UNUSED)
+        tokens.append(special.get(number, f"[PAD{number}]"))
+        types.append(CONTROL if number in special else UNUSED)
     return tokens, types, [" ".join(pair) for pair in merges]
 
 
@@ -193,8 +195,8 @@ def _write(writer: Any) -> None:
     writer.close()
 
 
-def write_text(tensors: Tensors, config: ModelConfig, path: Path) -> None:
-    """Write the language model in bfloat16."""
+def write_text(tensors: Tensors, config: ModelConfig, path: Path, kind: str | None = None) -> None:
+    """Write the language model in bfloat16; kind: the type that llama.cpp quantizes every matrix to, the head too."""
     gguf, text = _package("gguf"), config.text
     _check_bf16(tensors)
     if text.linear_num_value_heads != text.linear_num_key_heads:
@@ -233,14 +235,32 @@ def write_text(tensors: Tensors, config: ModelConfig, path: Path) -> None:
     writer.add_array("tokenizer.ggml.merges", merges)
     template = Path(pocketvlm.__file__).parent / "nano" / "chat_template.jinja"
     writer.add_string("tokenizer.chat_template", template.read_text(encoding="utf-8"))
-    writer.add_uint32("tokenizer.ggml.bos_token_id", 248045)
-    writer.add_uint32("tokenizer.ggml.eos_token_id", 248046)
-    writer.add_uint32("tokenizer.ggml.padding_token_id", 248044)
+    for name, text_of in (("bos", "<|im_start|>"), ("eos", "<|im_end|>"), ("padding", "<|endoftext|>")):
+        writer.add_uint32(f"tokenizer.ggml.{name}_token_id", tokens.index(text_of))
     writer.add_bool("tokenizer.ggml.add_bos_token", False)
     for name, tensor in tensors.items():
-        if name.startswith(TEXT_PREFIX):
+        if not name.startswith(TEXT_PREFIX):
+            continue
+        if kind and len(tensor.shape) == 2:
+            rows = quantize_rows(tensor.float32(), gguf.GGMLQuantizationType[kind])
+            writer.add_tensor(text_name(name), rows, raw_dtype=gguf.GGMLQuantizationType[kind])
+        else:
             _add(writer, gguf, text_name(name), text_value(name, tensor))
     _write(writer)
+
+
+def quantize_rows(values: NDArray[np.float32], kind: Any) -> NDArray[np.uint8]:
+    """Let llama.cpp quantize a matrix to a type of the `gguf` package: uint8 [rows, bytes of a row]."""
+    rows, columns = values.shape
+    block, nbytes = _package("gguf.constants").GGML_QUANT_SIZES[kind]
+    found = np.empty((rows, columns // block * nbytes), np.uint8)
+    function = _package("llama_cpp._ggml").libggml.ggml_quantize_chunk
+    function.restype, pointer = ctypes.c_size_t, ctypes.c_void_p
+    function.argtypes = [ctypes.c_int, pointer, pointer, *[ctypes.c_int64] * 3, pointer]
+    written = function(kind.value, values.ctypes.data, found.ctypes.data, 0, rows, columns, None)
+    if written != found.nbytes:
+        raise RuntimeError(f"llama.cpp wrote {written} bytes of {kind.name}, {found.nbytes} were expected")
+    return found
 
 
 def write_mmproj(tensors: Tensors, config: ModelConfig, path: Path, kind: str) -> None:

@@ -44,6 +44,8 @@ def verdicts(rows: Rows) -> list[tuple[str, str, str, bool | None]]:
             peer = better(figures)
             met = None if peer is None else figures.median(f"ratio to {peer}") >= GOALS[clients]
             found.append((figures.name, _show(figures), f"at least {GOALS[clients]:g}x the better peer", met))
+    if figures := rows.get("images"):
+        found.append((figures.name, _show(figures, 2), "", None))
     if figures := rows.get("text-beside-images"):
         bound = figures.median("one chunk and one view") + figures.median("idle, median")
         goal = f"p95 within one chunk, one view and the text alone: {bound:.0f} ms"
@@ -72,7 +74,8 @@ def table(rows: Rows) -> str:
 def _turns(rows: Rows) -> str:
     """How many turns each row had; rows can be of different runs."""
     counts = {figures.name: min(map(len, figures.values.values())) for figures in rows.values()}
-    return "; ".join(f"{name}: {count}" for name, count in counts.items())
+    codes = {figures.name: f" of commit {figures.code}" for figures in rows.values() if figures.code}
+    return "; ".join(f"{name}: {count}{codes.get(name, '')}" for name, count in counts.items())
 
 
 def page(record: Mapping[str, Any], rows: Rows, picture: str | None) -> str:

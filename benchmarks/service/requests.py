@@ -69,7 +69,7 @@ async def first_token(server: Server, body: dict[str, Any]) -> tuple[float, dict
 
 async def image_question(server: Server, side: int) -> dict[str, Any]:
     """A request about a new image."""
-    return server.prompts.body(text(server, QUESTION), 1, [server.prompts.picture(side, side)])
+    return server.prompts.body(text(server, QUESTION), 1, [server.prompts.image(side, side)])
 
 
 def text(server: Server, tokens: int) -> str:
@@ -113,6 +113,24 @@ async def images_in_flight(server: Server, count: int, side: int, answer: int) -
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         client.close()
+
+
+async def images_a_second(server: Server, clients: int, side: int, answer: int, seconds: float) -> float:
+    """Answers a second about new images: each client asks again when it has its answer, until `seconds` are over."""
+    client, ended = server.client(), []
+    began = time.perf_counter()
+
+    async def ask_on() -> None:
+        while time.perf_counter() - began < seconds:
+            body = {**await image_question(server, side), "max_tokens": answer}
+            ended.append(read(await client.ask(server.request(body, client))))
+
+    try:
+        await asyncio.gather(*(ask_on() for _ in range(clients)))
+        spent = time.perf_counter() - began
+    finally:
+        client.close()
+    return len(good(ended)) / spent
 
 
 async def short_texts(server: Server, count: int, input_len: int) -> list[float]:

@@ -20,16 +20,18 @@ CLIENTS = (1, 4, 8, 16)
 INPUT = 32
 SIDE = 448  # pixels of an image: one view
 IN_FLIGHT = 4
+IMAGE_CLIENTS, IMAGE_ANSWER = 8, 16  # answers in tokens
 IDLE = 500
 
 
 @dataclass
 class Figures:
-    """The results of a row: by column, one value for each turn. unit: "tok/s", "ms", "%" or "x"."""
+    """The results of a row: by column, one value for each turn. code: the commit that was measured."""
 
     name: str
     unit: str
     values: dict[str, list[float]] = field(default_factory=dict)
+    code: str = ""
 
     def add(self, column: str, value: float) -> None:
         """One more turn."""
@@ -42,7 +44,7 @@ class Figures:
 
 @dataclass
 class Bench:
-    """The servers and settings of a run. servers: ours first."""
+    """The servers and settings of a run. servers: ours first. window: seconds in which clients ask about images."""
 
     servers: Sequence[Server]
     bare: Callable[[], Bare]
@@ -50,6 +52,7 @@ class Bench:
     complain: Callable[[str], None]
     output: int = 128
     samples: int = 40
+    window: float = 20.0
 
     @property
     def ours(self) -> Server:
@@ -68,24 +71,39 @@ class Bench:
 def throughput(bench: Bench, clients: int) -> Figures:
     """Output tokens a second of so many clients; ratios are of neighbours in time."""
     figures = Figures(f"throughput, {clients} client{'s' if clients > 1 else ''}", "tok/s")
+    _in_turns(
+        bench,
+        figures,
+        lambda server: requests.throughput(server, clients, INPUT, min(server.output, bench.output)),
+    )
+    return figures
+
+
+def _in_turns(bench: Bench, figures: Figures, rate: Callable[[Server], Any]) -> None:
+    """Rates of every server, one after the other, and ratios of neighbours; a peer that fails is left out."""
     left = list(bench.servers)
     for turn in range(bench.runs + 1):  # the first does not count
         rates: dict[str, float] = {}
         for server in list(left):
-            length = min(server.output, bench.output)
             try:
-                rates[server.name] = bench.alone(
-                    server, lambda s=server, n=length: requests.throughput(s, clients, INPUT, n)
-                )
+                rates[server.name] = bench.alone(server, partial(rate, server))
             except FailedError as error:
                 if server is bench.ours:
                     raise
                 bench.complain(f"{figures.name}, {server.name}: left out, it failed: {error}")
                 left.remove(server)
-        for name, rate in rates.items() if turn else ():
-            figures.add(name, rate)
+        for name, value in rates.items() if turn else ():
+            figures.add(name, value)
             if name != bench.ours.name:
-                figures.add(f"ratio to {name}", rates[bench.ours.name] / rate)
+                figures.add(f"ratio to {name}", rates[bench.ours.name] / value)
+
+
+def images(bench: Bench) -> Figures:
+    """Answers a second about new images, with many clients."""
+    figures = Figures(f"images a second, {IMAGE_CLIENTS} clients", "images/s")
+    _in_turns(
+        bench, figures, lambda server: requests.images_a_second(server, IMAGE_CLIENTS, SIDE, IMAGE_ANSWER, bench.window)
+    )
     return figures
 
 
@@ -224,6 +242,7 @@ def idle_connections(bench: Bench) -> Figures:
 
 ROWS: dict[str, Callable[[Bench], Figures]] = {
     **{f"throughput-{count}": partial(throughput, clients=count) for count in CLIENTS},
+    "images": images,
     "text-beside-images": text_with_images,
     "second-turn": second_question,
     "overhead": overhead,
