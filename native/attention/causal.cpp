@@ -120,6 +120,8 @@ inline void run_of_rows(const CausalAttention& a, const RunScratch& s, int64_t s
 
 constexpr int heads_together = 4, keys_together = many_registers ? 4 : 1;
 constexpr int64_t keys_a_block = 16;
+template <class T>
+constexpr int64_t keys_ahead = 64 / sizeof(T);  // prefetched before they are read: 16 KiB for rows of 256 numbers
 
 // Numbers of a row in whole steps.
 template <class T>
@@ -139,7 +141,7 @@ inline void scores_of(const float* query, const T* const* keys, int64_t d, float
     int64_t j = 0;
     for (; j + kv_step<T> <= d; j += kv_step<T>) {
 #pragma GCC unroll 4
-        for (int i = 0; i < Keys; ++i) __builtin_prefetch(keys[i + keys_a_block / 2] + j);
+        for (int i = 0; i < Keys; ++i) __builtin_prefetch(keys[i + keys_ahead<T>] + j);
 #pragma GCC unroll 4
         for (int v = 0; v < KVRow<T>::vecs; ++v)
 #pragma GCC unroll 4
@@ -156,8 +158,41 @@ inline void scores_of(const float* query, const T* const* keys, int64_t d, float
                 for (int h = 0; h < Heads; ++h)
                     sums[i][h] = fma(KVRow<T>::widen(last.numbers, v), load(query + h * width + j + v * W), sums[i][h]);
         }
-    for (int i = 0; i < Keys; ++i)
-        for (int h = 0; h < Heads; ++h) scores[h * span + i] = sum(sums[i][h]) * scale;
+    if constexpr (Keys * Heads == W) {
+        Vec lanes_of[W];
+#pragma GCC unroll 4
+        for (int h = 0; h < Heads; ++h)
+#pragma GCC unroll 4
+            for (int i = 0; i < Keys; ++i) lanes_of[h * Keys + i] = sums[i][h];
+        transpose(lanes_of);
+#pragma GCC unroll 4
+        for (int half = W / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+            for (int i = 0; i < half; ++i) lanes_of[i] = lanes_of[i] + lanes_of[i + half];
+        float found[W];
+        store(found, lanes_of[0] * splat(scale));
+#pragma GCC unroll 4
+        for (int h = 0; h < Heads; ++h) copy(scores + h * span, found + h * Keys, Keys);
+    } else {
+        for (int i = 0; i < Keys; ++i)
+            for (int h = 0; h < Heads; ++h) scores[h * span + i] = sum(sums[i][h]) * scale;
+    }
+}
+
+// The maximum of n > 0 numbers.
+inline float maximum_of(const float* x, int64_t n) {
+    float found[W], top = x[0];
+    int64_t i = 0;
+    if (n >= 4 * W) {
+        Vec parts[4];
+        for (int v = 0; v < 4; ++v) parts[v] = load(x + v * W);
+        for (i = 4 * W; i + 4 * W <= n; i += 4 * W)
+            for (int v = 0; v < 4; ++v) parts[v] = vmax(parts[v], load(x + i + v * W));
+        store(found, vmax(vmax(parts[0], parts[1]), vmax(parts[2], parts[3])));
+        for (const float each : found) top = each > top ? each : top;
+    }
+    for (; i < n; ++i) top = x[i] > top ? x[i] : top;
+    return top;
 }
 
 // out[h * width + 0..Vecs W) += the weighted values of n keys from `column` on, for Heads queries.
@@ -191,7 +226,7 @@ struct Partial {
 // The keys and values of one span, and their scales with int8.
 template <class T>
 struct Span {
-    const T *keys[span + keys_a_block], *values[span + keys_a_block];
+    const T *keys[span + keys_ahead<T>], *values[span + keys_a_block];
     float key_scales[span], value_scales[span];
     int64_t n;
 };
@@ -204,10 +239,10 @@ inline void single_row(const CausalAttention& a, const float* query, const Span<
     for (; i + keys_together <= n; i += keys_together) scores_of<T, Heads, keys_together>(query, s.keys + i, d, scale, scores + i);
     for (; i < n; ++i) scores_of<T, Heads, 1>(query, s.keys + i, d, scale, scores + i);
     for (int h = 0; h < Heads; ++h) {
-        float *row = scores + h * span, top = lowest;
+        float* row = scores + h * span;
         if (a.key_scales)
             for (i = 0; i < n; ++i) row[i] *= s.key_scales[i];
-        for (i = 0; i < n; ++i) top = row[i] > top ? row[i] : top;
+        const float top = maximum_of(row, n);
         Vec total = zero();
         for (i = 0; i + W <= n; i += W) {
             const Vec e = exp(load(row + i) - splat(top));
@@ -255,13 +290,16 @@ inline void single_span(const CausalAttention& a, int64_t sequence, int64_t row,
     const int64_t group = a.heads / a.kv_heads, d = a.head_dim, width = stepped<T>(d);
     Span<T> s;
     s.n = n;
-    for (int64_t i = 0; i < n; ++i) {
-        const int64_t at = cache_row(a, sequence, first + i) * a.kv_heads + kv_head;
-        s.keys[i] = static_cast<const T*>(a.keys) + at * d;
-        s.values[i] = static_cast<const T*>(a.values) + at * d;
-        if (a.key_scales) s.key_scales[i] = a.key_scales[at], s.value_scales[i] = a.value_scales[at];
+    for (int64_t i = 0; i < n;) {  // stretches inside one page
+        const int64_t t = first + i, end = min(n, i + a.page_size - t % a.page_size);
+        for (int64_t at = cache_row(a, sequence, t) * a.kv_heads + kv_head; i < end; ++i, at += a.kv_heads) {
+            s.keys[i] = static_cast<const T*>(a.keys) + at * d;
+            s.values[i] = static_cast<const T*>(a.values) + at * d;
+            if (a.key_scales) s.key_scales[i] = a.key_scales[at], s.value_scales[i] = a.value_scales[at];
+        }
     }
-    for (int64_t i = n; i < n + keys_a_block; ++i) s.keys[i] = s.keys[n - 1], s.values[i] = s.values[n - 1];  // prefetched, never read
+    for (int64_t i = n; i < n + keys_ahead<T>; ++i) s.keys[i] = s.values[min(i - n, n - 1)];  // prefetched: values are read next
+    for (int64_t i = n; i < n + keys_a_block; ++i) s.values[i] = s.values[n - 1];            // prefetched, never read
     float *scores = memory, *query = memory + heads_together * span;
     for (int64_t h = 0; h < group;) {
         const int64_t heads = h + heads_together <= group ? heads_together : 1;
