@@ -89,14 +89,15 @@ NB_MODULE(_native, m) {
             nb::arg("data"), "For the roofline: every thread reads its part of an array.")
         .def(
             "multiply",
-            [](Runtime& self, bool bytes, int64_t rounds) {
+            [](Runtime& self, const std::string& type, int64_t rounds) {
+                const Kernels& kernels = self.kernels();
+                if (type != "int8" && type != "bfloat16" && type != "float32") refuse("type must be int8, bfloat16 or float32, not '" + type + "'");
+                const auto kernel = type == "int8" ? kernels.multiply_bytes : type == "bfloat16" ? kernels.multiply_bfloat16 : kernels.multiply_floats;
                 int64_t operations = 0;
-                self.run(1 << 30, [&](Pool& pool, const Kernels& kernels) {
-                    operations = (bytes ? kernels.multiply_bytes : kernels.multiply_floats)(pool, rounds);
-                });
+                self.run(1 << 30, [&](Pool& pool, const Kernels&) { operations = kernel(pool, rounds); });
                 return operations;
             },
-            nb::arg("bytes"), nb::arg("rounds"), "For the roofline: products in registers alone; returns the multiplications and additions.");
+            nb::arg("type"), nb::arg("rounds"), "For the roofline: products in registers alone; returns the multiplications and additions.");
     bind_quantized(m, runtime);
     bind_dense(runtime);
     bind_sequence(runtime);

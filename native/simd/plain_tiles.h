@@ -52,18 +52,23 @@ template <int Tile>
 inline void zero_tile() {
     __builtin_memset(plain_tile<Tile>().bytes, 0, tile_register_rows * tile_register_bytes);
 }
+
+// Not inlined: this code need not be fast, but small.
+__attribute__((noinline)) void load_plain_rows(const PlainTile& t, const uint8_t* from, int64_t stride) {
+    __builtin_memset(t.bytes, 0, tile_register_rows * tile_register_bytes);
+    for (int64_t row = 0; row < t.rows; ++row) __builtin_memcpy(t.bytes[row], from + row * stride, static_cast<size_t>(t.row_bytes));
+}
+__attribute__((noinline)) void store_plain_rows(const PlainTile& t, uint8_t* to, int64_t stride) {
+    for (int64_t row = 0; row < t.rows; ++row) __builtin_memcpy(to + row * stride, t.bytes[row], static_cast<size_t>(t.row_bytes));
+}
+
 template <int Tile>
 inline void load_tile(const void* from, int64_t stride) {
-    zero_tile<Tile>();
-    const PlainTile t = plain_tile<Tile>();
-    for (int64_t row = 0; row < t.rows; ++row)
-        __builtin_memcpy(t.bytes[row], static_cast<const uint8_t*>(from) + row * stride, static_cast<size_t>(t.row_bytes));
+    load_plain_rows(plain_tile<Tile>(), static_cast<const uint8_t*>(from), stride);
 }
 template <int Tile>
 inline void store_tile(void* to, int64_t stride) {
-    const PlainTile t = plain_tile<Tile>();
-    for (int64_t row = 0; row < t.rows; ++row)
-        __builtin_memcpy(static_cast<uint8_t*>(to) + row * stride, t.bytes[row], static_cast<size_t>(t.row_bytes));
+    store_plain_rows(plain_tile<Tile>(), static_cast<uint8_t*>(to), stride);
 }
 
 inline void require_product(const PlainTile& sums, const PlainTile& a, const PlainTile& b) {
@@ -74,7 +79,7 @@ inline void require_product(const PlainTile& sums, const PlainTile& a, const Pla
 
 // Columns outside the shape are zero in B, so all sixteen can be computed.
 template <class Right>
-inline void add_byte_products(const PlainTile& sums, const PlainTile& a, const PlainTile& b) {
+__attribute__((noinline)) void add_byte_products(const PlainTile& sums, const PlainTile& a, const PlainTile& b) {
     require_product(sums, a, b);
     for (int64_t row = 0; row < sums.rows; ++row) {
         uint32_t total[16];  // unsigned: overflow wraps
@@ -106,7 +111,7 @@ inline void dot_signed_bytes() {
 inline float first_of_pair(uint32_t pair) { return __builtin_bit_cast(float, pair << 16); }
 inline float second_of_pair(uint32_t pair) { return __builtin_bit_cast(float, pair & 0xffff0000u); }
 
-inline void add_bfloat16_products(const PlainTile& sums, const PlainTile& a, const PlainTile& b) {
+__attribute__((noinline)) void add_bfloat16_products(const PlainTile& sums, const PlainTile& a, const PlainTile& b) {
     require_product(sums, a, b);
     for (int64_t row = 0; row < sums.rows; ++row) {
         float first[16] = {}, second[16] = {}, total[16];

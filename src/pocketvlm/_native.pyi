@@ -99,8 +99,11 @@ class Runtime:
     def read_memory(self, data: _Floats) -> None:
         """Microbenchmark: every thread reads its part of an array."""
 
-    def multiply(self, bytes: bool, rounds: int) -> int:
-        """Microbenchmark: products in registers alone; returns the number of multiplications and additions."""
+    def multiply(self, type: str, rounds: int) -> int:
+        """Microbenchmark: products in registers alone; returns the number of multiplications and additions.
+
+        type: "int8", "bfloat16" or "float32". Without products of bfloat16 pairs nothing is done: 0.
+        """
 
     def linear(
         self,
