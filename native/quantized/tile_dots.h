@@ -27,7 +27,10 @@ inline void unpack(const QuantizedWeights& w, int64_t tile, const UnpackedTile& 
     const uint8_t* p = w.packed + tile * w.steps() * step_bytes;
     const auto put = [](int8_t* out, Bytes b) { _mm512_storeu_si512(out, b); };
     if (w.bits == 8) {
-        for (int64_t step = 0; step < w.steps(); ++step) put(to.high + step * step_bytes, signed_of(load_bytes(p + step * step_bytes)));
+        for (int64_t step = 0; step < w.steps(); ++step) {
+            __builtin_prefetch(p + step * step_bytes + ahead);
+            put(to.high + step * step_bytes, signed_of(load_bytes(p + step * step_bytes)));
+        }
         return;
     }
     alignas(64) uint8_t high[16], low[16];
