@@ -30,6 +30,9 @@
 //   first inputs and those of second inputs of the words apart, each with fused multiply-adds from zero in the order of words, then both
 //   sums to each other, then that to Sums. This is neither the order nor the rounding of dot2 (avx512bf16.h).
 // - AMX takes subnormal numbers as zero, as factors and as sums; plain_tiles.h does not.
+// - Do not update a local array in a loop that also loads or stores tiles: the compiler takes this assembly for a use of all
+//   memory, so the array stays in memory. Variables, or an array whose every index is a template argument, get registers
+//   (scale_rows in native/quantized/tile_dots.h).
 // - Address sanitizers do not see what load_tile and store_tile of amx_tiles.h touch; they do with plain_tiles.h.
 #pragma once
 
