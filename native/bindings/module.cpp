@@ -1,5 +1,6 @@
 // The Python module pocketvlm._native: instruction sets and the runtime whose methods are the operations.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
@@ -20,7 +21,7 @@ const InstructionSet& usable_set(const std::string& name) {
     std::string usable;
     for (const InstructionSet* set : usable_instruction_sets()) {
         if (set->name == name) return *set;
-        usable += (usable.empty() ? "" : ", ") + std::string(set->name);
+        if (!set->only_for_tests) usable += (usable.empty() ? "" : ", ") + std::string(set->name);
     }
     refuse("isa '" + name + "' cannot run here; usable: " + usable);
 }
@@ -46,10 +47,20 @@ Runtime::Runtime(int threads, const std::string& isa) : pool_(checked_threads(th
 NB_MODULE(_native, m) {
     using namespace pocketvlm;
     nb::set_leak_warnings(false);
-    m.def("usable_isas", [] {
-        std::vector<std::string> names;
-        for (const InstructionSet* set : usable_instruction_sets()) names.emplace_back(set->name);
-        return names;
+    m.def(
+        "usable_isas",
+        [](bool for_tests) {
+            std::vector<std::string> names;
+            for (const InstructionSet* set : usable_instruction_sets())
+                if (set->only_for_tests == for_tests) names.emplace_back(set->name);
+            return names;
+        },
+        nb::arg("for_tests") = false);
+    m.def("unusable_isas", [] {
+        std::map<std::string, std::string> reasons;
+        for (const InstructionSet& set : instruction_sets())
+            if (std::string reason = why_unusable(set, machine_features()); !reason.empty()) reasons.emplace(set.name, std::move(reason));
+        return reasons;
     });
     nb::class_<Graph>(m, "Graph").def("__len__", &Graph::size);
     nb::class_<Runtime> runtime(m, "Runtime");
@@ -78,14 +89,15 @@ NB_MODULE(_native, m) {
             nb::arg("data"), "For the roofline: every thread reads its part of an array.")
         .def(
             "multiply",
-            [](Runtime& self, bool bytes, int64_t rounds) {
+            [](Runtime& self, const std::string& type, int64_t rounds) {
+                const Kernels& kernels = self.kernels();
+                if (type != "int8" && type != "bfloat16" && type != "float32") refuse("type must be int8, bfloat16 or float32, not '" + type + "'");
+                const auto kernel = type == "int8" ? kernels.multiply_bytes : type == "bfloat16" ? kernels.multiply_bfloat16 : kernels.multiply_floats;
                 int64_t operations = 0;
-                self.run(1 << 30, [&](Pool& pool, const Kernels& kernels) {
-                    operations = (bytes ? kernels.multiply_bytes : kernels.multiply_floats)(pool, rounds);
-                });
+                self.run(1 << 30, [&](Pool& pool, const Kernels&) { operations = kernel(pool, rounds); });
                 return operations;
             },
-            nb::arg("bytes"), nb::arg("rounds"), "For the roofline: products in registers alone; returns the multiplications and additions.");
+            nb::arg("type"), nb::arg("rounds"), "For the roofline: products in registers alone; returns the multiplications and additions.");
     bind_quantized(m, runtime);
     bind_dense(runtime);
     bind_sequence(runtime);

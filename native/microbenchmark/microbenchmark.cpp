@@ -1,18 +1,11 @@
 // Microbenchmarks of the machine's limits for the roofline: reading memory, and products in registers alone. Each kernel
 // stores numbers that depend on all its work, so that the compiler cannot omit any of it.
-#include "simd/parallel.h"
+#include "microbenchmark/threads.h"
 
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
 constexpr int64_t chains = 12;  // independent sums in one round
-
-// One task for each thread, each with its own sum.
-template <class Body>
-inline void on_all_threads(Pool& pool, const Body& body) {
-    float* sums = pool.shared(static_cast<size_t>(pool.threads()) * 64);
-    parallel(pool, pool.threads(), [&](int64_t task, int) { sums[16 * task] = body(task); });
-}
 
 }  // namespace
 

@@ -1,6 +1,7 @@
 // Products with quantized weights. Activations are quantized once for all products that can share them. Then each task takes
 // some packed tiles and visits every activation tile, so that each weight is read from memory once.
 #include "quantized/dots.h"
+#include "quantized/permutation.h"
 #include "linear/epilogue.h"
 
 namespace pocketvlm::POCKETVLM_ISA {
@@ -22,20 +23,6 @@ inline ActivationScheme scheme_of(const Linear& a, const QuantizedWeights& w) {
 
 inline bool same(const ActivationScheme& a, const ActivationScheme& b) {
     return a.depth == b.depth && a.group == b.group && a.weight_offset == b.weight_offset;
-}
-
-// Matrices of one layer are often permuted alike, each with its own copy of the permutation.
-inline bool same_order(const int32_t* a, const int32_t* b, int64_t inputs) {
-    return a == b || (a && b && !__builtin_memcmp(a, b, static_cast<size_t>(inputs) * sizeof *a));
-}
-
-// Rows of x [rows, inputs] in the order of a matrix's columns.
-inline void permute(Pool& pool, const float* x, int64_t rows, int64_t inputs, const int32_t* permutation, float* out) {
-    const auto row = [&](int64_t r, int) {
-        for (int64_t k = 0; k < inputs; ++k) out[r * inputs + k] = x[r * inputs + permutation[k]];
-    };
-    if (rows * inputs >= 8192) return parallel(pool, rows, row);
-    for (int64_t r = 0; r < rows; ++r) row(r, 0);  // less work than the start of a parallel loop
 }
 
 // All activation tiles times packed tiles [first, last).

@@ -26,7 +26,7 @@ struct Kernels {
     void (*gated_delta_rule)(Pool&, const DeltaRule&);
     void (*add_low_rank)(Pool&, const LowRank&);
 
-    // Integer products, and the microbenchmarks. `quantized_linear` takes `count` products of the same rows; `quantize` rounds
+    // Integer products, and microbenchmarks. `quantized_linear` takes `count` products of the same rows; `quantize` rounds
     // to nearest. Each microbenchmark returns how many bytes it reads, or how many multiplications and additions it does.
     void (*quantized_linear)(Pool&, const QuantizedProduct* products, int64_t count);
     void (*quantize)(Pool&, const Quantize&);
@@ -34,10 +34,11 @@ struct Kernels {
     int64_t (*multiply_bytes)(Pool&, int64_t rounds);
     int64_t (*multiply_floats)(Pool&, int64_t rounds);
 
-    // Products of matrices, which may use products of bfloat16 pairs.
+    // Products of matrices, which may use products of bfloat16 pairs; their microbenchmark returns 0 if they do not.
     void (*linear)(Pool&, const Linear&);
     void (*attention)(Pool&, const CausalAttention&);
     void (*attention_views)(Pool&, const ViewAttention&);
+    int64_t (*multiply_bfloat16)(Pool&, int64_t rounds);
 };
 
 }  // namespace pocketvlm

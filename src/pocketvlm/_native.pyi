@@ -18,8 +18,14 @@ _Numbers = _Float16 | _Floats | _Int8s
 _Cache = tuple[_Floats | NDArray[np.uint16], ...] | tuple[_Int8s, _Int8s, _Floats, _Floats]
 _Matrix = NDArray[np.float32] | NDArray[np.uint16]  # float32, or bfloat16 as its bits
 
-def usable_isas() -> list[str]:
-    """Instruction sets that this build contains and this machine runs, in order of preference, the best last."""
+def usable_isas(for_tests: bool = False) -> list[str]:
+    """Instruction sets that this build contains and this machine runs, in order of preference, the best last.
+
+    for_tests: those that are never chosen unless they are named, because they imitate instructions in plain C++.
+    """
+
+def unusable_isas() -> dict[str, str]:
+    """The instruction sets that this build contains and this machine does not run, each with the reason."""
 
 class QuantizedMatrix:
     """A quantized matrix, packed; it holds references to its arrays. native/quantized/quantized.h explains the layout.
@@ -95,8 +101,11 @@ class Runtime:
     def read_memory(self, data: _Floats) -> None:
         """Microbenchmark: every thread reads its part of an array."""
 
-    def multiply(self, bytes: bool, rounds: int) -> int:
-        """Microbenchmark: products in registers alone; returns the number of multiplications and additions."""
+    def multiply(self, type: str, rounds: int) -> int:
+        """Microbenchmark: products in registers alone; returns the number of multiplications and additions.
+
+        type: "int8", "bfloat16" or "float32". Without products of bfloat16 pairs nothing is done: 0.
+        """
 
     def linear(
         self,

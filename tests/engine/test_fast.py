@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from oracle import Oracle, config_dict, make_network, make_oracle, make_prompt
 
+from pocketvlm import _native
 from pocketvlm.backends import native
 from pocketvlm.backends.native import NativeBackend
 from pocketvlm.backends.options import choose
@@ -32,15 +33,15 @@ def make_engine(oracle: Oracle, ops: NativeBackend, **options: int) -> Engine:
     return Engine(make_network(oracle, ops), **options)
 
 
-def backend(weights: str) -> NativeBackend:
+def backend(weights: str, isa: str | None = None) -> NativeBackend:
     """Such weights with fast arithmetic, or weights as stored with "exact"."""
     scheme = choose("native", precision="exact") if weights == "exact" else choose("native", weights)
-    return native.create(2, scheme=scheme)
+    return native.create(2, isa, scheme=scheme)
 
 
 def has_bfloat16() -> bool:
     """Whether the backend multiplies pairs of bfloat16 numbers."""
-    return native.create(1).describe()["isa"].startswith("avx512bf16")
+    return native.create(1).describe()["isa"].startswith(("avx512bf16", "amx", "plaintiles"))
 
 
 def record(engine: Engine) -> Logits:
@@ -94,6 +95,25 @@ def test_results_are_batch_invariant(oracle: Oracle, weights: str) -> None:
     some = answer(engine, requests[1:6], seen)
     for a, b in zip(some, together[1:6], strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif("plaintiles" not in _native.usable_isas(for_tests=True), reason="needs AVX-512 with BF16")
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+def test_integer_products_in_tiles_change_no_bit(oracle: Oracle, weights: str) -> None:
+    """Features, logits of a prompt, and those of a request alone (few rows, no tiles) and in a batch (many rows)."""
+    tiles, vectors = (
+        make_engine(oracle, backend(weights, isa), prefill_chunk=64) for isa in ("plaintiles", "avx512bf16")
+    )
+    views = make_prompt(oracle.config, [(8, 8), (4, 8)], "16x", 1, seed=5).views
+    for a, b in zip(tiles.runner.encode(views), vectors.runner.encode(views), strict=True):
+        np.testing.assert_array_equal(a, b)
+    prompt = make_prompt(oracle.config, [(4, 8)], "16x", 150, seed=5)
+    np.testing.assert_array_equal(tiles.prompt_logits(prompt), vectors.prompt_logits(prompt))
+    requests = [request(make_prompt(oracle.config, [], "16x", 3 + i, seed=i), i) for i in range(20)]
+    seen = record(tiles)
+    together = answer(tiles, requests, seen)
+    for i in (0, 7, 19):
+        np.testing.assert_array_equal(answer(tiles, [requests[i]], seen)[0], together[i])
 
 
 @pytest.mark.parametrize("weights", [*WEIGHTS, "exact"])

@@ -69,10 +69,11 @@ std::string difference(const Outputs& actual, const Outputs& expected, double to
 
 }  // namespace
 
-void Suite::each(const std::string& what, const std::function<std::string(const Kernels&, Pool&)>& body) {
+void Suite::each(const std::string& what, const std::function<std::string(const Kernels&, Pool&)>& body, bool only_tiles) {
     const int several = 2 + static_cast<int>(cases_++ % 3);
     for (const InstructionSet* set : sets_)
         for (const int threads : {1, several}) {
+            if (only_tiles && !set->tile_self_test) continue;
             Pool pool(threads);
             pool.poison(true);
             ++runs_;
@@ -81,6 +82,24 @@ void Suite::each(const std::string& what, const std::function<std::string(const 
             ++failures_;
             std::fprintf(stderr, "%s, %s, %d threads: %s\n", std::string(set->name).c_str(), what.c_str(), threads, wrong.c_str());
         }
+}
+
+void Suite::check_tiles(const std::string& what, const Outputs& start, const Run& run) {
+    Outputs expected = start;
+    if (const auto without_tiles = std::ranges::find(instruction_sets(), "avx512vnni", &InstructionSet::name); without_tiles != instruction_sets().end()) {
+        Pool pool(1);
+        run(without_tiles->kernels, pool, expected);
+    }
+    const auto same_bits = [&](const Kernels& kernels, Pool& pool) -> std::string {
+        Outputs actual = start;
+        run(kernels, pool, actual);
+        for (std::size_t i = 0; i < expected.size(); ++i) {
+            if (std::memcmp(actual[i].data(), expected[i].data(), static_cast<std::size_t>(expected[i].size()) * sizeof(float)) == 0) continue;
+            return "not as without tiles: " + difference(actual, expected, 0.0);
+        }
+        return "";
+    };
+    each(what, same_bits, true);
 }
 
 void Suite::check(const std::string& what, double tolerance, const Outputs& start, const Run& run) {
@@ -131,9 +150,36 @@ int64_t choose_by_features() {
         std::vector<const InstructionSet*> expected;
         for (const InstructionSet& set : instruction_sets())
             if (std::ranges::find(set.needs, missing) == set.needs.end()) expected.push_back(&set);
-        if (usable_instruction_sets(features) == expected) continue;
+        bool explained = true;
+        for (const InstructionSet& set : instruction_sets()) {
+            const bool usable = std::ranges::find(expected, &set) != expected.end();
+            explained = explained && why_unusable(set, features).empty() == usable;
+        }
+        if (usable_instruction_sets(features) == expected && explained) continue;
         ++failures;
         std::fprintf(stderr, "wrong instruction sets for a machine without %s\n", std::string(missing).c_str());
+    }
+    return failures;
+}
+
+// What a user reads if tiles are not used: the first thing that is missing.
+int64_t explain_tiles() {
+    const auto amx = std::ranges::find(instruction_sets(), "amx", &InstructionSet::name);
+    if (amx == instruction_sets().end()) return 0;
+    int64_t failures = 0;
+    const std::pair<std::string_view, std::string_view> expected[] = {
+        {"avx512bw", "the processor has no avx512bw"},
+        {"amx_int8", "the processor has no amx_int8"},
+        {"tile_state", "the operating system does not save the state of tiles"},
+        {"tile_permission", "the operating system does not permit this process to use tiles"},
+        {"tile_arithmetic", "products in tiles were wrong in the self-test"},
+    };
+    for (const auto& [missing, reason] : expected) {
+        std::vector<std::string_view> features = amx->needs;
+        std::erase(features, missing);
+        if (why_unusable(*amx, features) == reason) continue;
+        ++failures;
+        std::fprintf(stderr, "amx without %s: %s\n", std::string(missing).c_str(), why_unusable(*amx, features).c_str());
     }
     return failures;
 }
@@ -199,7 +245,7 @@ int main_of(int count, char** words) {
     for (const InstructionSet* set : sets) std::printf(" %s", std::string(set->name).c_str());
     std::printf("\n");
     std::fflush(stdout);
-    if (choose_by_features() > 0) return 1;
+    if (choose_by_features() + explain_tiles() + tile_cases(sets) > 0) return 1;
     return (together > 0 ? run_together(sets, together) : run_all(sets, true)) == 0 ? 0 : 1;
 }
 

@@ -112,8 +112,9 @@ class Suite {
   public:
     explicit Suite(std::vector<const InstructionSet*> sets) : sets_(std::move(sets)) {}
 
-    // body(kernels, pool) says what is wrong, or nothing. The pool's scratch memory starts as NaN.
-    void each(const std::string& what, const std::function<std::string(const Kernels&, Pool&)>& body);
+    // body(kernels, pool) says what is wrong, or nothing. The pool's scratch memory starts as NaN. only_tiles: with the sets that
+    // have tile registers.
+    void each(const std::string& what, const std::function<std::string(const Kernels&, Pool&)>& body, bool only_tiles = false);
 
     // `run`, applied to `start`, must equal the plain kernels within `tolerance` of the largest value, and give the same bits
     // for any number of threads.
@@ -121,6 +122,8 @@ class Suite {
 
     // Numbers must equal those of another way to compute them, within `tolerance` of the largest value.
     void equal(const std::string& what, const Floats& actual, const Floats& expected, double tolerance);
+    // With every set that has tile registers, integer products must give the bits that they give without tiles (avx512vnni).
+    void check_tiles(const std::string& what, const Outputs& start, const Run& run);
 
     int64_t runs() const { return runs_; }
     int64_t failures() const { return failures_; }
@@ -138,5 +141,6 @@ std::string list(const std::vector<int64_t>& numbers);
 void dense_cases(Suite& suite);
 void quantized_cases(Suite& suite);
 void sequence_cases(Suite& suite);
+int64_t tile_cases(const std::vector<const InstructionSet*>& sets);  // returns the failures
 
 }  // namespace pocketvlm::test

@@ -1,6 +1,7 @@
 // Cases of quantized matrices: products with matrices of every kind, and quantization.
 #include <cmath>
 #include <cstdio>
+#include <tuple>
 
 #include "kit.h"
 
@@ -128,6 +129,8 @@ constexpr Kind kinds[] = {
     {.name = "8 bit, groups, bias", .bits = 8, .group = 24, .bias = float32},
     {.name = "8 bit, two levels, zero points", .bits = 8, .group = 16, .scale = int8, .zero_points = true},
     {.name = "8 bit, permuted", .bits = 8, .group = 0, .permuted = true},
+    {.name = "4 bit, groups of two equal parts", .bits = 4, .group = 72, .zero = 3},
+    {.name = "8 bit, groups of one part", .bits = 8, .group = 40, .bias = float16},
 };
 
 Linear product_of(const Floats& x, const Floats* bias, const Floats* residual, Activation activation, Floats& out, int64_t rows,
@@ -136,7 +139,7 @@ Linear product_of(const Floats& x, const Floats* bias, const Floats* residual, A
                   rows, m.inputs, m.outputs};
 }
 
-void product_case(Suite& suite, const Kind& kind, int64_t rows, int64_t inputs, int64_t outputs) {
+void product_case(Suite& suite, const Kind& kind, int64_t rows, int64_t inputs, int64_t outputs, bool only_tiles = false) {
     const auto number = static_cast<uint64_t>(rows + inputs * 100 + outputs);
     Random random(number);
     const Matrix matrix(random, kind, inputs, outputs);
@@ -145,11 +148,13 @@ void product_case(Suite& suite, const Kind& kind, int64_t rows, int64_t inputs, 
     const Floats bias = random.floats(outputs), residual = random.floats(rows * outputs);
     const auto what = describe(std::string("quantized_linear ") + kind.name, {{"rows", rows}, {"inputs", inputs}, {"outputs", outputs},
                                {"group", kind.group}});
-    suite.check(what, 5e-6, {Floats(rows * outputs)}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
+    const Run run = [&](const Kernels& kernels, Pool& pool, Outputs& out) {
         const QuantizedProduct product{product_of(x, rows % 3 ? &bias : nullptr, rows % 4 == 1 ? &residual : nullptr,
                                               static_cast<Activation>(rows % 4), out[0], rows, matrix), &matrix.weights};
         kernels.quantized_linear(pool, &product, 1);
-    });
+    };
+    if (!only_tiles) suite.check(what, 5e-6, {Floats(rows * outputs)}, run);
+    suite.check_tiles(what, {Floats(rows * outputs)}, run);
 }
 
 // The code of an input, read from a tile of 5- or 6-bit codes as quantized.h describes them.
@@ -204,12 +209,15 @@ void several_case(Suite& suite, int64_t rows) {
     const Matrix a(random, grouped, inputs, 50), b(random, grouped, inputs, 19), c(random, rows_of_bytes, inputs, 33);
     const Floats x = random.floats(rows * inputs);
     const auto what = describe("quantized_linear, three products", {{"rows", rows}, {"inputs", inputs}});
-    suite.check(what, 5e-6, {Floats(rows * 50), Floats(rows * 19), Floats(rows * 33)}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
+    const Outputs start{Floats(rows * 50), Floats(rows * 19), Floats(rows * 33)};
+    const Run run = [&](const Kernels& kernels, Pool& pool, Outputs& out) {
         const QuantizedProduct products[] = {{product_of(x, nullptr, nullptr, Activation::none, out[0], rows, a), &a.weights},
                                          {product_of(x, nullptr, nullptr, Activation::none, out[1], rows, b), &b.weights},
                                          {product_of(x, nullptr, nullptr, Activation::none, out[2], rows, c), &c.weights}};
         kernels.quantized_linear(pool, products, 3);
-    });
+    };
+    suite.check(what, 5e-6, start, run);
+    suite.check_tiles(what, start, run);
 }
 
 // Matrices with the same permutation, in one array or in two, and with another one.
@@ -224,11 +232,14 @@ void permuted_case(Suite& suite, int64_t rows) {
     const QuantizedWeights* weights[] = {&a.weights, &same, &equal, &b.weights};
     const Floats x = random.floats(rows * inputs);
     const Outputs start(4, Floats(rows * outputs));
-    suite.check(describe("quantized_linear, permuted", {{"rows", rows}}), 5e-6, start, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
+    const Run run = [&](const Kernels& kernels, Pool& pool, Outputs& out) {
         QuantizedProduct products[4];
         for (size_t i = 0; i < 4; ++i) products[i] = {product_of(x, nullptr, nullptr, Activation::none, out[i], rows, b), weights[i]};
         kernels.quantized_linear(pool, products, 4);
-    });
+    };
+    const auto what = describe("quantized_linear, permuted", {{"rows", rows}});
+    suite.check(what, 5e-6, start, run);
+    suite.check_tiles(what, start, run);
 }
 
 // Codes need not be equal, because a weight between two codes may be rounded to either; the error must be as small.
@@ -298,6 +309,11 @@ void quantized_cases(Suite& suite) {
             product_case(suite, kind, rows, 5, 1);
             product_case(suite, kind, rows, 333, 50);
         }
+        // Blocks of rows, tails of a product of tiles, several ranges of rows, several tasks of columns.
+        for (int64_t rows = 14; rows <= 50; ++rows) product_case(suite, kind, rows, 210, 49, true);
+        for (const auto& [rows, inputs, outputs] : {std::tuple<int64_t, int64_t, int64_t>{16, 64, 16}, {17, 5, 1}, {33, 72, 31}, {48, 48, 32},
+                                                    {64, 96, 640}, {300, 4304, 17}, {301, 16, 48}})
+            product_case(suite, kind, rows, inputs, outputs, true);
     }
     for (const Kind& kind : kinds)
         if (kind.bits == 5 || kind.bits == 6)

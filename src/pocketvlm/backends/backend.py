@@ -53,7 +53,8 @@ class Backend(Ops[A, W, I]):
     def limits(self) -> dict[str, float] | None:
         """The limits of the machine, measured now; None if the backend does not measure them.
 
-        read_bandwidth: bytes a second; int8, float32: multiplications and additions a second, in registers alone.
+        read_bandwidth: bytes a second; int8, float32, and bfloat16 if the processor has such products: multiplications
+        and additions a second, in registers alone.
         """
         return None
 

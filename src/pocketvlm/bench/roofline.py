@@ -90,9 +90,10 @@ def _phase(engine: Engine, work: Callable[[], object], repeats: int) -> dict[str
 def roofline(engine: Engine, side: int, progress: Callable[[str], None]) -> dict[str, Any] | None:
     """The machine's limits, measured now, and the phases compared with them, JSON-ready; None if the backend has none.
 
-    limits: read_bandwidth in bytes a second, int8 and float32 in operations (a multiplication and an addition are two)
-    a second; each is the higher of two measurements, before and after the phases, because a shared machine may be slow
-    during one of them. phases: "decode" (one token), "prefill" (512 tokens), "vision" (one view in 16x).
+    limits: read_bandwidth in bytes a second; int8, float32 and perhaps bfloat16 in operations a second (a
+    multiplication and an addition are two). Each is the higher of two measurements, before and after the phases: a
+    shared machine may be slow during one of them. phases: "decode" (one token), "prefill" (512 tokens), "vision" (one
+    view in 16x).
     """
     progress("limits of the machine")
     measure = engine.model.backend.limits

@@ -206,10 +206,8 @@ def _card(card: dict[str, Any]) -> list[str]:
     from pocketvlm.bench.table import columns
 
     limits = card["limits"]
-    lines = [
-        f"limits measured here: read {limits['read_bandwidth'] / 1e9:.0f} GB/s, int8 {limits['int8'] / 1e9:.0f} Gop/s, "
-        f"float32 {limits['float32'] / 1e9:.0f} Gop/s"
-    ]
+    products = [f"{kind} {rate / 1e9:.0f} Gop/s" for kind, rate in limits.items() if kind != "read_bandwidth"]
+    lines = [f"limits measured here: read {limits['read_bandwidth'] / 1e9:.0f} GB/s, {', '.join(products)}"]
     for name, phase in card["phases"].items():
         parts = list(phase["operations"].items())
         together = sum(part["seconds"] for _, part in parts)

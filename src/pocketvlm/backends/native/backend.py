@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -60,21 +61,24 @@ class NativeBackend(NativeOps, Backend[Floats, NativeWeight, Ints]):
     def limits(self) -> dict[str, float]:
         """Measured with these threads and this instruction set; the best of some runs."""
 
-        def best(amount: float, work: Callable[[], object]) -> float:
+        def best(work: Callable[[], int]) -> float:
             rate = 0.0
             for _ in range(_LIMIT_RUNS):
                 began = time.perf_counter()
-                work()
+                amount = work()
                 rate = max(rate, amount / (time.perf_counter() - began))
             return rate
 
+        def read() -> int:
+            self._native.read_memory(array)
+            return array.nbytes
+
         array = np.ones(_LIMIT_BYTES // 4, _F32)
-        operations = {kind: self._native.multiply(kind, 1) * _LIMIT_ROUNDS for kind in (True, False)}
-        return {
-            "read_bandwidth": best(array.nbytes, lambda: self._native.read_memory(array)),
-            "int8": best(operations[True], lambda: self._native.multiply(True, _LIMIT_ROUNDS)),
-            "float32": best(operations[False], lambda: self._native.multiply(False, _LIMIT_ROUNDS)),
-        }
+        rates = {"read_bandwidth": best(read)}
+        for kind in ("int8", "bfloat16", "float32"):
+            if self._native.multiply(kind, 1) > 0:
+                rates[kind] = best(partial(self._native.multiply, kind, _LIMIT_ROUNDS))
+        return rates
 
     @contextmanager
     def weight_cache(self, location: CacheLocation | None, tensors: Mapping[str, Tensor]) -> Iterator[None]:
