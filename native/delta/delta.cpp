@@ -14,7 +14,19 @@ namespace {
 
 constexpr int64_t chunk = 32;
 constexpr int64_t short_run = 8;
+constexpr int64_t diagonal_block = 16;  // of the matrices between the rows of a chunk: blocks after the diagonal are not computed
 constexpr int64_t solve_step = 8;
+static_assert(chunk % diagonal_block == 0 && diagonal_block % solve_step == 0 && diagonal_block % W == 0);
+
+// log(1 + e^x) as max(x, 0) + log(1 + u) with u = e^-|x|, and log(1 + u) = 2 artanh(u / (2 + u)).
+inline Vec softplus(Vec x) {
+    const Vec u = exp(zero() - vabs(x)), s = u / (u + splat(2.0f)), t = s * s;
+    Vec p = splat(2.0f / 15.0f);
+    for (const float c : {2.0f / 13.0f, 2.0f / 11.0f, 2.0f / 9.0f, 2.0f / 7.0f, 2.0f / 5.0f, 2.0f / 3.0f, 2.0f}) p = fma(p, t, splat(c));
+    return fma(p, s, vmax(x, zero()));
+}
+
+inline void store_some(float* p, Vec v, int64_t n) { n >= W ? store(p, v) : store_part(p, v, n); }
 
 struct Head {
     const DeltaRule& a;
@@ -38,10 +50,20 @@ struct Head {
         for (int64_t j = 0; j < a.value_dim; j += 16) __builtin_prefetch(v + j, 0, 2);
     }
 
-    double beta(int64_t r) const { return 1.0 / (1.0 + __builtin_exp(-static_cast<double>(a.b[(first + r) * a.value_heads + head]))); }
-    double log_decay(int64_t r) const {
-        const double x = static_cast<double>(a.a[(first + r) * a.value_heads + head]) + static_cast<double>(a.dt_bias[head]);
-        return -__builtin_exp(static_cast<double>(a.a_log[head])) * (x > 20.0 ? x : __builtin_log1p(__builtin_exp(x)));
+    bool is_fresh() const { return a.context_lens[sequence] == 0; }
+
+    // Beta and the log decay, -e^a_log softplus(a + dt_bias), of rows [r, r + n); whole vectors are written.
+    void find_gates(int64_t r, int64_t n, float* beta, float* log_decay) const {
+        const Vec rate = splat(-static_cast<float>(__builtin_exp(static_cast<double>(a.a_log[head])))), bias = splat(a.dt_bias[head]);
+        for (int64_t i = 0; i < n; i += W) {
+            alignas(64) float raw_a[W] = {}, raw_b[W] = {};
+            for (int64_t j = 0; j < min(W, n - i); ++j) {
+                const int64_t at = (first + r + i + j) * a.value_heads + head;
+                raw_a[j] = a.a[at], raw_b[j] = a.b[at];
+            }
+            store(log_decay + i, softplus(load(raw_a) + bias) * rate);
+            store(beta + i, sigmoid(load(raw_b)));
+        }
     }
 };
 
@@ -84,7 +106,7 @@ inline void step(float* s, int64_t stride, int64_t key_dim, const float* q, cons
     for (int j = 0; j < Vecs; ++j) store(out + j * W, result[j]);
 }
 
-inline void step_row(float* s, const Head& h, int64_t r, float* memory) {
+inline void step_row(float* s, const Head& h, int64_t r, float beta, float decay, float* memory) {
     const DeltaRule& a = h.a;
     const int64_t d = a.value_dim, width = h.value_width;
     float *q = memory, *k = q + h.key_width, *v = k + h.key_width, *out = v + width;
@@ -92,7 +114,6 @@ inline void step_row(float* s, const Head& h, int64_t r, float* memory) {
     normalise(h.key(r), a.key_dim, h.key_width, 1.0f, k);
     copy(v, h.value(r), d);
     clear(v + d, width - d);
-    const float beta = static_cast<float>(h.beta(r)), decay = static_cast<float>(__builtin_exp(h.log_decay(r)));
     constexpr int max_vecs = many_registers ? 8 : 4;
     int64_t j = 0;
     for (; j + max_vecs * W <= width; j += max_vecs * W) step<max_vecs>(s + j, width, a.key_dim, q, k, v + j, beta, decay, out + j);
@@ -100,121 +121,15 @@ inline void step_row(float* s, const Head& h, int64_t r, float* memory) {
     copy(h.out(r), out, d);
 }
 
-// --- chunks ---
-
-struct ChunkScratch {
-    float *state, *q, *k, *qt, *kt, *coupling, *mixing, *x, *o, *values;
-    double* log_sum;
-    float *beta, *grow, *remaining;
-};
-
-inline int64_t chunk_floats(int64_t key_width, int64_t value_width, int64_t key_dim) {
-    return key_dim * value_width + 2 * chunk * key_width + 2 * key_width * chunk + 2 * chunk * chunk + 3 * chunk * value_width +
-           2 * chunk + 3 * chunk + 64;
+inline int64_t row_floats(int64_t key_width, int64_t value_width, int64_t key_dim) {
+    return key_dim * value_width + 2 * (key_width + value_width);
 }
 
-inline ChunkScratch lay_out(const Head& h) {
-    ChunkScratch s;
-    float* m = h.memory;
-    const auto take = [&m](int64_t n) {
-        float* p = m;
-        m += n;
-        return p;
-    };
-    s.log_sum = reinterpret_cast<double*>(take(2 * chunk));
-    s.state = take(h.a.key_dim * h.value_width);
-    s.q = take(chunk * h.key_width);
-    s.k = take(chunk * h.key_width);
-    s.qt = take(h.key_width * chunk);
-    s.kt = take(h.key_width * chunk);
-    s.coupling = take(chunk * chunk);
-    s.mixing = take(chunk * chunk);
-    s.x = take(chunk * h.value_width);
-    s.o = take(chunk * h.value_width);
-    s.values = take(chunk * h.value_width);
-    s.beta = take(chunk);
-    s.grow = take(chunk);
-    s.remaining = take(chunk);
-    return s;
-}
-
-// Rows [first, first + n) of the head against the state in s.state [key_dim][value_width].
-inline void run_chunk(const Head& h, const ChunkScratch& s, int64_t first, int64_t n) {
-    const DeltaRule& a = h.a;
-    const int64_t kd = a.key_dim, kw = h.key_width, vw = h.value_width, column_vecs = divide_up(n, W);
-    double sum = 0.0;
-    for (int64_t i = 0; i < n; ++i) {
-        if (first + chunk + i < h.rows) h.prefetch(first + chunk + i);
-        normalise(h.query(first + i), kd, kw, query_scale(a), s.q + i * kw);
-        normalise(h.key(first + i), kd, kw, 1.0f, s.k + i * kw);
-        s.beta[i] = static_cast<float>(h.beta(first + i));
-        s.log_sum[i] = sum += h.log_decay(first + i);
-    }
-    for (int64_t i = 0; i < n; ++i) {
-        s.grow[i] = static_cast<float>(__builtin_exp(s.log_sum[i]));
-        s.remaining[i] = static_cast<float>(__builtin_exp(sum - s.log_sum[i]));
-    }
-    for (int64_t i = n; i < chunk; ++i) s.beta[i] = 0.0f;
-    pack_columns(s.q, kw, n, kd, s.qt, chunk);
-    pack_columns(s.k, kw, n, kd, s.kt, chunk);
-
-    // Both n x n matrices transposed, [j][i]: column i of row j couples row i of the chunk to the earlier row j.
-    multiply(n, column_vecs, Product{kd, s.kt, chunk, s.kt, chunk, s.coupling, chunk}, false);
-    multiply(n, column_vecs, Product{kd, s.kt, chunk, s.qt, chunk, s.mixing, chunk}, false);
-    for (int64_t j = 0; j < n; ++j) {
-        alignas(64) float difference[chunk], weight[chunk];
-        for (int64_t i = 0; i < chunk; ++i)  // not above the diagonal: e^(Gi - Gj) would overflow there
-            difference[i] = i < j || i >= n ? -1e4f : static_cast<float>(s.log_sum[i] - s.log_sum[j]);
-        for (int64_t i = 0; i < chunk; i += W) store(weight + i, exp(load(difference + i)));
-        float *c = s.coupling + j * chunk, *m = s.mixing + j * chunk;
-        for (int64_t i = 0; i < column_vecs * W; ++i) {
-            c[i] = i <= j || i >= n ? 0.0f : -c[i] * weight[i] * s.beta[i];
-            m[i] = i < j || i >= n ? 0.0f : m[i] * weight[i];
-        }
-    }
-
-    // X = diag(beta) (V - diag(e^G) K S); O = diag(e^G) Q S
-    multiply(n, vw / W, Product{kd, s.kt, chunk, s.state, vw, s.x, vw}, false);
-    multiply(n, vw / W, Product{kd, s.qt, chunk, s.state, vw, s.o, vw}, false);
-    for (int64_t i = 0; i < n; ++i) {
-        const Vec grow = splat(s.grow[i]), beta = splat(s.beta[i]);
-        copy(s.values, h.value(first + i), a.value_dim);
-        clear(s.values + a.value_dim, vw - a.value_dim);
-        for (int64_t d = 0; d < vw; d += W) {
-            store(s.x + i * vw + d, (load(s.values + d) - load(s.x + i * vw + d) * grow) * beta);
-            store(s.o + i * vw + d, load(s.o + i * vw + d) * grow);
-        }
-    }
-
-    // Solve (I + A) X = R in place; `coupling` is -A transposed.
-    for (int64_t i0 = 0; i0 < n; i0 += solve_step) {
-        const int64_t last = min(n, i0 + solve_step);
-        if (i0 > 0) multiply(last - i0, vw / W, Product{i0, s.coupling + i0, chunk, s.x, vw, s.x + i0 * vw, vw}, true);
-        for (int64_t i = i0 + 1; i < last; ++i)
-            for (int64_t d = 0; d < vw; d += W) {
-                Vec row = load(s.x + i * vw + d);
-                for (int64_t j = i0; j < i; ++j) row = fma(splat(s.coupling[j * chunk + i]), load(s.x + j * vw + d), row);
-                store(s.x + i * vw + d, row);
-            }
-    }
-
-    multiply(n, vw / W, Product{n, s.mixing, chunk, s.x, vw, s.o, vw}, true);
-    for (int64_t i = 0; i < n; ++i) copy(h.out(first + i), s.o + i * vw, a.value_dim);
-
-    const Vec decay = splat(s.grow[n - 1]);
-    for (int64_t d = 0; d < kd * vw; d += W) store(s.state + d, load(s.state + d) * decay);
-    for (int64_t i = 0; i < n; ++i)
-        for (int64_t d = 0; d < kw; d += W) store(s.k + i * kw + d, load(s.k + i * kw + d) * splat(s.remaining[i]));
-    multiply(kd, vw / W, Product{n, s.k, kw, s.x, vw, s.state, vw}, true);
-}
-
-inline void run_head(const Head& h) {
-    const DeltaRule& a = h.a;
-    const int64_t kd = a.key_dim, vd = a.value_dim, vw = h.value_width;
-    const bool fresh = a.context_lens[h.sequence] == 0, in_place = h.rows <= short_run && vw == vd;
-    const ChunkScratch s = lay_out(h);
-    float* state = in_place ? h.state_after() : s.state;
-    if (fresh) {
+inline void run_rows(const Head& h) {
+    const int64_t kd = h.a.key_dim, vd = h.a.value_dim, vw = h.value_width;
+    const bool in_place = vw == vd;
+    float *state = in_place ? h.state_after() : h.memory, *rows = h.memory + kd * vw;
+    if (h.is_fresh()) {
         clear(state, kd * vw);
     } else if (!in_place) {
         for (int64_t i = 0; i < kd; ++i) {
@@ -224,25 +139,195 @@ inline void run_head(const Head& h) {
     } else if (h.state_before() != state) {
         copy(state, h.state_before(), kd * vd);
     }
-    if (h.rows <= short_run)
-        for (int64_t r = 0; r < h.rows; ++r) step_row(state, h, r, s.q);
-    else
-        for (int64_t r = 0; r < h.rows; r += chunk) run_chunk(h, s, r, min(chunk, h.rows - r));
+    alignas(64) float beta[short_run + W], decay[short_run + W];
+    h.find_gates(0, h.rows, beta, decay);
+    for (int64_t i = 0; i < h.rows; i += W) store(decay + i, exp(load(decay + i)));
+    for (int64_t r = 0; r < h.rows; ++r) step_row(state, h, r, beta[r], decay[r], rows);
     if (!in_place)
         for (int64_t i = 0; i < kd; ++i) copy(h.state_after() + i * vd, state + i * vw, vd);
+}
+
+// --- chunks ---
+
+// The gates of a chunk. G, the running sum of the log decays, is a sum of two floats, so that differences keep their digits.
+struct Gates {
+    float beta[chunk], log_sum[chunk], log_sum_rest[chunk];
+    float grow[chunk], remaining[chunk];  // e^G, e^(Glast - G)
+};
+
+struct ChunkMemory {
+    float* state;               // panels of columns, each [key_dim][its width]
+    float* rows;                // normalised keys, then queries: [2 n][key_width]
+    float* columns;             // the same transposed: [key_dim][2 chunk]
+    float *coupling, *mixing;   // [j][i] couples row i of the chunk to the earlier row j
+    float* sums;                // of a panel: X, then O, [2 n][its width]
+    Gates* gates;
+};
+
+constexpr int64_t panel_width = main_width;
+constexpr int64_t gate_floats = 5 * chunk;
+
+inline int64_t chunk_floats(int64_t key_width, int64_t value_width, int64_t key_dim) {
+    return key_dim * value_width + 2 * chunk * (key_width + key_dim) + W + 2 * chunk * chunk + 2 * chunk * panel_width + gate_floats + 64;
+}
+
+inline ChunkMemory lay_out(const Head& h) {
+    ChunkMemory s;
+    float* m = h.memory;
+    const auto take = [&m](int64_t n) {
+        float* p = m;
+        m += n;
+        return p;
+    };
+    s.gates = reinterpret_cast<Gates*>(take(gate_floats));
+    s.coupling = take(chunk * chunk);
+    s.mixing = take(chunk * chunk);
+    s.sums = take(2 * chunk * panel_width);
+    s.rows = take(2 * chunk * h.key_width);
+    s.columns = take(2 * chunk * h.a.key_dim + W);
+    s.state = take(h.a.key_dim * h.value_width);
+    return s;
+}
+
+inline void find_gates(const Head& h, int64_t first, int64_t n, Gates& g) {
+    alignas(64) float log_decay[chunk];
+    h.find_gates(first, n, g.beta, log_decay);
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; ++i) {
+        sum += static_cast<double>(log_decay[i]);
+        g.log_sum[i] = static_cast<float>(sum);
+        g.log_sum_rest[i] = static_cast<float>(sum - static_cast<double>(g.log_sum[i]));
+    }
+    const Vec last = splat(g.log_sum[n - 1]), last_rest = splat(g.log_sum_rest[n - 1]);
+    for (int64_t i = 0; i < n; i += W) {
+        const Vec log_sum = load(g.log_sum + i), rest = load(g.log_sum_rest + i);
+        store(g.grow + i, exp(log_sum + rest));
+        store(g.remaining + i, exp((last - log_sum) + (last_rest - rest)));
+    }
+}
+
+// Products of the chunk's keys with keys and queries, times the decay between the rows: -A and the factor of X in O, transposed.
+// Below the diagonal blocks nothing is written, and in them only the mixing matrix is zero.
+inline void couple(const ChunkMemory& s, const Gates& g, int64_t n, int64_t key_dim) {
+    alignas(64) float lane[W];
+    for (int64_t i = 0; i < W; ++i) lane[i] = static_cast<float>(i);
+    for (int64_t j0 = 0; j0 < n; j0 += diagonal_block) {
+        const int64_t height = min(diagonal_block, n - j0), vecs = divide_up(n - j0, W), at = j0 * chunk + j0;
+        const float *keys = s.columns + j0, *queries = keys + n;
+        multiply(height, vecs, Product{key_dim, keys, 2 * chunk, keys, 2 * chunk, s.coupling + at, chunk}, false);
+        multiply(height, vecs, Product{key_dim, keys, 2 * chunk, queries, 2 * chunk, s.mixing + at, chunk}, false);
+        for (int64_t j = j0; j < j0 + height; ++j) {
+            float *coupling = s.coupling + j * chunk, *mixing = s.mixing + j * chunk;
+            const Vec log_sum = splat(g.log_sum[j]), rest = splat(g.log_sum_rest[j]);
+            for (int64_t i = j0; i < j0 + vecs * W; i += W) {
+                const Vec weight = exp((load(g.log_sum + i) - log_sum) + (load(g.log_sum_rest + i) - rest));
+                store(coupling + i, zero() - load(coupling + i) * weight * load(g.beta + i));
+                const Vec mixed = load(mixing + i) * weight;
+                store(mixing + i, i > j ? mixed : where_less(load(lane), splat(static_cast<float>(j - i)), zero(), mixed));
+            }
+        }
+    }
+}
+
+// Rows [i0, last) of (I + A) X = R in place, given those of the same block before each.
+template <int Vecs>
+inline void solve_block(float* x, int64_t width, const float* coupling, int64_t i0, int64_t last) {
+    for (int64_t i = i0 + 1; i < last; ++i) {
+        Vec row[Vecs];
+        for (int v = 0; v < Vecs; ++v) row[v] = load(x + i * width + v * W);
+        for (int64_t j = i0; j < i; ++j) {
+            const Vec c = splat(coupling[j * chunk + i]);
+            for (int v = 0; v < Vecs; ++v) row[v] = fma(c, load(x + j * width + v * W), row[v]);
+        }
+        for (int v = 0; v < Vecs; ++v) store(x + i * width + v * W, row[v]);
+    }
+}
+
+// Columns [column, column + width) of the values: X, O and the state after the chunk.
+template <int Vecs>
+inline void run_panel(const Head& h, const ChunkMemory& s, const Gates& g, int64_t first, int64_t n, int64_t column) {
+    constexpr int64_t width = Vecs * W;
+    const int64_t kd = h.a.key_dim, vd = h.a.value_dim;
+    float *state = s.state + column * kd, *x = s.sums, *o = x + n * width;
+    multiply(2 * n, Vecs, Product{kd, s.columns, 2 * chunk, state, width, x, width}, false);
+    for (int64_t i = 0; i < n; ++i) {
+        const Vec grow = splat(g.grow[i]), beta = splat(g.beta[i]);
+        const float* value = h.value(first + i) + column;
+        for (int64_t d = 0; d < width; d += W) {
+            store(x + i * width + d, (load_some(value + d, vd - column - d) - load(x + i * width + d) * grow) * beta);
+            store(o + i * width + d, load(o + i * width + d) * grow);
+        }
+    }
+    for (int64_t i0 = 0; i0 < n; i0 += solve_step) {
+        const int64_t last = min(n, i0 + solve_step);
+        if (i0 > 0) multiply(last - i0, Vecs, Product{i0, s.coupling + i0, chunk, x, width, x + i0 * width, width}, true);
+        solve_block<Vecs>(x, width, s.coupling, i0, last);
+        multiply(last - i0, Vecs, Product{last, s.mixing + i0, chunk, x, width, o + i0 * width, width}, true);
+    }
+    for (int64_t i = 0; i < n; ++i)
+        for (int64_t d = 0; d < width; d += W) store_some(h.out(first + i) + column + d, load(o + i * width + d), vd - column - d);
+    const Vec decay = splat(g.grow[n - 1]);
+    for (int64_t d = 0; d < kd * width; d += W) store(state + d, load(state + d) * decay);
+    multiply(kd, Vecs, Product{n, s.rows, h.key_width, x, width, state, width}, true);
+}
+
+// Rows [first, first + n) of the head against the state in s.state.
+inline void run_chunk(const Head& h, const ChunkMemory& s, int64_t first, int64_t n) {
+    const int64_t kd = h.a.key_dim, kw = h.key_width;
+    Gates& g = *s.gates;
+    find_gates(h, first, n, g);
+    for (int64_t i = 0; i < n; ++i) {
+        if (first + chunk + i < h.rows) h.prefetch(first + chunk + i);
+        normalise(h.key(first + i), kd, kw, 1.0f, s.rows + i * kw);
+        normalise(h.query(first + i), kd, kw, query_scale(h.a), s.rows + (n + i) * kw);
+    }
+    pack_columns(s.rows, kw, 2 * n, kd, s.columns, 2 * chunk);
+    couple(s, g, n, kd);
+    for (int64_t i = 0; i < n; ++i)
+        for (int64_t d = 0; d < kw; d += W) store(s.rows + i * kw + d, load(s.rows + i * kw + d) * splat(g.remaining[i]));
+    int64_t column = 0;
+    for (; column + panel_width <= h.value_width; column += panel_width) run_panel<main_vecs>(h, s, g, first, n, column);
+    for (; column < h.value_width; column += W) run_panel<1>(h, s, g, first, n, column);
+}
+
+// Between the rows of a state in its slot and its panels.
+template <class Move>
+inline void for_panels(const Head& h, float* panels, const Move& move) {
+    for (int64_t column = 0; column < h.value_width;) {
+        const int64_t width = column + panel_width <= h.value_width ? panel_width : W;
+        for (int64_t i = 0; i < h.a.key_dim; ++i)
+            for (int64_t d = 0; d < width; d += W)
+                move(panels + column * h.a.key_dim + i * width + d, i * h.a.value_dim + column + d, h.a.value_dim - column - d);
+        column += width;
+    }
+}
+
+inline void run_chunks(const Head& h) {
+    const ChunkMemory s = lay_out(h);
+    if (h.is_fresh()) {
+        clear(s.state, h.a.key_dim * h.value_width);
+    } else {
+        const float* before = h.state_before();
+        for_panels(h, s.state, [&](float* panel, int64_t at, int64_t n) { store(panel, load_some(before + at, n)); });
+    }
+    for (int64_t r = 0; r < h.rows; r += chunk) run_chunk(h, s, r, min(chunk, h.rows - r));
+    float* after = h.state_after();
+    for_panels(h, s.state, [&](float* panel, int64_t at, int64_t n) { store_some(after + at, load(panel), n); });
 }
 
 }  // namespace
 
 void gated_delta_rule(Pool& pool, const DeltaRule& a) {
     const int64_t key_width = round_up(a.key_dim, W), value_width = round_up(a.value_dim, W);
-    pool.reserve(static_cast<size_t>(chunk_floats(key_width, value_width, a.key_dim)) * sizeof(float));
+    pool.reserve(static_cast<size_t>(max(chunk_floats(key_width, value_width, a.key_dim), row_floats(key_width, value_width, a.key_dim))) *
+                 sizeof(float));
     // Neighbouring heads, whose states are neighbours in memory, go to one worker.
     const int64_t heads = a.sequences * a.value_heads, together = max(1, min(8, heads / (4 * pool.threads())));
     parallel(pool, divide_up(heads, together), [&](int64_t task, int worker) {
         for (int64_t i = task * together; i < min(heads, (task + 1) * together); ++i) {
             const int64_t s = i / a.value_heads, first = a.offsets[s];
-            run_head(Head{a, s, i % a.value_heads, first, a.offsets[s + 1] - first, key_width, value_width, pool.scratch(worker)});
+            const Head head{a, s, i % a.value_heads, first, a.offsets[s + 1] - first, key_width, value_width, pool.scratch(worker)};
+            head.rows <= short_run ? run_rows(head) : run_chunks(head);
         }
     });
 }
