@@ -43,7 +43,6 @@ struct Head {
     float* state_after() const { return state(a.write_slots); }
     int64_t stride() const { return 2 * a.key_heads * a.key_dim + a.value_heads * a.value_dim; }
 
-    // The rows of one head are far apart: prefetch those of the next chunk while this one is computed.
     void prefetch(int64_t r) const {
         const float *q = query(r), *k = key(r), *v = value(r);
         for (int64_t j = 0; j < a.key_dim; j += 16) __builtin_prefetch(q + j, 0, 2), __builtin_prefetch(k + j, 0, 2);
@@ -229,23 +228,90 @@ inline void couple(const ChunkMemory& s, const Gates& g, int64_t n, int64_t key_
     }
 }
 
-// Rows [i0, last) of (I + A) X = R in place, given those of the same block before each.
-template <int Vecs>
-inline void solve_block(float* x, int64_t width, const float* coupling, int64_t i0, int64_t last) {
-    for (int64_t i = i0 + 1; i < last; ++i) {
-        Vec row[Vecs];
-        for (int v = 0; v < Vecs; ++v) row[v] = load(x + i * width + v * W);
-        for (int64_t j = i0; j < i; ++j) {
-            const Vec c = splat(coupling[j * chunk + i]);
-            for (int v = 0; v < Vecs; ++v) row[v] = fma(c, load(x + j * width + v * W), row[v]);
-        }
-        for (int v = 0; v < Vecs; ++v) store(x + i * width + v * W, row[v]);
+// C = scale C + A B for blocks of rows; between(block) runs before each block.
+template <int Rows, int Vecs>
+__attribute__((noinline)) void scaled_tile(const Product& p, float scale) {
+    Vec sums[Rows][Vecs];
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 8
+        for (int v = 0; v < Vecs; ++v) sums[i][v] = load(p.c + i * p.c_stride + v * W) * splat(scale);
+    const float *a = p.a, *b = p.b;
+    for (int64_t k = 0; k < p.depth; ++k, a += p.a_stride, b += p.b_stride) {
+        Vec right[Vecs];
+#pragma GCC unroll 8
+        for (int v = 0; v < Vecs; ++v) right[v] = load(b + v * W);
+#pragma GCC unroll 16
+        for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 8
+            for (int v = 0; v < Vecs; ++v) sums[i][v] = fma(splat(a[i]), right[v], sums[i][v]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 8
+        for (int v = 0; v < Vecs; ++v) store(p.c + i * p.c_stride + v * W, sums[i][v]);
+}
+
+template <int Rows, int Vecs>
+inline void scaled_tile_of(int64_t rows, const Product& p, float scale) {
+    if constexpr (Rows > 1)
+        if (rows < Rows) return scaled_tile_of<Rows - 1, Vecs>(rows, p, scale);
+    scaled_tile<Rows, Vecs>(p, scale);
+}
+
+template <int Vecs, class Between>
+inline void multiply_scaled(int64_t rows, Product p, float scale, const Between& between) {
+    const int64_t count = divide_up(rows, tile_rows<Vecs>), height = rows / count, higher = rows % count;
+    for (int64_t t = 0; t < count; ++t) {
+        const int64_t h = height + (t < higher);
+        between();
+        scaled_tile_of<tile_rows<Vecs>, Vecs>(h, p, scale);
+        p.a += h;
+        p.c += h * p.c_stride;
     }
 }
 
+// Rows [i0, i0 + Rows) of (I + A) X = R in place, in registers; the rows before them are solved.
+template <int Rows, int Vecs>
+__attribute__((noinline)) void solve_rows(float* x, int64_t width, const float* coupling, int64_t i0) {
+    Vec rows[Rows][Vecs];
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 8
+        for (int v = 0; v < Vecs; ++v) rows[i][v] = load(x + (i0 + i) * width + v * W);
+    const float* c = coupling + i0;
+    for (int64_t j = 0; j < i0; ++j, c += chunk) {
+        Vec right[Vecs];
+#pragma GCC unroll 8
+        for (int v = 0; v < Vecs; ++v) right[v] = load(x + j * width + v * W);
+#pragma GCC unroll 8
+        for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 8
+            for (int v = 0; v < Vecs; ++v) rows[i][v] = fma(splat(c[i]), right[v], rows[i][v]);
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < Rows; ++j, c += chunk)
+#pragma GCC unroll 8
+        for (int i = j + 1; i < Rows; ++i)
+#pragma GCC unroll 8
+            for (int v = 0; v < Vecs; ++v) rows[i][v] = fma(splat(c[i]), rows[j][v], rows[i][v]);
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 8
+        for (int v = 0; v < Vecs; ++v) store(x + (i0 + i) * width + v * W, rows[i][v]);
+}
+
+template <int Rows, int Vecs>
+inline void solve_rows_of(int64_t rows, float* x, int64_t width, const float* coupling, int64_t i0) {
+    if constexpr (Rows > 1)
+        if (rows < Rows) return solve_rows_of<Rows - 1, Vecs>(rows, x, width, coupling, i0);
+    solve_rows<Rows, Vecs>(x, width, coupling, i0);
+}
+
 // Columns [column, column + width) of the values: X, O and the state after the chunk.
-template <int Vecs>
-inline void run_panel(const Head& h, const ChunkMemory& s, const Gates& g, int64_t first, int64_t n, int64_t column) {
+template <int Vecs, class Prefetch>
+inline void run_panel(const Head& h, const ChunkMemory& s, const Gates& g, int64_t first, int64_t n, int64_t column,
+                      const Prefetch& prefetch) {
     constexpr int64_t width = Vecs * W;
     const int64_t kd = h.a.key_dim, vd = h.a.value_dim;
     float *state = s.state + column * kd, *x = s.sums, *o = x + n * width;
@@ -260,15 +326,12 @@ inline void run_panel(const Head& h, const ChunkMemory& s, const Gates& g, int64
     }
     for (int64_t i0 = 0; i0 < n; i0 += solve_step) {
         const int64_t last = min(n, i0 + solve_step);
-        if (i0 > 0) multiply(last - i0, Vecs, Product{i0, s.coupling + i0, chunk, x, width, x + i0 * width, width}, true);
-        solve_block<Vecs>(x, width, s.coupling, i0, last);
+        solve_rows_of<solve_step, Vecs>(last - i0, x, width, s.coupling, i0);
         multiply(last - i0, Vecs, Product{last, s.mixing + i0, chunk, x, width, o + i0 * width, width}, true);
     }
     for (int64_t i = 0; i < n; ++i)
         for (int64_t d = 0; d < width; d += W) store_some(h.out(first + i) + column + d, load(o + i * width + d), vd - column - d);
-    const Vec decay = splat(g.grow[n - 1]);
-    for (int64_t d = 0; d < kd * width; d += W) store(state + d, load(state + d) * decay);
-    multiply(kd, Vecs, Product{n, s.rows, h.key_width, x, width, state, width}, true);
+    multiply_scaled<Vecs>(kd, Product{n, s.rows, h.key_width, x, width, state, width}, g.grow[n - 1], prefetch);
 }
 
 // Rows [first, first + n) of the head against the state in s.state.
@@ -277,7 +340,6 @@ inline void run_chunk(const Head& h, const ChunkMemory& s, int64_t first, int64_
     Gates& g = *s.gates;
     find_gates(h, first, n, g);
     for (int64_t i = 0; i < n; ++i) {
-        if (first + chunk + i < h.rows) h.prefetch(first + chunk + i);
         normalise(h.key(first + i), kd, kw, 1.0f, s.rows + i * kw);
         normalise(h.query(first + i), kd, kw, query_scale(h.a), s.rows + (n + i) * kw);
     }
@@ -285,9 +347,13 @@ inline void run_chunk(const Head& h, const ChunkMemory& s, int64_t first, int64_
     couple(s, g, n, kd);
     for (int64_t i = 0; i < n; ++i)
         for (int64_t d = 0; d < kw; d += W) store(s.rows + i * kw + d, load(s.rows + i * kw + d) * splat(g.remaining[i]));
-    int64_t column = 0;
-    for (; column + panel_width <= h.value_width; column += panel_width) run_panel<main_vecs>(h, s, g, first, n, column);
-    for (; column < h.value_width; column += W) run_panel<1>(h, s, g, first, n, column);
+    // Rows of one head are far apart. Those of the next chunk are prefetched a few at a time: all at once would fill the buffers.
+    int64_t column = 0, next = first + chunk;
+    const auto prefetch = [&] {
+        if (next < min(first + 2 * chunk, h.rows)) h.prefetch(next++);
+    };
+    for (; column + panel_width <= h.value_width; column += panel_width) run_panel<main_vecs>(h, s, g, first, n, column, prefetch);
+    for (; column < h.value_width; column += W) run_panel<1>(h, s, g, first, n, column, prefetch);
 }
 
 // Between the rows of a state in its slot and its panels.
