@@ -1,5 +1,6 @@
 // The Python module pocketvlm._native: instruction sets and the runtime whose methods are the operations.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
@@ -20,7 +21,7 @@ const InstructionSet& usable_set(const std::string& name) {
     std::string usable;
     for (const InstructionSet* set : usable_instruction_sets()) {
         if (set->name == name) return *set;
-        usable += (usable.empty() ? "" : ", ") + std::string(set->name);
+        if (!set->only_for_tests) usable += (usable.empty() ? "" : ", ") + std::string(set->name);
     }
     refuse("isa '" + name + "' cannot run here; usable: " + usable);
 }
@@ -46,10 +47,20 @@ Runtime::Runtime(int threads, const std::string& isa) : pool_(checked_threads(th
 NB_MODULE(_native, m) {
     using namespace pocketvlm;
     nb::set_leak_warnings(false);
-    m.def("usable_isas", [] {
-        std::vector<std::string> names;
-        for (const InstructionSet* set : usable_instruction_sets()) names.emplace_back(set->name);
-        return names;
+    m.def(
+        "usable_isas",
+        [](bool for_tests) {
+            std::vector<std::string> names;
+            for (const InstructionSet* set : usable_instruction_sets())
+                if (set->only_for_tests == for_tests) names.emplace_back(set->name);
+            return names;
+        },
+        nb::arg("for_tests") = false);
+    m.def("unusable_isas", [] {
+        std::map<std::string, std::string> reasons;
+        for (const InstructionSet& set : instruction_sets())
+            if (std::string reason = why_unusable(set, machine_features()); !reason.empty()) reasons.emplace(set.name, std::move(reason));
+        return reasons;
     });
     nb::class_<Graph>(m, "Graph").def("__len__", &Graph::size);
     nb::class_<Runtime> runtime(m, "Runtime");

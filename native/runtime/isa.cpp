@@ -1,10 +1,18 @@
 // One entry for each instruction set: the CPU features that it needs and its kernels. A set builds those groups of kernels
-// that gain from its instructions and takes the others from another set; CMakeLists.txt builds them accordingly.
+// that gain from its instructions and takes the others from another set; CMakeLists.txt builds them accordingly. A set with
+// tile registers builds the group of tiles, whose kernels replace some of those that it takes from other sets.
 #include "runtime/isa.h"
 
 #include <algorithm>
 #include <type_traits>
 
+#if defined(POCKETVLM_X86)
+#include <cpuid.h>
+#endif
+#if defined(POCKETVLM_X86) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #if defined(POCKETVLM_ARM) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -21,6 +29,7 @@
     do_for(set, quantized_linear) do_for(set, quantize) do_for(set, read_memory) do_for(set, multiply_bytes) \
     do_for(set, multiply_floats)
 #define POCKETVLM_BFLOAT16_KERNELS(do_for, set) do_for(set, linear) do_for(set, attention) do_for(set, attention_views)
+#define POCKETVLM_TILE_KERNELS(do_for, set)
 
 #define POCKETVLM_DECLARE_KERNEL(set, kernel) std::remove_pointer_t<decltype(Kernels::kernel)> kernel;
 #define POCKETVLM_DECLARE(set) \
@@ -37,6 +46,19 @@
         POCKETVLM_BFLOAT16_KERNELS(POCKETVLM_INITIALIZE, bfloat16) \
     }
 
+#define POCKETVLM_DECLARE_TILES(set) \
+    namespace pocketvlm::set { \
+    POCKETVLM_TILE_KERNELS(POCKETVLM_DECLARE_KERNEL, set) \
+    TileSelfTest tile_self_test; \
+    }
+#define POCKETVLM_REPLACE(set, kernel) kernels.kernel = set::kernel;
+#define POCKETVLM_KERNELS_WITH_TILES(set, floats, integers, bfloat16) \
+    [] { \
+        Kernels kernels = POCKETVLM_KERNELS(floats, integers, bfloat16); \
+        POCKETVLM_TILE_KERNELS(POCKETVLM_REPLACE, set) \
+        return kernels; \
+    }()
+
 POCKETVLM_DECLARE(serial)
 #if defined(POCKETVLM_X86)
 POCKETVLM_DECLARE(avx2)
@@ -44,6 +66,8 @@ POCKETVLM_DECLARE(avxvnni)
 POCKETVLM_DECLARE(avx512)
 POCKETVLM_DECLARE(avx512vnni)
 POCKETVLM_DECLARE(avx512bf16)
+POCKETVLM_DECLARE_TILES(plaintiles)
+POCKETVLM_DECLARE_TILES(amx)
 #elif defined(POCKETVLM_ARM)
 POCKETVLM_DECLARE(neon)
 POCKETVLM_DECLARE(neondot)
@@ -60,6 +84,9 @@ namespace {
 #endif
 #define POCKETVLM_AVX512 "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"
 
+// What tiles need from the system, in this order: the next one is only looked at if all before it are there.
+constexpr std::string_view tile_state = "tile_state", tile_permission = "tile_permission", tile_arithmetic = "tile_arithmetic";
+
 const std::vector<InstructionSet> sets{
     {.name = "serial", .needs = {}, .kernels = POCKETVLM_KERNELS(serial, serial, serial)},
 #if defined(POCKETVLM_X86)
@@ -70,6 +97,15 @@ const std::vector<InstructionSet> sets{
     {.name = "avx512bf16",
      .needs = {POCKETVLM_AVX512, "avx512vnni", "avx512bf16"},
      .kernels = POCKETVLM_KERNELS(avx512, avx512vnni, avx512bf16)},
+    {.name = "plaintiles",
+     .needs = {POCKETVLM_AVX512, "avx512vnni", "avx512bf16"},
+     .kernels = POCKETVLM_KERNELS_WITH_TILES(plaintiles, avx512, avx512vnni, avx512bf16),
+     .only_for_tests = true,
+     .tile_self_test = plaintiles::tile_self_test},
+    {.name = "amx",
+     .needs = {POCKETVLM_AVX512, "avx512vnni", "avx512bf16", "amx_tile", "amx_int8", "amx_bf16", tile_state, tile_permission, tile_arithmetic},
+     .kernels = POCKETVLM_KERNELS_WITH_TILES(amx, avx512, avx512vnni, avx512bf16),
+     .tile_self_test = amx::tile_self_test},
 #elif defined(POCKETVLM_ARM)
     {.name = "neon", .needs = {}, .kernels = POCKETVLM_KERNELS(neon, neon, neon)},
     {.name = "neondot", .needs = {"dotprod"}, .kernels = POCKETVLM_KERNELS(neon, neondot, neon)},
@@ -85,10 +121,46 @@ bool has(const char* feature) {
 }
 #endif
 
+#if defined(POCKETVLM_X86)
+// Whether the system saves the state of tiles: bits 17 and 18 of XCR0, which only a processor with OSXSAVE lets us read.
+bool system_saves_tiles() {
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return false;
+    unsigned low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low >> 17 & 3u) == 3u;
+}
+
+// Linux lets a process use tiles after it has asked once; the answer holds for all its threads and for its forks.
+bool system_permits_tiles() {
+#if defined(__linux__)
+    constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+    return false;
+#endif
+}
+
+// The features of the processor are known; those of the system and the self-test follow.
+void add_tile_features(std::vector<std::string_view>& found) {
+    for (const InstructionSet& set : sets) {
+        const auto system = std::ranges::find(set.needs, tile_state);
+        const auto is_found = [&](std::string_view need) { return std::ranges::find(found, need) != found.end(); };
+        if (system == set.needs.end() || !std::all_of(set.needs.begin(), system, is_found)) continue;
+        if (!system_saves_tiles()) return;
+        found.push_back(tile_state);
+        if (!system_permits_tiles()) return;
+        found.push_back(tile_permission);
+        if (set.tile_self_test(0)) found.push_back(tile_arithmetic);
+        return;
+    }
+}
+#endif
+
 // The features that an entry may need, as far as this machine has them. An unknown feature counts as missing.
-std::vector<std::string_view> machine_features() {
+std::vector<std::string_view> find_features() {
     std::vector<std::string_view> found;
-    [[maybe_unused]] const auto add = [&](const char* feature, bool present) {
+    [[maybe_unused]] const auto add = [&](std::string_view feature, bool present) {
         if (present) found.push_back(feature);
     };
 #if defined(POCKETVLM_X86)
@@ -106,6 +178,12 @@ std::vector<std::string_view> machine_features() {
     POCKETVLM_CHECK("avx512vnni")
     POCKETVLM_CHECK("avx512bf16")
 #undef POCKETVLM_CHECK
+    unsigned a, b, c, d;
+    const bool known = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0;  // gcc 12 cannot be asked for these
+    add("amx_tile", known && d & bit_AMX_TILE);
+    add("amx_int8", known && d & bit_AMX_INT8);
+    add("amx_bf16", known && d & bit_AMX_BF16);
+    add_tile_features(found);
 #elif defined(POCKETVLM_ARM) && defined(__linux__)
     add("dotprod", (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0);
 #if defined(HWCAP2_I8MM)
@@ -122,11 +200,24 @@ std::vector<std::string_view> machine_features() {
 
 const std::vector<InstructionSet>& instruction_sets() { return sets; }
 
+const std::vector<std::string_view>& machine_features() {
+    static const std::vector<std::string_view> features = find_features();
+    return features;
+}
+
+std::string why_unusable(const InstructionSet& set, const std::vector<std::string_view>& features) {
+    const auto missing = std::ranges::find_if(set.needs, [&](std::string_view need) { return std::ranges::find(features, need) == features.end(); });
+    if (missing == set.needs.end()) return "";
+    if (*missing == tile_state) return "the operating system does not save the state of tiles";
+    if (*missing == tile_permission) return "the operating system does not permit this process to use tiles";
+    if (*missing == tile_arithmetic) return "products in tiles were wrong in the self-test";
+    return "the processor has no " + std::string(*missing);
+}
+
 std::vector<const InstructionSet*> usable_instruction_sets(const std::vector<std::string_view>& features) {
-    const auto has_feature = [&](std::string_view feature) { return std::ranges::find(features, feature) != features.end(); };
     std::vector<const InstructionSet*> usable;
     for (const InstructionSet& set : sets)
-        if (std::ranges::all_of(set.needs, has_feature)) usable.push_back(&set);
+        if (why_unusable(set, features).empty()) usable.push_back(&set);
     return usable;
 }
 

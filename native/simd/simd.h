@@ -12,7 +12,9 @@
 //   128 in the weights; the caller subtracts it again with the sum of the inputs. dot4 takes weights 0..15 as they are;
 // - activation_layout (layout.h), how these products expect their inputs;
 // - POCKETVLM_TRANSPOSES_BYTES if it has bytes_of and sum_of_words, with which full tiles are quantized in registers;
-// - POCKETVLM_BFLOAT16_PRODUCTS if it has products of bfloat16 pairs (avx512bf16.h).
+// - POCKETVLM_BFLOAT16_PRODUCTS if it has products of bfloat16 pairs (avx512bf16.h);
+// - POCKETVLM_TILE_REGISTERS if it has tile registers (tiles.h), and the sets whose kernels do what tiles do not gain:
+//   POCKETVLM_INTEGER_WITHOUT_TILES and POCKETVLM_BFLOAT16_WITHOUT_TILES. Kernels in tiles call the kernel of the same name there.
 #pragma once
 
 #include <cstddef>

@@ -16,8 +16,14 @@ _Int8s = NDArray[np.int8]
 _Numbers = _Float16 | _Floats | _Int8s
 _Matrix = NDArray[np.float32] | NDArray[np.uint16]  # float32, or bfloat16 as its bits
 
-def usable_isas() -> list[str]:
-    """Instruction sets that this build contains and this machine runs, in order of preference, the best last."""
+def usable_isas(for_tests: bool = False) -> list[str]:
+    """Instruction sets that this build contains and this machine runs, in order of preference, the best last.
+
+    for_tests: those that are never chosen unless they are named, because they imitate instructions in plain C++.
+    """
+
+def unusable_isas() -> dict[str, str]:
+    """The instruction sets that this build contains and this machine does not run, each with the reason."""
 
 class QuantizedMatrix:
     """A quantized matrix, packed; it holds references to its arrays. native/quantized/quantized.h explains the layout.

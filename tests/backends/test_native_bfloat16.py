@@ -109,7 +109,7 @@ def test_a_row_does_not_depend_on_its_batch(native: NativeBackend) -> None:
 
 def has_bfloat16(native: NativeBackend) -> bool:
     """Whether the instruction set multiplies pairs of bfloat16 numbers."""
-    return native.describe()["isa"].startswith("avx512bf16")
+    return native.describe()["isa"].startswith(("avx512bf16", "amx", "plaintiles"))
 
 
 def rounded(x: NDArray[np.float32]) -> NDArray[np.float64]:

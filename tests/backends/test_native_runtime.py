@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from native_kit import Inputs, backend, make_batch, pages_of, usable
 
+from pocketvlm import _native
 from pocketvlm.backends.batch import Batch
 from pocketvlm.backends.native import NativeBackend, cpu, create
 from pocketvlm.backends.ops import AttentionSpec, DeltaSpec
@@ -64,7 +65,7 @@ def test_results_do_not_depend_on_the_number_of_threads(isa: str) -> None:
 
 def test_instruction_sets_agree() -> None:
     expected = every_operation(backend(2, "serial"))
-    for isa in usable()[1:]:
+    for isa in usable():
         for actual, reference in zip(every_operation(backend(2, isa)), expected, strict=True):
             np.testing.assert_allclose(actual, reference, rtol=2e-5, atol=2e-5 * np.abs(reference).max())
 
@@ -125,6 +126,28 @@ def test_choice_of_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
         create(1)
     with pytest.raises(OptionError, match="asked for by argument"):
         create(1, "neon")
+
+
+def test_sets_for_tests_run_only_if_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for_tests = _native.usable_isas(for_tests=True)
+    assert not set(for_tests) & set(_native.usable_isas())
+    for isa in for_tests:
+        monkeypatch.setenv("POCKETVLM_ISA", isa)
+        assert create(1).describe()["isa"] == f"{isa} (set by POCKETVLM_ISA)"
+    with pytest.raises(OptionError) as error:
+        create(1, "avx9")
+    assert not any(isa in str(error.value) for isa in for_tests)
+
+
+def test_reasons_against_a_set() -> None:
+    reasons = _native.unusable_isas()
+    assert not set(reasons) & set(usable())
+    assert all(
+        reason.startswith(("the processor has no ", "the operating system does not ", "products in tiles"))
+        for reason in reasons.values()
+    )
+    if "amx" in reasons:
+        assert f"; no amx: {reasons['amx']})" in create(1).describe()["isa"]
 
 
 def test_choice_of_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

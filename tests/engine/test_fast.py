@@ -40,7 +40,7 @@ def backend(weights: str) -> NativeBackend:
 
 def has_bfloat16() -> bool:
     """Whether the backend multiplies pairs of bfloat16 numbers."""
-    return native.create(1).describe()["isa"].startswith("avx512bf16")
+    return native.create(1).describe()["isa"].startswith(("avx512bf16", "amx", "plaintiles"))
 
 
 def record(engine: Engine) -> Logits:

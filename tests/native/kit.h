@@ -135,5 +135,6 @@ std::string list(const std::vector<int64_t>& numbers);
 void dense_cases(Suite& suite);
 void quantized_cases(Suite& suite);
 void sequence_cases(Suite& suite);
+int64_t tile_cases(const std::vector<const InstructionSet*>& sets);  // returns the failures
 
 }  // namespace pocketvlm::test

@@ -26,13 +26,15 @@ def create(threads: int | None = None, isa: str | None = None, *, scheme: Scheme
         raise BackendError(f"the extension module of pocketvlm does not load ({error}): reinstall pocketvlm") from error
     usable = _native.usable_isas()
     reason = f"the best of {', '.join(usable)}"
+    if no_tiles := _native.unusable_isas().get("amx"):
+        reason += f"; no amx: {no_tiles}"
     if isa is not None:
         reason = "asked for by argument"
     elif isa := os.environ.get("POCKETVLM_ISA"):
         reason = "set by POCKETVLM_ISA"
     else:
         isa = usable[-1]
-    if isa not in usable:
+    if isa not in usable and isa not in _native.usable_isas(for_tests=True):
         raise OptionError(f"isa {isa!r} ({reason}) cannot run here: use one of {', '.join(usable)}")
     if threads is None:
         threads, source = default_threads()
