@@ -132,12 +132,11 @@ inline void couple_pairs(const PairMemory& s, const Gates& g, int64_t n, int64_t
     }
 }
 
-// S = decay S + (diag(e^(Glast - G)) K)^T X for a panel, and S in pairs. between() runs before each block.
-template <int Vecs, class Between>
-inline void add_to_state(const PairMemory& s, float* state, uint32_t* pairs, int64_t dims, float decay, const Between& between) {
+// S = decay S + (diag(e^(Glast - G)) K)^T X for a panel, and S in pairs.
+template <int Vecs>
+inline void add_to_state(const PairMemory& s, float* state, uint32_t* pairs, int64_t dims, float decay) {
     constexpr int64_t width = Vecs * W;
     for (int64_t d = 0; d < dims; d += pair_dims) {
-        between();
         multiply_pairs<Vecs, false>(pair_dims, PairProduct{chunk_words, s.decayed + d * chunk_words, chunk_words, s.x, width, s.sums, width});
         for (int64_t i = 0; i < pair_dims; i += 2)
 #pragma GCC unroll 2
@@ -152,9 +151,8 @@ inline void add_to_state(const PairMemory& s, float* state, uint32_t* pairs, int
     }
 }
 
-template <int Vecs, class Between>
-inline void run_pair_panel(const Head& h, const PairMemory& s, const Gates& g, int64_t first, int64_t n, int64_t rows, int64_t column,
-                           const Between& between) {
+template <int Vecs>
+inline void run_pair_panel(const Head& h, const PairMemory& s, const Gates& g, int64_t first, int64_t n, int64_t rows, int64_t column) {
     constexpr int64_t width = Vecs * W;
     const int64_t dims = padded_dims(h.a), vd = h.a.value_dim;
     float *state = s.state + column * dims, *x = s.sums, *o = x + rows * width;
@@ -174,7 +172,7 @@ inline void run_pair_panel(const Head& h, const PairMemory& s, const Gates& g, i
     multiply_pairs<Vecs, true>(rows, PairProduct{chunk_words, s.mixing, chunk_words, s.x, width, o, width});
     for (int64_t i = 0; i < n; ++i)
         for (int64_t d = 0; d < width; d += W) store_some(h.out(first + i) + column + d, load(o + i * width + d), vd - column - d);
-    add_to_state<Vecs>(s, state, pairs, dims, g.grow[n - 1], between);
+    add_to_state<Vecs>(s, state, pairs, dims, g.grow[n - 1]);
 }
 
 inline void run_pair_chunk(const Head& h, const PairMemory& s, int64_t first, int64_t n) {
@@ -184,12 +182,9 @@ inline void run_pair_chunk(const Head& h, const PairMemory& s, int64_t first, in
     load_rows(h, s, first, n, rows);
     couple_pairs(s, g, n, rows, dims);
     decay_keys(s, g, n, dims);
-    int64_t column = 0, next = first + chunk;
-    const auto prefetch = [&] {
-        for (int64_t end = min(min(next + 2, first + 2 * chunk), h.rows); next < end;) h.prefetch(next++);
-    };
-    for (; column + pair_panel <= h.value_width; column += pair_panel) run_pair_panel<2>(h, s, g, first, n, rows, column, prefetch);
-    if (column < h.value_width) run_pair_panel<1>(h, s, g, first, n, rows, column, prefetch);
+    int64_t column = 0;
+    for (; column + pair_panel <= h.value_width; column += pair_panel) run_pair_panel<2>(h, s, g, first, n, rows, column);
+    if (column < h.value_width) run_pair_panel<1>(h, s, g, first, n, rows, column);
 }
 
 // move(address in the panels, key dimension, column, columns of it) for all vectors of the state.

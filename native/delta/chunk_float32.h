@@ -65,7 +65,7 @@ inline void couple(const ChunkMemory& s, const Gates& g, int64_t n, int64_t key_
     }
 }
 
-// C = scale C + A B for blocks of rows; between(block) runs before each block.
+// C = scale C + A B for blocks of rows; between() runs before each of them.
 template <int Rows, int Vecs>
 __attribute__((noinline)) void scaled_tile(const Product& p, float scale) {
     Vec sums[Rows][Vecs];
