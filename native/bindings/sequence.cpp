@@ -248,7 +248,7 @@ void conv_silu(Runtime& runtime, nb::handle x, nb::handle weight, nb::handle sta
 
 void gated_delta_rule(Runtime& runtime, nb::handle mixed, nb::handle b, nb::handle a, nb::handle a_log, nb::handle dt_bias,
                       nb::handle state, nb::handle offsets, nb::handle context_lens, nb::handle read_slots, nb::handle write_slots,
-                      int64_t key_heads, int64_t value_heads, int64_t key_dim, int64_t value_dim, nb::handle out) {
+                      int64_t key_heads, int64_t value_heads, int64_t key_dim, int64_t value_dim, bool fast, nb::handle out) {
     if (key_heads < 1 || value_heads < 1 || key_dim < 1 || value_dim < 1 || value_heads % key_heads)
         refuse("value_heads must be a multiple of key_heads, and all sizes positive");
     const Floats in(mixed, "mixed"), gate_b(b, "b"), gate_a(a, "a"), log(a_log, "a_log"), bias(dt_bias, "dt_bias");
@@ -266,7 +266,7 @@ void gated_delta_rule(Runtime& runtime, nb::handle mixed, nb::handle b, nb::hand
     const Output y(out, "out");
     y.shaped(rows, value_heads * value_dim);
     const DeltaRule args{in.data(), gate_b.data(), gate_a.data(), log.data(), bias.data(), memory.data(), batch.offsets,
-                         batch.context_lens, batch.read, batch.write, y.data(), batch.sequences, key_heads, value_heads, key_dim, value_dim};
+                         batch.context_lens, batch.read, batch.write, y.data(), batch.sequences, key_heads, value_heads, key_dim, value_dim, fast};
     runtime.operate(3 * rows * value_heads * key_dim * value_dim, [args, batch](Pool& pool, const Kernels& kernels) {
         batch.check();
         kernels.gated_delta_rule(pool, args);

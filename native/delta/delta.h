@@ -13,6 +13,7 @@ struct DeltaRule {
     const int32_t *offsets, *context_lens, *read_slots, *write_slots;
     float* out;  // [rows, value_heads * value_dim]
     int64_t sequences, key_heads, value_heads, key_dim, value_dim;
+    bool fast;  // products of long runs may round their factors to bfloat16 if the processor has fast products of such numbers
 };
 
 }  // namespace pocketvlm

@@ -23,13 +23,13 @@
 // The kernels by group, each group in the order of `Kernels`.
 #define POCKETVLM_FLOAT_KERNELS(do_for, set) \
     do_for(set, rms_norm) do_for(set, layer_norm) do_for(set, gated_rms_norm) do_for(set, swiglu) do_for(set, sigmoid_gate) \
-    do_for(set, attention_inputs) do_for(set, conv_silu) do_for(set, gated_delta_rule) \
-    do_for(set, add_low_rank)
+    do_for(set, attention_inputs) do_for(set, conv_silu) do_for(set, add_low_rank)
 #define POCKETVLM_INTEGER_KERNELS(do_for, set) \
     do_for(set, quantized_linear) do_for(set, quantize) do_for(set, read_memory) do_for(set, multiply_bytes) \
     do_for(set, multiply_floats)
 #define POCKETVLM_BFLOAT16_KERNELS(do_for, set) \
-    do_for(set, linear) do_for(set, attention) do_for(set, attention_views) do_for(set, multiply_bfloat16)
+    do_for(set, linear) do_for(set, attention) do_for(set, attention_views) do_for(set, gated_delta_rule) \
+    do_for(set, multiply_bfloat16)
 #define POCKETVLM_TILE_KERNELS(do_for, set) \
     do_for(set, quantized_linear) do_for(set, multiply_bytes) do_for(set, multiply_bfloat16)
 

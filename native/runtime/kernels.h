@@ -23,7 +23,6 @@ struct Kernels {
     void (*sigmoid_gate)(Pool&, const Pointwise&);
     void (*attention_inputs)(Pool&, const AttentionInputs&);
     void (*conv_silu)(Pool&, const ConvSilu&);
-    void (*gated_delta_rule)(Pool&, const DeltaRule&);
     void (*add_low_rank)(Pool&, const LowRank&);
 
     // Integer products, and microbenchmarks. `quantized_linear` takes `count` products of the same rows; `quantize` rounds
@@ -38,6 +37,7 @@ struct Kernels {
     void (*linear)(Pool&, const Linear&);
     void (*attention)(Pool&, const CausalAttention&);
     void (*attention_views)(Pool&, const ViewAttention&);
+    void (*gated_delta_rule)(Pool&, const DeltaRule&);
     int64_t (*multiply_bfloat16)(Pool&, int64_t rounds);
 };
 

@@ -284,11 +284,12 @@ class Runtime:
         value_heads: int,
         key_dim: int,
         value_dim: int,
+        fast: bool,
         out: _Floats,
         /,
     ) -> None:
         """mixed: [rows, 2 * key_heads * key_dim + value_heads * value_dim]. b, a: [rows, value_heads].
 
         a_log, dt_bias: [value_heads]. state, in place: [slots, value_heads, key_dim, value_dim].
-        out: [rows, value_heads * value_dim].
+        out: [rows, value_heads * value_dim]. fast: as in `attention_views`.
         """

@@ -11,6 +11,7 @@ from native_kit import Inputs, cache_of, close, make_batch, pages_of
 from numpy.typing import NDArray
 
 from pocketvlm.backends.native import NativeBackend
+from pocketvlm.backends.ops import DeltaSpec
 from pocketvlm.backends.options import choose
 from pocketvlm.tensors import DenseTensor
 
@@ -179,3 +180,71 @@ def test_a_product_does_not_depend_on_its_batch(native: NativeBackend, inputs: i
     for n in (1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 17, 31, 64, 129):
         np.testing.assert_array_equal(fast.linear(x[:n], weight, bias, None, "silu"), everything[:n])
         np.testing.assert_array_equal(fast.linear(x[130 - n :], weight, bias, None, "silu"), everything[130 - n :])
+
+
+def delta_rule(
+    ops: NativeBackend, spec: DeltaSpec, lengths: list[int], context: list[int], rows: slice | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Outputs and states of random sequences that forget slowly, or of one of them alone if its rows are given."""
+    make = Inputs(spec.key_dim)
+    total, heads = sum(lengths), spec.value_heads
+    mixed = make(total, 2 * spec.key_heads * spec.key_dim + heads * spec.value_dim)
+    b, a, a_log, dt_bias = make(total, heads), make(total, heads), make(heads), make(heads) - np.float32(5.0)
+    state = make(len(lengths), heads, spec.key_dim, spec.value_dim)
+    slots = list(range(len(lengths)))
+    if rows is not None:
+        index = int(np.cumsum([0, *lengths]).searchsorted(rows.start))
+        mixed, b, a = mixed[rows], b[rows], a[rows]
+        lengths, context, slots = [lengths[index]], [context[index]], [index]
+    batch = make_batch(lengths, context, np.zeros((len(lengths), 1), np.int32), slots, 1 << 14)
+    out = ops.gated_delta_rule(mixed, b, a, a_log, dt_bias, state, ops.step(batch).sub_steps[0], spec)
+    return out, state[slots]
+
+
+@pytest.mark.parametrize(
+    "spec", [DeltaSpec(2, 2, 128, 128), DeltaSpec(1, 2, 20, 17), DeltaSpec(2, 4, 33, 40), DeltaSpec(1, 1, 3, 1)]
+)
+def test_delta_rule(native: NativeBackend, spec: DeltaSpec) -> None:
+    exact, fast = pair(native)
+    sizes = spec, [1, 9, 150, 7, 33, 16, 64], [0, 0, 3, 5, 0, 1, 2]
+    for rounded_values, values in zip(delta_rule(fast, *sizes), delta_rule(exact, *sizes), strict=True):
+        near(rounded_values, values)
+        assert (rounded_values != values).any() == has_bfloat16(native)
+
+
+def test_delta_rule_does_not_drift(native: NativeBackend) -> None:
+    sizes = DeltaSpec(1, 1, 64, 64), [3000], [0]
+    (fast, fast_state), (exact, exact_state) = (delta_rule(ops, *sizes) for ops in reversed(pair(native)))
+    near(fast[:500], exact[:500], 0.006)
+    near(fast[-500:], exact[-500:], 0.006)
+    near(fast_state, exact_state, 0.006)
+
+
+def test_delta_rule_does_not_depend_on_other_sequences(native: NativeBackend) -> None:
+    """Bit for bit: this is what makes results batch-invariant."""
+    sizes = DeltaSpec(2, 4, 40, 24), [5, 9, 70, 33, 100], [1, 0, 2, 3, 0]
+    bounds = np.cumsum([0, *sizes[1]])
+    for ops in pair(native):
+        out, state = delta_rule(ops, *sizes)
+        for i in range(len(sizes[1])):
+            rows = slice(int(bounds[i]), int(bounds[i + 1]))
+            alone, alone_state = delta_rule(ops, *sizes, rows)
+            np.testing.assert_array_equal(alone, out[rows])
+            np.testing.assert_array_equal(alone_state[0], state[i])
+
+
+@pytest.mark.parametrize("cut", [32, 64, 128])
+def test_delta_rule_cut_after_whole_chunks(native: NativeBackend, cut: int) -> None:
+    """Chunks count from a step's first row: a cut after a whole chunk changes no bit if more than 8 rows follow."""
+    spec, total, make = DeltaSpec(1, 2, 40, 24), 150, Inputs(cut)
+    mixed, b, a, a_log, dt_bias = make(total, 128), make(total, 2), make(total, 2), make(2), make(2)
+    for ops in pair(native):
+        state, cut_state = np.zeros((2, 1, 2, 40, 24), np.float32)
+        pages = np.zeros((1, 1), np.int32)
+        whole = ops.step(make_batch([total], [0], pages, [0], 1 << 10)).sub_steps[0]
+        expected = ops.gated_delta_rule(mixed, b, a, a_log, dt_bias, state, whole, spec)
+        for rows, context in ((slice(0, cut), 0), (slice(cut, total), cut)):
+            step = ops.step(make_batch([len(mixed[rows])], [context], pages, [0], 1 << 10)).sub_steps[0]
+            part = ops.gated_delta_rule(mixed[rows], b[rows], a[rows], a_log, dt_bias, cut_state, step, spec)
+            np.testing.assert_array_equal(part, expected[rows])
+        np.testing.assert_array_equal(cut_state, state)

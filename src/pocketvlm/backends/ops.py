@@ -251,7 +251,7 @@ class Ops(ABC, Generic[A, W, I]):
         part: SubStep[I],
         spec: DeltaSpec,
     ) -> A:
-        """The gated delta rule (docs/model.md 3.5.3-3.5.5), fp32 throughout; chunked or recurrent, same numbers.
+        """The gated delta rule (docs/model.md 3.5.3-3.5.5), state and sums in fp32; chunked or recurrent, same numbers.
 
         mixed [T, 2 * key_heads * key_dim + value_heads * value_dim] = q | k | v after conv_silu; q and k are
         L2-normalised (eps 1e-6 inside the root) and q scaled by key_dim^-0.5 here. b, a [T, value_heads];

@@ -231,7 +231,7 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         out = self._new((len(mixed), spec.value_heads * spec.value_dim))
         self._native.gated_delta_rule(
             mixed, b, a, a_log, dt_bias, state, part.offsets, part.context_lens, part.read_slots, part.write_slots,
-            spec.key_heads, spec.value_heads, spec.key_dim, spec.value_dim, out,
+            spec.key_heads, spec.value_heads, spec.key_dim, spec.value_dim, self._fast, out,
         )  # fmt: skip
         return out
 
