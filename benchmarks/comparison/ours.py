@@ -141,8 +141,8 @@ class Ours:
         """Bytes that a token has to read: every matrix of the language model, its state, and keys and values."""
         config, weights = self.config.text, self.engine.model.weights
         matrices = _nbytes(weights.layers) + _nbytes(weights.norm) + _nbytes(weights.embed_tokens)
-        itemsize = self.ops.state_dtype.itemsize
-        return matrices + slot_bytes(config, itemsize) + depth * page_bytes(config, 1, itemsize)
+        state = slot_bytes(config, self.ops.state_dtype.itemsize)
+        return matrices + state + depth * page_bytes(config, 1, self.ops.scheme.kv_cache)
 
 
 def _nbytes(value: Any) -> int:

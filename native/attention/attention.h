@@ -14,9 +14,14 @@ struct ViewAttention {
     bool bytes;  // if fast: products for the scores may round their factors to 8 bits
 };
 
+// How the pages of a KV cache hold keys and values: int8 numbers have a scale for each token and kv head.
+enum class KVType { float32, bfloat16, int8 };
+
 struct CausalAttention {
-    const float* query;          // [rows, heads, head_dim]
-    const float *keys, *values;  // [pages, page_size, kv_heads, head_dim]
+    const float* query;                       // [rows, heads, head_dim]
+    KVType type;
+    const void *keys, *values;                // [pages, page_size, kv_heads, head_dim] of the type
+    const float *key_scales, *value_scales;   // [pages, page_size, kv_heads] with int8, else null
     const int32_t* offsets;      // [sequences + 1]
     const int32_t* context_lens; // [sequences]
     const int32_t* pages;        // [sequences, table_width]

@@ -1,6 +1,7 @@
 // Attention of twelve queries to blocks of keys: products in bfloat16, sums and a running softmax in float32.
 #pragma once
 
+#include "attention/kv_rows.h"
 #include "simd/parallel.h"
 
 namespace pocketvlm::POCKETVLM_ISA {
@@ -12,8 +13,18 @@ constexpr int64_t weight_block = 1024;                         // keys of one bl
 constexpr int64_t weight_stride = (weight_block + 2 * W) / 2;  // words; not a power of two, which would fill few cache sets
 constexpr int64_t score_stride = weight_block + W;
 
+// W pairs of neighbouring numbers, of which the first n > 0 numbers exist.
+inline Bf16Pairs pairs_of(const float* p, int64_t n) { return neighbours(load_some(p, n), load_some(p + W, n - W)); }
+inline Bf16Pairs pairs_of(const uint16_t* p, int64_t n) { return n >= 2 * W ? load_bf16(p) : load_bf16_part(p, n); }
+inline Bf16Pairs pairs_of(const int8_t* p, int64_t n) {
+    if (n >= 2 * W) return neighbours(load_int8(p), load_int8(p + W));
+    const LastStep<int8_t> last(p, n);
+    return neighbours(load_int8(last.numbers), load_int8(last.numbers + W));
+}
+
 // W rows (zero after the last) of head_dim numbers, transposed: out[pair][row].
-inline void transpose_bf16(const float* const* rows, int64_t used, int64_t head_dim, uint32_t* out, int64_t stride, int64_t lanes_out) {
+template <class T>
+inline void transpose_bf16(const T* const* rows, int64_t used, int64_t head_dim, uint32_t* out, int64_t stride, int64_t lanes_out) {
     const int64_t pairs = divide_up(head_dim, 2);
     for (int64_t j = 0; j < pairs; j += W) {
         Vec block[W];
@@ -23,41 +34,49 @@ inline void transpose_bf16(const float* const* rows, int64_t used, int64_t head_
                 block[r] = zero();
                 continue;
             }
-            const int64_t d = 2 * j;
-            block[r] = (Vec)neighbours(load_some(rows[r] + d, head_dim - d), load_some(rows[r] + d + W, head_dim - d - W));
+            block[r] = (Vec)pairs_of(rows[r] + 2 * j, head_dim - 2 * j);
         }
         transpose(block);
         for (int64_t i = 0; i < min(W, pairs - j); ++i) store_part(reinterpret_cast<float*>(out + (j + i) * stride), block[i], lanes_out);
     }
 }
 
+// 2W pairs (a[i], b[i]).
+template <class T>
+inline void interleave_rows(const T* a, const T* b, uint32_t* out) {
+    interleave(pairs_of(a, 2 * W), pairs_of(b, 2 * W), out);
+}
+inline void interleave_rows(const float* a, const float* b, uint32_t* out) {
+    store_words(out, interleave(load(a), load(b)));
+    store_words(out + W, interleave(load(a + W), load(b + W)));
+}
+
 // Keys of a block as [tiles of W keys][pairs of dims][W], values as [pairs of keys][padded dims]. Rows after the last are
 // zero; row(k) is the address of a key or value.
-template <class Row>
+template <class T, class Row>
 inline void pack_bf16_keys(const Row& row, int64_t n, int64_t head_dim, uint32_t* out) {
     const int64_t pairs = divide_up(head_dim, 2);
     for (int64_t k = 0; k < round_up(n, bf16_keys); k += W) {
-        const float* rows[W];
+        const T* rows[W];
         const int64_t used = min(W, n - k);
         for (int64_t r = 0; r < used; ++r) rows[r] = row(k + r);
         transpose_bf16(rows, used, head_dim, out + k * pairs, W, W);
     }
 }
 
-template <class Row>
+template <class T, class Row>
 inline void pack_bf16_values(const Row& row, int64_t n, int64_t head_dim, uint32_t* out) {
     const int64_t width = round_up(head_dim, W);
     for (int64_t k = 0; k < round_up(n, bf16_keys); k += 2, out += width) {
-        if (k + 1 >= n) {
-            const float* last = k < n ? row(k) : nullptr;
-            for (int64_t d = 0; d < width; d += W)
-                store_words(out + d, interleave(last ? load_some(last + d, head_dim - d) : zero(), zero()));
-            continue;
-        }
-        const float *first = row(k), *second = row(k + 1);
+        const T *first = k < n ? row(k) : nullptr, *second = k + 1 < n ? row(k + 1) : nullptr;
         int64_t d = 0;
-        for (; d + W <= head_dim; d += W) store_words(out + d, interleave(load(first + d), load(second + d)));
-        if (d < width) store_words(out + d, interleave(load_part(first + d, head_dim - d), load_part(second + d, head_dim - d)));
+        for (; d + 2 * W <= head_dim && second; d += 2 * W) interleave_rows(first + d, second + d, out + d);
+        for (; d < width; d += 2 * W) {
+            alignas(64) uint32_t pairs[2 * W];
+            const Bf16Pairs none = (Bf16Pairs)zero();
+            interleave(first ? pairs_of(first + d, head_dim - d) : none, second ? pairs_of(second + d, head_dim - d) : none, pairs);
+            for (int64_t i = 0; i < 2 && d + i * W < width; ++i) store_words(out + d + i * W, load_words(pairs + i * W));
+        }
     }
 }
 
@@ -173,14 +192,17 @@ inline float highest(const float* row, int64_t n) {
 }
 
 // Weights 2^(score * factor - top) of the first `seen` of n keys, zero for the others, as pairs; returns their sum in parts.
-inline Vec weights_of(const float* row, int64_t seen, int64_t n, Vec factor, Vec top, uint32_t* out) {
+// With Scaled, the pairs are multiplied by the scales of the values, and the sum is not.
+template <bool Scaled>
+inline Vec weights_of(const float* row, int64_t seen, int64_t n, Vec factor, Vec top, const float* scales, uint32_t* out) {
+    const auto scaled = [&](Vec weight, int64_t k) { return Scaled ? weight * load(scales + k) : weight; };
     Vec low_sum = zero(), high_sum = zero();
     int64_t k = 0;
     for (; k + 2 * W <= seen; k += 2 * W) {
         const Vec low = power_of_two(fma(load(row + k), factor, zero() - top));
         const Vec high = power_of_two(fma(load(row + k + W), factor, zero() - top));
         low_sum = low_sum + low, high_sum = high_sum + high;
-        store_words(out + k / 2, neighbours(low, high));
+        store_words(out + k / 2, neighbours(scaled(low, k), scaled(high, k + W)));
     }
     if (k < seen) {
         const Vec low = power_of_two(fma(load(row + k), factor, zero() - top));
@@ -188,7 +210,7 @@ inline Vec weights_of(const float* row, int64_t seen, int64_t n, Vec factor, Vec
         const Vec seen_low = first_of(low, seen - k);
         const Vec seen_high = first_of(high, seen - k - W);
         low_sum = low_sum + seen_low, high_sum = high_sum + seen_high;
-        store_words(out + k / 2, neighbours(seen_low, seen_high));
+        store_words(out + k / 2, neighbours(scaled(seen_low, k), scaled(seen_high, k + W)));
         k += 2 * W;
     }
     for (; k < n; k += 2 * W) store_words(out + k / 2, neighbours(zero(), zero()));
@@ -196,10 +218,10 @@ inline Vec weights_of(const float* row, int64_t seen, int64_t n, Vec factor, Vec
 }
 
 // Add a block of keys; row r sees the first seen[r] of them. scores(key, out) makes those of the tile of keys that begins
-// there, to be multiplied by scores.scale(row).
+// there, to be multiplied by scores.scale(row). value_scales: of each value, in whole tiles of keys, or null.
 template <class Scores>
 inline void add_bf16_keys(const Bf16Softmax& s, const Bf16Memory& m, const Scores& scores, const uint32_t* values, const int64_t* seen,
-                          int64_t head_dim) {
+                          int64_t head_dim, const float* value_scales = nullptr) {
     const int64_t width = round_up(head_dim, W);
     const float base = 1.44269504f / __builtin_sqrtf(static_cast<float>(head_dim));  // powers of two, not of e
     int64_t n = 0;
@@ -218,7 +240,8 @@ inline void add_bf16_keys(const Bf16Softmax& s, const Bf16Memory& m, const Score
             for (int64_t d = 0; d < width; d += W) store(s.sums + r * width + d, load(s.sums + r * width + d) * shrink);
             s.top[r] = maximum;
         }
-        store(s.total + r * W, total + weights_of(row, seen[r], n, factor, top, m.weights + r * weight_stride));
+        const auto weigh = value_scales ? weights_of<true> : weights_of<false>;
+        store(s.total + r * W, total + weigh(row, seen[r], n, factor, top, value_scales, m.weights + r * weight_stride));
     }
     int64_t c = 0;
     for (; c + 2 * W <= width; c += 2 * W) weigh_tile<2>(m.weights, values + c, n / 2, width, s.sums + c);

@@ -55,9 +55,9 @@ inline void view_head_bf16(const ViewAttention& a, const Bf16View& s, int64_t vi
         pack_byte_keys(key, n, d, s.mean, s.keys, s.key_scale);
         clear(s.zeros, width);
     } else {
-        pack_bf16_keys(key, n, d, s.keys);
+        pack_bf16_keys<float>(key, n, d, s.keys);
     }
-    pack_bf16_values([&](int64_t k) { return a.value + base + k * stride; }, n, d, s.values);
+    pack_bf16_values<float>([&](int64_t k) { return a.value + base + k * stride; }, n, d, s.values);
     const int64_t blocks = divide_up(n, bf16_rows);
     for (int64_t block = part * blocks / parts; block < (part + 1) * blocks / parts; ++block) {
         const int64_t q0 = block * bf16_rows, used = min(bf16_rows, n - q0);

@@ -94,13 +94,56 @@ struct Pages {
     int64_t sequences, table_width, rows, limit, page_size;
 };
 
+// The pages of a KV cache: (keys, values) of one of three types, or (keys, values, key_scales, value_scales) if they are int8.
+// Void, Float: const for reading.
+template <class Void, class Float>
+struct Cache {
+    Cache(const nb::tuple& arrays, int64_t page_size) {
+        if (arrays.size() != 2 && arrays.size() != 4) refuse("a cache has 2 or 4 arrays, not " + std::to_string(arrays.size()));
+        const nb::object keys_ = arrays[0], values_ = arrays[1];
+        if (has_type<float>(keys_))
+            take<float>(KVType::float32, keys_, values_, page_size);
+        else if (has_type<uint16_t>(keys_))
+            take<uint16_t>(KVType::bfloat16, keys_, values_, page_size);
+        else if (has_type<int8_t>(keys_))
+            take<int8_t>(KVType::int8, keys_, values_, page_size);
+        else
+            refuse("keys must be a C-contiguous array of float32, uint16 (bfloat16) or int8");
+        if ((type == KVType::int8) != (arrays.size() == 4))
+            refuse("keys and values of int8 need key_scales and value_scales, others have none");
+        if (type != KVType::int8) return;
+        key_scales = take_scales(arrays[2], "key_scales", page_size);
+        value_scales = take_scales(arrays[3], "value_scales", page_size);
+    }
+
+    KVType type{};
+    Void *keys = nullptr, *values = nullptr;
+    Float *key_scales = nullptr, *value_scales = nullptr;
+    int64_t pages = 0, kv_heads = 0, head_dim = 0;
+
+  private:
+    template <class T>
+    void take(KVType type_, nb::handle keys_, nb::handle values_, int64_t page_size) {
+        using Number = std::conditional_t<std::is_const_v<Void>, const T, T>;
+        const Array<Number> k(keys_, "keys"), v(values_, "values");
+        k.shaped(-1, page_size, -1, -1);
+        type = type_, pages = k.dim(0), kv_heads = k.dim(2), head_dim = k.dim(3);
+        v.shaped(pages, page_size, kv_heads, head_dim);
+        keys = k.data(), values = v.data();
+    }
+
+    Float* take_scales(const nb::object& array, const char* name, int64_t page_size) const {
+        const Array<Float> scales(array, name);
+        scales.shaped(pages, page_size, kv_heads);
+        return scales.data();
+    }
+};
+
 void attention_inputs(Runtime& runtime, nb::handle query_gate, nb::handle key, nb::handle value, nb::handle q_norm, nb::handle k_norm,
-                      nb::handle frequencies, nb::handle axes, nb::handle keys, nb::handle values, nb::handle rotary_positions,
+                      nb::handle frequencies, nb::handle axes, const nb::tuple& arrays, nb::handle rotary_positions,
                       nb::handle offsets, nb::handle context_lens, nb::handle pages, int64_t page_size, float eps, nb::handle query, nb::handle gate) {
-    const Output k_cache(keys, "keys"), v_cache(values, "values");
-    k_cache.shaped(-1, page_size, -1, -1);
-    const int64_t limit = k_cache.dim(0), kv_heads = k_cache.dim(2), d = k_cache.dim(3);
-    v_cache.shaped(limit, page_size, kv_heads, d);
+    const Cache<void, float> cache(arrays, page_size);
+    const int64_t kv_heads = cache.kv_heads, d = cache.head_dim;
     const Floats qg(query_gate, "query_gate"), k(key, "key"), v(value, "value"), qn(q_norm, "q_norm"), kn(k_norm, "k_norm");
     const Floats freq(frequencies, "frequencies");
     qg.shaped(-1, -1);
@@ -123,13 +166,13 @@ void attention_inputs(Runtime& runtime, nb::handle query_gate, nb::handle key, n
     axis.shaped(freq.size());
     check_indices(axis.data(), axis.size(), "axes", kinds);
     const Ints bounds(offsets, "offsets"), lens(context_lens, "context_lens"), table(pages, "pages");
-    const Pages batch(bounds, lens, table, rows, limit, page_size);
+    const Pages batch(bounds, lens, table, rows, cache.pages, page_size);
     const Output q_out(query, "query"), g_out(gate, "gate");
     q_out.shaped(rows, heads, d);
     g_out.shaped(rows, heads * d);
-    const AttentionInputs args{qg.data(), k.data(), v.data(), qn.data(), kn.data(), freq.data(), k_cache.data(), v_cache.data(),
-                               positions.data(), axis.data(), nullptr, q_out.data(), g_out.data(), rows, heads, kv_heads, d,
-                               2 * freq.size(), eps};
+    const AttentionInputs args{qg.data(), k.data(), v.data(), qn.data(), kn.data(), freq.data(), cache.type, cache.keys,
+                               cache.values, cache.key_scales, cache.value_scales, positions.data(), axis.data(), nullptr,
+                               q_out.data(), g_out.data(), rows, heads, kv_heads, d, 2 * freq.size(), eps};
     runtime.operate(4 * qg.size(), [args, batch](Pool& pool, const Kernels& kernels) {
         batch.check();
         const std::vector<int32_t> cache_rows = batch.cache_rows();
@@ -139,21 +182,20 @@ void attention_inputs(Runtime& runtime, nb::handle query_gate, nb::handle key, n
     });
 }
 
-void attention(Runtime& runtime, nb::handle query, nb::handle keys, nb::handle values, nb::handle offsets, nb::handle context_lens,
+void attention(Runtime& runtime, nb::handle query, const nb::tuple& arrays, nb::handle offsets, nb::handle context_lens,
                nb::handle pages, int64_t page_size, bool fast, nb::handle out) {
-    const Floats q(query, "query"), k(keys, "keys"), v(values, "values");
-    q.shaped(-1, -1, -1);
-    const int64_t rows = q.dim(0), heads = q.dim(1), d = q.dim(2);
-    k.shaped(-1, page_size, -1, d);
-    const int64_t kv_heads = k.dim(2);
-    v.shaped(k.dim(0), page_size, kv_heads, d);
+    const Cache<const void, const float> cache(arrays, page_size);
+    const int64_t kv_heads = cache.kv_heads, d = cache.head_dim;
+    const Floats q(query, "query");
+    q.shaped(-1, -1, d);
+    const int64_t rows = q.dim(0), heads = q.dim(1);
     if (kv_heads == 0 || heads % kv_heads)
         refuse(std::to_string(heads) + " heads are no multiple of " + std::to_string(kv_heads) + " kv heads");
     const Ints bounds(offsets, "offsets"), lens(context_lens, "context_lens"), table(pages, "pages");
-    const Pages batch(bounds, lens, table, rows, k.dim(0), page_size);
+    const Pages batch(bounds, lens, table, rows, cache.pages, page_size);
     const Output y(out, "out");
     y.shaped(rows, heads * d);
-    const CausalAttention args{q.data(), k.data(), v.data(), batch.offsets, batch.context_lens, batch.pages, y.data(),
+    const CausalAttention args{q.data(), cache.type, cache.keys, cache.values, cache.key_scales, cache.value_scales, batch.offsets, batch.context_lens, batch.pages, y.data(),
                                batch.sequences, batch.table_width, page_size, heads, kv_heads, d, fast};
     runtime.operate(long_cost, [args, batch](Pool& pool, const Kernels& kernels) {
         batch.check();

@@ -1,5 +1,6 @@
 // Rotary positions: splits query and gate, normalizes and rotates the heads, writes keys and values to the cache.
 #include "rotary/rotary.h"
+#include "attention/kv_rows.h"
 #include "simd/parallel.h"
 
 namespace pocketvlm::POCKETVLM_ISA {
@@ -28,13 +29,12 @@ inline void norm_and_rotate(const float* x, const float* weight, const float* co
     }
 }
 
-}  // namespace
-
-void attention_inputs(Pool& pool, const AttentionInputs& a) {
+template <class T>
+inline void attention_inputs_of(Pool& pool, const AttentionInputs& a) {
     const int64_t d = a.head_dim, half = a.rotary_dim / 2, kv = a.kv_heads * d;
-    pool.reserve(static_cast<size_t>(2 * half + 1) * sizeof(float));
+    pool.reserve(static_cast<size_t>(2 * half + d) * sizeof(float));
     parallel(pool, divide_up(a.rows, 4), [&](int64_t task, int worker) {
-        float *cosine = pool.scratch(worker), *sine = cosine + half;
+        float *cosine = pool.scratch(worker), *sine = cosine + half, *rotated = sine + half;
         for (int64_t r = task * 4; r < min(a.rows, task * 4 + 4); ++r) {
             for (int64_t i = 0; i < half; ++i) {
                 const int32_t position = a.positions[a.axes[i] * a.rows + r];
@@ -47,11 +47,22 @@ void attention_inputs(Pool& pool, const AttentionInputs& a) {
                 norm_and_rotate(x, a.q_norm, cosine, sine, a, a.query + (r * a.heads + h) * d);
                 copy(a.gate + (r * a.heads + h) * d, x + d, d);
             }
-            float* keys = a.keys + a.cache_rows[r] * kv;
-            for (int64_t h = 0; h < a.kv_heads; ++h) norm_and_rotate(a.key + r * kv + h * d, a.k_norm, cosine, sine, a, keys + h * d);
-            copy(a.values + a.cache_rows[r] * kv, a.value + r * kv, kv);
+            for (int64_t h = 0; h < a.kv_heads; ++h) {
+                const int64_t row = a.cache_rows[r] * a.kv_heads + h;
+                norm_and_rotate(a.key + r * kv + h * d, a.k_norm, cosine, sine, a, rotated);
+                store_row(rotated, d, static_cast<T*>(a.keys) + row * d, a.key_scales ? a.key_scales + row : nullptr);
+                store_row(a.value + r * kv + h * d, d, static_cast<T*>(a.values) + row * d, a.value_scales ? a.value_scales + row : nullptr);
+            }
         }
     });
+}
+
+}  // namespace
+
+void attention_inputs(Pool& pool, const AttentionInputs& a) {
+    if (a.type == KVType::float32) return attention_inputs_of<float>(pool, a);
+    if (a.type == KVType::bfloat16) return attention_inputs_of<uint16_t>(pool, a);
+    attention_inputs_of<int8_t>(pool, a);
 }
 
 }  // namespace pocketvlm::POCKETVLM_ISA

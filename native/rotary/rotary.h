@@ -3,13 +3,17 @@
 
 #include <cstdint>
 
+#include "attention/attention.h"
+
 namespace pocketvlm {
 
 struct AttentionInputs {
     const float *query_gate, *key, *value;  // [rows, heads * 2 * head_dim], [rows, kv_heads * head_dim]
     const float *q_norm, *k_norm;           // [head_dim]
     const float* frequencies;               // [rotary_dim / 2]
-    float *keys, *values;                   // [pages, page_size, kv_heads, head_dim]
+    KVType type;
+    void *keys, *values;                    // [pages, page_size, kv_heads, head_dim] of the type
+    float *key_scales, *value_scales;       // [pages, page_size, kv_heads] with int8, else null
     const int32_t* positions;               // [axes, rows]
     const int32_t* axes;                    // [rotary_dim / 2], the row of positions that each frequency takes
     const int32_t* cache_rows;              // [rows], page * page_size + index in the page

@@ -14,6 +14,8 @@ _Bytes = NDArray[np.uint8]
 _Float16 = NDArray[np.uint16]  # float16 numbers as their bits
 _Int8s = NDArray[np.int8]
 _Numbers = _Float16 | _Floats | _Int8s
+# Keys and values of a cache in float32 or bfloat16 (its bits), or in int8 with the scales of keys and of values.
+_Cache = tuple[_Floats | NDArray[np.uint16], ...] | tuple[_Int8s, _Int8s, _Floats, _Floats]
 _Matrix = NDArray[np.float32] | NDArray[np.uint16]  # float32, or bfloat16 as its bits
 
 def usable_isas(for_tests: bool = False) -> list[str]:
@@ -194,8 +196,7 @@ class Runtime:
         k_norm: _Floats,
         frequencies: _Floats,
         axes: _Ints,
-        keys: _Floats,
-        values: _Floats,
+        cache: _Cache,
         rotary_positions: _Ints,
         offsets: _Ints,
         context_lens: _Ints,
@@ -210,7 +211,8 @@ class Runtime:
 
         query_gate: [rows, heads * 2 * head_dim]. key, value: [rows, kv_heads * head_dim]. q_norm, k_norm: [head_dim].
         frequencies: [rotary_dim / 2]. axes: [rotary_dim / 2], the row of rotary_positions [rows] or [3, rows] that each
-        frequency takes. keys, values, in place: [pages, page_size, kv_heads, head_dim].
+        frequency takes. cache, in place: keys and values [pages, page_size, kv_heads, head_dim], scales
+        [pages, page_size, kv_heads].
         offsets: [sequences + 1]. context_lens: [sequences]. pages: [sequences, width]. query: [rows, heads, head_dim].
         gate: [rows, heads * head_dim].
         """
@@ -218,8 +220,7 @@ class Runtime:
     def attention(
         self,
         query: _Floats,
-        keys: _Floats,
-        values: _Floats,
+        cache: _Cache,
         offsets: _Ints,
         context_lens: _Ints,
         pages: _Ints,
@@ -228,7 +229,10 @@ class Runtime:
         out: _Floats,
         /,
     ) -> None:
-        """Causal attention of query [rows, heads, head_dim] over pages, to out [rows, heads * head_dim]."""
+        """Causal attention of query [rows, heads, head_dim] over pages, to out [rows, heads * head_dim].
+
+        cache: as for attention_inputs. fast: products may round to bfloat16.
+        """
 
     def attention_views(
         self,

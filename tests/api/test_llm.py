@@ -63,6 +63,12 @@ def test_the_last_message_can_be_continued(llm: LLM) -> None:
     assert output.prompt.endswith("one, two,")
 
 
+@pytest.mark.parametrize(("given", "used"), [("bfloat16", "bf16"), ("int8_per_token_head", "int8"), ("f32", "f32")])
+def test_the_kv_cache_has_the_names_of_vllm(given: str, used: str) -> None:
+    llm = LLM(model="nano", cache=False, kv_cache_dtype=given)
+    assert llm.llm_engine.ops.scheme.kv_cache == used
+
+
 def test_refusals_name_what_is_wrong(llm: LLM) -> None:
     with pytest.raises(InputError, match=r"2 images are more than limit_mm_per_prompt=\{'image': 1\}"):
         llm.chat(talk("a", 2))

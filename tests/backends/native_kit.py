@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from pocketvlm.backends.batch import Batch, SubBatch
 from pocketvlm.backends.native import NativeBackend, create, operations
 from pocketvlm.backends.native.pack import pack
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
+from pocketvlm.backends.ops import KVCache
 from pocketvlm.backends.options import choose
 from pocketvlm.quantize import round_to_nearest
 from pocketvlm.schemes import INT4_CODEBOOK, QuantizationScheme
-from pocketvlm.tensors import DenseTensor
+from pocketvlm.tensors import DenseTensor, bfloat16_to_float32, float32_to_bfloat16
 
 
 def usable() -> list[str]:
@@ -97,6 +99,26 @@ def make_batch(
     positions = np.concatenate([c + np.arange(n) for n, c in zip(lengths, context_lens, strict=True)]).astype(np.int32)
     part = SubBatch(slice(None), offsets, context, chosen, chosen)
     return Batch(offsets, context, pages, page_size, positions, (part,))
+
+
+def stored(numbers: NDArray[np.float32], kv_cache: str) -> tuple[Any, Any, NDArray[np.float32]]:
+    """Keys or values in the type of a cache, their scales or None, and the numbers that are stored."""
+    if kv_cache == "f32":
+        return numbers, None, numbers
+    if kv_cache == "bf16":
+        bits = float32_to_bfloat16(numbers)
+        return bits, None, bfloat16_to_float32(bits)
+    scales = np.abs(numbers).max(-1) / np.float32(127)
+    codes = np.rint(numbers / np.maximum(scales, 1e-30)[..., None]).astype(np.int8)
+    return codes, scales, codes.astype(np.float32) * scales[..., None]
+
+
+def cache_of(
+    keys: NDArray[np.float32], values: NDArray[np.float32], kv_cache: str
+) -> tuple[KVCache[Any], NDArray[np.float32], NDArray[np.float32]]:
+    """A cache of such keys and values, and the numbers that it stores."""
+    (k, key_scales, keys), (v, value_scales, values) = stored(keys, kv_cache), stored(values, kv_cache)
+    return KVCache(k, v, key_scales, value_scales), keys, values
 
 
 def pages_of(batch: Batch) -> int:

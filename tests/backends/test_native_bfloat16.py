@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from exact_ops import activate
-from native_kit import Inputs, close, make_batch, pages_of
+from native_kit import Inputs, cache_of, close, make_batch, pages_of
 from numpy.typing import NDArray
 
 from pocketvlm.backends.native import NativeBackend
@@ -82,8 +84,10 @@ def test_causal(native: NativeBackend, head_dim: int) -> None:
     kv = (pages_of(batch), batch.page_size, 2, head_dim)
     keys, values = make(*kv, scale=2.0), make(*kv)
     query = make(sum(lengths), 6, head_dim, scale=2.0)
-    exact, fast = (ops.attention(query, keys, values, ops.step(batch)) for ops in pair(native))
-    near(fast, exact)
+    for kv_cache in ("f32", "bf16", "int8"):
+        cache = cache_of(keys, values, kv_cache)[0]
+        exact, fast = (ops.attention(query, cache, ops.step(batch)) for ops in pair(native))
+        near(fast, exact)
 
 
 def test_a_row_does_not_depend_on_its_batch(native: NativeBackend) -> None:
@@ -93,8 +97,9 @@ def test_a_row_does_not_depend_on_its_batch(native: NativeBackend) -> None:
     together = make.batch([50, 20, 90], [0, 30, 1500])
     kv = (pages_of(together), together.page_size, 2, 64)
     keys, values, query = make(*kv), make(*kv), make(160, 4, 64)
-    all_of_them = fast.attention(query, keys, values, fast.step(together))
-    for s in range(3):
+    for kv_cache, s in product(("f32", "bf16", "int8"), range(3)):
+        cache = cache_of(keys, values, kv_cache)[0]
+        all_of_them = fast.attention(query, cache, fast.step(together))
         rows = slice(together.offsets[s], together.offsets[s + 1])
         alone = make_batch(
             [rows.stop - rows.start],
@@ -103,7 +108,7 @@ def test_a_row_does_not_depend_on_its_batch(native: NativeBackend) -> None:
             [0],
             together.page_size,
         )
-        actual = fast.attention(query[rows], keys, values, fast.step(alone))
+        actual = fast.attention(query[rows], cache, fast.step(alone))
         np.testing.assert_array_equal(actual, all_of_them[rows])
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from native_kit import Inputs, backend, make_batch, pages_of, usable
+from native_kit import Inputs, backend, cache_of, make_batch, pages_of, usable
 
 from pocketvlm import _native
 from pocketvlm.backends.batch import Batch
 from pocketvlm.backends.native import NativeBackend, cpu, create
-from pocketvlm.backends.ops import AttentionSpec, DeltaSpec
+from pocketvlm.backends.ops import AttentionSpec, DeltaSpec, KVCache
 from pocketvlm.errors import OptionError
 from pocketvlm.quantize import round_to_nearest
 from pocketvlm.schemes import INT8_GROUP_32
@@ -31,28 +31,21 @@ def every_operation(ops: NativeBackend) -> list[np.ndarray]:
     batch = make.batch([1, 70, 5, 1], [40, 0, 3, 1100])
     step, rows, pages = ops.step(batch), batch.rows, pages_of(batch)
     weight = ops.prepare(round_to_nearest(make.matrix(300, 192, "bf16"), INT8_GROUP_32), "matrix")
-    keys, values = make(pages, 16, 2, 32), make(pages, 16, 2, 32)
+    kv = (pages, 16, 2, 32)
+    caches = [cache_of(make(*kv), make(*kv), kv_cache)[0] for kv_cache in ("f32", "bf16", "int8")]
     window, state = make(7, 3, 96), make(7, 4, 24, 16)
     out = [ops.linear(make(n, 192), weight, make(300), None, "silu") for n in (1, 4, 7, 40, 300)]
-    out += ops.attention_inputs(
-        make(rows, 4 * 64),
-        make(rows, 64),
-        make(rows, 64),
-        make(32),
-        make(32),
-        keys,
-        values,
-        step,
-        AttentionSpec(16, 1e7, 1e-6),
-    )
-    out.append(ops.attention(make(rows, 4, 32), keys, values, step))
+    for cache in caches:
+        arrays = make(rows, 4 * 64), make(rows, 64), make(rows, 64), make(32), make(32)
+        out += ops.attention_inputs(*arrays, cache, step, AttentionSpec(16, 1e7, 1e-6))
+        out.append(ops.attention(make(rows, 4, 32), cache, step))
     out.append(ops.attention_views(*(make(500, 64) for _ in range(3)), np.array([300, 4, 4, 192], np.int32), 2))
     out.append(ops.conv_silu(make(rows, 96), make(4, 96), window, step.sub_steps[0]))
     gates = make(rows, 4), make(rows, 4), make(4), make(4)
     out.append(ops.gated_delta_rule(make(rows, 48 * 2 + 64), *gates, state, step.sub_steps[0], DeltaSpec(2, 4, 24, 16)))
     out.append(ops.rms_norm(make(400, 100), make(100), 1e-6))
     out.append(ops.swiglu(make(400, 100), make(400, 100)))
-    return [*out, keys, values, window, state]
+    return [*out, *(array for cache in caches for array in cache.arrays), window, state]
 
 
 @pytest.mark.parametrize("isa", usable())
@@ -194,15 +187,28 @@ def ints(*values: int) -> np.ndarray:
     return np.array(values, np.int32)
 
 
-def attend(ops: NativeBackend, batch: Batch, pages: int = 4) -> Any:
-    return ops.attention(floats(batch.rows, 2, 8), floats(pages, 4, 1, 8), floats(pages, 4, 1, 8), ops.step(batch))
+def codes(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.int8)
+
+
+def scaled(scales: np.ndarray) -> KVCache[Any]:
+    return KVCache(codes(4, 4, 1, 8), codes(4, 4, 1, 8), scales, scales)
+
+
+def mixed() -> KVCache[Any]:
+    return KVCache(floats(4, 4, 1, 8), codes(4, 4, 1, 8))
+
+
+def attend(ops: NativeBackend, batch: Batch, pages: int = 4, cache: KVCache[Any] | None = None) -> Any:
+    cache = cache or KVCache(floats(pages, 4, 1, 8), floats(pages, 4, 1, 8))
+    return ops.attention(floats(batch.rows, 2, 8), cache, ops.step(batch))
 
 
 def write(ops: NativeBackend, batch: Batch, pages: int = 4, theta_dim: int = 8, section: Any = None) -> Any:
-    cache = floats(pages, 4, 1, 8), floats(pages, 4, 1, 8)
+    cache = KVCache(floats(pages, 4, 1, 8), floats(pages, 4, 1, 8))
     rows = floats(batch.rows, 32), floats(batch.rows, 8), floats(batch.rows, 8)
     return ops.attention_inputs(
-        *rows, floats(8), floats(8), *cache, ops.step(batch), AttentionSpec(theta_dim, 1e4, 1e-6, section)
+        *rows, floats(8), floats(8), cache, ops.step(batch), AttentionSpec(theta_dim, 1e4, 1e-6, section)
     )
 
 
@@ -269,6 +275,11 @@ REFUSED: dict[str, tuple[str, Call]] = {
     "page unused": (r"pages\[0, 1\] is -1", lambda o: attend(o, replace(GOOD, pages=GOOD.pages[[1, 1]]))),
     "page too great": (r"pages\[0, 0\] is 2, but there are 2 pages", lambda o: attend(o, GOOD, 2)),
     "table too short": ("page table holds 4", lambda o: attend(o, replace(GOOD, pages=GOOD.pages[:, :1].copy()))),
+    "codes without scales": ("need key_scales", lambda o: attend(o, GOOD, cache=KVCache(*[codes(4, 4, 1, 8)] * 2))),
+    "scales without codes": ("others have none", lambda o: attend(o, GOOD, cache=KVCache(*[floats(4, 4, 1, 8)] * 4))),
+    "scales": (r"key_scales must have shape \[4, 4, 1\]", lambda o: attend(o, GOOD, cache=scaled(floats(4, 4, 2)))),
+    "types of a cache": ("values must have dtype float32", lambda o: attend(o, GOOD, cache=mixed())),
+    "type of a cache": ("float32, uint16", lambda o: attend(o, GOOD, cache=KVCache(*[np.zeros((4, 4, 1, 8))] * 2))),
     "writes page too great": ("there are 2 pages", lambda o: write(o, GOOD, 2)),
     "rotary rows": (r"rotary_positions must have shape \[4\]", lambda o: write(o, ROTARY)),
     "three rotary rows": (r"\[3, 4\], not \[2, 4\]", lambda o: write(o, THREE, section=(2, 1, 1))),

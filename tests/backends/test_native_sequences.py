@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from exact_ops import attention, attention_views, cached, conv_silu, gated_delta_rule, rms, rotate
-from native_kit import Inputs, close, make_batch, pages_of
+from native_kit import Inputs, cache_of, close, make_batch, pages_of
 
 from pocketvlm.backends.batch import Ints, Step
 from pocketvlm.backends.native import NativeBackend
-from pocketvlm.backends.ops import AttentionSpec, DeltaSpec
+from pocketvlm.backends.ops import AttentionSpec, DeltaSpec, KVCache
 
 
 @pytest.mark.parametrize("head_dim", [3, 16, 40, 72])
@@ -23,8 +23,10 @@ def test_attention_views(native: NativeBackend, head_dim: int, lengths: list[int
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(8, 2, 256), (3, 3, 20), (5, 1, 31)])
-@pytest.mark.parametrize("page_size", [16, 7])
-def test_attention(native: NativeBackend, heads: int, kv_heads: int, head_dim: int, page_size: int) -> None:
+@pytest.mark.parametrize(("page_size", "kv_cache"), [(16, "f32"), (7, "f32"), (16, "bf16"), (7, "int8")])
+def test_attention(
+    native: NativeBackend, heads: int, kv_heads: int, head_dim: int, page_size: int, kv_cache: str
+) -> None:
     make = Inputs(head_dim)
     lengths, context = [1, 17, 3, 130, 1, 5, 4], [0, 0, 40, 33, 700, 0, 300]
     batch = make.batch(lengths, context, page_size)
@@ -33,9 +35,11 @@ def test_attention(native: NativeBackend, heads: int, kv_heads: int, head_dim: i
     for s in range(batch.sequences):
         t = np.arange(lengths[s] + context[s])
         written[batch.pages[s, t // page_size], t % page_size] = True
-    keys[~written] = values[~written] = np.nan  # no row may look there
+    cache, keys, values = cache_of(keys, values, kv_cache)
+    for array in cache.arrays:  # no row may look there
+        array[~written] = np.nan if array.dtype == np.float32 else np.iinfo(array.dtype).max
     query = make(sum(lengths), heads, head_dim)
-    close(native.attention(query, keys, values, native.step(batch)), attention(query, keys, values, batch), 3e-6)
+    close(native.attention(query, cache, native.step(batch)), attention(query, keys, values, batch), 3e-6)
 
 
 @pytest.mark.parametrize(("head_dim", "rotary_dim"), [(256, 64), (32, 8), (20, 20), (7, 2)])
@@ -58,7 +62,14 @@ def test_attention_inputs(native: NativeBackend, head_dim: int, rotary_dim: int)
     keys, values = (make(pages_of(batch), page_size, kv_heads, head_dim) for _ in range(2))
     before = keys.copy()
     query, gate = native.attention_inputs(
-        query_gate, key, value, q_norm, k_norm, keys, values, native.step(batch), AttentionSpec(rotary_dim, 1e7, 1e-6)
+        query_gate,
+        key,
+        value,
+        q_norm,
+        k_norm,
+        KVCache(keys, values),
+        native.step(batch),
+        AttentionSpec(rotary_dim, 1e7, 1e-6),
     )
     split = query_gate.reshape(rows, heads, 2, head_dim)
     heads_and_norms = ((split[:, :, 0], q_norm), (key.reshape(rows, kv_heads, -1), k_norm))
@@ -74,6 +85,30 @@ def test_attention_inputs(native: NativeBackend, head_dim: int, rotary_dim: int)
         t = batch.rotary_positions[part]
         written[batch.pages[s, t // page_size], t % page_size] = True
     np.testing.assert_array_equal(keys[~written], before[~written])
+
+
+@pytest.mark.parametrize("kv_cache", ["bf16", "int8"])
+def test_keys_and_values_are_stored_rounded_to_nearest(native: NativeBackend, kv_cache: str) -> None:
+    """Row by row, so that a row's bits do not depend on others; a row of zeros stays zero."""
+    make = Inputs(5)
+    batch = make.batch([3, 9, 1], [0, 7, 30])
+    rows, heads, d = batch.rows, 2, 40
+    arrays = make(rows, 4 * 2 * d), make(rows, heads * d), make(rows, heads * d, scale=3.0), make(d), make(d)
+    arrays[2][4] = 0.0
+    spec, shape = AttentionSpec(8, 1e7, 1e-6), (pages_of(batch), batch.page_size, heads, d)
+    exact = KVCache(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+    native.attention_inputs(*arrays, exact, native.step(batch), spec)
+    expected, _, _ = cache_of(exact.keys, exact.values, kv_cache)
+    actual = KVCache(*(np.zeros_like(array) for array in expected.arrays))
+    native.attention_inputs(*arrays, actual, native.step(batch), spec)
+    for ours, wanted in zip(actual.arrays, expected.arrays, strict=True):
+        if ours.dtype == np.int8:  # numbers between two codes may fall on either
+            assert np.abs(ours.astype(int) - wanted).max() <= 1
+            assert (ours != wanted).mean() < 1e-3
+        elif ours.dtype == np.float32:
+            np.testing.assert_allclose(ours, wanted, rtol=1e-6)
+        else:
+            np.testing.assert_array_equal(ours, wanted)
 
 
 @pytest.mark.parametrize(("channels", "width"), [(1, 4), (33, 4), (300, 3), (513, 1), (40, 7)])
@@ -148,6 +183,8 @@ def test_two_parts_make_the_whole(native: NativeBackend, cut: int) -> None:
         make(pages_of(whole.host), 16, 2, 24),
         make(total, 6, 24),
     )
-    expected = native.attention(query, keys, values, whole)
-    cut_up = np.concatenate([native.attention(query[r], keys, values, p) for r, p in parts])
-    close(cut_up, expected.astype(np.float64), 3e-6)
+    for kv_cache in ("f32", "bf16", "int8"):
+        cache = cache_of(keys, values, kv_cache)[0]
+        expected = native.attention(query, cache, whole)
+        cut_up = np.concatenate([native.attention(query[r], cache, p) for r, p in parts])
+        close(cut_up, expected.astype(np.float64), 3e-6)

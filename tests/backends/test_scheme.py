@@ -55,6 +55,36 @@ def test_each_field_has_a_reason(asked: tuple[str, ...]) -> None:
         scheme.storage["matrix"] = scheme.storage["norm"]  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("asked", "kv_cache"),
+    [
+        (("native",), "bf16"),
+        (("native", "int4"), "bf16"),
+        (("native", "auto", "exact"), "f32"),
+        (("torch",), "f32"),
+        (("native", "auto", None, None, "int8"), "int8"),
+        (("native", "auto", "fast", None, "f32"), "f32"),
+        (("native", "auto", "exact", None, "f32"), "f32"),
+        (("torch", "auto", None, None, "f32"), "f32"),
+    ],
+)
+def test_the_type_of_the_kv_cache(asked: tuple[str, ...], kv_cache: str) -> None:
+    scheme = choose(*asked)
+    assert scheme.kv_cache == kv_cache
+    assert scheme.kv_cache_reason in scheme.describe()["kv cache"]
+    assert ("asked for" in scheme.kv_cache_reason) == (len(asked) == 5)
+
+
+@pytest.mark.parametrize("kv_cache", ["bf16", "int8"])
+def test_exact_arithmetic_has_a_float32_cache(kv_cache: str) -> None:
+    with pytest.raises(OptionError, match=f"kv_cache_dtype='{kv_cache}' contradicts precision='exact'"):
+        choose("native", precision="exact", kv_cache_dtype=kv_cache)
+    with pytest.raises(OptionError, match=f"kv_cache_dtype='{kv_cache}' needs backend='native'"):
+        choose("torch", kv_cache_dtype=kv_cache)
+    with pytest.raises(OptionError, match="kv_cache_dtype='fp8'"):
+        choose("native", kv_cache_dtype="fp8")
+
+
 def test_a_quantized_checkpoint_stays_as_it_is() -> None:
     scheme = choose("native", quantization="AWQ in 4 bits")
     assert scheme.storage == choose("native").storage

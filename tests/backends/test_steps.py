@@ -13,7 +13,7 @@ from native_kit import Inputs, close, make_batch, pages_of
 
 from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.backends.batch import Batch
-from pocketvlm.backends.ops import AttentionSpec, DeltaSpec
+from pocketvlm.backends.ops import AttentionSpec, DeltaSpec, KVCache
 from pocketvlm.errors import BackendError
 
 SECTION = (11, 11, 10)
@@ -45,14 +45,14 @@ def inputs(ops: AnyBackend, batch: Batch, spec: AttentionSpec, seed: int) -> tup
     query_gate, key, value, q_norm, k_norm = (
         make(rows, heads * 2 * d), make(rows, d), make(rows, d), make(d), make(d),
     )  # fmt: skip
-    cache = [ops.from_numpy(make(pages_of(batch), batch.page_size, 1, d)) for _ in range(2)]
+    cache = KVCache(*(ops.from_numpy(make(pages_of(batch), batch.page_size, 1, d)) for _ in range(2)))
     arrays = [ops.from_numpy(array) for array in (query_gate, key, value, q_norm, k_norm)]
-    query, _ = ops.attention_inputs(*arrays, *cache, ops.step(batch), spec)
+    query, _ = ops.attention_inputs(*arrays, cache, ops.step(batch), spec)
     axes = spec.rotary_axes() if spec.mrope_section else np.zeros(spec.rotary_dim // 2, np.int32)
     positions = np.atleast_2d(batch.rotary_positions)[axes].T
     split = query_gate.reshape(rows, heads, 2, d)[:, :, 0]
     exact = rotate(rms(split, 1e-6) * (1 + q_norm.astype(np.float64)), positions, spec.rotary_dim, 1e7)
-    return ops.to_numpy(query), exact, ops.to_numpy(cache[0])
+    return ops.to_numpy(query), exact, ops.to_numpy(cache.keys)
 
 
 def test_three_rows_of_rotary_positions(ops: AnyBackend) -> None:
@@ -120,13 +120,13 @@ def test_an_updated_step_equals_a_new_one(ops: AnyBackend) -> None:
         for batch in batches
     )
     query, keys, values = make(8, 4, 24), make(40, 16, 2, 24), make(40, 16, 2, 24)
-    q, k, v = (ops.from_numpy(array) for array in (query, keys, values))
+    q, cache = ops.from_numpy(query), KVCache(ops.from_numpy(keys), ops.from_numpy(values))
     step = ops.step(first)
     addresses = [array.data_ptr() if isinstance(array, torch.Tensor) else array.ctypes.data for array in device(step)]
-    wanted = ops.to_numpy(ops.attention(q, k, v, ops.step(second))).copy()
-    assert not np.array_equal(ops.to_numpy(ops.attention(q, k, v, step)), wanted)
+    wanted = ops.to_numpy(ops.attention(q, cache, ops.step(second))).copy()
+    assert not np.array_equal(ops.to_numpy(ops.attention(q, cache, step)), wanted)
     step.update(second)
-    np.testing.assert_array_equal(ops.to_numpy(ops.attention(q, k, v, step)), wanted)
+    np.testing.assert_array_equal(ops.to_numpy(ops.attention(q, cache, step)), wanted)
     again = [array.data_ptr() if isinstance(array, torch.Tensor) else array.ctypes.data for array in device(step)]
     assert again == addresses
     step.host.ids[:] = 3
@@ -146,4 +146,4 @@ def test_a_missing_page_is_refused(ops: AnyBackend) -> None:
         ops.from_numpy(Inputs()(*shape)) for shape in ((3, 16), (3, 8), (3, 8), (8,), (8,), (2, 4, 1, 8), (2, 4, 1, 8))
     ]
     with pytest.raises((BackendError, ValueError), match="page"):
-        ops.attention_inputs(*x, ops.step(batch), AttentionSpec(8, 1e4, 1e-6))
+        ops.attention_inputs(*x[:5], KVCache(*x[5:]), ops.step(batch), AttentionSpec(8, 1e4, 1e-6))

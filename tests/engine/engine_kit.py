@@ -17,10 +17,12 @@ from pocketvlm.engine.memory import Memory
 from pocketvlm.model import MiniCPMV
 from pocketvlm.types import Prompt, SamplingParams
 
+KV_CACHES = ("bf16", "int8", "f32")
 
-def network(oracle: Oracle, weights: str = "int8") -> MiniCPMV:
+
+def network(oracle: Oracle, weights: str = "int8", kv_cache: str = "auto") -> MiniCPMV:
     """The tiny model on the native backend, where results are batch-invariant."""
-    return make_network(oracle, native.create(2, scheme=choose("native", weights)))
+    return make_network(oracle, native.create(2, scheme=choose("native", weights, kv_cache_dtype=kv_cache)))
 
 
 def engine_of(model: MiniCPMV, tokens: int = 4000, page_size: int = 8, chunk: int = 16, **options: Any) -> Engine:

@@ -65,9 +65,12 @@ def test_keys_depend_on_ids_views_and_boundaries(oracle: Oracle) -> None:
     assert entry_keys(prompt, ends[1:])[ends[1]] != keys[ends[1]]  # split at other boundaries
 
 
-@pytest.mark.parametrize("weights", ["int8", "int4", "bf16"])
-def test_a_hit_has_the_bits_of_a_miss(oracle: Oracle, weights: str) -> None:
-    model = network(oracle, weights)
+@pytest.mark.parametrize(
+    ("weights", "kv_cache"),
+    [("int8", "bf16"), ("int4", "bf16"), ("bf16", "bf16"), ("int8", "int8"), ("bf16", "int8"), ("int8", "f32")],
+)
+def test_a_hit_has_the_bits_of_a_miss(oracle: Oracle, weights: str, kv_cache: str) -> None:
+    model = network(oracle, weights, kv_cache)
     first = pictured(oracle, 1, words=80)
     for prompt in (first, text(3, 160, [65, 133])):
         follow = longer(prompt, 5, 80, [len(prompt.ids) + 40])
@@ -85,14 +88,17 @@ def test_a_hit_has_the_bits_of_a_miss(oracle: Oracle, weights: str) -> None:
         check_idle(run.engine)
 
 
-@pytest.mark.parametrize("weights", ["int8", "int4", "bf16"])
+@pytest.mark.parametrize(
+    ("weights", "kv_cache"),
+    [("int8", "bf16"), ("int4", "bf16"), ("bf16", "bf16"), ("int8", "int8"), ("int8", "f32")],
+)
 def test_parts_of_one_step_have_the_bits_of_steps_of_their_own(
-    oracle: Oracle, weights: str, monkeypatch: pytest.MonkeyPatch
+    oracle: Oracle, weights: str, kv_cache: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Logits and prefix-cache entries, alone and in a batch."""
     if weights == "bf16":
         oracle = make_oracle(config_dict(), seed=9, dtype=torch.bfloat16)
-    model = network(oracle, weights)
+    model = network(oracle, weights, kv_cache)
     if weights == "bf16" and not model.backend.describe()["isa"].startswith(("avx512bf16", "amx", "plaintiles")):
         pytest.skip("bfloat16 weights have float32 products on this processor: equal within rounding only")
     requests = [

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_kit import Run, alone, ask, check_idle, check_memory, engine_of, network, pictured, text
+from engine_kit import KV_CACHES, Run, alone, ask, check_idle, check_memory, engine_of, network, pictured, text
 from oracle import Oracle, make_prompt
 
 from pocketvlm.engine import Request
@@ -57,9 +57,11 @@ def test_a_request_of_higher_precedence_takes_a_slot_and_the_other_loses_nothing
         np.testing.assert_array_equal(run.rows(number), rows)
 
 
-@pytest.mark.parametrize("weights", ["int8", "int4"])
-def test_preempted_equals_not_preempted_bit_for_bit(oracle: Oracle, weights: str) -> None:
-    model = network(oracle, weights)
+@pytest.mark.parametrize(
+    ("weights", "kv_cache"), [("int8", "bf16"), ("int4", "bf16"), ("int8", "int8"), ("int8", "f32")]
+)
+def test_preempted_equals_not_preempted_bit_for_bit(oracle: Oracle, weights: str, kv_cache: str) -> None:
+    model = network(oracle, weights, kv_cache)
     requests = [
         ask(pictured(oracle, 3, words=12), 70, 1, repetition_penalty=1.1),
         ask(text(4, 80, [66]), 60, 2),
@@ -79,7 +81,9 @@ def test_preempted_equals_not_preempted_bit_for_bit(oracle: Oracle, weights: str
     check_idle(run.engine)
 
 
-def test_rows_prefilled_after_preemption_have_the_bits_of_single_rows(model: MiniCPMV) -> None:
+@pytest.mark.parametrize("kv_cache", KV_CACHES)
+def test_rows_prefilled_after_preemption_have_the_bits_of_single_rows(oracle: Oracle, kv_cache: str) -> None:
+    model = network(oracle, "int8", kv_cache)
     request = ask(text(5, 30), 4 * FEW_ROWS + 2)
     run = Run(engine_of(model))
     number = run.add(request)

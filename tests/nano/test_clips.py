@@ -10,7 +10,14 @@ import pocketvlm
 from pocketvlm import Model
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-SETTINGS = [("auto", None), ("auto", "exact"), ("bf16", "fast"), ("int8", None), ("int4", None)]
+SETTINGS = [
+    ("auto", None, "auto"),
+    ("auto", "exact", "auto"),
+    ("bf16", "fast", "auto"),
+    ("int8", None, "int8"),
+    ("int4", None, "auto"),
+    ("int4", None, "int8"),
+]
 
 ANSWERS: list[tuple[str, list[str], str]] = [
     (
@@ -55,8 +62,8 @@ CASES = [(clip, question, answer) for clip, questions, answer in ANSWERS for que
 
 @pytest.fixture(scope="module", params=SETTINGS, ids=lambda setting: "-".join(map(str, setting)))
 def model(request: pytest.FixtureRequest) -> Model:
-    weights, precision = request.param
-    return pocketvlm.load("nano", threads=2, weights=weights, precision=precision)
+    weights, precision, kv_cache = request.param
+    return pocketvlm.load("nano", threads=2, weights=weights, precision=precision, kv_cache_dtype=kv_cache)
 
 
 @pytest.mark.parametrize(("clip", "question", "answer"), CASES)

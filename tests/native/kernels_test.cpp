@@ -100,6 +100,14 @@ void Suite::check(const std::string& what, double tolerance, const Outputs& star
     });
 }
 
+void Suite::equal(const std::string& what, const Floats& actual, const Floats& expected, double tolerance) {
+    ++runs_;
+    const std::string wrong = difference(actual, expected, tolerance);
+    if (wrong.empty()) return;
+    ++failures_;
+    std::fprintf(stderr, "%s: %s\n", what.c_str(), wrong.c_str());
+}
+
 namespace {
 
 int64_t run_all(const std::vector<const InstructionSet*>& sets, bool loud) {

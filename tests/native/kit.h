@@ -119,6 +119,9 @@ class Suite {
     // for any number of threads.
     void check(const std::string& what, double tolerance, const Outputs& start, const Run& run);
 
+    // Numbers must equal those of another way to compute them, within `tolerance` of the largest value.
+    void equal(const std::string& what, const Floats& actual, const Floats& expected, double tolerance);
+
     int64_t runs() const { return runs_; }
     int64_t failures() const { return failures_; }
 

@@ -1,5 +1,6 @@
 // Cases of the kernels that know sequences: attention, convolution, delta rule, and their state between calls.
 #include <algorithm>
+#include <cmath>
 
 #include "kit.h"
 
@@ -29,29 +30,108 @@ struct Pages {
     Ptr table;
 };
 
+// Keys and values of a cache in one of the types; floats(row, ...) are the numbers that the type holds.
+struct Cache {
+    Cache(KVType type_, int64_t rows, int64_t kv_heads_, int64_t head_dim_)
+        : type(type_), kv_heads(kv_heads_), head_dim(head_dim_), floats(type == KVType::float32 ? rows * kv_heads * head_dim : 0),
+          halves(type == KVType::bfloat16 ? rows * kv_heads * head_dim : 0), bytes(type == KVType::int8 ? rows * kv_heads * head_dim : 0),
+          scales(type == KVType::int8 ? rows * kv_heads : 0) {}
+
+    void* numbers() {
+        return type == KVType::float32 ? static_cast<void*>(floats.data()) : type == KVType::bfloat16 ? static_cast<void*>(halves.data()) : bytes.data();
+    }
+    float* scale() { return type == KVType::int8 ? scales.data() : nullptr; }
+    // The number at head h, position j of a row, as a float.
+    float number(int64_t row, int64_t h, int64_t j) const {
+        const int64_t at = (row * kv_heads + h) * head_dim + j;
+        if (type == KVType::float32) return floats[at];
+        if (type == KVType::int8) return static_cast<float>(bytes[at]) * scales[row * kv_heads + h];
+        const uint32_t bits = static_cast<uint32_t>(halves[at]) << 16;
+        float x;
+        std::memcpy(&x, &bits, 4);
+        return x;
+    }
+    void fill(Random& random, int64_t row) {
+        for (int64_t h = 0; h < kv_heads; ++h) {
+            if (type == KVType::int8) scales[row * kv_heads + h] = 0.001f + 0.03f * random.unit();
+            for (int64_t j = 0; j < head_dim; ++j) {
+                const int64_t at = (row * kv_heads + h) * head_dim + j;
+                if (type == KVType::float32) floats[at] = random.normal();
+                if (type == KVType::int8) bytes[at] = static_cast<int8_t>(random.below(255) - 127);
+                if (type != KVType::bfloat16) continue;
+                const float x = random.normal();
+                std::memcpy(&halves[at], reinterpret_cast<const char*>(&x) + 2, 2);
+            }
+        }
+    }
+
+    KVType type;
+    int64_t kv_heads, head_dim;
+    Floats floats;
+    Array<uint16_t> halves;
+    Array<int8_t> bytes;
+    Floats scales;
+};
+
+constexpr KVType kv_types[] = {KVType::float32, KVType::bfloat16, KVType::int8};
+
+// The sums as they are defined, in double precision.
+Floats plain_attention(const Floats& query, const Cache& keys, const Cache& values, const Batch& batch, const Pages& pages, int64_t heads) {
+    const int64_t d = keys.head_dim, kv_heads = keys.kv_heads;
+    Floats out(query.size());
+    for (int64_t s = 0; s < batch.sequences; ++s)
+        for (int64_t r = batch.offsets[s]; r < batch.offsets[s + 1]; ++r)
+            for (int64_t h = 0; h < heads; ++h) {
+                const int64_t last = batch.context_lens[s] + r - batch.offsets[s], kv_head = h / (heads / kv_heads);
+                const auto row = [&](int64_t t) { return (*pages.table)[s * pages.width + t / pages.page_size] * pages.page_size + t % pages.page_size; };
+                std::vector<double> scores, sums(static_cast<std::size_t>(d), 0.0);
+                double top = -1e300, total = 0.0;
+                for (int64_t t = 0; t <= last; ++t) {
+                    double score = 0.0;
+                    for (int64_t j = 0; j < d; ++j) score += static_cast<double>(query[(r * heads + h) * d + j]) * keys.number(row(t), kv_head, j);
+                    scores.push_back(score / std::sqrt(static_cast<double>(d)));
+                    top = std::max(top, scores.back());
+                }
+                for (int64_t t = 0; t <= last; ++t) {
+                    const double weight = std::exp(scores[static_cast<std::size_t>(t)] - top);
+                    total += weight;
+                    for (int64_t j = 0; j < d; ++j) sums[static_cast<std::size_t>(j)] += weight * values.number(row(t), kv_head, j);
+                }
+                for (int64_t j = 0; j < d; ++j) out[(r * heads + h) * d + j] = static_cast<float>(sums[static_cast<std::size_t>(j)] / total);
+            }
+    return out;
+}
+
 void causal_case(Suite& suite, const Longs& lengths, const Longs& contexts, int64_t page_size, int64_t heads, int64_t kv_heads,
-                 int64_t head_dim, bool fast) {
+                 int64_t head_dim, bool fast, KVType type) {
     Random random(static_cast<uint64_t>(head_dim * 100 + heads));
     const Batch batch(random, lengths, contexts);
     const Pages pages(random, batch, page_size);
-    const int64_t cache = pages.held * page_size * kv_heads * head_dim;
     const Floats query = random.floats(batch.rows * heads * head_dim, 2.0f);
-    Floats keys(cache), values(cache);  // NaN except for the rows that a table names
+    Cache keys(type, pages.held * page_size, kv_heads, head_dim), values(type, pages.held * page_size, kv_heads, head_dim);
+    // NaN, or codes with a scale of NaN, except for the rows that a table names.
     for (int64_t s = 0; s < batch.sequences; ++s)
         for (int64_t t = 0; t < batch.context_lens[s] + batch.offsets[s + 1] - batch.offsets[s]; ++t) {
-            const int64_t row = (*pages.table)[s * pages.width + t / page_size] * page_size + t % page_size, width = kv_heads * head_dim;
-            for (int64_t i = 0; i < width; ++i) keys[row * width + i] = random.normal(), values[row * width + i] = random.normal();
+            const int64_t row = (*pages.table)[s * pages.width + t / page_size] * page_size + t % page_size;
+            keys.fill(random, row), values.fill(random, row);
         }
     const auto what = describe("attention lengths=" + list(lengths) + " context=" + list(contexts),
-                               {{"page", page_size}, {"heads", heads}, {"kv_heads", kv_heads}, {"head_dim", head_dim}, {"fast", fast}});
-    suite.check(what, fast ? 3e-2 : 4e-6, {Floats(query.size())}, [&](const Kernels& kernels, Pool& pool, Outputs& out) {
-        kernels.attention(pool, CausalAttention{query.data(), keys.data(), values.data(), batch.offsets.data(), batch.context_lens.data(),
-                                                pages.table->data(), out[0].data(), batch.sequences, pages.width, page_size, heads,
-                                                kv_heads, head_dim, fast});
-    });
+                               {{"page", page_size}, {"heads", heads}, {"kv_heads", kv_heads}, {"head_dim", head_dim}, {"fast", fast},
+                                {"type", static_cast<int64_t>(type)}});
+    const Floats exact = plain_attention(query, keys, values, batch, pages, heads);
+    const auto run = [&](const Kernels& kernels, Pool& pool, Outputs& out) {
+        kernels.attention(pool, CausalAttention{query.data(), type, keys.numbers(), values.numbers(), keys.scale(), values.scale(),
+                                                batch.offsets.data(), batch.context_lens.data(), pages.table->data(), out[0].data(),
+                                                batch.sequences, pages.width, page_size, heads, kv_heads, head_dim, fast});
+    };
+    suite.check(what, fast ? 3e-2 : 4e-6, {Floats(query.size())}, run);
+    Outputs plain{Floats(query.size())};
+    Pool pool(1);
+    run(plain_kernels(), pool, plain);
+    suite.equal(what + ", plain sums", plain[0], exact, 1e-5);
 }
 
-void inputs_case(Suite& suite, int64_t rows, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t rotary_dim,
+void inputs_case(Suite& suite, int64_t rows, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t rotary_dim, KVType type,
                  bool three_axes = false) {
     Random random(static_cast<uint64_t>(rows * 100 + head_dim));
     const Floats query_gate = random.floats(rows * heads * 2 * head_dim), key = random.floats(rows * kv_heads * head_dim);
@@ -64,14 +144,29 @@ void inputs_case(Suite& suite, int64_t rows, int64_t heads, int64_t kv_heads, in
     const int64_t places = rows + 5;
     const Ints cache_rows = random.permutation(rows, places);
     const auto what = describe("attention_inputs", {{"rows", rows}, {"heads", heads}, {"kv_heads", kv_heads}, {"head_dim", head_dim},
-                               {"rotary", rotary_dim}, {"three_axes", three_axes}});
-    const Floats cache = random.floats(places * kv_heads * head_dim), out(rows * heads * head_dim);
-    suite.check(what, 3e-6, {out, out, cache, cache}, [&](const Kernels& kernels, Pool& pool, Outputs& o) {
+                               {"rotary", rotary_dim}, {"three_axes", three_axes}, {"type", static_cast<int64_t>(type)}});
+    // A number may fall on either side of a step of its type; rows that no row of the batch names keep their bits.
+    const double step = type == KVType::float32 ? 3e-6 : type == KVType::bfloat16 ? 8e-3 : 9e-3;
+    const Floats cache(places * kv_heads * head_dim), out(rows * heads * head_dim);
+    const auto run = [&](const Kernels& kernels, Pool& pool, Outputs& o) {
+        Cache keys(type, places, kv_heads, head_dim), values(type, places, kv_heads, head_dim);
         kernels.attention_inputs(pool, AttentionInputs{query_gate.data(), key.data(), value.data(), q_norm.data(), k_norm.data(),
-                                                       frequencies.data(), o[2].data(), o[3].data(), positions.data(),
-                                                       axes.data(), cache_rows.data(),
-                                                       o[0].data(), o[1].data(), rows, heads, kv_heads, head_dim, rotary_dim, 1e-6f});
-    });
+                                                       frequencies.data(), type, keys.numbers(), values.numbers(), keys.scale(),
+                                                       values.scale(), positions.data(), axes.data(), cache_rows.data(), o[0].data(),
+                                                       o[1].data(), rows, heads, kv_heads, head_dim, rotary_dim, 1e-6f});
+        for (int64_t r = 0, i = 0; r < places; ++r)
+            for (int64_t h = 0; h < kv_heads; ++h)
+                for (int64_t j = 0; j < head_dim; ++j, ++i) o[2][i] = keys.number(r, h, j), o[3][i] = values.number(r, h, j);
+    };
+    suite.check(what, step, {out, out, cache, cache}, run);
+    // Values are stored as they come, each within half a step of the type.
+    Outputs stored{out, out, cache, cache};
+    Pool pool(1);
+    run(plain_kernels(), pool, stored);
+    Floats expected(stored[3]);
+    for (int64_t r = 0; r < rows; ++r)
+        std::copy_n(value.data() + r * kv_heads * head_dim, kv_heads * head_dim, expected.data() + cache_rows[r] * kv_heads * head_dim);
+    suite.equal(what + ", stored values", stored[3], expected, type == KVType::float32 ? 0.0 : type == KVType::bfloat16 ? 2e-3 : 4e-3);
 }
 
 void views_case(Suite& suite, const Longs& lengths, int64_t heads, int64_t head_dim, bool fast, bool bytes = false) {
@@ -131,23 +226,31 @@ void delta_case(Suite& suite, const Longs& lengths, const Longs& contexts, int64
 
 void sequence_cases(Suite& suite) {
     for (const int64_t head_dim : {1, 8, 20, 33, 64}) {
-        inputs_case(suite, 1, 4, 2, head_dim, head_dim / 2 * 2);
-        inputs_case(suite, 9, 3, 1, head_dim, head_dim / 8 * 2);
-        inputs_case(suite, 9, 3, 1, head_dim, head_dim / 8 * 2, true);
+        for (const KVType type : kv_types) {
+            inputs_case(suite, 1, 4, 2, head_dim, head_dim / 2 * 2, type);
+            inputs_case(suite, 9, 3, 1, head_dim, head_dim / 8 * 2, type);
+            inputs_case(suite, 9, 3, 1, head_dim, head_dim / 8 * 2, type, true);
+        }
         for (const bool fast : {false, true}) {
             views_case(suite, {1}, 3, head_dim, fast);
             views_case(suite, {5, 33, 17, 1}, 2, head_dim, fast);
             views_case(suite, {100, 35}, 2, head_dim, fast);
             if (fast) views_case(suite, {100, 35}, 2, head_dim, fast, true);
-            causal_case(suite, {1}, {0}, 4, 2, 2, head_dim, fast);
-            causal_case(suite, {1, 3, 9}, {20, 0, 7}, 5, 6, 2, head_dim, fast);
-            causal_case(suite, {4, 1, 70}, {0, 40, 31}, 16, 5, 1, head_dim, fast);
+            for (const KVType type : kv_types) {
+                causal_case(suite, {1}, {0}, 4, 2, 2, head_dim, fast, type);
+                causal_case(suite, {1, 3, 9}, {20, 0, 7}, 5, 6, 2, head_dim, fast, type);
+                causal_case(suite, {4, 1, 70}, {0, 40, 31}, 16, 5, 1, head_dim, fast, type);
+            }
         }
     }
     views_case(suite, {1300}, 1, 20, false);  // more than one block of keys and of weights
     views_case(suite, {1300}, 1, 20, true);
     views_case(suite, {1300, 32, 47}, 1, 72, true, true);
-    for (const bool fast : {false, true}) causal_case(suite, {2, 5, 150}, {1100, 600, 1000}, 64, 4, 1, 20, fast);  // spans of keys
+    for (const KVType type : kv_types) {
+        for (const bool fast : {false, true}) causal_case(suite, {2, 5, 150}, {1100, 600, 1000}, 64, 4, 1, 20, fast, type);  // spans of keys
+        causal_case(suite, {1, 50}, {700, 300}, 64, 8, 2, 256, true, type);  // the released shape
+        causal_case(suite, {1}, {9000}, 64, 16, 2, 72, false, type);         // spans that several threads join
+    }
     for (const int64_t channels : {1, 7, 40, 1031})
         for (const int64_t taps : {1, 2, 4, 5}) {
             conv_case(suite, {1, 1, 1}, {0, 5, 2}, channels, taps);

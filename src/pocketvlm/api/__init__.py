@@ -30,7 +30,7 @@ from pocketvlm.engine import Engine, EngineDriver, Request
 from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.errors import InputError, OptionError, PocketVLMError
 from pocketvlm.model import MiniCPMV, expected_tensors, tensor_roles
-from pocketvlm.options.load import Backend, LoadOptions, Precision, Weights
+from pocketvlm.options.load import Backend, KVCacheDtype, LoadOptions, Precision, Weights
 from pocketvlm.options.option import names, refuse_unknown
 from pocketvlm.options.request import PROCESSOR_OPTIONS, REQUEST_OPTIONS, SAMPLING_OPTIONS, RequestKeywords
 from pocketvlm.processor.messages import as_messages
@@ -53,6 +53,7 @@ def load(
     backend: Backend = "native",
     weights: Weights = "auto",
     precision: Precision | None = None,
+    kv_cache_dtype: KVCacheDtype = "auto",
     threads: int | None = None,
     device: str | None = None,
     cache: bool | str | Path = True,
@@ -70,29 +71,30 @@ def load(
 
     revision: branch, tag or commit on the hub, whose id may name a GGUF file by its type, as in
     "openbmb/MiniCPM-V-4.6-gguf:Q4_K_M". mmproj: the vision file of a GGUF model (None: the one in its folder or
-    repository; without one, images are refused). backend: "native" (C++, CPU) or "torch" (the reference; `device`
-    "cpu" or "cuda"). precision: "exact" is float32 arithmetic on the weights as stored, "fast" integer arithmetic
-    on quantized weights; None is "fast" on native and "exact" on torch. weights, with "fast": "int8" ("auto" means
-    the same), "int4" (the language model in 4 bits), or "bf16" or "stored" (as stored; if the CPU has bfloat16
-    products, activations are rounded to bfloat16). A quantized checkpoint keeps its quantized tensors: "auto" then
-    quantizes only the dense ones, and "int4" and "int8" are refused. threads: CPU threads (None: physical cores).
-    cache: cache quantized weights and tokenizer on disk for the next start, in $POCKETVLM_CACHE or
-    ~/.cache/pocketvlm, or in the given directory; failures of the cache become a CacheWarning. memory_limit: bytes
-    for the state of running sequences (None: half of the machine's). prefill_chunk: maximum prompt tokens of one
-    step. max_model_len: maximum tokens of prompt and answer (None: the model's context). max_seqs: requests that run
-    at once (None: 16). prefix_cache: bytes, within memory_limit, for states of shared prompt prefixes (None: a
-    quarter of it, at most 1 GiB). vision_cache: bytes of image features cached in memory (None: 128 MiB);
-    vision_cache_dir also caches them in a directory for the next start, up to vision_cache_disk bytes (None: 4 GiB).
+    repository; without one, images are refused). backend: "native" (C++, CPU) or "torch" (the reference; `device` "cpu"
+    or "cuda"). precision: "exact" is float32 arithmetic on the weights as stored, "fast" integer arithmetic on
+    quantized weights; None is "fast" on native and "exact" on torch. weights, with "fast": "int8" ("auto" means the
+    same), "int4" (the language model in 4 bits), or "bf16" or "stored" (as stored; if the CPU has bfloat16 products,
+    activations are rounded to bfloat16). A quantized checkpoint keeps its quantized tensors: "auto" then quantizes only
+    the dense ones, and "int4" and "int8" are refused. kv_cache_dtype: of cached keys and values, with "fast": "bf16"
+    ("auto" means the same), "int8" (half the memory) or "f32"; "exact" always has float32. threads: CPU threads (None:
+    physical cores). cache: cache quantized weights and tokenizer on disk for the next start, in $POCKETVLM_CACHE or
+    ~/.cache/pocketvlm, or in the given directory; failures of the cache become a CacheWarning. memory_limit: bytes for
+    the state of running sequences (None: half of the machine's). prefill_chunk: maximum prompt tokens of one step.
+    max_model_len: maximum tokens of prompt and answer (None: the model's context). max_seqs: requests that run at once
+    (None: 16). prefix_cache: bytes, within memory_limit, for states of shared prompt prefixes (None: a quarter of it,
+    at most 1 GiB). vision_cache: bytes of image features cached in memory (None: 128 MiB); vision_cache_dir also caches
+    them in a directory for the next start, up to vision_cache_disk bytes (None: 4 GiB).
     progress(stage, done, total) is called with "download" and bytes, then with "load" and tensors. Raises
     CheckpointError, OptionError or BackendError.
     """
     options = LoadOptions(**{name: value for name, value in locals().items() if name in names(LoadOptions)})
-    backends.check(backend, threads, device, weights, precision)
+    backends.check(backend, threads, device, weights, precision, kv_cache_dtype)
     machine = backends.create(backend, threads, device)
     began = time.perf_counter()
     path = resolve(model, revision, progress and partial(progress, "download"), mmproj=mmproj)
     checkpoint = open_checkpoint(path, mmproj=mmproj)
-    scheme = scheme_for(checkpoint, backend, weights, precision)
+    scheme = scheme_for(checkpoint, backend, weights, precision, kv_cache_dtype)
     ops = machine.with_scheme(scheme)
     stored = checkpoint.tensors(expected_tensors(checkpoint.model), sparse=not scheme.as_stored)
     tensors = quantized(stored, tensor_roles(checkpoint.model), scheme)

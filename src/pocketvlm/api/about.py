@@ -20,9 +20,15 @@ from pocketvlm.model import expected_tensors
 MIN_CACHED_BYTES = 64_000_000
 
 
-def scheme_for(checkpoint: Checkpoint, backend: str, weights: str = "auto", precision: str | None = None) -> Scheme:
+def scheme_for(
+    checkpoint: Checkpoint,
+    backend: str,
+    weights: str = "auto",
+    precision: str | None = None,
+    kv_cache_dtype: str = "auto",
+) -> Scheme:
     """The scheme of a checkpoint on a backend: see `pocketvlm.backends.options.choose`. Raises OptionError."""
-    return choose(backend, weights, precision, checkpoint.quantization)
+    return choose(backend, weights, precision, checkpoint.quantization, kv_cache_dtype)
 
 
 def arithmetic(ops: AnyBackend) -> dict[str, str]:
@@ -73,7 +79,7 @@ def describe(name: str, checkpoint: Checkpoint, ops: AnyBackend) -> dict[str, An
         "downsample_mode": checkpoint.processor.downsample_mode,
         "max_slice_nums": checkpoint.processor.max_slice_nums,
         "eos_token_ids": list(checkpoint.eos_token_ids),
-        "kv_cache_bytes_per_token": page_bytes(config.text, 1, ops.state_dtype.itemsize),
+        "kv_cache_bytes_per_token": page_bytes(config.text, 1, ops.scheme.kv_cache),
         "state_bytes_per_sequence": slot_bytes(config.text, ops.state_dtype.itemsize),
         "backend": ops.describe(),
     }

@@ -27,6 +27,7 @@ _DTYPES: dict[str, tuple[Weights, Precision | None]] = {
     "float32": ("auto", "exact"),
     "float": ("auto", "exact"),
 }
+_KV_CACHE_DTYPES = {"bfloat16": "bf16", "int8_per_token_head": "int8"}
 # Arguments about graphics cards and foreign code. They have no effect here.
 _MOOT = ("trust_remote_code", "gpu_memory_utilization", "enforce_eager", "disable_log_stats", "swap_space")
 
@@ -75,8 +76,8 @@ class LLM:
         dtype: "auto" (quantized, as `load`), "bfloat16" or "float16" (weights as stored), "float32" (exact).
         quantization: "int8" or "int4". seed: for requests without one. limit_mm_per_prompt: maximum number of media of
         a kind, e.g. {"image": 2, "video": 1}. mm_processor_kwargs: options of the processor for every request. vLLM's
-        arguments about graphics cards and foreign code have no effect; other arguments are those of `load`. Raises
-        OptionError.
+        arguments about graphics cards and foreign code have no effect; other arguments are those of `load`, with
+        vLLM's names of kv_cache_dtype too. Raises OptionError.
         """
         if dtype not in _DTYPES:
             raise OptionError(f"dtype={dtype!r} is not supported: give one of {', '.join(_DTYPES)}")
@@ -87,6 +88,9 @@ class LLM:
         for name, value in given.items():
             if name not in names(LoadOptions):
                 raise OptionError(f"LLM: {name}={value!r} is not supported: leave it out")
+        if "kv_cache_dtype" in given:
+            dtype_of_cache = given["kv_cache_dtype"]
+            given["kv_cache_dtype"] = _KV_CACHE_DTYPES.get(dtype_of_cache, dtype_of_cache)
         options: dict[str, Any] = {
             "weights": quantization or weights,
             "precision": None if quantization else precision,

@@ -40,9 +40,10 @@ def check(
     device: str | None = None,
     weights: str = "auto",
     precision: str | None = None,
+    kv_cache_dtype: str = "auto",
 ) -> None:
     """Raise OptionError for values that `create` and `options.choose` would refuse; loads nothing."""
-    choose(name, weights, precision)
+    choose(name, weights, precision, kv_cache_dtype=kv_cache_dtype)
     definition(LoadOptions, "threads").check(threads)
     if device is not None and name != "torch":
         raise OptionError(f"device={device!r} needs backend='torch': the native backend runs on the CPU")

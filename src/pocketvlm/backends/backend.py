@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm.backends.batch import Batch, I, Ints, Step
-from pocketvlm.backends.ops import A, LowRank, Ops, W
+from pocketvlm.backends.ops import A, KVCache, LowRank, Ops, W
 from pocketvlm.backends.options import Scheme
 from pocketvlm.backends.top import TopLogits, top_logits
 from pocketvlm.schemes import Role
@@ -37,7 +37,7 @@ class CacheLocation:
 class Backend(Ops[A, W, I]):
     """One folder implements it, and its `create` returns the object. It has the operations as its own methods.
 
-    name: "native" or "torch". scheme: how weights are stored and multiplied. state_dtype: of KV cache and recurrent
+    name: "native" or "torch". scheme: how weights are stored and multiplied. state_dtype: of the recurrent
     state. patches_at_once: patches that the vision side gives to one pass; a larger pass takes longer for each patch.
     """
 
@@ -115,7 +115,11 @@ class Backend(Ops[A, W, I]):
 
     @abstractmethod
     def zeros(self, *shape: int) -> A:
-        """A zeroed array of `state_dtype`, for states."""
+        """A zeroed array of `state_dtype`, for recurrent states."""
+
+    @abstractmethod
+    def kv_cache(self, pages: int, page_size: int, kv_heads: int, head_dim: int) -> KVCache[A]:
+        """A zeroed KV cache of one layer, in the type of the scheme."""
 
     @abstractmethod
     def from_numpy(self, array: NDArray[np.float32]) -> A:

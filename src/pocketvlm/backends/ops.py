@@ -101,6 +101,27 @@ class AdaptedRows(Generic[A, W, I]):
     updates: Mapping[W, LowRank[A]]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class KVCache(Generic[A]):
+    """Keys and values of one full-attention layer, [pages, page_size, kv_heads, head_dim], in the type of the cache.
+
+    key_scales, value_scales: float32 [pages, page_size, kv_heads] where numbers are int8, which these scales multiply;
+    each is written with its row and never changed. Else None.
+    """
+
+    keys: A
+    values: A
+    key_scales: A | None = None
+    value_scales: A | None = None
+
+    @property
+    def arrays(self) -> tuple[A, ...]:
+        """The arrays that pages index."""
+        if self.key_scales is None or self.value_scales is None:
+            return self.keys, self.values
+        return self.keys, self.values, self.key_scales, self.value_scales
+
+
 class Ops(ABC, Generic[A, W, I]):
     """The operations. Shapes in brackets; T rows, H hidden size, everything float32 unless said otherwise."""
 
@@ -176,25 +197,25 @@ class Ops(ABC, Generic[A, W, I]):
         value: A,
         q_norm: A,
         k_norm: A,
-        keys: A,
-        values: A,
+        cache: KVCache[A],
         step: Step[I],
         spec: AttentionSpec,
     ) -> tuple[A, A]:
         """Split, normalise, rotate, and write the KV cache (docs/model.md 3.3).
 
-        query_gate [T, heads * 2 * head_dim]: per head first the query, then the gate. key, value
-        [T, kv_heads * head_dim]. q_norm, k_norm [head_dim], zero-centred. keys, values
-        [pages, page_size, kv_heads, head_dim] are written in place at each row's position in its sequence. Rotation:
-        first `rotary_dim` dims of each head, pairs (i, i + rotary_dim / 2), inv_freq_i = theta^(-2i / rotary_dim), by
-        the row's rotary position; of three rows of positions each pair follows the one that `mrope_section` says.
+        query_gate [T, heads * 2 * head_dim]: per head first the query, then the gate. key, value [T, kv_heads *
+        head_dim]. q_norm, k_norm [head_dim], zero-centred. The cache is written in place at each row's position in its
+        sequence, rounded to its type. Rotation: first `rotary_dim` dims of each head, pairs (i, i + rotary_dim / 2),
+        inv_freq_i = theta^(-2i / rotary_dim), by the row's rotary position; of three rows of positions each pair
+        follows the one that `mrope_section` says.
         Returns query [T, heads, head_dim] and gate [T, heads * head_dim].
         """
 
     @abstractmethod
-    def attention(self, query: A, keys: A, values: A, step: Step[I]) -> A:
+    def attention(self, query: A, cache: KVCache[A], step: Step[I]) -> A:
         """Causal attention over the pages; query [T, heads, head_dim] -> [T, heads * head_dim].
 
+        Keys and values are those of the cache, also of the step's own rows, so results do not depend on chunks.
         The row at position p attends to positions 0..p of its sequence; query head h uses kv head h // (heads /
         kv_heads); scale head_dim^-0.5 (docs/model.md 3.3).
         """

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 from pocketvlm.errors import OptionError
-from pocketvlm.options.load import Backend, LoadOptions, Precision, Weights
+from pocketvlm.options.load import Backend, KVCacheDtype, LoadOptions, Precision, Weights
 from pocketvlm.options.option import definition
 from pocketvlm.schemes import (
     INT4_GROUP_64,
@@ -29,6 +29,11 @@ _WEIGHTS = {
     "int8": "int8",
     **dict.fromkeys(_AS_STORED, "as stored, bfloat16 or float32"),
 }
+_KV_CACHE = {
+    "bf16": "bfloat16",
+    "int8": "int8 with a scale for each token and head",
+    "f32": "float32",
+}
 _TEXT_ROLES = ("matrix", "gate", "head", "tied_embedding")
 
 
@@ -47,17 +52,20 @@ class Scheme:
     weights: the type of dense matrices in memory, never "auto". products: how dense matrices are multiplied: "int8"
     means integer products with activations in 8 bits, "bfloat16" means that activations are rounded to bfloat16 where
     the processor multiplies such numbers. storage: for each role. quantization: how the checkpoint's own matrices are
-    quantized, in words; those stay so, and precision "fast" multiplies them in integers.
+    quantized, in words; those stay so, and precision "fast" multiplies them in integers. kv_cache: the type of cached
+    keys and values, never "auto".
     """
 
     backend: Backend
     precision: Precision
     weights: Weights
     products: Products
+    kv_cache: KVCacheDtype
     storage: Mapping[Role, Storage]
     precision_reason: str
     weights_reason: str
     products_reason: str
+    kv_cache_reason: str
     quantization: str | None = None
 
     @property
@@ -78,19 +86,26 @@ class Scheme:
             "precision": f"{self.precision} ({self.precision_reason})",
             "weights": f"{_WEIGHTS[self.weights]} ({self.weights_reason})",
             "arithmetic": arithmetic[self.products],
+            "kv cache": f"{_KV_CACHE[self.kv_cache]} ({self.kv_cache_reason})",
         }
 
 
 def choose(
-    backend: str, weights: str = "auto", precision: str | None = None, quantization: str | None = None
+    backend: str,
+    weights: str = "auto",
+    precision: str | None = None,
+    quantization: str | None = None,
+    kv_cache_dtype: str = "auto",
 ) -> Scheme:
     """The scheme that weights and precision mean on a backend; precision None is "fast" on native, "exact" on torch.
 
+    kv_cache_dtype: of cached keys and values; "auto" is "bf16" with precision "fast" and "f32" with "exact".
     quantization: how the checkpoint's own matrices are quantized, in words; None means that all of its tensors are
     dense. "auto" does not change quantized tensors, and stores dense ones in the default type of the precision. Raises
     OptionError for a name that is not known and for names that contradict each other.
     """
-    for name, value in (("backend", backend), ("weights", weights), ("precision", precision)):
+    options = {"backend": backend, "weights": weights, "precision": precision, "kv_cache_dtype": kv_cache_dtype}
+    for name, value in options.items():
         definition(LoadOptions, name).check(value)
     if backend == "torch":
         if precision == "fast":
@@ -101,6 +116,16 @@ def choose(
             raise OptionError(
                 f"weights={weights!r} needs backend='native': the torch backend keeps weights as stored; leave it out"
             )
+        if kv_cache_dtype not in ("auto", "f32"):
+            raise OptionError(
+                f"kv_cache_dtype={kv_cache_dtype!r} needs backend='native': the torch backend caches keys and values "
+                f"in float32; leave it out"
+            )
+    elif precision == "exact" and kv_cache_dtype not in ("auto", "f32"):
+        raise OptionError(
+            f"kv_cache_dtype={kv_cache_dtype!r} contradicts precision='exact', which caches keys and values in "
+            f"float32: leave one of them out"
+        )
     elif precision == "exact" and weights not in ("auto", *_AS_STORED):
         raise OptionError(
             f"weights={weights!r} contradicts precision='exact', which keeps weights as stored: "
@@ -114,9 +139,11 @@ def choose(
     fast = backend == "native" and precision != "exact"
     auto = "int8" if fast else "bf16"
     chosen = auto if weights == "auto" else weights
-    reason = f"the default of precision {'fast' if fast else 'exact'}" if weights == "auto" else "asked for"
+    default = f"the default of precision {'fast' if fast else 'exact'}"
+    reason = default if weights == "auto" else "asked for"
     if quantization is not None:
         reason = f"{reason}, for dense matrices; others stay as the checkpoint has them: {quantization}"
+    kv_cache = kv_cache_dtype if kv_cache_dtype != "auto" else "bf16" if fast else "f32"
     products: Products = "float32" if not fast else "bfloat16" if chosen in _AS_STORED else "int8"
     if backend == "torch":
         precision_reason = "all that this backend does"
@@ -127,10 +154,12 @@ def choose(
         precision="fast" if fast else "exact",
         weights=cast(Weights, chosen),
         products=products,
+        kv_cache=cast(KVCacheDtype, kv_cache),
         storage=_storage(chosen),
         precision_reason=precision_reason,
         weights_reason=reason,
         products_reason=f"precision {'fast' if fast else 'exact'} with {chosen} weights",
+        kv_cache_reason=default if kv_cache_dtype == "auto" else "asked for",
         quantization=quantization,
     )
 

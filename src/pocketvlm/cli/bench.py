@@ -18,6 +18,7 @@ Examples:
 
   pocketvlm bench
   pocketvlm bench --random --weights int4
+  pocketvlm bench --random --weights int4 --depth 2048 --depth 8192
   pocketvlm bench openbmb/MiniCPM-V-4.6 --runs 9 --json
   pocketvlm bench serve --url http://127.0.0.1:8000/v1
 
@@ -25,12 +26,23 @@ Close everything else first: figures of a busy machine say little. The last line
 """
 
 
-@options.takes(*options.load_options("revision", "mmproj", "weights", "precision", "threads", "prefill_chunk"))
+@options.takes(
+    *options.load_options("revision", "mmproj", "weights", "precision", "kv_cache_dtype", "threads", "prefill_chunk")
+)
 def bench(
     model: Annotated[str, options.model_argument("BENCH")] = options.DEFAULT_MODEL,
     random: Annotated[
         bool, option("--random", FLAG, panel=INPUT, help="The released model's shape with random weights: no download.")
     ] = False,
+    depth: Annotated[
+        list[int] | None,
+        option(
+            "--depth",
+            "N",
+            panel=INPUT,
+            help="Instead of the usual rows: prefill and decode after so many tokens. Repeatable.",
+        ),
+    ] = None,
     runs: Annotated[int, option("--runs", "N", panel=OUTPUT, help="Counted runs of each row; medians are shown.")] = 5,
     as_json: Annotated[bool, option("--json", FLAG, panel=OUTPUT, help="Only the JSON object.")] = False,
     quiet: options.Quiet = False,
@@ -44,6 +56,7 @@ def bench(
     """
     import json
 
+    from pocketvlm.bench.depths import measure_depths
     from pocketvlm.bench.roofline import roofline
     from pocketvlm.bench.scenarios import measure
     from pocketvlm.cli.terminal import Activity
@@ -57,11 +70,14 @@ def bench(
         def progress(what: str) -> None:
             activity.say(f"timing: {what}")
 
-        result = {**facts, **measure(engine, side, runs, progress), "runs": runs}
-        result["memory_bytes"] = _memory()  # before the arrays that the limits are measured with
-        result["roofline"] = roofline(engine, side, progress)
+        if depth:
+            result = {**facts, **measure_depths(engine, side, depth, runs, progress), "runs": runs}
+        else:
+            result = {**facts, **measure(engine, side, runs, progress), "runs": runs}
+            result["memory_bytes"] = _memory()  # before the arrays that the limits are measured with
+            result["roofline"] = roofline(engine, side, progress)
     if not as_json:
-        print(_page(result))
+        print(_depths_page(result) if depth else _page(result))
     print(json.dumps(result))
 
 
@@ -92,7 +108,7 @@ def _random(activity: Any, loading: dict[str, Any]) -> tuple[Engine, int, dict[s
     from pocketvlm.quantize import quantized
 
     how = LoadOptions(**loading)
-    scheme = choose("native", how.weights, how.precision)
+    scheme = choose("native", how.weights, how.precision, kv_cache_dtype=how.kv_cache_dtype)
     ops = backends.create("native", how.threads, None, scheme)
     config = released_config()
     activity.say("making random weights")
@@ -126,13 +142,36 @@ def _memory() -> dict[str, int]:
     return found
 
 
-def _page(result: dict[str, Any]) -> str:
-    from pocketvlm.bench.table import columns
+def _head(result: dict[str, Any]) -> list[str]:
     from pocketvlm.cli.terminal import printable
 
     head = {"model": result["model"], **result["backend"]}
     width = max(map(len, head))
-    lines = [f"{name:<{width}}  {printable(str(value))}" for name, value in head.items()]
+    return [f"{name:<{width}}  {printable(str(value))}" for name, value in head.items()]
+
+
+def _depths_page(result: dict[str, Any]) -> str:
+    from pocketvlm.bench.table import columns
+
+    rows = [["depth", "prefill tok/s", "decode tok/s", "read for a token", "of the read bandwidth", "state"]]
+    rows += [
+        [
+            str(row["depth"]),
+            _rate(row["prefill"]),
+            _rate(row["decode"]),
+            readable_size(row["bytes"]),
+            f"{row['bandwidth_share']:.0%} of {row['read_bandwidth'] / 1e9:.0f} GB/s",
+            readable_size(row["state_bytes"]),
+        ]
+        for row in result["depths"]
+    ]
+    return "\n".join([*_head(result), "", *columns(rows), "", f"Medians (range) of {result['runs']} runs."])
+
+
+def _page(result: dict[str, Any]) -> str:
+    from pocketvlm.bench.table import columns
+
+    lines = _head(result)
     rows = [["scenario", "tokens", "of image", "chunks", "first token", "decode tok/s"]]
     rows += [
         [

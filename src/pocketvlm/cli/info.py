@@ -16,7 +16,11 @@ Examples:
 """
 
 
-@options.takes(*options.load_options("revision", "mmproj", "backend", "weights", "precision", "threads", "device"))
+@options.takes(
+    *options.load_options(
+        "revision", "mmproj", "backend", "weights", "precision", "kv_cache_dtype", "threads", "device"
+    )
+)
 def info(
     model: Annotated[str, options.model_argument("INFO")] = options.DEFAULT_MODEL,
     as_json: Annotated[bool, options.json_option("INFO")] = False,
@@ -41,7 +45,7 @@ def info(
         how = LoadOptions(**engine)
         path = resolve(model, how.revision, activity.downloading(model), mmproj=how.mmproj)
         checkpoint = open_checkpoint(path, mmproj=how.mmproj)
-        scheme = scheme_for(checkpoint, how.backend, how.weights, how.precision)
+        scheme = scheme_for(checkpoint, how.backend, how.weights, how.precision, how.kv_cache_dtype)
         facts = describe(model, checkpoint, create(how.backend, how.threads, how.device, scheme))
     if as_json:
         import json

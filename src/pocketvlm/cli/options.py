@@ -98,7 +98,7 @@ TEXT_OPTIONS = _typed(TextOptions)
 
 def load_options(*names: str) -> tuple[Definition, ...]:
     """Some options of `load`; without names those that every command with a model has."""
-    usual = ("revision", "mmproj", "backend", "weights", "precision", "threads", "device", "cache")
+    usual = ("revision", "mmproj", "backend", "weights", "precision", "kv_cache_dtype", "threads", "device", "cache")
     return tuple(definition(LoadOptions, name) for name in names or usual)
 
 
@@ -182,7 +182,9 @@ def check(sampling: Mapping[str, Any], engine: Mapping[str, Any]) -> None:
 
     SamplingParams(**sampling)
     loading = LoadOptions(**engine)
-    backends.check(loading.backend, loading.threads, loading.device, loading.weights, loading.precision)
+    backends.check(
+        loading.backend, loading.threads, loading.device, loading.weights, loading.precision, loading.kv_cache_dtype
+    )
 
 
 def processor_options(values: Mapping[str, Any]) -> dict[str, Any]:

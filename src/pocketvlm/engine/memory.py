@@ -11,18 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm.backends.batch import Ints
+from pocketvlm.backends.ops import KVCache
 from pocketvlm.config import TextConfig
 from pocketvlm.model import MiniCPMV
-from pocketvlm.model.text import (
-    AttentionState,
-    DeltaState,
-    LayerState,
-    new_state,
-    read_index,
-    resized,
-    state_arrays,
-    write_index,
-)
+from pocketvlm.model.text import DeltaState, LayerState, new_state, resized, state_arrays, write_index
+from pocketvlm.options.load import KVCacheDtype
 
 PAGE_SIZE = 64
 _MIN_PAGES = 16
@@ -61,10 +54,11 @@ class PrefixEntry:
     copy: int
 
 
-def page_bytes(config: TextConfig, page_size: int, itemsize: int) -> int:
-    """Bytes of one page over all full-attention layers. itemsize: of the backend's `state_dtype`."""
+def page_bytes(config: TextConfig, page_size: int, kv_cache: KVCacheDtype) -> int:
+    """Bytes of one page over all full-attention layers. kv_cache: the type of keys and values."""
     full = config.layer_types.count("full_attention")
-    return full * 2 * page_size * config.num_key_value_heads * config.head_dim * itemsize
+    row = {"f32": 4 * config.head_dim, "bf16": 2 * config.head_dim, "int8": config.head_dim + 4}[kv_cache]
+    return full * 2 * page_size * config.num_key_value_heads * row
 
 
 def slot_bytes(config: TextConfig, itemsize: int) -> int:
@@ -86,9 +80,9 @@ class Memory:
         self, model: MiniCPMV, limit: int, page_size: int = PAGE_SIZE, moving: Callable[[], None] = lambda: None
     ) -> None:
         self.model, self.limit, self.page_size, self.moving = model, limit, page_size, moving
-        config, itemsize = model.config.text, model.backend.state_dtype.itemsize
-        self.page_bytes = page_bytes(config, page_size, itemsize)
-        self.slot_bytes = slot_bytes(config, itemsize)
+        config, backend = model.config.text, model.backend
+        self.page_bytes = page_bytes(config, page_size, backend.scheme.kv_cache)
+        self.slot_bytes = slot_bytes(config, backend.state_dtype.itemsize)
         self.states: tuple[LayerState, ...] = tuple(
             new_state(model.backend, config, kind, 0, page_size) for kind in config.layer_types
         )
@@ -214,8 +208,8 @@ class Memory:
         if len(whole) < len(entry.pages):
             self.extend(allocation, entry.tokens)
             to, source = int(allocation.pages[-1]), int(entry.pages[-1])
-            for array in self._arrays(AttentionState):
-                write_index(self.model.backend, array, to, read_index(self.model.backend, array, source))
+            for array in self._arrays(KVCache):
+                array[to] = array[source]
         for array, copy in zip(self._arrays(DeltaState), self.copy_arrays(entry.copy), strict=True):
             write_index(self.model.backend, array, allocation.slot, copy)
         return allocation
@@ -324,7 +318,7 @@ class Memory:
         if pages < old:
             retained = np.flatnonzero(self._running + self._cached)
             used = len(retained)
-        self._replace(AttentionState, pages, retained)
+        self._replace(KVCache, pages, retained)
         if pages < old:
             moved_to = np.full(old, -1, np.int32)
             moved_to[retained] = np.arange(used, dtype=np.int32)

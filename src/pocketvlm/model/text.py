@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.backends.batch import I, Step
-from pocketvlm.backends.ops import A, AdaptedRows, AttentionSpec, DeltaSpec, Ops, W
+from pocketvlm.backends.ops import A, AdaptedRows, AttentionSpec, DeltaSpec, KVCache, Ops, W
 from pocketvlm.config import TextConfig
 from pocketvlm.model.weights import DecoderLayer, FullAttention, LinearAttention, Weights
 
 Adapters = Sequence[AdaptedRows[A, W, I]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AttentionState(Generic[A]):
-    """KV cache of one full-attention layer: keys and values [pages, page_size, kv_heads, head_dim]."""
-
-    keys: A
-    values: A
-
-    @property
-    def arrays(self) -> tuple[A, A]:
-        """The arrays that pages index."""
-        return self.keys, self.values
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,8 +35,7 @@ class DeltaState(Generic[A]):
         return self.conv, self.delta
 
 
-LayerState = AttentionState[Any] | DeltaState[Any]
-S = TypeVar("S", bound=LayerState)
+LayerState = KVCache[Any] | DeltaState[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,32 +57,28 @@ class LayerSpecs:
 def new_state(backend: AnyBackend, config: TextConfig, kind: str, count: int, page_size: int) -> LayerState:
     """Zeroed state of one layer of this kind for `count` KV pages or recurrent slots."""
     if kind == "full_attention":
-        kv = (count, page_size, config.num_key_value_heads, config.head_dim)
-        return AttentionState(backend.zeros(*kv), backend.zeros(*kv))
+        return backend.kv_cache(count, page_size, config.num_key_value_heads, config.head_dim)
     conv = (count, config.linear_conv_kernel_dim - 1, config.conv_dim)
     delta = (count, config.linear_num_value_heads, config.linear_key_head_dim, config.linear_value_head_dim)
     return DeltaState(backend.zeros(*conv), backend.zeros(*delta), [])
 
 
-def resized(backend: AnyBackend, state: S, count: int, chosen: slice | NDArray[np.intp]) -> S:
+def resized(backend: AnyBackend, state: LayerState, count: int, chosen: slice | NDArray[np.intp]) -> LayerState:
     """A state of `count` pages or slots that begins with the `chosen` ones of `state`; the others are zero."""
-    names = ("keys", "values") if isinstance(state, AttentionState) else ("conv", "delta")
-    arrays = {}
-    for name, old in zip(names, state.arrays, strict=True):
-        new = backend.zeros(count, *old.shape[1:])
+    new: LayerState
+    if isinstance(state, KVCache):
+        new = backend.kv_cache(count, *state.keys.shape[1:])
+    else:
+        conv, delta = (backend.zeros(count, *old.shape[1:]) for old in state.arrays)
+        new = DeltaState(conv, delta, state.copies)
+    for old, array in zip(state.arrays, new.arrays, strict=True):
         moved = old[chosen]
-        new[: len(moved)] = moved
-        arrays[name] = new
-    return replace(state, **arrays)
-
-
-def read_index(backend: AnyBackend, array: Any, index: int) -> Any:
-    """A copy [1, n] of one page or slot of a state array."""
-    return backend.take(array.reshape(len(array), -1), backend.indices(np.array([index], np.int32)))
+        array[: len(moved)] = moved
+    return new
 
 
 def write_index(backend: AnyBackend, array: Any, index: int, values: Any) -> None:
-    """Write values [1, n] to one page or slot of a state array."""
+    """Write values [1, n] to one slot of a state array."""
     backend.put(array.reshape(len(array), -1), backend.indices(np.array([index], np.int32)), values)
 
 
@@ -106,13 +88,13 @@ def full_attention(
     spec: AttentionSpec,
     x: A,
     step: Step[I],
-    state: AttentionState[A],
+    cache: KVCache[A],
     adapters: Adapters[A, W, I],
 ) -> A:
     """Gated softmax attention up to o_proj's input: [T, hidden] -> [T, heads * head_dim] (docs/model.md 3.3)."""
     query_gate, key, value = ops.linears(x, (w.q_proj, w.k_proj, w.v_proj), adapters=adapters)
-    query, gate = ops.attention_inputs(query_gate, key, value, w.q_norm, w.k_norm, state.keys, state.values, step, spec)
-    return ops.sigmoid_gate(ops.attention(query, state.keys, state.values, step), gate)
+    query, gate = ops.attention_inputs(query_gate, key, value, w.q_norm, w.k_norm, cache, step, spec)
+    return ops.sigmoid_gate(ops.attention(query, cache, step), gate)
 
 
 def linear_attention(
@@ -151,7 +133,7 @@ def decoder_layer(
     eps = specs.attention.eps
     normed = ops.rms_norm(x, w.input_layernorm, eps)
     if isinstance(w.mixer, FullAttention):
-        assert isinstance(state, AttentionState)
+        assert isinstance(state, KVCache)
         mixed = full_attention(ops, w.mixer, specs.attention, normed, step, state, adapters)
         x = ops.linear(mixed, w.mixer.o_proj, residual=x, adapters=adapters)
     else:

@@ -10,6 +10,7 @@ from pocketvlm.options.option import Option, validate
 Backend = Literal["native", "torch"]
 Precision = Literal["exact", "fast"]
 Weights = Literal["auto", "int4", "int8", "bf16", "stored"]
+KVCacheDtype = Literal["auto", "bf16", "int8", "f32"]
 
 # A prompt is prefilled as fast as with 512, and other streams wait half as long (docs/log.md).
 DEFAULT_PREFILL_CHUNK = 256
@@ -59,6 +60,10 @@ class LoadOptions:
         Precision | None,
         Option("fast: integer products. exact: float32, weights as stored.", default="fast on native, exact on torch"),
     ] = None
+    kv_cache_dtype: Annotated[
+        KVCacheDtype,
+        Option("Type of cached keys and values. int8: half the memory of bf16. auto: bf16; f32 where exact."),
+    ] = "auto"
     threads: Annotated[int | None, Option("CPU threads.", low=1, default="physical cores")] = None
     device: Annotated[
         str | None,

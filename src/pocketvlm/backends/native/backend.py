@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from threading import get_ident
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from pocketvlm.backends.native.operations import Floats, NativeOps
 from pocketvlm.backends.native.pack import pack
 from pocketvlm.backends.native.packed_cache import PackedCache
 from pocketvlm.backends.native.product import product_of
+from pocketvlm.backends.ops import KVCache
 from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.errors import OptionError
 from pocketvlm.schemes import ARRAY_ROLES, Role
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pocketvlm._native import Runtime
 
 _F32 = np.dtype(np.float32)
+_KV_DTYPES: dict[str, np.dtype[Any]] = {"f32": _F32, "bf16": np.dtype(np.uint16), "int8": np.dtype(np.int8)}
 _LIMIT_BYTES, _LIMIT_ROUNDS, _LIMIT_RUNS = 256 << 20, 1_000_000, 5
 
 
@@ -155,6 +157,13 @@ class NativeBackend(NativeOps, Backend[Floats, NativeWeight, Ints]):
 
     def zeros(self, *shape: int) -> Floats:
         return slabs.zeros(shape, self.state_dtype)
+
+    def kv_cache(self, pages: int, page_size: int, kv_heads: int, head_dim: int) -> KVCache[Any]:
+        dtype = _KV_DTYPES[self.scheme.kv_cache]
+        keys, values = (slabs.zeros((pages, page_size, kv_heads, head_dim), dtype) for _ in range(2))
+        if self.scheme.kv_cache != "int8":
+            return KVCache(keys, values)
+        return KVCache(keys, values, *(slabs.zeros((pages, page_size, kv_heads), _F32) for _ in range(2)))
 
     def from_numpy(self, array: NDArray[np.float32]) -> Floats:
         return np.ascontiguousarray(array, _F32)

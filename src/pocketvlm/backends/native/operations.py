@@ -14,7 +14,7 @@ from pocketvlm.backends.batch import Ints, Step, SubStep
 from pocketvlm.backends.native.arena import Arena
 from pocketvlm.backends.native.matrices import NativeWeight, Tied
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
-from pocketvlm.backends.ops import Activation, AdaptedRows, AttentionSpec, DeltaSpec, Ops
+from pocketvlm.backends.ops import Activation, AdaptedRows, AttentionSpec, DeltaSpec, KVCache, Ops
 from pocketvlm.backends.options import Scheme
 
 if TYPE_CHECKING:
@@ -171,12 +171,11 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         value: Floats,
         q_norm: Floats,
         k_norm: Floats,
-        keys: Floats,
-        values: Floats,
+        cache: KVCache[Floats],
         step: Step[Ints],
         spec: AttentionSpec,
     ) -> tuple[Floats, Floats]:
-        head_dim = keys.shape[-1]
+        head_dim = cache.keys.shape[-1]
         rows, width = query_gate.shape
         query = self._new((rows, width // (2 * head_dim), head_dim))
         gate = self._new((rows, width // 2))
@@ -185,16 +184,16 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         axes = _axes(spec, step.rotary_positions.ndim == 2)
         self._retain(axes)
         self._native.attention_inputs(
-            query_gate, key, value, q_norm, k_norm, frequencies, axes, keys, values, step.rotary_positions,
+            query_gate, key, value, q_norm, k_norm, frequencies, axes, cache.arrays, step.rotary_positions,
             step.offsets, step.context_lens, step.pages, step.host.page_size, spec.eps, query, gate,
         )  # fmt: skip
         return query, gate
 
-    def attention(self, query: Floats, keys: Floats, values: Floats, step: Step[Ints]) -> Floats:
+    def attention(self, query: Floats, cache: KVCache[Floats], step: Step[Ints]) -> Floats:
         rows, heads, head_dim = query.shape
         out = self._new((rows, heads * head_dim))
         self._native.attention(
-            query, keys, values, step.offsets, step.context_lens, step.pages, step.host.page_size, self._fast, out
+            query, cache.arrays, step.offsets, step.context_lens, step.pages, step.host.page_size, self._fast, out
         )
         return out
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pocketvlm.backends.backend import Backend
 from pocketvlm.backends.batch import Batch, Ints, Step, make_step
+from pocketvlm.backends.ops import KVCache
 from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.backends.top import TopLogits
 from pocketvlm.backends.torch.ops import Tensor, TorchOps
@@ -70,6 +71,10 @@ class TorchBackend(TorchOps, Backend[Tensor, Tensor, Tensor]):
 
     def zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.float32, device=self.device)
+
+    def kv_cache(self, pages: int, page_size: int, kv_heads: int, head_dim: int) -> KVCache[Tensor]:
+        shape = pages, page_size, kv_heads, head_dim
+        return KVCache(self.zeros(*shape), self.zeros(*shape))
 
     def from_numpy(self, array: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(np.array(array, dtype=np.float32)).to(self.device)

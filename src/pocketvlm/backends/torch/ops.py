@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from pocketvlm.backends.batch import Ints, Step, SubBatch, SubStep
-from pocketvlm.backends.ops import Activation, AdaptedRows, AttentionSpec, DeltaSpec, Ops
+from pocketvlm.backends.ops import Activation, AdaptedRows, AttentionSpec, DeltaSpec, KVCache, Ops
 from pocketvlm.backends.torch.delta import chunked_delta_rule, recurrent_delta_rule
 from pocketvlm.errors import BackendError
 
@@ -83,13 +83,12 @@ class TorchOps(Ops[Tensor, Tensor, Tensor]):
         value: Tensor,
         q_norm: Tensor,
         k_norm: Tensor,
-        keys: Tensor,
-        values: Tensor,
+        cache: KVCache[Tensor],
         step: Step[Tensor],
         spec: AttentionSpec,
     ) -> tuple[Tensor, Tensor]:
         rows = query_gate.shape[0]
-        kv_heads, head_dim = keys.shape[2:]
+        kv_heads, head_dim = cache.keys.shape[2:]
         query, gate = query_gate.view(rows, -1, 2, head_dim).unbind(2)
         key = key.view(rows, kv_heads, head_dim)
         half = torch.arange(0, spec.rotary_dim, 2, dtype=torch.float32, device=query.device)
@@ -103,11 +102,11 @@ class TorchOps(Ops[Tensor, Tensor, Tensor]):
         query = rotate(self.rms_norm(query, q_norm, spec.eps), angle)
         key = rotate(self.rms_norm(key, k_norm, spec.eps), angle)
         pages, inside = cache_rows(step)
-        keys[pages, inside] = key
-        values[pages, inside] = value.view(rows, kv_heads, head_dim)
+        cache.keys[pages, inside] = key
+        cache.values[pages, inside] = value.view(rows, kv_heads, head_dim)
         return query, gate.reshape(rows, -1)
 
-    def attention(self, query: Tensor, keys: Tensor, values: Tensor, step: Step[Tensor]) -> Tensor:
+    def attention(self, query: Tensor, cache: KVCache[Tensor], step: Step[Tensor]) -> Tensor:
         rows, heads, head_dim = query.shape
         out = torch.empty_like(query)
         batch = step.host
@@ -115,8 +114,9 @@ class TorchOps(Ops[Tensor, Tensor, Tensor]):
             begin, end, context = int(batch.offsets[s]), int(batch.offsets[s + 1]), int(batch.context_lens[s])
             length = context + end - begin
             pages = step.pages[s, : -(-length // batch.page_size)]
-            k = keys[pages].flatten(0, 1)[:length].repeat_interleave(heads // keys.shape[2], dim=1)
-            v = values[pages].flatten(0, 1)[:length].repeat_interleave(heads // keys.shape[2], dim=1)
+            group = heads // cache.keys.shape[2]
+            k = cache.keys[pages].flatten(0, 1)[:length].repeat_interleave(group, dim=1)
+            v = cache.values[pages].flatten(0, 1)[:length].repeat_interleave(group, dim=1)
             score = torch.einsum("qhd,khd->hqk", query[begin:end], k) * head_dim**-0.5
             position = torch.arange(context, length, device=query.device)
             later = torch.arange(length, device=query.device)[None, :] > position[:, None]
