@@ -29,7 +29,7 @@
     do_for(set, quantized_linear) do_for(set, quantize) do_for(set, read_memory) do_for(set, multiply_bytes) \
     do_for(set, multiply_floats)
 #define POCKETVLM_BFLOAT16_KERNELS(do_for, set) do_for(set, linear) do_for(set, attention) do_for(set, attention_views)
-#define POCKETVLM_TILE_KERNELS(do_for, set)
+#define POCKETVLM_TILE_KERNELS(do_for, set) do_for(set, attention) do_for(set, attention_views)
 
 #define POCKETVLM_DECLARE_KERNEL(set, kernel) std::remove_pointer_t<decltype(Kernels::kernel)> kernel;
 #define POCKETVLM_DECLARE(set) \
