@@ -20,8 +20,8 @@ enum class KVType { float32, bfloat16, int8 };
 struct CausalAttention {
     const float* query;                       // [rows, heads, head_dim]
     KVType type;
-    const void *keys, *values;                // [pages, page_size, kv_heads, head_dim] of the type
-    const float *key_scales, *value_scales;   // [pages, page_size, kv_heads] with int8, else null
+    const void *keys, *values;                // [pages, kv_heads, page_size, head_dim] of the type
+    const float *key_scales, *value_scales;   // [pages, kv_heads, page_size] with int8, else null
     const int32_t* offsets;      // [sequences + 1]
     const int32_t* context_lens; // [sequences]
     const int32_t* pages;        // [sequences, table_width]

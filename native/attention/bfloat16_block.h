@@ -44,7 +44,9 @@ inline void transpose_bf16(const T* const* rows, int64_t used, int64_t head_dim,
 // 2W pairs (a[i], b[i]).
 template <class T>
 inline void interleave_rows(const T* a, const T* b, uint32_t* out) {
-    interleave(pairs_of(a, 2 * W), pairs_of(b, 2 * W), out);
+    const Bf16Pairs first = pairs_of(a, 2 * W), second = pairs_of(b, 2 * W);
+    store_words(out, interleave_low(first, second));
+    store_words(out + W, interleave_high(first, second));
 }
 inline void interleave_rows(const float* a, const float* b, uint32_t* out) {
     store_words(out, interleave(load(a), load(b)));
@@ -72,10 +74,10 @@ inline void pack_bf16_values(const Row& row, int64_t n, int64_t head_dim, uint32
         int64_t d = 0;
         for (; d + 2 * W <= head_dim && second; d += 2 * W) interleave_rows(first + d, second + d, out + d);
         for (; d < width; d += 2 * W) {
-            alignas(64) uint32_t pairs[2 * W];
-            const Bf16Pairs none = (Bf16Pairs)zero();
-            interleave(first ? pairs_of(first + d, head_dim - d) : none, second ? pairs_of(second + d, head_dim - d) : none, pairs);
-            for (int64_t i = 0; i < 2 && d + i * W < width; ++i) store_words(out + d + i * W, load_words(pairs + i * W));
+            const Bf16Pairs a = first ? pairs_of(first + d, head_dim - d) : (Bf16Pairs)zero();
+            const Bf16Pairs b = second ? pairs_of(second + d, head_dim - d) : (Bf16Pairs)zero();
+            store_words(out + d, interleave_low(a, b));
+            if (d + W < width) store_words(out + d + W, interleave_high(a, b));
         }
     }
 }

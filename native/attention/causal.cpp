@@ -7,6 +7,7 @@
 #include "attention/softmax_block.h"
 #if defined(POCKETVLM_BFLOAT16_PRODUCTS)
 #include "attention/causal_bfloat16.h"
+#include "attention/causal_rows_bfloat16.h"
 #endif
 
 namespace pocketvlm::POCKETVLM_ISA {
@@ -69,7 +70,7 @@ inline void run_of_rows(const CausalAttention& a, const RunScratch& s, int64_t s
     const int64_t end = start + count;
     for (int64_t k = 0; k < end; k += key_block) {
         const int64_t n = min(key_block, end - k);
-        const auto cached = [&](int64_t i) { return cache_row(a, sequence, k + i) * a.kv_heads + kv_head; };
+        const auto cached = [&](int64_t i) { return cache_row(a, sequence, k + i, kv_head); };
         for (int64_t i = 0; i < n; ++i) {
             const int64_t at = cached(i);
             float* value = s.values + i * width;
@@ -113,6 +114,8 @@ inline void run_of_rows(const CausalAttention& a, const RunScratch& s, int64_t s
 
 constexpr int heads_together = 4, keys_together = many_registers ? 4 : 1;
 constexpr int64_t keys_a_block = 16;
+template <class T>
+constexpr int64_t keys_ahead = 64 / sizeof(T);  // prefetched before they are read: 16 KiB for rows of 256 numbers
 
 // Numbers of a row in whole steps.
 template <class T>
@@ -120,26 +123,45 @@ inline int64_t stepped(int64_t head_dim) {
     return round_up(head_dim, kv_step<T>);
 }
 
+// scores[h * span + i] = scale * the sum of the lanes of sums[h * Keys + i].
+template <int Heads, int Keys>
+inline void store_scores(Vec* sums, float scale, float* scores) {
+    if constexpr (Keys * Heads == W) {
+        transpose(sums);
+#pragma GCC unroll 4
+        for (int half = W / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+            for (int i = 0; i < half; ++i) sums[i] = sums[i] + sums[i + half];
+        float found[W];
+        store(found, sums[0] * splat(scale));
+#pragma GCC unroll 4
+        for (int h = 0; h < Heads; ++h) copy(scores + h * span, found + h * Keys, Keys);
+    } else {
+        for (int h = 0; h < Heads; ++h)
+            for (int i = 0; i < Keys; ++i) scores[h * span + i] = sum(sums[h * Keys + i]) * scale;
+    }
+}
+
 // scores[h * span + i] = scale * query h . key i, for Heads queries in the order of widened rows and Keys keys.
 template <class T, int Heads, int Keys>
 inline void scores_of(const float* query, const T* const* keys, int64_t d, float scale, float* scores) {
     const int64_t width = stepped<T>(d);
-    Vec sums[Keys][Heads];
+    Vec sums[Heads][Keys];
 #pragma GCC unroll 4
-    for (int i = 0; i < Keys; ++i)
+    for (int h = 0; h < Heads; ++h)
 #pragma GCC unroll 4
-        for (int h = 0; h < Heads; ++h) sums[i][h] = zero();
+        for (int i = 0; i < Keys; ++i) sums[h][i] = zero();
     int64_t j = 0;
     for (; j + kv_step<T> <= d; j += kv_step<T>) {
 #pragma GCC unroll 4
-        for (int i = 0; i < Keys; ++i) __builtin_prefetch(keys[i + keys_a_block / 2] + j);
+        for (int i = 0; i < Keys; ++i) __builtin_prefetch(keys[i + keys_ahead<T>] + j);
 #pragma GCC unroll 4
         for (int v = 0; v < KVRow<T>::vecs; ++v)
 #pragma GCC unroll 4
             for (int i = 0; i < Keys; ++i) {
                 const Vec key = KVRow<T>::widen(keys[i] + j, v);
 #pragma GCC unroll 4
-                for (int h = 0; h < Heads; ++h) sums[i][h] = fma(key, load(query + h * width + j + v * W), sums[i][h]);
+                for (int h = 0; h < Heads; ++h) sums[h][i] = fma(key, load(query + h * width + j + v * W), sums[h][i]);
             }
     }
     if (j < d)
@@ -147,10 +169,25 @@ inline void scores_of(const float* query, const T* const* keys, int64_t d, float
             const LastStep<T> last(keys[i] + j, d - j);
             for (int v = 0; v < KVRow<T>::vecs; ++v)
                 for (int h = 0; h < Heads; ++h)
-                    sums[i][h] = fma(KVRow<T>::widen(last.numbers, v), load(query + h * width + j + v * W), sums[i][h]);
+                    sums[h][i] = fma(KVRow<T>::widen(last.numbers, v), load(query + h * width + j + v * W), sums[h][i]);
         }
-    for (int i = 0; i < Keys; ++i)
-        for (int h = 0; h < Heads; ++h) scores[h * span + i] = sum(sums[i][h]) * scale;
+    store_scores<Heads, Keys>(sums[0], scale, scores);
+}
+
+// The maximum of n > 0 numbers.
+inline float maximum_of(const float* x, int64_t n) {
+    float found[W], top = x[0];
+    int64_t i = 0;
+    if (n >= 4 * W) {
+        Vec parts[4];
+        for (int v = 0; v < 4; ++v) parts[v] = load(x + v * W);
+        for (i = 4 * W; i + 4 * W <= n; i += 4 * W)
+            for (int v = 0; v < 4; ++v) parts[v] = vmax(parts[v], load(x + i + v * W));
+        store(found, vmax(vmax(parts[0], parts[1]), vmax(parts[2], parts[3])));
+        for (const float each : found) top = each > top ? each : top;
+    }
+    for (; i < n; ++i) top = x[i] > top ? x[i] : top;
+    return top;
 }
 
 // out[h * width + 0..Vecs W) += the weighted values of n keys from `column` on, for Heads queries.
@@ -184,23 +221,21 @@ struct Partial {
 // The keys and values of one span, and their scales with int8.
 template <class T>
 struct Span {
-    const T *keys[span + keys_a_block], *values[span + keys_a_block];
+    const T *keys[span + keys_ahead<T>], *values[span + keys_a_block];
     float key_scales[span], value_scales[span];
     int64_t n;
 };
 
+// The scores of Heads queries become weights, with the scales of the values in them.
 template <class T, int Heads>
-inline void single_row(const CausalAttention& a, const float* query, const Span<T>& s, float* scores, const Partial& out) {
-    const int64_t d = a.head_dim, width = stepped<T>(d), n = s.n;
-    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
-    int64_t i = 0;
-    for (; i + keys_together <= n; i += keys_together) scores_of<T, Heads, keys_together>(query, s.keys + i, d, scale, scores + i);
-    for (; i < n; ++i) scores_of<T, Heads, 1>(query, s.keys + i, d, scale, scores + i);
+inline void weights_of_span(const CausalAttention& a, const Span<T>& s, float* scores, const Partial& out) {
+    const int64_t n = s.n;
     for (int h = 0; h < Heads; ++h) {
-        float *row = scores + h * span, top = lowest;
+        int64_t i = 0;
+        float* row = scores + h * span;
         if (a.key_scales)
             for (i = 0; i < n; ++i) row[i] *= s.key_scales[i];
-        for (i = 0; i < n; ++i) top = row[i] > top ? row[i] : top;
+        const float top = maximum_of(row, n);
         Vec total = zero();
         for (i = 0; i + W <= n; i += W) {
             const Vec e = exp(load(row + i) - splat(top));
@@ -219,6 +254,16 @@ inline void single_row(const CausalAttention& a, const float* query, const Span<
         if (a.value_scales)
             for (i = 0; i < n; ++i) row[i] *= s.value_scales[i];
     }
+}
+
+template <class T, int Heads>
+inline void single_row(const CausalAttention& a, const float* query, const Span<T>& s, float* scores, const Partial& out) {
+    const int64_t d = a.head_dim, width = stepped<T>(d), n = s.n;
+    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
+    int64_t i = 0;
+    for (; i + keys_together <= n; i += keys_together) scores_of<T, Heads, keys_together>(query, s.keys + i, d, scale, scores + i);
+    for (; i < n; ++i) scores_of<T, Heads, 1>(query, s.keys + i, d, scale, scores + i);
+    weights_of_span<T, Heads>(a, s, scores, out);
     // Some keys at a time, so that their rows are read in one go; the sums wait in the cache.
     constexpr int few = KVRow<T>::vecs, many = many_registers ? 4 : 2;
     clear(out.sums, Heads * width);
@@ -236,10 +281,51 @@ inline void single_row(const CausalAttention& a, const float* query, const Span<
     }
 }
 
+#if defined(POCKETVLM_BFLOAT16_PRODUCTS)
+constexpr int64_t span_words = span / 2 + W;  // pairs of weights of a span
+
+// The same with bfloat16 products; `memory` has heads_together * span_words words.
+template <int Heads>
+inline void single_row_bf16(const CausalAttention& a, const float* query, const Span<uint16_t>& s, float* scores, uint32_t* memory,
+                            const Partial& out) {
+    const int64_t d = a.head_dim, width = stepped<uint16_t>(d), words = width / 2, n = s.n;
+    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
+    uint32_t* pairs = memory;  // of the queries, then of the weights
+    for (int64_t j = 0; j < Heads * width; j += 2 * W) store_words(pairs + j / 2, neighbours(load(query + j), load(query + j + W)));
+    int64_t i = 0;
+    for (; i + keys_together <= n; i += keys_together) {
+        Vec sums[Heads * keys_together];
+        bf16_scores<Heads, keys_together>(pairs, words, s.keys + i, keys_ahead<uint16_t>, d, sums);
+        store_scores<Heads, keys_together>(sums, scale, scores + i);
+    }
+    for (; i < n; ++i) {
+        Vec sums[Heads];
+        bf16_scores<Heads, 1>(pairs, words, s.keys + i, keys_ahead<uint16_t>, d, sums);
+        store_scores<Heads, 1>(sums, scale, scores + i);
+    }
+    weights_of_span<uint16_t, Heads>(a, s, scores, out);
+    for (int h = 0; h < Heads; ++h)
+        for (i = 0; i < n; i += 2 * W) {
+            const float* row = scores + h * span + i;
+            store_words(pairs + h * span_words + i / 2, neighbours(load_some(row, n - i), load_some(row + W, n - i - W)));
+        }
+    bf16_weighted_values<Heads>(pairs, span_words, s.values, keys_a_block, n, d, out.sums, width);
+}
+#endif
+
+// Whether single rows over such pages have bfloat16 products, which leave numbers in their order.
+template <class T>
+inline bool bfloat16_rows([[maybe_unused]] const CausalAttention& a) {
+#if defined(POCKETVLM_BFLOAT16_PRODUCTS)
+    if constexpr (sizeof(T) == sizeof(uint16_t)) return a.fast;
+#endif
+    return false;
+}
+
 // Floats that single_span takes of a worker's memory.
 template <class T>
 inline int64_t span_floats(const CausalAttention& a) {
-    return heads_together * (span + stepped<T>(a.head_dim));
+    return heads_together * (span + stepped<T>(a.head_dim) + max(span, a.head_dim) + 4 * W);
 }
 
 template <class T>
@@ -248,33 +334,46 @@ inline void single_span(const CausalAttention& a, int64_t sequence, int64_t row,
     const int64_t group = a.heads / a.kv_heads, d = a.head_dim, width = stepped<T>(d);
     Span<T> s;
     s.n = n;
-    for (int64_t i = 0; i < n; ++i) {
-        const int64_t at = cache_row(a, sequence, first + i) * a.kv_heads + kv_head;
-        s.keys[i] = static_cast<const T*>(a.keys) + at * d;
-        s.values[i] = static_cast<const T*>(a.values) + at * d;
-        if (a.key_scales) s.key_scales[i] = a.key_scales[at], s.value_scales[i] = a.value_scales[at];
+    for (int64_t i = 0; i < n;) {  // stretches inside one page
+        const int64_t t = first + i, end = min(n, i + a.page_size - t % a.page_size);
+        for (int64_t at = cache_row(a, sequence, t, kv_head); i < end; ++i, ++at) {
+            s.keys[i] = static_cast<const T*>(a.keys) + at * d;
+            s.values[i] = static_cast<const T*>(a.values) + at * d;
+            if (a.key_scales) s.key_scales[i] = a.key_scales[at], s.value_scales[i] = a.value_scales[at];
+        }
     }
-    for (int64_t i = n; i < n + keys_a_block; ++i) s.keys[i] = s.keys[n - 1], s.values[i] = s.values[n - 1];  // prefetched, never read
+    for (int64_t i = n; i < n + keys_ahead<T>; ++i) s.keys[i] = s.values[min(i - n, n - 1)];  // prefetched: values are read next
+    for (int64_t i = n; i < n + keys_a_block; ++i) s.values[i] = s.values[n - 1];            // prefetched, never read
     float *scores = memory, *query = memory + heads_together * span;
+    [[maybe_unused]] uint32_t* pairs = reinterpret_cast<uint32_t*>(query + heads_together * width);
+    const bool bfloat16 = bfloat16_rows<T>(a);
     for (int64_t h = 0; h < group;) {
         const int64_t heads = h + heads_together <= group ? heads_together : 1;
         const float* from = a.query + (row * a.heads + kv_head * group + h) * d;
         clear(query, heads * width);
         for (int64_t i = 0; i < heads; ++i)
-            for (int64_t j = 0; j < d; ++j) query[i * width + KVRow<T>::position(j)] = from[i * d + j];
+            for (int64_t j = 0; j < d; ++j) query[i * width + (bfloat16 ? j : KVRow<T>::position(j))] = from[i * d + j];
         const Partial part{out.sums + h * width, out.maximum + h, out.total + h};
+        h += heads;
+#if defined(POCKETVLM_BFLOAT16_PRODUCTS)
+        if constexpr (sizeof(T) == sizeof(uint16_t))
+            if (bfloat16) {
+                heads == 1 ? single_row_bf16<1>(a, query, s, scores, pairs, part)
+                           : single_row_bf16<heads_together>(a, query, s, scores, pairs, part);
+                continue;
+            }
+#endif
         if (heads == heads_together)
             single_row<T, heads_together>(a, query, s, scores, part);
         else
             single_row<T, 1>(a, query, s, scores, part);
-        h += heads;
     }
 }
 
 // Joins the results of the spans of one head in those of the first.
 template <class T>
 inline void join(float* sums, const float* maximum, const float* total, int64_t count, int64_t sum_stride, int64_t stride, int64_t d,
-                 float* out) {
+                 bool in_order, float* out) {
     const int64_t width = stepped<T>(d);
     float top = lowest, all = 0.0f;
     for (int64_t i = 0; i < count; ++i) top = maximum[i * stride] > top ? maximum[i * stride] : top;
@@ -286,7 +385,7 @@ inline void join(float* sums, const float* maximum, const float* total, int64_t 
             store(sums + j, i == 0 ? part : load(sums + j) + part);
         }
     }
-    for (int64_t j = 0; j < d; ++j) out[j] = sums[KVRow<T>::position(j)] / all;
+    for (int64_t j = 0; j < d; ++j) out[j] = sums[in_order ? j : KVRow<T>::position(j)] / all;
 }
 
 struct Task {
@@ -343,7 +442,7 @@ inline void attention_of(Pool& pool, const CausalAttention& a) {
             const Task& t = run_tasks[i];
 #if defined(POCKETVLM_BFLOAT16_PRODUCTS)
             if (a.fast) {
-                const auto row_of = [&](int64_t token) { return cache_row(a, t.sequence, token); };
+                const auto row_of = [&](int64_t token) { return cache_row(a, t.sequence, token, kv_head); };
                 run_of_rows_bf16<T>(a, lay_out_bf16_run(pool.scratch(worker), d, tiles), row_of, t.sequence, t.first, t.count, kv_head);
                 return;
             }
@@ -360,7 +459,7 @@ inline void attention_of(Pool& pool, const CausalAttention& a) {
         const Task& t = row_tasks[r];
         const int64_t first = static_cast<int64_t>(t.first) * a.heads + h;
         join<T>(sums + first * width, maximum + first, total + first, t.count, a.heads * width, a.heads, d,
-                a.out + (t.row * a.heads + h) * d);
+                bfloat16_rows<T>(a), a.out + (t.row * a.heads + h) * d);
     };
     if (spans * a.heads * width < joined_alone)
         for (int64_t i = 0; i < rows * a.heads; ++i) join_head(i / a.heads, i % a.heads);

@@ -49,7 +49,7 @@ struct ScaledBf16Scores {
     float scale(int64_t) const { return 1.0f; }
 };
 
-// Rows [first, first + count) of a sequence, all query heads of one kv head; cache_row(t) is the index of token t in the cache.
+// Rows [first, first + count) of a sequence, all query heads of one kv head; cache_row(t) is the index of its token t in the cache.
 template <class T, class Row>
 inline void run_of_rows_bf16(const CausalAttention& a, const Bf16Run& s, const Row& cache_row, int64_t sequence, int64_t first,
                              int64_t count, int64_t kv_head) {
@@ -68,7 +68,7 @@ inline void run_of_rows_bf16(const CausalAttention& a, const Bf16Run& s, const R
     }
     for (int64_t k = 0; k < start + count; k += causal_block) {
         const int64_t n = min(causal_block, start + count - k);
-        const auto cached = [&](int64_t i) { return cache_row(k + i) * a.kv_heads + kv_head; };
+        const auto cached = [&](int64_t i) { return cache_row(k + i); };
         pack_bf16_keys<T>([&](int64_t i) { return all_keys + cached(i) * d; }, n, d, s.keys);
         pack_bf16_values<T>([&](int64_t i) { return all_values + cached(i) * d; }, n, d, s.values);
         if (a.key_scales)

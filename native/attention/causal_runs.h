@@ -11,9 +11,9 @@ constexpr int64_t single_rows = 3;     // sequences with at most as many rows ar
 constexpr int64_t min_task_rows = 48;  // rows of one task of a run
 constexpr int64_t max_task_rows = 192;
 
-// Position of token t of sequence s in the cache, in rows of [kv_heads * head_dim].
-inline int64_t cache_row(const CausalAttention& a, int64_t s, int64_t t) {
-    return static_cast<int64_t>(a.pages[s * a.table_width + t / a.page_size]) * a.page_size + t % a.page_size;
+// Position of token t of sequence s in the cache, in rows of head_dim.
+inline int64_t cache_row(const CausalAttention& a, int64_t s, int64_t t, int64_t kv_head) {
+    return (a.pages[s * a.table_width + t / a.page_size] * a.kv_heads + kv_head) * a.page_size + t % a.page_size;
 }
 
 // Rows of one task of a run: some tasks for each thread, since the last ones attend to more keys; results do not depend on it.

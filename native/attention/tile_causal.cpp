@@ -56,7 +56,7 @@ inline void run_of_rows_tiles(const CausalAttention& a, const TileRun& s, const 
     const auto softmax_of = [&](int64_t b) { return lay_out_tile_softmax(s.softmaxes + b * tile_softmax_floats(d), d); };
     for (int64_t k = 0; k < end; k += tile_keys) {
         const int64_t n = min(tile_keys, end - k);
-        const auto cached = [&](int64_t i) { return cache_row(a, task.sequence, k + i) * a.kv_heads + kv_head; };
+        const auto cached = [&](int64_t i) { return cache_row(a, task.sequence, k + i, kv_head); };
         pack_tile_keys<T>([&](int64_t i) { return all_keys + cached(i) * d; }, n, d, s.keys);
         pack_tile_values<T>([&](int64_t i) { return all_values + cached(i) * d; }, n, d, s.values);
         if (a.key_scales)

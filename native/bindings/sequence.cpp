@@ -126,15 +126,15 @@ struct Cache {
     void take(KVType type_, nb::handle keys_, nb::handle values_, int64_t page_size) {
         using Number = std::conditional_t<std::is_const_v<Void>, const T, T>;
         const Array<Number> k(keys_, "keys"), v(values_, "values");
-        k.shaped(-1, page_size, -1, -1);
-        type = type_, pages = k.dim(0), kv_heads = k.dim(2), head_dim = k.dim(3);
-        v.shaped(pages, page_size, kv_heads, head_dim);
+        k.shaped(-1, -1, page_size, -1);
+        type = type_, pages = k.dim(0), kv_heads = k.dim(1), head_dim = k.dim(3);
+        v.shaped(pages, kv_heads, page_size, head_dim);
         keys = k.data(), values = v.data();
     }
 
     Float* take_scales(const nb::object& array, const char* name, int64_t page_size) const {
         const Array<Float> scales(array, name);
-        scales.shaped(pages, page_size, kv_heads);
+        scales.shaped(pages, kv_heads, page_size);
         return scales.data();
     }
 };
@@ -172,7 +172,7 @@ void attention_inputs(Runtime& runtime, nb::handle query_gate, nb::handle key, n
     g_out.shaped(rows, heads * d);
     const AttentionInputs args{qg.data(), k.data(), v.data(), qn.data(), kn.data(), freq.data(), cache.type, cache.keys,
                                cache.values, cache.key_scales, cache.value_scales, positions.data(), axis.data(), nullptr,
-                               q_out.data(), g_out.data(), rows, heads, kv_heads, d, 2 * freq.size(), eps};
+                               q_out.data(), g_out.data(), page_size, rows, heads, kv_heads, d, 2 * freq.size(), eps};
     runtime.operate(4 * qg.size(), [args, batch](Pool& pool, const Kernels& kernels) {
         batch.check();
         const std::vector<int32_t> cache_rows = batch.cache_rows();

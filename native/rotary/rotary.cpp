@@ -47,8 +47,9 @@ inline void attention_inputs_of(Pool& pool, const AttentionInputs& a) {
                 norm_and_rotate(x, a.q_norm, cosine, sine, a, a.query + (r * a.heads + h) * d);
                 copy(a.gate + (r * a.heads + h) * d, x + d, d);
             }
+            const int64_t page = a.cache_rows[r] / a.page_size, inside = a.cache_rows[r] % a.page_size;
             for (int64_t h = 0; h < a.kv_heads; ++h) {
-                const int64_t row = a.cache_rows[r] * a.kv_heads + h;
+                const int64_t row = (page * a.kv_heads + h) * a.page_size + inside;
                 norm_and_rotate(a.key + r * kv + h * d, a.k_norm, cosine, sine, a, rotated);
                 store_row(rotated, d, static_cast<T*>(a.keys) + row * d, a.key_scales ? a.key_scales + row : nullptr);
                 store_row(a.value + r * kv + h * d, d, static_cast<T*>(a.values) + row * d, a.value_scales ? a.value_scales + row : nullptr);

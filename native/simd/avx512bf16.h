@@ -49,14 +49,16 @@ inline Bf16Pairs interleave(Vec a, Vec b) {
     return _mm512_permutexvar_epi16(_mm512_load_si512(order), neighbours(a, b));
 }
 
-// 2W pairs (a[i], b[i]) of bfloat16 numbers.
-inline void interleave(Bf16Pairs a, Bf16Pairs b, uint32_t* out) {
-    alignas(64) static constexpr uint16_t order[64] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-                                                       8,  40, 9,  41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47,
-                                                       16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+// The first and the last W pairs (a[i], b[i]) of 2W bfloat16 numbers each.
+inline Bf16Pairs interleave_low(Bf16Pairs a, Bf16Pairs b) {
+    alignas(64) static constexpr uint16_t order[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                       8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+    return _mm512_permutex2var_epi16(a, _mm512_load_si512(order), b);
+}
+inline Bf16Pairs interleave_high(Bf16Pairs a, Bf16Pairs b) {
+    alignas(64) static constexpr uint16_t order[32] = {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
                                                        24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
-    store_words(out, _mm512_permutex2var_epi16(a, _mm512_load_si512(order), b));
-    store_words(out + W, _mm512_permutex2var_epi16(a, _mm512_load_si512(order + 32), b));
+    return _mm512_permutex2var_epi16(a, _mm512_load_si512(order), b);
 }
 
 // The sum of the lanes of each of four vectors.

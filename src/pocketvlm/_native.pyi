@@ -211,8 +211,8 @@ class Runtime:
 
         query_gate: [rows, heads * 2 * head_dim]. key, value: [rows, kv_heads * head_dim]. q_norm, k_norm: [head_dim].
         frequencies: [rotary_dim / 2]. axes: [rotary_dim / 2], the row of rotary_positions [rows] or [3, rows] that each
-        frequency takes. cache, in place: keys and values [pages, page_size, kv_heads, head_dim], scales
-        [pages, page_size, kv_heads].
+        frequency takes. cache, in place: keys and values [pages, kv_heads, page_size, head_dim], scales
+        [pages, kv_heads, page_size].
         offsets: [sequences + 1]. context_lens: [sequences]. pages: [sequences, width]. query: [rows, heads, head_dim].
         gate: [rows, heads * head_dim].
         """

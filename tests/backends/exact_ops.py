@@ -67,13 +67,13 @@ def cached(cache: Array, batch: Batch, s: int) -> Array:
     """The rows of sequence s in a paged cache: [tokens, kv_heads, head_dim]."""
     tokens = int(batch.context_lens[s] + batch.offsets[s + 1] - batch.offsets[s])
     t = np.arange(tokens)
-    return cache[batch.pages[s, t // batch.page_size], t % batch.page_size]
+    return cache[batch.pages[s, t // batch.page_size], :, t % batch.page_size]
 
 
 def attention(query: Array, keys: Array, values: Array, batch: Batch) -> Array:
     rows, heads, d = query.shape
     out = np.zeros((rows, heads, d))
-    group = heads // keys.shape[2]
+    group = heads // keys.shape[1]
     for s in range(batch.sequences):
         part = slice(batch.offsets[s], batch.offsets[s + 1])
         k, v = cached(keys, batch, s), cached(values, batch, s)

@@ -81,7 +81,7 @@ def test_causal(native: NativeBackend, head_dim: int) -> None:
     make = Inputs(head_dim)
     lengths, context = [1, 4, 70, 130, 2, 33], [0, 0, 5, 1000, 700, 2100]
     batch = make.batch(lengths, context)
-    kv = (pages_of(batch), batch.page_size, 2, head_dim)
+    kv = (pages_of(batch), 2, batch.page_size, head_dim)
     keys, values = make(*kv, scale=2.0), make(*kv)
     query = make(sum(lengths), 6, head_dim, scale=2.0)
     for kv_cache in ("f32", "bf16", "int8"):
@@ -95,7 +95,7 @@ def test_a_row_does_not_depend_on_its_batch(native: NativeBackend) -> None:
     _, fast = pair(native)
     make = Inputs(8)
     together = make.batch([50, 20, 90], [0, 30, 1500])
-    kv = (pages_of(together), together.page_size, 2, 64)
+    kv = (pages_of(together), 2, together.page_size, 64)
     keys, values, query = make(*kv), make(*kv), make(160, 4, 64)
     for kv_cache, s in product(("f32", "bf16", "int8"), range(3)):
         cache = cache_of(keys, values, kv_cache)[0]

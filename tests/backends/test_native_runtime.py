@@ -31,7 +31,7 @@ def every_operation(ops: NativeBackend) -> list[np.ndarray]:
     batch = make.batch([1, 70, 5, 1], [40, 0, 3, 1100])
     step, rows, pages = ops.step(batch), batch.rows, pages_of(batch)
     weight = ops.prepare(round_to_nearest(make.matrix(300, 192, "bf16"), INT8_GROUP_32), "matrix")
-    kv = (pages, 16, 2, 32)
+    kv = (pages, 2, 16, 32)
     caches = [cache_of(make(*kv), make(*kv), kv_cache)[0] for kv_cache in ("f32", "bf16", "int8")]
     window, state = make(7, 3, 96), make(7, 4, 24, 16)
     out = [ops.linear(make(n, 192), weight, make(300), None, "silu") for n in (1, 4, 7, 40, 300)]
@@ -192,20 +192,20 @@ def codes(*shape: int) -> np.ndarray:
 
 
 def scaled(scales: np.ndarray) -> KVCache[Any]:
-    return KVCache(codes(4, 4, 1, 8), codes(4, 4, 1, 8), scales, scales)
+    return KVCache(codes(4, 1, 4, 8), codes(4, 1, 4, 8), scales, scales)
 
 
 def mixed() -> KVCache[Any]:
-    return KVCache(floats(4, 4, 1, 8), codes(4, 4, 1, 8))
+    return KVCache(floats(4, 1, 4, 8), codes(4, 1, 4, 8))
 
 
 def attend(ops: NativeBackend, batch: Batch, pages: int = 4, cache: KVCache[Any] | None = None) -> Any:
-    cache = cache or KVCache(floats(pages, 4, 1, 8), floats(pages, 4, 1, 8))
+    cache = cache or KVCache(floats(pages, 1, 4, 8), floats(pages, 1, 4, 8))
     return ops.attention(floats(batch.rows, 2, 8), cache, ops.step(batch))
 
 
 def write(ops: NativeBackend, batch: Batch, pages: int = 4, theta_dim: int = 8, section: Any = None) -> Any:
-    cache = KVCache(floats(pages, 4, 1, 8), floats(pages, 4, 1, 8))
+    cache = KVCache(floats(pages, 1, 4, 8), floats(pages, 1, 4, 8))
     rows = floats(batch.rows, 32), floats(batch.rows, 8), floats(batch.rows, 8)
     return ops.attention_inputs(
         *rows, floats(8), floats(8), cache, ops.step(batch), AttentionSpec(theta_dim, 1e4, 1e-6, section)
@@ -275,11 +275,11 @@ REFUSED: dict[str, tuple[str, Call]] = {
     "page unused": (r"pages\[0, 1\] is -1", lambda o: attend(o, replace(GOOD, pages=GOOD.pages[[1, 1]]))),
     "page too great": (r"pages\[0, 0\] is 2, but there are 2 pages", lambda o: attend(o, GOOD, 2)),
     "table too short": ("page table holds 4", lambda o: attend(o, replace(GOOD, pages=GOOD.pages[:, :1].copy()))),
-    "codes without scales": ("need key_scales", lambda o: attend(o, GOOD, cache=KVCache(*[codes(4, 4, 1, 8)] * 2))),
-    "scales without codes": ("others have none", lambda o: attend(o, GOOD, cache=KVCache(*[floats(4, 4, 1, 8)] * 4))),
-    "scales": (r"key_scales must have shape \[4, 4, 1\]", lambda o: attend(o, GOOD, cache=scaled(floats(4, 4, 2)))),
+    "codes without scales": ("need key_scales", lambda o: attend(o, GOOD, cache=KVCache(*[codes(4, 1, 4, 8)] * 2))),
+    "scales without codes": ("others have none", lambda o: attend(o, GOOD, cache=KVCache(*[floats(4, 1, 4, 8)] * 4))),
+    "scales": (r"key_scales must have shape \[4, 1, 4\]", lambda o: attend(o, GOOD, cache=scaled(floats(4, 4, 2)))),
     "types of a cache": ("values must have dtype float32", lambda o: attend(o, GOOD, cache=mixed())),
-    "type of a cache": ("float32, uint16", lambda o: attend(o, GOOD, cache=KVCache(*[np.zeros((4, 4, 1, 8))] * 2))),
+    "type of a cache": ("float32, uint16", lambda o: attend(o, GOOD, cache=KVCache(*[np.zeros((4, 1, 4, 8))] * 2))),
     "writes page too great": ("there are 2 pages", lambda o: write(o, GOOD, 2)),
     "rotary rows": (r"rotary_positions must have shape \[4\]", lambda o: write(o, ROTARY)),
     "three rotary rows": (r"\[3, 4\], not \[2, 4\]", lambda o: write(o, THREE, section=(2, 1, 1))),

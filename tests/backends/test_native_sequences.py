@@ -30,14 +30,14 @@ def test_attention(
     make = Inputs(head_dim)
     lengths, context = [1, 17, 3, 130, 1, 5, 4], [0, 0, 40, 33, 700, 0, 300]
     batch = make.batch(lengths, context, page_size)
-    keys, values = (make(pages_of(batch), page_size, kv_heads, head_dim, scale=2) for _ in range(2))
-    written = np.zeros(keys.shape[:2], bool)
+    keys, values = (make(pages_of(batch), kv_heads, page_size, head_dim, scale=2) for _ in range(2))
+    written = np.zeros((len(keys), page_size), bool)
     for s in range(batch.sequences):
         t = np.arange(lengths[s] + context[s])
         written[batch.pages[s, t // page_size], t % page_size] = True
     cache, keys, values = cache_of(keys, values, kv_cache)
     for array in cache.arrays:  # no row may look there
-        array[~written] = np.nan if array.dtype == np.float32 else np.iinfo(array.dtype).max
+        array.swapaxes(1, 2)[~written] = np.nan if array.dtype == np.float32 else np.iinfo(array.dtype).max
     query = make(sum(lengths), heads, head_dim)
     close(native.attention(query, cache, native.step(batch)), attention(query, keys, values, batch), 3e-6)
 
@@ -59,7 +59,7 @@ def test_attention_inputs(native: NativeBackend, head_dim: int, rotary_dim: int)
         make(rows, kv_heads * head_dim),
     )
     q_norm, k_norm = make(head_dim), make(head_dim)
-    keys, values = (make(pages_of(batch), page_size, kv_heads, head_dim) for _ in range(2))
+    keys, values = (make(pages_of(batch), kv_heads, page_size, head_dim) for _ in range(2))
     before = keys.copy()
     query, gate = native.attention_inputs(
         query_gate,
@@ -77,14 +77,14 @@ def test_attention_inputs(native: NativeBackend, head_dim: int, rotary_dim: int)
     exact = [rotate(x, batch.rotary_positions, rotary_dim, 1e7) for x in exact]
     close(query, exact[0])
     np.testing.assert_array_equal(gate.reshape(rows, heads, head_dim), split[:, :, 1])
-    written = np.zeros(keys.shape[:2], bool)
+    written = np.zeros((len(keys), page_size), bool)
     for s in range(batch.sequences):
         part = slice(batch.offsets[s], batch.offsets[s + 1])
         close(cached(keys, batch, s)[context[s] :], exact[1][part])
         np.testing.assert_array_equal(cached(values, batch, s)[context[s] :].reshape(lengths[s], -1), value[part])
         t = batch.rotary_positions[part]
         written[batch.pages[s, t // page_size], t % page_size] = True
-    np.testing.assert_array_equal(keys[~written], before[~written])
+    np.testing.assert_array_equal(keys.swapaxes(1, 2)[~written], before.swapaxes(1, 2)[~written])
 
 
 @pytest.mark.parametrize("kv_cache", ["bf16", "int8"])
@@ -95,7 +95,7 @@ def test_keys_and_values_are_stored_rounded_to_nearest(native: NativeBackend, kv
     rows, heads, d = batch.rows, 2, 40
     arrays = make(rows, 4 * 2 * d), make(rows, heads * d), make(rows, heads * d, scale=3.0), make(d), make(d)
     arrays[2][4] = 0.0
-    spec, shape = AttentionSpec(8, 1e7, 1e-6), (pages_of(batch), batch.page_size, heads, d)
+    spec, shape = AttentionSpec(8, 1e7, 1e-6), (pages_of(batch), heads, batch.page_size, d)
     exact = KVCache(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
     native.attention_inputs(*arrays, exact, native.step(batch), spec)
     expected, _, _ = cache_of(exact.keys, exact.values, kv_cache)
@@ -179,8 +179,8 @@ def test_two_parts_make_the_whole(native: NativeBackend, cut: int) -> None:
     close(cut_up, expected.astype(np.float64), 3e-6)
 
     keys, values, query = (
-        make(pages_of(whole.host), 16, 2, 24),
-        make(pages_of(whole.host), 16, 2, 24),
+        make(pages_of(whole.host), 2, 16, 24),
+        make(pages_of(whole.host), 2, 16, 24),
         make(total, 6, 24),
     )
     for kv_cache in ("f32", "bf16", "int8"):

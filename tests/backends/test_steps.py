@@ -45,7 +45,7 @@ def inputs(ops: AnyBackend, batch: Batch, spec: AttentionSpec, seed: int) -> tup
     query_gate, key, value, q_norm, k_norm = (
         make(rows, heads * 2 * d), make(rows, d), make(rows, d), make(d), make(d),
     )  # fmt: skip
-    cache = KVCache(*(ops.from_numpy(make(pages_of(batch), batch.page_size, 1, d)) for _ in range(2)))
+    cache = KVCache(*(ops.from_numpy(make(pages_of(batch), 1, batch.page_size, d)) for _ in range(2)))
     arrays = [ops.from_numpy(array) for array in (query_gate, key, value, q_norm, k_norm)]
     query, _ = ops.attention_inputs(*arrays, cache, ops.step(batch), spec)
     axes = spec.rotary_axes() if spec.mrope_section else np.zeros(spec.rotary_dim // 2, np.int32)
@@ -119,7 +119,7 @@ def test_an_updated_step_equals_a_new_one(ops: AnyBackend) -> None:
         replace(batch, pages=np.pad(batch.pages, ((0, 0), (0, wide - batch.pages.shape[1])), constant_values=-1))
         for batch in batches
     )
-    query, keys, values = make(8, 4, 24), make(40, 16, 2, 24), make(40, 16, 2, 24)
+    query, keys, values = make(8, 4, 24), make(40, 2, 16, 24), make(40, 2, 16, 24)
     q, cache = ops.from_numpy(query), KVCache(ops.from_numpy(keys), ops.from_numpy(values))
     step = ops.step(first)
     addresses = [array.data_ptr() if isinstance(array, torch.Tensor) else array.ctypes.data for array in device(step)]
@@ -143,7 +143,7 @@ def device(step: object) -> list[object]:
 def test_a_missing_page_is_refused(ops: AnyBackend) -> None:
     batch = make_batch([3], [5], np.array([[0, -1]], np.int32), [0], 4)
     x = [
-        ops.from_numpy(Inputs()(*shape)) for shape in ((3, 16), (3, 8), (3, 8), (8,), (8,), (2, 4, 1, 8), (2, 4, 1, 8))
+        ops.from_numpy(Inputs()(*shape)) for shape in ((3, 16), (3, 8), (3, 8), (8,), (8,), (2, 1, 4, 8), (2, 1, 4, 8))
     ]
     with pytest.raises((BackendError, ValueError), match="page"):
         ops.attention_inputs(*x[:5], KVCache(*x[5:]), ops.step(batch), AttentionSpec(8, 1e4, 1e-6))

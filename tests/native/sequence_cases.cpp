@@ -32,8 +32,8 @@ struct Pages {
 
 // Keys and values of a cache in one of the types; floats(row, ...) are the numbers that the type holds.
 struct Cache {
-    Cache(KVType type_, int64_t rows, int64_t kv_heads_, int64_t head_dim_)
-        : type(type_), kv_heads(kv_heads_), head_dim(head_dim_), floats(type == KVType::float32 ? rows * kv_heads * head_dim : 0),
+    Cache(KVType type_, int64_t rows, int64_t page_size_, int64_t kv_heads_, int64_t head_dim_)
+        : type(type_), page_size(page_size_), kv_heads(kv_heads_), head_dim(head_dim_), floats(type == KVType::float32 ? rows * kv_heads * head_dim : 0),
           halves(type == KVType::bfloat16 ? rows * kv_heads * head_dim : 0), bytes(type == KVType::int8 ? rows * kv_heads * head_dim : 0),
           scales(type == KVType::int8 ? rows * kv_heads : 0) {}
 
@@ -41,32 +41,33 @@ struct Cache {
         return type == KVType::float32 ? static_cast<void*>(floats.data()) : type == KVType::bfloat16 ? static_cast<void*>(halves.data()) : bytes.data();
     }
     float* scale() { return type == KVType::int8 ? scales.data() : nullptr; }
+    int64_t at(int64_t row, int64_t h) const { return (row / page_size * kv_heads + h) * page_size + row % page_size; }
     // The number at head h, position j of a row, as a float.
     float number(int64_t row, int64_t h, int64_t j) const {
-        const int64_t at = (row * kv_heads + h) * head_dim + j;
-        if (type == KVType::float32) return floats[at];
-        if (type == KVType::int8) return static_cast<float>(bytes[at]) * scales[row * kv_heads + h];
-        const uint32_t bits = static_cast<uint32_t>(halves[at]) << 16;
+        const int64_t i = at(row, h) * head_dim + j;
+        if (type == KVType::float32) return floats[i];
+        if (type == KVType::int8) return static_cast<float>(bytes[i]) * scales[at(row, h)];
+        const uint32_t bits = static_cast<uint32_t>(halves[i]) << 16;
         float x;
         std::memcpy(&x, &bits, 4);
         return x;
     }
     void fill(Random& random, int64_t row) {
         for (int64_t h = 0; h < kv_heads; ++h) {
-            if (type == KVType::int8) scales[row * kv_heads + h] = 0.001f + 0.03f * random.unit();
+            if (type == KVType::int8) scales[at(row, h)] = 0.001f + 0.03f * random.unit();
             for (int64_t j = 0; j < head_dim; ++j) {
-                const int64_t at = (row * kv_heads + h) * head_dim + j;
-                if (type == KVType::float32) floats[at] = random.normal();
-                if (type == KVType::int8) bytes[at] = static_cast<int8_t>(random.below(255) - 127);
+                const int64_t i = at(row, h) * head_dim + j;
+                if (type == KVType::float32) floats[i] = random.normal();
+                if (type == KVType::int8) bytes[i] = static_cast<int8_t>(random.below(255) - 127);
                 if (type != KVType::bfloat16) continue;
                 const float x = random.normal();
-                std::memcpy(&halves[at], reinterpret_cast<const char*>(&x) + 2, 2);
+                std::memcpy(&halves[i], reinterpret_cast<const char*>(&x) + 2, 2);
             }
         }
     }
 
     KVType type;
-    int64_t kv_heads, head_dim;
+    int64_t page_size, kv_heads, head_dim;
     Floats floats;
     Array<uint16_t> halves;
     Array<int8_t> bytes;
@@ -108,7 +109,7 @@ void causal_case(Suite& suite, const Longs& lengths, const Longs& contexts, int6
     const Batch batch(random, lengths, contexts);
     const Pages pages(random, batch, page_size);
     const Floats query = random.floats(batch.rows * heads * head_dim, 2.0f);
-    Cache keys(type, pages.held * page_size, kv_heads, head_dim), values(type, pages.held * page_size, kv_heads, head_dim);
+    Cache keys(type, pages.held * page_size, page_size, kv_heads, head_dim), values(type, pages.held * page_size, page_size, kv_heads, head_dim);
     // NaN, or codes with a scale of NaN, except for the rows that a table names.
     for (int64_t s = 0; s < batch.sequences; ++s)
         for (int64_t t = 0; t < batch.context_lens[s] + batch.offsets[s + 1] - batch.offsets[s]; ++t) {
@@ -141,7 +142,7 @@ void inputs_case(Suite& suite, int64_t rows, int64_t heads, int64_t kv_heads, in
     Ints positions(three_axes ? 3 * rows : rows), axes(rotary_dim / 2);
     for (int64_t i = 0; i < axes.size(); ++i) axes[i] = three_axes ? static_cast<int32_t>(i % 3) : 0;
     for (int64_t r = 0; r < positions.size(); ++r) positions[r] = static_cast<int32_t>(random.below(3000));
-    const int64_t places = rows + 5;
+    const int64_t page_size = 3, places = (rows + 5) / page_size * page_size;
     const Ints cache_rows = random.permutation(rows, places);
     const auto what = describe("attention_inputs", {{"rows", rows}, {"heads", heads}, {"kv_heads", kv_heads}, {"head_dim", head_dim},
                                {"rotary", rotary_dim}, {"three_axes", three_axes}, {"type", static_cast<int64_t>(type)}});
@@ -149,11 +150,11 @@ void inputs_case(Suite& suite, int64_t rows, int64_t heads, int64_t kv_heads, in
     const double step = type == KVType::float32 ? 3e-6 : type == KVType::bfloat16 ? 8e-3 : 9e-3;
     const Floats cache(places * kv_heads * head_dim), out(rows * heads * head_dim);
     const auto run = [&](const Kernels& kernels, Pool& pool, Outputs& o) {
-        Cache keys(type, places, kv_heads, head_dim), values(type, places, kv_heads, head_dim);
+        Cache keys(type, places, page_size, kv_heads, head_dim), values(type, places, page_size, kv_heads, head_dim);
         kernels.attention_inputs(pool, AttentionInputs{query_gate.data(), key.data(), value.data(), q_norm.data(), k_norm.data(),
                                                        frequencies.data(), type, keys.numbers(), values.numbers(), keys.scale(),
                                                        values.scale(), positions.data(), axes.data(), cache_rows.data(), o[0].data(),
-                                                       o[1].data(), rows, heads, kv_heads, head_dim, rotary_dim, 1e-6f});
+                                                       o[1].data(), page_size, rows, heads, kv_heads, head_dim, rotary_dim, 1e-6f});
         for (int64_t r = 0, i = 0; r < places; ++r)
             for (int64_t h = 0; h < kv_heads; ++h)
                 for (int64_t j = 0; j < head_dim; ++j, ++i) o[2][i] = keys.number(r, h, j), o[3][i] = values.number(r, h, j);

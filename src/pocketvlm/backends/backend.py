@@ -118,7 +118,7 @@ class Backend(Ops[A, W, I]):
         """A zeroed array of `state_dtype`, for recurrent states."""
 
     @abstractmethod
-    def kv_cache(self, pages: int, page_size: int, kv_heads: int, head_dim: int) -> KVCache[A]:
+    def kv_cache(self, pages: int, kv_heads: int, page_size: int, head_dim: int) -> KVCache[A]:
         """A zeroed KV cache of one layer, in the type of the scheme."""
 
     @abstractmethod

@@ -103,9 +103,9 @@ class AdaptedRows(Generic[A, W, I]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KVCache(Generic[A]):
-    """Keys and values of one full-attention layer, [pages, page_size, kv_heads, head_dim], in the type of the cache.
+    """Keys and values of one full-attention layer, [pages, kv_heads, page_size, head_dim], in the type of the cache.
 
-    key_scales, value_scales: float32 [pages, page_size, kv_heads] where numbers are int8, which these scales multiply;
+    key_scales, value_scales: float32 [pages, kv_heads, page_size] where numbers are int8, which these scales multiply;
     each is written with its row and never changed. Else None.
     """
 

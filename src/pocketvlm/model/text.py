@@ -57,7 +57,7 @@ class LayerSpecs:
 def new_state(backend: AnyBackend, config: TextConfig, kind: str, count: int, page_size: int) -> LayerState:
     """Zeroed state of one layer of this kind for `count` KV pages or recurrent slots."""
     if kind == "full_attention":
-        return backend.kv_cache(count, page_size, config.num_key_value_heads, config.head_dim)
+        return backend.kv_cache(count, config.num_key_value_heads, page_size, config.head_dim)
     conv = (count, config.linear_conv_kernel_dim - 1, config.conv_dim)
     delta = (count, config.linear_num_value_heads, config.linear_key_head_dim, config.linear_value_head_dim)
     return DeltaState(backend.zeros(*conv), backend.zeros(*delta), [])

@@ -158,12 +158,12 @@ class NativeBackend(NativeOps, Backend[Floats, NativeWeight, Ints]):
     def zeros(self, *shape: int) -> Floats:
         return slabs.zeros(shape, self.state_dtype)
 
-    def kv_cache(self, pages: int, page_size: int, kv_heads: int, head_dim: int) -> KVCache[Any]:
+    def kv_cache(self, pages: int, kv_heads: int, page_size: int, head_dim: int) -> KVCache[Any]:
         dtype = _KV_DTYPES[self.scheme.kv_cache]
-        keys, values = (slabs.zeros((pages, page_size, kv_heads, head_dim), dtype) for _ in range(2))
+        keys, values = (slabs.zeros((pages, kv_heads, page_size, head_dim), dtype) for _ in range(2))
         if self.scheme.kv_cache != "int8":
             return KVCache(keys, values)
-        return KVCache(keys, values, *(slabs.zeros((pages, page_size, kv_heads), _F32) for _ in range(2)))
+        return KVCache(keys, values, *(slabs.zeros((pages, kv_heads, page_size), _F32) for _ in range(2)))
 
     def from_numpy(self, array: NDArray[np.float32]) -> Floats:
         return np.ascontiguousarray(array, _F32)

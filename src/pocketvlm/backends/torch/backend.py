@@ -72,8 +72,8 @@ class TorchBackend(TorchOps, Backend[Tensor, Tensor, Tensor]):
     def zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.float32, device=self.device)
 
-    def kv_cache(self, pages: int, page_size: int, kv_heads: int, head_dim: int) -> KVCache[Tensor]:
-        shape = pages, page_size, kv_heads, head_dim
+    def kv_cache(self, pages: int, kv_heads: int, page_size: int, head_dim: int) -> KVCache[Tensor]:
+        shape = pages, kv_heads, page_size, head_dim
         return KVCache(self.zeros(*shape), self.zeros(*shape))
 
     def from_numpy(self, array: NDArray[np.float32]) -> Tensor:

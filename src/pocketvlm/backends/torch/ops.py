@@ -88,7 +88,7 @@ class TorchOps(Ops[Tensor, Tensor, Tensor]):
         spec: AttentionSpec,
     ) -> tuple[Tensor, Tensor]:
         rows = query_gate.shape[0]
-        kv_heads, head_dim = cache.keys.shape[2:]
+        kv_heads, head_dim = cache.keys.shape[1], cache.keys.shape[3]
         query, gate = query_gate.view(rows, -1, 2, head_dim).unbind(2)
         key = key.view(rows, kv_heads, head_dim)
         half = torch.arange(0, spec.rotary_dim, 2, dtype=torch.float32, device=query.device)
@@ -102,8 +102,8 @@ class TorchOps(Ops[Tensor, Tensor, Tensor]):
         query = rotate(self.rms_norm(query, q_norm, spec.eps), angle)
         key = rotate(self.rms_norm(key, k_norm, spec.eps), angle)
         pages, inside = cache_rows(step)
-        cache.keys[pages, inside] = key
-        cache.values[pages, inside] = value.view(rows, kv_heads, head_dim)
+        cache.keys[pages, :, inside] = key
+        cache.values[pages, :, inside] = value.view(rows, kv_heads, head_dim)
         return query, gate.reshape(rows, -1)
 
     def attention(self, query: Tensor, cache: KVCache[Tensor], step: Step[Tensor]) -> Tensor:
@@ -114,9 +114,9 @@ class TorchOps(Ops[Tensor, Tensor, Tensor]):
             begin, end, context = int(batch.offsets[s]), int(batch.offsets[s + 1]), int(batch.context_lens[s])
             length = context + end - begin
             pages = step.pages[s, : -(-length // batch.page_size)]
-            group = heads // cache.keys.shape[2]
-            k = cache.keys[pages].flatten(0, 1)[:length].repeat_interleave(group, dim=1)
-            v = cache.values[pages].flatten(0, 1)[:length].repeat_interleave(group, dim=1)
+            group = heads // cache.keys.shape[1]
+            k = cache.keys[pages].transpose(1, 2).flatten(0, 1)[:length].repeat_interleave(group, dim=1)
+            v = cache.values[pages].transpose(1, 2).flatten(0, 1)[:length].repeat_interleave(group, dim=1)
             score = torch.einsum("qhd,khd->hqk", query[begin:end], k) * head_dim**-0.5
             position = torch.arange(context, length, device=query.device)
             later = torch.arange(length, device=query.device)[None, :] > position[:, None]
