@@ -30,15 +30,18 @@ inline int64_t tile_query_words(int64_t head_dim) { return 2 * score_chunks(head
 
 // --- packing: row(k) is the address of a key or value; rows after the last are zero, up to a multiple of 32 ---
 
-// Left factors [tiles of 16 keys][chunks of 32 dims][16 keys][32 dims].
-template <class T, class Row>
-inline void pack_tile_keys(const Row& row, int64_t n, int64_t head_dim, uint32_t* out) {
+// Left factors [tiles of 16 keys][chunks of 32 dims][16 keys][32 dims]. pairs(key, d): the numbers of a key from d on.
+template <class Row, class Pairs>
+inline void pack_tile_keys(const Row& row, const Pairs& pairs, int64_t n, int64_t head_dim, uint32_t* out) {
     const int64_t chunks = score_chunks(head_dim);
     for (int64_t k = 0; k < round_up(n, tile_depth); ++k) {
-        const T* key = k < n ? row(k) : nullptr;
         uint32_t* to = out + k / W * chunks * tile_words + k % W * W;
-        for (int64_t c = 0; c < chunks; ++c)
-            store_words(to + c * tile_words, key ? pairs_of(key + c * tile_depth, head_dim - c * tile_depth) : (Bf16Pairs)zero());
+        if (k >= n) {
+            for (int64_t c = 0; c < chunks; ++c) store_words(to + c * tile_words, (Bf16Pairs)zero());
+            continue;
+        }
+        const auto* key = row(k);
+        for (int64_t c = 0; c < chunks; ++c) store_words(to + c * tile_words, pairs(key, c * tile_depth));
     }
 }
 
@@ -54,9 +57,8 @@ inline void pack_tile_values(const Row& row, int64_t n, int64_t head_dim, uint32
             Vec low[W], high[W];  // pairs of keys, for 16 dims and for the next 16
 #pragma GCC unroll 16
             for (int64_t j = 0; j < W; ++j) {
-                alignas(64) uint32_t pairs[2 * W];
-                interleave(numbers(2 * j), numbers(2 * j + 1), pairs);
-                low[j] = (Vec)load_words(pairs), high[j] = (Vec)load_words(pairs + W);
+                const Bf16Pairs first = numbers(2 * j), second = numbers(2 * j + 1);
+                low[j] = (Vec)interleave_low(first, second), high[j] = (Vec)interleave_high(first, second);
             }
             uint32_t* to = out + d / W * tile_words;
             transpose(low);

@@ -57,7 +57,8 @@ inline void run_of_rows_tiles(const CausalAttention& a, const TileRun& s, const 
     for (int64_t k = 0; k < end; k += tile_keys) {
         const int64_t n = min(tile_keys, end - k);
         const auto cached = [&](int64_t i) { return cache_row(a, task.sequence, k + i, kv_head); };
-        pack_tile_keys<T>([&](int64_t i) { return all_keys + cached(i) * d; }, n, d, s.keys);
+        const auto pairs = [&](const T* key, int64_t at) { return pairs_of(key + at, d - at); };
+        pack_tile_keys([&](int64_t i) { return all_keys + cached(i) * d; }, pairs, n, d, s.keys);
         pack_tile_values<T>([&](int64_t i) { return all_values + cached(i) * d; }, n, d, s.values);
         if (a.key_scales)
             for (int64_t i = 0; i < n; ++i) s.key_scales[i] = a.key_scales[cached(i)], s.value_scales[i] = a.value_scales[cached(i)];

@@ -1,5 +1,7 @@
 // Attention inside views with products in tile registers. A task packs the keys and values of one pair (view, head) and runs
-// some of its blocks of queries.
+// some of its blocks of queries. The mean key is subtracted from every key first: it adds the same to all scores of a query, so
+// the softmax does not change, and less is rounded.
+#include "attention/byte_scores.h"
 #include "attention/tile_block.h"
 #include "attention/view_runs.h"
 
@@ -12,13 +14,13 @@ namespace {
 
 struct TileView {
     uint32_t *keys, *values, *queries;
-    float* scores;
+    float *mean, *scores;
     TileSoftmax softmax;
 };
 
 inline int64_t tile_view_floats(int64_t keys, int64_t head_dim) {
-    return tile_key_words(keys, head_dim) + tile_value_words(keys, head_dim) + tile_query_words(head_dim) + 2 * query_scores +
-           tile_softmax_floats(head_dim);
+    return tile_key_words(keys, head_dim) + tile_value_words(keys, head_dim) + tile_query_words(head_dim) +
+           round_up(head_dim, tile_depth) + 2 * query_scores + tile_softmax_floats(head_dim);
 }
 
 inline TileView lay_out_tile_view(float* memory, int64_t keys, int64_t head_dim) {
@@ -26,6 +28,7 @@ inline TileView lay_out_tile_view(float* memory, int64_t keys, int64_t head_dim)
     s.keys = reinterpret_cast<uint32_t*>(memory), memory += tile_key_words(keys, head_dim);
     s.values = reinterpret_cast<uint32_t*>(memory), memory += tile_value_words(keys, head_dim);
     s.queries = reinterpret_cast<uint32_t*>(memory), memory += tile_query_words(head_dim);
+    s.mean = memory, memory += round_up(head_dim, tile_depth);
     s.scores = memory, memory += 2 * query_scores;
     s.softmax = lay_out_tile_softmax(memory, head_dim);
     return s;
@@ -35,7 +38,11 @@ inline void view_head_tiles(const ViewAttention& a, const TileView& s, int64_t v
     const int64_t start = a.offsets[view], n = a.offsets[view + 1] - start, d = a.head_dim, stride = a.heads * d;
     const int64_t base = start * stride + head * d;
     const TileScope tiles(attention_shapes());
-    pack_tile_keys<float>([&](int64_t k) { return a.key + base + k * stride; }, n, d, s.keys);
+    const auto key = [&](int64_t k) { return a.key + base + k * stride; };
+    clear(s.mean, round_up(d, tile_depth));
+    mean_of_keys(key, n, d, s.mean);
+    const auto less = [&](const float* k, int64_t at) { return load_some(k + at, d - at) - load(s.mean + at); };
+    pack_tile_keys(key, [&](const float* k, int64_t at) { return neighbours(less(k, at), less(k, at + W)); }, n, d, s.keys);
     pack_tile_values<float>([&](int64_t k) { return a.value + base + k * stride; }, n, d, s.values);
     const int64_t blocks = divide_up(n, tile_queries);
     for (int64_t block = part * blocks / parts; block < (part + 1) * blocks / parts; ++block) {
