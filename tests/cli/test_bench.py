@@ -55,10 +55,34 @@ def test_the_embedded_model(invoke):
     assert "int4" in json.loads(alone.out)["backend"]["weights"]
 
 
+@pytest.mark.parametrize("kv_cache", ["bf16", "int8"])
+def test_depths(invoke, kv_cache):
+    depths = ("--depth", "512", "--depth", "70", "--runs", "1", "--threads", "2")
+    outcome = invoke("bench", "nano", *depths, "--kv-cache-dtype", kv_cache)
+    assert outcome.code == 0, outcome.err
+    *page, last = outcome.out.strip().splitlines()
+    rows = json.loads(last)["depths"]
+    assert [row["depth"] for row in rows] == [512, 70]
+    for row in rows:
+        for spread in (row["prefill"], row["decode"]):
+            assert 0 < spread["least"] <= spread["median"] <= spread["most"]
+        assert row["bandwidth_share"] == pytest.approx(
+            row["decode"]["median"] * row["bytes"] / row["read_bandwidth"], rel=0.01
+        )
+    per_token = (rows[0]["bytes"] - rows[1]["bytes"]) / (512 - 70)
+    facts = json.loads(invoke("info", "nano", "--kv-cache-dtype", kv_cache, "--json").out)
+    assert per_token == pytest.approx(facts["kv_cache_bytes_per_token"], rel=0.01)
+    assert any(line.startswith("depth") for line in page)
+    assert any(line.startswith("512") for line in page)
+
+
 def test_wrong_options(invoke):
     for arguments, words in (
         (("--runs", "0"), "runs=0 is out of range: give at least 1"),
         (("--weights", "int3"), "int3"),
+        (("--kv-cache-dtype", "int3"), "int3"),
+        (("--depth", "0"), "depth=0 is out of range: give 1 to"),
+        (("--depth", "70000000"), "depth=70000000 is out of range"),
         (("--prefill-chunk", "0"), "prefill_chunk=0 is out of range"),
         (("nowhere/at-all-x",), "nowhere/at-all-x"),
     ):
