@@ -3,8 +3,8 @@
 // Both products are transposed: scores [keys, queries] = keys x queries, then sums [dims, queries] += values x weights. Queries
 // lie along the lanes of vectors, so the softmax sums across no vector, and two rows of weights are one row of the next factor.
 //
-// A product costs as many cycles as its left factor has rows, whatever its depth. So dims are padded to 32 for scores (72 to
-// 96; 64 + 8 would take as many products) and to 16 for sums, and all registers have the largest shape.
+// Dims are padded to 32 for scores (72 to 96) and to 16 for sums, so all registers have the largest shape. For 64 + 8 dims as many
+// products would be needed, and a product should take as many cycles as its left factor has rows, whatever its depth.
 #pragma once
 
 #include "attention/bfloat16_block.h"
