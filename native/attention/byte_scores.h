@@ -48,10 +48,10 @@ inline Counts transpose_bytes(const float* const* rows, int64_t used, const floa
     return sums;
 }
 
-// Keys of a view as [tiles of W keys][words][W], with a scale each.
+// The mean of n keys, in whole vectors.
 template <class Row>
-inline void pack_byte_keys(const Row& row, int64_t n, int64_t head_dim, float* mean, uint32_t* out, float* scale) {
-    const int64_t words = divide_up(head_dim, 4), width = round_up(head_dim, W);
+inline void mean_of_keys(const Row& row, int64_t n, int64_t head_dim, float* mean) {
+    const int64_t width = round_up(head_dim, W);
     for (int64_t d = 0; d < width; d += 4 * W) {
         Vec sums[4] = {zero(), zero(), zero(), zero()};
         const int64_t vecs = min(4, (width - d) / W);
@@ -67,6 +67,13 @@ inline void pack_byte_keys(const Row& row, int64_t n, int64_t head_dim, float* m
         }
         for (int64_t i = 0; i < vecs; ++i) store(mean + d + i * W, sums[i] * splat(1.0f / static_cast<float>(n)));
     }
+}
+
+// Keys of a view as [tiles of W keys][words][W], with a scale each.
+template <class Row>
+inline void pack_byte_keys(const Row& row, int64_t n, int64_t head_dim, float* mean, uint32_t* out, float* scale) {
+    const int64_t words = divide_up(head_dim, 4);
+    mean_of_keys(row, n, head_dim, mean);
     for (int64_t k = 0; k < round_up(n, bf16_keys); k += W) {
         const float* rows[W];
         const int64_t used = max(0, min(W, n - k));

@@ -2,6 +2,7 @@
 // read from their pages, in spans of fixed length so that long contexts use all threads and sums do not depend on how many.
 // Keys and values are widened where they are read; a scale of a key multiplies its scores, one of a value its weights.
 #include "attention/attention.h"
+#include "attention/causal_runs.h"
 #include "attention/kv_rows.h"
 #include "attention/softmax_block.h"
 #if defined(POCKETVLM_BFLOAT16_PRODUCTS)
@@ -12,16 +13,8 @@
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
-constexpr int64_t single_rows = 3;         // sequences with at most as many rows are computed as single rows
 constexpr int64_t span = 512;              // keys of one task of a single row
-constexpr int64_t min_task_rows = 48;      // rows of one task of a run
-constexpr int64_t max_task_rows = 192;
 constexpr int64_t joined_alone = 1 << 16;  // floats of the spans that one thread joins sooner than several
-
-// Position of token t of sequence s in the cache, in rows of head_dim.
-inline int64_t cache_row(const CausalAttention& a, int64_t s, int64_t t, int64_t kv_head) {
-    return (a.pages[s * a.table_width + t / a.page_size] * a.kv_heads + kv_head) * a.page_size + t % a.page_size;
-}
 
 inline float scale_of(const float* scales, int64_t row) { return scales ? scales[row] : 1.0f; }
 
@@ -396,12 +389,6 @@ inline void join(float* sums, const float* maximum, const float* total, int64_t 
 struct Task {
     int32_t sequence, row, first, count;
 };
-
-// Rows of one task of a run: some tasks for each thread, since the last ones attend to more keys; results do not depend on it.
-inline int64_t rows_a_task(const CausalAttention& a, int threads) {
-    const int64_t rows = a.offsets[a.sequences];
-    return min(max_task_rows, max(min_task_rows, divide_up(rows * a.kv_heads, 4 * threads * min_task_rows) * min_task_rows));
-}
 
 template <class T>
 inline void attention_of(Pool& pool, const CausalAttention& a) {

@@ -1,6 +1,7 @@
 // Attention inside views. A task packs the keys and values of one pair (view, head) and runs some of its queries.
 #include "attention/attention.h"
 #include "attention/softmax_block.h"
+#include "attention/view_runs.h"
 #if defined(POCKETVLM_BFLOAT16_PRODUCTS)
 #include "attention/views_bfloat16.h"
 #endif
@@ -70,33 +71,17 @@ inline void attention_views_float(Pool& pool, const ViewAttention& a, int64_t lo
     });
 }
 
-inline bool in_bfloat16([[maybe_unused]] const ViewAttention& a, [[maybe_unused]] int64_t view) {
-#if defined(POCKETVLM_BFLOAT16_PRODUCTS)
-    return a.fast && a.offsets[view + 1] - a.offsets[view] >= bf16_keys;
-#else
-    return false;
-#endif
-}
-
 }  // namespace
 
-// Each view's own length chooses its products, so that it has the same bits alone and in any batch. Neighbours with the
-// same choice run together.
 void attention_views(Pool& pool, const ViewAttention& a) {
-    for (int64_t first = 0, end; first < a.views; first = end) {
-        const bool bfloat16 = in_bfloat16(a, first);
-        int64_t longest = 0;
-        for (end = first; end < a.views && in_bfloat16(a, end) == bfloat16; ++end) longest = max(longest, a.offsets[end + 1] - a.offsets[end]);
-        ViewAttention run = a;
-        run.offsets += first, run.views = end - first;
 #if defined(POCKETVLM_BFLOAT16_PRODUCTS)
-        if (bfloat16) {
-            attention_views_bf16(pool, run, longest);
-            continue;
-        }
+    const auto in_bfloat16 = [&](int64_t rows) { return a.fast && rows >= bf16_keys; };
+    for_each_run(a, in_bfloat16, [&](const ViewAttention& run, int64_t longest, bool bfloat16) {
+        bfloat16 ? attention_views_bf16(pool, run, longest) : attention_views_float(pool, run, longest);
+    });
+#else
+    for_each_run(a, [](int64_t) { return false; }, [&](const ViewAttention& run, int64_t longest, bool) { attention_views_float(pool, run, longest); });
 #endif
-        attention_views_float(pool, run, longest);
-    }
 }
 
 }  // namespace pocketvlm::POCKETVLM_ISA

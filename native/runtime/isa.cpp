@@ -31,7 +31,8 @@
     do_for(set, linear) do_for(set, attention) do_for(set, attention_views) do_for(set, gated_delta_rule) \
     do_for(set, multiply_bfloat16)
 #define POCKETVLM_TILE_KERNELS(do_for, set) \
-    do_for(set, quantized_linear) do_for(set, multiply_bytes) do_for(set, multiply_bfloat16)
+    do_for(set, quantized_linear) do_for(set, attention) do_for(set, attention_views) do_for(set, gated_delta_rule) \
+    do_for(set, multiply_bytes) do_for(set, multiply_bfloat16)
 
 #define POCKETVLM_DECLARE_KERNEL(set, kernel) std::remove_pointer_t<decltype(Kernels::kernel)> kernel;
 #define POCKETVLM_DECLARE(set) \

@@ -140,9 +140,16 @@ def test_long_decoding_does_not_drift(oracle: Oracle, weights: str) -> None:
     assert late < 1.5 * early + 0.002, (early, late)
 
 
+@pytest.mark.parametrize("isa", [None, "plaintiles"])
 @pytest.mark.parametrize(("weights", "limit"), [("int8", 0.15), ("int4", 0.8), ("bf16", 0.03)])
-def test_close_to_exact(oracle: Oracle, weights: str, limit: float) -> None:
+def test_close_to_exact(
+    oracle: Oracle, weights: str, limit: float, isa: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Relative error of logits and features; the tiny random model amplifies every rounding."""
+    if isa:
+        if isa not in _native.usable_isas(for_tests=True):
+            pytest.skip(f"this processor cannot run {isa}")
+        monkeypatch.setenv("POCKETVLM_ISA", isa)
     exact, fast = (make_engine(oracle, backend(which)) for which in ("exact", weights))
     prompt = make_prompt(oracle.config, [], "16x", 60, seed=5)
     a, b = exact.prompt_logits(prompt), fast.prompt_logits(prompt)

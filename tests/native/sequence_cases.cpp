@@ -183,6 +183,105 @@ void views_case(Suite& suite, const Longs& lengths, int64_t heads, int64_t head_
     });
 }
 
+// The root of the mean square of the error, as a part of that of the numbers.
+double relative_error(const Floats& actual, const Floats& expected) {
+    double error = 0.0, size = 1e-30;
+    for (int64_t i = 0; i < expected.size(); ++i) {
+        const double e = expected[i], difference = actual[i] - e;
+        error += difference * difference, size += e * e;
+    }
+    return std::sqrt(error / size);
+}
+
+std::string too_far(const Floats& actual, const Floats& expected) {
+    constexpr double allowed = 6e-3;  // factors have 8 bits of mantissa
+    const double error = relative_error(actual, expected);
+    return error <= allowed ? "" : "relative error " + std::to_string(error);
+}
+
+// Rows [first, last) of `width` numbers must have the same bits in both.
+std::string other_bits(const char* what, const Floats& actual, const Floats& expected, int64_t first, int64_t last, int64_t width) {
+    for (int64_t i = first * width; i < last * width; ++i)
+        if (std::memcmp(&actual[i], &expected[i], sizeof(float)) != 0) return std::string(what) + " at row " + std::to_string(i / width);
+    return "";
+}
+
+// Fast products against exact ones, and each view alone.
+void fast_views_case(Suite& suite, const Longs& lengths, int64_t heads, int64_t head_dim, float common = 0.0f) {
+    Random random(static_cast<uint64_t>(head_dim * 10 + heads));
+    const Batch batch(random, lengths, Longs(lengths.size(), 0));
+    const int64_t width = heads * head_dim, size = batch.rows * width;
+    const Floats query = random.floats(size, 2.0f), value = random.floats(size), shift = random.floats(width, common);
+    Floats key = random.floats(size);
+    for (int64_t i = 0; i < size; ++i) key[i] += shift[i % width];
+    const auto attend = [&](const Kernels& kernels, Pool& pool, const Floats& keys, const Ints& offsets, bool fast, Floats& out) {
+        kernels.attention_views(pool, ViewAttention{query.data(), keys.data(), value.data(), offsets.data(), out.data(), offsets.size() - 1,
+                                                    heads, head_dim, fast, common != 0.0f});
+    };
+    Floats exact(size);
+    Pool one(1);
+    attend(plain_kernels(), one, key, batch.offsets, false, exact);
+    const auto what = describe("fast attention_views lengths=" + list(lengths), {{"heads", heads}, {"head_dim", head_dim}});
+    suite.each(what, [&](const Kernels& kernels, Pool& pool) -> std::string {
+        Floats together(size), alone(size);
+        attend(kernels, pool, key, batch.offsets, true, together);
+        for (int64_t view = 0; view < batch.sequences; ++view) {
+            Ints offsets(2);
+            offsets[0] = batch.offsets[view], offsets[1] = batch.offsets[view + 1];
+            attend(kernels, pool, key, offsets, true, alone);
+        }
+        if (const std::string wrong = other_bits("not as alone", together, alone, 0, batch.rows, width); !wrong.empty()) return wrong;
+        return common == 0.0f ? too_far(together, exact) : relative_error(together, exact) < 2e-2 ? "" : "imprecise";
+    });
+}
+
+// Fast products against exact ones, each sequence alone, and each in two parts at row `split`.
+void fast_causal_case(Suite& suite, const Longs& lengths, const Longs& contexts, int64_t page_size, int64_t heads, int64_t kv_heads,
+                      int64_t head_dim, KVType type, int64_t split) {
+    Random random(static_cast<uint64_t>(head_dim * 100 + heads));
+    const Batch batch(random, lengths, contexts);
+    const Pages pages(random, batch, page_size);
+    const int64_t width = heads * head_dim;
+    const Floats query = random.floats(batch.rows * width, 2.0f);
+    Cache keys(type, pages.held * page_size, page_size, kv_heads, head_dim), values(type, pages.held * page_size, page_size, kv_heads, head_dim);
+    for (int64_t s = 0; s < batch.sequences; ++s)
+        for (int64_t t = 0; t < batch.context_lens[s] + batch.offsets[s + 1] - batch.offsets[s]; ++t) {
+            const int64_t row = (*pages.table)[s * pages.width + t / page_size] * page_size + t % page_size;
+            keys.fill(random, row), values.fill(random, row);
+        }
+    // Sequences [first, first + count) with these offsets and context lengths.
+    const auto attend = [&](const Kernels& kernels, Pool& pool, int64_t first, const Ints& offsets, const Ints& context_lens, bool fast, Floats& out) {
+        kernels.attention(pool, CausalAttention{query.data(), type, keys.numbers(), values.numbers(), keys.scale(), values.scale(), offsets.data(),
+                                                context_lens.data(), pages.table->data() + first * pages.width, out.data(), context_lens.size(),
+                                                pages.width, page_size, heads, kv_heads, head_dim, fast});
+    };
+    Floats exact(query.size());
+    Pool one(1);
+    attend(plain_kernels(), one, 0, batch.offsets, batch.context_lens, false, exact);
+    const auto what = describe("fast attention lengths=" + list(lengths) + " context=" + list(contexts),
+                               {{"page", page_size}, {"heads", heads}, {"kv_heads", kv_heads}, {"head_dim", head_dim}, {"type", static_cast<int64_t>(type)}});
+    suite.each(what, [&](const Kernels& kernels, Pool& pool) -> std::string {
+        Floats together(query.size()), alone(query.size()), parts(query.size());
+        attend(kernels, pool, 0, batch.offsets, batch.context_lens, true, together);
+        for (int64_t s = 0; s < batch.sequences; ++s) {
+            const auto run = [&](int32_t first, int32_t last, Floats& out) {
+                Ints offsets(2), context_lens(1);
+                offsets[0] = batch.offsets[s] + first, offsets[1] = batch.offsets[s] + last, context_lens[0] = batch.context_lens[s] + first;
+                attend(kernels, pool, s, offsets, context_lens, true, out);
+            };
+            const auto rows = static_cast<int32_t>(batch.offsets[s + 1] - batch.offsets[s]), middle = static_cast<int32_t>(split);
+            run(0, rows, alone);
+            // A part of few rows is computed as single rows, with other rounding.
+            const bool in_parts = middle > 3 && rows - middle > 3;
+            if (in_parts) run(0, middle, parts);
+            run(in_parts ? middle : 0, rows, parts);
+        }
+        if (const std::string wrong = other_bits("not as alone", together, alone, 0, batch.rows, width); !wrong.empty()) return wrong;
+        if (const std::string wrong = other_bits("not as in two parts", together, parts, 0, batch.rows, width); !wrong.empty()) return wrong;
+        return too_far(together, exact);
+    });
+}
+
 // Slots to write: those that are read, but for the first sequence a slot that no sequence has.
 Ints other_slots(const Batch& batch) {
     Ints to(batch.slots);
@@ -252,6 +351,22 @@ void sequence_cases(Suite& suite) {
         for (const bool fast : {false, true}) causal_case(suite, {2, 5, 150}, {1100, 600, 1000}, 64, 4, 1, 20, fast, type);  // spans of keys
         causal_case(suite, {1, 50}, {700, 300}, 64, 8, 2, 256, true, type);  // the released shape
         causal_case(suite, {1}, {9000}, 64, 16, 2, 72, false, type);         // spans that several threads join
+    }
+    // Sizes on both sides of those of tiles: 16, 32 and 256.
+    constexpr int64_t head_dims[] = {8, 15, 16, 17, 31, 33, 48, 65, 72, 80, 97, 128, 256};
+    int64_t i = 0;
+    for (int64_t n = 1; n <= 130; n += n < 28 || (n > 36 && n < 60) ? 5 : 1, ++i)
+        fast_views_case(suite, {n, 3, 132 - n}, 1 + i % 5, head_dims[i % 13]);
+    fast_views_case(suite, {256, 4, 4, 300}, 2, 72);
+    fast_views_case(suite, {1024, 33}, 1, 72);
+    fast_views_case(suite, {512, 513, 255}, 1, 40);
+    fast_views_case(suite, {300, 40}, 2, 72, 30.0f);
+    for (const KVType type : kv_types) {
+        for (const int64_t head_dim : {8, 17, 72, 128}) {
+            fast_causal_case(suite, {1, 40, 3, 130, 1}, {300, 0, 20, 250, 9}, 16, 4, 2, head_dim, type, 17);
+            fast_causal_case(suite, {9, 65, 4}, {0, 190, 255}, 5, 3, 1, head_dim, type, 33);
+        }
+        fast_causal_case(suite, {300, 2, 50}, {0, 700, 511}, 64, 8, 2, 256, type, 100);
     }
     for (const int64_t channels : {1, 7, 40, 1031})
         for (const int64_t taps : {1, 2, 4, 5}) {
