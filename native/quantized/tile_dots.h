@@ -23,13 +23,33 @@ inline size_t unpacked_bytes(const QuantizedWeights& w) { return static_cast<siz
 
 inline Bytes signed_of(Bytes value_plus_128) { return _mm512_xor_si512(value_plus_128, _mm512_set1_epi8(-128)); }
 
+inline void put(int8_t* out, Bytes b) { _mm512_storeu_si512(out, b); }
+
+// Words of a unit of codes of 5 or 6 bits.
+template <int bits, int word = 0>
+[[gnu::always_inline]] inline void unpack_joined(const uint8_t* p, Bytes upper, int8_t* out) {
+    const Bytes codes = joined_codes<bits, word>(p, upper);
+    put(out + word * line_bytes, _mm512_sub_epi8(codes, _mm512_set1_epi8(1 << (bits - 1))));
+    if constexpr (word + 1 < unit_inputs(bits) / 4) unpack_joined<bits, word + 1>(p, upper, out);
+}
+
+template <int bits>
+inline void unpack_units(const uint8_t* p, int64_t depth, int8_t* out) {
+    constexpr int lines = unit_lines(bits);
+    for (int64_t k = 0; k < depth; k += unit_inputs(bits), p += lines * line_bytes, out += unit_inputs(bits) * tile_outputs) {
+        for (int i = 0; i < lines; ++i) __builtin_prefetch(p + i * line_bytes + ahead);
+        unpack_joined<bits>(p, load_bytes(p + (lines - 1) * line_bytes), out);
+    }
+}
+
 inline void unpack(const QuantizedWeights& w, int64_t tile, const UnpackedTile& to) {
-    const uint8_t* p = w.packed + tile * w.steps() * step_bytes;
-    const auto put = [](int8_t* out, Bytes b) { _mm512_storeu_si512(out, b); };
+    const uint8_t* p = w.packed + tile * w.lines() * line_bytes;
+    if (w.bits == 5) return unpack_units<5>(p, w.depth, to.high);
+    if (w.bits == 6) return unpack_units<6>(p, w.depth, to.high);
     if (w.bits == 8) {
-        for (int64_t step = 0; step < w.steps(); ++step) {
-            __builtin_prefetch(p + step * step_bytes + ahead);
-            put(to.high + step * step_bytes, signed_of(load_bytes(p + step * step_bytes)));
+        for (int64_t line = 0; line < w.lines(); ++line) {
+            __builtin_prefetch(p + line * line_bytes + ahead);
+            put(to.high + line * line_bytes, signed_of(load_bytes(p + line * line_bytes)));
         }
         return;
     }
@@ -38,14 +58,14 @@ inline void unpack(const QuantizedWeights& w, int64_t tile, const UnpackedTile& 
         high[i] = static_cast<uint8_t>(w.codebook ? w.codebook[i] - 128 : i - 8);
         low[i] = static_cast<uint8_t>(w.codebook_low ? w.codebook_low[i] - 128 : 0);
     }
-    for (int64_t step = 0; step < w.steps(); ++step) {
-        const Bytes bytes = load_bytes(p + step * step_bytes), first = low_nibbles(bytes), second = high_nibbles(bytes);
-        __builtin_prefetch(p + step * step_bytes + ahead);
-        put(to.high + 2 * step * step_bytes, look_up(high, first));
-        put(to.high + (2 * step + 1) * step_bytes, look_up(high, second));
+    for (int64_t line = 0; line < w.lines(); ++line) {
+        const Bytes bytes = load_bytes(p + line * line_bytes), first = low_nibbles(bytes), second = high_nibbles(bytes);
+        __builtin_prefetch(p + line * line_bytes + ahead);
+        put(to.high + 2 * line * line_bytes, look_up(high, first));
+        put(to.high + (2 * line + 1) * line_bytes, look_up(high, second));
         if (!w.codebook_low) continue;
-        put(to.low + 2 * step * step_bytes, look_up(low, first));
-        put(to.low + (2 * step + 1) * step_bytes, look_up(low, second));
+        put(to.low + 2 * line * line_bytes, look_up(low, first));
+        put(to.low + (2 * line + 1) * line_bytes, look_up(low, second));
     }
 }
 
@@ -56,10 +76,10 @@ inline void add_group(const TileScheme& s, const int8_t* rows, const int8_t* hig
     if constexpr (Wide) zero_tile<2 + Slot>();
     for (int64_t k = 0; k < s.group; k += s.part) {
         load_tile<4 + Slot>(rows + k * row_block, s.part);
-        load_tile<6>(high + k * tile_outputs, step_bytes);
+        load_tile<6>(high + k * tile_outputs, line_bytes);
         dot_signed_bytes<Slot, 4 + Slot, 6>();
         if constexpr (Wide) {
-            load_tile<7>(low + k * tile_outputs, step_bytes);
+            load_tile<7>(low + k * tile_outputs, line_bytes);
             dot_signed_bytes<2 + Slot, 4 + Slot, 7>();
         }
     }
@@ -195,10 +215,10 @@ __attribute__((noinline)) void multiply_whole(const RightFactors& right, const T
     if constexpr (Blocks > 1 && Tiles > 1) zero_tile<3>();
     const auto product = [&](int64_t k, const uint8_t* first, const uint8_t* second) {
         load_tile<4>(above + k * product_bytes, tile_register_bytes);
-        load_tile<6>(first, step_bytes);
+        load_tile<6>(first, line_bytes);
         dot_bytes<0, 4, 6>();
         if constexpr (Tiles > 1) {
-            load_tile<7>(second, step_bytes);
+            load_tile<7>(second, line_bytes);
             dot_bytes<1, 4, 7>();
         }
         if constexpr (Blocks > 1) {

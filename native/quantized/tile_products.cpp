@@ -21,7 +21,7 @@ constexpr int64_t tiles_together = 2;
 
 // Whether tiles multiply a matrix. A part of less than 32 inputs would use less than half of a product.
 inline bool gains(const QuantizedWeights& w, int64_t rows) {
-    if (rows < min_rows || (w.bits != 4 && w.bits != 8)) return false;
+    if (rows < min_rows) return false;
     return !w.grouped() || (w.group >= min_group && part_of(w.group) >= min_group);
 }
 
@@ -89,8 +89,8 @@ inline void multiply_whole_matrix(const QuantizedProduct& product, const TileAct
         const int64_t tiles = min(tiles_together, last - tile);
         RightFactors right{.whole = {}, .last = {padded[0], padded[1]}, .products = w.depth / tile_register_bytes};
         for (int64_t t = 0; t < tiles_together; ++t) {
-            right.whole[t] = w.packed + min(tile + t, last - 1) * w.steps() * step_bytes;
-            const int64_t done = right.products * tile_register_rows * step_bytes, size = w.steps() * step_bytes;
+            right.whole[t] = w.packed + min(tile + t, last - 1) * w.lines() * line_bytes;
+            const int64_t done = right.products * tile_register_rows * line_bytes, size = w.lines() * line_bytes;
             __builtin_memset(padded[t], 0, sizeof padded[t]);
             __builtin_memcpy(padded[t], right.whole[t] + done, static_cast<size_t>(size - done));
         }

@@ -27,9 +27,10 @@ enum class Factors { unsigned_bytes, signed_bytes, bfloat16 };
 template <Factors kind>
 __attribute__((noinline)) bool is_exact(int64_t rows, int64_t columns, int64_t depth_words, int32_t error) {
     constexpr int64_t each = kind == Factors::bfloat16 ? 2 : 4;  // inputs of a word
-    alignas(64) uint16_t left[16 * 32], right[16 * 32];
-    auto *a = reinterpret_cast<uint8_t*>(left), *b = reinterpret_cast<uint8_t*>(right);
+    constexpr bool is_signed = kind != Factors::unsigned_bytes;
     const int64_t inputs = each * depth_words;
+    int left[16][64], right[64][16];
+    alignas(64) uint8_t a[16 * 64], b[16 * 64];
     const auto put = [](uint8_t* to, int64_t at, int value) {
         if constexpr (kind == Factors::bfloat16) {
             const uint16_t bits = bfloat16_of(value);
@@ -38,11 +39,10 @@ __attribute__((noinline)) bool is_exact(int64_t rows, int64_t columns, int64_t d
             to[at] = static_cast<uint8_t>(value);
         }
     };
-    constexpr bool is_signed = kind != Factors::unsigned_bytes;
     for (int64_t input = 0; input < inputs; ++input) {
-        for (int64_t row = 0; row < rows; ++row) put(a, row * inputs + input, left_of(row, input));
+        for (int64_t row = 0; row < rows; ++row) put(a, row * inputs + input, left[row][input] = left_of(row, input));
         for (int64_t column = 0; column < columns; ++column)
-            put(b, (input / each * columns + column) * each + input % each, right_of(input, column, is_signed));
+            put(b, (input / each * columns + column) * each + input % each, right[input][column] = right_of(input, column, is_signed));
     }
     alignas(64) uint32_t sums[16 * 16];
     {
@@ -62,7 +62,7 @@ __attribute__((noinline)) bool is_exact(int64_t rows, int64_t columns, int64_t d
     for (int64_t row = 0; row < rows; ++row)
         for (int64_t column = 0; column < columns; ++column) {
             int32_t sum = row == rows - 1 && column == columns - 1 ? error : 0;
-            for (int64_t input = 0; input < inputs; ++input) sum += 2 * left_of(row, input) * right_of(input, column, is_signed);
+            for (int64_t input = 0; input < inputs; ++input) sum += 2 * left[row][input] * right[input][column];
             uint32_t expected = static_cast<uint32_t>(sum);
             if constexpr (kind == Factors::bfloat16) {
                 const float number = static_cast<float>(sum);
