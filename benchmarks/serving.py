@@ -207,11 +207,11 @@ def render() -> None:
         record, rows = stored(path)
         picture = path.with_suffix(".png")
         try:
-            drawn = report.draw(rows, picture)
+            exists = report.draw(rows, picture)
         except ImportError as error:
-            drawn = picture.exists()
+            exists = picture.exists()
             print(f"the picture is left out ({error}): `pip install matplotlib`", file=sys.stderr)
-        shown = f"../benchmarks/results/{picture.name}" if drawn else None
+        shown = f"../benchmarks/results/{picture.name}" if exists else None
         sections.append(report.section(path.stem.removeprefix("serving-"), record, rows, shown))
     write_page(PAGE, "\n\n".join(sections), "serving")
 
