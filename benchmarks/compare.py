@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -67,7 +66,7 @@ class Comparison:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.began = time.perf_counter()
-        self.kind = machines.kind(machines.this_processor(), platform.machine())
+        self.kind = machines.this_kind()
         self.path = RESULTS / f"compare-{self.kind}.json"
         self.code = machines.code()
         self.parts = bool(options.rows or options.check or options.errors)

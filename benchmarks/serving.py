@@ -2,9 +2,10 @@
 
     python benchmarks/serving.py --llama-server PATH/llama-server --gguf FOLDER --transformers-packages FOLDER
 
-Writes benchmarks/results/serving.json and serving.png, and the part of docs/benchmarks.md between its markers. All
-servers are started first; each is stopped while others have their turn. A peer that is missing is left out with a line
-that says how to get it. `--quick` checks this script with nano, without peers. Close everything else.
+Writes benchmarks/results/serving-KIND.json and a picture, KIND being the kind of processor, and the part of
+docs/benchmarks.md between its markers, which shows every kind that has a file. All servers are started first; each is
+stopped while others have their turn. A peer that is missing is left out with a line that says how to get it. `--quick`
+checks this script with nano, without peers. Close everything else.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent / "peers"))
 
 from checkpoint import write_checkpoint  # noqa: E402
 from comparison.llama import find_files  # noqa: E402
-from comparison.machines import code, machine  # noqa: E402
+from comparison.machines import code, machine, this_kind  # noqa: E402
 from comparison.report import write_page  # noqa: E402
 from comparison.rows import MissingError  # noqa: E402
 from gguf_export import digest  # noqa: E402
@@ -49,7 +50,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3, help="counted turns of each row (default 3)")
     parser.add_argument("--only", default="", help="rows whose name begins with this; stored results are left alone")
-    parser.add_argument("--update", action="store_true", help="with --only: put these rows among the stored ones")
+    parser.add_argument("--update", action="store_true", help="with --only: put these rows among those of this kind")
     parser.add_argument("--quick", action="store_true", help="nano, one short turn, no peers; stored results are left")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--gguf", type=Path, default=ROOT / "build" / "peers", help="folder of the exported files")
@@ -76,7 +77,8 @@ class Serving:
 
     def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
         self.options, self.scratch = options, scratch
-        self.stored = stored() if options.update else None
+        self.path = RESULTS / f"serving-{this_kind()}.json"
+        self.stored = stored(self.path) if options.update and self.path.exists() else None
         self.began = time.perf_counter()
         self.missing: list[str] = []
         self.rows: dict[str, Figures] = {}
@@ -181,7 +183,7 @@ class Serving:
 
     def keep(self) -> None:
         """Store what was found so far."""
-        path = RESULTS / "serving.json" if self.whole() else self.scratch / "serving-part.json"
+        path = self.path if self.whole() else self.scratch / "serving-part.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = {name: asdict(figures) for name, figures in self.rows.items()}
         path.write_text(json.dumps({**self.record(), "rows": rows}, indent=1) + "\n")
@@ -192,21 +194,26 @@ class Serving:
             server.stop()
 
 
-def stored() -> tuple[dict[str, Any], dict[str, Figures]]:
-    """What was measured last: the run, and its rows."""
-    record = json.loads((RESULTS / "serving.json").read_text())
+def stored(path: Path) -> tuple[dict[str, Any], dict[str, Figures]]:
+    """What was measured last on a kind of machine: the run, and its rows."""
+    record = json.loads(path.read_text())
     return record, {name: Figures(**row) for name, row in record.pop("rows").items()}
 
 
-def render(record: dict[str, Any], rows: dict[str, Figures]) -> None:
-    """Draw the picture and write the page."""
-    picture: Path | None = RESULTS / "serving.png"
-    try:
-        report.draw(rows, RESULTS / "serving.png")
-    except ImportError as error:
-        picture = None
-        print(f"the picture is left out ({error}): `pip install matplotlib`", file=sys.stderr)
-    write_page(PAGE, report.page(record, rows, picture and f"../benchmarks/results/{picture.name}"), "serving")
+def render() -> None:
+    """Draw the pictures and write the page, with a section for each kind of machine."""
+    sections = []
+    for path in sorted(RESULTS.glob("serving-*.json"), reverse=True):
+        record, rows = stored(path)
+        picture = path.with_suffix(".png")
+        try:
+            exists = report.draw(rows, picture)
+        except ImportError as error:
+            exists = picture.exists()
+            print(f"the picture is left out ({error}): `pip install matplotlib`", file=sys.stderr)
+        shown = f"../benchmarks/results/{picture.name}" if exists else None
+        sections.append(report.section(path.stem.removeprefix("serving-"), record, rows, shown))
+    write_page(PAGE, "\n\n".join(sections), "serving")
 
 
 def main() -> None:
@@ -215,7 +222,7 @@ def main() -> None:
     # For gguf and matplotlib; after the installed packages, which have their own NumPy.
     sys.path += [str(path) for path in options.llama_packages]
     if options.render:
-        render(*stored())
+        render()
         return
     with tempfile.TemporaryDirectory() as scratch:
         serving = Serving(options, Path(scratch))
@@ -226,7 +233,7 @@ def main() -> None:
             serving.stop()
     print(report.table(serving.rows))
     if serving.whole():
-        render(serving.record(), serving.rows)
+        render()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from comparison.machines import code
 from comparison.rows import Figures, Row, measure
 from inputs import VIEW, random_ids
 from numpy.typing import NDArray
@@ -42,10 +43,14 @@ class DifferentError(Exception):
 
 @dataclass
 class Measured:
-    """What was measured of a format. Starts in seconds; memory and disk in bytes; errors relative, by engine."""
+    """What was measured of a format, and with what commit.
+
+    Starts are in seconds, memory and disk in bytes, errors relative and by engine.
+    """
 
     title: str
     hub: str
+    code: str = ""
     peer: str = ""
     disk: int = 0
     matrices: int = 0
@@ -87,7 +92,7 @@ def measured(kind: Format, setup: Setup, left_out: list[str]) -> Measured:
     Raises DifferentError, before anything is timed, if results are not equal.
     """
     path = setup.directory / kind.key
-    found = Measured(kind.title, kind.hub)
+    found = Measured(kind.title, kind.hub, code())
     found.disk = sum(file.stat().st_size for file in path.iterdir() if file.suffix in (".safetensors", ".gguf"))
     checkpoint = next(path.glob("model-*.gguf"), path)
     cache = setup.scratch / f"cache-{kind.key}"

@@ -60,6 +60,7 @@ def page(results: Results) -> str:
     """The part of docs/formats.md: tables, and how to read them."""
     found = list(results.formats.values())
     facts = "; ".join(f"{key}: {value}" for key, value in results.machine.items())
+    facts += "".join(f"; code: {commit}" for commit in dict.fromkeys(one.code for one in found if one.code))
     facts += "".join(f"; {LLAMA}: {one.peer}" for one in found if one.peer)
     missing = "".join(f"\n\nNot measured: {line}" for lines in results.missing.values() for line in lines)
     errors = (

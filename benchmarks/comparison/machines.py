@@ -47,14 +47,19 @@ def kind(fields: Mapping[str, str], architecture: str) -> str:
     return "arm64" if architecture in ("aarch64", "arm64") else architecture.lower()
 
 
+def this_kind() -> str:
+    """The kind of this machine's processor."""
+    return kind(this_processor(), platform.machine())
+
+
 def has_amx() -> bool:
     """Whether this processor has Intel's matrix tiles for 8-bit integers."""
     return "amx_int8" in this_processor().get("flags", "").split()
 
 
 def code() -> str:
-    """The last commit that changed the measured code, with "+" if it was changed since; "" outside of a clone."""
-    git, paths = ["git", "-C", str(ROOT)], ["--", "src", "native", "benchmarks", ":!benchmarks/results"]
+    """The last commit that changed the package, with "+" if it was changed since; "" outside of a clone."""
+    git, paths = ["git", "-C", str(ROOT)], ["--", "src", "native"]
     try:
         commit = subprocess.run([*git, "log", "-1", "--format=%h", *paths], capture_output=True, check=True, text=True)
         changed = subprocess.run([*git, "diff", "--quiet", "HEAD", *paths], capture_output=True, check=False)

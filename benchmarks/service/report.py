@@ -78,12 +78,14 @@ def _turns(rows: Rows) -> str:
     return "; ".join(f"{name}: {count}{codes.get(name, '')}" for name, count in counts.items())
 
 
-def page(record: Mapping[str, Any], rows: Rows, picture: str | None) -> str:
-    """What stands in docs/benchmarks.md."""
+def section(kind: str, record: Mapping[str, Any], rows: Rows, picture: str | None) -> str:
+    """What docs/benchmarks.md says about one kind of machine."""
     facts = "; ".join(f"{key}: {value}" for key, value in record["machine"].items())
     missed = "".join(f"\n\nNot in this run: {line}" for line in record["missing"])
     return "\n\n".join(
         [
+            f"### Servers on {kind}: {record['machine']['cpu']}",
+            *([record["note"]] if record.get("note") else []),
             *([f"![Throughput over the number of clients]({picture})"] if picture else []),
             table(rows),
             f"Median (least-most) of the turns after one that does not count: {_turns(rows)}. Ratios are of neighbours "
@@ -92,14 +94,19 @@ def page(record: Mapping[str, Any], rows: Rows, picture: str | None) -> str:
     )
 
 
-def draw(rows: Rows, path: Path) -> None:
-    """Throughput of each server over the number of clients, with the goals; raises ImportError without matplotlib."""
+def draw(rows: Rows, path: Path) -> bool:
+    """Throughput of each server over the number of clients, with the goals; False if none was measured.
+
+    Raises ImportError without matplotlib.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     found = {clients: rows[f"throughput-{clients}"] for clients in CLIENTS if f"throughput-{clients}" in rows}
+    if not found:
+        return False
     names = list(dict.fromkeys(name for row in found.values() for name in row.values if not name.startswith("ratio")))
     figure, axes = pyplot.subplots(figsize=(8, 4.5))
     shades = {OWN: OWN_COLOUR}
@@ -127,3 +134,4 @@ def draw(rows: Rows, path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
+    return True
