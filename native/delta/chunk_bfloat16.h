@@ -12,12 +12,12 @@ namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
 constexpr int64_t pair_dims = 32;  // key_dim is padded to a multiple, a step of pair_products.h
-constexpr int64_t pair_panel = 2 * W;
+constexpr int64_t pair_width = 2 * W;
 constexpr int64_t chunk_words = chunk / 2;
-static_assert(W == 16 && chunk == pair_dims && chunk == pair_panel);
+static_assert(W == 16 && chunk == pair_dims && chunk == pair_width);
 
 struct PairMemory {
-    float* state;           // panels of columns, each [padded key_dim][its width]
+    float* state;           // blocks of columns, each [padded key_dim][its width]
     uint32_t* state_pairs;  // the same in pairs of rows: [padded key_dim / 2][its width]
     float* keys;            // normalised: [chunk][padded key_dim]
     uint32_t* rows;         // keys, then queries from the next multiple of 16 rows: [2 chunk][padded key_dim / 2]
@@ -25,8 +25,8 @@ struct PairMemory {
     uint32_t* decayed;      // the keys times e^(Glast - G), transposed: [padded key_dim][chunk / 2]
     float* coupling;        // [i][j] couples row i to the earlier row j; products of queries and keys follow
     uint32_t* mixing;       // [chunk][chunk / 2]
-    float* sums;            // of a panel: X, then O, [2 chunk][its width]
-    uint32_t* x;            // X in pairs of rows: [chunk / 2][width of the panel]
+    float* sums;            // of a block: X, then O, [2 chunk][its width]
+    uint32_t* x;            // X in pairs of rows: [chunk / 2][width of the block]
     float* query;           // [padded key_dim]
 };
 
@@ -34,7 +34,7 @@ inline int64_t padded_dims(const DeltaRule& a) { return round_up(a.key_dim, pair
 
 inline int64_t pair_floats(int64_t dims, int64_t value_width) {
     return dims * value_width + dims / 2 * value_width + chunk * dims + chunk * dims + dims / 2 * chunk + dims * chunk_words +
-           2 * chunk * chunk + chunk * chunk_words + 2 * chunk * pair_panel + chunk_words * pair_panel + dims;
+           2 * chunk * chunk + chunk * chunk_words + 2 * chunk * pair_width + chunk_words * pair_width + dims;
 }
 
 inline PairMemory lay_out_pairs(const Head& h) {
@@ -55,8 +55,8 @@ inline PairMemory lay_out_pairs(const Head& h) {
     s.decayed = take_words(dims * chunk_words);
     s.coupling = take(2 * chunk * chunk);
     s.mixing = take_words(chunk * chunk_words);
-    s.sums = take(2 * chunk * pair_panel);
-    s.x = take_words(chunk_words * pair_panel);
+    s.sums = take(2 * chunk * pair_width);
+    s.x = take_words(chunk_words * pair_width);
     s.query = take(dims);
     return s;
 }
@@ -72,7 +72,7 @@ inline Bf16Pairs pairs_of_rows(const float* rows, int64_t stride, int64_t i, int
     return interleave(i < n ? load(rows + i * stride) : zero(), i + 1 < n ? load(rows + (i + 1) * stride) : zero());
 }
 
-// The factors of a chunk that all panels share, but for those that the gates scale.
+// The factors of a chunk that all blocks share, but for those that the gates scale.
 inline void load_rows(const Head& h, const PairMemory& s, int64_t first, int64_t n, int64_t rows) {
     const int64_t kd = h.a.key_dim, dims = padded_dims(h.a), words = dims / 2;
     for (int64_t i = 0; i < n; ++i) {
@@ -132,7 +132,7 @@ inline void couple_pairs(const PairMemory& s, const Gates& g, int64_t n, int64_t
     }
 }
 
-// S = decay S + (diag(e^(Glast - G)) K)^T X for a panel, and S in pairs.
+// S = decay S + (diag(e^(Glast - G)) K)^T X for a block, and S in pairs.
 template <int Vecs>
 inline void add_to_state(const PairMemory& s, float* state, uint32_t* pairs, int64_t dims, float decay) {
     constexpr int64_t width = Vecs * W;
@@ -152,7 +152,7 @@ inline void add_to_state(const PairMemory& s, float* state, uint32_t* pairs, int
 }
 
 template <int Vecs>
-inline void run_pair_panel(const Head& h, const PairMemory& s, const Gates& g, int64_t first, int64_t n, int64_t rows, int64_t column) {
+inline void run_pair_block(const Head& h, const PairMemory& s, const Gates& g, int64_t first, int64_t n, int64_t rows, int64_t column) {
     constexpr int64_t width = Vecs * W;
     const int64_t dims = padded_dims(h.a), vd = h.a.value_dim;
     float *state = s.state + column * dims, *x = s.sums, *o = x + rows * width;
@@ -183,16 +183,16 @@ inline void run_pair_chunk(const Head& h, const PairMemory& s, int64_t first, in
     couple_pairs(s, g, n, rows, dims);
     decay_keys(s, g, n, dims);
     int64_t column = 0;
-    for (; column + pair_panel <= h.value_width; column += pair_panel) run_pair_panel<2>(h, s, g, first, n, rows, column);
-    if (column < h.value_width) run_pair_panel<1>(h, s, g, first, n, rows, column);
+    for (; column + pair_width <= h.value_width; column += pair_width) run_pair_block<2>(h, s, g, first, n, rows, column);
+    if (column < h.value_width) run_pair_block<1>(h, s, g, first, n, rows, column);
 }
 
-// move(address in the panels, key dimension, column, columns of it) for all vectors of the state.
+// move(address in the blocks, key dimension, column, columns of it) for all vectors of the state.
 template <class Move>
-inline void for_pair_panels(const Head& h, const PairMemory& s, const Move& move) {
+inline void for_pair_blocks(const Head& h, const PairMemory& s, const Move& move) {
     const int64_t dims = padded_dims(h.a);
     for (int64_t column = 0; column < h.value_width;) {
-        const int64_t width = min(pair_panel, h.value_width - column);
+        const int64_t width = min(pair_width, h.value_width - column);
         for (int64_t i = 0; i < dims; ++i)
             for (int64_t d = 0; d < width; d += W) move(s.state + column * dims + i * width + d, i, column + d, width);
         column += width;
@@ -206,17 +206,17 @@ inline void run_chunks_of_pairs(const Head& h) {
     const PairMemory s = lay_out_pairs(h);
     const int64_t dims = padded_dims(h.a), kd = h.a.key_dim, vd = h.a.value_dim;
     const float* before = h.is_fresh() ? nullptr : h.state_before();
-    for_pair_panels(h, s, [&](float* at, int64_t i, int64_t column, int64_t) {
+    for_pair_blocks(h, s, [&](float* at, int64_t i, int64_t column, int64_t) {
         store(at, before && i < kd ? load_some(before + i * vd + column, vd - column) : zero());
     });
-    for_pair_panels(h, s, [&](float* at, int64_t i, int64_t column, int64_t width) {
+    for_pair_blocks(h, s, [&](float* at, int64_t i, int64_t column, int64_t width) {
         if (i % 2 == 1) return;
-        const int64_t panel = column / pair_panel * pair_panel;
-        store_words(s.state_pairs + panel * dims / 2 + i / 2 * width + column - panel, interleave(load(at), load(at + width)));
+        const int64_t block = column / pair_width * pair_width;
+        store_words(s.state_pairs + block * dims / 2 + i / 2 * width + column - block, interleave(load(at), load(at + width)));
     });
     for (int64_t r = 0; r < h.rows; r += chunk) run_pair_chunk(h, s, r, min(chunk, h.rows - r));
     float* after = h.state_after();
-    for_pair_panels(h, s, [&](float* at, int64_t i, int64_t column, int64_t) {
+    for_pair_blocks(h, s, [&](float* at, int64_t i, int64_t column, int64_t) {
         if (i < kd) store_some(after + i * vd + column, load(at), vd - column);
     });
 }

@@ -12,17 +12,17 @@ constexpr int64_t diagonal_block = 16;  // of the matrices between the rows of a
 static_assert(chunk % diagonal_block == 0 && diagonal_block % solve_step == 0 && diagonal_block % W == 0);
 
 struct ChunkMemory {
-    float* state;               // panels of columns, each [key_dim][its width]
+    float* state;               // blocks of columns, each [key_dim][its width]
     float* rows;                // normalised keys, then queries: [2 n][key_width]
     float* columns;             // the same transposed: [key_dim][2 chunk]
     float *coupling, *mixing;   // [j][i] couples row i of the chunk to the earlier row j
-    float* sums;                // of a panel: X, then O, [2 n][its width]
+    float* sums;                // of a block: X, then O, [2 n][its width]
 };
 
-constexpr int64_t panel_width = main_width;
+constexpr int64_t block_width = main_width;
 
 inline int64_t chunk_floats(int64_t key_width, int64_t value_width, int64_t key_dim) {
-    return key_dim * value_width + 2 * chunk * (key_width + key_dim) + W + 2 * chunk * chunk + 2 * chunk * panel_width + 64;
+    return key_dim * value_width + 2 * chunk * (key_width + key_dim) + W + 2 * chunk * chunk + 2 * chunk * block_width + 64;
 }
 
 inline ChunkMemory lay_out(const Head& h) {
@@ -35,7 +35,7 @@ inline ChunkMemory lay_out(const Head& h) {
     };
     s.coupling = take(chunk * chunk);
     s.mixing = take(chunk * chunk);
-    s.sums = take(2 * chunk * panel_width);
+    s.sums = take(2 * chunk * block_width);
     s.rows = take(2 * chunk * h.key_width);
     s.columns = take(2 * chunk * h.a.key_dim + W);
     s.state = take(h.a.key_dim * h.value_width);
@@ -110,7 +110,7 @@ inline void multiply_scaled(int64_t rows, Product p, float scale, const Between&
 
 // Columns [column, column + width) of the values: X, O and the state after the chunk.
 template <int Vecs, class Prefetch>
-inline void run_panel(const Head& h, const ChunkMemory& s, const Gates& g, int64_t first, int64_t n, int64_t column,
+inline void run_column_block(const Head& h, const ChunkMemory& s, const Gates& g, int64_t first, int64_t n, int64_t column,
                       const Prefetch& prefetch) {
     constexpr int64_t width = Vecs * W;
     const int64_t kd = h.a.key_dim, vd = h.a.value_dim;
@@ -152,18 +152,18 @@ inline void run_chunk(const Head& h, const ChunkMemory& s, int64_t first, int64_
     const auto prefetch = [&] {
         if (next < min(first + 2 * chunk, h.rows)) h.prefetch(next++);
     };
-    for (; column + panel_width <= h.value_width; column += panel_width) run_panel<main_vecs>(h, s, g, first, n, column, prefetch);
-    for (; column < h.value_width; column += W) run_panel<1>(h, s, g, first, n, column, prefetch);
+    for (; column + block_width <= h.value_width; column += block_width) run_column_block<main_vecs>(h, s, g, first, n, column, prefetch);
+    for (; column < h.value_width; column += W) run_column_block<1>(h, s, g, first, n, column, prefetch);
 }
 
-// Between the rows of a state in its slot and its panels.
+// Between the rows of a state in its slot and its blocks.
 template <class Move>
-inline void for_panels(const Head& h, float* panels, const Move& move) {
+inline void for_column_blocks(const Head& h, float* blocks, const Move& move) {
     for (int64_t column = 0; column < h.value_width;) {
-        const int64_t width = column + panel_width <= h.value_width ? panel_width : W;
+        const int64_t width = column + block_width <= h.value_width ? block_width : W;
         for (int64_t i = 0; i < h.a.key_dim; ++i)
             for (int64_t d = 0; d < width; d += W)
-                move(panels + column * h.a.key_dim + i * width + d, i * h.a.value_dim + column + d, h.a.value_dim - column - d);
+                move(blocks + column * h.a.key_dim + i * width + d, i * h.a.value_dim + column + d, h.a.value_dim - column - d);
         column += width;
     }
 }
@@ -174,11 +174,11 @@ inline void run_chunks(const Head& h) {
         clear(s.state, h.a.key_dim * h.value_width);
     } else {
         const float* before = h.state_before();
-        for_panels(h, s.state, [&](float* panel, int64_t at, int64_t n) { store(panel, load_some(before + at, n)); });
+        for_column_blocks(h, s.state, [&](float* block, int64_t at, int64_t n) { store(block, load_some(before + at, n)); });
     }
     for (int64_t r = 0; r < h.rows; r += chunk) run_chunk(h, s, r, min(chunk, h.rows - r));
     float* after = h.state_after();
-    for_panels(h, s.state, [&](float* panel, int64_t at, int64_t n) { store_some(after + at, load(panel), n); });
+    for_column_blocks(h, s.state, [&](float* block, int64_t at, int64_t n) { store_some(after + at, load(block), n); });
 }
 
 }  // namespace
