@@ -167,7 +167,7 @@ void inputs_case(Suite& suite, int64_t rows, int64_t heads, int64_t kv_heads, in
     Floats expected(stored[3]);
     for (int64_t r = 0; r < rows; ++r)
         std::copy_n(value.data() + r * kv_heads * head_dim, kv_heads * head_dim, expected.data() + cache_rows[r] * kv_heads * head_dim);
-    suite.equal(what + ", stored values", stored[3], expected, type == KVType::float32 ? 0.0 : type == KVType::bfloat16 ? 2e-3 : 4e-3);
+    suite.equal(what + ", stored values", stored[3], expected, type == KVType::float32 ? 0.0 : 4e-3);
 }
 
 void views_case(Suite& suite, const Longs& lengths, int64_t heads, int64_t head_dim, bool fast, bool bytes = false) {
