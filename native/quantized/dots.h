@@ -16,6 +16,12 @@ constexpr int whole_tiles = W == 16 ? 2 : 1;
 constexpr int split_rows = W == 4 ? 4 : 2;
 static_assert(word == 4, "these products read words of four inputs");
 
+#if !defined(POCKETVLM_MULTIPLIES_MEMORY)
+// Four inputs in memory, repeated for every output.
+inline Counts dot8(Counts sums, Bytes weights, const int8_t* x) { return dot8(sums, weights, repeat_four(x)); }
+inline Counts dot4(Counts sums, Bytes weights, const int8_t* x) { return dot4(sums, weights, repeat_four(x)); }
+#endif
+
 // Where a product writes the sums of a tile. Bias, residual and final_out are for products with one scale for each output.
 struct Destination {
     float* out;
@@ -68,6 +74,8 @@ __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, 
     constexpr bool split = Rows <= split_rows;
     constexpr bool wide = kind == Kind::wide_codebook;
     constexpr int step = kind == Kind::bytes ? 1 : 2;  // words of a row in a step
+    // Steps without a loop: gcc 12 copies all sums at the ends of a loop, as many instructions as the products of half a step.
+    constexpr int unrolled = W == 16 && Rows == tile_height && !wide ? 8 : 1;
     const uint8_t* packed = w.packed + tile * w.steps() * step_bytes;
     const int64_t steps = kind == Kind::bytes ? w.group / 4 : w.group / 8, groups = w.groups();
     for (int64_t v = 0; v < tile_vectors; ++v) {
@@ -85,13 +93,18 @@ __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, 
             if constexpr (split || wide)
 #pragma GCC unroll 12
                 for (int r = 0; r < Rows; ++r) more[r] = wide ? sums[r] : count(0);
-            int64_t remaining = steps;
-            do {  // a group has at least one step: a loop that may run zero times copies all sums
+            const auto dot = [](Counts to, Bytes weights, const int8_t* inputs) {
+                constexpr bool eight = kind == Kind::bytes || kind == Kind::codebook;
+                if constexpr (unrolled > 1) return eight ? dot8(to, weights, inputs) : dot4(to, weights, inputs);
+                const Bytes four = repeat_four(inputs);
+                return eight ? dot8(to, weights, four) : dot4(to, weights, four);
+            };
+            const auto take_step = [&] {
                 const Bytes bytes = load_bytes(p);
                 if constexpr (Rows <= 8) __builtin_prefetch(p + ahead);
                 if constexpr (kind == Kind::bytes) {
 #pragma GCC unroll 12
-                    for (int r = 0; r < Rows; ++r) sums[r] = dot8(sums[r], bytes, repeat_four(x + 4 * r));
+                    for (int r = 0; r < Rows; ++r) sums[r] = dot(sums[r], bytes, x + 4 * r);
                 } else if constexpr (wide) {
 #pragma GCC unroll 2
                     for (int half = 0; half < 2; ++half) {
@@ -110,19 +123,26 @@ __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, 
                         first = look_up(values, first), second = look_up(values, second);
                     }
 #pragma GCC unroll 12
-                    for (int r = 0; r < Rows; ++r) {
-                        const Bytes four = repeat_four(x + 4 * r);
-                        sums[r] = kind == Kind::codebook ? dot8(sums[r], first, four) : dot4(sums[r], first, four);
-                    }
+                    for (int r = 0; r < Rows; ++r) sums[r] = dot(sums[r], first, x + 4 * r);
 #pragma GCC unroll 12
                     for (int r = 0; r < Rows; ++r) {
-                        const Bytes four = repeat_four(x + 4 * (Rows + r));
                         Counts& to = split ? more[split ? r : 0] : sums[r];
-                        to = kind == Kind::codebook ? dot8(to, second, four) : dot4(to, second, four);
+                        to = dot(to, second, x + 4 * (Rows + r));
                     }
                 }
                 p += step_bytes, x += 4 * step * Rows;
-            } while (--remaining > 0);
+            };
+            int64_t remaining = steps;
+            // A group has at least one step: a loop that may run zero times copies all sums.
+            if (unrolled > 1 && steps % unrolled == 0) {
+                do {
+#pragma GCC unroll 8
+                    for (int i = 0; i < unrolled; ++i) take_step();
+                } while ((remaining -= unrolled) > 0);
+            } else {
+                do take_step();
+                while (--remaining > 0);
+            }
             const Vec s = scale.of(g);
             Vec shift = zero();  // what a group adds for each unit of the sum of its inputs
             if constexpr (Biased) {
