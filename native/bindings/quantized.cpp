@@ -137,12 +137,43 @@ class PackedMatrix {
     std::optional<Bytes> codebook_;
 };
 
+// The arrays of an operation on the rows of a product's input, checked.
+class RowArrays {
+  public:
+    RowArrays(int kind, nb::handle other, nb::handle weight, nb::handle bias, float eps, int64_t rows, int64_t inputs) {
+        if (kind < 0 || kind > static_cast<int>(RowOperationKind::sigmoid_gate))
+            refuse("there is no operation on rows with number " + std::to_string(kind));
+        using enum RowOperationKind;
+        operation_.kind = static_cast<RowOperationKind>(kind);
+        operation_.eps = eps;
+        const bool gated = operation_.kind == gated_rms_norm;
+        if (gated || operation_.kind == sigmoid_gate) operation_.other = other_.emplace(other, "other").shaped(rows, inputs).data();
+        if (gated || operation_.kind == rms_norm || operation_.kind == layer_norm) {
+            weight_.emplace(weight, "norm_weight").shaped(gated ? -1 : inputs);
+            operation_.weight = weight_->data();
+            operation_.width = weight_->size();
+            if (operation_.width < 1 || inputs % operation_.width)
+                refuse("norm_weight has " + std::to_string(operation_.width) + " numbers, which do not divide a row of " + std::to_string(inputs));
+        }
+        if (operation_.kind == layer_norm) operation_.bias = bias_.emplace(bias, "norm_bias").shaped(inputs).data();
+    }
+
+    const RowOperation& operation() const { return operation_; }
+
+  private:
+    RowOperation operation_;
+    std::optional<Floats> other_, weight_, bias_;
+};
+
 // Products of the rows x with several matrices at once. Lists `biases` and `residuals` may be shorter: the other products have none.
-void quantized_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list biases, nb::list residuals, nb::list outs,
-                      int activation) {
+// operation: what to do with the rows first. gates: there are two matrices and one out, silu of the first product times the second.
+void quantized_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list biases, nb::list residuals, nb::list outs, int activation,
+                      int operation, nb::handle other, nb::handle norm_weight, nb::handle norm_bias, float eps, bool gates) {
     constexpr size_t maximum = max_products;
     const size_t count = weights.size();
-    if (count < 1 || count > maximum || outs.size() != count) refuse("1 to 8 weights and as many outs");
+    if (gates && (count != 2 || outs.size() != 1 || biases.size() || residuals.size() || activation))
+        refuse("gates take two weights and one out, without biases, residuals and activation");
+    if (count < 1 || count > maximum || (!gates && outs.size() != count)) refuse("1 to 8 weights and as many outs");
     const Floats in(x, "x");
     std::optional<Floats> bias[maximum], residual[maximum];
     std::optional<Output> out[maximum];
@@ -154,14 +185,19 @@ void quantized_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list
         const int64_t rows = in.dim(0), outputs = weight.outputs();
         if (i < biases.size() && !biases[i].is_none()) bias[i].emplace(biases[i], "bias").shaped(outputs);
         if (i < residuals.size() && !residuals[i].is_none()) residual[i].emplace(residuals[i], "residual").shaped(rows, outputs);
-        out[i].emplace(outs[i], "out").shaped(rows, outputs);
-        products[i] = QuantizedProduct{Linear{in.data(), nullptr, false, bias[i] ? bias[i]->data() : nullptr,
-                                          residual[i] ? residual[i]->data() : nullptr, static_cast<Activation>(activation),
-                                          out[i]->data(), rows, weight.inputs(), outputs},
-                                   &weight.weights()};
+        out[i].emplace(outs[gates ? 0 : i], "out").shaped(rows, outputs);
+        products[i] = QuantizedProduct{.args = Linear{in.data(), nullptr, false, bias[i] ? bias[i]->data() : nullptr,
+                                                      residual[i] ? residual[i]->data() : nullptr, static_cast<Activation>(activation),
+                                                      out[i]->data(), rows, weight.inputs(), outputs},
+                                       .weights = &weight.weights()};
         cost += rows * weight.inputs() * outputs;
     }
     const QuantizedWeights& first = *products[0].weights;
+    const RowArrays arrays(operation, other, norm_weight, norm_bias, eps, in.dim(0), products[0].args.inputs);
+    products[0].operation = arrays.operation();
+    products[0].gates = gates;
+    for (size_t i = 0; i < count && (operation || gates); ++i)
+        if (!quantized_alike(first, *products[i].weights)) refuse("these weights do not quantize their activations alike");
     runtime.operate(
         cost,
         [products, count](Pool& pool, const Kernels& kernels) {
@@ -228,10 +264,12 @@ void bind_quantized(nb::module_& module, nb::class_<Runtime>& runtime) {
              nb::arg("bias_factor") = nb::none(), nb::arg("span") = 1, nb::arg("zero_points") = nb::none(), nb::arg("zero") = 0,
              nb::arg("permutation") = nb::none())
         .def_prop_ro("inputs", &PackedMatrix::inputs)
-        .def_prop_ro("outputs", &PackedMatrix::outputs);
+        .def_prop_ro("outputs", &PackedMatrix::outputs)
+        .def("quantized_alike", [](const PackedMatrix& a, const PackedMatrix& b) { return quantized_alike(a.weights(), b.weights()); });
     runtime
         .def("quantized_linear", &quantized_linear, nb::arg("x"), nb::arg("weights"), nb::arg("biases"), nb::arg("residuals"), nb::arg("outs"),
-             nb::arg("activation"))
+             nb::arg("activation"), nb::arg("operation") = 0, nb::arg("other") = nb::none(), nb::arg("norm_weight") = nb::none(),
+             nb::arg("norm_bias") = nb::none(), nb::arg("eps") = 0.0f, nb::arg("gates") = false)
         .def("quantized_embed", &quantized_embed)
         .def("quantize", &quantize, nb::arg("weight"), nb::arg("bf16"), nb::arg("bits"), nb::arg("group"), nb::arg("codes"),
              nb::arg("group_scale").none(), nb::arg("row_scale"), nb::arg("codebook").none());

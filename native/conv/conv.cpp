@@ -41,6 +41,21 @@ inline void conv_row(const ConvSilu& a, int64_t sequence, int64_t begin, int64_t
     }
 }
 
+// One row of a block, channels [begin, end). window[j]: the input that tap j multiplies. Taps: their number, or 0 for any; a
+// known number leaves the loop over channels free of other loops.
+template <int Taps>
+inline void conv_channels(const ConvSilu& a, const float* const* window, int64_t begin, int64_t end, float* out) {
+    const int64_t taps = Taps ? Taps : a.taps;
+    const auto total = [&](int64_t c, const auto& get) {
+        Vec sums = zero();
+        for (int64_t j = 0; j < taps; ++j) sums = fma(get(a.weight + j * a.channels + c), get(window[j] + c), sums);
+        return silu(sums);
+    };
+    int64_t c = begin;
+    for (; c + W <= end; c += W) store(out + c, total(c, [](const float* p) { return load(p); }));
+    if (c < end) store_part(out + c, total(c, [&](const float* p) { return load_part(p, end - c); }), end - c);
+}
+
 // Rows [first, last) of a sequence, channels [begin, end). `past_rows` [taps - 1][channels] precede row 0.
 inline void conv_block(const ConvSilu& a, int64_t sequence, int64_t first, int64_t last, int64_t begin, int64_t end,
                        const float* past_rows) {
@@ -51,12 +66,7 @@ inline void conv_block(const ConvSilu& a, int64_t sequence, int64_t first, int64
     for (int64_t r = first; r < last; ++r) {
         for (int64_t j = 0; j < a.taps; ++j) window[j] = input(r - past + j);
         float* out = a.out + (start + r) * a.channels;
-        for (int64_t c = begin; c < end; c += W) {
-            const int64_t n = min(W, end - c);
-            Vec total = zero();
-            for (int64_t j = 0; j < a.taps; ++j) total = fma(get(a.weight + j * a.channels + c, n), get(window[j] + c, n), total);
-            put(out + c, silu(total), n);
-        }
+        a.taps == 4 ? conv_channels<4>(a, window, begin, end, out) : conv_channels<0>(a, window, begin, end, out);
     }
     if (last < rows) return;
     float* state = a.state + a.write_slots[sequence] * past * a.channels;

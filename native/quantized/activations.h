@@ -98,7 +98,7 @@ inline float quantize_group(const float* x, int64_t n, int64_t padded, int8_t* q
     return scale;
 }
 
-// Groups [begin, end) of the tile of `rows` rows that begins with row `first`.
+// Groups [begin, end) of the tile of `rows` rows that begins with row `first`; x is that row.
 inline void quantize_tile(const float* x, int64_t rows, const ActivationScheme& scheme, const Activations& to, int64_t first,
                           int64_t begin, int64_t end) {
     const int64_t height = height_of(rows), groups = to.groups;
@@ -109,7 +109,7 @@ inline void quantize_tile(const float* x, int64_t rows, const ActivationScheme& 
             int32_t total = 0;
             const int64_t n = r < rows ? max(0, min(scheme.group, scheme.inputs - from)) : 0;
             int8_t* row = words + from * height + word * r;
-            to.scale[at] = quantize_group(x + (first + r) * scheme.inputs + from, n, scheme.group, row, word * height, total);
+            to.scale[at] = quantize_group(x + r * scheme.inputs + from, n, scheme.group, row, word * height, total);
             to.offset[at] = -scheme.weight_offset * total;
             to.sum[at] = static_cast<float>(total);
         }
@@ -121,7 +121,6 @@ inline void quantize_full_tile(const float* x, const ActivationScheme& scheme, c
                                int64_t end) {
     static_assert(word == 4, "bytes_of makes words of four inputs");
     const int64_t stride = scheme.inputs;
-    x += first * stride;
     for (int64_t g = begin; g < end; ++g) {
         const int64_t from = g * scheme.group, at = first * to.groups + g * tile_height;
         const int64_t n = max(0, min(scheme.group, scheme.inputs - from));
@@ -165,17 +164,27 @@ inline void quantize_full_tile(const float* x, const ActivationScheme& scheme, c
 }
 #endif
 
-inline void quantize_activations(Pool& pool, const float* x, int64_t rows, const ActivationScheme& scheme, const Activations& to) {
-    const int64_t tiles = divide_up(rows, tile_height);
+// Source: StoredRows or ComputedRows (row_source.h).
+template <class Source>
+inline void quantize_activations(Pool& pool, const Source& source, int64_t rows, const ActivationScheme& scheme, const Activations& to) {
+    const int64_t tiles = divide_up(rows, tile_height), together = source.groups_together(scheme);
     // Few tiles are split by groups so that every thread has work, unless the work is too small to share.
     const int64_t fair = rows * scheme.inputs < 4096 ? 1 : divide_up(2 * pool.threads(), tiles), parts = min(fair, to.groups);
-    parallel(pool, tiles * parts, [&](int64_t task, int) {
-        const int64_t first = task / parts * tile_height, part = task % parts;
-        const int64_t begin = part * to.groups / parts, end = (part + 1) * to.groups / parts;
+    parallel(pool, tiles * parts, [&](int64_t task, int worker) {
+        const int64_t first = task / parts * tile_height, height = min(tile_height, rows - first), part = task % parts;
+        const int64_t last = (part + 1) * to.groups / parts;
+        const auto tile = source.tile(first, height, worker);
+        for (int64_t begin = part * to.groups / parts; begin < last; begin += together) {
+            const int64_t end = min(last, begin + together);
+            const float* x = tile.columns(begin * scheme.group, min(scheme.inputs, end * scheme.group));
 #if defined(POCKETVLM_TRANSPOSES_BYTES)
-        if (rows - first >= tile_height) return quantize_full_tile(x, scheme, to, first, begin, end);
+            if (height == tile_height) {
+                quantize_full_tile(x, scheme, to, first, begin, end);
+                continue;
+            }
 #endif
-        quantize_tile(x, min(tile_height, rows - first), scheme, to, first, begin, end);
+            quantize_tile(x, height, scheme, to, first, begin, end);
+        }
     });
 }
 

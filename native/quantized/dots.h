@@ -16,6 +16,12 @@ constexpr int whole_tiles = W == 16 ? 2 : 1;
 constexpr int split_rows = W == 4 ? 4 : 2;
 static_assert(word == 4, "these products read words of four inputs");
 
+#if !defined(POCKETVLM_MULTIPLIES_MEMORY)
+// Four inputs in memory, repeated for every output.
+inline Counts dot8(Counts sums, Bytes weights, const int8_t* x) { return dot8(sums, weights, repeat_four(x)); }
+inline Counts dot4(Counts sums, Bytes weights, const int8_t* x) { return dot4(sums, weights, repeat_four(x)); }
+#endif
+
 // Where a product writes the sums of a tile. Bias, residual and final_out are for products with one scale for each output.
 struct Destination {
     float* out;
@@ -91,6 +97,8 @@ __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, 
     constexpr bool split = Rows <= split_rows;
     constexpr bool wide = kind == Kind::wide_codebook;
     constexpr int bits = bits_of(kind), lines = unit_lines(bits);
+    // Units without a loop: gcc 12 copies all sums at the ends of a loop, as many instructions as the products of half a line.
+    constexpr int unrolled = W == 16 && Rows == tile_height && !wide && lines == 1 ? 8 : 1;
     const uint8_t* packed = w.packed + tile * w.lines() * line_bytes;
     const int64_t units = w.group / unit_inputs(bits), groups = w.groups();
     for (int64_t v = 0; v < tile_vectors; ++v) {
@@ -108,8 +116,13 @@ __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, 
             if constexpr (split || wide)
 #pragma GCC unroll 12
                 for (int r = 0; r < Rows; ++r) more[r] = wide ? sums[r] : count(0);
-            int64_t remaining = units;
-            do {  // a group has at least one unit: a loop that may run zero times copies all sums
+            const auto dot = [](Counts to, Bytes weights, const int8_t* inputs) {
+                constexpr bool eight = kind == Kind::bytes || kind == Kind::codebook;
+                if constexpr (unrolled > 1) return eight ? dot8(to, weights, inputs) : dot4(to, weights, inputs);
+                const Bytes four = repeat_four(inputs);
+                return eight ? dot8(to, weights, four) : dot4(to, weights, four);
+            };
+            const auto take_unit = [&] {
                 const Bytes bytes = load_bytes(p + (lines - 1) * line_bytes);
                 if constexpr (Rows <= 8)
 #pragma GCC unroll 5
@@ -118,7 +131,7 @@ __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, 
                     add_joined<Rows, bits>(sums, split ? more : sums, p, bytes, x);
                 } else if constexpr (kind == Kind::bytes) {
 #pragma GCC unroll 12
-                    for (int r = 0; r < Rows; ++r) sums[r] = dot8(sums[r], bytes, repeat_four(x + 4 * r));
+                    for (int r = 0; r < Rows; ++r) sums[r] = dot(sums[r], bytes, x + 4 * r);
                 } else if constexpr (wide) {
 #pragma GCC unroll 2
                     for (int half = 0; half < 2; ++half) {
@@ -137,19 +150,26 @@ __attribute__((noinline)) void grouped(const QuantizedWeights& w, int64_t tile, 
                         first = look_up(values, first), second = look_up(values, second);
                     }
 #pragma GCC unroll 12
-                    for (int r = 0; r < Rows; ++r) {
-                        const Bytes four = repeat_four(x + 4 * r);
-                        sums[r] = kind == Kind::codebook ? dot8(sums[r], first, four) : dot4(sums[r], first, four);
-                    }
+                    for (int r = 0; r < Rows; ++r) sums[r] = dot(sums[r], first, x + 4 * r);
 #pragma GCC unroll 12
                     for (int r = 0; r < Rows; ++r) {
-                        const Bytes four = repeat_four(x + 4 * (Rows + r));
                         Counts& to = split ? more[split ? r : 0] : sums[r];
-                        to = kind == Kind::codebook ? dot8(to, second, four) : dot4(to, second, four);
+                        to = dot(to, second, x + 4 * (Rows + r));
                     }
                 }
                 p += lines * line_bytes, x += unit_inputs(bits) * Rows;
-            } while (--remaining > 0);
+            };
+            int64_t remaining = units;
+            // A group has at least one unit: a loop that may run zero times copies all sums.
+            if (unrolled > 1 && units % unrolled == 0) {
+                do {
+#pragma GCC unroll 8
+                    for (int i = 0; i < unrolled; ++i) take_unit();
+                } while ((remaining -= unrolled) > 0);
+            } else {
+                do take_unit();
+                while (--remaining > 0);
+            }
             const Vec s = scale.of(g);
             Vec shift = zero();  // what a group adds for each unit of the sum of its inputs
             if constexpr (Biased) {

@@ -3,6 +3,7 @@
 #include "quantized/dots.h"
 #include "quantized/permutation.h"
 #include "linear/epilogue.h"
+#include "quantized/row_source.h"
 
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
@@ -21,8 +22,15 @@ inline ActivationScheme scheme_of(const Linear& a, const QuantizedWeights& w) {
         .inputs = a.inputs, .depth = w.depth, .group = w.grouped() ? w.group : w.depth, .weight_offset = weight_offset_of(w)};
 }
 
-inline bool same(const ActivationScheme& a, const ActivationScheme& b) {
-    return a.depth == b.depth && a.group == b.group && a.weight_offset == b.weight_offset;
+// Whether the bytes of the activations are the same; zero-point corrections may differ.
+inline bool same_bytes(const ActivationScheme& a, const ActivationScheme& b) { return a.depth == b.depth && a.group == b.group; }
+
+// The same activations with the zero-point corrections of another weight offset, written to `offset`.
+inline Activations with_offset(const Activations& in, int32_t weight_offset, int32_t* offset) {
+    for (int64_t i = 0; i < padded_rows(in.rows) * in.groups; ++i) offset[i] = -weight_offset * static_cast<int32_t>(in.sum[i]);
+    Activations other = in;
+    other.offset = offset;
+    return other;
 }
 
 // All activation tiles times packed tiles [first, last).
@@ -55,6 +63,37 @@ inline void tiles_of_rows(const QuantizedProduct& product, const Activations& in
     }
 }
 
+// The same for two matrices: silu of the products with the first times those with the second. gates: [tile_height][columns of
+// the task]. With one activation tile, each matrix is read from memory in one piece; with more, two packed tiles of each stay
+// in the first cache.
+inline void gated_tiles_of_rows(const QuantizedProduct& gate, const QuantizedProduct& up, const Activations& gate_in, const Activations& up_in,
+                                int64_t first, int64_t last, float* spare, float* gates) {
+    const Linear& a = up.args;
+    const int64_t block = a.rows <= tile_height ? last - first : tiles_together, stride = block * tile_outputs;
+    for (int64_t begin = first; begin < last; begin += block) {
+        const int64_t end = min(last, begin + block);
+        for (int64_t r = 0; r < a.rows; r += tile_height) {
+            float* out = a.out + r * a.outputs;
+            Destination to{.out = gates, .stride = stride, .bias = nullptr, .residual = nullptr, .final_out = out, .final_stride = a.outputs};
+            for (int64_t tile = begin; tile < end; tile += tiles_together) {
+                to.out = gates + (tile - begin) * tile_outputs, to.final_out = out + tile * tile_outputs;
+                dots(*gate.weights, tile, min(tiles_together, end - tile), gate_in, r, to);
+            }
+            to.out = spare, to.stride = tiles_together * tile_outputs;
+            for (int64_t tile = begin; tile < end; tile += tiles_together) {
+                const int64_t tiles = min(tiles_together, end - tile), column = tile * tile_outputs;
+                to.final_out = out + column;
+                dots(*up.weights, tile, tiles, up_in, r, to);
+                for (int64_t i = 0; i < min(tile_height, a.rows - r); ++i)
+                    across(0, min(tiles * tile_outputs, a.outputs - column), [&](int64_t j, int64_t n) {
+                        const Vec g = load(gates + i * stride + (tile - begin) * tile_outputs + j);
+                        set(out + i * a.outputs + column + j, silu(g) * load(spare + i * to.stride + j), n);
+                    });
+            }
+        }
+    }
+}
+
 // Packed tiles of one task: enough for every thread to get several tasks, and for a task to be worth its start; few enough
 // for the tiles of a task to fit the cache.
 inline int64_t tiles_of_task(const Pool& pool, const QuantizedWeights& weights, int64_t tiles, int64_t rows) {
@@ -63,22 +102,28 @@ inline int64_t tiles_of_task(const Pool& pool, const QuantizedWeights& weights, 
     return round_up(min(max(fair, minimum), maximum), tiles_together);
 }
 
-// Products [0, count) of the same rows with the same activation scheme.
-inline void run_products(Pool& pool, const QuantizedProduct* products, int64_t count, const Activations& in) {
-    int64_t begin[max_products], chunks[max_products], size[max_products], tasks = 0;
+// Products [0, count) of the same rows; in[i]: the activations of product i.
+inline void run_products(Pool& pool, const QuantizedProduct* products, int64_t count, const Activations* in) {
+    int64_t begin[max_products], size[max_products], tasks = 0;
     for (int64_t i = 0; i < count; ++i) {
         const int64_t tiles = divide_up(products[i].args.outputs, tile_outputs);
-        size[i] = tiles_of_task(pool, *products[i].weights, tiles, in.rows);
+        const bool gated = i > 0 && products[i - 1].gates;
+        size[i] = tiles_of_task(pool, *products[i].weights, tiles, in->rows);
+        if (gated) size[i] = round_up(divide_up(size[i], 2), tiles_together);  // its tasks read two matrices
         begin[i] = tasks;
-        chunks[i] = divide_up(tiles, size[i]);
-        tasks += chunks[i];
+        tasks += products[i].gates ? 0 : divide_up(tiles, size[i]);
+        if (gated) pool.reserve(static_cast<size_t>(tile_height * size[i] * tile_outputs) * sizeof(float));
     }
-    parallel(pool, tasks, [&](int64_t task, int) {
+    parallel(pool, tasks, [&](int64_t task, int worker) {
         int64_t i = count - 1;
         while (task < begin[i]) --i;
         const int64_t first = (task - begin[i]) * size[i], tiles = divide_up(products[i].args.outputs, tile_outputs);
+        const int64_t last = min(tiles, first + size[i]);
         alignas(64) float spare[tile_height * tiles_together * tile_outputs];
-        tiles_of_rows(products[i], in, first, min(tiles, first + size[i]), spare);
+        if (i > 0 && products[i - 1].gates)
+            gated_tiles_of_rows(products[i - 1], products[i], in[i - 1], in[i], first, last, spare, pool.scratch(worker));
+        else
+            tiles_of_rows(products[i], in[i], first, last, spare);
     });
 }
 
@@ -90,16 +135,40 @@ void quantized_linear(Pool& pool, const QuantizedProduct* products, int64_t coun
         const ActivationScheme scheme = scheme_of(a, *products[i].weights);
         const int32_t* permutation = products[i].weights->permutation;
         const auto shares = [&](const QuantizedProduct& p) {
-            return same(scheme, scheme_of(p.args, *p.weights)) && same_order(permutation, p.weights->permutation, a.inputs);
+            return same_bytes(scheme, scheme_of(p.args, *p.weights)) && same_order(permutation, p.weights->permutation, a.inputs);
         };
         int64_t n = 1;
         while (i + n < count && n < max_products && shares(products[i + n])) ++n;
         const int64_t permuted = permutation ? round_up(a.rows * a.inputs, 16) : 0;
-        float* memory = pool.shared(static_cast<size_t>(permuted) * sizeof(float) + activation_bytes(a.rows, scheme));
+        const size_t bytes = activation_bytes(a.rows, scheme) / 64 * 64 + 64;
+        const int64_t offsets = round_up(padded_rows(a.rows) * (scheme.depth / scheme.group), 16);
+        float* memory = pool.shared(static_cast<size_t>(permuted + (n - 1) * offsets) * sizeof(float) + bytes);
         if (permutation) permute(pool, a.x, a.rows, a.inputs, permutation, memory);
         const Activations in = lay_out_activations(memory + permuted, a.rows, scheme);
-        quantize_activations(pool, permutation ? memory : a.x, a.rows, scheme, in);
-        run_products(pool, products + i, n, in);
+        const RowOperation& operation = products[i].operation;
+        if (operation.kind == RowOperationKind::none) {
+            quantize_activations(pool, StoredRows{permutation ? memory : a.x, a.inputs}, a.rows, scheme, in);
+        } else {
+            const ComputedRows rows{operation, a.x, a.inputs, pool};
+            pool.reserve(rows.scratch_bytes());
+            quantize_activations(pool, rows, a.rows, scheme, in);
+        }
+        // Matrices of another kind have other zero-point corrections for the same bytes.
+        int32_t* spare = reinterpret_cast<int32_t*>(reinterpret_cast<char*>(memory + permuted) + bytes);
+        int32_t weight_offset[max_products];
+        Activations of_product[max_products];
+        for (int64_t p = 0; p < n; ++p) {
+            weight_offset[p] = weight_offset_of(*products[i + p].weights);
+            int64_t equal = 0;
+            while (weight_offset[equal] != weight_offset[p]) ++equal;
+            if (equal < p || p == 0) {
+                of_product[p] = p == 0 ? in : of_product[equal];
+                continue;
+            }
+            of_product[p] = with_offset(in, weight_offset[p], spare);
+            spare += offsets;
+        }
+        run_products(pool, products + i, n, of_product);
         i += n;
     }
 }

@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "linear/linear.h"
+#include "quantized/row_operation.h"
 #include "runtime/pool.h"
 
 namespace pocketvlm {
@@ -74,11 +75,21 @@ struct Quantize {
 
 constexpr int64_t max_products = 8;  // of one call
 
-// Several products of the same rows: x, rows and inputs are those of the first.
+// Several products of the same rows: x, rows, inputs and the operation on the rows are those of the first. Products with such
+// an operation quantize their activations alike (quantized_alike) and have no permutation.
 struct QuantizedProduct {
     Linear args;
     const QuantizedWeights* weights;
+    RowOperation operation = {};
+    // SwiGLU: silu of this product times the next one, which has the output. Both quantize their activations alike and have
+    // equally many outputs, and neither has a bias, a residual or an activation.
+    bool gates = false;
 };
+
+// Whether products with two matrices can share the bytes of their activations.
+[[gnu::always_inline]] inline bool quantized_alike(const QuantizedWeights& a, const QuantizedWeights& b) {
+    return a.depth == b.depth && a.group == b.group && !a.permutation && !b.permutation;
+}
 
 // Dequantizes rows of a matrix.
 void dequantize_rows(Pool& pool, const QuantizedWeights& weights, const int32_t* ids, int64_t n, int64_t inputs, float* out);

@@ -1,5 +1,6 @@
 // Products with quantized weights in tile registers, for many rows. The kernel without tiles does the others, with equal bits.
 #include "quantized/permutation.h"
+#include "quantized/row_source.h"
 #include "quantized/tile_dots.h"
 
 #if !defined(POCKETVLM_TILE_REGISTERS)
@@ -133,6 +134,25 @@ inline void run_products(Pool& pool, const QuantizedProduct* products, int64_t c
     });
 }
 
+// The rows of a product's input after its operation, [rows, inputs].
+inline void compute_rows(Pool& pool, const QuantizedProduct& product, float* out) {
+    const Linear& a = product.args;
+    const ComputedRows source{product.operation, a.x, a.inputs, pool};
+    parallel(pool, divide_up(a.rows, tile_height), [&](int64_t task, int) {
+        const int64_t first = task * tile_height;
+        source.tile(first, min(tile_height, a.rows - first), out + first * a.inputs).columns(0, a.inputs);
+    });
+}
+
+// out = silu(gates) * out, both [rows, outputs].
+inline void apply_gates(Pool& pool, const float* gates, const Linear& a) {
+    parallel(pool, a.rows, [&](int64_t row, int) {
+        const float* gate = gates + row * a.outputs;
+        float* out = a.out + row * a.outputs;
+        across(0, a.outputs, [&](int64_t j, int64_t n) { set(out + j, silu(get(gate + j, n)) * get(out + j, n), n); });
+    });
+}
+
 }  // namespace
 
 void quantized_linear(Pool& pool, const QuantizedProduct* products, int64_t count) {
@@ -150,12 +170,21 @@ void quantized_linear(Pool& pool, const QuantizedProduct* products, int64_t coun
                    same_order(w.permutation, other.permutation, a.inputs);
         };
         while (i + n < count && n < max_products && shares(*products[i + n].weights)) ++n;
-        const int64_t permuted = w.permutation ? round_up(a.rows * a.inputs, 16) : 0;
-        float* memory = pool.shared(static_cast<size_t>(permuted) * sizeof(float) + tile_activation_bytes(a.rows, scheme));
-        if (w.permutation) permute(pool, a.x, a.rows, a.inputs, w.permutation, memory);
-        const TileActivations in = lay_out_tile_activations(memory + permuted, a.rows, scheme);
-        quantize_to_tiles(pool, w.permutation ? memory : a.x, in);
-        run_products(pool, products + i, n, in);
+        const bool operation = products[i].operation.kind != RowOperationKind::none, gates = products[i].gates;
+        const int64_t computed = operation || w.permutation ? round_up(a.rows * a.inputs, 16) : 0;
+        const int64_t gate_floats = gates ? round_up(a.rows * a.outputs, 16) : 0;
+        float* memory = pool.shared(static_cast<size_t>(computed + gate_floats) * sizeof(float) + tile_activation_bytes(a.rows, scheme));
+        if (operation)
+            compute_rows(pool, products[i], memory);
+        else if (w.permutation)
+            permute(pool, a.x, a.rows, a.inputs, w.permutation, memory);
+        const TileActivations in = lay_out_tile_activations(memory + computed + gate_floats, a.rows, scheme);
+        quantize_to_tiles(pool, computed ? memory : a.x, in);
+        QuantizedProduct together[max_products];
+        for (int64_t p = 0; p < n; ++p) together[p] = products[i + p];
+        if (gates) together[0].args.out = memory + computed;
+        run_products(pool, together, n, in);
+        if (gates) apply_gates(pool, memory + computed, together[1].args);
     }
 }
 

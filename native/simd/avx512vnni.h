@@ -3,6 +3,8 @@
 
 #include "simd/avx512_vectors.h"
 
+#define POCKETVLM_MULTIPLIES_MEMORY
+
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
@@ -13,7 +15,12 @@ inline Counts dot8(Counts sums, Bytes weights, Bytes x) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(weights), "v"(x));
     return sums;
 }
+inline Counts dot8(Counts sums, Bytes weights, const int8_t* x) {
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(weights), "m"(*reinterpret_cast<const int32_t*>(x)));
+    return sums;
+}
 inline Counts dot4(Counts sums, Bytes weights, Bytes x) { return dot8(sums, weights, x); }
+inline Counts dot4(Counts sums, Bytes weights, const int8_t* x) { return dot8(sums, weights, x); }
 
 }  // namespace
 }  // namespace pocketvlm::POCKETVLM_ISA

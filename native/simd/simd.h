@@ -10,6 +10,7 @@
 // - Bytes, four neighbouring inputs for each of W outputs, and Counts, W integer sums. dot8 takes weights stored as
 //   value + 128 and signed inputs and adds sum((value + weight_offset) * input). Instructions with unsigned weights leave the
 //   128 in the weights; the caller subtracts it again with the sum of the inputs. dot4 takes weights 0..127 as they are;
+// - POCKETVLM_MULTIPLIES_MEMORY if it has dot8 and dot4 with four inputs in memory, which are repeated for every output;
 // - activation_layout (layout.h), how these products expect their inputs;
 // - POCKETVLM_TRANSPOSES_BYTES if it has bytes_of and sum_of_words, with which full tiles are quantized in registers;
 // - POCKETVLM_BFLOAT16_PRODUCTS if it has products of bfloat16 pairs (avx512bf16.h);

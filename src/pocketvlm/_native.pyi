@@ -65,6 +65,8 @@ class QuantizedMatrix:
     def inputs(self) -> int: ...
     @property
     def outputs(self) -> int: ...
+    def quantized_alike(self, other: QuantizedMatrix) -> bool:
+        """Whether products with two matrices can share quantized activations, in the order of the inputs."""
 
 class Graph:
     """A captured graph: the operations between begin_capture() and end_capture(), for replay on the same memory."""
@@ -132,8 +134,19 @@ class Runtime:
         residuals: list[_Floats | None],
         outs: list[_Floats],
         activation: int,
+        operation: int = 0,
+        other: _Floats | None = None,
+        norm_weight: _Floats | None = None,
+        norm_bias: _Floats | None = None,
+        eps: float = 0.0,
+        gates: bool = False,
     ) -> None:
-        """`linear` of x with 1 to 8 quantized matrices. `biases` and `residuals` may be shorter than `weights`."""
+        """`linear` of x with 1 to 8 quantized matrices. `biases` and `residuals` may be shorter than `weights`.
+
+        operation: done with the rows first: 0 none, 1 rms_norm, 2 layer_norm, 3 gated_rms_norm (z is `other`), 4
+        sigmoid_gate (the gate is `other`). gates: silu of the product with the first of two matrices times that with
+        the second is the one out. With either, the matrices must be `quantized_alike`.
+        """
 
     def quantized_embed(self, table: QuantizedMatrix, ids: _Ints, out: _Floats, /) -> None:
         """out [n, inputs] = rows ids [n] of a quantized matrix."""

@@ -41,6 +41,8 @@ class Network:
         ops = self.ops
         x = ops.embed(self.table, self.ids)
         for _ in range(3):
+            gated = ops.rms_norm_swiglu(x, self.norm, 1e-6, self.gate, self.up)
+            x = ops.linear(gated, self.down, residual=x)
             gate, up = ops.linears(ops.rms_norm(x, self.norm, 1e-6), (self.gate, self.up))
             x = ops.linear(ops.swiglu(gate, up), self.down, residual=x)
         return ops.concat([x, self.norm.reshape(1, -1), x])

@@ -1,6 +1,7 @@
 // Cases of quantized matrices: products with matrices of every kind, and quantization.
 #include <cmath>
 #include <cstdio>
+#include <iterator>
 #include <tuple>
 
 #include "kit.h"
@@ -242,6 +243,82 @@ void permuted_case(Suite& suite, int64_t rows) {
     suite.check_tiles(what, start, run);
 }
 
+std::string first_difference(const char* name, const Floats& actual, const Floats& expected) {
+    if (actual.overrun()) return std::string(name) + ": wrote in front of an output";
+    for (int64_t i = 0; i < expected.size(); ++i)
+        if (std::memcmp(&actual[i], &expected[i], sizeof(float))) {
+            char text[120];
+            std::snprintf(text, sizeof text, "%s: %.9g instead of %.9g at %lld", name, static_cast<double>(actual[i]),
+                          static_cast<double>(expected[i]), static_cast<long long>(i));
+            return text;
+        }
+    return "";
+}
+
+// Matrices of several kinds that share the bytes of their activations, in one call: the bits of single calls.
+void shared_bytes_case(Suite& suite, int64_t rows) {
+    const int64_t inputs = 200, outputs = 21;
+    Random random(static_cast<uint64_t>(rows) + 7);
+    const Kind narrow{.name = "", .bits = 4, .group = 64, .codebook = Codebook::narrow}, full{.name = "", .bits = 4, .group = 64, .codebook = Codebook::full};
+    const Kind plain{.name = "", .bits = 4, .group = 64}, bytes{.name = "", .bits = 8, .group = 64, .bias = float16};
+    const Matrix matrices[] = {{random, narrow, inputs, outputs}, {random, bytes, inputs, outputs}, {random, full, inputs, outputs},
+                               {random, plain, inputs, outputs}, {random, narrow, inputs, outputs}};
+    constexpr size_t count = std::size(matrices);
+    const Floats x = random.floats(rows * inputs);
+    suite.each(describe("quantized_linear, shared activations", {{"rows", rows}}), [&](const Kernels& kernels, Pool& pool) -> std::string {
+        Outputs together(count, Floats(rows * outputs)), alone(together);
+        QuantizedProduct products[count];
+        for (size_t i = 0; i < count; ++i) {
+            products[i] = {product_of(x, nullptr, nullptr, Activation::none, alone[i], rows, matrices[i]), &matrices[i].weights};
+            kernels.quantized_linear(pool, &products[i], 1);
+            products[i].args.out = together[i].data();
+        }
+        kernels.quantized_linear(pool, products, count);
+        for (size_t i = 0; i < count; ++i)
+            if (std::string wrong = first_difference("product", together[i], alone[i]); !wrong.empty()) return wrong;
+        return "";
+    });
+}
+
+// An operation on the rows inside the product: the bits of the operation and then the product. gates: SwiGLU of two products.
+void row_operation_case(Suite& suite, RowOperationKind operation, const Kind& kind, int64_t rows, int64_t inputs, int64_t width,
+                        bool gates) {
+    using enum RowOperationKind;
+    const int64_t outputs = 50;
+    Random random(static_cast<uint64_t>(rows * 1000 + inputs));
+    const Matrix first(random, kind, inputs, outputs), second(random, kind, inputs, outputs);
+    Floats x = random.floats(rows * inputs);
+    for (int64_t k = 0; k < inputs && rows > 2; ++k) x[2 * inputs + k] = 0.0f;
+    const Floats other = random.floats(rows * inputs, 3.0f), weight = random.floats(inputs), bias = random.floats(inputs);
+    const Floats residual = random.floats(rows * outputs);
+    const RowOperation fused{.kind = operation, .other = other.data(), .weight = weight.data(), .bias = bias.data(), .width = width, .eps = 1e-5f};
+    const auto what = describe(std::string("quantized_linear ") + kind.name, {{"operation", static_cast<int64_t>(operation)}, {"rows", rows},
+                               {"inputs", inputs}, {"width", width}, {"gates", gates}});
+    suite.each(what, [&](const Kernels& kernels, Pool& pool) -> std::string {
+        Floats normed(rows * inputs), gate(rows * outputs), up(rows * outputs), expected(rows * outputs), actual(rows * outputs);
+        const float* in = operation == none ? x.data() : normed.data();
+        if (operation == rms_norm) kernels.rms_norm(pool, RmsNorm{x.data(), weight.data(), normed.data(), rows, inputs, 1e-5f});
+        if (operation == layer_norm)
+            kernels.layer_norm(pool, LayerNorm{x.data(), weight.data(), bias.data(), normed.data(), rows, inputs, 1e-5f});
+        if (operation == gated_rms_norm)
+            kernels.gated_rms_norm(pool, GatedRmsNorm{x.data(), other.data(), weight.data(), normed.data(), rows * (inputs / width), width, 1e-5f});
+        if (operation == sigmoid_gate) kernels.sigmoid_gate(pool, Pointwise{other.data(), x.data(), normed.data(), rows * inputs});
+        const Floats* added = gates ? nullptr : &residual;
+        const auto product = [&](const Matrix& m, const float* from, Floats& out) {
+            QuantizedProduct made{product_of(x, nullptr, added, Activation::none, out, rows, m), &m.weights};
+            made.args.x = from;
+            return made;
+        };
+        QuantizedProduct separate[] = {product(first, in, gates ? gate : expected), product(second, in, up)};
+        kernels.quantized_linear(pool, separate, gates ? 2 : 1);
+        if (gates) kernels.swiglu(pool, Pointwise{gate.data(), up.data(), expected.data(), rows * outputs});
+        QuantizedProduct together[] = {product(first, x.data(), actual), product(second, x.data(), actual)};
+        together[0].operation = fused, together[0].gates = gates;
+        kernels.quantized_linear(pool, together, gates ? 2 : 1);
+        return first_difference("product", actual, expected);
+    });
+}
+
 // Codes need not be equal, because a weight between two codes may be rounded to either; the error must be as small.
 void quantize_case(Suite& suite, int bits, int64_t group, int64_t inputs, int64_t outputs, bool bf16) {
     Random random(static_cast<uint64_t>(inputs + outputs + bits));
@@ -320,6 +397,17 @@ void quantized_cases(Suite& suite) {
             for (const int64_t rows : {1, 2, 3, 4, 6, 8, 12, 25}) container_case(suite, kind, rows, 200, 35);
     for (const int64_t rows : {1, 4, 25}) several_case(suite, rows);
     for (const int64_t rows : {1, 5, 60}) permuted_case(suite, rows);
+    for (const int64_t rows : {1, 5, 12, 31}) shared_bytes_case(suite, rows);
+    constexpr Kind row_kinds[] = {{.name = "4 bit", .bits = 4, .group = 24}, {.name = "4 bit", .bits = 4, .group = 64, .codebook = Codebook::narrow},
+                                  {.name = "8 bit", .bits = 8, .group = 0}, {.name = "8 bit", .bits = 8, .group = 32, .bias = float16}};
+    for (const Kind& kind : row_kinds)
+        for (const int64_t rows : {1, 2, 7, 12, 41})
+            for (const auto& [inputs, width] : {std::pair<int64_t, int64_t>{5, 5}, {120, 40}, {700, 100}})
+                for (int operation = 0; operation <= static_cast<int>(RowOperationKind::sigmoid_gate); ++operation)
+                    for (const bool gates : {false, true}) {
+                        const auto chosen = static_cast<RowOperationKind>(operation);
+                        if (chosen != RowOperationKind::none || gates) row_operation_case(suite, chosen, kind, rows, inputs, width, gates);
+                    }
     for (const bool bf16 : {true, false})
         for (const auto& [inputs, outputs] : {std::pair<int64_t, int64_t>{64, 16}, {5, 1}, {333, 33}}) {
             quantize_case(suite, 8, 0, inputs, outputs, bf16);

@@ -177,6 +177,69 @@ class Ops(ABC, Generic[A, W, I]):
             for weight, bias in zip_longest(weights, biases[: len(weights)])
         ]
 
+    # Operations on the rows of a product's input, together with the products: a backend may do them while it quantizes
+    # the rows. The results have the bits of the two calls that each of these stands for.
+
+    def rms_norm_linears(
+        self,
+        x: A,
+        norm: A,
+        eps: float,
+        weights: Sequence[W],
+        adapters: Sequence[AdaptedRows[A, W, I]] = (),
+    ) -> Sequence[A]:
+        """`linears` of rms_norm(x, norm, eps)."""
+        return self.linears(self.rms_norm(x, norm, eps), weights, adapters=adapters)
+
+    def rms_norm_swiglu(
+        self,
+        x: A,
+        norm: A,
+        eps: float,
+        gate: W,
+        up: W,
+        adapters: Sequence[AdaptedRows[A, W, I]] = (),
+    ) -> A:
+        """`swiglu` of the products of rms_norm(x, norm, eps) with `gate` and `up`: [T, n] (docs/model.md 3.2)."""
+        return self.swiglu(*self.rms_norm_linears(x, norm, eps, (gate, up), adapters))
+
+    def layer_norm_linears(
+        self,
+        x: A,
+        norm: tuple[A, A],
+        eps: float,
+        weights: Sequence[W],
+        biases: Sequence[A | None] = (),
+        activation: Activation | None = None,
+    ) -> Sequence[A]:
+        """Products of layer_norm(x, *norm, eps): `linears`, or `linear` of each with an activation."""
+        rows = self.layer_norm(x, *norm, eps)
+        if activation is None:
+            return self.linears(rows, weights, biases)
+        return [
+            self.linear(rows, weight, bias, activation=activation)
+            for weight, bias in zip_longest(weights, biases[: len(weights)])
+        ]
+
+    def gated_rms_norm_linear(
+        self,
+        x: A,
+        z: A,
+        norm: A,
+        eps: float,
+        weight: W,
+        residual: A,
+        adapters: Sequence[AdaptedRows[A, W, I]] = (),
+    ) -> A:
+        """`linear` of gated_rms_norm(x, z, norm, eps) with a residual."""
+        return self.linear(self.gated_rms_norm(x, z, norm, eps), weight, residual=residual, adapters=adapters)
+
+    def sigmoid_gate_linear(
+        self, x: A, gate: A, weight: W, residual: A, adapters: Sequence[AdaptedRows[A, W, I]] = ()
+    ) -> A:
+        """`linear` of sigmoid_gate(x, gate) with a residual."""
+        return self.linear(self.sigmoid_gate(x, gate), weight, residual=residual, adapters=adapters)
+
     @abstractmethod
     def rms_norm(self, x: A, weight: A, eps: float) -> A:
         """x * rsqrt(mean(x^2) + eps) * (1 + weight), [T, H]: the text model's zero-centred norm (docs/model.md 3.1)."""

@@ -12,7 +12,16 @@ from pocketvlm.backends.ops import Ops
 from pocketvlm.bench.scenarios import DECODED, SHORT, Prompts, first_token
 from pocketvlm.engine import Engine
 
-PRODUCTS = ("linear", "linears")
+# Operations with products, and which of their arguments are weights.
+PRODUCTS = {
+    "linear": (1,),
+    "linears": (1,),
+    "rms_norm_linears": (3,),
+    "rms_norm_swiglu": (3, 4),
+    "layer_norm_linears": (3,),
+    "gated_rms_norm_linear": (4,),
+    "sigmoid_gate_linear": (2,),
+}
 OPERATIONS = Ops.__abstractmethods__ | {*PRODUCTS}
 
 
@@ -48,9 +57,10 @@ class Timed:
             entry.seconds += time.perf_counter() - began
             entry.calls += 1
             if name in PRODUCTS:
-                for weight in (args[1],) if name == "linear" else args[1]:
-                    entry.bytes += weight.nbytes
-                    entry.operations += 2 * len(args[0]) * weight.inputs * weight.outputs
+                for argument in (args[index] for index in PRODUCTS[name]):
+                    for weight in argument if isinstance(argument, list | tuple) else (argument,):
+                        entry.bytes += weight.nbytes
+                        entry.operations += 2 * len(args[0]) * weight.inputs * weight.outputs
             return out
 
         return call

@@ -86,15 +86,17 @@ def full_attention(
     ops: Ops[A, W, I],
     w: FullAttention[A, W],
     spec: AttentionSpec,
+    norm: A,
     x: A,
     step: Step[I],
     cache: KVCache[A],
     adapters: Adapters[A, W, I],
 ) -> A:
-    """Gated softmax attention up to o_proj's input: [T, hidden] -> [T, heads * head_dim] (docs/model.md 3.3)."""
-    query_gate, key, value = ops.linears(x, (w.q_proj, w.k_proj, w.v_proj), adapters=adapters)
+    """x + gated softmax attention of norm(x): [T, hidden] -> [T, hidden] (docs/model.md 3.3)."""
+    query_gate, key, value = ops.rms_norm_linears(x, norm, spec.eps, (w.q_proj, w.k_proj, w.v_proj), adapters)
     query, gate = ops.attention_inputs(query_gate, key, value, w.q_norm, w.k_norm, cache, step, spec)
-    return ops.sigmoid_gate(ops.attention(query, cache, step), gate)
+    mixed = ops.attention(query, cache, step)
+    return ops.sigmoid_gate_linear(mixed, gate, w.o_proj, x, adapters)
 
 
 def linear_attention(
@@ -102,13 +104,15 @@ def linear_attention(
     w: LinearAttention[A, W],
     spec: DeltaSpec,
     eps: float,
+    norm: A,
     x: A,
     step: Step[I],
     state: DeltaState[A],
     adapters: Adapters[A, W, I],
 ) -> A:
-    """Gated DeltaNet up to out_proj's input: [T, hidden] -> [T, value_dim] (docs/model.md 3.5)."""
-    qkv, z, b, a = ops.linears(x, (w.in_proj_qkv, w.in_proj_z, w.in_proj_b, w.in_proj_a), adapters=adapters)
+    """x + Gated DeltaNet of norm(x): [T, hidden] -> [T, hidden] (docs/model.md 3.5)."""
+    inputs = (w.in_proj_qkv, w.in_proj_z, w.in_proj_b, w.in_proj_a)
+    qkv, z, b, a = ops.rms_norm_linears(x, norm, eps, inputs, adapters)
     outs = []
     for part in step.sub_steps:
         rows = part.rows
@@ -117,7 +121,7 @@ def linear_attention(
         if part.copy_slots is not None:
             ops.copy_slots(state.arrays, state.copies, part)
     out = ops.concat(outs) if len(outs) > 1 else outs[0]
-    return ops.gated_rms_norm(out, z, w.norm, eps)
+    return ops.gated_rms_norm_linear(out, z, w.norm, eps, w.out_proj, x, adapters)
 
 
 def decoder_layer(
@@ -131,17 +135,13 @@ def decoder_layer(
 ) -> A:
     """x + Mixer(norm(x)), then + MLP(norm(.)): [T, hidden] -> [T, hidden] (docs/model.md 3.2)."""
     eps = specs.attention.eps
-    normed = ops.rms_norm(x, w.input_layernorm, eps)
     if isinstance(w.mixer, FullAttention):
         assert isinstance(state, KVCache)
-        mixed = full_attention(ops, w.mixer, specs.attention, normed, step, state, adapters)
-        x = ops.linear(mixed, w.mixer.o_proj, residual=x, adapters=adapters)
+        x = full_attention(ops, w.mixer, specs.attention, w.input_layernorm, x, step, state, adapters)
     else:
         assert isinstance(state, DeltaState)
-        mixed = linear_attention(ops, w.mixer, specs.delta, eps, normed, step, state, adapters)
-        x = ops.linear(mixed, w.mixer.out_proj, residual=x, adapters=adapters)
-    normed = ops.rms_norm(x, w.post_attention_layernorm, eps)
-    gated = ops.swiglu(*ops.linears(normed, (w.gate_proj, w.up_proj), adapters=adapters))
+        x = linear_attention(ops, w.mixer, specs.delta, eps, w.input_layernorm, x, step, state, adapters)
+    gated = ops.rms_norm_swiglu(x, w.post_attention_layernorm, eps, w.gate_proj, w.up_proj, adapters)
     return ops.linear(gated, w.down_proj, residual=x, adapters=adapters)
 
 
@@ -162,7 +162,7 @@ def decode_layers(
 
 def head(ops: Ops[A, W, I], w: Weights[A, W], eps: float, x: A) -> A:
     """Final norm and output matrix: [n, hidden] -> logits [n, vocab]."""
-    return ops.linear(ops.rms_norm(x, w.norm, eps), w.lm_head)
+    return ops.rms_norm_linears(x, w.norm, eps, (w.lm_head,))[0]
 
 
 def state_arrays(states: Sequence[LayerState], kind: type[LayerState]) -> Iterator[Any]:

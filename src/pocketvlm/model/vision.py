@@ -6,9 +6,9 @@ import numpy as np
 
 from pocketvlm.backends.backend import Backend
 from pocketvlm.backends.batch import I, Ints
-from pocketvlm.backends.ops import A, Ops, W
+from pocketvlm.backends.ops import A, Activation, Ops, W
 from pocketvlm.config import VisionConfig
-from pocketvlm.model.weights import Attention, Linear, MergerMLP, VisionLayer, VisionWeights, WindowMerger
+from pocketvlm.model.weights import Attention, Linear, MergerMLP, Norm, VisionLayer, VisionWeights, WindowMerger
 from pocketvlm.types import DownsampleMode
 
 MERGER_EPS = 1e-6
@@ -19,32 +19,34 @@ def linear(ops: Ops[A, W, I], w: Linear[A, W], x: A) -> A:
     return ops.linear(x, w.weight, w.bias)
 
 
-def attention(ops: Ops[A, W, I], w: Attention[A, W], x: A, residual: A, lengths: Ints, heads: int) -> A:
-    """residual + out(attention(x)), inside each run of `lengths`: [T, hidden] -> [T, hidden]."""
+def attention(ops: Ops[A, W, I], w: Attention[A, W], norm: Norm[A], eps: float, x: A, lengths: Ints, heads: int) -> A:
+    """x + out(attention(norm(x))), inside each run of `lengths`: [T, hidden] -> [T, hidden]."""
     inputs = (w.q_proj, w.k_proj, w.v_proj)
-    query, key, value = ops.linears(x, [part.weight for part in inputs], [part.bias for part in inputs])
+    weights, biases = [part.weight for part in inputs], [part.bias for part in inputs]
+    query, key, value = ops.layer_norm_linears(x, (norm.weight, norm.bias), eps, weights, biases)
     mixed = ops.attention_views(query, key, value, lengths, heads)
-    return ops.linear(mixed, w.out_proj.weight, w.out_proj.bias, residual=residual)
+    return ops.linear(mixed, w.out_proj.weight, w.out_proj.bias, residual=x)
+
+
+def normed_linear(ops: Ops[A, W, I], w: Linear[A, W], norm: Norm[A], eps: float, x: A, activation: Activation) -> A:
+    """activation(norm(x) W^T + b)."""
+    return ops.layer_norm_linears(x, (norm.weight, norm.bias), eps, (w.weight,), (w.bias,), activation)[0]
 
 
 def encoder_layer(ops: Ops[A, W, I], w: VisionLayer[A, W], c: VisionConfig, x: A, lengths: Ints) -> A:
     """Pre-norm transformer layer: [T, hidden] -> [T, hidden]."""
-    normed = ops.layer_norm(x, w.layer_norm1.weight, w.layer_norm1.bias, c.layer_norm_eps)
-    x = attention(ops, w.attention, normed, x, lengths, c.num_attention_heads)
-    normed = ops.layer_norm(x, w.layer_norm2.weight, w.layer_norm2.bias, c.layer_norm_eps)
-    inner = ops.linear(normed, w.fc1.weight, w.fc1.bias, activation="gelu_tanh")
+    x = attention(ops, w.attention, w.layer_norm1, c.layer_norm_eps, x, lengths, c.num_attention_heads)
+    inner = normed_linear(ops, w.fc1, w.layer_norm2, c.layer_norm_eps, x, "gelu_tanh")
     return ops.linear(inner, w.fc2.weight, w.fc2.bias, residual=x)
 
 
 def window_merger(ops: Ops[A, W, I], w: WindowMerger[A, W], c: VisionConfig, x: A, sizes: Ints) -> A:
     """Attention among the four tokens of each 2x2 window, then an MLP to one: [T, hidden] -> [T / 4, hidden]."""
     windows = ops.regroup_2x2(x, sizes).reshape(-1, c.hidden_size)
-    normed = ops.layer_norm(windows, w.layer_norm1.weight, w.layer_norm1.bias, c.layer_norm_eps)
     lengths = np.full(len(windows) // 4, 4, dtype=np.int32)
-    mixed = attention(ops, w.attention, normed, windows, lengths, c.num_attention_heads)
+    mixed = attention(ops, w.attention, w.layer_norm1, c.layer_norm_eps, windows, lengths, c.num_attention_heads)
     flat = mixed.reshape(-1, 4 * c.hidden_size)
-    normed = ops.layer_norm(flat, w.pre_norm.weight, w.pre_norm.bias, c.layer_norm_eps)
-    inner = ops.linear(normed, w.linear_1.weight, w.linear_1.bias, activation="gelu_tanh")
+    inner = normed_linear(ops, w.linear_1, w.pre_norm, c.layer_norm_eps, flat, "gelu_tanh")
     return ops.linear(inner, w.linear_2.weight, w.linear_2.bias, residual=ops.window_mean(flat))
 
 
@@ -52,8 +54,7 @@ def final_merger(ops: Ops[A, W, I], rounds: tuple[MergerMLP[A, W], ...], x: A, s
     """Each round: 2x2 windows through an MLP with exact GELU: [T, hidden] -> [T / 4 ** rounds, text hidden]."""
     for w in rounds:
         flat = ops.regroup_2x2(x, sizes)
-        normed = ops.layer_norm(flat, w.pre_norm.weight, w.pre_norm.bias, MERGER_EPS)
-        inner = ops.linear(normed, w.linear_1.weight, w.linear_1.bias, activation="gelu_erf")
+        inner = normed_linear(ops, w.linear_1, w.pre_norm, MERGER_EPS, flat, "gelu_erf")
         x = linear(ops, w.linear_2, inner)
         sizes = sizes // 2
     return x

@@ -24,6 +24,7 @@ Floats = NDArray[np.float32]
 Adapted = AdaptedRows[Floats, NativeWeight, Ints]
 
 _ACTIVATIONS: dict[str | None, int] = {None: 0, "gelu_tanh": 1, "gelu_erf": 2, "silu": 3}
+_ROW_OPERATIONS = {"rms_norm": 1, "layer_norm": 2, "gated_rms_norm": 3, "sigmoid_gate": 4}
 _F32 = np.dtype(np.float32)
 _empty = np.empty
 
@@ -148,6 +149,94 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
             for weight, out in zip(weights, outs, strict=True):
                 self._add_updates(x, weight, adapters, out)
         return outs
+
+    def _fused(
+        self,
+        operation: str,
+        x: Floats,
+        weights: Sequence[NativeWeight],
+        adapters: Sequence[Adapted],
+        *,
+        other: Floats | None = None,
+        norm: tuple[Floats | None, Floats | None] = (None, None),
+        eps: float = 0.0,
+        biases: Sequence[Floats | None] = (),
+        residuals: Sequence[Floats | None] = (),
+        activation: Activation | None = None,
+        gates: bool = False,
+    ) -> Sequence[Floats] | None:
+        """Products of the rows x after an operation, in one kernel; None where that takes two.
+
+        One kernel serves quantized matrices that share their activations in the order of the inputs. Adapters need the
+        rows as floats.
+        """
+        packed = [weight.packed if isinstance(weight, Tied) else weight for weight in weights]
+        handles = [weight.handle for weight in packed if isinstance(weight, PackedMatrix)]
+        alike = len(handles) == len(packed) and all(handles[0].quantized_alike(handle) for handle in handles)
+        if adapters or not alike:
+            return None
+        outs = [self._new((len(x), weight.outputs)) for weight in (packed[:1] if gates else packed)]
+        self._native.quantized_linear(
+            x, handles, list(biases), list(residuals), outs, _ACTIVATIONS[activation], _ROW_OPERATIONS[operation],
+            other, *norm, eps, gates,
+        )  # fmt: skip
+        return outs
+
+    def rms_norm_linears(
+        self,
+        x: Floats,
+        norm: Floats,
+        eps: float,
+        weights: Sequence[NativeWeight],
+        adapters: Sequence[Adapted] = (),
+    ) -> Sequence[Floats]:
+        outs = self._fused("rms_norm", x, weights, adapters, norm=(norm, None), eps=eps)
+        return super().rms_norm_linears(x, norm, eps, weights, adapters) if outs is None else outs
+
+    def rms_norm_swiglu(
+        self,
+        x: Floats,
+        norm: Floats,
+        eps: float,
+        gate: NativeWeight,
+        up: NativeWeight,
+        adapters: Sequence[Adapted] = (),
+    ) -> Floats:
+        outs = self._fused("rms_norm", x, (gate, up), adapters, norm=(norm, None), eps=eps, gates=True)
+        return super().rms_norm_swiglu(x, norm, eps, gate, up, adapters) if outs is None else outs[0]
+
+    def layer_norm_linears(
+        self,
+        x: Floats,
+        norm: tuple[Floats, Floats],
+        eps: float,
+        weights: Sequence[NativeWeight],
+        biases: Sequence[Floats | None] = (),
+        activation: Activation | None = None,
+    ) -> Sequence[Floats]:
+        outs = self._fused("layer_norm", x, weights, (), norm=norm, eps=eps, biases=biases, activation=activation)
+        return super().layer_norm_linears(x, norm, eps, weights, biases, activation) if outs is None else outs
+
+    def gated_rms_norm_linear(
+        self,
+        x: Floats,
+        z: Floats,
+        norm: Floats,
+        eps: float,
+        weight: NativeWeight,
+        residual: Floats,
+        adapters: Sequence[Adapted] = (),
+    ) -> Floats:
+        outs = self._fused(
+            "gated_rms_norm", x, (weight,), adapters, other=z, norm=(norm, None), eps=eps, residuals=(residual,)
+        )
+        return super().gated_rms_norm_linear(x, z, norm, eps, weight, residual, adapters) if outs is None else outs[0]
+
+    def sigmoid_gate_linear(
+        self, x: Floats, gate: Floats, weight: NativeWeight, residual: Floats, adapters: Sequence[Adapted] = ()
+    ) -> Floats:
+        outs = self._fused("sigmoid_gate", x, (weight,), adapters, other=gate, residuals=(residual,))
+        return super().sigmoid_gate_linear(x, gate, weight, residual, adapters) if outs is None else outs[0]
 
     def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
         out = self._new(x.shape)
