@@ -15,7 +15,7 @@ namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
 // Not measured yet: estimates from the number of instructions.
-constexpr int64_t min_rows = 16;   // fewer rows fill less than half of two blocks
+constexpr int64_t min_rows = 16;   // fewer rows leave a block partly empty
 constexpr int64_t min_group = 32;  // the sums of smaller groups take longer to scale than the products take without tiles
 constexpr int64_t cached_bytes = 1 << 20, min_cached_rows = 256;  // rows that stay in the second cache while packed tiles pass
 constexpr int64_t tiles_together = 2;
