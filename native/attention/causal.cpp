@@ -114,8 +114,6 @@ inline void run_of_rows(const CausalAttention& a, const RunScratch& s, int64_t s
 
 constexpr int heads_together = 4, keys_together = many_registers ? 4 : 1;
 constexpr int64_t keys_a_block = 16;
-template <class T>
-constexpr int64_t keys_ahead = 64 / sizeof(T);  // prefetched before they are read: 16 KiB for rows of 256 numbers
 
 // Numbers of a row in whole steps.
 template <class T>
@@ -221,7 +219,7 @@ struct Partial {
 // The keys and values of one span, and their scales with int8.
 template <class T>
 struct Span {
-    const T *keys[span + keys_ahead<T>], *values[span + keys_a_block];
+    const T *keys[span + keys_ahead<T>], *values[span + values_ahead];
     float key_scales[span], value_scales[span];
     int64_t n;
 };
@@ -295,12 +293,12 @@ inline void single_row_bf16(const CausalAttention& a, const float* query, const 
     int64_t i = 0;
     for (; i + keys_together <= n; i += keys_together) {
         Vec sums[Heads * keys_together];
-        bf16_scores<Heads, keys_together>(pairs, words, s.keys + i, keys_ahead<uint16_t>, d, sums);
+        bf16_scores<Heads, keys_together>(pairs, words, s.keys + i, d, sums);
         store_scores<Heads, keys_together>(sums, scale, scores + i);
     }
     for (; i < n; ++i) {
         Vec sums[Heads];
-        bf16_scores<Heads, 1>(pairs, words, s.keys + i, keys_ahead<uint16_t>, d, sums);
+        bf16_scores<Heads, 1>(pairs, words, s.keys + i, d, sums);
         store_scores<Heads, 1>(sums, scale, scores + i);
     }
     weights_of_span<uint16_t, Heads>(a, s, scores, out);
@@ -343,7 +341,7 @@ inline void single_span(const CausalAttention& a, int64_t sequence, int64_t row,
         }
     }
     for (int64_t i = n; i < n + keys_ahead<T>; ++i) s.keys[i] = s.values[min(i - n, n - 1)];  // prefetched: values are read next
-    for (int64_t i = n; i < n + keys_a_block; ++i) s.values[i] = s.values[n - 1];            // prefetched, never read
+    for (int64_t i = n; i < n + values_ahead; ++i) s.values[i] = s.values[n - 1];            // prefetched, never read
     float *scores = memory, *query = memory + heads_together * span;
     [[maybe_unused]] uint32_t* pairs = reinterpret_cast<uint32_t*>(query + heads_together * width);
     const bool bfloat16 = bfloat16_rows<T>(a);

@@ -9,7 +9,7 @@ namespace {
 
 // sums[h * Keys + i] = the sum of query h and key i in parts; query as pairs, whole vectors with zeros after head_dim.
 template <int Heads, int Keys>
-inline void bf16_scores(const uint32_t* query, int64_t words, const uint16_t* const* keys, int64_t ahead, int64_t d, Vec* sums) {
+inline void bf16_scores(const uint32_t* query, int64_t words, const uint16_t* const* keys, int64_t d, Vec* sums) {
 #pragma GCC unroll 16
     for (int i = 0; i < Heads * Keys; ++i) sums[i] = zero();
     const auto add = [&](int64_t j, const auto& load_key) {
@@ -26,7 +26,7 @@ inline void bf16_scores(const uint32_t* query, int64_t words, const uint16_t* co
     int64_t j = 0;
     for (; j + 2 * W <= d; j += 2 * W) {
 #pragma GCC unroll 4
-        for (int i = 0; i < Keys; ++i) __builtin_prefetch(keys[i + ahead] + j);
+        for (int i = 0; i < Keys; ++i) __builtin_prefetch(keys[i + keys_ahead<uint16_t>] + j);
         add(j, [](const uint16_t* p) { return load_bf16(p); });
     }
     if (j < d) add(j, [&](const uint16_t* p) { return load_bf16_part(p, d - j); });
@@ -43,6 +43,7 @@ inline void bf16_weigh(const uint32_t* weights, int64_t stride, const uint16_t* 
         for (int v = 0; v < 2 * Steps; ++v) sums[h][v] = load(out + h * width + v * W);
     for (int64_t i = 0; i < pairs; ++i) {
         const uint16_t *first = values[2 * i] + column, *second = values[2 * i + 1] + column;
+        // Rows of a page follow each other, and so do blocks of keys.
         for (int64_t p = 0; p < 2 * Steps; ++p) __builtin_prefetch(next + (2 * Steps * i + p) * 2 * W);
         Bf16Pairs w[Heads];
 #pragma GCC unroll 4
@@ -74,7 +75,7 @@ inline void bf16_weighted_values(const uint32_t* weights, int64_t stride, const 
         const int64_t pairs = divide_up(min(block, n - i), 2);
         const uint32_t* w = weights + i / 2;
         int64_t j = 0;
-        const uint16_t* next = values[i + block];
+        const uint16_t* next = values[i + values_ahead];
         for (; j + 4 * W <= d; j += 4 * W) bf16_weigh<Heads, 2, true>(w, stride, values + i, next + block * j, j, 4 * W, pairs, out + j, width);
         for (; j + 2 * W <= d; j += 2 * W) bf16_weigh<Heads, 1, true>(w, stride, values + i, next + block * j, j, 2 * W, pairs, out + j, width);
         if (j < d) bf16_weigh<Heads, 1, false>(w, stride, values + i, next + block * j, j, d - j, pairs, out + j, width);
