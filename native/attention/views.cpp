@@ -65,12 +65,18 @@ inline void small_view_head(const ViewAttention& a, int64_t view, int64_t head) 
     const int64_t first = a.offsets[view], n = a.offsets[view + 1] - first, d = a.head_dim, stride = a.heads * d;
     const int64_t base = first * stride + head * d;
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
+    const float *keys[small_view], *values[small_view];  // the last row again after the last
+    for (int64_t k = 0; k < small_view; ++k) {
+        const int64_t row = base + min(k, n - 1) * stride;
+        keys[k] = a.key + row, values[k] = a.value + row;
+    }
     for (int64_t q = 0; q < n; ++q) {
         Vec sums[small_view];
         for (Vec& v : sums) v = zero();
         for (int64_t j = 0; j < d; j += W) {
             const Vec query = load_some(a.query + base + q * stride + j, d - j);
-            for (int64_t k = 0; k < n; ++k) sums[k] = fma(query, load_some(a.key + base + k * stride + j, d - j), sums[k]);
+#pragma GCC unroll 4
+            for (int64_t k = 0; k < small_view; ++k) sums[k] = fma(query, load_some(keys[k] + j, d - j), sums[k]);
         }
         alignas(64) float weights[W];
         float top = lowest;
@@ -83,7 +89,8 @@ inline void small_view_head(const ViewAttention& a, int64_t view, int64_t head) 
         store(weights, e);
         for (int64_t j = 0; j < d; j += W) {
             Vec out = zero();
-            for (int64_t k = 0; k < n; ++k) out = fma(splat(weights[k]), load_some(a.value + base + k * stride + j, d - j), out);
+#pragma GCC unroll 4
+            for (int64_t k = 0; k < small_view; ++k) out = fma(splat(weights[k]), load_some(values[k] + j, d - j), out);
             store_part(a.out + base + q * stride + j, out * inverse, d - j);
         }
     }
