@@ -7,7 +7,6 @@
 #include "attention/softmax_block.h"
 #if defined(POCKETVLM_BFLOAT16_PRODUCTS)
 #include "attention/causal_bfloat16.h"
-#include "attention/causal_rows_bfloat16.h"
 #endif
 
 namespace pocketvlm::POCKETVLM_ISA {
@@ -114,6 +113,8 @@ inline void run_of_rows(const CausalAttention& a, const RunScratch& s, int64_t s
 
 constexpr int heads_together = 4, keys_together = many_registers ? 4 : 1;
 constexpr int64_t keys_a_block = 16;
+template <class T>
+constexpr int64_t keys_ahead = 64 / sizeof(T);  // prefetched before they are read: 16 KiB for rows of 256 numbers
 
 // Numbers of a row in whole steps.
 template <class T>
@@ -219,17 +220,19 @@ struct Partial {
 // The keys and values of one span, and their scales with int8.
 template <class T>
 struct Span {
-    const T *keys[span + keys_ahead<T>], *values[span + values_ahead];
+    const T *keys[span + keys_ahead<T>], *values[span + keys_a_block];
     float key_scales[span], value_scales[span];
     int64_t n;
 };
 
-// The scores of Heads queries become weights, with the scales of the values in them.
 template <class T, int Heads>
-inline void weights_of_span(const CausalAttention& a, const Span<T>& s, float* scores, const Partial& out) {
-    const int64_t n = s.n;
+inline void single_row(const CausalAttention& a, const float* query, const Span<T>& s, float* scores, const Partial& out) {
+    const int64_t d = a.head_dim, width = stepped<T>(d), n = s.n;
+    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
+    int64_t i = 0;
+    for (; i + keys_together <= n; i += keys_together) scores_of<T, Heads, keys_together>(query, s.keys + i, d, scale, scores + i);
+    for (; i < n; ++i) scores_of<T, Heads, 1>(query, s.keys + i, d, scale, scores + i);
     for (int h = 0; h < Heads; ++h) {
-        int64_t i = 0;
         float* row = scores + h * span;
         if (a.key_scales)
             for (i = 0; i < n; ++i) row[i] *= s.key_scales[i];
@@ -252,16 +255,6 @@ inline void weights_of_span(const CausalAttention& a, const Span<T>& s, float* s
         if (a.value_scales)
             for (i = 0; i < n; ++i) row[i] *= s.value_scales[i];
     }
-}
-
-template <class T, int Heads>
-inline void single_row(const CausalAttention& a, const float* query, const Span<T>& s, float* scores, const Partial& out) {
-    const int64_t d = a.head_dim, width = stepped<T>(d), n = s.n;
-    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
-    int64_t i = 0;
-    for (; i + keys_together <= n; i += keys_together) scores_of<T, Heads, keys_together>(query, s.keys + i, d, scale, scores + i);
-    for (; i < n; ++i) scores_of<T, Heads, 1>(query, s.keys + i, d, scale, scores + i);
-    weights_of_span<T, Heads>(a, s, scores, out);
     // Some keys at a time, so that their rows are read in one go; the sums wait in the cache.
     constexpr int few = KVRow<T>::vecs, many = many_registers ? 4 : 2;
     clear(out.sums, Heads * width);
@@ -279,51 +272,10 @@ inline void single_row(const CausalAttention& a, const float* query, const Span<
     }
 }
 
-#if defined(POCKETVLM_BFLOAT16_PRODUCTS)
-constexpr int64_t span_words = span / 2 + W;  // pairs of weights of a span
-
-// The same with bfloat16 products; `memory` has heads_together * span_words words.
-template <int Heads>
-inline void single_row_bf16(const CausalAttention& a, const float* query, const Span<uint16_t>& s, float* scores, uint32_t* memory,
-                            const Partial& out) {
-    const int64_t d = a.head_dim, width = stepped<uint16_t>(d), words = width / 2, n = s.n;
-    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
-    uint32_t* pairs = memory;  // of the queries, then of the weights
-    for (int64_t j = 0; j < Heads * width; j += 2 * W) store_words(pairs + j / 2, neighbours(load(query + j), load(query + j + W)));
-    int64_t i = 0;
-    for (; i + keys_together <= n; i += keys_together) {
-        Vec sums[Heads * keys_together];
-        bf16_scores<Heads, keys_together>(pairs, words, s.keys + i, d, sums);
-        store_scores<Heads, keys_together>(sums, scale, scores + i);
-    }
-    for (; i < n; ++i) {
-        Vec sums[Heads];
-        bf16_scores<Heads, 1>(pairs, words, s.keys + i, d, sums);
-        store_scores<Heads, 1>(sums, scale, scores + i);
-    }
-    weights_of_span<uint16_t, Heads>(a, s, scores, out);
-    for (int h = 0; h < Heads; ++h)
-        for (i = 0; i < n; i += 2 * W) {
-            const float* row = scores + h * span + i;
-            store_words(pairs + h * span_words + i / 2, neighbours(load_some(row, n - i), load_some(row + W, n - i - W)));
-        }
-    bf16_weighted_values<Heads>(pairs, span_words, s.values, keys_a_block, n, d, out.sums, width);
-}
-#endif
-
-// Whether single rows over such pages have bfloat16 products, which leave numbers in their order.
-template <class T>
-inline bool bfloat16_rows([[maybe_unused]] const CausalAttention& a) {
-#if defined(POCKETVLM_BFLOAT16_PRODUCTS)
-    if constexpr (sizeof(T) == sizeof(uint16_t)) return a.fast;
-#endif
-    return false;
-}
-
 // Floats that single_span takes of a worker's memory.
 template <class T>
 inline int64_t span_floats(const CausalAttention& a) {
-    return heads_together * (span + stepped<T>(a.head_dim) + max(span, a.head_dim) + 4 * W);
+    return heads_together * (span + stepped<T>(a.head_dim));
 }
 
 template <class T>
@@ -341,26 +293,16 @@ inline void single_span(const CausalAttention& a, int64_t sequence, int64_t row,
         }
     }
     for (int64_t i = n; i < n + keys_ahead<T>; ++i) s.keys[i] = s.values[min(i - n, n - 1)];  // prefetched: values are read next
-    for (int64_t i = n; i < n + values_ahead; ++i) s.values[i] = s.values[n - 1];            // prefetched, never read
+    for (int64_t i = n; i < n + keys_a_block; ++i) s.values[i] = s.values[n - 1];            // prefetched, never read
     float *scores = memory, *query = memory + heads_together * span;
-    [[maybe_unused]] uint32_t* pairs = reinterpret_cast<uint32_t*>(query + heads_together * width);
-    const bool bfloat16 = bfloat16_rows<T>(a);
     for (int64_t h = 0; h < group;) {
         const int64_t heads = h + heads_together <= group ? heads_together : 1;
         const float* from = a.query + (row * a.heads + kv_head * group + h) * d;
         clear(query, heads * width);
         for (int64_t i = 0; i < heads; ++i)
-            for (int64_t j = 0; j < d; ++j) query[i * width + (bfloat16 ? j : KVRow<T>::position(j))] = from[i * d + j];
+            for (int64_t j = 0; j < d; ++j) query[i * width + KVRow<T>::position(j)] = from[i * d + j];
         const Partial part{out.sums + h * width, out.maximum + h, out.total + h};
         h += heads;
-#if defined(POCKETVLM_BFLOAT16_PRODUCTS)
-        if constexpr (sizeof(T) == sizeof(uint16_t))
-            if (bfloat16) {
-                heads == 1 ? single_row_bf16<1>(a, query, s, scores, pairs, part)
-                           : single_row_bf16<heads_together>(a, query, s, scores, pairs, part);
-                continue;
-            }
-#endif
         if (heads == heads_together)
             single_row<T, heads_together>(a, query, s, scores, part);
         else
@@ -371,7 +313,7 @@ inline void single_span(const CausalAttention& a, int64_t sequence, int64_t row,
 // Joins the results of the spans of one head in those of the first.
 template <class T>
 inline void join(float* sums, const float* maximum, const float* total, int64_t count, int64_t sum_stride, int64_t stride, int64_t d,
-                 bool in_order, float* out) {
+                 float* out) {
     const int64_t width = stepped<T>(d);
     float top = lowest, all = 0.0f;
     for (int64_t i = 0; i < count; ++i) top = maximum[i * stride] > top ? maximum[i * stride] : top;
@@ -383,7 +325,7 @@ inline void join(float* sums, const float* maximum, const float* total, int64_t 
             store(sums + j, i == 0 ? part : load(sums + j) + part);
         }
     }
-    for (int64_t j = 0; j < d; ++j) out[j] = sums[in_order ? j : KVRow<T>::position(j)] / all;
+    for (int64_t j = 0; j < d; ++j) out[j] = sums[KVRow<T>::position(j)] / all;
 }
 
 struct Task {
@@ -457,7 +399,7 @@ inline void attention_of(Pool& pool, const CausalAttention& a) {
         const Task& t = row_tasks[r];
         const int64_t first = static_cast<int64_t>(t.first) * a.heads + h;
         join<T>(sums + first * width, maximum + first, total + first, t.count, a.heads * width, a.heads, d,
-                bfloat16_rows<T>(a), a.out + (t.row * a.heads + h) * d);
+                a.out + (t.row * a.heads + h) * d);
     };
     if (spans * a.heads * width < joined_alone)
         for (int64_t i = 0; i < rows * a.heads; ++i) join_head(i / a.heads, i % a.heads);

@@ -50,11 +50,6 @@ struct LastStep {
     LastStep(const T* p, int64_t n) : numbers{} { __builtin_memcpy(numbers, p, static_cast<size_t>(n) * sizeof(T)); }
 };
 
-// Keys and values that single rows prefetch before they read them: 16 KiB of keys if rows have 256 numbers.
-template <class T>
-constexpr int64_t keys_ahead = 64 / sizeof(T);
-constexpr int64_t values_ahead = 32;
-
 template <class T>
 inline void widen_row(const T* row, float scale, int64_t d, float* out) {
     for (int64_t j = 0; j < d; ++j) out[j] = KVRow<T>::number(row[j]) * scale;

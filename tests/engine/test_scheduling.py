@@ -67,7 +67,7 @@ def test_preempted_equals_not_preempted_bit_for_bit(oracle: Oracle, weights: str
         ask(text(4, 80, [66]), 60, 2),
         ask(text(5, 8), 90, 3),
     ]
-    run = Run(engine_of(model, tokens=150))
+    run = Run(engine_of(model, tokens=190))
     numbers = [run.add(request) for request in requests]
     while run.engine.busy:
         run.step()

@@ -29,7 +29,7 @@ ANSWERS: list[tuple[list[str], str, dict[str, object], str]] = [
     (["penguin.png"], "What is this?", {}, "penguin"),
     (["penguin.png"], "Describe this image.", {}, "A penguin emoji on a white background."),
     (["apple.png"], "Which emoji is this?", {}, "apple"),
-    (["unicorn_large.jpg"], "What is this?", {}, "unicorn"),
+    (["unicorn_large.jpg"], "Which emoji is this?", {}, "unicorn"),
     (["dog.png"], "Read the text.", {}, "DOG"),
     (["open.png"], "What does it say?", {}, "OPEN"),
     (["small_type.png"], "Read the text.", {"downsample_mode": "4x"}, "pepper"),

@@ -75,7 +75,7 @@ class Scheme:
 
     def describe(self) -> dict[str, str]:
         """Precision, weights and arithmetic with their reasons, for people."""
-        attention = "attention of views, prompts and bfloat16 caches in bfloat16 where the processor has it"
+        attention = "attention of views and prompts in bfloat16 where the processor has it"
         own = "integer products with activations in 8 bits where the checkpoint is quantized, the rest in "
         arithmetic = {
             "float32": "float32",
