@@ -202,7 +202,8 @@ inline Vec weights_of_scores(const TileBlock& b, Vec seen, Vec factor, Vec top, 
 }
 
 template <bool Masked, bool Scaled>
-__attribute__((noinline)) void weigh_scores(const TileSoftmax& s, const TileBlock& b, int64_t q, int64_t head_dim, bool first, float* scores) {
+__attribute__((noinline)) void weigh_scores(const TileSoftmax& s, const TileBlock& b, int64_t q, int64_t head_dim, bool first,
+                                            float* scores) {
     const Vec factor = splat(1.44269504f / __builtin_sqrtf(static_cast<float>(head_dim)));  // powers of two, not of e
     const Vec seen = Masked ? load(b.seen + q * W) : zero();
     const Vec previous = first ? splat(-3.0e38f) : load(s.top + q * W);

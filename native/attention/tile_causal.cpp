@@ -68,9 +68,9 @@ inline void run_of_rows_tiles(const CausalAttention& a, const TileRun& s, const 
                 const int64_t token = min(queries - 1, b * tile_queries + j) / group;
                 seen[j] = static_cast<float>(max(0, min(n, start + token - k + 1)));
             }
-            const auto most = static_cast<int64_t>(seen[tile_queries - 1]);
-            if (most == 0) continue;
-            const TileBlock block{.keys = s.keys, .values = s.values, .n = most, .seen = seen[0] < seen[tile_queries - 1] ? seen : nullptr,
+            const auto max_seen = static_cast<int64_t>(seen[tile_queries - 1]);
+            if (max_seen == 0) continue;
+            const TileBlock block{.keys = s.keys, .values = s.values, .n = max_seen, .seen = seen[0] < seen[tile_queries - 1] ? seen : nullptr,
                                   .key_scales = a.key_scales ? s.key_scales : nullptr,
                                   .value_scales = a.key_scales ? s.value_scales : nullptr};
             add_tile_keys(softmax_of(b), block, s.queries + b * tile_query_words(d), d, k == 0, s.scores);

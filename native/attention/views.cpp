@@ -1,4 +1,5 @@
-// Attention inside views. A task packs the keys and values of one pair (view, head) and runs some of its queries.
+// Attention inside views. A task packs the keys and values of one pair (view, head) and runs some of its queries, or takes
+// several pairs of small views.
 #include "attention/attention.h"
 #include "attention/softmax_block.h"
 #include "attention/view_runs.h"
@@ -57,6 +58,44 @@ inline void view_head(const ViewAttention& a, const Scratch& s, int64_t view, in
     }
 }
 
+constexpr int64_t small_view = 4;  // rows of the merger's windows, and lanes of the shortest vectors
+
+// Views of at most small_view rows: dot products of rows as they lie, since packing would take longer than they do.
+inline void small_view_head(const ViewAttention& a, int64_t view, int64_t head) {
+    const int64_t first = a.offsets[view], n = a.offsets[view + 1] - first, d = a.head_dim, stride = a.heads * d;
+    const int64_t base = first * stride + head * d;
+    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
+    const float *keys[small_view], *values[small_view];  // the last row again after the last
+    for (int64_t k = 0; k < small_view; ++k) {
+        const int64_t row = base + min(k, n - 1) * stride;
+        keys[k] = a.key + row, values[k] = a.value + row;
+    }
+    for (int64_t q = 0; q < n; ++q) {
+        Vec sums[small_view];
+        for (Vec& v : sums) v = zero();
+        for (int64_t j = 0; j < d; j += W) {
+            const Vec query = load_some(a.query + base + q * stride + j, d - j);
+#pragma GCC unroll 4
+            for (int64_t k = 0; k < small_view; ++k) sums[k] = fma(query, load_some(keys[k] + j, d - j), sums[k]);
+        }
+        alignas(64) float weights[W];
+        float top = lowest;
+        store(weights, splat(lowest));
+        for (int64_t k = 0; k < n; ++k) {
+            weights[k] = sum(sums[k]) * scale;
+            top = weights[k] > top ? weights[k] : top;
+        }
+        const Vec e = exp(load(weights) - splat(top)), inverse = splat(1.0f / sum(e));
+        store(weights, e);
+        for (int64_t j = 0; j < d; j += W) {
+            Vec out = zero();
+#pragma GCC unroll 4
+            for (int64_t k = 0; k < small_view; ++k) out = fma(splat(weights[k]), load_some(values[k] + j, d - j), out);
+            store_part(a.out + base + q * stride + j, out * inverse, d - j);
+        }
+    }
+}
+
 // Any view by float products; all views that are too short for tiles of bfloat16 keys.
 inline void attention_views_float(Pool& pool, const ViewAttention& a, int64_t longest) {
     pool.reserve(static_cast<size_t>(scratch_floats(longest, a.head_dim)) * sizeof(float));
@@ -67,21 +106,32 @@ inline void attention_views_float(Pool& pool, const ViewAttention& a, int64_t lo
     parallel(pool, divide_up(pairs, together) * parts, [&](int64_t task, int worker) {
         const Scratch s = lay_out(pool.scratch(worker), longest, a.head_dim);
         const int64_t first = task / parts * together, last = min(pairs, first + together);
-        for (int64_t pair = first; pair < last; ++pair) view_head(a, s, pair / a.heads, pair % a.heads, task % parts, parts);
+        for (int64_t pair = first; pair < last; ++pair) {
+            const int64_t view = pair / a.heads, head = pair % a.heads;
+            if (a.offsets[view + 1] - a.offsets[view] > small_view)
+                view_head(a, s, view, head, task % parts, parts);
+            else if (task % parts == 0)
+                small_view_head(a, view, head);
+        }
     });
 }
 
 }  // namespace
 
 void attention_views(Pool& pool, const ViewAttention& a) {
+    const auto in_bfloat16 = [&]([[maybe_unused]] int64_t rows) {
 #if defined(POCKETVLM_BFLOAT16_PRODUCTS)
-    const auto in_bfloat16 = [&](int64_t rows) { return a.fast && rows >= bf16_keys; };
-    for_each_run(a, in_bfloat16, [&](const ViewAttention& run, int64_t longest, bool bfloat16) {
-        bfloat16 ? attention_views_bf16(pool, run, longest) : attention_views_float(pool, run, longest);
-    });
+        return a.fast && rows >= bf16_keys;
 #else
-    for_each_run(a, [](int64_t) { return false; }, [&](const ViewAttention& run, int64_t longest, bool) { attention_views_float(pool, run, longest); });
+        return false;
 #endif
+    };
+    for_each_run(a, in_bfloat16, [&](const ViewAttention& run, int64_t longest, [[maybe_unused]] bool bfloat16) {
+#if defined(POCKETVLM_BFLOAT16_PRODUCTS)
+        if (bfloat16) return attention_views_bf16(pool, run, longest);
+#endif
+        attention_views_float(pool, run, longest);
+    });
 }
 
 }  // namespace pocketvlm::POCKETVLM_ISA

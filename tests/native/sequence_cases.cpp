@@ -334,6 +334,7 @@ void sequence_cases(Suite& suite) {
         }
         for (const bool fast : {false, true}) {
             views_case(suite, {1}, 3, head_dim, fast);
+            views_case(suite, {4, 4, 2, 3, 4, 1, 4}, 3, head_dim, fast);
             views_case(suite, {5, 33, 17, 1}, 2, head_dim, fast);
             views_case(suite, {100, 35}, 2, head_dim, fast);
             if (fast) views_case(suite, {100, 35}, 2, head_dim, fast, true);
