@@ -99,21 +99,14 @@ def test_results_are_batch_invariant(oracle: Oracle, weights: str) -> None:
 
 @pytest.mark.skipif("plaintiles" not in _native.usable_isas(for_tests=True), reason="needs AVX-512 with BF16")
 @pytest.mark.parametrize("weights", ["int4", "int8"])
-def test_integer_products_in_tiles_change_no_bit(oracle: Oracle, weights: str) -> None:
-    """Features, logits of a prompt, and those of a request alone (few rows, no tiles) and in a batch (many rows)."""
-    tiles, vectors = (
-        make_engine(oracle, backend(weights, isa), prefill_chunk=64) for isa in ("plaintiles", "avx512bf16")
-    )
-    views = make_prompt(oracle.config, [(8, 8), (4, 8)], "16x", 1, seed=5).views
-    for a, b in zip(tiles.runner.encode(views), vectors.runner.encode(views), strict=True):
-        np.testing.assert_array_equal(a, b)
-    prompt = make_prompt(oracle.config, [(4, 8)], "16x", 150, seed=5)
-    np.testing.assert_array_equal(tiles.prompt_logits(prompt), vectors.prompt_logits(prompt))
-    requests = [request(make_prompt(oracle.config, [], "16x", 3 + i, seed=i), i) for i in range(20)]
-    seen = record(tiles)
-    together = answer(tiles, requests, seen)
+def test_tiles_answer_alike_alone_and_in_a_batch(oracle: Oracle, weights: str) -> None:
+    """A request alone, whose decoding has few rows and no tiles, and among others, whose prompts do."""
+    engine = make_engine(oracle, backend(weights, "plaintiles"), prefill_chunk=64)
+    requests = [request(make_prompt(oracle.config, [], "16x", 3 + 5 * i, seed=i), i) for i in range(20)]
+    seen = record(engine)
+    together = answer(engine, requests, seen)
     for i in (0, 7, 19):
-        np.testing.assert_array_equal(answer(tiles, [requests[i]], seen)[0], together[i])
+        np.testing.assert_array_equal(answer(engine, [requests[i]], seen)[0], together[i])
 
 
 @pytest.mark.parametrize("weights", [*WEIGHTS, "exact"])
