@@ -157,7 +157,7 @@ class Comparison:
         self.results.runs = self.options.runs
         self.results.missing[part] = list(self.left_out)
         if not self.options.trial:
-            order = {name: place for place, name in enumerate(scenarios.NAMES)}
+            order = {name: index for index, name in enumerate(scenarios.NAMES)}
             self.results.rows = dict(sorted(self.results.rows.items(), key=lambda item: order[item[0]]))
             self.results.save(self.path)
 

@@ -14,11 +14,11 @@ Arrays = dict[str, tuple[str, np.ndarray]]
 def encode(tensors: Arrays, pad: int = 8) -> bytes:
     """A file of (dtype, values) by name; the header is padded to a multiple of `pad`."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    place = 0
+    start = 0
     for name, (dtype, values) in tensors.items():
-        offsets = [place, place + values.nbytes]
+        offsets = [start, start + values.nbytes]
         header[name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": offsets}
-        place = offsets[1]
+        start = offsets[1]
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % pad)
     return len(text).to_bytes(8, "little") + text + b"".join(values.tobytes() for _, values in tensors.values())

@@ -32,7 +32,7 @@ class Source:
 
     @classmethod
     def small(cls) -> Source:
-        """Four layers of the released widths, few tokens, and a vision tower that no error is taken of."""
+        """Four layers of the released widths, few tokens, and a tiny vision tower, whose errors are not measured."""
         shape = copy.deepcopy(dict(RELEASED))
         text, shift = shape["text_config"], SMALL_VOCABULARY - RELEASED["text_config"]["vocab_size"]
         text |= {"num_hidden_layers": SMALL_LAYERS, "layer_types": text["layer_types"][:SMALL_LAYERS]}

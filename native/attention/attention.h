@@ -22,10 +22,10 @@ struct CausalAttention {
     KVType type;
     const void *keys, *values;                // [pages, kv_heads, page_size, head_dim] of the type
     const float *key_scales, *value_scales;   // [pages, kv_heads, page_size] with int8, else null
-    const int32_t* offsets;      // [sequences + 1]
-    const int32_t* context_lens; // [sequences]
-    const int32_t* pages;        // [sequences, table_width]
-    float* out;                  // [rows, heads * head_dim]
+    const int32_t* offsets;                   // [sequences + 1]
+    const int32_t* context_lens;              // [sequences]
+    const int32_t* pages;                     // [sequences, table_width]
+    float* out;                               // [rows, heads * head_dim]
     int64_t sequences, table_width, page_size, heads, kv_heads, head_dim;
     bool fast;  // as in ViewAttention
 };

@@ -1,6 +1,7 @@
 // Causal attention over pages. Runs of rows: blocks of queries against packed blocks of keys. Single rows: the keys are
 // read from their pages, in spans of fixed length so that long contexts use all threads and sums do not depend on how many.
-// Keys and values are widened where they are read; a scale of a key multiplies its scores, one of a value its weights.
+// Keys and values are widened where they are read. In single rows, the scale of an int8 key multiplies its scores and that of a
+// value its weights; runs in float32 scale the numbers.
 #include "attention/attention.h"
 #include "attention/causal_runs.h"
 #include "attention/kv_rows.h"
@@ -13,7 +14,7 @@ namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
 constexpr int64_t span = 512;              // keys of one task of a single row
-constexpr int64_t joined_alone = 1 << 16;  // floats of the spans that one thread joins sooner than several
+constexpr int64_t joined_alone = 1 << 16;  // one thread joins spans of fewer floats sooner than several do
 
 inline float scale_of(const float* scales, int64_t row) { return scales ? scales[row] : 1.0f; }
 
@@ -255,7 +256,7 @@ inline void single_row(const CausalAttention& a, const float* query, const Span<
         if (a.value_scales)
             for (i = 0; i < n; ++i) row[i] *= s.value_scales[i];
     }
-    // Some keys at a time, so that their rows are read in one go; the sums wait in the cache.
+    // Some keys at a time, so that their rows are read in one go; the sums stay in the cache.
     constexpr int few = KVRow<T>::vecs, many = many_registers ? 4 : 2;
     clear(out.sums, Heads * width);
     for (i = 0; i < n; i += keys_a_block) {
@@ -310,7 +311,7 @@ inline void single_span(const CausalAttention& a, int64_t sequence, int64_t row,
     }
 }
 
-// Joins the results of the spans of one head in those of the first.
+// Joins the results of one head's spans; the sums of the first span are overwritten.
 template <class T>
 inline void join(float* sums, const float* maximum, const float* total, int64_t count, int64_t sum_stride, int64_t stride, int64_t d,
                  float* out) {

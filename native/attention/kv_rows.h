@@ -7,7 +7,7 @@
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
-// `vecs` vectors are widened at a time; position(j) is where number j then is, in rows of whole steps of vecs * W numbers.
+// A step of `vecs` vectors is widened at a time; position(j) is the index of number j in a widened row of whole steps.
 template <class T>
 struct KVRow;
 
@@ -42,7 +42,7 @@ struct KVRow<int8_t> {
 template <class T>
 constexpr int64_t kv_step = KVRow<T>::vecs * W;
 
-// The first n numbers of a step, zero after them.
+// The first n numbers of a step, then zeros.
 template <class T>
 struct LastStep {
     T numbers[kv_step<T>];

@@ -1,5 +1,5 @@
 // Causal attention of runs of rows with products in tile registers. A task packs the keys and values block by block and
-// multiplies each block with all its blocks of queries. Single rows have no tiles: they are limited by memory.
+// multiplies each block with all its blocks of queries. Single rows do not use tiles, because memory limits their speed.
 #include "attention/causal_runs.h"
 #include "attention/tile_block.h"
 

@@ -60,12 +60,12 @@ inline void view_head(const ViewAttention& a, const Scratch& s, int64_t view, in
 
 constexpr int64_t small_view = 4;  // rows of the merger's windows, and lanes of the shortest vectors
 
-// Views of at most small_view rows: dot products of rows as they lie, since packing would take longer than they do.
+// Views of at most small_view rows: dot products of rows that are not packed, because packing would take longer.
 inline void small_view_head(const ViewAttention& a, int64_t view, int64_t head) {
     const int64_t first = a.offsets[view], n = a.offsets[view + 1] - first, d = a.head_dim, stride = a.heads * d;
     const int64_t base = first * stride + head * d;
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
-    const float *keys[small_view], *values[small_view];  // the last row again after the last
+    const float *keys[small_view], *values[small_view];  // rows after the last repeat it
     for (int64_t k = 0; k < small_view; ++k) {
         const int64_t row = base + min(k, n - 1) * stride;
         keys[k] = a.key + row, values[k] = a.value + row;
@@ -96,7 +96,7 @@ inline void small_view_head(const ViewAttention& a, int64_t view, int64_t head) 
     }
 }
 
-// Any view by float products; all views that are too short for tiles of bfloat16 keys.
+// Views without bfloat16 products: all, or those that are too short for a tile of bfloat16 keys.
 inline void attention_views_float(Pool& pool, const ViewAttention& a, int64_t longest) {
     pool.reserve(static_cast<size_t>(scratch_floats(longest, a.head_dim)) * sizeof(float));
     const int64_t pairs = a.views * a.heads;

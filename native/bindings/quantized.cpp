@@ -166,7 +166,7 @@ class RowArrays {
 };
 
 // Products of the rows x with several matrices at once. Lists `biases` and `residuals` may be shorter: the other products have none.
-// operation: what to do with the rows first. gates: there are two matrices and one out, silu of the first product times the second.
+// operation: done with the rows before the products. gates: two matrices and one out, silu of the first product times the second.
 void quantized_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list biases, nb::list residuals, nb::list outs, int activation,
                       int operation, nb::handle other, nb::handle norm_weight, nb::handle norm_bias, float eps, bool gates) {
     constexpr size_t maximum = max_products;

@@ -65,7 +65,7 @@ inline void couple(const ChunkMemory& s, const Gates& g, int64_t n, int64_t key_
     }
 }
 
-// C = scale C + A B for blocks of rows; between() runs before each of them.
+// C = scale C + A B for a block of rows.
 template <int Rows, int Vecs>
 __attribute__((noinline)) void scaled_tile(const Product& p, float scale) {
     Vec sums[Rows][Vecs];
@@ -96,6 +96,7 @@ inline void scaled_tile_of(int64_t rows, const Product& p, float scale) {
     scaled_tile<Rows, Vecs>(p, scale);
 }
 
+// The same for any number of rows in blocks; between() runs before each block.
 template <int Vecs, class Between>
 inline void multiply_scaled(int64_t rows, Product p, float scale, const Between& between) {
     const int64_t count = divide_up(rows, tile_rows<Vecs>), height = rows / count, higher = rows % count;
@@ -111,7 +112,7 @@ inline void multiply_scaled(int64_t rows, Product p, float scale, const Between&
 // Columns [column, column + width) of the values: X, O and the state after the chunk.
 template <int Vecs, class Prefetch>
 inline void run_column_block(const Head& h, const ChunkMemory& s, const Gates& g, int64_t first, int64_t n, int64_t column,
-                      const Prefetch& prefetch) {
+                             const Prefetch& prefetch) {
     constexpr int64_t width = Vecs * W;
     const int64_t kd = h.a.key_dim, vd = h.a.value_dim;
     float *state = s.state + column * kd, *x = s.sums, *o = x + n * width;

@@ -4,7 +4,7 @@
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
-// Sixteen rounds of vectors are one of tiles, which do more at once. dots(): four products.
+// One round of tiles takes the place of sixteen rounds of vectors, because it does more. dots() runs four products.
 template <class Dots>
 inline int64_t multiply_tiles(Pool& pool, int64_t rounds, int64_t depth, const Dots& dots) {
     const int64_t repeats = divide_up(rounds, 16);

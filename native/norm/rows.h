@@ -7,7 +7,7 @@
 namespace pocketvlm::POCKETVLM_ISA {
 namespace {
 
-// put(j, n) for each vector of columns [begin, end), n < W only in the last.
+// Calls put(j, n) for each vector of columns [begin, end); n < W only in the last.
 template <class Put>
 inline void across(int64_t begin, int64_t end, const Put& put) {
     int64_t j = begin;
@@ -23,7 +23,7 @@ inline void set(float* p, Vec v, int64_t n) {
         store_part(p, v, n);
 }
 
-// What a norm needs to know of a whole row before it computes any column.
+// The numbers of a whole row that a norm needs before it computes any column.
 struct RowStatistics {
     float mean, factor;
 };

@@ -1,5 +1,5 @@
-// An operation on the rows of a product's input that the product does itself: its result goes straight to the quantized
-// activations and is never written as floats.
+// An operation on the rows of a product's input that the product's kernel does before it quantizes them. Kernels without tile
+// registers compute some columns of an activation tile at a time, so the result stays in the cache.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Dot products of blocks of sixteen rows with packed tiles of sixteen outputs, in tile registers. Sums are integers, and what
-// is done with them is done in the order of dots.h, so a row gets the same bits as there.
+// Dot products of blocks of sixteen rows with packed tiles of sixteen outputs, in tile registers. Sums are integers; they are
+// scaled and added in the order of dots.h, so a row gets the same bits as there.
 #pragma once
 
 #include "linear/epilogue.h"
@@ -87,7 +87,7 @@ inline void add_group(const TileScheme& s, const int8_t* rows, const int8_t* hig
     if constexpr (Wide) store_tile<2 + Slot>(sums + sums_of_tile, 4 * tile_outputs);
 }
 
-// What the sums of a group are multiplied with and added to, for the rows of a block: in dots.h `grouped` does the same.
+// The factors and summands of a group's sums, for the rows of a block, as `grouped` in dots.h applies them.
 struct GroupOfRows {
     const int32_t* sums;
     const float *row_scale, *row_sum;
@@ -118,7 +118,7 @@ template <int Row>
 }
 
 // A block of rows times an unpacked tile; out [16][16]. The products of a group run while the sums of the group before it are
-// scaled: two slots of registers and of memory take turns.
+// scaled: two slots of registers and of memory alternate.
 template <bool Biased, bool Wide>
 __attribute__((noinline)) void grouped_tile(const QuantizedWeights& w, int64_t tile, const UnpackedTile& unpacked, const TileActivations& in,
                                             int64_t block, float* out, int64_t stride) {

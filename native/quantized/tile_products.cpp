@@ -1,4 +1,5 @@
 // Products with quantized weights in tile registers, for many rows. The kernel without tiles does the others, with equal bits.
+// An operation on the rows is computed for all rows before the products, SwiGLU after them.
 #include "quantized/permutation.h"
 #include "quantized/row_source.h"
 #include "quantized/tile_dots.h"

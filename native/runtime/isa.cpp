@@ -87,7 +87,7 @@ namespace {
 #endif
 #define POCKETVLM_AVX512 "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"
 
-// What tiles need from the system, in this order: the next one is only looked at if all before it are there.
+// What tiles need from the system, in this order: each is checked only if all before it are there.
 constexpr std::string_view tile_state = "tile_state", tile_permission = "tile_permission", tile_arithmetic = "tile_arithmetic";
 
 const std::vector<InstructionSet> sets{
@@ -182,7 +182,7 @@ std::vector<std::string_view> find_features() {
     POCKETVLM_CHECK("avx512bf16")
 #undef POCKETVLM_CHECK
     unsigned a, b, c, d;
-    const bool known = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0;  // gcc 12 cannot be asked for these
+    const bool known = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0;  // __builtin_cpu_supports of gcc 12 lacks these
     add("amx_tile", known && d & bit_AMX_TILE);
     add("amx_int8", known && d & bit_AMX_INT8);
     add("amx_bf16", known && d & bit_AMX_BF16);

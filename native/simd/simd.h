@@ -14,7 +14,7 @@
 // - activation_layout (layout.h), how these products expect their inputs;
 // - POCKETVLM_TRANSPOSES_BYTES if it has bytes_of and sum_of_words, with which full tiles are quantized in registers;
 // - POCKETVLM_BFLOAT16_PRODUCTS if it has products of bfloat16 pairs (avx512bf16.h);
-// - POCKETVLM_TILE_REGISTERS if it has tile registers (tiles.h), and the sets whose kernels do what tiles do not gain:
+// - POCKETVLM_TILE_REGISTERS if it has tile registers (tiles.h), and the sets whose kernels do the work that tiles do not speed up:
 //   POCKETVLM_INTEGER_WITHOUT_TILES and POCKETVLM_BFLOAT16_WITHOUT_TILES. Kernels in tiles call the kernel of the same name there.
 #pragma once
 
