@@ -166,8 +166,8 @@ class LogitsRow:
         """Raise BackendError where the first value is no number: then all are, for one weight that is none."""
         if np.isnan(self.backend.to_numpy(self.logits[self.row : self.row + 1, :1])[0, 0]):
             raise BackendError(
-                "the logits are no numbers, because weights of the checkpoint are infinite or no numbers: a load "
-                "without options for weights and precision names the tensor; use another checkpoint"
+                "the logits are no numbers (NaN), probably because weights of the checkpoint are infinite or NaN: a "
+                "load without options for weights and precision names the tensor; use another checkpoint"
             )
 
 

@@ -165,7 +165,7 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         activation: Activation | None = None,
         gates: bool = False,
     ) -> Sequence[Floats] | None:
-        """Products of the rows x after an operation, in one kernel; None where that takes two.
+        """Products of the rows x after an operation, in one kernel; None if that takes two.
 
         One kernel serves quantized matrices that share their activations in the order of the inputs. Adapters need the
         rows as floats.
