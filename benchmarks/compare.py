@@ -8,7 +8,7 @@
 The weights have the real shape. First checks that all engines compute the same; rows are refused if the check was of
 another commit. Writes benchmarks/results/compare-KIND.json and a picture, KIND being the kind of processor, and the
 part of docs/benchmarks.md between its markers, which shows every kind that has a file. The peers need the extras
-`dev` and `bench`, and OpenVINO; a missing one is left out with a line that says how to get it. Close everything else.
+`dev` and `bench`; a missing one is left out with a line that says how to get it. Close everything else.
 """
 
 from __future__ import annotations
