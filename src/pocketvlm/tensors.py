@@ -106,7 +106,7 @@ class DenseTensor:
         values = bfloat16_to_float32(data) if self.dtype == "bf16" else data
         wrong = np.argwhere(~np.isfinite(values))
         raise TensorError(
-            f"{self.label}: {len(wrong)} of {values.size} values are infinite or no numbers, the first at "
+            f"{self.label}: {len(wrong)} of {values.size} values are infinite or NaN, the first at "
             f"{wrong[0].tolist()}: the file is damaged, or its training diverged: download or copy it again, or use "
             f"another checkpoint"
         )
@@ -312,7 +312,7 @@ class QuantizedTensor:
             return numbers
         count = int((~np.isfinite(numbers)).sum())
         raise TensorError(
-            f"{self.label}: {count} of {numbers.size} {what} are infinite or no numbers: the file is damaged: download "
+            f"{self.label}: {count} of {numbers.size} {what} are infinite or NaN: the file is damaged: download "
             f"or copy it again"
         )
 

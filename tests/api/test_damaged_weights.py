@@ -1,4 +1,4 @@
-"""Weights that are infinite or no numbers: refused with tensor and file when they are read, packed or rounded."""
+"""Weights that are infinite or NaN: refused with tensor and file when they are read, packed or rounded."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_dense_weights(nano: Path, name: str, options: dict[str, Any]) -> None:
     file = nano / "model.safetensors"
     overwrite(file, name, b"\xc0\x7f")
     where = r"\[0, 0\]" if name != NORM else r"\[0\]"
-    message = rf"^{file}: {name}: 1 of \d+ values are infinite or no numbers, the first at {where}: the file is dam"
+    message = rf"^{file}: {name}: 1 of \d+ values are infinite or NaN, the first at {where}: the file is dam"
     with pytest.raises(TensorError, match=message) as caught:
         pocketvlm.load(nano, cache=False, **options)
     assert "\n" not in str(caught.value)
@@ -69,7 +69,7 @@ def test_a_scale_in_one_of_several_files(tmp_path: Path) -> None:
     write_quantized(tmp_path, GPTQ, quantize, modules=(PUBLISHED,), shards=3)
     (file,) = (path for path in tmp_path.glob("*.safetensors") if f"{UP}.scales" in read_header(path))
     overwrite(file, f"{UP}.scales", b"\x00\x7c")
-    with pytest.raises(TensorError, match=rf"{file}.*: {UP}.weight: 1 of \d+ scales are infinite or no numbers: the f"):
+    with pytest.raises(TensorError, match=rf"{file}.*: {UP}.weight: 1 of \d+ scales are infinite or NaN: the f"):
         pocketvlm.load(tmp_path, cache=False)
 
 

@@ -75,7 +75,7 @@ def test_values_equal_the_real_library(tmp_path: Path, dtype: torch.dtype) -> No
         assert np.array_equal(stored[name].data.view(bits.dtype), bits)
         if name != "special":
             assert np.array_equal(stored[name].float32().reshape(want.shape), want.float().numpy())
-    with pytest.raises(TensorError, match=rf"^{path}: special: 3 of 5 values are infinite or no numbers, the first at"):
+    with pytest.raises(TensorError, match=rf"^{path}: special: 3 of 5 values are infinite or NaN, the first at"):
         stored["special"].float32()
 
 

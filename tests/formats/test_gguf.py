@@ -55,7 +55,7 @@ def test_values_are_those_of_the_library_bit_for_bit(kind: str, columns: int) ->
     found = unpack_matrix("m", kind, (int(whole.sum()), columns * values), lambda: raw[whole]).dequantize()
     np.testing.assert_array_equal(found.view(np.uint32), expected[whole].view(np.uint32))
     for row in raw[~whole][:20]:
-        with pytest.raises(TensorError, match="are infinite or no numbers: the file is damaged"):
+        with pytest.raises(TensorError, match="are infinite or NaN: the file is damaged"):
             unpack_matrix("m", kind, (1, columns * values), lambda row=row: row[None]).dequantize()
 
 

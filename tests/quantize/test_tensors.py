@@ -92,7 +92,7 @@ def test_values_that_are_not_finite_are_refused(
         assert np.isfinite(tensor.float32()).all()
         return
     assert tensor.data is tensor.source
-    message = rf"some/file: w: 1 of 350 values are infinite or no numbers, the first at \[{index // 50}, {index % 50}\]"
+    message = rf"some/file: w: 1 of 350 values are infinite or NaN, the first at \[{index // 50}, {index % 50}\]"
     for read in (tensor.float32, tensor.finite_data, tensor.dequantize):
         with pytest.raises(TensorError, match=message):
             read()
@@ -108,7 +108,7 @@ def test_codes_without_a_number_are_refused() -> None:
     codes[1, 1] = 2
     tensor = QuantizedTensor("w", 2, codes.shape, codes, scales, codebook=book, origin="some/file")
     for read in (tensor.dequantize, tensor.bfloat16):
-        with pytest.raises(TensorError, match="some/file: w: 1 of 24 values of rows 0 to 2 are infinite or no numbers"):
+        with pytest.raises(TensorError, match="some/file: w: 1 of 24 values of rows 0 to 2 are infinite or NaN"):
             read()
 
 

@@ -377,5 +377,5 @@ def test_scales_that_are_not_finite_are_refused_when_they_are_read(tmp_path: Pat
     matrix = random_matrix(32, 64, 4, 32)
     matrix.scales[3, 1] = scale
     tensor = read_matrix(tmp_path, gptq_arrays(matrix), quantized(AUTO_GPTQ), (32, 64))
-    with pytest.raises(TensorError, match="1 of 64 scales are infinite or no numbers: the file is damaged"):
+    with pytest.raises(TensorError, match="1 of 64 scales are infinite or NaN: the file is damaged"):
         tensor.dequantize()
