@@ -134,13 +134,15 @@ def test_exact_arithmetic_is_the_reference(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("case", ["AWQ 32, gates, vision tower", "GPTQ v1", "GPTQ 8 bits, head", "GPTQ 3 bits"])
 @pytest.mark.parametrize("weights", ["auto", "stored"])
 def test_fast_arithmetic_is_close_to_it(tmp_path: Path, case: str, weights: str) -> None:
-    """With the dense rest in 8 bits, and with the rest as stored. The tiny random model amplifies every rounding."""
+    """With the dense rest in 8 bits, and with the rest as stored."""
+    # The tiny random model amplifies every rounding: the delta rule in bfloat16 pairs took this case from 0.130 to 0.158.
+    limit = 0.17 if (case, weights) == ("GPTQ v1", "auto") else 0.15
     oracle = written(tmp_path, case)
     prompt = make_prompt(oracle.config, [(8, 8)], seed=1)
     reference = reference_logits(oracle, prompt)
     with pocketvlm.load(tmp_path, weights=weights, threads=2, cache=False) as model:  # type: ignore[arg-type]
         found = model.logits(prompt)
-    assert np.linalg.norm(found - reference) < 0.2 * np.linalg.norm(reference)
+    assert np.linalg.norm(found - reference) < limit * np.linalg.norm(reference)
 
 
 def test_parameters_are_those_of_the_network_not_the_packed_words(tmp_path: Path) -> None:
