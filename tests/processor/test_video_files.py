@@ -266,8 +266,10 @@ def test_few_pictures_are_in_memory_and_any_order_is_right(tmp_path):
         assert len(clip._made) <= AHEAD + 1
     assert clip.seconds.decode > 0
     assert clip.seconds.resize > 0
-    fresh = clip_of(str(tmp_path / "a.mp4"), fps=10)
+    fresh, go_on = clip_of(str(tmp_path / "a.mp4"), fps=10), threading.Event()
+    fresh.progress = lambda *_: go_on.wait(20)
     assert not fresh.prepare(7)
+    go_on.set()
     assert fresh.prepare(7, 20.0)
     assert fresh.load(7, 0).digest == wanted[7]
 
