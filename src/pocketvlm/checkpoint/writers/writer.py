@@ -1,0 +1,46 @@
+"""`Writer` is the contract between tensors and the files of a checkpoint in one format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from pocketvlm.checkpoint.checkpoint import Checkpoint
+from pocketvlm.schemes import Role
+from pocketvlm.tensors import Tensor
+
+# Bytes written, and their total.
+WriteProgress = Callable[[int, int], None]
+
+
+class Writer(Protocol):
+    """Writes checkpoints of one format. It changes no code: what the format cannot hold exactly is refused.
+
+    name: as users write it, such as "gptq".
+    """
+
+    name: str
+
+    def problem(self, name: str, role: Role, tensor: Tensor) -> str | None:
+        """Why the format cannot hold a tensor as it is, and what can be done; None if it can. Reads no values."""
+
+    def nbytes(self, tensors: Mapping[str, Tensor], roles: Mapping[str, Role]) -> int:
+        """About how many bytes `write` will write, for the check of free space."""
+
+    def write(
+        self,
+        checkpoint: Checkpoint,
+        tensors: Mapping[str, Tensor],
+        roles: Mapping[str, Role],
+        directory: Path,
+        label: str,
+        progress: WriteProgress | None = None,
+    ) -> tuple[Path, ...]:
+        """Write all files of a checkpoint into an existing, empty directory, and return their paths.
+
+        checkpoint: where configuration, tokenizer, template and processor settings come from. tensors: all that the
+        model expects, by the hub's names, dense or quantized; values are read one tensor at a time. label: names the
+        quantization in file names ("Q4_K_M", "int4-g128"). The caller makes the directory appear under its final name
+        only after all went well. Raises TensorError for values that the format cannot hold, and OSError.
+        """

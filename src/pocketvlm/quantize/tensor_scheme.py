@@ -1,0 +1,77 @@
+"""`TensorScheme` is the contract of a quantization scheme: how one matrix becomes codes, scales and the rest."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvlm.tensors import QuantizedTensor
+
+Floats = NDArray[np.float32]
+Codes = NDArray[np.uint8] | NDArray[np.int8]
+
+
+class TensorScheme(ABC):
+    """How a matrix [outputs, inputs] is quantized. Methods (round to nearest, GPTQ, AWQ) work with any scheme.
+
+    A matrix is cut along its inputs into spans whose parameters (scales, zero points, biases) are fitted together: a
+    group, the 256 inputs of a K-quant's super-block, or the whole row. name: as users write it, such as "int4-g64" or
+    "Q4_K".
+    """
+
+    name: str
+    # Methods may process the inputs in any order, because the format stores the permutation of the columns.
+    permutes: ClassVar[bool] = False
+
+    @abstractmethod
+    def span(self, inputs: int) -> int:
+        """The number of neighbouring inputs whose parameters are fitted together."""
+
+    @abstractmethod
+    def problem(self, shape: tuple[int, int]) -> str | None:
+        """Why a matrix of this shape cannot be quantized so, naming the width; None if it can."""
+
+    @abstractmethod
+    def bits_per_weight(self, shape: tuple[int, int]) -> float:
+        """Bits for each weight, scales and zero points included."""
+
+    @abstractmethod
+    def fit(self, w: Floats, importance: Floats | None = None) -> Any:
+        """The parameters of one span that minimise the squared error of w [rows, span] after rounding.
+
+        The parameters have the values that are stored (scales already rounded to their own type). importance: [span] or
+        [rows, span], the weight of each squared error; None means that all are equal.
+        """
+
+    @abstractmethod
+    def encode(self, w: Floats, parameters: Any, columns: slice) -> Codes:
+        """The nearest codes of w [rows, n], which are the given columns of the span."""
+
+    @abstractmethod
+    def decode(self, codes: Codes, parameters: Any, columns: slice) -> Floats:
+        """The values float32 [rows, n] of codes of the given columns of the span; those of `tensor`, bit for bit."""
+
+    @abstractmethod
+    def tensor(
+        self,
+        name: str,
+        codes: Codes,
+        parameters: Sequence[Any],
+        permutation: NDArray[np.integer[Any]] | None = None,
+        origin: str = "",
+    ) -> QuantizedTensor:
+        """The matrix of codes [outputs, inputs] with the parameters of its spans, in order.
+
+        permutation: see `QuantizedTensor`; only for schemes that permute.
+        """
+
+    @abstractmethod
+    def placeholder(self, name: str, shape: tuple[int, int]) -> QuantizedTensor:
+        """A tensor whose fields are as those of `tensor`, but whose arrays cannot be read.
+
+        Writers say from it whether their format holds such tensors.
+        """
