@@ -63,7 +63,7 @@ class GPTQWriter(DirectoryWriter):
 
     def context(self, quantized: Mapping[str, QuantizedTensor]) -> Common:
         kinds = Counter((tensor.bits, _group_size(integers(tensor))) for tensor in quantized.values())
-        bits, group = kinds.most_common(1)[0][0] if kinds else (4, 128)
+        bits, group = max(kinds, key=kinds.__getitem__) if kinds else (4, 128)
         symmetric, zero = True, False
         for tensor in quantized.values():
             matrix = integers(tensor)

@@ -89,7 +89,8 @@ class MLXWriter(DirectoryWriter):
         kinds = {module(mlx_name(name)): _kind(tensor) for name, tensor in quantized_of(tensors).items()}
         if not kinds:
             return {}
-        (default, _), *_ = Counter(kinds.values()).most_common(1)
+        counts = Counter(kinds.values())
+        default = max(counts, key=counts.__getitem__)
         own = {name: _section(kind) for name, kind in kinds.items() if kind != default}
         section = {**_section(default), **own}
         return {"quantization": section, "quantization_config": section}
