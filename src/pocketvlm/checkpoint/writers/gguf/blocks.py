@@ -53,7 +53,8 @@ def pack(kind: str, fields: Fields) -> Bytes:
 def _bytes(numbers: Numbers | None) -> Bytes:
     """Numbers [n, k] as their bytes, little-endian."""
     assert numbers is not None
-    return np.ascontiguousarray(numbers).view(np.uint8).reshape(len(numbers), -1)
+    found: Bytes = np.ascontiguousarray(numbers).view(np.uint8).reshape(len(numbers), -1)
+    return found
 
 
 def _negated(numbers: Numbers | None) -> Bytes:
@@ -64,13 +65,15 @@ def _negated(numbers: Numbers | None) -> Bytes:
 
 def _raised(codes: Numbers, offset: int) -> Bytes:
     """Signed numbers plus an offset, as uint8."""
-    return (codes.astype(np.int16) + offset).astype(np.uint8)
+    found: Bytes = (codes.astype(np.int16) + offset).astype(np.uint8)
+    return found
 
 
 def _nibbles(codes: Numbers, run: int) -> Bytes:
     """[n, 2 b] -> [n, b]: of each two runs the first in the low nibbles, the second in the high ones."""
     pairs = codes.reshape(len(codes), -1, 2, run)
-    return (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(len(codes), -1)
+    found: Bytes = (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(len(codes), -1)
+    return found
 
 
 def _pairs_of_bits(codes: Numbers, run: int) -> Bytes:
