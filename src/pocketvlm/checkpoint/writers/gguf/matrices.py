@@ -204,8 +204,8 @@ def _integers(tensor: QuantizedTensor) -> Blocks:
         return _biased(tensor, scales, _half(tensor, biases, "biases"))
     zeros = np.zeros(1, np.float32) if tensor.zero_points is None else tensor.zero_points.numbers()
     low = 0 if tensor.codes.dtype == np.uint8 else -(2 ** (tensor.bits - 1))
-    least, most = low - float(zeros.max()), low + 2**tensor.bits - 1 - float(zeros.min())
-    fitting = [bits for bits in _SIGNED if -(2 ** (bits - 1)) <= least and most < 2 ** (bits - 1)]
+    low, high = low - float(zeros.max()), low + 2**tensor.bits - 1 - float(zeros.min())
+    fitting = [bits for bits in _SIGNED if -(2 ** (bits - 1)) <= low and high < 2 ** (bits - 1)]
     whole = bool((zeros == np.rint(zeros)).all())
     bits = fitting[0] if whole and fitting else None
     if _biased_is_smaller(tensor, bits) and zeros.shape == scales.shape:
