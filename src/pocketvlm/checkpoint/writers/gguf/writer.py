@@ -50,7 +50,7 @@ class GgufWriter:
         if isinstance(tensor, DenseTensor):
             return None
         if role not in _MULTIPLIED:
-            return f"{tensor.label}: is quantized, which GGUF files allow for matrices alone: keep it dense"
+            return "GGUF files have quantized matrices alone: leave the tensor dense"
         return matrices.problem(tensor)
 
     def check(self, tensors: Mapping[str, Tensor], roles: Mapping[str, Role]) -> tuple[str, ...]:
@@ -146,7 +146,7 @@ def _items(
 def _quantized_items(name: str, tensor: QuantizedTensor, role: Role, text: TextConfig) -> Iterator[Item]:
     """A matrix, and its factor where it has one."""
     if role not in _MULTIPLIED:
-        raise TensorError(f"{tensor.label}: is quantized, which GGUF files allow for matrices alone: keep it dense")
+        raise TensorError(f"{tensor.label}: GGUF files have quantized matrices alone: leave the tensor dense")
     blocks = matrices.as_blocks(column_blocks(name, tensor, text))
     order = stored_rows(name, text)
 
