@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,8 +23,8 @@ from pocketvlm.tensors import (
 
 Bytes = NDArray[np.uint8]
 
-# The narrow types that scales are stored in, in the order in which they are tried.
-_NARROW = ("F16", "BF16")
+ENGINE_GROUPS = (32, 64, 128)
+NARROW = ("F16", "BF16")  # the types, as files name them, that scales are stored in
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,9 +178,26 @@ def integers(tensor: QuantizedTensor) -> IntegerMatrix:
     return IntegerMatrix(tensor, group if sizes else columns)
 
 
-def narrow_dtype(*numbers: Floats) -> str | None:
-    """The 16-bit type, as files name it, that holds all numbers exactly; None if there is none."""
-    return next((dtype for dtype in _NARROW if all(_exact(values, dtype).all() for values in numbers)), None)
+def engine_group(matrix: IntegerMatrix) -> int:
+    """The size of groups that engines load: the matrix's own, or one that divides it and repeats its scales.
+
+    The number of all inputs means one scale an output. Raises TensorError where there is none.
+    """
+    group, inputs = matrix.group, matrix.shape[1]
+    if group >= inputs:
+        return inputs
+    if inputs % group:
+        raise TensorError(f"groups of {group} do not divide {inputs} inputs")
+    fitting = [size for size in ENGINE_GROUPS if group % size == 0]
+    if not fitting:
+        sizes = ", ".join(map(str, ENGINE_GROUPS))
+        raise TensorError(f"engines load groups of {sizes} in this format, and those of {group} cannot be split so")
+    return max(fitting)
+
+
+def narrow_dtype(*numbers: Floats, preferred: Sequence[str] = NARROW) -> str | None:
+    """The first of the preferred types that holds all numbers exactly; None if there is none."""
+    return next((dtype for dtype in preferred if all(_exact(values, dtype).all() for values in numbers)), None)
 
 
 def narrow(numbers: Floats, dtype: str) -> NDArray[Any]:
