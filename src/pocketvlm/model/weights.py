@@ -142,7 +142,7 @@ class Weights(Generic[A, W]):
     handles: Mapping[str, Any]
 
 
-class _Builder:
+class WeightsBuilder:
     """Walks the network once; `find` either collects names and shapes or returns prepared handles."""
 
     def __init__(self, config: ModelConfig, find: Find) -> None:
@@ -237,21 +237,33 @@ class _Builder:
         )
 
     def build(self, handles: Mapping[str, Any]) -> Weights[Any, Any]:
-        text, vision = self.config.text, self.config.vision
-        tied = text.tie_word_embeddings
-        embed = self.find(
-            "model.language_model.embed_tokens.weight",
-            (text.vocab_size, text.hidden_size),
-            "tied_embedding" if tied else "embedding",
-        )
+        vision, embed = self.config.vision, self.embedding()
         return Weights(
             embed_tokens=embed,
-            layers=tuple(self.decoder_layer(i) for i in range(len(text.layer_types))),
-            norm=self.norm_weight("model.language_model.norm", text.hidden_size),
-            lm_head=embed if tied else self.matrix("lm_head.weight", text.vocab_size, text.hidden_size, "head"),
+            layers=tuple(self.decoder_layer(i) for i in range(len(self.config.text.layer_types))),
+            norm=self.final_norm(),
+            lm_head=self.head(embed),
             vision=None if vision is None else self.vision(vision),
             handles=handles,
         )
+
+    def embedding(self) -> Any:
+        text = self.config.text
+        return self.find(
+            "model.language_model.embed_tokens.weight",
+            (text.vocab_size, text.hidden_size),
+            "tied_embedding" if text.tie_word_embeddings else "embedding",
+        )
+
+    def final_norm(self) -> Any:
+        return self.norm_weight("model.language_model.norm", self.config.text.hidden_size)
+
+    def head(self, embed: Any = None) -> Any:
+        """The head; with a tied one the handle of the embedding, which is prepared if it is not given."""
+        text = self.config.text
+        if text.tie_word_embeddings:
+            return self.embedding() if embed is None else embed
+        return self.matrix("lm_head.weight", text.vocab_size, text.hidden_size, "head")
 
     def vision(self, c: VisionConfig) -> VisionWeights[Any, Any]:
         tower = "model.vision_tower"
@@ -289,7 +301,7 @@ def _listed(config: ModelConfig) -> dict[str, tuple[Shape, Role]]:
     def collect(name: str, shape: Shape, role: Role) -> None:
         found[name] = shape, role
 
-    _Builder(config, collect).build({})
+    WeightsBuilder(config, collect).build({})
     return found
 
 
@@ -302,14 +314,20 @@ def build_weights(
     """
     done = itertools.count(1)
     handles: dict[str, Any] = {}
+    find = preparing(backend, tensors)
 
     def prepare(name: str, shape: Shape, role: Role) -> Any:
-        handle = handles[name] = backend.prepare(_as_prepared(tensors[name], shape, role), role)
+        handle = handles[name] = find(name, shape, role)
         if progress is not None:
             progress(next(done), len(tensors))
         return handle
 
-    return _Builder(config, prepare).build(handles)
+    return WeightsBuilder(config, prepare).build(handles)
+
+
+def preparing(backend: AnyBackend, tensors: Mapping[str, Tensor]) -> Find:
+    """Gives the handle of a tensor by name, shape and role, prepared anew at each call."""
+    return lambda name, shape, role: backend.prepare(_as_prepared(tensors[name], shape, role), role)
 
 
 def _as_prepared(tensor: Tensor, shape: Shape, role: Role) -> Tensor:
