@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,14 +20,15 @@ from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.reader import open_checkpoint
-from pocketvlm.errors import InputError, OptionError
+from pocketvlm.errors import OptionError
 from pocketvlm.model import expected_tensors, tensor_roles
 from pocketvlm.model.parts import NetworkParts
 from pocketvlm.options.load import Precision
 from pocketvlm.processor.processor import Processor
 from pocketvlm.processor.tokenizer import Tokenizer
 from pocketvlm.quantize import quantized
-from pocketvlm.quantize.calibration.sample import KINDS, Sample, within
+from pocketvlm.quantize.calibration import KINDS, Sample, held_out, read_calibration
+from pocketvlm.quantize.calibration.sample import within
 from pocketvlm.quantize.divergence import Divergence
 from pocketvlm.quantize.paired import Pair, run_pair
 from pocketvlm.schemes import Role
@@ -171,9 +173,12 @@ def _samples(
     max_tokens: int | None,
 ) -> tuple[list[Sample], list[str]]:
     """The samples that both models can read, and notes on what was left out."""
-    samples, notes = list(_read(processor, data)), []
-    if not samples:
-        raise InputError(f"{data}: there is no sample in it: give a JSONL file of messages, or a folder of pictures")
+    notes: list[str] = []
+    length = max_tokens or sys.maxsize
+    if data == "default":
+        samples = held_out(processor, tokens=length, max_length=length)
+    else:
+        samples = read_calibration(data, processor, max_length=length)
     visions = [checkpoint.model.vision for checkpoint in checkpoints]
     blind = [name for name, vision in zip(names, visions, strict=True) if vision is None]
     reason = f"{' and '.join(blind)} has no vision tower" if blind else ""
@@ -191,11 +196,7 @@ def _samples(
         notes.append(f"{len(samples) - len(readable)} of {len(samples)} samples were left out: {reason}")
     if not readable:
         raise OptionError(f"no sample is left to compare: {notes[0]}")
-    return within(readable, max_tokens, max_tokens) if max_tokens else readable, notes
-
-
-def _read(processor: Processor, data: str | Path) -> Sequence[Sample]:
-    raise NotImplementedError
+    return within(readable, length, length), notes
 
 
 def _rows(samples: Sequence[Sample], pair: Pair) -> list[KindDivergence]:

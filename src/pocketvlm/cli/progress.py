@@ -36,9 +36,9 @@ class LongWork(Activity):
         self.say(stage, *shown, in_bytes, left)
         if self._lines and now - self._written >= INTERVAL:
             self._written = now
-            share = f" {done / total:.0%}" if total else ""
-            size = f" of {readable_size(total)}" if in_bytes and total else ""
-            print(printable(f"{stage}:{share}{size}{left}" if share else stage), file=sys.stderr, flush=True)
+            size = f" of {readable_size(total)}" if in_bytes else ""
+            share = f": {done / total:.0%}{size}{left}" if done and total else ""
+            print(printable(f"{stage}{share}"), file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

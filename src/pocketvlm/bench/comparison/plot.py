@@ -57,6 +57,7 @@ def _divergence(panel: Any, comparison: Comparison) -> None:
 def _layers(panel: Any, comparison: Comparison) -> None:
     panel.set_title("relative error of the rows after each layer")
     panel.set_xlabel("layer")
+    panel.xaxis.get_major_locator().set_params(integer=True)
     if not comparison.layers:
         panel.text(0.5, 0.5, "the networks differ in depth or width", ha="center", va="center")
         return
