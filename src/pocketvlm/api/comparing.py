@@ -36,6 +36,7 @@ from pocketvlm.schemes import Role
 Progress = Callable[[str, int, int], None]
 
 DEFAULT_MAX_TOKENS = 8192
+_MIN_LENGTH = 256  # of prompts: a view in 4x with words around it
 _LANGUAGE: tuple[Role, ...] = ("matrix", "gate", "head", "tied_embedding")
 _VISION: tuple[Role, ...] = ("vision_matrix", "patch_embedding")
 
@@ -174,9 +175,11 @@ def _samples(
 ) -> tuple[list[Sample], list[str]]:
     """The samples that both models can read, and notes on what was left out."""
     notes: list[str] = []
-    length = max_tokens or sys.maxsize
+    tokens = max_tokens or sys.maxsize
+    # A few long texts must not take the place of all other samples.
+    length = max(_MIN_LENGTH, tokens // 4)
     if data == "default":
-        samples = held_out(processor, tokens=length, max_length=length)
+        samples = held_out(processor, tokens=sys.maxsize, max_length=length)
     else:
         samples = read_calibration(data, processor, max_length=length)
     visions = [checkpoint.model.vision for checkpoint in checkpoints]
@@ -196,7 +199,20 @@ def _samples(
         notes.append(f"{len(samples) - len(readable)} of {len(samples)} samples were left out: {reason}")
     if not readable:
         raise OptionError(f"no sample is left to compare: {notes[0]}")
-    return within(readable, length, length), notes
+    return _thinned(readable, tokens, length), notes
+
+
+def _thinned(samples: Sequence[Sample], tokens: int, length: int) -> list[Sample]:
+    """Samples of about so many tokens in all, and at least one of each kind that has one of at most `length` tokens."""
+    total = sum(len(sample.prompt.ids) for sample in samples)
+    if total <= tokens:
+        return list(samples)
+    found: list[Sample] = []
+    for kind in KINDS:
+        some = [sample for sample in samples if sample.kind == kind]
+        share = sum(len(sample.prompt.ids) for sample in some) / total
+        found += within(some, int(share * tokens), length)
+    return found
 
 
 def _rows(samples: Sequence[Sample], pair: Pair) -> list[KindDivergence]:
