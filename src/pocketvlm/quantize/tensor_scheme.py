@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvlm.quantize.grids import Grid
 from pocketvlm.tensors import QuantizedTensor
 
 Floats = NDArray[np.float32]
@@ -25,7 +26,7 @@ class TensorScheme(ABC):
 
     name: str
     # Methods may process the inputs in any order, because the format stores the permutation of the columns.
-    permutes: ClassVar[bool] = False
+    permutes: bool = False
 
     @abstractmethod
     def span(self, inputs: int) -> int:
@@ -39,6 +40,10 @@ class TensorScheme(ABC):
     def bits_per_weight(self, shape: tuple[int, int]) -> float:
         """Bits for each weight, scales and zero points included."""
 
+    def bound(self, w: Floats) -> TensorScheme:
+        """The scheme with what it takes from the whole matrix w, such as one scale for all of it. By default itself."""
+        return self
+
     @abstractmethod
     def fit(self, w: Floats, importance: Floats | None = None) -> Any:
         """The parameters of one span that minimise the squared error of w [rows, span] after rounding.
@@ -46,6 +51,19 @@ class TensorScheme(ABC):
         The parameters have the values that are stored (scales already rounded to their own type). importance: [span] or
         [rows, span], the weight of each squared error; None means that all are equal.
         """
+
+    @abstractmethod
+    def grid(self, parameters: Any) -> Grid:
+        """The values that codes of a span with these parameters can have."""
+
+    def refit(self, parameters: Any, codes: Codes, gradient: Floats, gram: Floats) -> Any:
+        """The parameters of a span whose codes are fixed, refitted to the inputs; the error never grows.
+
+        codes: [span, rows]. gradient: [span, rows], G E with the Gram matrix G of all inputs, those rows of it that
+        belong to the span, and E [inputs, rows] = weights less their values. gram: G of the span [span, span].
+        By default the parameters as they are.
+        """
+        return parameters
 
     @abstractmethod
     def encode(self, w: Floats, parameters: Any, columns: slice) -> Codes:

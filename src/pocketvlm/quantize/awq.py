@@ -1,0 +1,87 @@
+"""AWQ: scales of inputs that protect those with large activations, and clipping of weights, from a Gram matrix alone.
+
+The method is that of Lin et al. 2023 (arXiv 2306.00978); the errors are those of all calibration rows at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pocketvlm.quantize.chunks import row_chunks, run_chunks
+from pocketvlm.quantize.tensor_scheme import TensorScheme
+from pocketvlm.tensors import Floats
+
+_ROWS = 1024
+_GRID = 20
+_SAMPLED_ROWS = 512  # of each consumer, to compare scales
+
+
+def rounded(w: Floats, scheme: TensorScheme, importance: Floats | None = None) -> Floats:
+    """The values of w [rows, inputs] after rounding to nearest."""
+    scheme = scheme.bound(w)
+    span = scheme.span(w.shape[1])
+    values = np.empty_like(w)
+
+    def work(chunk: slice) -> None:
+        part = np.ascontiguousarray(w[chunk].T)
+        for start in range(0, len(part), span):
+            columns = slice(start, start + span)
+            some = None if importance is None else importance[columns]
+            grid = scheme.grid(scheme.fit(part[columns].T, some))
+            part[columns] = grid.decode(grid.encode(part[columns]))
+        values[chunk] = part.T
+
+    run_chunks(work, row_chunks(len(w), _ROWS))
+    return values
+
+
+def scales(consumers: Sequence[Floats], gram: Floats, scheme: TensorScheme) -> Floats:
+    """See `methods.awq_scales`."""
+    mean_square = np.sqrt(np.maximum(gram.diagonal(), 1e-20)).astype(np.float32)
+    sampled = [w[:: max(1, len(w) // _SAMPLED_ROWS)] for w in consumers]
+    sizes = [np.abs(w).mean(0) for w in sampled]
+    weight = np.maximum(np.mean(sizes, axis=0), np.float32(1e-12)).astype(np.float32)
+    weight /= weight.mean()
+    best, lowest = np.ones(len(gram), np.float32), np.inf
+    tried: list[tuple[float, float]] = [(a / _GRID, b) for a in range(_GRID) for b in (0.0, 1.0)]
+    for ratio, share in tried:
+        s = mean_square ** np.float32(ratio) / weight ** np.float32(share * (1 - ratio))
+        s /= np.sqrt(s.max() * s.min())
+        if not np.isfinite(s).all() or s.min() <= 0:
+            continue
+        importance = gram.diagonal() / (s * s)
+        total = 0.0
+        for w in sampled:
+            difference = w - rounded(w * s, scheme, importance) / s
+            total += float(np.vdot(difference @ gram, difference))
+        if total < lowest:
+            best, lowest = s, total
+    return best
+
+
+def clip(w: Floats, gram: Floats, scheme: TensorScheme) -> Floats:
+    """See `methods.awq_clip`."""
+    span = scheme.span(w.shape[1])
+    clipped = np.empty_like(w)
+
+    def work(chunk: slice) -> None:
+        part = np.ascontiguousarray(w[chunk].T)
+        for start in range(0, len(part), span):
+            columns = slice(start, min(start + span, len(part)))
+            x, inner = part[columns], np.ascontiguousarray(gram[columns, columns])
+            largest = np.abs(x).max(0)
+            best, lowest = largest, np.full(largest.shape, np.inf, np.float32)
+            for step in range(_GRID // 2):
+                limit = largest * np.float32(1 - step / _GRID)
+                grid = scheme.grid(scheme.fit(np.clip(x, -limit, limit).T, gram.diagonal()[columns]))
+                difference = grid.decode(grid.encode(np.clip(x, -limit, limit))) - x
+                error = (difference * (inner @ difference)).sum(0)
+                better = error < lowest
+                best, lowest = np.where(better, limit, best), np.where(better, error, lowest)
+            part[columns] = np.clip(x, -best, best)
+        clipped[chunk] = part.T
+
+    run_chunks(work, row_chunks(len(w), _ROWS))
+    return clipped
