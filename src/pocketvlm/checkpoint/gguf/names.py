@@ -82,6 +82,11 @@ _ONE_ADDED = (
     "self_attn.k_norm.weight",
     f"{_TEXT}norm.weight",
 )
+_FILE_NAMES, _FILE_VECTORS, _FILE_MERGER, _FILE_TEXT_LAYER, _FILE_VISION_LAYER = (
+    {hub: name for name, hub in table.items()}
+    for table in ({**_TEXT_NAMES, **_VISION_NAMES}, _TEXT_VECTORS, _MERGER, _TEXT_LAYER, _VISION_LAYER)
+)
+_LAYER = re.compile(rf"({re.escape(_TEXT)}|{re.escape(_TOWER)}encoder\.)layers\.([0-9]{{1,9}})\.(.+)")
 
 
 def hub_name(name: str) -> str:
@@ -105,6 +110,38 @@ def hub_name(name: str) -> str:
     if target is None:
         return name
     return f"{f'{_TOWER}encoder.' if vision else _TEXT}layers.{number}.{target}.{suffix}"
+
+
+def file_name(name: str) -> str:
+    """The name that a tensor of the hub has in a text or vision file. Raises TensorError for one that has none."""
+    if name in _FILE_NAMES:
+        return _FILE_NAMES[name]
+    stem, _, suffix = name.rpartition(".")
+    if stem in _FILE_NAMES:
+        return f"{_FILE_NAMES[stem]}.{suffix}"
+    merger = stem.removeprefix(f"{_TOWER}vit_merger.")
+    if merger != stem and merger in _FILE_MERGER:
+        return f"v.vit_merger.{_FILE_MERGER[merger]}.{suffix}"
+    found = _LAYER.fullmatch(name)
+    if found is not None:
+        module, _, suffix = found[3].rpartition(".")
+        if found[1] == _TEXT and found[3] in _FILE_VECTORS:
+            return f"blk.{found[2]}.{_FILE_VECTORS[found[3]]}"
+        if found[1] == _TEXT and module in _FILE_TEXT_LAYER:
+            return f"blk.{found[2]}.{_FILE_TEXT_LAYER[module]}.{suffix}"
+        if found[1] != _TEXT and module in _FILE_VISION_LAYER:
+            return f"v.blk.{found[2]}.{_FILE_VISION_LAYER[module]}.{suffix}"
+    raise TensorError(f"tensor {name!r} has no name in GGUF files: use another format, such as native")
+
+
+def is_text(name: str) -> bool:
+    """Whether a tensor of the hub belongs to the language model, so to the text file."""
+    return name.startswith(_TEXT) or name == _TEXT_NAMES["output.weight"]
+
+
+def has_one_added(name: str) -> bool:
+    """Whether files hold a tensor of the hub as 1 + weight."""
+    return name.startswith(_TEXT) and name.endswith(_ONE_ADDED)
 
 
 def block_number(name: str) -> int | None:
@@ -141,19 +178,18 @@ def gguf_format(entries: Mapping[str, TensorEntry], factors: Mapping[str, float]
     text = config.text
     changes: dict[str, Change] = {}
     orders: dict[str, NDArray[np.intp]] = {}
-    regrouped = text.linear_num_value_heads != text.linear_num_key_heads
     for name in entries:
         module = name.rpartition("linear_attn.")[2] if "linear_attn." in name else ""
-        if name.startswith(_TEXT) and name.endswith(_ONE_ADDED):
+        if has_one_added(name):
             changes[name] = _less_one
         elif module == "A_log":
             changes[name] = _log_of_negative
         elif module == "conv1d.weight":
             changes[name] = partial(_with_shape, shape=(text.conv_dim, 1, text.linear_conv_kernel_dim))
-        if regrouped and (order := _row_order(module, text)) is not None:
+        if (order := row_order(name, text)) is not None:
             orders[name] = order
-        if regrouped and module == "out_proj.weight":
-            changes[name] = partial(_with_columns, order=_value_heads(text, text.linear_value_head_dim))
+        if (order := column_order(name, text)) is not None:
+            changes[name] = partial(_with_columns, order=order)
     shapes = {name: (text.conv_dim, text.linear_conv_kernel_dim) for name in entries if name.endswith("conv1d.weight")}
     kinds = sorted({entry.dtype for entry in entries.values()})
     return GgufFormat(changes, shapes, orders, factors, tuple(kinds))
@@ -166,8 +202,11 @@ def _value_heads(text: TextConfig, width: int) -> NDArray[np.intp]:
     return stored.transpose(1, 0, 2).ravel()
 
 
-def _row_order(module: str, text: TextConfig) -> NDArray[np.intp] | None:
-    """The stored row of each of the hub's rows, for tensors whose rows belong to value heads."""
+def row_order(name: str, text: TextConfig) -> NDArray[np.intp] | None:
+    """The stored row of each of the hub's rows, for tensors whose rows belong to value heads; None: they are equal."""
+    if "linear_attn." not in name or text.linear_num_value_heads == text.linear_num_key_heads:
+        return None
+    module = name.rpartition("linear_attn.")[2]
     if module in ("A_log", "dt_bias", "in_proj_a.weight", "in_proj_b.weight"):
         return _value_heads(text, 1)
     heads = _value_heads(text, text.linear_value_head_dim)
@@ -177,6 +216,13 @@ def _row_order(module: str, text: TextConfig) -> NDArray[np.intp] | None:
         others = 2 * text.key_dim
         return np.concatenate([np.arange(others), others + heads])
     return None
+
+
+def column_order(name: str, text: TextConfig) -> NDArray[np.intp] | None:
+    """`row_order` of columns."""
+    if not name.endswith("linear_attn.out_proj.weight") or text.linear_num_value_heads == text.linear_num_key_heads:
+        return None
+    return _value_heads(text, text.linear_value_head_dim)
 
 
 def _dense(tensor: Tensor) -> DenseTensor:

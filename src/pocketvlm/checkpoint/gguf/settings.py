@@ -17,6 +17,8 @@ from pocketvlm.fields import Fields
 from pocketvlm.types import DownsampleMode
 
 TEXT, VISION, PROJECTOR = "qwen35", "clip", "minicpmv4_6"
+# Prefix of the keys that our own writer adds where a model differs from what llama.cpp has as constants.
+OWN = "pocketvlm"
 # The mode that a projector's scale factor stands for: how far each side of a view is reduced.
 _MODES: dict[int, DownsampleMode] = {4: "16x", 2: "4x"}
 
@@ -108,7 +110,9 @@ def processor_config(vision: Header | None, model: ModelConfig, missing: str) ->
         return ProcessorConfig(downsample_modes=(), vision_missing=missing)
     fields = _fields(vision)
     data: dict[str, Any] = {
-        "max_slice_nums": defaults.MAX_SLICE_NUMS,
+        "max_slice_nums": fields.integer(f"{OWN}.max_slice_nums", defaults.MAX_SLICE_NUMS),
+        "slice_mode": fields.flag(f"{OWN}.slice_mode", True),
+        "use_image_id": fields.flag(f"{OWN}.use_image_id", True),
         "scale_resolution": fields.integer("clip.vision.image_size"),
         "patch_size": fields.integer("clip.vision.patch_size"),
         "downsample_mode": model.downsample_mode,
@@ -121,11 +125,17 @@ def processor_config(vision: Header | None, model: ModelConfig, missing: str) ->
 
 
 def generation_config(text: Header) -> GenerationConfig:
-    """Sampling as newer files say it, else as the released checkpoint has it. Raises ConfigError."""
+    """Sampling as newer files say it, else as the released checkpoint has it. Temperature 0 is greedy, as in llama.cpp.
+
+    Raises ConfigError.
+    """
     fields, known = _fields(text), defaults.GENERATION
+    temperature = fields.number("general.sampling.temp", known.temperature)
+    if temperature == 0:
+        known, temperature = GenerationConfig(do_sample=False), 1.0
     return replace(
         known,
-        temperature=fields.number("general.sampling.temp", known.temperature),
+        temperature=temperature,
         top_p=fields.number("general.sampling.top_p", known.top_p),
         top_k=fields.integer("general.sampling.top_k", known.top_k, minimum=0),
         min_p=fields.number("general.sampling.min_p", known.min_p),

@@ -80,13 +80,15 @@ def _pairs_of_bits(codes: Numbers, run: int) -> Bytes:
     """[n, 4 b] -> [n, b]: of each four runs the first in the lowest two bits, then the next two, and so on."""
     runs = codes.reshape(len(codes), -1, 4, run)
     shifts = np.array([0, 2, 4, 6], np.uint8)[:, None]
-    return np.bitwise_or.reduce(runs << shifts, axis=2).astype(np.uint8).reshape(len(codes), -1)
+    found: Bytes = np.bitwise_or.reduce(runs << shifts, axis=2).astype(np.uint8).reshape(len(codes), -1)
+    return found
 
 
 def _bits(codes: Numbers) -> Bytes:
     """[n, 8 b] -> [n, b]: the first b codes of one bit in the lowest bits of all bytes, and so on."""
     planes = codes.reshape(len(codes), 8, -1)
-    return np.bitwise_or.reduce(planes << np.arange(8, dtype=np.uint8)[:, None], axis=1).astype(np.uint8)
+    found: Bytes = np.bitwise_or.reduce(planes << np.arange(8, dtype=np.uint8)[:, None], axis=1).astype(np.uint8)
+    return found
 
 
 def _five_bits(codes: Bytes) -> list[Bytes]:

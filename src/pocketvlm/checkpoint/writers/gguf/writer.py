@@ -1,0 +1,142 @@
+"""`GgufWriter` writes a checkpoint as a GGUF file of the language model and a vision file (mmproj)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvlm.checkpoint.checkpoint import Checkpoint
+from pocketvlm.checkpoint.gguf.names import file_name, is_text
+from pocketvlm.checkpoint.writers.gguf import matrices
+from pocketvlm.checkpoint.writers.gguf.container import Item, padded, write_gguf
+from pocketvlm.checkpoint.writers.gguf.dense import dense_item, dense_kind
+from pocketvlm.checkpoint.writers.gguf.metadata import (
+    FILE_TYPES,
+    check_model,
+    model_name,
+    text_metadata,
+    vision_metadata,
+)
+from pocketvlm.checkpoint.writers.gguf.order import column_blocks, stored_rows
+from pocketvlm.checkpoint.writers.writer import WriteProgress
+from pocketvlm.config import TextConfig
+from pocketvlm.errors import TensorError
+from pocketvlm.schemes import Role
+from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor
+
+_MULTIPLIED: tuple[Role, ...] = ("matrix", "gate", "embedding", "tied_embedding", "head", "vision_matrix")
+_SCALE = ".scale"
+
+
+class GgufWriter:
+    """Writes `<Model>-<label>.gguf` and, for a model with a vision tower, `mmproj-<Model>-<type>.gguf`.
+
+    Matrices that are not quantized have the type that the label names (F32, F16, BF16), else their own in the text file
+    and F16 in the vision file, where BF16 takes the place of F16 for values beyond its range. Norms, biases,
+    convolutions and positions are F32.
+    """
+
+    name = "gguf"
+
+    def problem(self, name: str, role: Role, tensor: Tensor) -> str | None:
+        if isinstance(tensor, DenseTensor):
+            return None
+        if role not in _MULTIPLIED:
+            return f"{tensor.label}: is quantized, which GGUF files allow for matrices alone: keep it dense"
+        return matrices.problem(tensor)
+
+    def nbytes(self, tensors: Mapping[str, Tensor], roles: Mapping[str, Role]) -> int:
+        total = 1 << 24  # the vocabulary and all headers
+        for name, tensor in tensors.items():
+            count = int(np.prod(tensor.shape))
+            if isinstance(tensor, QuantizedTensor):
+                total += matrices.estimated_nbytes(tensor)
+            else:
+                total += padded(count * (2 if roles[name] in (*_MULTIPLIED, "patch_embedding") else 4))
+        return total
+
+    def write(
+        self,
+        checkpoint: Checkpoint,
+        tensors: Mapping[str, Tensor],
+        roles: Mapping[str, Role],
+        directory: Path,
+        label: str,
+        progress: WriteProgress | None = None,
+    ) -> tuple[Path, ...]:
+        check_model(checkpoint)
+        name = model_name(checkpoint.path)
+        text = _items(tensors, roles, label, checkpoint.model.text, of_text=True)
+        vision = _items(tensors, roles, label, checkpoint.model.text, of_text=False)
+        pairs = text_metadata(checkpoint, name, _known(label, text), _parameters(text))
+        files = [(directory / f"{name}-{label}.gguf", pairs, text)]
+        if vision:
+            kind = main_kind(vision)
+            pairs = vision_metadata(checkpoint, name, kind, _parameters(vision))
+            files.append((directory / f"mmproj-{name}-{kind}.gguf", pairs, vision))
+        total, done = sum(item.nbytes for _, _, items in files for item in items), 0
+
+        def written(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress is not None:
+                progress(done, total)
+
+        for path, pairs, items in files:
+            write_gguf(path, pairs, items, written)
+        return tuple(path for path, _, _ in files)
+
+
+def main_kind(items: list[Item]) -> str:
+    """The type of most values in the matrices of a file."""
+    counts: Counter[str] = Counter()
+    for item in items:
+        if len(item.shape) == 2:
+            counts[item.kind] += int(np.prod(item.shape))
+    return counts.most_common(1)[0][0] if counts else "F32"
+
+
+def _known(label: str, items: list[Item]) -> str:
+    """The label if llama.cpp knows it, else the type of most values."""
+    return label if label in FILE_TYPES else main_kind(items)
+
+
+def _parameters(items: list[Item]) -> int:
+    return sum(int(np.prod(item.shape)) for item in items)
+
+
+def _items(
+    tensors: Mapping[str, Tensor], roles: Mapping[str, Role], label: str, text: TextConfig, of_text: bool
+) -> list[Item]:
+    """The tensors of one file. Raises TensorError for one that no type holds, before anything is written."""
+    found = []
+    for name, tensor in tensors.items():
+        if is_text(name) is not of_text:
+            continue
+        if isinstance(tensor, DenseTensor):
+            found.append(dense_item(name, tensor, dense_kind(name, roles[name], tensor, label), text))
+        else:
+            found += _quantized_items(name, tensor, roles[name], text)
+    return found
+
+
+def _quantized_items(name: str, tensor: QuantizedTensor, role: Role, text: TextConfig) -> Iterator[Item]:
+    """A matrix, and its factor where it has one."""
+    if role not in _MULTIPLIED:
+        raise TensorError(f"{tensor.label}: is quantized, which GGUF files allow for matrices alone: keep it dense")
+    blocks = matrices.as_blocks(column_blocks(name, tensor, text))
+    order = stored_rows(name, text)
+
+    def rows() -> Iterator[NDArray[Any]]:
+        return blocks.rows(order)
+
+    stored = file_name(name)
+    yield Item(stored, blocks.kind, tensor.shape, blocks.nbytes, rows)
+    if blocks.factor != 1:
+        factor = np.array([blocks.factor], np.float32)
+        yield Item(stored.removesuffix(".weight") + _SCALE, "F32", (1,), 4, lambda: [factor])
