@@ -18,17 +18,26 @@ from safetensors_kit import encode
 from word_kit import awq_arrays, gptq_arrays, packed, random_matrix
 
 from pocketvlm.backends.native.layout import kernel_of
+from pocketvlm.checkpoint.formats.native import native_arrays
 from pocketvlm.checkpoint.formats.registry import READERS, find_format
 from pocketvlm.checkpoint.formats.safetensors import read_entries
 from pocketvlm.checkpoint.names import canonical_entries
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.tensors import QuantizedTensor
+from pocketvlm.tensors import BlockValues, QuantizedTensor
 
 SHAPE = (16, 64)
 ROUNDS = 150
 _RANDOM = np.random.default_rng(0)
 _CODES = _RANDOM.integers(0, 16, SHAPE)
 _BYTES = _RANDOM.integers(0, 120, SHAPE).astype(np.uint8)
+
+
+def _native(tensor: QuantizedTensor) -> Arrays:
+    """The arrays of a matrix in the native format, by suffix."""
+    return {
+        f"weight{key.removeprefix('x')}".removesuffix("."): (array.dtype, array.read())
+        for key, array in native_arrays("x", tensor).items()
+    }
 
 
 def _floats(*shape: int) -> tuple[str, np.ndarray]:
@@ -116,6 +125,20 @@ SAMPLES: dict[str, tuple[dict[str, Any], Arrays]] = {
         {"weight": ("U8", _BYTES[:, :32]), "weight_scale": _small(16, 4), "weight_scale_2": _floats()},
     ),
 }
+_NATIVE = _native(
+    QuantizedTensor(
+        "x",
+        4,
+        SHAPE,
+        _CODES.astype(np.uint8),
+        BlockValues(
+            _RANDOM.integers(0, 60, (16, 4)).astype(np.uint8), (1, 16), scale=BlockValues(_floats(16, 1)[1], (1, 4))
+        ),
+        biases=BlockValues(_floats(16, 2)[1], (1, 32)),
+        permutation=_RANDOM.permutation(64),
+    )
+)
+SAMPLES["native"] = {"quant_method": "pocketvlm", "version": 1}, _NATIVE
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3, 5, 8, 16, 4.0, 0.5, 2**40, 10**30, -(2**63), float("nan"), float("inf"), 1e300,
     "", "4", "8x", "x", "9x" + "9" * 5000, "re:(", "re:", "\ud800", [], [[]], ["gptq"], {}, {"a": {}}, [8, 32],
@@ -165,11 +188,11 @@ def _damage_array(arrays: dict[str, tuple[str, np.ndarray]], dice: random.Random
 
 
 def _damage_state(arrays: dict[str, tuple[str, np.ndarray]], dice: random.Random) -> None:
-    """The JSON text among the arrays of bitsandbytes."""
-    name = "weight.quant_state.bitsandbytes__nf4"
-    if name in arrays:
+    """The JSON text among the arrays of bitsandbytes and of the native format."""
+    for name in arrays.keys() & {"weight.quant_state.bitsandbytes__nf4", "weight.quantization"}:
         state = json.loads(arrays[name][1].tobytes())
-        state[dice.choice(list(state))] = dice.choice(VALUES)
+        section = dice.choice(_sections(state))
+        section[dice.choice(list(section))] = dice.choice(VALUES)
         arrays[name] = "U8", np.frombuffer(json.dumps(state).encode(), np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Unpacks codes of any width that lie end to end in words of any integer type, least significant bit first."""
+"""Packs and unpacks codes of any width that lie end to end in words of any type, least significant bit first."""
 
 from __future__ import annotations
 
@@ -40,6 +40,29 @@ def unpack_words(words: NDArray[Any], bits: int, columns: int, order: Order | No
     return _in_chunks(_whole, words, "<u4", bits, columns, order)
 
 
+def byte_count(codes: int, bits: int) -> int:
+    """The bytes that hold so many codes end to end."""
+    return -(-codes * bits // 8)
+
+
+def pack(codes: NDArray[Any], bits: int) -> Bytes:
+    """The inverse of `unpack`: bytes [rows, bytes] of codes [rows, columns] of one byte each, whose rest is dropped."""
+    rows, columns = codes.shape
+    size = byte_count(columns, bits)
+    packed = np.empty((rows, size), np.uint8)
+    for part in chunks(rows, columns):
+        packed[part] = _pack_chunk(codes[part].view(np.uint8), bits)[:, :size]
+    return packed
+
+
+def pack_words(codes: NDArray[Any], bits: int) -> NDArray[np.int32]:
+    """The same as little-endian words [rows, words], the last of which may have unused bits."""
+    rows, columns = codes.shape
+    words = np.zeros((rows, 4 * word_count(columns, bits)), np.uint8)
+    words[:, : byte_count(columns, bits)] = pack(codes, bits)
+    return words.view("<i4")
+
+
 def chunks(rows: int, columns: int) -> Iterator[slice]:
     """Slices of the rows of a matrix, each with a bounded number of codes."""
     step = max(1, _CHUNK // max(1, columns))
@@ -76,6 +99,21 @@ def _straddling(stream: Bytes, bits: int) -> Bytes:
     words = np.zeros((rows, groups, 8), np.uint8)
     words[:, :, :bits] = padded.reshape(rows, groups, bits)
     return _fields(words.view("<u8")[:, :, 0], bits, 8)
+
+
+def _pack_chunk(codes: Bytes, bits: int) -> Bytes:
+    """Codes as bytes that each hold a whole number of them, or as runs of `bits` bytes that hold eight."""
+    rows, columns = codes.shape
+    each, unit = (8 // bits, np.uint8) if 8 % bits == 0 else (8, np.dtype("<u8"))
+    padded = np.zeros((rows, -(-columns // each) * each), np.uint8)
+    padded[:, :columns] = codes & np.uint8(2**bits - 1)
+    words = np.zeros((rows, padded.shape[1] // each), unit)
+    one = words.dtype.type
+    for index in range(each):
+        words |= padded[:, index::each].astype(words.dtype) << one(index * bits)
+    if each == 8 // bits:
+        return words.view(np.uint8)
+    return np.ascontiguousarray(words.view(np.uint8).reshape(rows, -1, 8)[:, :, :bits]).reshape(rows, -1)
 
 
 def _fields(units: NDArray[Any], bits: int, each: int) -> Bytes:

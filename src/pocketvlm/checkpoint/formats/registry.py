@@ -15,6 +15,7 @@ from pocketvlm.checkpoint.formats.fp8 import read_fp8
 from pocketvlm.checkpoint.formats.gptq import read_gptq
 from pocketvlm.checkpoint.formats.mlx import read_mlx, read_unquantized_mlx
 from pocketvlm.checkpoint.formats.modelopt import read_modelopt
+from pocketvlm.checkpoint.formats.native import read_native_settings
 from pocketvlm.checkpoint.jsonfile import read_json
 from pocketvlm.errors import ConfigError
 from pocketvlm.fields import shown
@@ -31,6 +32,7 @@ READERS: dict[str, Reader] = {
     "AWQ": read_awq,
     "GPTQ": read_gptq,
     "AutoRound": read_auto_round,
+    "native": read_native_settings,
 }
 
 # Files of their own that tools put the settings in; the sections of config.json come first.

@@ -11,7 +11,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pocketvlm.atomic import replacing, write_all
 from pocketvlm.checkpoint.files import INDEX_FILE, SINGLE_FILE, find_files, weight_map
 from pocketvlm.checkpoint.jsonfile import parse_object
-from pocketvlm.errors import CheckpointError
+from pocketvlm.errors import CheckpointError, TensorError
 from pocketvlm.tensors import DenseTensor, StoredDtype
 
 MAX_HEADER = 100_000_000
@@ -68,6 +68,23 @@ class TensorEntry:
     def parameters(self) -> int:
         """Number of values."""
         return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FileArray:
+    """An array that will be written: the dtype as files name it, the shape, and what makes its values.
+
+    `read` gives bfloat16 as its bits in uint16, 8-bit floats as theirs in uint8.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    read: Callable[[], NDArray[Any]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return math.prod(self.shape) * _BITS[self.dtype] // 8
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
@@ -218,19 +235,47 @@ def write_tensors(path: Path, tensors: Mapping[str, DenseTensor], metadata: Mapp
 
     metadata: texts for the header. Raises CheckpointError where the file cannot be written.
     """
+    write_arrays(path, {name: dense_array(tensor) for name, tensor in tensors.items()}, metadata)
+
+
+def dense_array(tensor: DenseTensor) -> FileArray:
+    """A dense tensor as an array of a file."""
+    return FileArray(_WRITTEN[tensor.dtype], tensor.shape, lambda: tensor.data)
+
+
+def write_arrays(
+    path: Path,
+    arrays: Mapping[str, FileArray],
+    metadata: Mapping[str, str] | None = None,
+    written: Callable[[int], None] | None = None,
+) -> None:
+    """Write arrays under their keys to one file, whole or not at all; each is read when it is written.
+
+    metadata: texts for the header. written: called with the bytes of each array after it was written. Raises
+    CheckpointError where the file cannot be written, and TensorError for an array that is not as announced.
+    """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
-    for name, tensor in tensors.items():
-        start, end = end, end + math.prod(tensor.shape) * np.dtype(_NUMPY[tensor.dtype]).itemsize
-        header[name] = {"dtype": _WRITTEN[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    for name, array in arrays.items():
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": array.dtype, "shape": list(array.shape), "data_offsets": [start, end]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     try:
         with replacing(path) as file:
             write_all(file, len(text).to_bytes(_LENGTH_BYTES, "little") + text)
-            for tensor in tensors.values():
-                values = np.ascontiguousarray(tensor.data, _NUMPY[tensor.dtype])
-                write_all(file, values.reshape(-1).view(np.uint8).data)
+            for name, array in arrays.items():
+                values = array.read()
+                if values.shape != array.shape or values.dtype.itemsize != np.dtype(_RAW[array.dtype]).itemsize:
+                    found = f"{values.dtype} {list(values.shape)}"
+                    raise TensorError(
+                        f"{name}: an array of {found} was read where {array.dtype} {list(array.shape)} was announced: "
+                        f"the file changed while it was read, load it again"
+                    )
+                stored = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+                write_all(file, stored.reshape(-1).view(np.uint8).data)
+                if written is not None:
+                    written(array.nbytes)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from None
 
