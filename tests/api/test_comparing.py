@@ -123,7 +123,7 @@ def test_models_of_other_vocabularies_are_refused(tmp_path: Path) -> None:
 def test_vocabularies_of_other_sizes_are_refused(tmp_path: Path) -> None:
     config = json.loads((embedded_directory() / "config.json").read_text(encoding="utf-8"))["text_config"]
     other = copy_nano(tmp_path / "larger", config={"text_config": {**config, "vocab_size": 1290}})
-    with pytest.raises(OptionError, match="nano has 1280 ids, .*larger has 1290: only models of one vocabulary"):
+    with pytest.raises(OptionError, match=r"nano has 1280 ids, .*larger has 1290: only models of one vocabulary"):
         compare_models("nano", other)
 
 
