@@ -37,8 +37,8 @@ def difference(reference: Sequence[bool], candidate: Sequence[bool], rng: np.ran
 def resampled(gained: int, lost: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """Points of resampled questions: drawing questions with replacement is a multinomial of gains, losses and ties."""
     shares = [gained / count, lost / count, 1 - (gained + lost) / count]
-    drawn = rng.multinomial(count, shares, _RESAMPLES)
-    points: np.ndarray = 100 * (drawn[:, 0] - drawn[:, 1]) / count
+    sampled = rng.multinomial(count, shares, _RESAMPLES)
+    points: np.ndarray = 100 * (sampled[:, 0] - sampled[:, 1]) / count
     return points
 
 
