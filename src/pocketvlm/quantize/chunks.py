@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TypeVar
+
+from pocketvlm.quantize.blas import single_threaded_blas
 
 T = TypeVar("T")
 
@@ -19,13 +22,14 @@ def row_chunks(rows: int, size: int) -> list[slice]:
     """Slices of at most `size` rows, of nearly equal size, so that threads end together."""
     count = max(1, -(-rows // size))
     bounds = [rows * i // count for i in range(count + 1)]
-    return [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False) if stop > start]
+    return [slice(start, stop) for start, stop in pairwise(bounds) if stop > start]
 
 
 def run_chunks(work: Callable[[slice], T], chunks: list[slice]) -> list[T]:
     """The results of each chunk, in order."""
     threads = min(len(chunks), threads_available())
-    if threads <= 1:
-        return [work(chunk) for chunk in chunks]
-    with ThreadPoolExecutor(threads, "quantize") as pool:
-        return list(pool.map(work, chunks))
+    with single_threaded_blas():
+        if threads <= 1:
+            return [work(chunk) for chunk in chunks]
+        with ThreadPoolExecutor(threads, "quantize") as pool:
+            return list(pool.map(work, chunks))

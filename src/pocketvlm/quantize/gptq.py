@@ -5,8 +5,8 @@ make up for the error. With the Gram matrix G = V V^T and V upper triangular, th
 k of (sum over i <= k of E_i V_ik)^2, where E are weights less their values. So input k is rounded towards
 w_k + (sum over i < k of E_i V_ik) / V_kk, which needs no inverse of G.
 
-Coordinate descent (QuantEase, Behdin et al. 2023, arXiv 2309.01885) then rounds each input again, towards the value that
-is optimal for all others as they are; the error never grows. Before the inputs of a span, its scales are refitted.
+Coordinate descent (QuantEase, Behdin et al. 2023, arXiv 2309.01885) then rounds each input again, towards the value
+that is optimal for all others as they are; the error never grows. Before the inputs of a span, its scales are refitted.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pocketvlm.quantize.tensor_scheme import Codes, TensorScheme
 from pocketvlm.tensors import Floats, QuantizedTensor
 
 _ROWS = 4096  # of a chunk: a block of columns of it stays in the second-level cache
+_MIN_ROWS = 256  # fewer would cost more in calls than they gain from threads
 _BLOCK = 32  # inputs whose corrections are vector operations; those of earlier blocks come from one product
 
 
@@ -77,7 +78,7 @@ def quantize(
         codes[chunk] = found.T
         return parameters
 
-    size = min(_ROWS, max(512, -(-rows // threads_available())))
+    size = min(_ROWS, max(_MIN_ROWS, -(-rows // threads_available())))
     found = run_chunks(work, row_chunks(rows, size))
     return scheme.tensor(name, codes, join_rows(found), permutation)
 
@@ -127,11 +128,10 @@ class _Rows:
             if start:
                 targets += np.ascontiguousarray(factor[:start, start:stop].T) @ ordered[:start]
             for i in range(start, stop):
-                target = targets[i - start]
-                if i > start:
-                    target += factor[start:i, i] @ ordered[start:i]
-                self._round(int(order[i]), target)
-                ordered[i] = self._error[order[i]]
+                k = int(order[i])
+                self._round(k, targets[i - start])
+                ordered[i] = self._error[k]
+                _add_outer(targets[i - start + 1 :], factor[i, i + 1 : stop], ordered[i])
 
     def _improve_span(self, number: int) -> None:
         """Refit the parameters of a span, then round each of its inputs again."""
@@ -151,13 +151,16 @@ class _Rows:
             gradient = gram[block] @ error
             before = error[block]
             inner = gram[np.ix_(block, block)]
-            moved = np.empty_like(before)
             for i, k in enumerate(block):
                 target = gradient[i]
-                if i:
-                    target += inner[i, :i] @ moved[:i]
                 target *= np.float32(1) / inner[i, i]
                 target += self._w[k]
                 target -= before[i]
                 self._round(int(k), target)
-                np.subtract(error[k], before[i], out=moved[i])
+                _add_outer(gradient[i + 1 :], inner[i, i + 1 :], error[k] - before[i])
+
+
+def _add_outer(target: Floats, a: Floats, b: Floats) -> None:
+    """Add the outer product of a [n] and b [rows]. BLAS would wake its threads for each of these small products."""
+    if len(a):
+        target += a[:, None] * b

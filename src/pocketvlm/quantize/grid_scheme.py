@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm.errors import TensorError
-from pocketvlm.quantize.grids import Grid
 from pocketvlm.quantize.levels import Codebook, Integers, Levels
 from pocketvlm.quantize.tensor_scheme import Codes, TensorScheme
 from pocketvlm.tensors import Array, Floats, LazyArray, QuantizedTensor

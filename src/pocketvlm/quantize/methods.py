@@ -13,6 +13,7 @@ import numpy as np
 
 from pocketvlm.quantize import awq
 from pocketvlm.quantize import gptq as gptq_rows
+from pocketvlm.quantize.blas import single_threaded_blas
 from pocketvlm.quantize.chunks import row_chunks, run_chunks
 from pocketvlm.quantize.tensor_scheme import TensorScheme
 from pocketvlm.tensors import Floats, QuantizedTensor
@@ -61,7 +62,8 @@ def gptq(
     order, others fit them before. damping: what is added to the diagonal, as a part of its mean. sweeps: of coordinate
     descent after GPTQ; 0 is GPTQ alone.
     """
-    return gptq_rows.quantize(name, w, gram, scheme, order, damping, sweeps)
+    with single_threaded_blas():
+        return gptq_rows.quantize(name, w, gram, scheme, order, damping, sweeps)
 
 
 def awq_scales(consumers: Sequence[Floats], gram: Floats, scheme: TensorScheme) -> Floats:

@@ -132,7 +132,7 @@ class NvFp4Scheme(GridScheme):
         """The scheme with the divisor that puts the largest scale of a matrix on the largest E4M3 number, 448."""
         if not self._shared:
             return self
-        largest = max((float(np.abs(w[start : start + 1024]).max(initial=0)) for start in range(0, len(w), 1024)))
+        largest = max(float(np.abs(w[start : start + 1024]).max(initial=0)) for start in range(0, len(w), 1024))
         divisor = float(np.float32(448 * 6 / largest)) if largest > 1e-30 else 1.0
         return NvFp4Scheme(self.name, True, divisor)
 

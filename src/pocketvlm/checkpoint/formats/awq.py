@@ -23,9 +23,9 @@ from pocketvlm.errors import ConfigError
 from pocketvlm.tensors import BlockValues, QuantizedTensor
 
 BITS = (4,)
-_INTERLEAVED = 8
+INTERLEAVED = 8
 # Where each of eight neighbouring outputs is stored.
-_POSITIONS = np.array([0, 4, 1, 5, 2, 6, 3, 7])
+POSITIONS = np.array([0, 4, 1, 5, 2, 6, 3, 7])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class AWQFormat(WordsFormat):
         module = QuantizedModule.of(name, shape, parts)
         outputs, inputs = module.shape
         bits = fitting_bits(module, outputs, module.sides("qweight", WORDS)[1], self.bits, self.choices)
-        if outputs % _INTERLEAVED:
-            raise module.fail("qweight", f"AWQ needs a multiple of {_INTERLEAVED} outputs, not {outputs}")
+        if outputs % INTERLEAVED:
+            raise module.fail("qweight", f"AWQ needs a multiple of {INTERLEAVED} outputs, not {outputs}")
         words = word_count(outputs, bits)
         qweight = module.array("qweight", WORDS, (inputs, words)).data
         values = scales(module)
@@ -64,7 +64,7 @@ class AWQFormat(WordsFormat):
 
 def _by_output(words: NDArray[Any], bits: int, outputs: int) -> NDArray[np.uint8]:
     """The values [outputs, rows] of words [rows, n], outputs in their natural order."""
-    order = (np.arange(0, outputs, _INTERLEAVED)[:, None] + _POSITIONS).ravel()
+    order = (np.arange(0, outputs, INTERLEAVED)[:, None] + POSITIONS).ravel()
     values = np.empty((outputs, len(words)), np.uint8)
     for rows in chunks(len(words), outputs):
         values[:, rows] = unpack(words[rows], bits, outputs, order).T

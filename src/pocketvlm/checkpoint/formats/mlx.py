@@ -21,13 +21,13 @@ from pocketvlm.fields import shown
 from pocketvlm.tensors import DenseTensor, Floats, QuantizedTensor, Tensor
 
 # Mode -> its groups and bits; the first of each is MLX's default.
-_MODES = {
+MODES = {
     "affine": ((64, 32, 128), (4, 2, 3, 5, 6, 8)),
     "mxfp4": ((32,), (4,)),
     "mxfp8": ((32,), (8,)),
     "nvfp4": ((16,), (4,)),
 }
-_CONV, _PATCH = "conv1d.weight", "patch_embedding.weight"
+CONV, PATCH = "conv1d.weight", "patch_embedding.weight"
 # Norms of a file whose weights were shifted twice: nearly none lies below 1, and most lie around 2.
 _RARELY, _HIGH = 0.001, 1.5
 
@@ -75,9 +75,7 @@ class MLX(ModuleFormat):
         tensors = super().tensors(entries, expected, where, sparse)
         if not self.shifted:
             return tensors
-        shifted = {
-            name: its for name, its in tensors.items() if _is_zero_centred(name) and isinstance(its, DenseTensor)
-        }
+        shifted = {name: its for name, its in tensors.items() if is_zero_centred(name) and isinstance(its, DenseTensor)}
         norms = Norms(shifted, where)
         return {name: norms.weight(name) if name in norms.stored else its for name, its in tensors.items()}
 
@@ -169,8 +167,8 @@ def read_layout(entries: Entries) -> MLX:
 
     mlx-vlm transposes convolutions in the same step in which it adds 1 to norms, so the first tell the second.
     """
-    ends = {end for name, entry in entries.items() for end in (_CONV, _PATCH) if _channels_last(name, end, entry.shape)}
-    return MLX(None, transposed=frozenset(ends), shifted=_CONV in ends)
+    ends = {end for name, entry in entries.items() for end in (CONV, PATCH) if _channels_last(name, end, entry.shape)}
+    return MLX(None, transposed=frozenset(ends), shifted=CONV in ends)
 
 
 def read_unquantized_mlx(entries: Entries) -> MLX | None:
@@ -183,20 +181,21 @@ def _channels_last(name: str, end: str, shape: Shape) -> bool:
     """[channels, kernel, 1] instead of [channels, 1, kernel], or [out, height, width, 3] instead of [out, 3, ...]."""
     if not name.endswith(end):
         return False
-    if end == _CONV:
+    if end == CONV:
         return len(shape) == 3 and shape[2] == 1 != shape[1]
     return len(shape) == 4 and shape[1] == shape[2] != shape[3]
 
 
-def _is_zero_centred(name: str) -> bool:
+def is_zero_centred(name: str) -> bool:
+    """Whether a tensor is a norm that computes with 1 + weight, and that mlx-vlm stores as this sum."""
     return name.startswith("model.language_model.") and name.endswith(ZERO_CENTRED_NORMS)
 
 
 def _quantization(settings: Mapping[str, Any], where: str) -> Quantization:
     mode = settings.get("mode", "affine")
-    if not isinstance(mode, str) or mode not in _MODES:
-        raise ConfigError(f"{where}: mode={shown(mode)} is not supported: {', '.join(_MODES)} are")
-    groups, bits = _MODES[mode]
+    if not isinstance(mode, str) or mode not in MODES:
+        raise ConfigError(f"{where}: mode={shown(mode)} is not supported: {', '.join(MODES)} are")
+    groups, bits = MODES[mode]
     found = {}
     for key, choices in (("group_size", groups), ("bits", bits)):
         value = settings.get(key)

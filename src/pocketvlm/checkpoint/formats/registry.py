@@ -36,7 +36,7 @@ READERS: dict[str, Reader] = {
 }
 
 # Files of their own that tools put the settings in; the sections of config.json come first.
-_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+SETTINGS_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 
 
 def find_format(directory: Path, config: Mapping[str, Any], entries: Entries) -> Format:
@@ -68,7 +68,7 @@ def find_format(directory: Path, config: Mapping[str, Any], entries: Entries) ->
 
 def settings_files(directory: Path) -> tuple[Path, ...]:
     """The files of a directory that may hold quantization settings."""
-    return tuple(path for name in ("config.json", *_FILES) if (path := directory / name).is_file())
+    return tuple(path for name in ("config.json", *SETTINGS_FILES) if (path := directory / name).is_file())
 
 
 def quantization_settings(directory: Path, config: Mapping[str, Any]) -> tuple[Settings, str] | None:
@@ -86,7 +86,7 @@ def quantization_settings(directory: Path, config: Mapping[str, Any]) -> tuple[S
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where}={shown(value)} is not an object: download or copy config.json again")
             return value, where
-    for name in _FILES:
+    for name in SETTINGS_FILES:
         if (directory / name).is_file():
             return read_json(directory / name), str(directory / name)
     return None

@@ -15,15 +15,21 @@ WriteProgress = Callable[[int, int], None]
 
 
 class Writer(Protocol):
-    """Writes checkpoints of one format. It changes no code: what the format cannot hold exactly is refused.
+    """Writes checkpoints of one format. It changes no code: what the format cannot hold exactly is refused."""
 
-    name: as users write it, such as "gptq".
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """As users write it, such as "gptq"."""
 
     def problem(self, name: str, role: Role, tensor: Tensor) -> str | None:
         """Why the format cannot hold a tensor as it is, and what can be done; None if it can. Reads no values."""
+
+    def check(self, tensors: Mapping[str, Tensor], roles: Mapping[str, Role]) -> tuple[str, ...]:
+        """What the format cannot hold of the values, or of the tensors together, each with what can be done.
+
+        `problem` has passed all tensors. Reads scales, zero points and biases, but codes and dense weights only where
+        those decide. Called before anything is written.
+        """
 
     def nbytes(self, tensors: Mapping[str, Tensor], roles: Mapping[str, Role]) -> int:
         """About how many bytes `write` will write, for the check of free space."""
