@@ -18,6 +18,7 @@ from pocketvlm.api.comparison import Comparison, FeatureError, KindDivergence, L
 from pocketvlm.api.parts import quantization_of
 from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.checkpoint.checkpoint import Checkpoint
+from pocketvlm.checkpoint.formats.safetensors import leave
 from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.errors import OptionError
@@ -78,7 +79,9 @@ def compare_models(
     samples, notes = _samples(names, checkpoints, processors[0], data, max_tokens)
     machine = backends.create("native", threads)
     first, second = (_network(checkpoint, machine, precision) for checkpoint in checkpoints)
-    pair = run_pair(first, second, [sample.prompt for sample in samples], threads or _cores(), progress)
+    files = [file for checkpoint in checkpoints for file in checkpoint.tensor_files]
+    prompts = [sample.prompt for sample in samples]
+    pair = run_pair(first, second, prompts, threads or _cores(), progress, release=lambda: leave(files))
     layers = checkpoints[0].model.text.layer_types
     if not pair.layers:
         notes.append("the networks differ in depth or width: no error by layer")
@@ -161,7 +164,7 @@ def _shown(token: bytes) -> str:
 
 def _network(checkpoint: Checkpoint, machine: AnyBackend, precision: Precision) -> NetworkParts:
     scheme = scheme_for(checkpoint, "native", "stored", precision)
-    tensors = checkpoint.tensors(expected_tensors(checkpoint.model), sparse=True)
+    tensors = checkpoint.tensors(expected_tensors(checkpoint.model))
     backend = machine.with_scheme(scheme)
     return NetworkParts(checkpoint.model, backend, quantized(tensors, tensor_roles(checkpoint.model), scheme))
 

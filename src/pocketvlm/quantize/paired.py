@@ -48,15 +48,17 @@ def run_pair(
     prompts: Sequence[Prompt],
     threads: int,
     progress: Progress | None = None,
+    release: Callable[[], None] = lambda: None,
 ) -> Pair:
     """Run all prompts through both networks.
 
     The networks have the same vocabulary and rotary axes, and a vision tower each if a prompt has views. threads: of
-    the comparison of logits; the backends have their own. Raises CheckpointError if logits are infinite or NaN.
+    the comparison of logits; the backends have their own. release: called after each part, to drop what was read of
+    files. Raises CheckpointError if logits are infinite or NaN.
     """
     say = progress or (lambda what, done, total: None)
     batches = _batches(prompts)
-    sides = [_Side(network, prompts, batches) for network in (reference, candidate)]
+    sides = [_Side(network, prompts, batches, release) for network in (reference, candidate)]
     features = _features(sides, prompts, say)
     layers = _layers(sides, say)
     divergences, agrees = _logits(sides, prompts, threads, say)
@@ -66,12 +68,20 @@ def run_pair(
 class _Side:
     """One network with its rows of all prompts."""
 
-    def __init__(self, network: NetworkParts, prompts: Sequence[Prompt], batches: Sequence[slice]) -> None:
+    def __init__(
+        self,
+        network: NetworkParts,
+        prompts: Sequence[Prompt],
+        batches: Sequence[slice],
+        release: Callable[[], None],
+    ) -> None:
         self.network = network
+        self.release = release
         self.embedded = network.embed([np.asarray(prompt.ids, np.int32) for prompt in prompts])
         self._parts = [prompts[batch] for batch in batches]
         self._batches = batches
         self._joined: list[tuple[Array, Step[Any]]] = []
+        release()
 
     def splice(self, prompt: int, start: int, features: Floats) -> Floats:
         """Put the features of a view over the embeddings of its placeholders, and return them."""
@@ -89,6 +99,7 @@ class _Side:
             self.embedded = []
         found = self.network.layer(index, self._joined)
         self._joined = [(rows, step) for rows, (_, step) in zip(found, self._joined, strict=True)]
+        self.release()
 
     @property
     def rows(self) -> list[Floats]:
@@ -130,6 +141,8 @@ def _features(sides: Sequence[_Side], prompts: Sequence[Prompt], say: Progress) 
                 expected = reference.embedded[index][view.start : view.start + view.tokens]
                 errors.setdefault(view.downsample_mode, RowError()).add(expected, rows)
             done += 1
+        del prepared
+        side.release()
     return errors
 
 
