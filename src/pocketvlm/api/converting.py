@@ -58,7 +58,6 @@ def label_of(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> str:
             block = tensor.block if isinstance(tensor.block, int) else tensor.block[1]
             group = f"-g{block}" if block < tensor.shape[1] else ""
             counts[f"int{tensor.bits}{group}"] += tensor.shape[0] * tensor.shape[1]
-    if counts:
-        return counts.most_common(1)[0][0]
-    dtypes = Counter({dtype.lower(): count for dtype, count in checkpoint.dtypes.items()})
-    return dtypes.most_common(1)[0][0] if dtypes else "bf16"
+    if not counts:
+        counts.update({dtype.lower(): count for dtype, count in checkpoint.dtypes.items()})
+    return max(counts, key=counts.__getitem__, default="bf16")

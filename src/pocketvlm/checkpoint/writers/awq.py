@@ -52,7 +52,7 @@ class AWQWriter(DirectoryWriter):
         """The group size of all matrices: larger groups are split, which repeats their scales."""
         return common_group(quantized, "AWQ")
 
-    def check_matrix(self, name: str, tensor: QuantizedTensor, context: int) -> None:
+    def check_matrix(self, tensor: QuantizedTensor) -> None:
         check_words(integers(tensor))
 
     def matrix(self, name: str, tensor: QuantizedTensor, context: int) -> Arrays:

@@ -19,6 +19,7 @@ from pocketvlm.schemes import Role
 from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor
 
 _BITS = (4, 8)
+_PREFERRED = ("BF16", "F16")  # as the library stores scales; float32 where neither is exact
 _ROLES: tuple[Role, ...] = ("matrix", "gate", "vision_matrix")
 _FLOAT_FORMATS = {
     "mxfp4": "mxfp4-pack-quantized",
@@ -87,12 +88,13 @@ class CompressedTensorsWriter(DirectoryWriter):
         """The scheme of each matrix. Reads zero points."""
         return {name: _scheme(tensor, _is_symmetric(tensor)) for name, tensor in quantized.items()}
 
-    def check_matrix(self, name: str, tensor: QuantizedTensor, context: Mapping[str, Scheme]) -> None:
-        scheme = context[name]
-        if scheme.format in _FLOAT_FORMATS.values():
+    def check_matrix(self, tensor: QuantizedTensor) -> None:
+        if _scheme(tensor, symmetric=True).format in _FLOAT_FORMATS.values():
             small_floats(tensor).scales()
-        else:
-            super().check_matrix(name, tensor, context)
+            return
+        super().check_matrix(tensor)
+        if tensor.codebook is None:
+            integers(tensor).zero_points()
 
     def matrix(self, name: str, tensor: QuantizedTensor, context: Mapping[str, Scheme]) -> Arrays:
         scheme = context[name]
@@ -164,15 +166,12 @@ def _is_symmetric(tensor: QuantizedTensor) -> bool:
     if tensor.codebook is not None:
         return True
     matrix = integers(tensor)
-    try:
-        return bool((matrix.zero_points() == matrix.middle).all())
-    except TensorError as error:
-        raise TensorError(f"{tensor.name}: {error}") from None
+    return bool((matrix.zero_points() == matrix.middle).all())
 
 
 def _integer_parts(matrix: IntegerMatrix, scheme: Scheme) -> Arrays:
     (rows, columns), bits, groups = matrix.shape, matrix.bits, matrix.groups
-    dtype = narrow_dtype(matrix.scales()) or "F32"
+    dtype = narrow_dtype(matrix.scales(), preferred=_PREFERRED) or "F32"
     parts = {
         "weight_packed": FileArray("I32", (rows, word_count(columns, bits)), lambda: pack_words(matrix.codes(), bits)),
         "weight_scale": FileArray(dtype, (rows, groups), lambda: narrow(matrix.scales(), dtype)),
@@ -189,7 +188,7 @@ def _integer_parts(matrix: IntegerMatrix, scheme: Scheme) -> Arrays:
 def _float8_parts(tensor: QuantizedTensor, scheme: Scheme) -> Arrays:
     numbers = tensor.block_scales()
     shape = (1,) if scheme.strategy == "tensor" else numbers.shape
-    dtype = narrow_dtype(numbers) or "F32"
+    dtype = narrow_dtype(numbers, preferred=_PREFERRED) or "F32"
     return {
         "weight": FileArray("F8_E4M3", tensor.shape, tensor.load_codes),
         "weight_scale": FileArray(dtype, shape, lambda: narrow(tensor.block_scales().reshape(shape), dtype)),

@@ -62,7 +62,7 @@ class DirectoryWriter(ABC):
         """The arrays of a dense tensor by their names in the file."""
         return {name: FileArray(dense_array(tensor).dtype, tensor.shape, tensor.finite_data)}
 
-    def check_matrix(self, name: str, tensor: QuantizedTensor, context: Any) -> None:
+    def check_matrix(self, tensor: QuantizedTensor) -> None:
         """Raise TensorError, which says why, for scales, zero points or biases that the format cannot hold."""
         tensor.block_scales()
         tensor.block_biases()
@@ -79,15 +79,16 @@ class DirectoryWriter(ABC):
                 "native hold dense ones",
             )
         found = list(_split_groups(tensors)) if self.fuses else []
-        try:
-            context = self.context(quantized)
-        except TensorError as error:
-            return (*found, str(error))
         for name, tensor in quantized.items():
             try:
-                self.check_matrix(name, tensor, context)
+                self.check_matrix(tensor)
             except TensorError as error:
                 found.append(f"{name}: {error}")
+        if not found:
+            try:
+                self.context(quantized)
+            except TensorError as error:
+                found.append(str(error))
         return tuple(found)
 
     def nbytes(self, tensors: Mapping[str, Tensor], roles: Mapping[str, Role]) -> int:

@@ -62,8 +62,8 @@ class GPTQWriter(DirectoryWriter):
         return None
 
     def context(self, quantized: Mapping[str, QuantizedTensor]) -> Common:
-        kinds = Counter((tensor.bits, integers(tensor).group) for tensor in quantized.values())
-        bits, group = kinds.most_common(1)[0][0] if kinds else (4, 128)
+        kinds = Counter((tensor.bits, _group_size(integers(tensor))) for tensor in quantized.values())
+        bits, group = max(kinds, key=kinds.__getitem__) if kinds else (4, 128)
         symmetric, zero = True, False
         for tensor in quantized.values():
             matrix = integers(tensor)
@@ -73,7 +73,7 @@ class GPTQWriter(DirectoryWriter):
         # Less one, 0 becomes the largest code, which some kernels raise to a number that codes do not have.
         return Common(bits, group, symmetric, 2 if zero else 1)
 
-    def check_matrix(self, name: str, tensor: QuantizedTensor, context: Common) -> None:
+    def check_matrix(self, tensor: QuantizedTensor) -> None:
         check_words(integers(tensor))
 
     def matrix(self, name: str, tensor: QuantizedTensor, context: Common) -> Arrays:
@@ -118,6 +118,11 @@ class GPTQWriter(DirectoryWriter):
         return {"quantize_config.json": config["quantization_config"]}
 
 
+def _group_size(matrix: IntegerMatrix) -> int:
+    """The size of the groups as settings name it: -1 for one scale an output."""
+    return -1 if matrix.groups == 1 and matrix.group not in (32, 64, 128) else matrix.group
+
+
 def _zeros(matrix: IntegerMatrix, version: int) -> NDArray[np.int32]:
     """The zero points in words [groups, n]; version 1 stores them less one, modulo the number of codes."""
     zeros = matrix.zero_points() - np.uint8(2 - version)
@@ -136,7 +141,7 @@ def _exceptions(tensors: Mapping[str, Tensor], parts: set[str], context: Common)
         if isinstance(tensor, DenseTensor):
             rules[f"-:{pattern}"] = {}
             continue
-        own = {"bits": tensor.bits, "group_size": integers(tensor).group}
+        own = {"bits": tensor.bits, "group_size": _group_size(integers(tensor))}
         common = {"bits": context.bits, "group_size": context.group}
         if own != common:
             rules[f"+:{pattern}"] = {key: value for key, value in own.items() if value != common[key]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,8 +23,7 @@ from pocketvlm.tensors import (
 
 Bytes = NDArray[np.uint8]
 
-# The narrow types that scales are stored in, in the order in which they are tried.
-_NARROW = ("F16", "BF16")
+NARROW = ("F16", "BF16")  # the types, as files name them, that scales are stored in
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,9 +177,9 @@ def integers(tensor: QuantizedTensor) -> IntegerMatrix:
     return IntegerMatrix(tensor, group if sizes else columns)
 
 
-def narrow_dtype(*numbers: Floats) -> str | None:
-    """The 16-bit type, as files name it, that holds all numbers exactly; None if there is none."""
-    return next((dtype for dtype in _NARROW if all(_exact(values, dtype).all() for values in numbers)), None)
+def narrow_dtype(*numbers: Floats, preferred: Sequence[str] = NARROW) -> str | None:
+    """The first of the preferred types that holds all numbers exactly; None if there is none."""
+    return next((dtype for dtype in preferred if all(_exact(values, dtype).all() for values in numbers)), None)
 
 
 def narrow(numbers: Floats, dtype: str) -> NDArray[Any]:

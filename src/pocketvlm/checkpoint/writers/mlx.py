@@ -28,6 +28,7 @@ from pocketvlm.schemes import Role
 from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor, bfloat16_to_float32, float32_to_bfloat16
 
 _GROUPS, _BITS = MODES["affine"]
+_PREFERRED = ("BF16", "F16")  # the model's own type first: MLX computes in float32 where types differ
 _ROLES: tuple[Role, ...] = ("matrix", "gate", "vision_matrix", "head", "embedding", "tied_embedding")
 
 
@@ -51,7 +52,7 @@ class MLXWriter(DirectoryWriter):
             return f"{error}: write format native or gguf"
         return None
 
-    def check_matrix(self, name: str, tensor: QuantizedTensor, context: None) -> None:
+    def check_matrix(self, tensor: QuantizedTensor) -> None:
         if tensor.codebook is not None:
             _floats(tensor).scales()
         else:
@@ -88,7 +89,8 @@ class MLXWriter(DirectoryWriter):
         kinds = {module(mlx_name(name)): _kind(tensor) for name, tensor in quantized_of(tensors).items()}
         if not kinds:
             return {}
-        (default, _), *_ = Counter(kinds.values()).most_common(1)
+        counts = Counter(kinds.values())
+        default = max(counts, key=counts.__getitem__)
         own = {name: _section(kind) for name, kind in kinds.items() if kind != default}
         section = {**_section(default), **own}
         return {"quantization": section, "quantization_config": section}
@@ -141,12 +143,13 @@ def _affine(tensor: QuantizedTensor) -> IntegerMatrix:
 
 def _affine_dtype(matrix: IntegerMatrix) -> str:
     """The 16-bit type that holds scales and biases exactly. Raises TensorError, with an example, if none does."""
-    scales, biases = matrix.scales(), matrix.unsigned_biases()
-    dtype = narrow_dtype(scales, biases)
-    if dtype is not None:
-        return dtype
+    scales = matrix.scales()
     if narrow_dtype(scales) is None:
         raise TensorError(f"MLX stores scales in 16 bits, and there is {inexact(scales)}: write format native")
+    biases = matrix.unsigned_biases()
+    dtype = narrow_dtype(scales, biases, preferred=_PREFERRED)
+    if dtype is not None:
+        return dtype
     how = inexact(biases, "bias")
     if matrix.tensor.biases is None:
         zeros = matrix.zero_points()

@@ -63,14 +63,19 @@ def check_free(out: Path) -> None:
         raise OptionError(f"{out}: nothing can be written in the folder {out.parent}: choose another")
 
 
-def check_tensors(writer: Writer, tensors: Mapping[str, Tensor], roles: Mapping[str, Role]) -> None:
-    """Raise one OptionError that lists all tensors that the format cannot hold, by their reasons."""
+def check_tensors(
+    writer: Writer, tensors: Mapping[str, Tensor], roles: Mapping[str, Role], values: bool = True
+) -> None:
+    """Raise one OptionError that lists all tensors that the format cannot hold, by their reasons.
+
+    values: False reads none, as for the placeholders of schemes.
+    """
     reasons: dict[str, list[str]] = {}
     for name, tensor in tensors.items():
         if (reason := writer.problem(name, roles[name], tensor)) is not None:
             reasons.setdefault(reason, []).append(name)
     lines = [f"{_names(names)}: {reason}" for reason, names in reasons.items()]
-    if not lines:
+    if not lines and values:
         lines = list(writer.check(tensors, roles))
     if lines:
         count = sum(map(len, reasons.values()))
