@@ -15,7 +15,7 @@ EPILOG = """
 Examples:
 
   pocketvlm convert MiniCPM-V-4.6-Q4_K_M.gguf native --format native
-  pocketvlm convert openbmb/MiniCPM-V-4.6 gguf --format gguf
+  pocketvlm convert openbmb/MiniCPM-V-4.6 MiniCPM-V-4.6-BF16.gguf --format gguf
   pocketvlm convert ./awq dense --format bf16
 
 Codes, scales and zero points are not changed. A format that cannot hold a tensor as it is refuses it by name: \
@@ -23,9 +23,12 @@ bf16 and f16 take the rounded values of any checkpoint, and pocketvlm quantize m
 """
 
 
+@options.takes(*options.load_options("mmproj"))
 def convert(
     model: Annotated[str, typer.Argument(metavar="IN", show_envvar=False, help=options.MODEL_HELP)],
-    out: Annotated[str, typer.Argument(metavar="OUT", show_envvar=False, help="The directory to make.")],
+    out: Annotated[
+        str, typer.Argument(metavar="OUT", show_envvar=False, help="The directory to make, or a file FILE.gguf.")
+    ],
     format: Annotated[
         Literal["gguf", "awq", "gptq", "mlx", "compressed-tensors", "native", "bf16", "f16"],
         option(
@@ -37,6 +40,7 @@ def convert(
     as_json: Annotated[bool, options.json_option("CONVERT")] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
+    **values: Any,
 ) -> None:
     """Write a checkpoint in another format without changing a code.
 
@@ -46,7 +50,7 @@ def convert(
     from pocketvlm.cli.progress import LongWork
 
     with LongWork(quiet) as work:
-        paths = convert_model(model, out, format=format, progress=lambda done, total: work.step("writing", done, total))
+        paths = convert_model(model, out, format=format, mmproj=values["mmproj"], progress=work.step)
     _say(out, paths, as_json, quiet)
 
 

@@ -28,7 +28,7 @@ class LongWork(Activity):
         now = self._clock()
         if stage != self._stage:
             self._stage, self._began, self._written = stage, now, now - INTERVAL
-        in_bytes = stage in ("download", "writing")
+        in_bytes = stage in ("download", "write")
         if seconds_left is None and total and done >= _MIN_SHARE * total:
             seconds_left = (now - self._began) * (total - done) / done
         left = "" if seconds_left is None or done >= total else f", {duration(seconds_left)} left"

@@ -39,7 +39,9 @@ def quantize(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", show_envvar=False, help=f"{options.MODEL_HELP} Its tensors are dense.")
     ],
-    out: Annotated[str, typer.Argument(metavar="OUT", show_envvar=False, help="The directory to make.")],
+    out: Annotated[
+        str, typer.Argument(metavar="OUT", show_envvar=False, help="The directory to make, or a file FILE.gguf.")
+    ],
     format: Annotated[
         Format,
         option("--format", "gguf|awq|gptq|mlx|compressed-tensors|native", panel=HOW, help="Format of the files."),

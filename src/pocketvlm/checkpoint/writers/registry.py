@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pocketvlm.checkpoint.writers.awq import AWQWriter
 from pocketvlm.checkpoint.writers.compressed_tensors import CompressedTensorsWriter
 from pocketvlm.checkpoint.writers.dense import BFloat16Writer, Float16Writer
+from pocketvlm.checkpoint.writers.gguf.writer import GgufWriter
 from pocketvlm.checkpoint.writers.gptq import GPTQWriter
 from pocketvlm.checkpoint.writers.mlx import MLXWriter
 from pocketvlm.checkpoint.writers.native import NativeWriter
@@ -18,6 +19,7 @@ WRITERS: Mapping[str, Writer] = {
     writer.name: writer
     for writer in (
         NativeWriter(),
+        GgufWriter(),
         AWQWriter(),
         GPTQWriter(),
         MLXWriter(),

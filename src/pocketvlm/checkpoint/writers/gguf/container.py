@@ -28,7 +28,7 @@ Metadata = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
-    """One tensor of a file. kind: such as "Q4_K". shape: in NumPy's order. rows: its data in order, in any pieces."""
+    """One tensor of a file. kind: such as "Q4_K". shape: in NumPy's order. rows: its data in order, in chunks of any size."""
 
     name: str
     kind: str
@@ -40,7 +40,7 @@ class Item:
 def write_gguf(path: Path, metadata: Metadata, items: Sequence[Item], written: Callable[[int], None]) -> None:
     """Write a file. metadata: truth values, whole numbers, numbers, texts, and lists of one of these.
 
-    written: called with the bytes of each piece. Raises TensorError if the data of a tensor is not as large as
+    written: called with the bytes of each chunk. Raises TensorError if the data of a tensor is not as large as
     announced, and OSError.
     """
     with path.open("wb") as file:
@@ -48,10 +48,10 @@ def write_gguf(path: Path, metadata: Metadata, items: Sequence[Item], written: C
         for item in items:
             count = 0
             for rows in item.rows():
-                piece = np.ascontiguousarray(rows)
-                file.write(piece.data.cast("B") if piece.size else b"")
-                count += piece.nbytes
-                written(piece.nbytes)
+                chunk = np.ascontiguousarray(rows)
+                file.write(chunk.data.cast("B") if chunk.size else b"")
+                count += chunk.nbytes
+                written(chunk.nbytes)
             if count != item.nbytes:
                 raise TensorError(f"{path}: tensor {item.name!r} has {count} bytes where {item.nbytes} were announced")
             _pad(file, count)

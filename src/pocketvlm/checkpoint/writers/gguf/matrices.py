@@ -204,12 +204,11 @@ def _integers(tensor: QuantizedTensor) -> Blocks:
         return _biased(tensor, scales, _half(tensor, biases, "biases"))
     zeros = np.zeros(1, np.float32) if tensor.zero_points is None else tensor.zero_points.numbers()
     low = 0 if tensor.codes.dtype == np.uint8 else -(2 ** (tensor.bits - 1))
-    least, most = low - float(zeros.max()), low + 2**tensor.bits - 1 - float(zeros.min())
-    fitting = [bits for bits in _SIGNED if -(2 ** (bits - 1)) <= least and most < 2 ** (bits - 1)]
+    low, high = low - float(zeros.max()), low + 2**tensor.bits - 1 - float(zeros.min())
+    fitting = [bits for bits in _SIGNED if -(2 ** (bits - 1)) <= low and high < 2 ** (bits - 1)]
     whole = bool((zeros == np.rint(zeros)).all())
     bits = fitting[0] if whole and fitting else None
-    unsigned = tensor.codes.dtype == np.uint8 and tensor.bits <= max(_BIASED)
-    if unsigned and (bits is None or bits > 4) and zeros.shape == scales.shape:
+    if _biased_is_smaller(tensor, bits) and zeros.shape == scales.shape:
         with np.errstate(over="ignore"):
             products = -zeros * scales.astype(np.float32)
             stored = products.astype(np.float16)
@@ -222,6 +221,14 @@ def _integers(tensor: QuantizedTensor) -> Blocks:
         )
     type_ = BLOCK_TYPES[_SIGNED[bits]]
     return Blocks(_SIGNED[bits], replace(_filled(tensor, type_, scales), bits=bits, codes=_levels(tensor)))
+
+
+def _biased_is_smaller(tensor: QuantizedTensor, bits: int | None) -> bool:
+    """Whether a type with a bias has smaller blocks than the one with signed codes, or there is none of these."""
+    if tensor.codes.dtype != np.uint8 or tensor.bits > max(_BIASED):
+        return False
+    biased = _BIASED[4 if tensor.bits <= 4 else 5]
+    return bits is None or BLOCK_TYPES[biased].nbytes < BLOCK_TYPES[_SIGNED[bits]].nbytes
 
 
 def _levels(tensor: QuantizedTensor) -> Any:

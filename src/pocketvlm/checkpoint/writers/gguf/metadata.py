@@ -40,6 +40,12 @@ def check_model(checkpoint: Checkpoint) -> None:
             f"{checkpoint.path}: GGUF files cannot say that positions have three dimensions, as {model.family.name} "
             f"has them: {way_out}"
         )
+    text = model.text
+    if text.linear_key_head_dim != text.linear_value_head_dim:
+        raise ConfigError(
+            f"{checkpoint.path}: linear_value_head_dim={text.linear_value_head_dim} is not linear_key_head_dim="
+            f"{text.linear_key_head_dim}, which llama.cpp takes for granted: {way_out}"
+        )
     if model.merger_times != 1:
         raise ConfigError(
             f"{checkpoint.path}: merger_times={model.merger_times}: GGUF files have one merger: {way_out}"

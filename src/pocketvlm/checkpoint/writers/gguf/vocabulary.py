@@ -26,8 +26,10 @@ def tokenizer_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{where}: is no tokenizer of byte pairs ({error}): {_WAY_OUT}") from None
     ids = {**vocabulary, **{text: number for text, (number, _) in special.items()}}
-    if (most := max(ids.values(), default=0)) >= size:
-        raise CheckpointError(f"{where}: has the token id {most}, but the embedding has only {size} rows: {_WAY_OUT}")
+    if (largest := max(ids.values(), default=0)) >= size:
+        raise CheckpointError(
+            f"{where}: has the token id {largest}, but the embedding has only {size} rows: {_WAY_OUT}"
+        )
     tokens, types = [f"[PAD{number}]" for number in range(size)], [_UNUSED] * size
     for text, number in vocabulary.items():
         tokens[number], types[number] = text, _NORMAL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,14 +32,16 @@ from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor
 
 _MULTIPLIED: tuple[Role, ...] = ("matrix", "gate", "embedding", "tied_embedding", "head", "vision_matrix")
 _SCALE = ".scale"
+# Labels that say bits and groups, which GGUF files do not have in their names.
+_OF_CODES = re.compile(r"int\d+(-g\d+)?(-\w+)?")
 
 
 class GgufWriter:
     """Writes `<Model>-<label>.gguf` and, for a model with a vision tower, `mmproj-<Model>-<type>.gguf`.
 
-    Matrices that are not quantized have the type that the label names (F32, F16, BF16), else their own in the text file
-    and F16 in the vision file, where BF16 takes the place of F16 for values beyond its range. Norms, biases,
-    convolutions and positions are F32.
+    A label of bits and groups, such as "int4-g64", becomes the type of most values. Matrices that are not quantized have
+    the type that the label names (F32, F16, BF16), else their own in the text file and F16 in the vision file; BF16
+    takes the place of F16 for values beyond its range. Norms, biases, convolutions and positions are F32.
     """
 
     name = "gguf"
@@ -49,6 +52,16 @@ class GgufWriter:
         if role not in _MULTIPLIED:
             return f"{tensor.label}: is quantized, which GGUF files allow for matrices alone: keep it dense"
         return matrices.problem(tensor)
+
+    def check(self, tensors: Mapping[str, Tensor], roles: Mapping[str, Role]) -> tuple[str, ...]:
+        found = []
+        for tensor in tensors.values():
+            if isinstance(tensor, QuantizedTensor):
+                try:
+                    matrices.as_blocks(tensor)
+                except TensorError as error:
+                    found.append(str(error))
+        return tuple(found)
 
     def nbytes(self, tensors: Mapping[str, Tensor], roles: Mapping[str, Role]) -> int:
         total = 1 << 24  # the vocabulary and all headers
@@ -71,10 +84,15 @@ class GgufWriter:
     ) -> tuple[Path, ...]:
         check_model(checkpoint)
         name = model_name(checkpoint.path)
+        label = label.upper() if label.upper() in FILE_TYPES else label
         text = _items(tensors, roles, label, checkpoint.model.text, of_text=True)
         vision = _items(tensors, roles, label, checkpoint.model.text, of_text=False)
-        pairs = text_metadata(checkpoint, name, _known(label, text), _parameters(text))
-        files = [(directory / f"{name}-{label}.gguf", pairs, text)]
+        files = []
+        if text:
+            label = _community_label(main_kind(text)) if _OF_CODES.fullmatch(label) else label
+            known = label if label in FILE_TYPES else main_kind(text)
+            pairs = text_metadata(checkpoint, name, known, _parameters(text))
+            files.append((directory / f"{name}-{label}.gguf", pairs, text))
         if vision:
             kind = main_kind(vision)
             pairs = vision_metadata(checkpoint, name, kind, _parameters(vision))
@@ -98,12 +116,12 @@ def main_kind(items: list[Item]) -> str:
     for item in items:
         if len(item.shape) == 2:
             counts[item.kind] += int(np.prod(item.shape))
-    return counts.most_common(1)[0][0] if counts else "F32"
+    return max(counts, key=counts.__getitem__) if counts else "F32"
 
 
-def _known(label: str, items: list[Item]) -> str:
-    """The label if llama.cpp knows it, else the type of most values."""
-    return label if label in FILE_TYPES else main_kind(items)
+def _community_label(kind: str) -> str:
+    """What files are called whose matrices have mostly this type: K-quants are mixtures."""
+    return f"{kind}_M" if kind in ("Q3_K", "Q4_K", "Q5_K") else kind
 
 
 def _parameters(items: list[Item]) -> int:
