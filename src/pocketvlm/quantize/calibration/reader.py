@@ -18,42 +18,46 @@ _QUESTIONS = ("Describe this image.", "What is in the picture? Read all text in 
 _MEDIA = ("image", "image_url", "video", "video_url")
 
 
-def read_calibration(path: str | Path, processor: Processor, *, max_length: int) -> list[Sample]:
+def read_calibration(
+    path: str | Path, processor: Processor, *, max_length: int, label: str = "calibration"
+) -> list[Sample]:
     """Samples of a JSONL file or of a folder of pictures, at most 32768 tokens in all.
 
     Each line of a file is an object with "messages", as `chat` takes them, and perhaps "tools"; paths of media are
-    relative to the file. Pictures of a folder are asked about in both visual modes. Everything is read and prepared
-    now, pictures included. Raises InputError that names the file, the line and what is wrong, and OptionError for a
-    path that is neither.
+    relative to the file. Pictures of a folder are asked about in both visual modes. label: the option's name, for
+    errors. Everything is read and prepared now, pictures included. Raises InputError that names the file, the line and
+    what is wrong, and OptionError for a path that is neither.
     """
     source = Path(path).expanduser()
     if source.is_dir():
-        samples = list(_folder(source, processor))
+        samples = list(_folder(source, processor, label))
     elif source.is_file():
-        samples = list(_lines(source, processor))
+        samples = list(_lines(source, processor, label))
     else:
         raise OptionError(
-            f"calibration={str(path)!r}: there is no such file or folder: give 'default', a JSONL file or a folder of "
+            f"{label}={str(path)!r}: there is no such file or folder: give 'default', a JSONL file or a folder of "
             f"pictures"
         )
     chosen = within(samples, MAX_TOKENS, max_length)
     if not chosen:
-        raise InputError(f"{source}: no sample has at most {max_length} tokens: give smaller pictures or shorter texts")
+        raise InputError(
+            f"{label} {source}: no sample has at most {max_length} tokens: give smaller pictures or shorter texts"
+        )
     return chosen
 
 
-def _lines(path: Path, processor: Processor) -> Iterator[Sample]:
+def _lines(path: Path, processor: Processor, label: str) -> Iterator[Sample]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"calibration {path}: cannot be read: {reason}: give a JSONL file in UTF-8") from None
+        raise InputError(f"{label} {path}: cannot be read: {reason}: give a JSONL file in UTF-8") from None
     found = False
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         found = True
-        where = f"calibration {path}, line {number}"
+        where = f"{label} {path}, line {number}"
         try:
             data = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -73,7 +77,7 @@ def _lines(path: Path, processor: Processor) -> Iterator[Sample]:
             raise InputError(f"{where}: {error}") from None
         yield Sample.of(prompt)
     if not found:
-        raise InputError(f'calibration {path}: is empty: write one object {{"messages": [...]}} a line')
+        raise InputError(f'{label} {path}: is empty: write one object {{"messages": [...]}} a line')
 
 
 def _resolved(messages: Any, folder: Path) -> Any:
@@ -102,17 +106,17 @@ def _source(value: Any, folder: Path) -> Any:
     return str(folder / Path(value).expanduser())
 
 
-def _folder(path: Path, processor: Processor) -> Iterator[Sample]:
+def _folder(path: Path, processor: Processor, label: str) -> Iterator[Sample]:
     pictures = sorted(file for file in path.rglob("*") if file.suffix.lower() in _PICTURES and file.is_file())
     modes = processor.config.downsample_modes
     if not pictures:
-        raise InputError(f"calibration {path}: holds no pictures ({', '.join(sorted(_PICTURES))}): give another folder")
+        raise InputError(f"{label} {path}: holds no pictures ({', '.join(sorted(_PICTURES))}): give another folder")
     if not modes:
-        raise InputError(f"calibration {path}: this model has no vision tower: give a JSONL file of texts")
+        raise InputError(f"{label} {path}: this model has no vision tower: give a JSONL file of texts")
     for index, file in enumerate(pictures):
         part = {"type": "image", "image": str(file), "downsample_mode": modes[index % len(modes)]}
         content = [part, {"type": "text", "text": _QUESTIONS[index // len(modes) % len(_QUESTIONS)]}]
         try:
             yield Sample.of(processor([{"role": "user", "content": content}]))
         except InputError as error:
-            raise type(error)(f"calibration {path}: {error}") from None
+            raise type(error)(f"{label} {path}: {error}") from None

@@ -1,0 +1,150 @@
+"""Captures the inputs of matrices while a network runs: sums over their rows, never the rows themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvlm.backends.backend import AnyBackend
+from pocketvlm.backends.batch import Ints, Step, SubStep
+from pocketvlm.backends.ops import Activation, AdaptedRows, AttentionSpec, DeltaSpec, KVCache, Ops
+
+Floats = NDArray[np.float32]
+_ROWS = 4096  # rows whose products are summed in float32 at once
+
+
+class Gram:
+    """The Gram matrix X^T X of the rows X [rows, inputs] that were added."""
+
+    def __init__(self, inputs: int) -> None:
+        self._sum = np.zeros((inputs, inputs), np.float32)
+        self.rows = 0
+
+    def add(self, x: Floats) -> None:
+        """Add rows [n, inputs]."""
+        for start in range(0, len(x), _ROWS):
+            rows = x[start : start + _ROWS]
+            self._sum += rows.T @ rows
+        self.rows += len(x)
+
+    def mean(self) -> Floats:
+        """X^T X / rows, float32 [inputs, inputs]; zeros where no row was added."""
+        return self._sum / np.float32(max(self.rows, 1))
+
+
+class Recorder(Ops[Any, Any, Any]):
+    """The operations of another backend; records the rows that are multiplied with chosen matrices.
+
+    Fused operations are composed of the simple ones, so that the rows in front of each product are seen.
+    """
+
+    def __init__(self, ops: AnyBackend, names: Mapping[Any, str]) -> None:
+        """names: the name of each matrix to record, by its handle."""
+        self._ops, self._names = ops, names
+        self.grams: dict[str, Gram] = {}  # matrices that are multiplied with the same rows share one
+
+    def _record(self, x: Any, weights: Sequence[Any]) -> None:
+        names = [self._names[weight] for weight in weights if weight in self._names]
+        if not names:
+            return
+        gram = self.grams.get(names[0])
+        if gram is None:
+            gram = Gram(x.shape[1])
+            self.grams.update(dict.fromkeys(names, gram))
+        gram.add(self._ops.to_numpy(x))
+
+    def linear(
+        self,
+        x: Any,
+        weight: Any,
+        bias: Any | None = None,
+        residual: Any | None = None,
+        activation: Activation | None = None,
+        adapters: Sequence[AdaptedRows[Any, Any, Any]] = (),
+    ) -> Any:
+        self._record(x, (weight,))
+        return self._ops.linear(x, weight, bias, residual, activation, adapters)
+
+    def linears(
+        self,
+        x: Any,
+        weights: Sequence[Any],
+        biases: Sequence[Any | None] = (),
+        adapters: Sequence[AdaptedRows[Any, Any, Any]] = (),
+    ) -> Sequence[Any]:
+        self._record(x, weights)
+        return self._ops.linears(x, weights, biases, adapters)
+
+    def embed(self, table: Any, ids: Any) -> Any:
+        return self._ops.embed(table, ids)
+
+    def take(self, x: Any, rows: Any) -> Any:
+        return self._ops.take(x, rows)
+
+    def put(self, x: Any, rows: Any, values: Any) -> None:
+        self._ops.put(x, rows, values)
+
+    def copy_slots(self, arrays: Sequence[Any], copies: Sequence[Sequence[Any]], part: SubStep[Any]) -> None:
+        self._ops.copy_slots(arrays, copies, part)
+
+    def concat(self, parts: Sequence[Any]) -> Any:
+        return self._ops.concat(parts)
+
+    def rms_norm(self, x: Any, weight: Any, eps: float) -> Any:
+        return self._ops.rms_norm(x, weight, eps)
+
+    def layer_norm(self, x: Any, weight: Any, bias: Any, eps: float) -> Any:
+        return self._ops.layer_norm(x, weight, bias, eps)
+
+    def swiglu(self, gate: Any, up: Any) -> Any:
+        return self._ops.swiglu(gate, up)
+
+    def attention_inputs(
+        self,
+        query_gate: Any,
+        key: Any,
+        value: Any,
+        q_norm: Any,
+        k_norm: Any,
+        cache: KVCache[Any],
+        step: Step[Any],
+        spec: AttentionSpec,
+    ) -> tuple[Any, Any]:
+        return self._ops.attention_inputs(query_gate, key, value, q_norm, k_norm, cache, step, spec)
+
+    def attention(self, query: Any, cache: KVCache[Any], step: Step[Any]) -> Any:
+        return self._ops.attention(query, cache, step)
+
+    def sigmoid_gate(self, x: Any, gate: Any) -> Any:
+        return self._ops.sigmoid_gate(x, gate)
+
+    def attention_views(self, query: Any, key: Any, value: Any, lengths: Ints, heads: int) -> Any:
+        return self._ops.attention_views(query, key, value, lengths, heads)
+
+    def conv_silu(self, x: Any, weight: Any, state: Any, part: SubStep[Any]) -> Any:
+        return self._ops.conv_silu(x, weight, state, part)
+
+    def gated_delta_rule(
+        self,
+        mixed: Any,
+        b: Any,
+        a: Any,
+        a_log: Any,
+        dt_bias: Any,
+        state: Any,
+        part: SubStep[Any],
+        spec: DeltaSpec,
+    ) -> Any:
+        return self._ops.gated_delta_rule(mixed, b, a, a_log, dt_bias, state, part, spec)
+
+    def gated_rms_norm(self, x: Any, z: Any, weight: Any, eps: float) -> Any:
+        return self._ops.gated_rms_norm(x, z, weight, eps)
+
+    def regroup_2x2(self, x: Any, sizes: Ints) -> Any:
+        return self._ops.regroup_2x2(x, sizes)
+
+    def window_mean(self, x: Any) -> Any:
+        return self._ops.window_mean(x)

@@ -1,0 +1,115 @@
+"""`Runner` runs prompts through a network layer by layer, with weights that may change between the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvlm.backends.backend import AnyBackend
+from pocketvlm.backends.batch import Step
+from pocketvlm.config import ModelConfig
+from pocketvlm.model import text
+from pocketvlm.model.sequences import PAGE_SIZE, whole_step
+from pocketvlm.model.weights import WeightsBuilder, preparing
+from pocketvlm.quantize.capture import Gram, Recorder
+from pocketvlm.schemes import Role
+from pocketvlm.tensors import Tensor
+from pocketvlm.types import Prompt
+
+Floats = NDArray[np.float32]
+Tensors = Mapping[str, Tensor]
+_BATCH_TOKENS = 4096  # activations of more rows at once would take gigabytes
+
+
+class Runner:
+    """Prompts in batches, and the layers of a network on their rows.
+
+    Hidden rows are lists of float32 arrays [tokens of a batch, hidden], one for each batch.
+    """
+
+    def __init__(self, config: ModelConfig, ops: AnyBackend, prompts: Sequence[Prompt]) -> None:
+        """ops: a backend with exact arithmetic, so that quantized tensors have the values that they stand for."""
+        self.config, self.ops, self.prompts = config, ops, tuple(prompts)
+        axes = () if config.text.mrope_section is None else (3,)
+        self._batches = list(_batches(prompts))
+        self._steps: list[Step[Any]] = [whole_step(ops, batch, axes) for batch in self._batches]
+        self._specs = text.LayerSpecs.of(config.text)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all prompts."""
+        return sum(len(prompt.ids) for prompt in self.prompts)
+
+    @property
+    def layers(self) -> int:
+        """Layers of the language model."""
+        return len(self.config.text.layer_types)
+
+    def embeddings(self, tensors: Tensors, features: Mapping[int, Sequence[Floats]]) -> list[Floats]:
+        """Rows before the first layer. features: those of each view of a prompt, by its index in `prompts`."""
+        table = WeightsBuilder(self.config, preparing(self.ops, tensors)).embedding()
+        rows, number = [], 0
+        for batch, step in zip(self._batches, self._steps, strict=True):
+            x = np.array(self.ops.to_numpy(self.ops.embed(table, step.ids)))
+            for prompt, offset in zip(batch, step.host.offsets.tolist(), strict=False):
+                for view, found in zip(prompt.views, features.get(number, ()), strict=True):
+                    x[offset + view.start : offset + view.start + view.tokens] = found
+                number += 1
+            rows.append(x)
+        return rows
+
+    def layer(self, tensors: Tensors, index: int, rows: Sequence[Floats]) -> list[Floats]:
+        """Rows after a layer."""
+        layer = WeightsBuilder(self.config, preparing(self.ops, tensors)).decoder_layer(index)
+        return [self._run(self.ops, layer, index, x, step) for x, step in zip(rows, self._steps, strict=True)]
+
+    def captured(self, tensors: Tensors, index: int, rows: Sequence[Floats]) -> tuple[list[Floats], dict[str, Gram]]:
+        """Rows after a layer, and the Gram matrix of the inputs of each of its matrices, by name."""
+        names: dict[Any, str] = {}
+        prepare = preparing(self.ops, tensors)
+
+        def find(name: str, shape: tuple[int, ...], role: Role) -> Any:
+            handle = prepare(name, shape, role)
+            if role in ("matrix", "gate"):
+                names[handle] = name
+            return handle
+
+        layer = WeightsBuilder(self.config, find).decoder_layer(index)
+        recorder = Recorder(self.ops, names)
+        after = [self._run(recorder, layer, index, x, step) for x, step in zip(rows, self._steps, strict=True)]
+        return after, recorder.grams
+
+    def _run(self, ops: Any, layer: Any, index: int, x: Floats, step: Step[Any]) -> Floats:
+        kind = self.config.text.layer_types[index]
+        count = int(step.host.pages.max()) + 1 if kind == "full_attention" else step.host.sequences
+        state = text.new_state(self.ops, self.config.text, kind, count, PAGE_SIZE)
+        out = text.decoder_layer(ops, layer, self._specs, self.ops.from_numpy(x), step, state, ())
+        return self.ops.to_numpy(out)
+
+    def head_inputs(self, tensors: Tensors, rows: Sequence[Floats]) -> list[Floats]:
+        """What the head multiplies: the rows after the last layer, normalised."""
+        norm = WeightsBuilder(self.config, preparing(self.ops, tensors)).final_norm()
+        eps = self.config.text.rms_norm_eps
+        return [self.ops.to_numpy(self.ops.rms_norm(self.ops.from_numpy(x), norm, eps)) for x in rows]
+
+    def logits(self, tensors: Tensors, rows: Floats) -> Floats:
+        """Logits [n, vocab] of rows [n, hidden] after the last layer."""
+        builder = WeightsBuilder(self.config, preparing(self.ops, tensors))
+        eps = self.config.text.rms_norm_eps
+        x = self.ops.from_numpy(rows)
+        return self.ops.to_numpy(self.ops.rms_norm_linears(x, builder.final_norm(), eps, (builder.head(),))[0])
+
+
+def _batches(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
+    found: list[list[Prompt]] = []
+    room = 0
+    for prompt in prompts:
+        if not found or len(prompt.ids) > room:
+            found.append([])
+            room = _BATCH_TOKENS
+        found[-1].append(prompt)
+        room -= len(prompt.ids)
+    return found
