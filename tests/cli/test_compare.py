@@ -121,10 +121,12 @@ def test_progress_is_a_line_for_each_stage_and_now_and_then(capsys):
             work.step("layers", done, 10)
             time.now += 10
         work.step("write", 0, 4_000_000)
+        work.step("logits", 1, 10)
+        time.now += 30
         work.step("logits", 5, 10, 125.0)
     assert capsys.readouterr().err.splitlines() == [
         *("layers", "layers: 30%, 1:10 min left", "layers: 60%, 40 s left", "layers: 90%, 10 s left"),
-        *("write", "logits: 50%, 2:05 min left"),
+        *("write", "logits", "logits: 50%, 2:05 min left"),
     ]
     with LongWork(True) as work:
         work.step("layers", 1, 10)

@@ -26,7 +26,7 @@ class LongWork(Activity):
     def step(self, stage: str, done: float, total: float, seconds_left: float | None = None) -> None:
         """Report the work done of a stage. seconds_left: of all the work; None estimates those of the stage."""
         now = self._clock()
-        if stage != self._stage:
+        if begins := stage != self._stage:
             self._stage, self._began, self._written = stage, now, now - INTERVAL
         in_bytes = stage in ("download", "write")
         if seconds_left is None and total and done >= _MIN_SHARE * total:
@@ -37,7 +37,7 @@ class LongWork(Activity):
         if self._lines and now - self._written >= INTERVAL:
             self._written = now
             size = f" of {readable_size(total)}" if in_bytes else ""
-            share = f": {done / total:.0%}{size}{left}" if done and total else ""
+            share = f": {done / total:.0%}{size}{left}" if total and not begins else ""
             print(printable(f"{stage}{share}"), file=sys.stderr, flush=True)
 
 
