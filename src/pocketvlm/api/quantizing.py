@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import prod
 from pathlib import Path
+from typing import cast
 
-from pocketvlm.quantize.result import QuantizeResult
+import numpy as np
 
-# Stage, work done, all work, and seconds left (None where nobody can say yet).
-QuantizeProgress = Callable[[str, float, float, float | None], None]
+from pocketvlm import backends
+from pocketvlm.api import processor_for
+from pocketvlm.backends.options import choose
+from pocketvlm.checkpoint.checkpoint import Checkpoint
+from pocketvlm.checkpoint.formats.safetensors import leave
+from pocketvlm.checkpoint.hub import resolve
+from pocketvlm.checkpoint.reader import open_checkpoint
+from pocketvlm.checkpoint.writers.output import GGUF_SUFFIX, check_free, check_space, write_checkpoint
+from pocketvlm.checkpoint.writers.registry import find_writer
+from pocketvlm.checkpoint.writers.writer import Writer
+from pocketvlm.errors import CheckpointError, OptionError
+from pocketvlm.model import expected_tensors, tensor_roles
+from pocketvlm.quantize.calibration import Sample, default_set, read_calibration
+from pocketvlm.quantize.calibration.reader import MAX_TOKENS
+from pocketvlm.quantize.candidates import DENSE_BITS, bits_of, mean_bits, units_of
+from pocketvlm.quantize.layer import METHODS, Method
+from pocketvlm.quantize.pipeline import Job, Outcome, Pipeline
+from pocketvlm.quantize.recipes import file_label, recipe, schemes
+from pocketvlm.quantize.result import QuantizeResult, TensorResult
+from pocketvlm.quantize.tensor_schemes import tensor_scheme
+from pocketvlm.quantize.work import SUFFIX, WorkFolder
+from pocketvlm.schemes import ARRAY_ROLES, Role
+from pocketvlm.suggest import nearest
+from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor
+
+# Stage, work done, all work, and seconds left (None where nobody can say yet). Stages: "download" (bytes), "vision",
+# "pictures", "measure", "probe", "head", "layers", and "write" (bytes).
+QuantizeProgress = Callable[[str, int, int, float | None], None]
+_DEFAULT_LENGTH = 2048
 
 
 def quantize_model(
@@ -23,7 +58,227 @@ def quantize_model(
     bits_per_weight: float | None = None,
     seed: int = 0,
     threads: int | None = None,
+    mmproj: str | Path | None = None,
     progress: QuantizeProgress | None = None,
 ) -> QuantizeResult:
-    """Quantize a dense checkpoint into the directory `out`."""
-    raise NotImplementedError
+    """Quantize a dense checkpoint, layer by layer on the native engine, and write it to `out`.
+
+    model: as `load` takes it. out: the directory to make, or with format "gguf" a file that ends in .gguf. format:
+    "native", "gguf", "awq", "gptq", "mlx" or "compressed-tensors". scheme: such as "int4-g64" or "Q4_K_M"; each format
+    has its own. method: "rtn" (round to nearest, the scale with the smallest squared error), "gptq", "awq", or "auto"
+    (GPTQ, with AWQ's scales where these help). calibration: "default" (texts, chats, tool calls and drawn pictures), a
+    JSONL file of conversations, or a folder of pictures; "rtn" needs none. keep: patterns (fnmatch) of tensors that
+    stay as they are. bits_per_weight: with "auto", a budget: each matrix gets its own scheme, or 16 bits where a format
+    does not mix schemes, so that the mean over the language model's matrices and head, scales included, is at most
+    this. seed: of the default calibration set. threads: CPU threads (None: physical cores).
+    progress(stage, done, total, seconds left) is called often.
+
+    The work is saved in a folder `out`.partial as it goes: the same call resumes there after the process was killed.
+    Raises OptionError, InputError and CheckpointError before the work starts, TensorError for weights that are infinite
+    or NaN, and CheckpointError for a disk that became full.
+    """
+    began = time.perf_counter()
+    writer, target = find_writer(format), Path(out).expanduser()
+    _check_options(format, scheme, method, calibration, bits_per_weight)
+    if target.suffix == GGUF_SUFFIX and format != "gguf":
+        raise OptionError(f"{target}: format {format} is a directory: give a name that does not end in {GGUF_SUFFIX}")
+    check_free(target)
+    backends.check("native", threads)
+    download = None if progress is None else (lambda done, total: progress("download", done, total, None))
+    checkpoint = open_checkpoint(resolve(model, None, download, mmproj=mmproj), mmproj=mmproj)
+    config, roles = checkpoint.model, tensor_roles(checkpoint.model)
+    dense = _dense(str(model), checkpoint)
+    wanted = recipe(scheme, format, config, roles, keep=keep, importance=method != "rtn")
+    planned = _planned(writer, dense, roles, wanted)
+    units = {}
+    if bits_per_weight is not None:
+        units = units_of(config, format, wanted, roles, partial(_fits, writer, dense, roles))
+        _check_budget(bits_per_weight, format, checkpoint, wanted, units)
+    samples = [] if method == "rtn" else _samples(calibration, checkpoint, seed)
+    tokens = sum(len(sample.prompt.ids) for sample in samples)
+    largest = {name: _largest(wanted, units).get(name) for name in dense}
+    work_bytes = sum(bits_of(each, dense[name].shape) / 8 for name, each in largest.items() if each is not None)
+    check_space(target, writer.nbytes(planned, roles) + int(work_bytes) + 20 * tokens * config.text.hidden_size)
+    settings = {
+        "model": checkpoint.fingerprint,
+        "format": format,
+        "schemes": wanted,
+        "method": method,
+        "bits_per_weight": bits_per_weight,
+        "calibration": _digest(samples),
+    }
+    job = Job(
+        config,
+        dense,
+        roles,
+        wanted,
+        units,
+        bits_per_weight,
+        cast(Method, method),
+        samples,
+        backends.create("native", threads, scheme=choose("native", "stored", "exact")),
+        backends.create("native", threads, scheme=choose("native", "stored")),
+        partial(leave, checkpoint.tensor_files),
+    )
+    label = file_label(scheme, format) if bits_per_weight is None else f"{bits_per_weight:g}bpw"
+    with WorkFolder(target.with_name(target.name + SUFFIX), settings) as work:
+        outcome = Pipeline(job, work, progress).run()
+        write = None if progress is None else (lambda done, total: progress("write", done, total, None))
+        paths = write_checkpoint(writer, checkpoint, outcome.tensors, roles, target, label, write)
+        result = _result(paths, format, scheme, method, job, outcome, began)
+        work.remove()
+    return result
+
+
+def _check_options(
+    format: str, scheme: str, method: str, calibration: str | Path, bits_per_weight: float | None
+) -> None:
+    """Raise OptionError for values that are wrong whatever the model is."""
+    if method not in METHODS:
+        near = nearest(method, METHODS)
+        hint = f"did you mean {near}? " if near else ""
+        raise OptionError(f"method={method!r}: no such method: {hint}there are {', '.join(METHODS)}")
+    if not schemes(format):
+        raise OptionError(f"format={format!r} quantizes nothing: use `pocketvlm convert`, or give another format")
+    file_label(scheme, format)
+    if method == "rtn" and calibration != "default":
+        raise OptionError(
+            f"calibration={str(calibration)!r}: method rtn rounds to nearest and reads no data: leave it out, or give "
+            f"another method"
+        )
+    if bits_per_weight is None:
+        return
+    if method != "auto":
+        raise OptionError(
+            f"bits_per_weight={bits_per_weight!r}: only method auto chooses schemes within a budget: give "
+            f"method='auto', or leave it out"
+        )
+    if isinstance(bits_per_weight, bool) or not 0 < float(bits_per_weight) <= DENSE_BITS:
+        raise OptionError(f"bits_per_weight={bits_per_weight!r} is out of range: give a number up to {DENSE_BITS:g}")
+
+
+def _dense(model: str, checkpoint: Checkpoint) -> dict[str, DenseTensor]:
+    """The tensors of a checkpoint; refuses quantized ones."""
+    found: dict[str, DenseTensor] = {}
+    for name, tensor in checkpoint.tensors(expected_tensors(checkpoint.model)).items():
+        if isinstance(tensor, QuantizedTensor):
+            raise CheckpointError(
+                f"{model}: is quantized already ({checkpoint.quantization}; {name} has {tensor.bits} bits): quantizing "
+                f"it again would cost accuracy: give the 16-bit checkpoint, or use `pocketvlm convert`"
+            )
+        found[name] = tensor
+    return found
+
+
+def _planned(
+    writer: Writer, dense: Mapping[str, DenseTensor], roles: Mapping[str, Role], wanted: Mapping[str, str | None]
+) -> dict[str, Tensor]:
+    """Tensors as they will be, without values. Raises OptionError that lists those that a scheme cannot hold."""
+    problems: dict[str, list[str]] = {}
+    planned: dict[str, Tensor] = {}
+    for name, tensor in dense.items():
+        planned[name] = tensor
+        if (given := wanted[name]) is None:
+            reason = writer.problem(name, roles[name], tensor) if roles[name] not in ARRAY_ROLES else None
+        else:
+            shape = (tensor.shape[0], tensor.shape[1])
+            reason = tensor_scheme(given).problem(shape)
+            if reason is None:
+                planned[name] = tensor_scheme(given).placeholder(name, shape)
+                reason = writer.problem(name, roles[name], planned[name])
+        if reason is not None:
+            problems.setdefault(reason, []).append(name)
+    if problems:
+        lines = [f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}: {why}" for why, names in problems.items()]
+        raise OptionError(
+            f"format={writer.name!r}: {'; '.join(lines[:4])}: give another scheme, or keep these tensors as they are"
+        )
+    return planned
+
+
+def _fits(writer: Writer, dense: Mapping[str, DenseTensor], roles: Mapping[str, Role], name: str, scheme: str) -> bool:
+    shape = (dense[name].shape[0], dense[name].shape[1])
+    return writer.problem(name, roles[name], tensor_scheme(scheme).placeholder(name, shape)) is None
+
+
+def _largest(
+    wanted: Mapping[str, str | None], units: Mapping[tuple[str, ...], tuple[str | None, ...]]
+) -> dict[str, str | None]:
+    """The scheme of most bits that each tensor may have."""
+    found = dict(wanted)
+    for names, candidates in units.items():
+        given = [each for each in candidates if each is not None]
+        found.update(dict.fromkeys(names, max(given, key=lambda each: bits_of(each, (1, 4096)))))
+    return found
+
+
+def _check_budget(
+    budget: float,
+    format: str,
+    checkpoint: Checkpoint,
+    wanted: Mapping[str, str | None],
+    units: Mapping[tuple[str, ...], tuple[str | None, ...]],
+) -> None:
+    shapes = expected_tensors(checkpoint.model)
+    smallest = dict(wanted)
+    for names, candidates in units.items():
+        smallest.update({name: min(candidates, key=partial(_bits, shapes[name])) for name in names})
+    lowest = mean_bits(smallest, checkpoint.model)
+    if budget < lowest:
+        raise OptionError(
+            f"bits_per_weight={budget:g} is not possible: format {format} needs at least {lowest:.2f} bits a weight "
+            f"for the language model's matrices and head, of which it leaves some in 16 bits"
+        )
+
+
+def _bits(shape: tuple[int, ...], scheme: str | None) -> float:
+    return bits_of(scheme, shape)
+
+
+def _samples(calibration: str | Path, checkpoint: Checkpoint, seed: int) -> list[Sample]:
+    processor, limit = processor_for(checkpoint), checkpoint.model.text.max_position_embeddings
+    if calibration == "default":
+        return default_set(processor, max_length=min(limit, _DEFAULT_LENGTH), seed=seed)
+    return read_calibration(calibration, processor, max_length=min(limit, MAX_TOKENS))
+
+
+def _digest(samples: Sequence[Sample]) -> str:
+    found = hashlib.sha256()
+    for sample in samples:
+        found.update(np.ascontiguousarray(sample.prompt.ids, np.int32).tobytes())
+        found.update(json.dumps([(view.digest, view.start) for view in sample.prompt.views]).encode())
+    return found.hexdigest()
+
+
+def _result(
+    paths: tuple[Path, ...], format: str, scheme: str, method: str, job: Job, outcome: Outcome, began: float
+) -> QuantizeResult:
+    tensors = []
+    for name, role in job.roles.items():
+        if role in ARRAY_ROLES:
+            continue
+        how, error = outcome.made.get(name, (None, None))
+        given, shape = outcome.schemes[name], job.dense[name].shape
+        each = bits_of(given, (shape[0], prod(shape[1:]))) / prod(shape)
+        tensors.append(TensorResult(name, role, shape, given, how, error, each))
+    tokens: dict[str, int] = {}
+    for sample in job.samples:
+        tokens[sample.kind] = tokens.get(sample.kind, 0) + len(sample.prompt.ids)
+    return QuantizeResult(
+        paths,
+        format,
+        scheme,
+        method,
+        tuple(tensors),
+        mean_bits(outcome.schemes, job.config),
+        outcome.vision_error,
+        tokens,
+        time.perf_counter() - began,
+        _peak_memory(),
+    )
+
+
+def _peak_memory() -> int:
+    """Bytes that this process had resident at most; macOS counts in bytes, Linux in KiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -16,23 +16,36 @@ Floats = NDArray[np.float32]
 _ROWS = 4096  # rows whose products are summed in float32 at once
 
 
-class Gram:
-    """The Gram matrix X^T X of the rows X [rows, inputs] that were added."""
+class Inputs:
+    """Sums over the rows X [rows, inputs] that matrices are multiplied with, and over those of a reference.
+
+    gram: X^T X. drift: (R - X)^T X, where R are the rows that the network has without quantization; None where no
+    reference was given.
+    """
 
     def __init__(self, inputs: int) -> None:
-        self._sum = np.zeros((inputs, inputs), np.float32)
+        self._gram = np.zeros((inputs, inputs), np.float32)
+        self._drift: Floats | None = None
         self.rows = 0
 
-    def add(self, x: Floats) -> None:
+    def add(self, x: Floats, reference: Floats | None = None) -> None:
         """Add rows [n, inputs]."""
         for start in range(0, len(x), _ROWS):
             rows = x[start : start + _ROWS]
-            self._sum += rows.T @ rows
+            self._gram += rows.T @ rows
+            if reference is not None:
+                if self._drift is None:
+                    self._drift = np.zeros_like(self._gram)
+                self._drift += (reference[start : start + _ROWS] - rows).T @ rows
         self.rows += len(x)
 
-    def mean(self) -> Floats:
+    def gram(self) -> Floats:
         """X^T X / rows, float32 [inputs, inputs]; zeros where no row was added."""
-        return self._sum / np.float32(max(self.rows, 1))
+        return self._gram / np.float32(max(self.rows, 1))
+
+    def drift(self) -> Floats | None:
+        """(R - X)^T X / rows, float32 [inputs, inputs]."""
+        return None if self._drift is None else self._drift / np.float32(max(self.rows, 1))
 
 
 class Recorder(Ops[Any, Any, Any]):
@@ -44,17 +57,19 @@ class Recorder(Ops[Any, Any, Any]):
     def __init__(self, ops: AnyBackend, names: Mapping[Any, str]) -> None:
         """names: the name of each matrix to record, by its handle."""
         self._ops, self._names = ops, names
-        self.grams: dict[str, Gram] = {}  # matrices that are multiplied with the same rows share one
+        self.inputs: dict[str, Inputs] = {}  # matrices that are multiplied with the same rows share one
+        # Rows of the reference, by the name of the first matrix that is multiplied with them.
+        self.reference: Mapping[str, Floats] = {}
 
     def _record(self, x: Any, weights: Sequence[Any]) -> None:
         names = [self._names[weight] for weight in weights if weight in self._names]
         if not names:
             return
-        gram = self.grams.get(names[0])
-        if gram is None:
-            gram = Gram(x.shape[1])
-            self.grams.update(dict.fromkeys(names, gram))
-        gram.add(self._ops.to_numpy(x))
+        found = self.inputs.get(names[0])
+        if found is None:
+            found = Inputs(x.shape[1])
+            self.inputs.update(dict.fromkeys(names, found))
+        found.add(self._ops.to_numpy(x), self.reference.get(names[0]))
 
     def linear(
         self,
@@ -148,3 +163,15 @@ class Recorder(Ops[Any, Any, Any]):
 
     def window_mean(self, x: Any) -> Any:
         return self._ops.window_mean(x)
+
+
+class RowRecorder(Recorder):
+    """Retains the rows of one pass instead of sums over them."""
+
+    def __init__(self, ops: AnyBackend, names: Mapping[Any, str]) -> None:
+        super().__init__(ops, names)
+        self.rows: dict[str, Floats] = {}
+
+    def _record(self, x: Any, weights: Sequence[Any]) -> None:
+        for name in [self._names[weight] for weight in weights if weight in self._names][:1]:
+            self.rows[name] = self._ops.to_numpy(x)

@@ -1,4 +1,4 @@
-"""Quantizes the matrices of a layer with a method, from the Gram matrices of their inputs."""
+"""Quantizes the matrices of a layer with a method, from what was captured of their inputs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm.config import TextConfig
+from pocketvlm.quantize.capture import Inputs
 from pocketvlm.quantize.methods import awq_clip, awq_scales, gptq, nearest, output_error
 from pocketvlm.quantize.sites import Site, sites
 from pocketvlm.quantize.tensor_scheme import TensorScheme
@@ -17,8 +18,15 @@ from pocketvlm.tensors import DenseTensor, QuantizedTensor, StoredDtype, Tensor,
 
 Floats = NDArray[np.float32]
 Method = Literal["rtn", "gptq", "awq", "auto"]
+METHODS: tuple[Method, ...] = ("rtn", "gptq", "awq", "auto")
 # A ratio of the largest and the smallest scale beyond this leaves the range of float16 in some formats.
 _MAX_SCALE_RATIO = 1e4
+# The part of the inputs' drift that weights make up for, and what is added to the Gram matrix's diagonal, as a part of
+# its mean. On nano the KL divergence was lowest with these (docs/log.md).
+_CORRECTED, _DAMPING = np.float32(0.5), 0.05
+# Rows of a matrix by which "auto" decides whether to scale a site's inputs.
+_TRIED_ROWS = 256
+_TRIED_GAIN = 0.98  # scaling costs exactness of norms: it must be better by this factor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,14 +43,18 @@ def quantize_layer(
     index: int,
     dense: Mapping[str, DenseTensor],
     schemes: Mapping[str, TensorScheme | None],
-    grams: Mapping[str, Floats],
+    inputs: Mapping[str, Inputs],
     method: Method,
 ) -> dict[str, Made]:
-    """The tensors of a layer that a method makes or changes, by name; see `quantize_site`."""
+    """The tensors of a layer that a method makes or changes, by name.
+
+    dense: the layer's tensors. schemes: of its matrices; those without one stay as they are, but for scales. inputs:
+    of each matrix; none with method "rtn". Raises TensorError for values that are infinite or NaN.
+    """
     current, found = dict(dense), dict[str, Made]()
     # A producer is divided by the scales of its consumer's inputs before it is quantized itself.
     for site in sorted(sites(config, index), key=lambda site: site.producer is None):
-        made = quantize_site(site, current, schemes, grams.get(site.consumers[0]), method)
+        made = _quantize_site(site, current, schemes, inputs.get(site.consumers[0]), method)
         found |= made
         current |= {name: each.tensor for name, each in made.items() if isinstance(each.tensor, DenseTensor)}
     return {
@@ -53,99 +65,107 @@ def quantize_layer(
     }
 
 
-def quantize_site(
+def _quantize_site(
     site: Site,
     dense: Mapping[str, DenseTensor],
     schemes: Mapping[str, TensorScheme | None],
-    gram: Floats | None,
+    inputs: Inputs | None,
     method: Method,
 ) -> dict[str, Made]:
-    """The quantized matrices of a site and, if these are scaled, the norm or producer that divides their inputs.
-
-    dense: the tensors of the layer. gram: X^T X / n of the site's inputs; None with method "rtn". Matrices without a
-    scheme stay as they are, but for scales. Raises TensorError for values that are infinite or NaN.
-    """
-    weights = {name: dense[name].float32() for name in site.consumers}
+    """The quantized matrices of a site and, if its inputs are scaled, the norm or producer that divides them."""
+    weights = {name: np.ascontiguousarray(dense[name].float32()) for name in site.consumers}
     quantized = {name: scheme for name in site.consumers if (scheme := schemes.get(name)) is not None}
     if not quantized:
         return {}
-    if method == "rtn" or gram is None:
+    if method == "rtn" or inputs is None:
         return {name: Made(nearest(name, weights[name], scheme), "rtn", None) for name, scheme in quantized.items()}
-    plain = None
-    if method in ("gptq", "auto"):
-        plain = _all(weights, quantized, gram, _candidates(method))
-    if method == "gptq" or (site.norm is None and site.producer is None):
-        return plain or _all(weights, quantized, gram, {"awq": _clipped})
-    scaled = _scaled(site, dense, weights, quantized, gram, method)
-    if plain is not None and (scaled is None or _total(plain, weights, gram) <= _total(scaled, weights, gram)):
-        return plain
-    return scaled or _all(weights, quantized, gram, {"awq": _clipped})
+    gram = inputs.gram()
+    if method != "awq":
+        weights |= corrected({name: weights[name] for name in quantized}, gram, inputs.drift())
+    divided = None
+    if method in ("awq", "auto") and (site.norm is not None or site.producer is not None):
+        divided = _scales(site, dense, weights, quantized, gram, method)
+    make: Make = _clipped if method == "awq" else gptq
+    if divided is None:
+        return _all(weights, quantized, gram, make, "awq" if method == "awq" else "gptq")
+    scales, other = divided
+    scaled = {name: w * scales for name, w in weights.items()}
+    found = _all(scaled, quantized, _divided_gram(gram, scales), make, "awq" if method == "awq" else "awq+gptq")
+    for name, w in scaled.items():
+        if name not in quantized:
+            found[name] = Made(DenseTensor(name, "f32", w, dense[name].origin), None, None)
+    return {**found, other.name: Made(other, None, None)}
+
+
+def corrected(weights: Mapping[str, Floats], gram: Floats, drift: Floats | None) -> dict[str, Floats]:
+    """Weights that make up for the drift of their inputs, which earlier quantized layers cause.
+
+    W + W D (G + d I)^-1 with the drift D, of which a part is taken: the least-squares solution for outputs that equal
+    those of the dense network (asymmetric calibration, Li et al. 2025).
+    """
+    if drift is None or not drift.any():
+        return dict(weights)
+    damped = gram + np.eye(len(gram), dtype=np.float32) * np.float32(
+        _DAMPING * max(float(np.trace(gram)), 1e-20) / len(gram)
+    )
+    change = np.linalg.solve(damped, drift.T).T * _CORRECTED
+    return {name: np.ascontiguousarray(w + w @ change, np.float32) for name, w in weights.items()}
 
 
 Make = Callable[[str, Floats, Floats, TensorScheme], QuantizedTensor]
-
-
-def _gptq(name: str, w: Floats, gram: Floats, scheme: TensorScheme) -> QuantizedTensor:
-    return gptq(name, w, gram, scheme)
-
-
-def _weighted(name: str, w: Floats, gram: Floats, scheme: TensorScheme) -> QuantizedTensor:
-    return nearest(name, w, scheme, np.ascontiguousarray(np.diagonal(gram)))
 
 
 def _clipped(name: str, w: Floats, gram: Floats, scheme: TensorScheme) -> QuantizedTensor:
     return nearest(name, awq_clip(w, gram, scheme), scheme)
 
 
-def _candidates(method: Method) -> dict[str, Make]:
-    return {"gptq": _gptq} if method == "gptq" else {"gptq": _gptq, "rtn": _weighted}
-
-
 def _all(
-    weights: Mapping[str, Floats], schemes: Mapping[str, TensorScheme], gram: Floats, candidates: Mapping[str, Make]
+    weights: Mapping[str, Floats], schemes: Mapping[str, TensorScheme], gram: Floats, make: Make, label: str
 ) -> dict[str, Made]:
-    """Each matrix with the candidate that has the smallest output error."""
     found = {}
     for name, scheme in schemes.items():
-        w, best = weights[name], None
-        for label, make in candidates.items():
-            tensor = make(name, w, gram, scheme)
-            made = Made(tensor, label, output_error(w, tensor.dequantize(), gram))
-            if best is None or (made.error or 0.0) < (best.error or 0.0):
-                best = made
-        assert best is not None
-        found[name] = best
+        tensor = make(name, weights[name], gram, scheme)
+        found[name] = Made(tensor, label, output_error(weights[name], tensor.dequantize(), gram))
     return found
 
 
-def _scaled(
+def _scales(
     site: Site,
     dense: Mapping[str, DenseTensor],
     weights: Mapping[str, Floats],
     schemes: Mapping[str, TensorScheme],
     gram: Floats,
     method: Method,
-) -> dict[str, Made] | None:
-    """The site with scaled inputs (AWQ); None where scaling does not help."""
-    first = next(iter(schemes.values()))
-    wanted = awq_scales([weights[name] for name in schemes], gram, first)
-    divided = _divided(site, dense, wanted)
-    if divided is None:
-        return None
-    scales, other = divided
+) -> tuple[Floats, DenseTensor] | None:
+    """AWQ's scales for a site and what divides its inputs by them; None where scaling does not help.
+
+    With "auto", some rows of each matrix decide, rounded by GPTQ with and without the scales.
+    """
+    tried = {name: weights[name] for name in schemes}
+    if method == "auto":
+        tried = {name: np.ascontiguousarray(w[:: max(1, len(w) // _TRIED_ROWS)]) for name, w in tried.items()}
+    divided = _divided(site, dense, awq_scales(list(tried.values()), gram, next(iter(schemes.values()))))
+    if divided is None or method == "awq":
+        return divided
+    scales = divided[0]
+    inner = _divided_gram(gram, scales)
+    plain = scaled = 0.0
+    for name, w in tried.items():
+        energy = float(np.einsum("ij,ij->", w @ gram, w))
+        for_scaled, scheme = w * scales, schemes[name]
+        plain += energy * output_error(w, gptq(name, w, gram, scheme, sweeps=0).dequantize(), gram)
+        rounded = gptq(name, for_scaled, inner, scheme, sweeps=0).dequantize()
+        scaled += energy * output_error(for_scaled, rounded, inner)
+    return divided if scaled < _TRIED_GAIN * plain else None
+
+
+def _divided_gram(gram: Floats, scales: Floats) -> Floats:
     inverse = np.float32(1) / scales
-    inner = gram * inverse[:, None] * inverse
-    scaled = {name: w * scales for name, w in weights.items()}
-    candidates: dict[str, Make] = {"awq": _clipped} if method == "awq" else {"awq+gptq": _gptq}
-    found = _all({name: scaled[name] for name in schemes}, schemes, inner, candidates)
-    for name, w in scaled.items():
-        if name not in schemes:
-            found[name] = Made(DenseTensor(name, "f32", w, dense[name].origin), None, None)
-    return {**found, other.name: Made(other, None, None)}
+    return np.ascontiguousarray(gram * inverse[:, None] * inverse)
 
 
 def _divided(site: Site, dense: Mapping[str, DenseTensor], wanted: Floats) -> tuple[Floats, DenseTensor] | None:
-    """The norm or producer divided by scales near the wanted ones, and the scales that its rounded values mean.
+    """The scales that the rounded norm or the producer means after a division by the wanted ones, and that tensor.
 
     None where scales are all alike or out of range.
     """
@@ -156,23 +176,12 @@ def _divided(site: Site, dense: Mapping[str, DenseTensor], wanted: Floats) -> tu
         old = np.float32(1) + dense[site.norm].float32()  # the norm is zero-centred
         new = stored(dense[site.norm], old / wanted - np.float32(1))
         effective = np.float32(1) + new.float32()
-        if not (np.abs(effective) > 0).all():
-            return None
-        scales = np.where(old == 0, np.float32(1), old / effective).astype(np.float32)
-        return (scales, new) if (scales > 0).all() else None
+        scales = np.divide(old, effective, out=np.ones_like(old), where=effective != 0).astype(np.float32)
+        usable = (effective != 0) & (old != 0)
+        return (scales, new) if usable.all() and (scales > 0).all() else None
     assert site.producer is not None
     producer = dense[site.producer]
     return wanted, DenseTensor(producer.name, "f32", producer.float32() / wanted[:, None], producer.origin)
-
-
-def _total(made: Mapping[str, Made], weights: Mapping[str, Floats], gram: Floats) -> float:
-    """The squared error of all outputs of a site."""
-    total = 0.0
-    for name, each in made.items():
-        if each.error is not None:
-            w = weights[name]
-            total += each.error * float(np.einsum("ij,ij->", w @ gram, w))
-    return total
 
 
 def stored(like: DenseTensor, values: Floats) -> DenseTensor:

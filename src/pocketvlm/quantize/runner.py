@@ -14,7 +14,7 @@ from pocketvlm.config import ModelConfig
 from pocketvlm.model import text
 from pocketvlm.model.sequences import PAGE_SIZE, whole_step
 from pocketvlm.model.weights import WeightsBuilder, preparing
-from pocketvlm.quantize.capture import Gram, Recorder
+from pocketvlm.quantize.capture import Inputs, Recorder, RowRecorder
 from pocketvlm.schemes import Role
 from pocketvlm.tensors import Tensor
 from pocketvlm.types import Prompt
@@ -48,26 +48,54 @@ class Runner:
         """Layers of the language model."""
         return len(self.config.text.layer_types)
 
-    def embeddings(self, tensors: Tensors, features: Mapping[int, Sequence[Floats]]) -> list[Floats]:
-        """Rows before the first layer. features: those of each view of a prompt, by its index in `prompts`."""
+    def embeddings(self, tensors: Tensors, features: Mapping[str, Floats]) -> list[Floats]:
+        """Rows before the first layer. features: of each view of the prompts, by its digest."""
         table = WeightsBuilder(self.config, preparing(self.ops, tensors)).embedding()
-        rows, number = [], 0
+        rows = []
         for batch, step in zip(self._batches, self._steps, strict=True):
             x = np.array(self.ops.to_numpy(self.ops.embed(table, step.ids)))
             for prompt, offset in zip(batch, step.host.offsets.tolist(), strict=False):
-                for view, found in zip(prompt.views, features.get(number, ()), strict=True):
-                    x[offset + view.start : offset + view.start + view.tokens] = found
-                number += 1
+                for view in prompt.views:
+                    start = offset + view.start
+                    x[start : start + view.tokens] = features[view.digest]
             rows.append(x)
         return rows
+
+    def split(self, rows: Floats) -> list[Floats]:
+        """Rows of all batches, end to end, as rows of each batch."""
+        ends = np.cumsum([step.host.rows for step in self._steps])[:-1]
+        return [np.ascontiguousarray(part) for part in np.split(rows, ends)]
 
     def layer(self, tensors: Tensors, index: int, rows: Sequence[Floats]) -> list[Floats]:
         """Rows after a layer."""
         layer = WeightsBuilder(self.config, preparing(self.ops, tensors)).decoder_layer(index)
         return [self._run(self.ops, layer, index, x, step) for x, step in zip(rows, self._steps, strict=True)]
 
-    def captured(self, tensors: Tensors, index: int, rows: Sequence[Floats]) -> tuple[list[Floats], dict[str, Gram]]:
-        """Rows after a layer, and the Gram matrix of the inputs of each of its matrices, by name."""
+    def captured(self, tensors: Tensors, index: int, rows: Sequence[Floats]) -> tuple[list[Floats], dict[str, Inputs]]:
+        """Rows after a layer, and the inputs of each of its matrices, by name."""
+        layer, names = self._named(tensors, index)
+        recorder = Recorder(self.ops, names)
+        after = [self._run(recorder, layer, index, x, step) for x, step in zip(rows, self._steps, strict=True)]
+        return after, recorder.inputs
+
+    def compared(
+        self, tensors: Tensors, index: int, rows: Sequence[Floats], reference: Sequence[Floats]
+    ) -> tuple[list[Floats], dict[str, Inputs]]:
+        """Reference rows after a layer, and the inputs of its matrices on `rows` with their drift from the reference.
+
+        tensors: the layer's dense weights. reference: the rows before the layer in the network without quantization.
+        """
+        layer, names = self._named(tensors, index)
+        recorder, after = Recorder(self.ops, names), []
+        for x, dense, step in zip(rows, reference, self._steps, strict=True):
+            one = RowRecorder(self.ops, names)
+            after.append(self._run(one, layer, index, dense, step))
+            recorder.reference = one.rows
+            self._run(recorder, layer, index, x, step)
+        return after, recorder.inputs
+
+    def _named(self, tensors: Tensors, index: int) -> tuple[Any, dict[Any, str]]:
+        """A prepared layer, and the names of its matrices by their handles."""
         names: dict[Any, str] = {}
         prepare = preparing(self.ops, tensors)
 
@@ -77,10 +105,7 @@ class Runner:
                 names[handle] = name
             return handle
 
-        layer = WeightsBuilder(self.config, find).decoder_layer(index)
-        recorder = Recorder(self.ops, names)
-        after = [self._run(recorder, layer, index, x, step) for x, step in zip(rows, self._steps, strict=True)]
-        return after, recorder.grams
+        return WeightsBuilder(self.config, find).decoder_layer(index), names
 
     def _run(self, ops: Any, layer: Any, index: int, x: Floats, step: Step[Any]) -> Floats:
         kind = self.config.text.layer_types[index]

@@ -1,0 +1,122 @@
+"""`WorkFolder` saves the finished steps of a long work, so that it resumes after the process was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvlm.atomic import TEMPORARY, replacing, write_all
+from pocketvlm.checkpoint.formats.native import read_native, write_native
+from pocketvlm.errors import CheckpointError, OptionError
+from pocketvlm.tensors import Tensor
+
+SUFFIX = ".partial"
+_SETTINGS = "settings.json"
+
+
+class WorkFolder:
+    """A folder of steps. A step is finished once its JSON file exists, which is written last."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """Create the folder, or resume in one that has the same settings.
+
+        Raises OptionError for a folder of other settings and for one that another process uses.
+        """
+        self.path = path
+        text = json.dumps(settings, indent=1, sort_keys=True, ensure_ascii=False)
+        try:
+            path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OptionError(f"{path}: cannot be made: {error.strerror or error}: give another output") from None
+        self._lock = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise OptionError(f"{path}: another process works in it: wait for it, or give another output") from None
+        except OSError:  # some network file systems have no locks
+            pass
+        file = path / _SETTINGS
+        if not file.exists():
+            self._write(file, text.encode())
+        elif file.read_text(encoding="utf-8") != text:
+            os.close(self._lock)
+            raise OptionError(f"{path}: holds unfinished work with other settings: remove it, or give another output")
+        for stale in path.glob(f".*{TEMPORARY}"):
+            stale.unlink()
+
+    def __enter__(self) -> WorkFolder:
+        """The folder itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release the lock; the files stay for a later run."""
+        os.close(self._lock)
+
+    def info(self, step: str) -> dict[str, Any] | None:
+        """What a finished step said; None for one that is not finished."""
+        try:
+            found: dict[str, Any] = json.loads((self.path / f"{step}.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return found
+
+    def finish(
+        self,
+        step: str,
+        info: Mapping[str, Any],
+        tensors: Mapping[str, Tensor] | None = None,
+        arrays: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
+        """Save a step. Raises CheckpointError where the disk is full."""
+        if tensors:
+            write_native(self.path / f"{step}.safetensors", tensors)
+        try:
+            for name, array in (arrays or {}).items():
+                with replacing(self._array(step, name)) as file:
+                    np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be written: {error.strerror or error}") from None
+        self._write(self.path / f"{step}.json", json.dumps(info).encode())
+
+    def array(self, step: str, name: str) -> NDArray[Any]:
+        """An array of a finished step."""
+        found: NDArray[Any] = np.load(self._array(step, name), allow_pickle=False)
+        return found
+
+    def drop_arrays(self, step: str) -> None:
+        """Remove the arrays of a step, which only the next one needed."""
+        for file in self.path.glob(f"{step}.*.npy"):
+            file.unlink()
+
+    def tensors(self, step: str) -> dict[str, Tensor]:
+        """The tensors of a finished step, mapped and not read yet."""
+        file = self.path / f"{step}.safetensors"
+        return read_native(file) if file.exists() else {}
+
+    def remove(self) -> None:
+        """Remove the folder: the work is done."""
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self.path)
+
+    def _array(self, step: str, name: str) -> Path:
+        return self.path / f"{step}.{name}.npy"
+
+    def _write(self, path: Path, data: bytes) -> None:
+        try:
+            with replacing(path) as file:
+                write_all(file, data)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from None
