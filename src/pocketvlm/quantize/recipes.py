@@ -16,6 +16,8 @@ from pocketvlm.suggest import nearest
 
 _GROUPS = (16, 32, 64, 128)
 _FLOATS: Mapping[str, int] = {"mxfp4": 32, "nvfp4": 16, "mxfp8": 32}
+# MLX has no scale of whole matrices.
+_MLX_NAMES = {"mxfp4": "mxfp4", "mxfp8": "mxfp8", "nvfp4": "nvfp4-mlx"}
 _DENSE = ("bf16", "f16")
 _MATRICES: tuple[Role, ...] = ("matrix", "gate", "embedding", "tied_embedding", "head")
 _HEADS: tuple[Role, ...] = ("embedding", "tied_embedding", "head")
@@ -26,7 +28,7 @@ FUSED_GROUPS: tuple[tuple[str, ...], ...] = (
     ("linear_attn.in_proj_qkv", "linear_attn.in_proj_z"),
     ("linear_attn.in_proj_b", "linear_attn.in_proj_a"),
 )
-_NAME = re.compile(r"int(\d)-g(\d+)(-sym|-bias)?")
+_NAME = re.compile(r"int(\d)-g(\d+)(-sym|-bias)?(-permuted)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def _affine(bits: Sequence[int], groups: Sequence[int], *suffixes: str) -> tuple
 _FORMATS: Mapping[str, _Format] = {
     "gguf": _Format((*MIXTURES, "mxfp4", "nvfp4"), visions=("Q8_0",)),
     "awq": _Format(_affine((4,), (32, 64, 128), ""), fused=True),
-    "gptq": _Format(_affine((2, 3, 4, 8), (32, 64, 128), "", "-sym"), fused=True),
+    "gptq": _Format(_affine((2, 3, 4, 8), (32, 64, 128), "", "-sym", "-permuted", "-sym-permuted"), fused=True),
     "mlx": _Format((*_affine((2, 3, 4, 5, 6, 8), (32, 64, 128), ""), *_FLOATS)),
     "compressed-tensors": _Format(("int8", *_affine((4, 8), (32, 64, 128), "", "-sym"), *_FLOATS), fused=True),
     "native": _Format(
@@ -156,7 +158,7 @@ def _text_scheme(
     if format == "mlx":
         # mlx-vlm quantizes nothing under linear_attn, and its affine codes have a bias.
         allowed = role in _HEADS or (role == "matrix" and ".linear_attn." not in name)
-        return (scheme if scheme in _FLOATS else f"{scheme}-bias") if allowed else None
+        return _MLX_NAMES.get(scheme, f"{scheme}-bias") if allowed else None
     return scheme if role == "matrix" else None
 
 

@@ -154,9 +154,8 @@ def test_iq4_in_larger_groups() -> None:
 def test_what_no_type_holds_is_refused_before_values_are_read(tensor: QuantizedTensor, message: str) -> None:
     found = problem(tensor)
     assert found is not None
-    assert found.startswith("a file: m.weight: ")
     assert "quantize the 16-bit checkpoint to a GGUF type" in found
-    with pytest.raises(TensorError, match=message):
+    with pytest.raises(TensorError, match=f"a file: m.weight: .*{message}"):
         as_blocks(tensor)
 
 

@@ -28,7 +28,7 @@ Metadata = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
-    """One tensor of a file. kind: such as "Q4_K". shape: in NumPy's order. rows: its data in order, in chunks of any size."""
+    """One tensor of a file. kind: such as "Q4_K". shape: in NumPy's order. rows: its data, in chunks of any size."""
 
     name: str
     kind: str

@@ -73,28 +73,28 @@ def problem(tensor: QuantizedTensor) -> str | None:
     """Why no block type holds the matrix, and what to do; None if one does, as far as that shows without its values."""
     if _own_type(tensor) is not None:
         return None
-    label, columns, block = tensor.label, tensor.shape[1], tensor.block
+    columns, block = tensor.shape[1], tensor.block
     if tensor.permutation is not None:
-        return f"{label}: its columns are in another order (desc_act), which GGUF files cannot say: {_INSTEAD}"
+        return f"its columns are in another order (desc_act), which GGUF files cannot say: {_INSTEAD}"
     if isinstance(block, int) or block[0] != 1:
-        return f"{label}: blocks of {block} share a scale, GGUF blocks lie in one row: {_INSTEAD}"
+        return f"blocks of {block} share a scale, GGUF blocks lie in one row: {_INSTEAD}"
     group = min(block[1], columns)
     size = 16 if _is_nvfp4(tensor) else 32
     if group % size or columns % (64 if size == 16 else 32):
-        return f"{label}: groups of {group} in rows of {columns} are no whole GGUF blocks of {size}: {_INSTEAD}"
+        return f"groups of {group} in rows of {columns} are no whole GGUF blocks of {size}: {_INSTEAD}"
     if tensor.codebook is not None:
         return None if _is_mxfp4(tensor) or _is_nvfp4(tensor) or _is_iq4(tensor) else (
-            f"{label}: no GGUF type has its codebook: {_INSTEAD}"
+            f"no GGUF type has its codebook: {_INSTEAD}"
         )  # fmt: skip
     if tensor.scales.scale is not None or tensor.scales.codebook is not None:
-        return f"{label}: its scales are quantized in a way that no GGUF type has: {_INSTEAD}"
+        return f"its scales are quantized in a way that no GGUF type has: {_INSTEAD}"
     for part, whole in ((tensor.biases, False), (tensor.zero_points, True)):
         if part is not None and part.block != block and not (whole and _rows_share(part.block, tensor.shape)):
-            return f"{label}: its biases or zero points have other blocks than its scales: {_INSTEAD}"
+            return f"its biases or zero points have other blocks than its scales: {_INSTEAD}"
     if tensor.biases is not None and tensor.bits > max(_BIASED):
-        return f"{label}: no GGUF type has {tensor.bits} bits and biases: {_INSTEAD}, or Q8_0"
+        return f"no GGUF type has {tensor.bits} bits and biases: {_INSTEAD}, or Q8_0"
     if tensor.bits == 8 and tensor.codes.dtype == np.int8 and tensor.zero_points is not None:
-        return f"{label}: no GGUF type has 8 bits and zero points: {_INSTEAD}, or Q8_0"
+        return f"no GGUF type has 8 bits and zero points: {_INSTEAD}, or Q8_0"
     return None
 
 
@@ -111,7 +111,7 @@ def as_blocks(tensor: QuantizedTensor) -> Blocks:
     """
     found = problem(tensor)
     if found is not None:
-        raise TensorError(found)
+        raise TensorError(f"{tensor.label}: {found}")
     own = _own_type(tensor)
     if own is not None:
         return Blocks(own, tensor, tensor.global_scale)

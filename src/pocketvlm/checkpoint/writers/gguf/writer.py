@@ -39,9 +39,9 @@ _OF_CODES = re.compile(r"int\d+(-g\d+)?(-\w+)?")
 class GgufWriter:
     """Writes `<Model>-<label>.gguf` and, for a model with a vision tower, `mmproj-<Model>-<type>.gguf`.
 
-    A label of bits and groups, such as "int4-g64", becomes the type of most values. Matrices that are not quantized have
-    the type that the label names (F32, F16, BF16), else their own in the text file and F16 in the vision file; BF16
-    takes the place of F16 for values beyond its range. Norms, biases, convolutions and positions are F32.
+    A label of bits and groups, such as "int4-g64", becomes the type of most values. Matrices that are not quantized
+    have the type that the label names (F32, F16, BF16), else their own in the text file and F16 in the vision file;
+    BF16 takes the place of F16 for values beyond its range. Norms, biases, convolutions and positions are F32.
     """
 
     name = "gguf"
@@ -50,7 +50,7 @@ class GgufWriter:
         if isinstance(tensor, DenseTensor):
             return None
         if role not in _MULTIPLIED:
-            return f"{tensor.label}: is quantized, which GGUF files allow for matrices alone: keep it dense"
+            return "GGUF files have quantized matrices alone: leave the tensor dense"
         return matrices.problem(tensor)
 
     def check(self, tensors: Mapping[str, Tensor], roles: Mapping[str, Role]) -> tuple[str, ...]:
@@ -111,10 +111,10 @@ class GgufWriter:
 
 
 def main_kind(items: list[Item]) -> str:
-    """The type of most values in the matrices of a file."""
+    """The type of most values in the layers' matrices of a file."""
     counts: Counter[str] = Counter()
     for item in items:
-        if len(item.shape) == 2:
+        if len(item.shape) == 2 and "blk." in item.name:
             counts[item.kind] += int(np.prod(item.shape))
     return max(counts, key=counts.__getitem__) if counts else "F32"
 
@@ -146,7 +146,7 @@ def _items(
 def _quantized_items(name: str, tensor: QuantizedTensor, role: Role, text: TextConfig) -> Iterator[Item]:
     """A matrix, and its factor where it has one."""
     if role not in _MULTIPLIED:
-        raise TensorError(f"{tensor.label}: is quantized, which GGUF files allow for matrices alone: keep it dense")
+        raise TensorError(f"{tensor.label}: GGUF files have quantized matrices alone: leave the tensor dense")
     blocks = matrices.as_blocks(column_blocks(name, tensor, text))
     order = stored_rows(name, text)
 
