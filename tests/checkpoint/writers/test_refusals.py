@@ -61,7 +61,7 @@ REFUSED = [
     ("compressed-tensors", matrix(codebook=TABLE, zero_points=None), "its codebook has other numbers"),
     ("mlx", matrix(permutation=ORDER), "MLX has no order of inputs"),
     ("mlx", matrix(7), "MLX has no codes of 7 bits"),
-    ("mlx", matrix(group=16), "groups of 16 of 256 inputs cannot be split into groups of 32, 64, 128"),
+    ("mlx", matrix(group=16), "MLX has groups of 32, 64, 128, and those of 16 cannot be split into such"),
     ("mlx", matrix(), "zero point 7 times scale 0.0999756 is not exact in 16 bits"),
     ("mlx", matrix(scales=blocks(0.1)), "there is scale 0.100000001"),
     ("awq", matrix(scales=blocks(0.1)), "there is scale 0.100000001 (2048 of 2048), which is not exact in 16 bits"),

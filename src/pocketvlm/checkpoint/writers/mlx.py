@@ -135,9 +135,9 @@ def _affine(tensor: QuantizedTensor) -> IntegerMatrix:
     fitting = [size for size in _GROUPS if matrix.group % size == 0 and matrix.shape[1] % size == 0]
     if not fitting:
         sizes = ", ".join(map(str, sorted(_GROUPS)))
-        raise TensorError(
-            f"groups of {matrix.group} of {matrix.shape[1]} inputs cannot be split into groups of {sizes}, as MLX has"
-        )
+        if matrix.shape[1] % matrix.group:
+            raise TensorError(f"groups of {matrix.group} do not divide {matrix.shape[1]} inputs")
+        raise TensorError(f"MLX has groups of {sizes}, and those of {matrix.group} cannot be split into such")
     return matrix.split(max(fitting))
 
 
