@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import pytest
 from rounded_nano import copy_nano, rounded_nano
 
+from pocketvlm.cli import compare
+
 FEW = ("--max-tokens", "400", "--threads", "2")
 
 
@@ -35,7 +37,7 @@ def test_the_tables_show_divergence_errors_and_sizes(invoke, rounded):
         assert rows[kind][-1].endswith("%")
     assert int(rows["all"][2]) == sum(int(rows[k][-6]) for k in ("text", "image 16x", "image 4x", "clip"))
     assert sum("relative error" in line for line in lines) == 2
-    assert outcome.err.splitlines() == ["vision", "layers", "logits"]
+    assert outcome.err.splitlines() == list(compare.STAGES.values())[1:]
 
 
 def test_json_and_report_have_the_same_object(invoke, rounded, tmp_path):
@@ -116,7 +118,7 @@ def test_progress_is_a_line_for_each_stage_and_now_and_then(capsys):
     from pocketvlm.cli.progress import LongWork, duration
 
     time = SimpleNamespace(now=0.0)
-    with LongWork(False, clock=lambda: time.now) as work:
+    with LongWork(False, {"write": "writing"}, lambda: time.now) as work:
         for done in range(11):
             work.step("layers", done, 10)
             time.now += 10
@@ -126,7 +128,7 @@ def test_progress_is_a_line_for_each_stage_and_now_and_then(capsys):
         work.step("logits", 5, 10, 125.0)
     assert capsys.readouterr().err.splitlines() == [
         *("layers", "layers: 30%, 1:10 min left", "layers: 60%, 40 s left", "layers: 90%, 10 s left"),
-        *("write", "logits", "logits: 50%, 2:05 min left"),
+        *("writing", "logits", "logits: 50%, 2:05 min left"),
     ]
     with LongWork(True) as work:
         work.step("layers", 1, 10)

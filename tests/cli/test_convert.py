@@ -24,7 +24,7 @@ def test_the_paths_go_to_stdout_and_the_size_to_stderr(invoke, tmp_path):
     paths = [Path(line) for line in outcome.out.splitlines()]
     assert paths[0] == out
     assert all(path.is_file() for path in paths)
-    assert outcome.err.splitlines() == ["write", "2 files, 11.6 MB"]
+    assert outcome.err.splitlines() == ["writing", "2 files, 11.6 MB"]
 
 
 def test_the_result_is_the_model(invoke, native):

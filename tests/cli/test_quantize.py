@@ -27,7 +27,7 @@ class Quantizer:
 
     def __call__(self, model: str, out: str, *, progress: Any, **options: Any) -> QuantizeResult:
         self.asked = {"model": model, "out": out, **options}
-        progress("layer 1 of 4", 1.0, 4.0, 30.0)
+        progress("layers", 1, 4, 30.0)
         if self.error is not None:
             raise self.error
         return QuantizeResult(
@@ -49,13 +49,13 @@ def test_arguments_reach_the_quantizer(invoke, quantizer):
     assert quantizer.asked == {
         **{"model": "nano", "out": "out", "format": "mlx", "scheme": "int4-g32", "method": "gptq"},
         **{"bits_per_weight": 4.5, "seed": 3, "threads": 2, "keep": ("*.o_proj.weight", "lm_head*")},
-        "calibration": "a.jsonl",
+        **{"calibration": "a.jsonl", "mmproj": None},
     }
     lines = outcome.out.splitlines()
     assert lines[0].startswith(f"written  out: {len(quantizer.paths)} files, 11.")
     assert lines[1] == "scheme   int4-g32, gptq: 4.50 bits a weight of the language model"
     assert lines[2] == "time     1:05 min, peak memory 100.0 MB"
-    assert outcome.err == "layer 1 of 4\n"
+    assert outcome.err == "quantizing layers\n"
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def compare_models(
     threads: int | None = None,
     revision: str | None = None,
     mmproj: str | Path | None = None,
+    reference_mmproj: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Measure how far a candidate's outputs are from those of a reference: any two checkpoints of one vocabulary.
@@ -60,8 +61,8 @@ def compare_models(
     file of messages, or a folder of pictures. max_tokens: of all prompts together, samples are thinned evenly to fit
     (None: all). precision: "exact" compares the weights alone; "fast" includes the rounding of integer products; dense
     tensors stay as stored with both. threads: None means physical cores. revision, mmproj: as in `load`, of the
-    candidate. progress(what, done, total) is called with "download" and bytes, then with "vision", "layers" and
-    "logits".
+    candidate; reference_mmproj: of the reference. progress(what, done, total) is called with "download" and bytes, then
+    with "vision", "layers" and "logits".
 
     Both networks run a part at a time, so that memory holds one layer's weights, or one head's. Raises CheckpointError,
     InputError, and OptionError, also for models whose vocabularies differ.
@@ -71,8 +72,11 @@ def compare_models(
     backends.check("native", threads, precision=precision)
     began = time.perf_counter()
     download = progress and partial(progress, "download")
-    paths = [resolve(reference, progress=download), resolve(candidate, revision, download, mmproj=mmproj)]
-    checkpoints = [open_checkpoint(paths[0]), open_checkpoint(paths[1], mmproj=mmproj)]
+    paths = [
+        resolve(reference, None, download, mmproj=reference_mmproj),
+        resolve(candidate, revision, download, mmproj=mmproj),
+    ]
+    checkpoints = [open_checkpoint(paths[0], mmproj=reference_mmproj), open_checkpoint(paths[1], mmproj=mmproj)]
     processors = [processor_for(checkpoint) for checkpoint in checkpoints]
     names = [str(reference), str(candidate)]
     check_alike(names, checkpoints, [processor.tokenizer for processor in processors])

@@ -9,6 +9,12 @@ import typer
 from pocketvlm.cli import options, reports
 from pocketvlm.cli.options import ENGINE, FLAG, INPUT, OUTPUT, option
 
+STAGES = {
+    "download": "downloading",
+    "vision": "encoding pictures with both models",
+    "layers": "running the layers of both models",
+    "logits": "comparing logits",
+}
 EPILOG = """
 Examples:
 
@@ -67,7 +73,7 @@ def compare(
     from pocketvlm.cli.progress import LongWork
 
     mmproj, revision, threads = values["mmproj"], values["revision"], values["threads"]
-    with LongWork(quiet) as work:
+    with LongWork(quiet, STAGES) as work:
         found = compare_models(
             reference,
             candidate,

@@ -49,7 +49,7 @@ def convert(
     from pocketvlm.api.converting import convert_model
     from pocketvlm.cli.progress import LongWork
 
-    with LongWork(quiet) as work:
+    with LongWork(quiet, {"download": "downloading", "write": "writing"}) as work:
         paths = convert_model(model, out, format=format, mmproj=values["mmproj"], progress=work.step)
     _say(out, paths, as_json, quiet)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -23,6 +24,16 @@ The directory OUT appears when all is written. Until then the finished tensors a
 goes on from there after an interruption. The same seed gives the same bits.
 """
 HOW = "Quantization"
+STAGES = {
+    "download": "downloading",
+    "vision": "quantizing the vision tower",
+    "pictures": "encoding pictures",
+    "measure": "measuring inputs of layers",
+    "probe": "trying schemes",
+    "head": "quantizing the head",
+    "layers": "quantizing layers",
+    "write": "writing",
+}
 Format = Literal["gguf", "awq", "gptq", "mlx", "compressed-tensors", "native"]
 DEFAULT_SCHEMES: dict[str, str] = {
     "gguf": "Q4_K_M",
@@ -34,7 +45,7 @@ DEFAULT_SCHEMES: dict[str, str] = {
 }
 
 
-@options.takes(*options.load_options("threads"))
+@options.takes(*options.load_options("mmproj", "threads"))
 def quantize(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", show_envvar=False, help=f"{options.MODEL_HELP} Its tensors are dense.")
@@ -99,12 +110,12 @@ def quantize(
     target = reports.check(report, quiet)
     from pocketvlm.api.comparing import compare_models
     from pocketvlm.api.quantizing import quantize_model
-    from pocketvlm.cli.compare import show
+    from pocketvlm.cli import compare
     from pocketvlm.cli.progress import LongWork, duration
     from pocketvlm.cli.terminal import printable
 
-    threads = values["threads"]
-    with LongWork(quiet) as work:
+    threads, mmproj = values["threads"], values["mmproj"]
+    with LongWork(quiet, STAGES) as work:
         try:
             result = quantize_model(
                 model,
@@ -117,19 +128,12 @@ def quantize(
                 bits_per_weight=bits_per_weight,
                 seed=seed,
                 threads=threads,
+                mmproj=mmproj,
                 progress=work.step,
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the same command goes on where this one stopped") from None
-        found = None if target is None else compare_models(model, out, threads=threads, progress=work.step)
-    content: dict[str, Any] = {"type": "pocketvlm.quantization", "version": 1, "quantization": result.to_dict()}
-    if found is not None:
-        content["comparison"] = found.to_dict()
-    if as_json:
-        import json
-
-        print(json.dumps(content, ensure_ascii=False))
-    else:
+    if not as_json:
         nbytes = sum(path.stat().st_size for path in result.paths)
         facts = {
             "written": f"{out}: {len(result.paths)} files, {readable_size(nbytes)}",
@@ -138,11 +142,21 @@ def quantize(
             "time": f"{duration(result.seconds)}, peak memory {readable_size(result.peak_memory)}",
         }
         width = max(map(len, facts))
-        print(printable("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())))
-        if found is not None:
+        lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
+        print(printable("\n".join(lines)), flush=True)
+    content: dict[str, Any] = {"type": "pocketvlm.quantization", "version": 1, "quantization": result.to_dict()}
+    written: list[Path] = []
+    if target is not None:
+        with LongWork(quiet, compare.STAGES) as work:
+            found = compare_models(model, out, threads=threads, reference_mmproj=mmproj, progress=work.step)
+        content["comparison"] = found.to_dict()
+        if not as_json:
             print()
-            show(found, False)
-    if target is not None and found is not None:
+            compare.show(found, False)
         written = reports.write(target, content, found)
-        if not quiet:
-            print(f"wrote {' and '.join(str(file) for file in written)}", file=sys.stderr)
+    if as_json:
+        import json
+
+        print(json.dumps(content, ensure_ascii=False))
+    if written and not quiet:
+        print(f"wrote {' and '.join(map(str, written))}", file=sys.stderr)
