@@ -29,9 +29,10 @@ from pocketvlm.errors import CheckpointError, OptionError
 from pocketvlm.model import expected_tensors, tensor_roles
 from pocketvlm.quantize.calibration import Sample, default_set, read_calibration
 from pocketvlm.quantize.calibration.reader import MAX_TOKENS
-from pocketvlm.quantize.candidates import DENSE_BITS, bits_of, mean_bits, units_of
+from pocketvlm.quantize.candidates import DENSE_BITS, bits_of, mean_bits, mixes, units_of
+from pocketvlm.quantize.job import Job
 from pocketvlm.quantize.layer import METHODS, Method
-from pocketvlm.quantize.pipeline import Job, Outcome, Pipeline
+from pocketvlm.quantize.pipeline import Outcome, Pipeline
 from pocketvlm.quantize.recipes import file_label, recipe, schemes
 from pocketvlm.quantize.result import QuantizeResult, TensorResult
 from pocketvlm.quantize.tensor_schemes import tensor_scheme
@@ -66,11 +67,12 @@ def quantize_model(
     model: as `load` takes it. out: the directory to make, or with format "gguf" a file that ends in .gguf. format:
     "native", "gguf", "awq", "gptq", "mlx" or "compressed-tensors". scheme: such as "int4-g64" or "Q4_K_M"; each format
     has its own. method: "rtn" (round to nearest, the scale with the smallest squared error), "gptq", "awq", or "auto"
-    (GPTQ, with AWQ's scales where these help). calibration: "default" (texts, chats, tool calls and drawn pictures), a
-    JSONL file of conversations, or a folder of pictures; "rtn" needs none. keep: patterns (fnmatch) of tensors that
-    stay as they are. bits_per_weight: with "auto", a budget: each matrix gets its own scheme, or 16 bits where a format
-    does not mix schemes, so that the mean over the language model's matrices and head, scales included, is at most
-    this. seed: of the default calibration set. threads: CPU threads (None: physical cores).
+    (GPTQ, with AWQ's scales where these help, and a scheme for each matrix). calibration: "default" (texts, chats, tool
+    calls and drawn pictures), a JSONL file of conversations, or a folder of pictures; "rtn" needs none. mmproj: the
+    vision file of a GGUF model of 16 bits. keep: patterns (fnmatch) of tensors that stay as they are. bits_per_weight: what "auto" may spend on the language model's matrices and head on average,
+    scales included (None: as much as the scheme does). With native, MLX and GGUF files, "auto" gives each matrix a
+    scheme of the same family as `scheme`; the other formats have one scheme, and a budget says which matrices may
+    have 16 bits instead. seed: of the default calibration set. threads: CPU threads (None: physical cores).
     progress(stage, done, total, seconds left) is called often.
 
     The work is saved in a folder `out`.partial as it goes: the same call resumes there after the process was killed.
@@ -90,10 +92,12 @@ def quantize_model(
     dense = _dense(str(model), checkpoint)
     wanted = recipe(scheme, format, config, roles, keep=keep, importance=method != "rtn")
     planned = _planned(writer, dense, roles, wanted)
-    units = {}
-    if bits_per_weight is not None:
+    budget, units = bits_per_weight, {}
+    if budget is None and method == "auto" and mixes(format, wanted, roles):
+        budget = mean_bits(wanted, config)
+    if budget is not None:
         units = units_of(config, format, wanted, roles, partial(_fits, writer, dense, roles))
-        _check_budget(bits_per_weight, format, checkpoint, wanted, units)
+        _check_budget(budget, format, checkpoint, wanted, units)
     samples = [] if method == "rtn" else _samples(calibration, checkpoint, seed)
     tokens = sum(len(sample.prompt.ids) for sample in samples)
     largest = {name: _largest(wanted, units).get(name) for name in dense}
@@ -113,7 +117,7 @@ def quantize_model(
         roles,
         wanted,
         units,
-        bits_per_weight,
+        budget,
         cast(Method, method),
         samples,
         backends.create("native", threads, scheme=choose("native", "stored", "exact")),

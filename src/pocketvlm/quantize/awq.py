@@ -15,7 +15,7 @@ from pocketvlm.tensors import Floats
 
 _ROWS = 1024
 _GRID = 20
-_SAMPLED_ROWS = 512  # of each consumer, to compare scales
+_SAMPLED_ROWS = 128  # of each consumer, to compare scales
 
 
 def rounded(w: Floats, scheme: TensorScheme, importance: Floats | None = None) -> Floats:
@@ -39,23 +39,24 @@ def rounded(w: Floats, scheme: TensorScheme, importance: Floats | None = None) -
 
 def scales(consumers: Sequence[Floats], gram: Floats, scheme: TensorScheme) -> Floats:
     """See `methods.awq_scales`."""
-    mean_square = np.sqrt(np.maximum(gram.diagonal(), 1e-20)).astype(np.float32)
+    diagonal = np.maximum(gram.diagonal(), np.float32(1e-20))
+    mean_square = np.sqrt(diagonal)
     sampled = [w[:: max(1, len(w) // _SAMPLED_ROWS)] for w in consumers]
     sizes = [np.abs(w).mean(0) for w in sampled]
     weight = np.maximum(np.mean(sizes, axis=0), np.float32(1e-12)).astype(np.float32)
     weight /= weight.mean()
     best, lowest = np.ones(len(gram), np.float32), np.inf
-    tried: list[tuple[float, float]] = [(a / _GRID, b) for a in range(_GRID) for b in (0.0, 1.0)]
-    for ratio, share in tried:
+    for ratio, share in [(step / _GRID, share) for step in range(_GRID) for share in (0.0, 1.0)]:
         s = mean_square ** np.float32(ratio) / weight ** np.float32(share * (1 - ratio))
         s /= np.sqrt(s.max() * s.min())
         if not np.isfinite(s).all() or s.min() <= 0:
             continue
-        importance = gram.diagonal() / (s * s)
+        importance = diagonal / (s * s)
         total = 0.0
         for w in sampled:
+            # Errors of rounding are hardly correlated, so the diagonal of the Gram matrix weighs them well enough.
             difference = w - rounded(w * s, scheme, importance) / s
-            total += float(np.vdot(difference @ gram, difference))
+            total += float((np.square(difference).sum(0) * diagonal).sum())
         if total < lowest:
             best, lowest = s, total
     return best

@@ -59,6 +59,12 @@ def units_of(
     return found
 
 
+def mixes(format: str, schemes: Mapping[str, str | None], roles: Mapping[str, Role]) -> bool:
+    """Whether a format takes other schemes of the same family for each matrix of a recipe."""
+    family = _MIXED.get(format, ())
+    return all(scheme is None or scheme in family for name, scheme in schemes.items() if roles[name] in _CHOSEN)
+
+
 def _joined(name: str) -> tuple[str, ...]:
     """The matrices that engines join with this one."""
     for group in FUSED_GROUPS:

@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvlm.quantize.chunks import row_chunks, run_chunks, threads_available
+from pocketvlm.quantize.chunks import row_chunks, run_chunks
 from pocketvlm.quantize.tensor_scheme import Codes, TensorScheme
 from pocketvlm.tensors import Floats, QuantizedTensor
 
-_ROWS = 4096  # of a chunk: a block of columns of it stays in the second-level cache
-_MIN_ROWS = 256  # fewer would cost more in calls than they gain from threads
+_ROWS, _MIN_ROWS = 2048, 256  # of a chunk: more leave the cache, fewer cost more in calls than they gain from threads
 _BLOCK = 32  # inputs whose corrections are vector operations; those of earlier blocks come from one product
 
 
@@ -78,9 +77,13 @@ def quantize(
         codes[chunk] = found.T
         return parameters
 
-    size = min(_ROWS, max(_MIN_ROWS, -(-rows // threads_available())))
-    found = run_chunks(work, row_chunks(rows, size))
+    found = run_chunks(work, row_chunks(rows, _chunk_rows(rows)))
     return scheme.tensor(name, codes, join_rows(found), permutation)
+
+
+def _chunk_rows(rows: int) -> int:
+    """Rows of a chunk, some chunks for all processors; the same on any machine, so that results have the same bits."""
+    return max(_MIN_ROWS, min(_ROWS, rows // 4))
 
 
 def join_rows(chunks: Sequence[Sequence[Any]]) -> list[Any]:

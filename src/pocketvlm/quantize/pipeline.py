@@ -10,54 +10,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvlm.backends.backend import AnyBackend
-from pocketvlm.config import ModelConfig
 from pocketvlm.model import expected_tensors
 from pocketvlm.model.parts import NetworkParts
-from pocketvlm.quantize.allocation import Choice, Unit, allocate
-from pocketvlm.quantize.calibration.sample import Sample, within
-from pocketvlm.quantize.candidates import COUNTED, bits_of, sampled_error
 from pocketvlm.quantize.capture import Inputs
 from pocketvlm.quantize.clock import Clock
-from pocketvlm.quantize.layer import Made, Method, quantize_layer
+from pocketvlm.quantize.job import Job
+from pocketvlm.quantize.layer import Made, quantize_layer
+from pocketvlm.quantize.measurement import MEASURED_TOKENS, PROBE_COST, Measurement
 from pocketvlm.quantize.methods import gptq, nearest, output_error
 from pocketvlm.quantize.runner import Runner
-from pocketvlm.quantize.sensitivity import Probe
 from pocketvlm.quantize.sites import EMBEDDING, HEAD, prefix
 from pocketvlm.quantize.tensor_schemes import tensor_scheme
 from pocketvlm.quantize.work import WorkFolder
-from pocketvlm.schemes import Role
-from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor
+from pocketvlm.tensors import QuantizedTensor, Tensor
 
 Floats = NDArray[np.float32]
-_MEASURED_TOKENS = 4096  # of the dense pass, which gives errors of candidates and the head's Gram matrix
-_PROBE_COST = 1e11  # parameters of the language model, times tokens, that one measurement of a divergence may take
-_PROBE_TOKENS, _PROBE_LENGTH, _PROBE_ROWS = (256, 4096), 192, 128
-_PROBE_BITS = 4.0
 _VISION_STEP = 1 << 26  # values of the vision tower that one step quantizes
 _COMPARED_VIEWS = 4  # whose features say what quantization of the tower costs
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Job:
-    """What a pipeline does.
-
-    schemes: of each tensor, by name; None: dense. units: matrices that share a scheme and the schemes among which a
-    `budget` (bits a weight) chooses; none without a budget. exact: a backend of exact arithmetic. usual: one as users
-    run the network, for the tower. release: drops mapped pages that were read.
-    """
-
-    config: ModelConfig
-    dense: Mapping[str, DenseTensor]
-    roles: Mapping[str, Role]
-    schemes: Mapping[str, str | None]
-    units: Mapping[tuple[str, ...], tuple[str | None, ...]]
-    budget: float | None
-    method: Method
-    samples: Sequence[Sample]
-    exact: AnyBackend
-    usual: AnyBackend
-    release: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +59,7 @@ class Pipeline:
         vision_error = None
         if self._calibrated:
             features, vision_error = self._pictures()
-            self._measure(features)
+            self._schemes |= Measurement(self._job, self._work, self._clock, features).run()
         self._head()
         self._decoder(features)
         return Outcome({**self._job.dense, **self._made}, self._schemes, self._said, vision_error)
@@ -106,9 +75,9 @@ class Pipeline:
         if self._calibrated:
             tower = sum(prod(shape) for name, shape in shapes.items() if job.roles[name] == "vision_matrix")
             found["pictures"] = (max(views, 1), 1e-11 * tower * 700)
-            found["measure"] = (self._layers, run * min(tokens, _MEASURED_TOKENS) * (1.5 if not job.units else 4))
+            found["measure"] = (self._layers, run * min(tokens, MEASURED_TOKENS) * (1.5 if not job.units else 4))
             if job.units:
-                found["probe"] = (self._layers + 1, 7 * (1e-11 * _PROBE_COST / 2 + 1e-9 * head))
+                found["probe"] = (self._layers + 1, 7 * (1e-11 * PROBE_COST / 2 + 1e-9 * head))
         found["head"] = (1, head * (5e-8 if job.method == "rtn" else 3e-7))
         found["layers"] = (self._layers, layer * rounding + 6 * run * tokens)
         return found
@@ -186,149 +155,21 @@ class Pipeline:
             whole += float(np.square(expected).sum(dtype=np.float64))
         return error / max(whole, 1e-30)
 
-    # What the dense network says: the head's inputs, and for a budget errors and sensitivities.
-
-    def _measure(self, features: Mapping[str, Floats]) -> None:
-        job, info = self._job, self._work.info("measure")
-        if info is None:
-            length = max((len(prompt.ids) for prompt in self._prompts), default=1)
-            chosen = [sample.prompt for sample in within(list(job.samples), _MEASURED_TOKENS, length)]
-            runner = Runner(job.config, job.exact, chosen)
-            rows = runner.embeddings(job.dense, features)
-            errors: dict[str, dict[str, float]] = {}
-            for index in range(self._layers):
-                rows, inputs = runner.captured(job.dense, index, rows)
-                errors |= self._errors({name: each.gram() for name, each in inputs.items()})
-                job.release()
-                self._clock.done("measure")
-            head = Inputs(job.config.text.hidden_size)
-            for x in runner.head_inputs(job.dense, rows):
-                head.add(x)
-            errors |= self._errors({self._head_name: self._head_gram(head.gram())})
-            info = {"errors": errors}
-            self._work.finish("measure", info, arrays={"head": head.gram()})
-        else:
-            for _ in range(self._layers):
-                self._clock.skip("measure")
-        if job.units:
-            self._choose(info["errors"], self._probe(features))
-
-    def _errors(self, grams: Mapping[str, Floats]) -> dict[str, dict[str, float]]:
-        """The squared output error of each candidate of the matrices whose inputs are given."""
-        found = {}
-        for names, candidates in self._job.units.items():
-            for name in names:
-                if name in grams:
-                    w = self._job.dense[name].float32()
-                    role = self._job.roles[name]
-                    found[name] = {
-                        each: sampled_error(name, w, grams[name], each, role) for each in candidates if each is not None
-                    }
-        return found
-
-    def _probe(self, features: Mapping[str, Floats]) -> dict[str, float]:
-        """The divergence that each unit alone causes with its `_probed` scheme, by the name of its first matrix."""
-        job = self._job
-        by_layer: dict[int, list[tuple[str, ...]]] = {}
-        for names in job.units:
-            by_layer.setdefault(self._layer_of(names[0]), []).append(names)
-        found: dict[str, float] = {}
-        probe: Probe | None = None
-        for layer, units in sorted(by_layer.items()):
-            step = f"probe-{layer + 1:02d}"
-            info = self._work.info(step)
-            if info is None:
-                probe = probe or self._make_probe(features)
-                info = {}
-                for names in units:
-                    scheme = tensor_scheme(self._probed(names))
-                    changed = {
-                        name: nearest(name, np.ascontiguousarray(job.dense[name].float32()), scheme) for name in names
-                    }
-                    info[names[0]] = probe.divergence(changed, layer)
-                self._work.finish(step, info)
-                job.release()
-                self._clock.done("probe")
-            else:
-                self._clock.skip("probe")
-            found |= info
-        return found
-
-    def _make_probe(self, features: Mapping[str, Floats]) -> Probe:
-        job = self._job
-        size = sum(prod(tensor.shape) for name, tensor in job.dense.items() if job.roles[name] == "matrix")
-        low, high = _PROBE_TOKENS
-        tokens = int(min(max(_PROBE_COST / max(size, 1), low), high))
-        short = within(list(job.samples), tokens, _PROBE_LENGTH) or within(list(job.samples), tokens, 1 << 30)
-        runner = Runner(job.config, job.exact, [sample.prompt for sample in short])
-        vocabulary = job.config.text.vocab_size
-        return Probe(runner, job.dense, features, max(_PROBE_ROWS, (1 << 22) // vocabulary))
-
-    def _probed(self, names: tuple[str, ...]) -> str:
-        """The candidate of a unit that is nearest to four bits."""
-        shape = self._job.dense[names[0]].shape
-        weights = prod(shape)
-        known = [each for each in self._job.units[names] if each is not None]
-        return min(known, key=lambda each: abs(bits_of(each, shape) / weights - _PROBE_BITS))
-
-    def _choose(self, errors: Mapping[str, Mapping[str, float]], divergences: Mapping[str, float]) -> None:
-        """Choose the scheme of each unit within the budget: expected losses grow with the squared output error."""
-        job = self._job
-        assert job.budget is not None
-        shapes = {name: job.dense[name].shape for name in job.dense}
-        counted = [name for name, role in job.roles.items() if role in COUNTED]
-        chosen = {name for names in job.units for name in names}
-        fixed = sum(bits_of(self._schemes[name], shapes[name]) for name in counted if name not in chosen)
-        budget = job.budget * sum(prod(shapes[name]) for name in counted) - fixed
-        units = []
-        for names, candidates in job.units.items():
-            base = self._probed(names)
-            unit_error = sum(errors[name][base] for name in names)
-            loss = max(divergences[names[0]], 1e-12) / max(unit_error, 1e-30)
-            choices = [
-                Choice(
-                    each,
-                    sum(bits_of(each, shapes[name]) for name in names),
-                    0.0 if each is None else loss * sum(errors[name][each] for name in names),
-                )
-                for each in candidates
-            ]
-            units.append(Unit(names, tuple(choices)))
-        for unit, choice in zip(units, allocate(units, budget), strict=True):
-            self._schemes.update(dict.fromkeys(unit.names, choice.scheme))
-
-    def _layer_of(self, name: str) -> int:
-        if name == EMBEDDING:
-            return -1
-        return self._layers if name == HEAD else int(name.split(".layers.")[1].split(".", maxsplit=1)[0])
-
     # The head and the layers.
-
-    @property
-    def _head_name(self) -> str:
-        return EMBEDDING if self._job.config.text.tie_word_embeddings else HEAD
-
-    def _head_gram(self, gram: Floats) -> Floats:
-        """What the head's errors are measured with; a tied one is looked up too, where all inputs count alike."""
-        if self._head_name == HEAD:
-            return gram
-        scale = np.float32(len(gram) / max(float(np.trace(gram)), 1e-20))
-        mixed: Floats = gram * scale + np.eye(len(gram), dtype=np.float32)
-        return mixed
 
     def _head(self) -> None:
         self._step("head", "head", lambda: dict(self._quantized_head()))
 
     def _quantized_head(self) -> Iterator[tuple[str, Made]]:
-        if self._head_name == HEAD and self._schemes[EMBEDDING] is not None:
+        if self._job.head == HEAD and self._schemes[EMBEDDING] is not None:
             yield from self._rounded([EMBEDDING]).items()
-        name = self._head_name
+        name = self._job.head
         if self._schemes[name] is None:
             return
         if not self._calibrated:
             yield from self._rounded([name]).items()
             return
-        gram = self._head_gram(self._work.array("measure", "head"))
+        gram = self._job.head_gram(self._work.array("measure", "head"))
         w, scheme = np.ascontiguousarray(self._job.dense[name].float32()), tensor_scheme(self._schemes[name] or "")
         if self._job.method == "awq":
             tensor, label = nearest(name, w, scheme, np.ascontiguousarray(np.diagonal(gram))), "rtn"

@@ -186,7 +186,10 @@ def scale_and_bias(
     mean = np.zeros_like(sum_x) if negative_bias else sum_x / count
     centred = sum_x - count * mean
     sum_xx = total(weighted(np.square(x - mean), w))
-    best, best_bias, lowest = np.zeros_like(low), mean.copy(), np.full_like(low, np.inf)
+    best, lowest = np.zeros_like(low), sum_xx.copy()
+    best_bias = np.minimum(sum_x / count, 0) if negative_bias else mean.copy()
+    if negative_bias:
+        lowest += best_bias * (count * best_bias - 2 * sum_x)
     limit, t = np.float32(top_level), np.empty_like(x)
 
     def attempt(inverse_scale: Floats, bias: Floats) -> None:
