@@ -35,8 +35,19 @@ test-long: $(VENV)/.developed
 	$(BIN)/pytest -m "not full and not long and not clients and not formats" --hypothesis-profile=new $$(grep -rlE --include="test_*.py" "^(import|from) hypothesis" tests)
 
 # Quantized checkpoints against the libraries that wrote them.
-test-formats: $(VENV)/.formats
+test-formats: $(VENV)/.formats build/formats/.unpacked
 	$(BIN)/pytest -m formats --durations=0
+
+# Packages that are read by path, since they no longer install beside a new PyTorch, or ask for much that tests do not use.
+DOWNLOAD = $(BIN)/python -m pip download --quiet --no-deps --dest $(@D)
+build/formats/.unpacked: $(VENV)/.formats
+	@mkdir -p $(@D)
+	$(DOWNLOAD) --no-binary :all: autoawq==0.2.9
+	$(DOWNLOAD) --only-binary :all: --python-version 3.11 --platform manylinux2014_x86_64 auto-gptq==0.7.1
+	$(DOWNLOAD) --only-binary :all: mlx-vlm==0.7.10
+	tar -xzf $(@D)/autoawq-0.2.9.tar.gz -C $(@D)
+	for wheel in $(@D)/*.whl; do $(BIN)/python -m zipfile -e $$wheel $(@D) || exit 1; done
+	@touch $@
 
 # --- real clients against the server: tests/clients ---
 

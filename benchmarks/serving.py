@@ -22,12 +22,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(1, str(Path(__file__).resolve().parent / "peers"))
 
-from checkpoint import write_checkpoint  # noqa: E402
+from checkpoint import digest, write_checkpoint  # noqa: E402
 from comparison.llama import find_files  # noqa: E402
 from comparison.machines import code, machine, this_kind  # noqa: E402
 from comparison.report import write_page  # noqa: E402
 from comparison.rows import MissingError  # noqa: E402
-from gguf_export import digest  # noqa: E402
 from service import report, servers  # noqa: E402
 from service.bare import Bare  # noqa: E402
 from service.rows import ROWS, Bench, Figures  # noqa: E402

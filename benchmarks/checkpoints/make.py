@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 from checkpoint import write_settings
-from gguf_export import export, text_name
+from llama_cpp_files import export
 
 import pocketvlm
 from checkpoints.digests import digest
 from checkpoints.shards import Shards
 from checkpoints.source import Source
+from pocketvlm.checkpoint.gguf.names import file_name
 from pocketvlm.model import tensor_roles
 from pocketvlm.tensors import DenseTensor
 
@@ -199,13 +200,13 @@ def _mlx_name(name: str) -> str:
 
 def make_gguf(source: Source, directory: Path, threads: int) -> Digests:
     """Q4_K_M by llama.cpp itself, and the vision file in F16."""
-    files = export(source.tensors, source.config, directory, ["Q4_K_M"], ["F16"], threads)
+    files = export(source.tensors, source.shape, directory, ["Q4_K_M"], ["F16"], threads)
     for path in directory.glob("*-text-BF16.gguf"):
         path.unlink()
     files["text Q4_K_M"].rename(directory / "model-Q4_K_M.gguf")
     files["mmproj F16"].rename(directory / "mmproj-model-F16.gguf")
     gguf = import_module("gguf")
-    names = {text_name(name): name for name in source.tensors if ".language_model." in name}
+    names = {file_name(name): name for name in source.tensors if ".language_model." in name}
     digests = {}
     for tensor in gguf.GGUFReader(directory / "model-Q4_K_M.gguf").tensors:
         if tensor.tensor_type.name in ("Q4_K", "Q6_K"):

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint import write_settings
-from gguf_export import text_name, write_text
+from llama_cpp_files import write_text
 
 from checkpoints.digests import digest
 from checkpoints.make import FORMATS, NANO, Digests, Format, is_language_matrix, save_torch, torch_tensor
 from checkpoints.source import Source
+from pocketvlm.checkpoint.gguf.names import file_name
 
 GGUF_TYPES = (
     *("Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_1", "Q4_0"),
@@ -36,8 +37,8 @@ def make_gguf_type(source: Source, directory: Path, threads: int, kind: str) -> 
     """A text file whose every matrix, the gates and the head too, llama.cpp quantized to one type."""
     gguf = import_module("gguf")
     path = directory / f"model-{kind}.gguf"
-    write_text(source.tensors, source.config, path, kind)
-    names = {text_name(name): name for name in source.tensors if ".language_model." in name}
+    write_text(source.tensors, source.shape, path, kind)
+    names = {file_name(name): name for name in source.tensors if ".language_model." in name}
     return {
         names[tensor.name]: digest(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
         for tensor in gguf.GGUFReader(path).tensors

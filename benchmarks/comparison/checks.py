@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from check_llama_cpp import LIMIT as LLAMA_LIMIT
-from gguf_export import TEXT_PREFIX, text_name
 from inputs import VIEW, random_ids
 from numpy.typing import NDArray
 
@@ -19,6 +18,7 @@ from comparison.ours import Ours
 from pocketvlm.backends import native
 from pocketvlm.backends.native.pack import pack
 from pocketvlm.backends.options import choose
+from pocketvlm.checkpoint.gguf.names import file_name, is_text
 from pocketvlm.model import tensor_roles
 from pocketvlm.quantize import quantized
 from pocketvlm.tensors import DenseTensor
@@ -125,7 +125,7 @@ class Codes:
     """Errors and sizes of matrices by quantization, each weighted with the size of the whole matrix."""
 
     def __init__(self, tensors: Mapping[str, DenseTensor]) -> None:
-        names = [name for name, tensor in tensors.items() if name.startswith(TEXT_PREFIX) and len(tensor.shape) == 2]
+        names = [name for name, tensor in tensors.items() if is_text(name) and len(tensor.shape) == 2]
         self.size = {name: tensors[name].data.size for name in names}
         self.parts = {name: DenseTensor(name, "bf16", tensors[name].data[:SAMPLED_ROWS]) for name in names}
         self._sums: dict[str, NDArray[np.float64]] = {}
@@ -171,7 +171,7 @@ def _gguf_errors(path: Path, label: str, codes: Codes) -> None:
 
     found = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
     for name, part in codes.parts.items():
-        tensor = found[text_name(name)]
+        tensor = found[file_name(name)]
         rows = tensor.data[: part.shape[0]]
         values = dequantize(rows, tensor.tensor_type).reshape(part.shape)
         labels = [f"llama.cpp {tensor.tensor_type.name}"] * (label in ("Q4_K_M", tensor.tensor_type.name))

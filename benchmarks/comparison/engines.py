@@ -8,8 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from checkpoint import write_checkpoint
-from gguf_export import digest
+from checkpoint import digest, write_checkpoint
 from process import WorkerError
 
 import pocketvlm

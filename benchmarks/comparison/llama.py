@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf_export import places
+from llama_cpp_files import places
 from numpy.typing import NDArray
 from process import Worker, WorkerError
 
@@ -38,7 +38,7 @@ def find_files(
     """The exported files; missing ones are made. Raises MissingError if that fails."""
     found = places(tensors, directory, TEXT, MMPROJ)
     if not all(path.exists() for path in found.values()):
-        command = [sys.executable, str(PEERS / "gguf_export.py"), str(directory), "--threads", str(threads)]
+        command = [sys.executable, str(PEERS / "llama_cpp_files.py"), str(directory), "--threads", str(threads)]
         search = [*map(str, packages), *filter(None, [os.environ.get("PYTHONPATH")])]
         done = subprocess.run(
             [*command, "--text", *TEXT, "--mmproj", *MMPROJ],

@@ -14,14 +14,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from gguf_export import MMPROJ_KINDS, TEXT_KINDS, export
 from inputs import PATCH, VIEW, random_patches, view_tokens
+from llama_cpp_files import MMPROJ_KINDS, TEXT_KINDS, export
 from numpy.typing import NDArray
 from process import Worker
 
 from pocketvlm.backends import native
 from pocketvlm.backends.options import choose
-from pocketvlm.bench.shape import random_tensors, released_config
+from pocketvlm.bench.shape import RELEASED, random_tensors, released_config
 from pocketvlm.engine import Engine
 from pocketvlm.model import MiniCPMV
 from pocketvlm.types import Prompt, View
@@ -59,7 +59,7 @@ def main() -> None:
     sys.path += [str(path) for path in options.packages]
     config = released_config()
     tensors = random_tensors(config)
-    files = export(tensors, config, options.directory, options.text, options.mmproj, options.threads)
+    files = export(tensors, RELEASED, options.directory, options.text, options.mmproj, options.threads)
     ids = np.random.default_rng(SEED).integers(0, config.image_token_id, TOKENS).astype(np.int32)
     engine = Engine(
         MiniCPMV(config, native.create(options.threads, scheme=choose("native", precision="exact")), tensors)

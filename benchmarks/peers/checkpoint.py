@@ -7,6 +7,7 @@ the released one, and special tokens have their ids. All other files are nano's.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
 
 LONGEST_WORD = 12
 TEMPLATE_WORDS = ("system", "user", "assistant", "\u010a\u010a")  # the last is two line breaks
+
+
+def digest(tensors: Mapping[str, DenseTensor]) -> str:
+    """Ten hex digits that tell apart sets of weights: names, shapes and the first and last values of each."""
+    state = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        flat = tensor.data.reshape(-1)
+        state.update(f"{name} {tensor.shape} {tensor.dtype}\n".encode())
+        state.update(flat[:64].tobytes() + flat[-64:].tobytes())
+    return state.hexdigest()[:10]
 
 
 def write_checkpoint(tensors: Mapping[str, DenseTensor], nano: Path, directory: Path) -> Path:

@@ -44,7 +44,7 @@ class Worker:
     def __init__(self, options: argparse.Namespace) -> None:
         for path in (options.text, *options.mmproj):
             if not path.is_file():
-                raise PeerError(f"{path} is not a file: gguf_export.py writes the files for this benchmark")
+                raise PeerError(f"{path} is not a file: llama_cpp_files.py writes the files for this benchmark")
         self.threads, self.path = options.threads, options.text
         self.log = Log(options.verbose)
         self.scratch = options.scratch

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf_export import digest
+from checkpoint import digest
 from inputs import PATCH, VIEW, random_patches
 from torch.nn import functional
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,6 @@ import pytest
 from PIL import Image
 
 pytestmark = pytest.mark.formats
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "checkpoint" / "writers"))
 
 from gguf_kit import QUANTIZED, random_blocks  # noqa: E402
 from gguf_sources import small_checkpoint, small_tensors, write_files  # noqa: E402

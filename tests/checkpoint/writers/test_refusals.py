@@ -56,6 +56,7 @@ REFUSED = [
         matrix(scales=PARTIAL, zero_points=None),
         "groups of 96 do not",
     ),
+    ("gptq", matrix(group=16), "engines load groups of 32, 64, 128 in this format, and those of 16 cannot be split so"),
     ("compressed-tensors", matrix(permutation=ORDER), "no order of inputs"),
     ("compressed-tensors", matrix(6), "6 bits are not in this format, only 4 and 8"),
     ("compressed-tensors", matrix(codebook=TABLE, zero_points=None), "its codebook has other numbers"),

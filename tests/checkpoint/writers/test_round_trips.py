@@ -119,6 +119,19 @@ def test_mlx_mixes_everything(source: Path, tmp_path: Path) -> None:
     assert (section["group_size"], section["bits"], section["mode"]) == (64, 4, "affine")
 
 
+@pytest.mark.parametrize("format", ["awq", "gptq", "compressed-tensors", "mlx"])
+def test_large_groups_are_split(source: Path, tmp_path: Path, format: str) -> None:
+    """Groups of 256, which engines do not load, become groups of 128 that repeat the scales."""
+    tensors = quantized(source, "int4-g256-sym")
+    write(format, source, tensors, tmp_path / "out")
+    found: dict[str, Any] = read_back(tmp_path / "out")
+    assert_same_codes(found, tensors)
+    blocks = {its.block for its in found.values() if isinstance(its, QuantizedTensor)}
+    whole = {(1, 256), (1, 512)}  # one scale an output, of matrices with so many inputs
+    assert blocks <= {(1, 128)} | (whole if format in ("gptq", "compressed-tensors") else set())
+    assert (1, 128) in blocks
+
+
 def test_awq_splits_groups_to_a_common_size(source: Path, tmp_path: Path) -> None:
     tensors = quantized(source, lambda name: "int4-g128" if "mlp" in name else "int4-g32")
     write("awq", source, tensors, tmp_path / "out")

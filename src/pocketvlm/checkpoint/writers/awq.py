@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -14,7 +13,9 @@ from pocketvlm.checkpoint.formats.bitstream import pack_words, word_count
 from pocketvlm.checkpoint.formats.safetensors import FileArray
 from pocketvlm.checkpoint.writers.directory import Arrays, DirectoryWriter
 from pocketvlm.checkpoint.writers.integers import (
+    ENGINE_GROUPS,
     IntegerMatrix,
+    engine_group,
     inexact,
     integer_problem,
     integers,
@@ -50,7 +51,7 @@ class AWQWriter(DirectoryWriter):
 
     def context(self, quantized: Mapping[str, QuantizedTensor]) -> int:
         """The group size of all matrices: larger groups are split, which repeats their scales."""
-        return common_group(quantized, "AWQ")
+        return common_group(quantized)
 
     def check_matrix(self, tensor: QuantizedTensor) -> None:
         check_words(integers(tensor))
@@ -89,9 +90,10 @@ def words_problem(name: str, role: Role, tensor: QuantizedTensor, bits: tuple[in
     if tensor.bits not in bits:
         known = ", ".join(map(str, bits))
         return f"{tensor.bits} bits are not in this format, only {known}: write format native or mlx"
-    matrix = integers(tensor)
-    if matrix.shape[1] % matrix.group:
-        return f"groups of {matrix.group} do not divide {matrix.shape[1]} inputs: write format native"
+    try:
+        engine_group(integers(tensor))
+    except TensorError as error:
+        return f"{error}: write format native"
     return None
 
 
@@ -103,14 +105,14 @@ def check_words(matrix: IntegerMatrix) -> None:
         raise TensorError(f"the format stores scales in 16 bits, and there is {inexact(scales)}: write format native")
 
 
-def common_group(quantized: Mapping[str, QuantizedTensor], what: str) -> int:
-    """The group size that divides those of all matrices. Raises TensorError if it is too small for engines."""
-    sizes = {integers(tensor).group for tensor in quantized.values()}
-    group = math.gcd(*sizes)
-    if sizes and group < 16:
+def common_group(quantized: Mapping[str, QuantizedTensor]) -> int:
+    """The largest group size that engines load and that all matrices have, or can be split into."""
+    sizes = {engine_group(integers(tensor)) for tensor in quantized.values()}
+    fitting = [size for size in ENGINE_GROUPS if all(own % size == 0 for own in sizes)]
+    if not fitting:
         listed = ", ".join(map(str, sorted(sizes)))
-        raise TensorError(f"{what} has one group size for all matrices, and groups of {listed} have none in common")
-    return group
+        raise TensorError(f"AWQ has one group size for all matrices, and groups of {listed} have none in common")
+    return max(fitting)
 
 
 def scales_by_group(matrix: IntegerMatrix) -> FileArray:

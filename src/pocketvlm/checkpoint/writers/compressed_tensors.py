@@ -12,7 +12,14 @@ from pocketvlm.checkpoint.formats.bitstream import byte_count, pack, pack_words,
 from pocketvlm.checkpoint.formats.safetensors import FileArray
 from pocketvlm.checkpoint.writers.directory import Arrays, DirectoryWriter, quantized_of
 from pocketvlm.checkpoint.writers.floats import is_float8, small_floats
-from pocketvlm.checkpoint.writers.integers import IntegerMatrix, integer_problem, integers, narrow, narrow_dtype
+from pocketvlm.checkpoint.writers.integers import (
+    IntegerMatrix,
+    engine_group,
+    integer_problem,
+    integers,
+    narrow,
+    narrow_dtype,
+)
 from pocketvlm.checkpoint.writers.modules import dense_linears, module
 from pocketvlm.errors import TensorError
 from pocketvlm.schemes import Role
@@ -99,7 +106,8 @@ class CompressedTensorsWriter(DirectoryWriter):
     def matrix(self, name: str, tensor: QuantizedTensor, context: Mapping[str, Scheme]) -> Arrays:
         scheme = context[name]
         if not scheme.is_float:
-            parts = _integer_parts(integers(tensor), scheme)
+            matrix = integers(tensor)
+            parts = _integer_parts(matrix.split(scheme.group or matrix.shape[1]), scheme)
         elif scheme.format == "float-quantized":
             parts = _float8_parts(tensor, scheme)
         else:
@@ -138,9 +146,9 @@ def _scheme(tensor: QuantizedTensor, symmetric: bool) -> Scheme:
             raise TensorError(reason)
         if tensor.bits not in _BITS:
             raise TensorError(f"{tensor.bits} bits are not in this format, only {' and '.join(map(str, _BITS))}")
-        group = integers(tensor).group
-        if columns % group or columns % (32 // tensor.bits):
-            raise TensorError(f"groups of {group} and whole words do not divide {columns} inputs")
+        group = engine_group(integers(tensor))
+        if columns % (32 // tensor.bits):
+            raise TensorError(f"{columns} inputs do not fill whole words")
         channel = group == columns
         strategy = "channel" if channel else "group"
         return Scheme("pack-quantized", tensor.bits, False, symmetric, strategy, None if channel else group)

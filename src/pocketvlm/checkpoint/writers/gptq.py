@@ -16,7 +16,7 @@ from pocketvlm.checkpoint.formats.gptq import BITS
 from pocketvlm.checkpoint.formats.safetensors import FileArray
 from pocketvlm.checkpoint.writers.awq import check_words, scales_by_group, words_problem
 from pocketvlm.checkpoint.writers.directory import Arrays, DirectoryWriter, quantized_of
-from pocketvlm.checkpoint.writers.integers import IntegerMatrix, integers
+from pocketvlm.checkpoint.writers.integers import ENGINE_GROUPS, IntegerMatrix, engine_group, integers
 from pocketvlm.checkpoint.writers.modules import LAYERS, module, with_fused_name
 from pocketvlm.schemes import Role
 from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor
@@ -62,7 +62,7 @@ class GPTQWriter(DirectoryWriter):
         return None
 
     def context(self, quantized: Mapping[str, QuantizedTensor]) -> Common:
-        kinds = Counter((tensor.bits, _group_size(integers(tensor))) for tensor in quantized.values())
+        kinds = Counter((tensor.bits, _group_size(_matrix(tensor))) for tensor in quantized.values())
         bits, group = max(kinds, key=kinds.__getitem__) if kinds else (4, 128)
         symmetric, zero = True, False
         for tensor in quantized.values():
@@ -77,7 +77,7 @@ class GPTQWriter(DirectoryWriter):
         check_words(integers(tensor))
 
     def matrix(self, name: str, tensor: QuantizedTensor, context: Common) -> Arrays:
-        prefix, matrix = module(name), integers(tensor)
+        prefix, matrix = module(name), _matrix(tensor)
         (outputs, inputs), bits = matrix.shape, matrix.bits
         return {
             f"{prefix}.qweight": FileArray(
@@ -118,9 +118,14 @@ class GPTQWriter(DirectoryWriter):
         return {"quantize_config.json": config["quantization_config"]}
 
 
+def _matrix(tensor: QuantizedTensor) -> IntegerMatrix:
+    matrix = integers(tensor)
+    return matrix.split(engine_group(matrix))
+
+
 def _group_size(matrix: IntegerMatrix) -> int:
     """The size of the groups as settings name it: -1 for one scale an output."""
-    return -1 if matrix.groups == 1 and matrix.group not in (32, 64, 128) else matrix.group
+    return -1 if matrix.groups == 1 and matrix.group not in ENGINE_GROUPS else matrix.group
 
 
 def _zeros(matrix: IntegerMatrix, version: int) -> NDArray[np.int32]:
@@ -141,7 +146,7 @@ def _exceptions(tensors: Mapping[str, Tensor], parts: set[str], context: Common)
         if isinstance(tensor, DenseTensor):
             rules[f"-:{pattern}"] = {}
             continue
-        own = {"bits": tensor.bits, "group_size": _group_size(integers(tensor))}
+        own = {"bits": tensor.bits, "group_size": _group_size(_matrix(tensor))}
         common = {"bits": context.bits, "group_size": context.group}
         if own != common:
             rules[f"+:{pattern}"] = {key: value for key, value in own.items() if value != common[key]}

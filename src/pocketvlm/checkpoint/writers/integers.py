@@ -23,6 +23,7 @@ from pocketvlm.tensors import (
 
 Bytes = NDArray[np.uint8]
 
+ENGINE_GROUPS = (32, 64, 128)
 NARROW = ("F16", "BF16")  # the types, as files name them, that scales are stored in
 
 
@@ -175,6 +176,23 @@ def integers(tensor: QuantizedTensor) -> IntegerMatrix:
             group = math.gcd(group, min(values.block[1], columns))
     sizes = [grid_shape(tensor.shape, (1, group))[1]] if group else []
     return IntegerMatrix(tensor, group if sizes else columns)
+
+
+def engine_group(matrix: IntegerMatrix) -> int:
+    """The size of groups that engines load: the matrix's own, or one that divides it and repeats its scales.
+
+    The number of all inputs means one scale an output. Raises TensorError where there is none.
+    """
+    group, inputs = matrix.group, matrix.shape[1]
+    if group >= inputs:
+        return inputs
+    if inputs % group:
+        raise TensorError(f"groups of {group} do not divide {inputs} inputs")
+    fitting = [size for size in ENGINE_GROUPS if group % size == 0]
+    if not fitting:
+        sizes = ", ".join(map(str, ENGINE_GROUPS))
+        raise TensorError(f"engines load groups of {sizes} in this format, and those of {group} cannot be split so")
+    return max(fitting)
 
 
 def narrow_dtype(*numbers: Floats, preferred: Sequence[str] = NARROW) -> str | None:
