@@ -81,7 +81,7 @@ def check_tensors(
         count = sum(map(len, reasons.values()))
         what = f"{count} of {len(tensors)} tensors as they are" if count else "the checkpoint as it is"
         shown = lines[:_SHOWN] + ([f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else [])
-        raise OptionError("\n  ".join([f"format={writer.name!r} cannot hold {what}", *shown]))
+        raise OptionError(f"format={writer.name!r} cannot hold {what}: {'; '.join(shown)}")
 
 
 def check_space(out: Path, nbytes: int) -> None:
