@@ -188,7 +188,7 @@ def _samples(
     if data == "default":
         samples = held_out(processor, tokens=sys.maxsize, max_length=length)
     else:
-        samples = read_calibration(data, processor, max_length=length)
+        samples = read_calibration(data, processor, max_length=length, label="data")
     visions = [checkpoint.model.vision for checkpoint in checkpoints]
     blind = [name for name, vision in zip(names, visions, strict=True) if vision is None]
     reason = f"{' and '.join(blind)} has no vision tower" if blind else ""
