@@ -9,7 +9,11 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pocketvlm.api import Model as Model
     from pocketvlm.api import load as load
+    from pocketvlm.api.comparing import compare_models as compare_models
+    from pocketvlm.api.comparison import Comparison as Comparison
+    from pocketvlm.api.converting import convert_model as convert_model
     from pocketvlm.api.llm import LLM as LLM
+    from pocketvlm.api.quantizing import quantize_model as quantize_model
     from pocketvlm.errors import BackendError as BackendError
     from pocketvlm.errors import CheckpointError as CheckpointError
     from pocketvlm.errors import ConfigError as ConfigError
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from pocketvlm.errors import VideoError as VideoError
     from pocketvlm.parsing.newlines import NewlineNormalizer as NewlineNormalizer
     from pocketvlm.parsing.newlines import normalize_newlines as normalize_newlines
+    from pocketvlm.quantize.result import QuantizeResult as QuantizeResult
     from pocketvlm.types import Chunk as Chunk
     from pocketvlm.types import ImageInfo as ImageInfo
     from pocketvlm.types import Prompt as Prompt
@@ -36,7 +41,11 @@ if TYPE_CHECKING:
 # Where each public name lives; modules are imported on first use so that `import pocketvlm` stays cheap.
 _HOMES = {
     "pocketvlm.api": ("Model", "load"),
+    "pocketvlm.api.comparing": ("compare_models",),
+    "pocketvlm.api.comparison": ("Comparison",),
+    "pocketvlm.api.converting": ("convert_model",),
     "pocketvlm.api.llm": ("LLM",),
+    "pocketvlm.api.quantizing": ("quantize_model",),
     "pocketvlm.errors": (
         "BackendError",
         "CheckpointError",
@@ -51,6 +60,7 @@ _HOMES = {
         "VideoError",
     ),
     "pocketvlm.parsing.newlines": ("NewlineNormalizer", "normalize_newlines"),
+    "pocketvlm.quantize.result": ("QuantizeResult",),
     "pocketvlm.types": (
         "Chunk",
         "ImageInfo",

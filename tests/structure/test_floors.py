@@ -18,7 +18,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("checkpoint.download",),
     "jinja2": ("processor",),
     "llguidance": ("guided",),
-    "matplotlib": ("bench.load.plot",),
+    "matplotlib": ("bench.load.plot", "bench.comparison.plot"),
     "numpy": (
         *(
             "types",

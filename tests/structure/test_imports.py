@@ -58,7 +58,9 @@ def test_importing_the_errors_and_types_loads_nothing_heavy() -> None:
     assert not loaded("from pocketvlm import OptionError, SamplingParams; SamplingParams()") & HEAVY
 
 
-@pytest.mark.parametrize("arguments", ["--help", "--version", "run --help", "chat --help", "serve --help"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "--version", "run --help", "chat --help", "serve --help", "quantize --help"]
+)
 def test_the_command_line_answers_without_heavy_libraries(arguments: str) -> None:
     code = f"""
 from pocketvlm.cli import main

@@ -13,6 +13,7 @@ PUBLIC = [
     "BackendError",
     "CheckpointError",
     "Chunk",
+    "Comparison",
     "ConfigError",
     "DownloadError",
     "ImageError",
@@ -25,6 +26,7 @@ PUBLIC = [
     "PocketVLMError",
     "Prompt",
     "PromptError",
+    "QuantizeResult",
     "Result",
     "SamplingParams",
     "TensorError",
@@ -34,8 +36,11 @@ PUBLIC = [
     "VideoInfo",
     "View",
     "__version__",
+    "compare_models",
+    "convert_model",
     "load",
     "normalize_newlines",
+    "quantize_model",
 ]
 
 

@@ -79,12 +79,13 @@ _NO_MARKERS = Markers(-1, -1, -1, -1, -1)
 class Prompts:
     """Makes prompts of random ids and random pixels for one model."""
 
-    def __init__(self, config: ModelConfig, side: int, seed: int = 0) -> None:
-        if config.vision is None:
+    def __init__(self, config: ModelConfig, side: int, seed: int = 0, pictures: bool = True) -> None:
+        """side: patches along each side of a view. pictures: False allows models without a vision tower."""
+        if config.vision is None and pictures:
             raise OptionError("a model without a vision tower cannot be timed with pictures: give its mmproj file")
         self.config = config
-        self._patch_dim = config.vision.patch_dim
-        self.patch_size = config.vision.patch_size
+        self._patch_dim = config.vision.patch_dim if config.vision else 0
+        self.patch_size = config.vision.patch_size if config.vision else 0
         self.side = side  # patches along each side of a view
         self._random = np.random.default_rng(seed)
 

@@ -21,11 +21,14 @@ from pocketvlm.cli import cache
 from pocketvlm.cli.bench import bench
 from pocketvlm.cli.bench_serve import bench_serve
 from pocketvlm.cli.chat import chat
+from pocketvlm.cli.compare import compare
+from pocketvlm.cli.convert import convert
 from pocketvlm.cli.failure import FAILED, report, warn
 from pocketvlm.cli.info import info
 from pocketvlm.cli.notices import Notices, clean_stderr, clean_warnings
 from pocketvlm.cli.plain import PlainCommand, PlainValues
 from pocketvlm.cli.pull import pull
+from pocketvlm.cli.quantize import quantize
 from pocketvlm.cli.run import run
 from pocketvlm.cli.serve import serve
 from pocketvlm.cli.tokens import tokens
@@ -41,6 +44,7 @@ Examples:
   pocketvlm serve openbmb/MiniCPM-V-4.6
   pocketvlm tokens -i page.png
   pocketvlm info openbmb/MiniCPM-V-4.6
+  pocketvlm quantize openbmb/MiniCPM-V-4.6 gguf --format gguf --report report.json
 
 MODEL is "nano" (built in, the default), a directory, a GGUF file, or a hub id such as openbmb/MiniCPM-V-4.6; \
 org/name:Q4_K_M is the GGUF file of that type.
@@ -92,7 +96,7 @@ def _root(
         print(ctx.get_help())
 
 
-for _function in (run, chat, serve, info, tokens, bench, bench_serve, pull):
+for _function in (run, chat, serve, info, tokens, bench, bench_serve, pull, quantize, convert, compare):
     _name = _function.__name__.replace("_", " ")
     app.command(
         _name,

@@ -28,7 +28,7 @@ def report(error: BaseException, debug: bool) -> int:
     if debug and not isinstance(error, typer.TyperException):
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        _say("interrupted")
+        _say(f"interrupted: {error}" if str(error) else "interrupted")
         return INTERRUPTED
     message, code = _explain(error)
     _say(f"error: {message}")

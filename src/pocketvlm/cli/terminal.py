@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
 from pocketvlm.bytesize import readable_size
 
@@ -50,22 +50,22 @@ class Activity:
         self._lock = threading.Lock()
         self._open = not quiet and is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb"
         self._timer: threading.Timer | None = None
-        self._now = _Report("", 0, 0, False)
+        self._now = _Report("", 0, 0, False, "")
         self._progress: Progress | None = None
         self._task: tuple[str, TaskID] | None = None
 
-    def __enter__(self) -> Activity:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def say(self, label: str, done: int = 0, total: int = 0, in_bytes: bool = False) -> None:
-        """Report the current activity, and its progress if that is known."""
+    def say(self, label: str, done: int = 0, total: int = 0, in_bytes: bool = False, note: str = "") -> None:
+        """Report the current activity, and its progress if that is known. note: follows the label, may change."""
         with self._lock:
             if not self._open:
                 return
-            self._now = _Report(label, done, total, in_bytes)
+            self._now = _Report(label, done, total, in_bytes, note)
             if self._progress is not None:
                 self._draw(self._progress)
             elif self._timer is None:
@@ -129,11 +129,10 @@ class _Report:
     done: int
     total: int
     in_bytes: bool
+    note: str
 
     @property
     def text(self) -> str:
-        if not self.total:
-            return self.label
-        return (
-            f"{self.label} {readable_size(self.done)} of {readable_size(self.total)}" if self.in_bytes else self.label
-        )
+        if self.total and self.in_bytes:
+            return f"{self.label} {readable_size(self.done)} of {readable_size(self.total)}{self.note}"
+        return f"{self.label}{self.note}"

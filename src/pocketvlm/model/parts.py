@@ -82,7 +82,8 @@ class Head:
         self._backend, self._norm, self._matrix = backend, norm, matrix
         self._eps = config.text.rms_norm_eps
 
-    def __call__(self, rows: Array) -> Floats:
-        """Logits float32 [n, vocab] of hidden rows [n, hidden]."""
-        found = self._backend.rms_norm_linears(rows, self._norm, self._eps, (self._matrix,))[0]
+    def __call__(self, rows: Floats) -> Floats:
+        """Logits float32 [n, vocab] of hidden rows float32 [n, hidden]."""
+        x = self._backend.from_numpy(rows)
+        found = self._backend.rms_norm_linears(x, self._norm, self._eps, (self._matrix,))[0]
         return self._backend.to_numpy(found)

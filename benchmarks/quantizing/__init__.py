@@ -1,0 +1,1 @@
+"""Parts of the benchmark of quantized nanos: candidates, questions, paired statistics, the page."""

@@ -1,0 +1,142 @@
+"""`compare_models` on nano and rounded copies of it: what is measured, what is refused, what is left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rounded_nano import copy_nano, rounded_nano
+
+import pocketvlm
+from pocketvlm.api.comparing import compare_models
+from pocketvlm.api.comparison import Comparison
+from pocketvlm.checkpoint.hub import embedded_directory
+from pocketvlm.errors import InputError, OptionError
+from pocketvlm.quantize.divergence import counted_positions, kl_divergence
+
+FEW = 900  # tokens
+
+
+@pytest.fixture(scope="module")
+def rounded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rounded_nano(tmp_path_factory.mktemp("comparing") / "rounded", "matrix", "vision_matrix")
+
+
+@pytest.fixture(scope="module")
+def comparison(rounded: Path) -> Comparison:
+    return compare_models("nano", rounded, max_tokens=FEW, threads=2)
+
+
+def test_every_kind_has_a_row_and_a_share_of_the_total(comparison: Comparison) -> None:
+    assert [row.kind for row in comparison.kinds] == ["text", "image 16x", "image 4x", "clip"]
+    total = comparison.total
+    assert total.samples == sum(row.samples for row in comparison.kinds)
+    assert total.tokens == sum(row.tokens for row in comparison.kinds) < 1.5 * FEW
+    assert total.divergence.positions == sum(row.divergence.positions for row in comparison.kinds)
+    mean = sum(row.divergence.mean * row.divergence.positions for row in comparison.kinds)
+    assert comparison.kl == pytest.approx(mean / total.divergence.positions)
+    for row in (*comparison.kinds, total):
+        found = row.divergence
+        assert 0 < found.median <= found.p99 <= found.maximum
+        assert 0.5 < found.top1 <= 1
+        assert found.positions == row.tokens if row.kind == "text" else found.positions < row.tokens
+
+
+def test_features_and_layers_have_errors(comparison: Comparison) -> None:
+    assert [row.mode for row in comparison.features] == ["16x", "4x"]
+    for row in comparison.features:
+        assert 1e-4 < row.relative < 0.05
+        assert 0.998 < row.cosine < 1
+    assert [(row.layer, row.kind) for row in comparison.layers] == [
+        *((0, "linear_attention"), (1, "full_attention")),
+        *((2, "linear_attention"), (3, "full_attention")),
+    ]
+    assert all(0.001 < row.relative < 0.5 for row in comparison.layers)
+    assert comparison.notes == ()
+    assert (comparison.data, comparison.precision, comparison.seconds > 0) == ("default", "exact", True)
+
+
+def test_rounding_the_vision_tower_alone_leaves_text_alone(tmp_path: Path) -> None:
+    found = compare_models("nano", rounded_nano(tmp_path / "vision", "vision_matrix"), max_tokens=FEW)
+    rows = {row.kind: row.divergence for row in found.kinds}
+    assert rows["text"].maximum < 1e-9
+    assert min(rows[kind].maximum for kind in ("image 16x", "image 4x", "clip")) > 1e-6
+
+
+def test_sizes_are_those_of_the_files(comparison: Comparison, rounded: Path) -> None:
+    info = pocketvlm.load("nano").info()
+    assert comparison.reference.bytes == info["bytes"]
+    assert comparison.reference.parameters == info["parameters"]
+    assert comparison.reference.quantization is None
+    assert (comparison.candidate.name, comparison.candidate.path) == (str(rounded), str(rounded))
+    for model in (comparison.reference, comparison.candidate):
+        assert model.bits_per_weight == model.language_bits_per_weight == model.vision_bits_per_weight == 16
+
+
+def test_the_divergence_is_that_of_the_logits(tmp_path: Path, rounded: Path) -> None:
+    """On one conversation, against `Model.logits`."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)).save(tmp_path / "a.png")
+    content = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What is this?"}]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "a star"}]
+    (tmp_path / "data.jsonl").write_text(json.dumps({"messages": messages}), encoding="utf-8")
+    found = compare_models("nano", rounded, data=tmp_path / "data.jsonl")
+    content[0]["image"] = str(tmp_path / "a.png")
+    logits = []
+    for name in ("nano", rounded):
+        with pocketvlm.load(name, precision="exact", threads=2) as model:
+            prompt = model.processor(messages, add_generation_prompt=False)
+            logits.append(model.logits(prompt))
+    counted = counted_positions(len(prompt.ids), [(view.start, view.tokens) for view in prompt.views])
+    expected = kl_divergence(*(rows[counted] for rows in logits))
+    assert found.total.divergence.positions == len(counted) < len(prompt.ids)
+    assert found.kl == pytest.approx(expected.mean(), rel=1e-3)
+    assert found.total.divergence.maximum == pytest.approx(expected.max(), rel=1e-3)
+
+
+def test_fast_arithmetic_can_be_compared_too(rounded: Path) -> None:
+    found = compare_models("nano", rounded, max_tokens=300, precision="fast")
+    assert found.precision == "fast"
+    assert 0 < found.kl < 1
+
+
+def test_the_json_object_has_a_version_and_everything(comparison: Comparison) -> None:
+    found = json.loads(json.dumps(comparison.to_dict()))
+    assert (found["type"], found["version"]) == ("pocketvlm.comparison", 1)
+    assert found["total"]["mean"] == comparison.kl
+    assert found["kinds"][0]["kind"] == "text"
+    assert len(found["layers"]) == 4
+    assert found["speed"] is None
+
+
+def test_models_of_other_vocabularies_are_refused(tmp_path: Path) -> None:
+    path = copy_nano(tmp_path / "renamed") / "tokenizer.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("<|im_start|>", "<|am_start|>"), encoding="utf-8")
+    template = path.with_name("chat_template.jinja")
+    template.write_text(template.read_text().replace("<|im_start|>", "<|am_start|>"))
+    with pytest.raises(OptionError, match=r"vocabularies differ: id 1231 is '<\|im_start\|>' in nano and '<\|am_"):
+        compare_models("nano", path.parent)
+
+
+def test_vocabularies_of_other_sizes_are_refused(tmp_path: Path) -> None:
+    config = json.loads((embedded_directory() / "config.json").read_text(encoding="utf-8"))["text_config"]
+    other = copy_nano(tmp_path / "larger", config={"text_config": {**config, "vocab_size": 1290}})
+    with pytest.raises(OptionError, match=r"nano has 1280 ids, .*larger has 1290: only models of one vocabulary"):
+        compare_models("nano", other)
+
+
+@pytest.mark.parametrize("tokens", [0, -3])
+def test_a_number_of_tokens_out_of_range_is_refused(tokens: int) -> None:
+    with pytest.raises(OptionError, match=f"max_tokens={tokens} is out of range"):
+        compare_models("nano", "nano", max_tokens=tokens)
+
+
+def test_bad_data_is_refused_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"messages": [{"role": "user", "content": "hi"}]}\n{"messages": [\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"data .*data.jsonl, line 2"):
+        compare_models("nano", "nano", data=path)
+    with pytest.raises(OptionError, match=r"data=.*nowhere"):
+        compare_models("nano", "nano", data=tmp_path / "nowhere")
