@@ -71,7 +71,8 @@ def scales(consumers: Sequence[Floats], gram: Floats, scheme: TensorScheme) -> F
 def _floored(sizes: Floats) -> Floats:
     """Sizes relative to their median. Inputs of nearly none count as small: their scales would have no bound."""
     median = np.float32(np.median(sizes)) or np.float32(1)
-    return np.maximum(sizes / median, np.float32(0.01))
+    floored: Floats = np.maximum(sizes / median, np.float32(0.01))
+    return floored
 
 
 def clip(w: Floats, gram: Floats, scheme: TensorScheme) -> Floats:
