@@ -187,7 +187,7 @@ class RowScheme(GridScheme):
         x = np.ascontiguousarray(w.T)
         plain = np.abs(x).max(0) / np.float32(127)
         factors = (0.9, 0.93, 0.96, 0.98, 0.99, 1.0)
-        scale = scale_only(x, weights_for(x, importance), self.levels, np.copy, factors, plain, both=False)
+        scale = np.abs(scale_only(x, weights_for(x, importance), self.levels, np.copy, factors, plain, both=False))
         return (column(np.where(scale == 0, np.float32(1), scale), np.float32),)
 
     def grid(self, parameters: Any) -> Grid:

@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvlm.quantize.chunks import row_chunks, run_chunks, threads_available
+from pocketvlm.quantize.chunks import row_chunks, run_chunks
 from pocketvlm.quantize.tensor_scheme import Codes, TensorScheme
 from pocketvlm.tensors import Floats, QuantizedTensor
 
-_ROWS = 4096  # of a chunk: a block of columns of it stays in the second-level cache
-_MIN_ROWS = 256  # fewer would cost more in calls than they gain from threads
+_ROWS, _MIN_ROWS = 2048, 256  # of a chunk: more leave the cache, fewer cost more in calls than they gain from threads
 _BLOCK = 32  # inputs whose corrections are vector operations; those of earlier blocks come from one product
 
 
@@ -42,21 +41,22 @@ class Inputs:
 
 def prepare_inputs(gram: Floats, order: bool, damping: float) -> Inputs:
     """Damp a Gram matrix, order its inputs by falling diagonal, and factor it; damping: part of the mean diagonal."""
-    diagonal = gram.diagonal().astype(np.float64)
-    mean = float(diagonal.mean()) or 1.0
+    diagonal = gram.diagonal()
+    mean = np.float32(diagonal.mean(dtype=np.float64)) or np.float32(1)
     found = np.argsort(-diagonal, kind="stable") if order else np.arange(len(gram))
+    backwards = found[::-1]
     while True:
-        damped = gram.astype(np.float64)
-        np.fill_diagonal(damped, np.where(diagonal > 0, diagonal, mean) + damping * mean)
-        backwards = found[::-1]
+        damped = np.array(gram, np.float32)
+        np.fill_diagonal(damped, np.where(diagonal > 0, diagonal, mean) + np.float32(damping) * mean)
         try:
-            lower = np.linalg.cholesky(damped[np.ix_(backwards, backwards)])
+            lower = np.linalg.cholesky(damped[np.ix_(backwards, backwards)].astype(np.float64))
             break
         except np.linalg.LinAlgError:
             damping = max(2 * damping, 1e-4)
     upper = lower[::-1, ::-1]
-    factor = np.ascontiguousarray(upper / upper.diagonal(), dtype=np.float32)
-    return Inputs(damped.astype(np.float32), found, factor)
+    factor = np.empty_like(damped)
+    np.divide(upper, upper.diagonal(), out=factor, casting="same_kind")
+    return Inputs(damped, found, factor)
 
 
 def quantize(
@@ -78,9 +78,13 @@ def quantize(
         codes[chunk] = found.T
         return parameters
 
-    size = min(_ROWS, max(_MIN_ROWS, -(-rows // threads_available())))
-    found = run_chunks(work, row_chunks(rows, size))
+    found = run_chunks(work, row_chunks(rows, _chunk_rows(rows)))
     return scheme.tensor(name, codes, join_rows(found), permutation)
+
+
+def _chunk_rows(rows: int) -> int:
+    """Rows of a chunk, some chunks for all processors; the same on any machine, so that results have the same bits."""
+    return max(_MIN_ROWS, min(_ROWS, rows // 4))
 
 
 def join_rows(chunks: Sequence[Sequence[Any]]) -> list[Any]:

@@ -19,7 +19,7 @@ from pocketvlm.quantize.tensor_scheme import TensorScheme
 from pocketvlm.tensors import Floats, QuantizedTensor
 
 _ROWS = 1024  # of a chunk when rounding to nearest: a group of all of them stays in the second-level cache
-_SWEEPS = 2
+_SWEEPS = 1
 
 
 def nearest(name: str, w: Floats, scheme: TensorScheme, importance: Floats | None = None) -> QuantizedTensor:

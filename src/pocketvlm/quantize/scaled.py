@@ -42,7 +42,10 @@ class ScaledBlock(GridScheme):
     def fit(self, w: Floats, importance: Floats | None = None) -> Parameters:
         x = np.ascontiguousarray(w.T)
         end = np.where(-x.min(0) > x.max(0), x.min(0), x.max(0)) / self._plain_level
-        scale = scale_only(x, weights_for(x, importance), self.levels, as_float16, self._factors, end)
+        low, high = self.levels.ends
+        scale = scale_only(x, weights_for(x, importance), self.levels, as_float16, self._factors, end, -low != high)
+        if -low == high:
+            scale = np.abs(scale)
         return (column(scale, np.float16),)
 
     def grid(self, parameters: Any) -> Grid:
