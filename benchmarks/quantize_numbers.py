@@ -16,18 +16,26 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from comparison.machines import machine
 from peers import quantizers
 
 from pocketvlm.quantize.methods import awq_clip, awq_scales, gptq, nearest, output_error
+from pocketvlm.quantize.tensor_scheme import TensorScheme
 from pocketvlm.quantize.tensor_schemes import tensor_scheme
 from pocketvlm.tensors import Floats
 
 RESULTS = Path(__file__).resolve().parent / "results" / "quantize_numbers.json"
 SHAPES = ((1024, 3584), (3584, 1024), (2048, 1024))  # [outputs, inputs]
-TOKENS = 16384
+TOKENS = 8192
+GROUPS = (("int4-g128", 128, False), ("int4-g128-sym", 128, True), ("int4-g64", 64, False))
+AUTO_GPTQ = {
+    "auto-gptq": {},
+    "auto-gptq, static, ordered": {"actorder": True, "static_groups": True},
+    "auto-gptq, static, ordered, mse": {"actorder": True, "static_groups": True, "mse": True},
+}
 BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL")
 
 
@@ -85,80 +93,81 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@dataclass(frozen=True)
+class Table:
+    """Measures quantizers on one case and appends rows."""
+
+    its: Case
+    rows: list[Row]
+
+    def add(self, scheme: str, who: str, quantize: Callable[[], Floats]) -> None:
+        """Quantize, print and append the errors."""
+        outputs, inputs = self.its.w.shape
+        bits = tensor_scheme(scheme).bits_per_weight((outputs, inputs))
+        start = time.perf_counter()
+        values = quantize()
+        seconds = time.perf_counter() - start
+        errors = [output_error(self.its.w, values, gram) for gram in (self.its.gram, self.its.other)]
+        shape = f"{outputs} x {inputs}"
+        self.rows.append(Row(shape, scheme, round(bits, 3), who, errors[0], errors[1], round(seconds, 3)))
+        print(
+            f"{shape:12} {scheme:14} {bits:6.3f}  {who:30} {errors[0]:.3e} {errors[1]:.3e} {seconds:7.2f} s", flush=True
+        )
+
+    def ours(self, name: str, clipped: bool) -> None:
+        """Our methods; clipped: AWQ's scales and clipping with rounding to nearest too."""
+        w, gram, scheme = self.its.w, self.its.gram, tensor_scheme(name)
+        importance = np.ascontiguousarray(gram.diagonal())
+        self.add(name, "nearest", lambda: nearest("w", w, scheme, importance).dequantize())
+        self.add(name, "gptq", lambda: gptq("w", w, gram, scheme).dequantize())
+        if clipped:
+            self.add(name, "awq scales, clip, nearest", lambda: self.scaled(scheme, clipped=True))
+        self.add(name, "awq scales, gptq", lambda: self.scaled(scheme, clipped=False))
+
+    def scaled(self, scheme: TensorScheme, clipped: bool) -> Floats:
+        """Our AWQ scales, then clipping and rounding to nearest, or GPTQ."""
+        s = awq_scales([self.its.w], self.its.gram, scheme)
+        w, gram = self.its.w * s, self.its.gram / np.outer(s, s)
+        if not clipped:
+            return gptq("w", w, gram, scheme).dequantize() / s
+        importance = np.ascontiguousarray(gram.diagonal())
+        return nearest("w", awq_clip(w, gram, scheme), scheme, importance).dequantize() / s
+
+    def llama_cpp(self, kind: str) -> None:
+        """llama.cpp's quantizer with the importance matrix."""
+        importance = np.ascontiguousarray(self.its.gram.diagonal())
+        self.add(kind, "llama.cpp, importance", lambda: quantizers.llama_cpp(kind, self.its.w, importance))
+
+    def groups(self, name: str, group: int, symmetric: bool, module: ModuleType | None) -> None:
+        """AutoGPTQ and AWQ with 4 bits."""
+        w, gram = self.its.w, self.its.gram
+        for label, options in AUTO_GPTQ.items() if module is not None else ():
+
+            def quantize(options: dict[str, bool] = options) -> Floats:
+                assert module is not None
+                return quantizers.auto_gptq(module, w, gram, 4, group, symmetric, **options)
+
+            self.add(name, label, quantize)
+        if not symmetric:
+            self.add(name, "AWQ", lambda: quantizers.awq(w, self.its.x, 4, group))
+
+
 def main() -> None:
     """Measure all shapes and print the table."""
     options = parse()
     module = None if options.auto_gptq is None else quantizers.load_auto_gptq(options.auto_gptq)
     rows: list[Row] = []
     for shape in SHAPES:
-        its = case(shape)
-        importance = np.ascontiguousarray(its.gram.diagonal())
-
-        def add(
-            scheme: str,
-            bits: float,
-            who: str,
-            quantize: Callable[[], Floats],
-            its: Case = its,
-            shape: tuple[int, int] = shape,
-        ) -> None:
-            start = time.perf_counter()
-            values = quantize()
-            seconds = time.perf_counter() - start
-            errors = output_error(its.w, values, its.gram), output_error(its.w, values, its.other)
-            rows.append(Row(f"{shape[0]} x {shape[1]}", scheme, round(bits, 3), who, *errors, round(seconds, 3)))
-            last = rows[-1]
-            print(
-                f"{last.shape:12} {scheme:12} {bits:6.3f}  {who:28} {errors[0]:.3e} {errors[1]:.3e} {seconds:7.2f} s",
-                flush=True,
-            )
-
+        table = Table(case(shape), rows)
         for kind in BLOCKS:
-            scheme = tensor_scheme(kind)
-            bits = scheme.bits_per_weight(shape)
-            add(kind, bits, "llama.cpp", lambda kind=kind: quantizers.llama_cpp(kind, its.w, importance))
-            add(kind, bits, "nearest", lambda scheme=scheme: nearest("w", its.w, scheme, importance).dequantize())
-            add(kind, bits, "gptq", lambda scheme=scheme: gptq("w", its.w, its.gram, scheme).dequantize())
-        for name, group, symmetric in (
-            ("int4-g128", 128, False),
-            ("int4-g128-sym", 128, True),
-            ("int4-g64", 64, False),
-        ):
-            scheme = tensor_scheme(name)
-            bits = scheme.bits_per_weight(shape)
-            if module is not None:
-                for label, peer in (
-                    ("auto-gptq", {}),
-                    ("auto-gptq static, ordered", {"actorder": True, "static_groups": True}),
-                    ("auto-gptq ordered", {"actorder": True}),
-                    ("auto-gptq static, ord., mse", {"actorder": True, "static_groups": True, "mse": True}),
-                ):
-                    add(
-                        name, bits, label,
-                        lambda peer=peer: quantizers.auto_gptq(module, its.w, its.gram, 4, group, symmetric, **peer),
-                    )  # fmt: skip
-            if not symmetric:
-                add(name, bits, "AWQ", lambda: quantizers.awq(its.w, its.x, 4, group))
-                add(name, bits, "awq", lambda scheme=scheme: our_awq(its, scheme.name))
-            add(name, bits, "nearest", lambda scheme=scheme: nearest("w", its.w, scheme, importance).dequantize())
-            add(name, bits, "gptq, no sweeps",
-                lambda scheme=scheme: gptq("w", its.w, its.gram, scheme, sweeps=0).dequantize())  # fmt: skip
-            add(name, bits, "gptq", lambda scheme=scheme: gptq("w", its.w, its.gram, scheme).dequantize())
-            add(name, bits, "awq scales, then gptq", lambda scheme=scheme: our_awq(its, scheme.name, True))
+            table.llama_cpp(kind)
+            table.ours(kind, clipped=False)
+        for name, group, symmetric in GROUPS:
+            table.groups(name, group, symmetric, module)
+            table.ours(name, clipped=not symmetric)
     if not options.no_write:
         found = {"machine": machine(), "tokens": TOKENS, "rows": [asdict(row) for row in rows]}
         RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-
-def our_awq(its: Case, name: str, then_gptq: bool = False) -> Floats:
-    """Our scales, then clipping and rounding, or GPTQ."""
-    scheme = tensor_scheme(name)
-    s = awq_scales([its.w], its.gram, scheme)
-    gram = its.gram / np.outer(s, s)
-    if then_gptq:
-        return gptq("w", its.w * s, gram, scheme).dequantize() / s
-    importance = np.ascontiguousarray(gram.diagonal())
-    return nearest("w", awq_clip(its.w * s, gram, scheme), scheme, importance).dequantize() / s
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ def test_every_scheme_says_what_it_needs() -> None:
 
 def test_unknown_names_are_refused() -> None:
     for name in ("int4", "int7-g64", "int4-g48", "q4_k", "Q4_K_M", ""):
-        with pytest.raises(OptionError, match="unknown quantization scheme .*Q4_K"):
+        with pytest.raises(OptionError, match=r"unknown quantization scheme .*Q4_K"):
             tensor_scheme(name)
 
 

@@ -109,7 +109,7 @@ class GridScheme(TensorScheme):
         )
 
 
-def column(numbers: Floats, dtype: type[np.generic]) -> NDArray[Any]:
+def column(numbers: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
     """Numbers [rows], or [count, rows], as an array of parameters [rows, count]."""
     return np.ascontiguousarray(np.atleast_2d(numbers).T.astype(dtype))
 

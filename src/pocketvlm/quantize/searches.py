@@ -8,6 +8,7 @@ solves in turn, which never increases the error.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ def divided(a: Floats, b: Floats) -> Floats:
     return np.divide(a, b, out=np.zeros_like(a), where=b > _TINY)
 
 
-def take(target: Iterable[Floats], source: Iterable[Floats], better: NDArray[np.bool_]) -> None:
+def take(target: Iterable[NDArray[Any]], source: Iterable[NDArray[Any]], better: NDArray[np.bool_]) -> None:
     """Replace numbers of groups for which other ones are better."""
     for old, new in zip(target, source, strict=True):
         np.copyto(old, new, where=better)
@@ -178,7 +179,7 @@ def scale_and_bias(
     negative_bias: biases are at most 0.
     """
     wx = weighted(x, w)
-    count = np.float32(len(x)) if w is None else total(np.broadcast_to(w, (len(w), *x.shape[1:])))
+    count: Any = np.float32(len(x)) if w is None else total(np.broadcast_to(w, (len(w), *x.shape[1:])))
     low, high = x.min(0), x.max(0)
     if negative_bias:
         low = np.minimum(low, 0)
