@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pocketvlm.config import ModelConfig
 from pocketvlm.model import expected_tensors, tensor_roles
-from pocketvlm.quantize.methods import nearest
+from pocketvlm.quantize.awq import rounded
 from pocketvlm.quantize.recipes import FUSED_GROUPS
 from pocketvlm.quantize.tensor_schemes import tensor_scheme
 from pocketvlm.schemes import Role
@@ -103,8 +103,8 @@ def sampled_rows(w: Floats, role: Role) -> Rows:
     return Rows(rows, len(w) / len(rows))
 
 
-def rounding_error(name: str, rows: Rows, gram: Floats, scheme: str) -> float:
+def rounding_error(rows: Rows, gram: Floats, scheme: str) -> float:
     """The squared output error of a whole matrix after rounding to nearest."""
     importance = np.ascontiguousarray(np.diagonal(gram))
-    difference = rows.values - nearest(name, rows.values, tensor_scheme(scheme), importance).dequantize()
+    difference = rows.values - rounded(rows.values, tensor_scheme(scheme), importance)
     return float(((difference @ gram) * difference).sum(dtype=np.float64)) * rows.each
