@@ -72,8 +72,8 @@ class Measurement:
                 rows = sampled_rows(self._job.dense[name].float32(), self._job.roles[name])
                 known = [each for each in candidates if each is not None]
 
-                def error(at: slice, name: str = name, rows: Rows = rows, known: list[str] = known) -> float:
-                    return rounding_error(name, rows, grams[name], known[at.start])
+                def error(at: slice, gram: Floats = grams[name], rows: Rows = rows, known: list[str] = known) -> float:
+                    return rounding_error(rows, gram, known[at.start])
 
                 found[name] = dict(zip(known, run_chunks(error, row_chunks(len(known), 1)), strict=True))
         return found
