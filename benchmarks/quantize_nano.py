@@ -100,6 +100,7 @@ def measure(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
     chosen = [each for each in CANDIDATES if not args.only or any(part in each.name for part in args.only)]
     if reference not in chosen:
         chosen.insert(0, reference)
+    directory.mkdir(parents=True, exist_ok=True)
     found = made(chosen, directory, args.threads)
     rows: dict[str, Any] = {}
     for candidate in chosen:
