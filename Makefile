@@ -42,10 +42,10 @@ test-formats: $(VENV)/.formats build/formats/.unpacked
 DOWNLOAD = $(BIN)/python -m pip download --quiet --no-deps --dest $(@D)
 build/formats/.unpacked: $(VENV)/.formats
 	@mkdir -p $(@D)
-	$(DOWNLOAD) --no-binary :all: autoawq==0.2.9
+	$(DOWNLOAD) --no-binary :all: autoawq==0.2.9 llama-cpp-python==0.3.36
 	$(DOWNLOAD) --only-binary :all: --python-version 3.11 --platform manylinux2014_x86_64 auto-gptq==0.7.1
 	$(DOWNLOAD) --only-binary :all: mlx-vlm==0.7.10
-	tar -xzf $(@D)/autoawq-0.2.9.tar.gz -C $(@D)
+	for source in $(@D)/*.tar.gz; do tar -xzf $$source -C $(@D) || exit 1; done
 	for wheel in $(@D)/*.whl; do $(BIN)/python -m zipfile -e $$wheel $(@D) || exit 1; done
 	@touch $@
 

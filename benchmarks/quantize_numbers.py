@@ -29,12 +29,11 @@ from pocketvlm.tensors import Floats
 
 RESULTS = Path(__file__).resolve().parent / "results" / "quantize_numbers.json"
 SHAPES = ((1024, 3584), (3584, 1024), (2048, 1024))  # [outputs, inputs]
-TOKENS = 16384
+TOKENS = 8192
 GROUPS = (("int4-g128", 128, False), ("int4-g128-sym", 128, True), ("int4-g64", 64, False))
 AUTO_GPTQ = {
     "auto-gptq": {},
     "auto-gptq, static, ordered": {"actorder": True, "static_groups": True},
-    "auto-gptq, ordered": {"actorder": True},
     "auto-gptq, static, ordered, mse": {"actorder": True, "static_groups": True, "mse": True},
 }
 BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL")
@@ -115,14 +114,14 @@ class Table:
             f"{shape:12} {scheme:14} {bits:6.3f}  {who:30} {errors[0]:.3e} {errors[1]:.3e} {seconds:7.2f} s", flush=True
         )
 
-    def ours(self, name: str) -> None:
-        """All of our methods."""
+    def ours(self, name: str, clipped: bool) -> None:
+        """Our methods; clipped: AWQ's scales and clipping with rounding to nearest too."""
         w, gram, scheme = self.its.w, self.its.gram, tensor_scheme(name)
         importance = np.ascontiguousarray(gram.diagonal())
         self.add(name, "nearest", lambda: nearest("w", w, scheme, importance).dequantize())
-        self.add(name, "gptq without sweeps", lambda: gptq("w", w, gram, scheme, sweeps=0).dequantize())
         self.add(name, "gptq", lambda: gptq("w", w, gram, scheme).dequantize())
-        self.add(name, "awq scales, clip, nearest", lambda: self.scaled(scheme, clipped=True))
+        if clipped:
+            self.add(name, "awq scales, clip, nearest", lambda: self.scaled(scheme, clipped=True))
         self.add(name, "awq scales, gptq", lambda: self.scaled(scheme, clipped=False))
 
     def scaled(self, scheme: TensorScheme, clipped: bool) -> Floats:
@@ -162,10 +161,10 @@ def main() -> None:
         table = Table(case(shape), rows)
         for kind in BLOCKS:
             table.llama_cpp(kind)
-            table.ours(kind)
+            table.ours(kind, clipped=False)
         for name, group, symmetric in GROUPS:
             table.groups(name, group, symmetric, module)
-            table.ours(name)
+            table.ours(name, clipped=not symmetric)
     if not options.no_write:
         found = {"machine": machine(), "tokens": TOKENS, "rows": [asdict(row) for row in rows]}
         RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

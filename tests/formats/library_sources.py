@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +34,26 @@ def mlx_vlm() -> ModuleType:
     if folder not in sys.path:
         sys.path.append(folder)
     return importlib.import_module("mlx_vlm.utils")
+
+
+def convert_to_gguf(directory: Path, out: Path) -> None:
+    """A GGUF file of the language model in float32, by llama.cpp's converter, which is told the kind of tokenizer.
+
+    It knows tokenizers by a digest of theirs, and that of `nano` is not on its list.
+    """
+    folder = _existing(FOLDER / "llama_cpp_python-0.3.36/vendor/llama.cpp")
+    code = """
+import runpy, sys
+import conversion.base as base
+for value in vars(base).values():
+    if isinstance(value, type) and hasattr(value, "get_vocab_base_pre"):
+        value.get_vocab_base_pre = lambda self, tokenizer: "qwen35"
+runpy.run_path("convert_hf_to_gguf.py", run_name="__main__")
+"""
+    options = [str(directory), "--outfile", str(out), "--outtype", "f32", "--no-mtp"]
+    command = [sys.executable, "-c", code, *options]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def _existing(path: Path) -> Path:

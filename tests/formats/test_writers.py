@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from library_sources import load, mlx_vlm
+from gguf_kit import TYPES, write_pair
+from library_sources import convert_to_gguf, load, mlx_vlm
 from safetensors.torch import load_file
 from test_nano import assert_answers
 
 from pocketvlm.api import load as load_model
 from pocketvlm.api.converting import convert_model
+from pocketvlm.checkpoint.formats.gguf import unpack_matrix
 from pocketvlm.checkpoint.formats.mlx import is_zero_centred
 from pocketvlm.checkpoint.hub import embedded_directory
 from pocketvlm.checkpoint.huggingface import read_checkpoint
+from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.checkpoint.writers.mlx import mlx_name
 from pocketvlm.checkpoint.writers.output import write_checkpoint
 from pocketvlm.checkpoint.writers.registry import WRITERS
@@ -35,6 +38,11 @@ PUBLISHED = re.compile(
     r"model\.language_model\.layers\.\d+\."
     r"(self_attn\.[qkvo]_proj|linear_attn\.(in_proj_qkv|in_proj_z|out_proj)|mlp\.(gate|up|down)_proj)\.weight"
 )
+
+
+def dequantize(kind: str, rows: np.ndarray) -> np.ndarray:
+    _, values, nbytes, _ = TYPES[kind]
+    return unpack_matrix("m", kind, (len(rows), rows.shape[1] // nbytes * values), lambda: rows).dequantize()
 
 
 def write_nano(
@@ -182,6 +190,42 @@ def test_transformers_loads_dense_checkpoints(tmp_path: Path, format: str) -> No
         if name in matrices:
             assert torch.equal(parameter, torch.from_numpy(matrices[name].dequantize()).to(dtype)), name
     transformers.AutoProcessor.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("format", "scheme"),
+    [("gptq", "int4-g64"), ("gptq", "int2-g32"), ("compressed-tensors", "int4-g64"), ("compressed-tensors", "nvfp4")],
+)
+def test_llama_cpp_converts(tmp_path: Path, format: str, scheme: str) -> None:
+    """Its converter gives the values of the matrices; with 2 bits there are zero points 0, and version 2 of GPTQ."""
+    matrices = write_nano(format, scheme, tmp_path / "out", permuted=(format, scheme) == ("gptq", "int4-g64"))
+    convert_to_gguf(tmp_path / "out", tmp_path / "out.gguf")
+    checkpoint = open_checkpoint(tmp_path / "out.gguf")
+    found = checkpoint.tensors(expected_tensors(checkpoint.model))
+    for name, matrix in matrices.items():
+        values = matrix.dequantize()
+        # It divides by the global scale of NVFP4 before it multiplies.
+        assert np.abs(found[name].dequantize() - values).max() <= (1e-6 if scheme == "nvfp4" else 0), name
+
+
+def test_transformers_loads_what_was_a_gguf_pair(tmp_path: Path) -> None:
+    """config.json and the tokenizer, which are made of metadata, give the ids and the logits of the pair."""
+    transformers = import_module("transformers")
+    pair = write_pair(tmp_path / "pair", dequantize, ["Q8_0"])
+    convert_model(pair.text, tmp_path / "out", format="bf16")
+    theirs = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    messages = [{"role": "user", "content": "What is 1 + 1? Straße, 漢字"}]
+    inputs = tokenizer.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+    )
+    with torch.no_grad():
+        expected = theirs(**inputs).logits[0, -1].numpy()
+    with load_model(tmp_path / "out", precision="exact", cache=False, threads=2) as ours:
+        prompt = ours.processor(messages)
+        assert np.array_equal(prompt.ids, inputs["input_ids"][0].numpy())
+        found = ours.logits(prompt)
+    assert np.linalg.norm(found.reshape(-1, found.shape[-1])[-1] - expected) <= 1e-4 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from pocketvlm.checkpoint.checkpoint import Checkpoint
+from pocketvlm.checkpoint.formats.safetensors import leave
 from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.checkpoint.writers.output import GGUF_SUFFIX, check_free, write_checkpoint
@@ -15,6 +16,9 @@ from pocketvlm.checkpoint.writers.registry import find_writer
 from pocketvlm.errors import OptionError
 from pocketvlm.model import expected_tensors, tensor_roles
 from pocketvlm.tensors import QuantizedTensor, Tensor
+
+# Bytes after which pages of the source are unmapped: else the whole source would count as resident.
+_UNMAPPED_EVERY = 1 << 28
 
 Progress = Callable[[str, int, int], None]
 
@@ -46,7 +50,16 @@ def convert_model(
     checkpoint = open_checkpoint(path, mmproj=mmproj)
     tensors = checkpoint.tensors(expected_tensors(checkpoint.model))
     roles = tensor_roles(checkpoint.model)
-    written = progress and partial(progress, "write")
+    done_before = 0
+
+    def written(done: int, total: int) -> None:
+        nonlocal done_before
+        if done - done_before >= _UNMAPPED_EVERY or done == total:
+            leave(checkpoint.tensor_files)
+            done_before = done
+        if progress is not None:
+            progress("write", done, total)
+
     return write_checkpoint(writer, checkpoint, tensors, roles, target, label_of(checkpoint, tensors), written)
 
 

@@ -68,11 +68,12 @@ def quantize_model(
     "native", "gguf", "awq", "gptq", "mlx" or "compressed-tensors". scheme: such as "int4-g64" or "Q4_K_M"; each format
     has its own. method: "rtn" (round to nearest, the scale with the smallest squared error), "gptq", "awq", or "auto"
     (GPTQ, with AWQ's scales where these help, and a scheme for each matrix). calibration: "default" (texts, chats, tool
-    calls and drawn pictures), a JSONL file of conversations, or a folder of pictures; "rtn" needs none. mmproj: the
-    vision file of a GGUF model of 16 bits. keep: patterns (fnmatch) of tensors that stay as they are. bits_per_weight: what "auto" may spend on the language model's matrices and head on average,
-    scales included (None: as much as the scheme does). With native, MLX and GGUF files, "auto" gives each matrix a
-    scheme of the same family as `scheme`; the other formats have one scheme, and a budget says which matrices may
-    have 16 bits instead. seed: of the default calibration set. threads: CPU threads (None: physical cores).
+    calls and drawn pictures), a JSONL file of conversations, or a folder of pictures; "rtn" needs none. keep: patterns
+    (fnmatch) of tensors that stay as they are. bits_per_weight: what "auto" may spend on the language model's matrices
+    and head on average, scales included (None: as much as the scheme does). With native, MLX and GGUF files, "auto"
+    gives each matrix a scheme of the same family as `scheme`; the other formats have one scheme, and a budget says
+    which matrices may have 16 bits instead. seed: of the default calibration set. threads: CPU threads (None: physical
+    cores). mmproj: the vision file of a GGUF model of 16 bits.
     progress(stage, done, total, seconds left) is called often.
 
     The work is saved in a folder `out`.partial as it goes: the same call resumes there after the process was killed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from pocketvlm.config import ModelConfig
 from pocketvlm.model import expected_tensors, tensor_roles
-from pocketvlm.quantize.methods import nearest
+from pocketvlm.quantize.awq import rounded
 from pocketvlm.quantize.recipes import FUSED_GROUPS
 from pocketvlm.quantize.tensor_schemes import tensor_scheme
 from pocketvlm.schemes import Role
@@ -87,10 +88,23 @@ def mean_bits(schemes: Mapping[str, str | None], config: ModelConfig) -> float:
     return sum(bits_of(schemes[name], shapes[name]) for name in counted) / sum(prod(shapes[name]) for name in counted)
 
 
-def sampled_error(name: str, w: Floats, gram: Floats, scheme: str, role: Role) -> float:
-    """The squared output error of a matrix after rounding to nearest, estimated from some of its rows."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Some rows of a matrix, evenly spread, each of which stands for `each` rows."""
+
+    values: Floats
+    each: float
+
+
+def sampled_rows(w: Floats, role: Role) -> Rows:
+    """Rows from which the error of a matrix is estimated."""
     wanted = _SAMPLED_ROWS if role == "matrix" else _SAMPLED_HEAD_ROWS
     rows = np.ascontiguousarray(w[:: max(1, len(w) // wanted)])
-    values = nearest(name, rows, tensor_scheme(scheme), np.ascontiguousarray(np.diagonal(gram))).dequantize()
-    difference = rows - values
-    return float(np.einsum("ij,ij->", difference @ gram, difference, dtype=np.float64)) * len(w) / len(rows)
+    return Rows(rows, len(w) / len(rows))
+
+
+def rounding_error(rows: Rows, gram: Floats, scheme: str) -> float:
+    """The squared output error of a whole matrix after rounding to nearest."""
+    importance = np.ascontiguousarray(np.diagonal(gram))
+    difference = rows.values - rounded(rows.values, tensor_scheme(scheme), importance)
+    return float(((difference @ gram) * difference).sum(dtype=np.float64)) * rows.each

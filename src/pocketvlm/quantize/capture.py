@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.backends.batch import Ints, Step, SubStep
 from pocketvlm.backends.ops import Activation, AdaptedRows, AttentionSpec, DeltaSpec, KVCache, Ops
+from pocketvlm.quantize.chunks import run_chunks
 
 Floats = NDArray[np.float32]
-_ROWS = 4096  # rows whose products are summed in float32 at once
+_ROWS = 2048  # of a chunk, whose products one thread sums in float32
+_CHUNKS_AT_ONCE = 4  # their products are in memory together
 
 
 class Inputs:
@@ -30,13 +32,25 @@ class Inputs:
 
     def add(self, x: Floats, reference: Floats | None = None) -> None:
         """Add rows [n, inputs]."""
-        for start in range(0, len(x), _ROWS):
-            rows = x[start : start + _ROWS]
-            self._gram += rows.T @ rows
-            if reference is not None:
-                if self._drift is None:
-                    self._drift = np.zeros_like(self._gram)
-                self._drift += (reference[start : start + _ROWS] - rows).T @ rows
+        if reference is not None and self._drift is None:
+            self._drift = np.zeros_like(self._gram)
+
+        def products(chunk: slice) -> tuple[Floats, Floats | None]:
+            rows = x[chunk]
+            gram: Floats = rows.T @ rows
+            if reference is None:
+                return gram, None
+            away: Floats = (reference[chunk] - rows).T
+            drift: Floats = away @ rows
+            return gram, drift
+
+        # Always the same chunks: sums must not depend on the number of threads.
+        chunks = [slice(start, start + _ROWS) for start in range(0, len(x), _ROWS)]
+        for at in range(0, len(chunks), _CHUNKS_AT_ONCE):
+            for gram, drift in run_chunks(products, chunks[at : at + _CHUNKS_AT_ONCE]):
+                self._gram += gram
+                if drift is not None and self._drift is not None:
+                    self._drift += drift
         self.rows += len(x)
 
     def gram(self) -> Floats:

@@ -41,21 +41,22 @@ class Inputs:
 
 def prepare_inputs(gram: Floats, order: bool, damping: float) -> Inputs:
     """Damp a Gram matrix, order its inputs by falling diagonal, and factor it; damping: part of the mean diagonal."""
-    diagonal = gram.diagonal().astype(np.float64)
-    mean = float(diagonal.mean()) or 1.0
+    diagonal = gram.diagonal()
+    mean = np.float32(diagonal.mean(dtype=np.float64)) or np.float32(1)
     found = np.argsort(-diagonal, kind="stable") if order else np.arange(len(gram))
+    backwards = found[::-1]
     while True:
-        damped = gram.astype(np.float64)
-        np.fill_diagonal(damped, np.where(diagonal > 0, diagonal, mean) + damping * mean)
-        backwards = found[::-1]
+        damped = np.array(gram, np.float32)
+        np.fill_diagonal(damped, np.where(diagonal > 0, diagonal, mean) + np.float32(damping) * mean)
         try:
-            lower = np.linalg.cholesky(damped[np.ix_(backwards, backwards)])
+            lower = np.linalg.cholesky(damped[np.ix_(backwards, backwards)].astype(np.float64))
             break
         except np.linalg.LinAlgError:
             damping = max(2 * damping, 1e-4)
     upper = lower[::-1, ::-1]
-    factor = np.ascontiguousarray(upper / upper.diagonal(), dtype=np.float32)
-    return Inputs(damped.astype(np.float32), found, factor)
+    factor = np.empty_like(damped)
+    np.divide(upper, upper.diagonal(), out=factor, casting="same_kind")
+    return Inputs(damped, found, factor)
 
 
 def quantize(

@@ -28,7 +28,7 @@ from pocketvlm.tensors import Array, BlockValues, Floats
 SUPER = 256
 _SHRINKS = {4: (0.0, 0.025, 0.05, 0.08, 0.12, 0.17), 5: (0.0, 0.015, 0.03, 0.05, 0.08)}
 _SIX_BITS = np.float32(63)
-_ROUNDS, _NEIGHBOUR_ROUNDS = 5, 2
+_ROUNDS = 3
 
 
 def _grouped(x: Floats, group: int) -> Floats:
@@ -65,12 +65,19 @@ class MinimumBlock(GridScheme):
         scale, bias = scale_and_bias(x, weights, top, _SHRINKS[self.bits], negative_bias=True)
         best: tuple[Floats, ...] | None = None
         for factor in (1.0, 0.97, 1.03):
-            found = _super_block(x, weights, np.float32(top), scale, bias, np.float32(factor))
+            d = as_float16(scale.max(0) / _SIX_BITS * np.float32(factor))
+            m = as_float16(-bias.min(0) / _SIX_BITS * np.float32(factor))
+            scales = np.clip(np.rint(scale * inverse(d)), 0, _SIX_BITS)
+            minima = np.clip(np.rint(-bias * inverse(m)), 0, _SIX_BITS)
+            found = _super_block(x, weights, np.float32(top), (scales, d, minima, m), _ROUNDS, neighbours=False)
             if best is None:
                 best = found
             else:
                 take(best, found, found[-1] < best[-1])
         assert best is not None
+        scales, d, minima, dmin, _ = best
+        found = _super_block(x, weights, np.float32(top), (scales, d, minima, -dmin), 2, neighbours=True)
+        take(best, found, found[-1] < best[-1])
         scales, d, minima, dmin, _ = best
         return column(scales, np.uint8), column(d, np.float16), column(minima, np.uint8), column(dmin, np.float16)
 
@@ -94,19 +101,16 @@ class MinimumBlock(GridScheme):
 
 
 def _super_block(
-    x: Floats, w: Floats | None, top: np.float32, scale: Floats, bias: Floats, factor: np.float32
+    x: Floats, w: Floats | None, top: np.float32, start: tuple[Floats, ...], rounds: int, neighbours: bool
 ) -> tuple[Floats, ...]:
-    """Scales [8, rows], d [rows], minima [8, rows], -dmin [rows] and the error [rows].
+    """Scales [8, rows], d [rows], minima [8, rows], -dmin [rows] and the error [rows]: the best of some rounds.
 
-    scale, bias: [8, rows], optimal for each group alone. factor: of the first d that is tried.
+    start: scales, d, minima, dmin. neighbours: try the integers next to each, with levels rounded anew.
     """
     wx = weighted(x, w)
-    count = np.float32(32) if w is None else total(np.broadcast_to(w, (32, 8, w.shape[2])))
+    count: Any = np.float32(32) if w is None else total(np.broadcast_to(w, (32, 8, w.shape[2])))
     sum_x, sum_xx = total(wx), total(wx * x)
-    d = as_float16(scale.max(0) / _SIX_BITS * factor)
-    m = as_float16(-bias.min(0) / _SIX_BITS * factor)
-    scales = np.clip(np.rint(scale * inverse(d)), 0, _SIX_BITS)
-    minima = np.clip(np.rint(-bias * inverse(m)), 0, _SIX_BITS)
+    scales, d, minima, m = start
     t = np.empty_like(x)
 
     def rounded(effective: Floats, shift: Floats) -> Floats:
@@ -125,8 +129,8 @@ def _super_block(
         return total(weighted(q, w) * q)
 
     best: tuple[Floats, ...] | None = None
-    for number in range(_ROUNDS):
-        if number >= _ROUNDS - _NEIGHBOUR_ROUNDS:
+    for _ in range(rounds):
+        if neighbours:
             scales, minima = _neighbours(scales, minima, group_errors)
         effective, shift = scales * d, minima * m
         q = rounded(effective, shift)
@@ -252,7 +256,7 @@ def _signed_super_block(x: Floats, w: Floats | None, scale: Floats, factor: np.f
     scales = np.clip(np.rint(scale * inverse(d)), low, high)
     t = np.empty_like(x)
     best: tuple[Floats, ...] | None = None
-    for _ in range(_ROUNDS):
+    for _ in range(_ROUNDS + 1):
         effective = scales * d
         np.multiply(x, inverse(effective), out=t)
         np.rint(t, out=t)

@@ -116,7 +116,7 @@ Make = Callable[[str, Floats, Floats, TensorScheme], QuantizedTensor]
 
 
 def _clipped(name: str, w: Floats, gram: Floats, scheme: TensorScheme) -> QuantizedTensor:
-    return nearest(name, awq_clip(w, gram, scheme), scheme)
+    return nearest(name, awq_clip(w, gram, scheme), scheme, np.ascontiguousarray(np.diagonal(gram)))
 
 
 def _all(

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from pocketvlm.quantize.allocation import Choice, Unit, allocate
 from pocketvlm.quantize.calibration.sample import within
-from pocketvlm.quantize.candidates import COUNTED, bits_of, sampled_error
+from pocketvlm.quantize.candidates import COUNTED, Rows, bits_of, rounding_error, sampled_rows
 from pocketvlm.quantize.capture import Inputs
+from pocketvlm.quantize.chunks import row_chunks, run_chunks
 from pocketvlm.quantize.clock import Clock
 from pocketvlm.quantize.job import Job
 from pocketvlm.quantize.methods import nearest
@@ -63,15 +64,18 @@ class Measurement:
 
     def _errors(self, grams: Mapping[str, Floats]) -> dict[str, dict[str, float]]:
         """The squared output error of each candidate of the matrices whose inputs are given."""
-        found = {}
+        found: dict[str, dict[str, float]] = {}
         for names, candidates in self._job.units.items():
             for name in names:
-                if name in grams:
-                    w = self._job.dense[name].float32()
-                    role = self._job.roles[name]
-                    found[name] = {
-                        each: sampled_error(name, w, grams[name], each, role) for each in candidates if each is not None
-                    }
+                if name not in grams:
+                    continue
+                rows = sampled_rows(self._job.dense[name].float32(), self._job.roles[name])
+                known = [each for each in candidates if each is not None]
+
+                def error(at: slice, gram: Floats = grams[name], rows: Rows = rows, known: list[str] = known) -> float:
+                    return rounding_error(rows, gram, known[at.start])
+
+                found[name] = dict(zip(known, run_chunks(error, row_chunks(len(known), 1)), strict=True))
         return found
 
     def _probe(self) -> dict[str, float]:

@@ -18,7 +18,7 @@ from safetensors_kit import encode
 from word_kit import awq_arrays, gptq_arrays, packed, random_matrix
 
 from pocketvlm.backends.native.layout import kernel_of
-from pocketvlm.checkpoint.formats.native import native_arrays
+from pocketvlm.checkpoint.formats.native_arrays import native_arrays
 from pocketvlm.checkpoint.formats.registry import READERS, find_format
 from pocketvlm.checkpoint.formats.safetensors import read_entries
 from pocketvlm.checkpoint.names import canonical_entries

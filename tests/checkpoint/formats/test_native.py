@@ -78,6 +78,16 @@ def test_codes_of_all_bits_and_widths(tmp_path: Path, bits: int, dtype: type) ->
     round_trip(tmp_path, tensors)
 
 
+def test_equal_zero_points_take_no_array(tmp_path: Path) -> None:
+    """Those of symmetric codes; blocks with a codebook always have their codes."""
+    scales = BlockValues(np.ones((2, 2), np.uint8), (1, 4), codebook=np.arange(4, dtype=np.float32))
+    zeros = BlockValues(np.full((2, 2), 8, np.uint8), (1, 4))
+    round_trip(tmp_path, {"a": QuantizedTensor("a", 4, (2, 8), np.ones((2, 8), np.uint8), scales, zeros)})
+    names = read_header(tmp_path / "native.safetensors")
+    assert "a.zero_points" not in names
+    assert "a.scales" in names
+
+
 def test_float32_numbers_take_two_bytes_where_that_is_exact(tmp_path: Path) -> None:
     scales = np.array([[1.0, -0.0], [2.0**-126, -3.5]], np.float32)
     for values, dtype in ((scales, "BF16"), (scales + np.float32(1e-3), "F32")):

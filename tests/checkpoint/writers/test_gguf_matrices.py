@@ -105,9 +105,13 @@ def test_four_bits_with_zero_points_are_five_where_a_bias_would_be_rounded() -> 
 
 
 def small_floats(scales: np.ndarray, group: int, codebook: np.ndarray, **fields: Any) -> QuantizedTensor:
+    """FP4 whose codebooks are arrays of their own, as a file gives them."""
+    codebook = codebook.copy()
     shape = (len(scales), scales.shape[1] * group)
     codes = np.random.default_rng(3).integers(0, 16, shape, np.uint8)
-    return QuantizedTensor("m", 4, shape, codes, BlockValues(scales, (1, group), codebook), codebook=e2m1(), **fields)
+    return QuantizedTensor(
+        "m", 4, shape, codes, BlockValues(scales, (1, group), codebook), codebook=e2m1().copy(), **fields
+    )
 
 
 def test_mx_and_nv_floats_keep_codes_and_scale_bytes() -> None:

@@ -106,7 +106,7 @@ def test_fused_matrices_have_one_scheme(source: Path, tmp_path: Path) -> None:
 
 def test_the_error_lists_reasons_with_their_tensors(source: Path) -> None:
     """Placeholders of schemes, whose values cannot be read, are enough for what shapes and kinds tell."""
-    scheme = tensor_scheme("Q6_K")
+    scheme = tensor_scheme("int6-g64")
     tensors: dict[str, Any] = dense_tensors(source)
     for name, tensor in tensors.items():
         if "language_model" in name and ".mlp." in name:

@@ -7,9 +7,8 @@ holds exactly are stored so.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvlm.checkpoint.formats.bitstream import byte_count, pack, unpack
+from pocketvlm.checkpoint.formats.bitstream import byte_count, unpack
 from pocketvlm.checkpoint.formats.format import Entries, ModuleFormat, Parts, Settings, Shape, StoredArray, lazy
 from pocketvlm.checkpoint.formats.modules import WAY_OUT, QuantizedModule
-from pocketvlm.checkpoint.formats.safetensors import (
-    SUPPORTED,
-    FileArray,
-    dense_array,
-    map_arrays,
-    map_tensors,
-    read_header,
-    write_arrays,
+from pocketvlm.checkpoint.formats.native_arrays import (
+    BLOCK_PARTS,
+    DTYPES,
+    INTEGERS,
+    LEVELS,
+    TEXT,
+    VERSION,
+    native_arrays,
 )
+from pocketvlm.checkpoint.formats.safetensors import SUPPORTED, map_arrays, map_tensors, read_header, write_arrays
 from pocketvlm.checkpoint.formats.settings import method_of
 from pocketvlm.checkpoint.jsonfile import parse_object
 from pocketvlm.errors import CheckpointError, ConfigError, TensorError
@@ -36,28 +36,18 @@ from pocketvlm.fields import is_finite, shown
 from pocketvlm.tensors import (
     Array,
     BlockValues,
-    DenseTensor,
     QuantizedTensor,
     Tensor,
-    all_finite,
     bfloat16_to_float32,
     grid_shape,
-    load,
 )
 
 METHOD = "pocketvlm"
-VERSION = 1
-TEXT = "quantization"  # what follows the name of a matrix in that of its JSON text
-_BLOCK_PARTS = ("scales", "zero_points", "biases")
-_LEVELS = 3  # of scales of scales
-_FLOATS: dict[str, str] = {"float32": "F32", "float16": "F16", "float64": "F64"}
-_INTEGERS: dict[str, str] = {"uint8": "U8", "int8": "I8"}
-_DTYPES = {**_FLOATS, **_INTEGERS, "int16": "I16", "uint16": "U16", "int32": "I32", "uint32": "U32", "int64": "I64"}
 
 
 def _suffixes() -> frozenset[str]:
     """What follows the name of a matrix in the names of all of its arrays."""
-    paths = [part + ".scale" * level for part in _BLOCK_PARTS for level in range(_LEVELS)]
+    paths = [part + ".scale" * level for part in BLOCK_PARTS for level in range(LEVELS)]
     return frozenset({TEXT, "codes", "codebook", "permutation", *paths, *(f"{path}.codebook" for path in paths)})
 
 
@@ -104,98 +94,6 @@ def write_native(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     arrays = {key: array for name, tensor in tensors.items() for key, array in native_arrays(name, tensor).items()}
     write_arrays(path, arrays, {"format": METHOD})
-
-
-def native_arrays(name: str, tensor: Tensor) -> dict[str, FileArray]:
-    """The arrays of a tensor by their names in the file."""
-    if isinstance(tensor, DenseTensor):
-        return {name: replace(dense_array(tensor), read=tensor.finite_data)}
-    how: dict[str, Any] = {
-        "version": VERSION,
-        "shape": list(tensor.shape),
-        "bits": tensor.bits,
-        "signed": tensor.codes.dtype == np.int8,
-        "global_scale": float(tensor.global_scale),
-        "global_divisor": float(tensor.global_divisor),
-    }
-    arrays: dict[str, FileArray] = {"codes": _packed(tensor.shape, tensor.bits, tensor.codes.dtype, tensor.load_codes)}
-    for part in _BLOCK_PARTS:
-        values: BlockValues | None = getattr(tensor, part)
-        if values is not None:
-            how[part] = _block_values(tensor, part, values, arrays)
-    if tensor.codebook is not None:
-        arrays["codebook"] = _codebook(tensor.codebook)
-    if tensor.permutation is not None:
-        order = tensor.permutation.astype(np.int32)
-        arrays["permutation"] = FileArray("I32", order.shape, lambda: order)
-    text = np.frombuffer(json.dumps(how).encode(), np.uint8)
-    arrays = {TEXT: FileArray("U8", text.shape, lambda: text), **arrays}
-    return {f"{name}.{suffix}": array for suffix, array in arrays.items()}
-
-
-def _packed(shape: Shape, bits: int, dtype: np.dtype[Any], read: Callable[[], NDArray[Any]]) -> FileArray:
-    """Integers of a byte each, packed along the last axis unless they need all of its bits."""
-    if bits == 8:
-        return FileArray(_INTEGERS[dtype.name], shape, read)
-    rows, columns = math.prod(shape[:-1]), shape[-1]
-    stored = (*shape[:-1], byte_count(columns, bits))
-    return FileArray("U8", stored, lambda: pack(read().reshape(rows, columns), bits).reshape(stored))
-
-
-def _codebook(codebook: NDArray[Any]) -> FileArray:
-    values = codebook.astype(np.float32)
-    return FileArray("F32", values.shape, lambda: values)
-
-
-def _block_values(
-    tensor: QuantizedTensor, path: str, numbers: BlockValues, arrays: dict[str, FileArray]
-) -> dict[str, Any]:
-    """The description of the numbers of blocks; adds their arrays. Raises TensorError for what cannot be stored."""
-    if path.count(".scale") >= _LEVELS:
-        raise TensorError(f"{tensor.label}: {path}: more than {_LEVELS} levels of scales are not supported")
-    values = load(numbers.values)
-    dtype = values.dtype.newbyteorder("=").name
-    if dtype not in _DTYPES:
-        raise TensorError(f"{tensor.label}: {path} of {dtype} are not supported: {', '.join(_DTYPES)} are")
-    if dtype in ("float32", "float16") and not all_finite(values, "f32" if dtype == "float32" else "f16"):
-        raise TensorError(f"{tensor.label}: {path}: a value is infinite or NaN: quantize or copy the matrix again")
-    block = numbers.block if isinstance(numbers.block, int) else list(numbers.block)
-    how: dict[str, Any] = {"block": block, "dtype": dtype}
-    if numbers.offset:
-        how["offset"] = float(numbers.offset)
-    if dtype in _INTEGERS:
-        how["bits"] = _bits_needed(values)
-        arrays[path] = _packed(values.shape, how["bits"], values.dtype, lambda: load(numbers.values))
-    elif dtype == "float32" and np.array_equal(bfloat16_to_float32(_high_bits(values)), values):
-        arrays[path] = FileArray("BF16", values.shape, lambda: _high_bits(load(numbers.values)))
-    else:
-        arrays[path] = FileArray(_DTYPES[dtype], values.shape, lambda: load(numbers.values))
-    if numbers.codebook is not None:
-        if len(numbers.codebook) < 2 ** how["bits"]:
-            raise TensorError(
-                f"{tensor.label}: {path}: a codebook of {len(numbers.codebook)} numbers is not supported for codes of "
-                f"{how['bits']} bits"
-            )
-        arrays[f"{path}.codebook"] = _codebook(numbers.codebook)
-    if numbers.scale is not None:
-        how["scale"] = _block_values(tensor, f"{path}.scale", numbers.scale, arrays)
-    return how
-
-
-def _high_bits(values: NDArray[Any]) -> NDArray[np.uint16]:
-    """The upper halves of float32 numbers: the bits of bfloat16 ones."""
-    bits: NDArray[np.uint16] = (np.ascontiguousarray(values).view(np.uint32) >> 16).astype(np.uint16)
-    return bits
-
-
-def _bits_needed(values: NDArray[Any]) -> int:
-    """The bits that hold all integers of an array of bytes, with their sign if the dtype has one."""
-    if not values.size:
-        return 1
-    low, high = int(values.min()), int(values.max())
-    if values.dtype == np.uint8:
-        return max(1, high.bit_length())
-    return 1 + max(high.bit_length() if high >= 0 else 0, (-low - 1).bit_length() if low < 0 else 0)
 
 
 def read_native(path: Path) -> dict[str, Tensor]:
@@ -256,7 +154,7 @@ def _matrix(name: str, parts: Parts) -> QuantizedTensor:
     for key in ("global_scale", "global_divisor"):
         if not is_finite(how.get(key)):
             raise _fail(name, TEXT, f"{key} {shown(how.get(key))} is no finite number")
-    values = {part: _read_blocks(module, part, how[part], shape, 1) for part in _BLOCK_PARTS if part in how}
+    values = {part: _read_blocks(module, part, how[part], shape, 1) for part in BLOCK_PARTS if part in how}
     if "scales" not in values:
         raise _fail(name, TEXT, "it describes no scales")
     return QuantizedTensor(
@@ -295,7 +193,7 @@ def _is_size(value: Any) -> bool:
 def _integers(module: _Arrays, suffix: str, shape: Shape, bits: int, dtype: np.dtype[Any]) -> Array:
     """Integers of a byte each, which are packed along the last axis unless they need all of its bits."""
     if bits == 8:
-        return module.array(f"weight.{suffix}", (_INTEGERS[dtype.name],), shape).data
+        return module.array(f"weight.{suffix}", (INTEGERS[dtype.name],), shape).data
     rows, columns = math.prod(shape[:-1]), shape[-1]
     size = byte_count(columns, bits)
     packed = module.array(f"weight.{suffix}", ("U8",), (*shape[:-1], size)).data
@@ -312,7 +210,7 @@ def _integers(module: _Arrays, suffix: str, shape: Shape, bits: int, dtype: np.d
 
 def _read_blocks(module: _Arrays, path: str, how: Any, shape: Shape, level: int) -> BlockValues:
     """The numbers of the blocks of an array of this shape, as their description says."""
-    if not isinstance(how, Mapping) or level > _LEVELS:
+    if not isinstance(how, Mapping) or level > LEVELS:
         raise _fail(module.name, TEXT, f"{path} {shown(how)} is no description")
     block, dtype, offset, bits = (how.get(key) for key in ("block", "dtype", "offset", "bits"))
     bits = 8 if bits is None else bits
@@ -322,16 +220,21 @@ def _read_blocks(module: _Arrays, path: str, how: Any, shape: Shape, level: int)
     ):
         raise _fail(module.name, TEXT, f"{path}: block {shown(block)} is no block of an array {list(shape)}")
     steps: Any = tuple(sides) if isinstance(block, list) else block
-    if not isinstance(dtype, str) or dtype not in _DTYPES or not (offset is None or is_finite(offset)):
+    if not isinstance(dtype, str) or dtype not in DTYPES or not (offset is None or is_finite(offset)):
         raise _fail(module.name, TEXT, f"{path}: dtype {shown(dtype)}, offset {shown(offset)} are not supported")
     grid = grid_shape(shape, steps)
     values: Array
-    if dtype in _INTEGERS:
+    if dtype in INTEGERS and "value" in how:
+        value, limits = how["value"], np.iinfo(dtype)
+        if type(value) is not int or not limits.min <= value <= limits.max:
+            raise _fail(module.name, TEXT, f"{path}: value {shown(value)} is no {dtype} number")
+        values = lazy(grid, dtype, lambda: np.full(grid, value, dtype))
+    elif dtype in INTEGERS:
         if type(bits) is not int or not 1 <= bits <= 8:
             raise _fail(module.name, TEXT, f"{path}: bits {shown(bits)} are not supported")
         values = _integers(module, path, grid, bits, np.dtype(dtype))
     else:
-        stored = module.array(f"weight.{path}", (_DTYPES[dtype], *(("BF16",) if dtype == "float32" else ())), grid)
+        stored = module.array(f"weight.{path}", (DTYPES[dtype], *(("BF16",) if dtype == "float32" else ())), grid)
         values = stored.data
         if stored.dtype == "BF16":
             values = lazy(grid, np.float32, lambda: bfloat16_to_float32(stored.data))

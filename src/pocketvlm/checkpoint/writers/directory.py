@@ -136,13 +136,13 @@ def stored_bytes(tensor: Tensor) -> int:
     if isinstance(tensor, DenseTensor):
         return math.prod(tensor.shape) * _DENSE_BYTES[tensor.dtype]
 
-    def numbers(values: BlockValues | None) -> int:
+    def numbers(values: BlockValues | None, bits: int | None = None) -> int:
         if values is None:
             return 0
-        dtype = np.dtype(values.values.dtype)
-        return math.prod(values.values.shape) * min(dtype.itemsize, 4) + numbers(values.scale)
+        width = 8 * min(np.dtype(values.values.dtype).itemsize, 4)
+        return math.prod(values.values.shape) * (bits if bits and width == 8 else width) // 8 + numbers(values.scale)
 
-    parts = sum(numbers(values) for values in (tensor.scales, tensor.zero_points, tensor.biases))
+    parts = numbers(tensor.scales) + numbers(tensor.biases) + numbers(tensor.zero_points, tensor.bits)
     order = 4 * tensor.shape[1] if tensor.permutation is not None else 0
     return math.prod(tensor.shape) * tensor.bits // 8 + parts + order
 

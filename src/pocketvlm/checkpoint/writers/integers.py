@@ -164,6 +164,8 @@ def integer_problem(tensor: QuantizedTensor) -> str | None:
     for values in (tensor.scales, tensor.zero_points, tensor.biases):
         if values is not None and isinstance(values.block, int):
             return "its blocks continue from one row to the next"
+        if values is not None and values.scale is not None:
+            return "its scales have two levels (super-blocks), and the format has one"
     return None
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pocketvlm.checkpoint.formats.native import METHOD, native_arrays, native_settings
+from pocketvlm.checkpoint.formats.native import METHOD, native_settings
+from pocketvlm.checkpoint.formats.native_arrays import native_arrays
 from pocketvlm.checkpoint.writers.directory import Arrays, DirectoryWriter
 from pocketvlm.schemes import Role
 from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor

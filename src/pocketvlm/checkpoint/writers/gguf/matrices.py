@@ -162,17 +162,17 @@ def _has(part: BlockValues, type_: BlockType, dtype: type, above: bool, codebook
 def _equal(one: Floats | None, other: Floats | None) -> bool:
     if one is None or other is None:
         return one is other
-    return np.array_equal(one, other)
+    return np.array_equal(one, other, equal_nan=True)
 
 
 def _is_mxfp4(tensor: QuantizedTensor) -> bool:
     scales = tensor.scales
-    return _equal(tensor.codebook, e2m1()) and scales.codebook is e8m0() and scales.scale is None
+    return _equal(tensor.codebook, e2m1()) and _equal(scales.codebook, e8m0()) and scales.scale is None
 
 
 def _is_nvfp4(tensor: QuantizedTensor) -> bool:
     scales = tensor.scales
-    return _equal(tensor.codebook, e2m1()) and scales.codebook is e4m3() and scales.scale is None
+    return _equal(tensor.codebook, e2m1()) and _equal(scales.codebook, e4m3()) and scales.scale is None
 
 
 def _is_iq4(tensor: QuantizedTensor) -> bool:

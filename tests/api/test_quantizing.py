@@ -1,0 +1,261 @@
+"""quantize_model on the embedded checkpoint: what it gains, what it spends, resume, the same bytes, refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pocketvlm
+from pocketvlm import backends
+from pocketvlm.api import processor_for
+from pocketvlm.api.quantizing import quantize_model
+from pocketvlm.backends.options import choose
+from pocketvlm.checkpoint.hub import resolve
+from pocketvlm.checkpoint.reader import open_checkpoint
+from pocketvlm.errors import CheckpointError, InputError, OptionError
+from pocketvlm.model import MiniCPMV, expected_tensors
+from pocketvlm.model.sequences import hidden_rows, logits
+from pocketvlm.quantize.calibration import held_out
+from pocketvlm.tensors import QuantizedTensor, Tensor
+
+Settings = Mapping[str, Any]
+TEXTS = (
+    "The museum is open from Tuesday to Sunday. Tickets cost 9 euros, 6 for students.",
+    "What colour is the star? The star is yellow, on a blue background.",
+    "def add(a, b):\n    return a + b  # the sum of two numbers",
+    "A red circle and a green square. Two blue triangles are at the top left.",
+)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small calibration file."""
+    path = tmp_path_factory.mktemp("calibration") / "texts.jsonl"
+    lines = [{"messages": [{"role": "user", "content": f"{text}\n{other}"}]} for text in TEXTS for other in TEXTS]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path
+
+
+def tensors_of(path: Path) -> dict[str, Tensor]:
+    checkpoint = open_checkpoint(path)
+    return checkpoint.tensors(expected_tensors(checkpoint.model))
+
+
+class Judge:
+    """The KL divergence of a checkpoint from nano on held-out prompts."""
+
+    def __init__(self) -> None:
+        checkpoint = open_checkpoint(resolve("nano"))
+        self.config = checkpoint.model
+        samples = held_out(processor_for(checkpoint), tokens=1500, max_length=400)
+        self.prompts = [sample.prompt for sample in samples]
+        self.ops = backends.create("native", 2, scheme=choose("native", "stored", "exact"))
+        self.expected = self._log_probabilities(checkpoint.tensors(expected_tensors(self.config)))
+
+    def _log_probabilities(self, tensors: Mapping[str, Tensor]) -> np.ndarray:
+        network = MiniCPMV(self.config, self.ops, tensors)
+        found = np.asarray(logits(network, hidden_rows(network, self.prompts)), np.float64)
+        shifted = found - found.max(1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+    def divergence(self, path: Path) -> float:
+        found = self._log_probabilities(tensors_of(path))
+        return float((np.exp(self.expected) * (self.expected - found)).sum(1).mean())
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return Judge()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> dict[str, tuple[Path, Any]]:
+    """Nano by each method, at about equal size."""
+    folder = tmp_path_factory.mktemp("made")
+    methods: dict[str, dict[str, Any]] = {"rtn": {}, "gptq": {"calibration": texts}, "auto": {"calibration": texts}}
+    return {
+        method: (folder / method, quantize_model("nano", folder / method, method=method, scheme="int4-g32", **options))
+        for method, options in methods.items()
+    }
+
+
+def test_gptq_loses_less_than_rounding_and_auto_less_than_gptq(made: dict[str, tuple[Path, Any]], judge: Judge) -> None:
+    rtn, gptq, auto = (judge.divergence(made[method][0]) for method in ("rtn", "gptq", "auto"))
+    assert gptq < 0.75 * rtn
+    assert auto < 0.75 * gptq
+
+
+def test_a_result_says_what_the_files_hold(made: dict[str, tuple[Path, Any]]) -> None:
+    path, result = made["auto"]
+    tensors = tensors_of(path)
+    for each in result.tensors:
+        assert isinstance(tensors[each.name], QuantizedTensor) == (each.scheme is not None)
+        assert (each.method is None) == (each.scheme is None)
+        if each.scheme is not None and each.role != "vision_matrix":
+            assert each.error is not None
+            assert 0 < each.error < 0.1
+    assert result.bits_per_weight <= made["gptq"][1].bits_per_weight
+    assert len({each.scheme for each in result.tensors if each.role == "matrix"}) > 1
+    assert result.paths
+    assert all(file.is_file() for file in result.paths)
+    assert json.loads(json.dumps(result.to_dict()))["bits_per_weight"] == result.bits_per_weight
+    assert not list(path.parent.glob("*.partial"))
+
+
+def test_a_quantized_nano_answers(made: dict[str, tuple[Path, Any]]) -> None:
+    with pocketvlm.load(made["auto"][0], threads=1) as model:
+        assert model.ask("What is 2+3?", temperature=0, max_tokens=4).text.strip() == "5"
+
+
+def test_auto_stays_within_the_budget(tmp_path: Path, texts: Path) -> None:
+    for budget in (3.5, 5.0):
+        out = tmp_path / f"{budget}"
+        result = quantize_model("nano", out, calibration=texts, bits_per_weight=budget)
+        assert budget - 0.15 < result.bits_per_weight <= budget
+
+
+def test_formats_that_join_matrices_give_them_one_scheme_or_16_bits(tmp_path: Path, texts: Path) -> None:
+    result = quantize_model("nano", tmp_path / "out", format="gptq", calibration=texts, bits_per_weight=8)
+    schemes = {each.name: each.scheme for each in result.tensors}
+    assert result.bits_per_weight <= 8
+    assert {scheme for name, scheme in schemes.items() if "mlp" in name} == {"int4-g64", None}
+    for name, scheme in schemes.items():
+        if name.endswith("gate_proj.weight"):
+            assert scheme == schemes[name.replace("gate_proj", "up_proj")]
+
+
+def test_keep_leaves_tensors_as_they_are(tmp_path: Path) -> None:
+    result = quantize_model("nano", tmp_path / "out", method="rtn", keep=("*.layers.0.*", "*vision_tower*"))
+    tensors, nano = tensors_of(tmp_path / "out"), tensors_of(resolve("nano"))
+    for each in result.tensors:
+        left = ".layers.0." in each.name or "vision_tower" in each.name
+        assert left <= (each.scheme is None)
+        if left:
+            np.testing.assert_array_equal(tensors[each.name].dequantize(), nano[each.name].dequantize())
+
+
+# Runs in a process of its own, which it kills after some steps.
+KILLED = """
+import os, signal, sys
+from pocketvlm.api.quantizing import quantize_model
+
+def progress(stage, done, total, left):
+    if (stage, done) == (sys.argv[3], int(sys.argv[4])):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+quantize_model("nano", sys.argv[1], calibration=sys.argv[2], threads=2, progress=progress)
+"""
+
+
+def test_work_that_was_killed_resumes_with_the_same_bytes(tmp_path: Path, texts: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    quantize_model("nano", whole, calibration=texts, threads=2)
+    seen: list[tuple[str, int]] = []
+    for stage, number in (("probe", "2"), ("layers", "2"), ("write", "0")):
+        command = [sys.executable, "-c", KILLED, str(out), str(texts), stage, number]
+        if stage == "write":
+            command[-1] = str(_first_written(seen, texts, tmp_path))
+        done = subprocess.run(command, capture_output=True, check=False)
+        assert done.returncode == -9, done.stderr.decode()
+        assert not out.exists()
+        assert (tmp_path / "out.partial").is_dir()
+    stages: list[str] = []
+    quantize_model("nano", out, calibration=texts, threads=2, progress=lambda stage, *_: stages.append(stage))
+    assert set(stages) == {"write"}  # nothing was made again
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
+    for file in files:
+        assert (whole / file).read_bytes() == (out / file).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def _first_written(seen: list[tuple[str, int]], texts: Path, folder: Path) -> int:
+    """The number of bytes that the first report of the writer names."""
+    path = folder / "other"
+    quantize_model("nano", path, method="rtn", progress=lambda stage, done, *_: seen.append((stage, done)))
+    shutil.rmtree(path)
+    return next(done for stage, done in seen if stage == "write")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "onnx"}, "format='onnx': no such format"),
+        ({"format": "bf16"}, "format='bf16' quantizes nothing: use `pocketvlm convert`"),
+        ({"scheme": "int4-g63"}, "scheme='int4-g63': the format native has no such scheme"),
+        ({"scheme": "int4-g128"}, "int4-g128.*192 inputs, no multiple of 128: use groups that divide it"),
+        ({"format": "gguf", "scheme": "int4-g64"}, "the format gguf has no such scheme"),
+        ({"method": "gtpq"}, "method='gtpq': no such method: did you mean gptq"),
+        ({"method": "rtn", "calibration": "data.jsonl"}, "method rtn rounds to nearest and reads no data"),
+        ({"method": "gptq", "bits_per_weight": 4.5}, "only method auto chooses schemes within a budget"),
+        ({"bits_per_weight": 0}, "bits_per_weight=0 is out of range"),
+        ({"bits_per_weight": 1.5}, "bits_per_weight=1.5 is not possible: format native needs at least 2"),
+        ({"format": "awq", "bits_per_weight": 4.5}, "bits_per_weight=4.5 is not possible: format awq needs at least"),
+        ({"keep": ("*nothing*",)}, r"keep='\*nothing\*': matches no tensor"),
+        ({"calibration": "nowhere.jsonl"}, "calibration='nowhere.jsonl': there is no such file"),
+        ({"threads": 0}, "threads=0"),
+    ],
+)
+def test_bad_options_are_refused_before_the_work(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        quantize_model("nano", tmp_path / "out", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_quantized_source_is_refused_by_its_format(made: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"rtn: is quantized already \(native; .* has 4 bits\)"):
+        quantize_model(made["rtn"][0], tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_that_exist_and_folders_that_do_not_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="exists already"):
+        quantize_model("nano", tmp_path)
+    with pytest.raises(OptionError, match="there is no folder"):
+        quantize_model("nano", tmp_path / "a" / "b")
+    with pytest.raises(OptionError, match=r"does not end in \.gguf"):
+        quantize_model("nano", tmp_path / "out.gguf")
+
+
+def test_too_little_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> object:
+        return SimpleNamespace(total=1 << 40, used=1 << 40, free=1 << 20)
+
+    monkeypatch.setattr("pocketvlm.checkpoint.writers.output.shutil.disk_usage", full)
+    with pytest.raises(OptionError, match=r"are needed, and only 1\S* MB are free: make room"):
+        quantize_model("nano", tmp_path / "out", method="rtn")
+    assert not list(tmp_path.iterdir())
+
+
+def test_unreadable_pictures_are_refused_with_their_line(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    part = {"type": "image", "image": "a.png"}
+    lines = [{"messages": [{"role": "user", "content": content}]} for content in ("fine", [part])]
+    (tmp_path / "data.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    with pytest.raises(InputError, match=r"data\.jsonl, line 2: .*a\.png"):
+        quantize_model("nano", tmp_path / "out", calibration=tmp_path / "data.jsonl")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_other_settings_do_not_resume_the_work(tmp_path: Path, texts: Path) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(stage: str, *_: object) -> None:
+        if stage == "layers":
+            raise StoppedError
+
+    out = tmp_path / "out"
+    with pytest.raises(StoppedError):
+        quantize_model("nano", out, method="gptq", calibration=texts, progress=stop)
+    with pytest.raises(OptionError, match=r"out\.partial: holds unfinished work with other settings"):
+        quantize_model("nano", out, method="gptq", calibration=texts, scheme="int4-g32")

@@ -1,0 +1,146 @@
+"""Calibration sets: the default one and its held-out sibling, and the reader of users' files and folders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pocketvlm.api import processor_for
+from pocketvlm.checkpoint.hub import resolve
+from pocketvlm.checkpoint.reader import open_checkpoint
+from pocketvlm.errors import ImageError, InputError, OptionError
+from pocketvlm.processor.processor import Processor
+from pocketvlm.quantize.calibration import KINDS, default_set, held_out, read_calibration
+from pocketvlm.quantize.calibration.sample import Sample, cut, within
+
+
+@pytest.fixture(scope="module")
+def processor() -> Processor:
+    return processor_for(open_checkpoint(resolve("nano")))
+
+
+def test_the_sets_have_all_kinds_and_are_the_same_each_time(processor: Processor) -> None:
+    first, again = (default_set(processor, seed=3) for _ in range(2))
+    other, judge = default_set(processor, seed=4), held_out(processor)
+    assert {sample.kind for sample in first} == {sample.kind for sample in judge} == set(KINDS)
+
+    def content(samples: list[Sample]) -> list[tuple[bytes, list[str]]]:
+        return [(each.prompt.ids.tobytes(), [view.digest for view in each.prompt.views]) for each in samples]
+
+    assert content(first) == content(again) != content(other)
+    assert 10_000 < sum(len(sample.prompt.ids) for sample in first) <= 12_000
+    sliced = [sample for sample in first if len(sample.prompt.views) > 1 and sample.kind.startswith("image")]
+    assert {sample.kind for sample in sliced} == {"image 16x", "image 4x"}
+
+
+def test_held_out_prompts_share_nothing_with_the_calibration_set(processor: Processor) -> None:
+    calibration, judge = default_set(processor, tokens=10**9), held_out(processor, tokens=10**9)
+    texts = {each.prompt.text for each in calibration}
+    views = {view.digest for each in calibration for view in each.prompt.views}
+    assert not texts & {each.prompt.text for each in judge}
+    assert not views & {view.digest for each in judge for view in each.prompt.views}
+    folder = Path(__file__).parents[2] / "src/pocketvlm/quantize/calibration"
+    first, second = (set((folder / name).read_text().split("\n\n")) for name in ("calibration.txt", "held_out.txt"))
+    assert not first & second
+
+
+def test_a_model_without_a_tower_gets_texts_alone(processor: Processor) -> None:
+    config = replace(processor.config, downsample_modes=())
+    blind = Processor(config, processor.tokenizer, processor.template)
+    assert {sample.kind for sample in default_set(blind)} == {"text"}
+
+
+def test_samples_are_cut_and_thinned_evenly(processor: Processor) -> None:
+    samples = default_set(processor, tokens=10**9)
+    few = within(samples, 3000, 300)
+    assert all(len(sample.prompt.ids) <= 300 for sample in few)
+    assert 2000 < sum(len(sample.prompt.ids) for sample in few) <= 3000
+    picture = next(sample.prompt for sample in samples if sample.prompt.views)
+    assert cut(picture, picture.views[-1].start + 1) is None
+    end = picture.views[-1].start + picture.views[-1].tokens
+    assert len(cut(picture, end).ids) == end  # type: ignore[union-attr]
+
+
+def write_lines(path: Path, *lines: object) -> Path:
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return path
+
+
+def question(content: object) -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": content}]}
+
+
+def test_a_file_of_conversations_is_read_with_its_pictures(processor: Processor, tmp_path: Path) -> None:
+    Image.new("RGB", (90, 70), (200, 30, 30)).save(tmp_path / "a.png")
+    part = {"type": "image", "image": "a.png", "downsample_mode": "4x"}
+    linked = {"type": "image_url", "image_url": {"url": "a.png"}}
+    answered = {"messages": [*question("hi")["messages"], {"role": "assistant", "content": "Hello!"}]}  # type: ignore[misc]
+    path = write_lines(tmp_path / "data.jsonl", question([part, {"type": "text", "text": "what?"}]), "", answered,
+                       question([linked]))  # fmt: skip
+    samples = read_calibration(path, processor, max_length=2048)
+    assert [sample.kind for sample in samples] == ["image 4x", "text", "image 16x"]
+    assert "Hello!" in samples[1].prompt.text
+    assert not samples[1].prompt.text.endswith("</think>\n\n")  # no answer is asked for after an answer
+
+
+def test_a_folder_of_pictures_is_seen_in_both_modes(processor: Processor, tmp_path: Path) -> None:
+    for name in ("a.png", "b.jpg", "c.webp"):
+        Image.new("RGB", (64, 64), (0, 90, 30)).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    samples = read_calibration(tmp_path, processor, max_length=2048)
+    assert [sample.kind for sample in samples] == ["image 16x", "image 4x", "image 16x"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"line 2: is not JSON \(.*write one object"),
+        ("[1]", 'line 2: has no "messages"'),
+        ({"messages": [], "images": []}, "line 2: unknown key 'images'"),
+        ({"messages": []}, "line 2: messages is empty"),
+        (question([{"type": "image", "image": "missing.png"}]), "line 2: .*missing.png"),
+        (question([{"type": "image", "image": "broken.png"}]), "line 2: .*broken.png"),
+        (question([{"type": "image", "image": "broken.png", "max_slice_nums": 0}]), "line 2: .*max_slice_nums"),
+        ({"messages": [{"role": "judge", "content": "x"}]}, "line 2: .*judge"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_said_with_its_number(
+    processor: Processor, tmp_path: Path, line: object, message: str
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    path = write_lines(tmp_path / "data.jsonl", question("fine"), line)
+    with pytest.raises(InputError, match=f"data {path}, {message}"):
+        read_calibration(path, processor, max_length=2048, label="data")
+
+
+def test_sources_that_hold_nothing_are_refused(processor: Processor, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="calibration='nowhere': there is no such file or folder"):
+        read_calibration("nowhere", processor, max_length=2048)
+    with pytest.raises(InputError, match="is empty"):
+        read_calibration(write_lines(tmp_path / "empty.jsonl", ""), processor, max_length=2048)
+    with pytest.raises(InputError, match="holds no pictures"):
+        read_calibration(tmp_path, processor, max_length=2048)
+    (tmp_path / "latin.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="it is not UTF-8 text"):
+        read_calibration(tmp_path / "latin.jsonl", processor, max_length=2048)
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=r"calibration .*bad\.png"):
+        read_calibration(tmp_path, processor, max_length=2048)
+
+
+def test_pictures_are_the_same_arrays_each_time(processor: Processor) -> None:
+    from random import Random
+
+    from pocketvlm.processor import drawing
+
+    for draw in (drawing.shapes, drawing.word, drawing.chart):
+        one, other = (draw(Random(5), (180, 140)) for _ in range(2))
+        assert one.pixels.shape == (140, 180, 3)
+        assert one.pixels.dtype == np.uint8
+        assert one.talk == other.talk
+        np.testing.assert_array_equal(one.pixels, other.pixels)

@@ -1,0 +1,65 @@
+"""The folder of finished steps: what is saved is read, other settings and other processes are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pocketvlm.errors import OptionError
+from pocketvlm.quantize.clock import Clock
+from pocketvlm.quantize.methods import nearest
+from pocketvlm.quantize.tensor_schemes import tensor_scheme
+from pocketvlm.quantize.work import WorkFolder
+from pocketvlm.tensors import DenseTensor
+
+SETTINGS = {"scheme": "int4-g32", "seed": 0}
+
+
+def test_a_finished_step_is_read_by_a_later_run(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    w = random.standard_normal((9, 64), dtype=np.float32)
+    made = {"w": nearest("w", w, tensor_scheme("int4-g32")), "norm": DenseTensor("norm", "f32", w[0])}
+    path = tmp_path / "out.partial"
+    with WorkFolder(path, SETTINGS) as work:
+        assert work.info("layer-00") is None
+        work.finish("layer-00", {"error": 0.5}, made, {"rows": w})
+    with WorkFolder(path, SETTINGS) as work:
+        assert work.info("layer-00") == {"error": 0.5}
+        np.testing.assert_array_equal(work.array("layer-00", "rows"), w)
+        for name, tensor in work.tensors("layer-00").items():
+            np.testing.assert_array_equal(tensor.dequantize(), made[name].dequantize())
+        work.drop_arrays("layer-00")
+        assert not list(path.glob("*.npy"))
+        assert work.tensors("layer-01") == {}
+        work.remove()
+    assert not path.exists()
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "out.partial"
+    with WorkFolder(path, SETTINGS):
+        pass
+    with pytest.raises(OptionError, match=r"out\.partial: holds unfinished work with other settings: remove it"):
+        WorkFolder(path, {**SETTINGS, "seed": 1})
+    with WorkFolder(path, SETTINGS):  # the refusal left no lock
+        pass
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "out.partial"
+    with WorkFolder(path, SETTINGS), pytest.raises(OptionError, match="another process works in it"):
+        WorkFolder(path, SETTINGS)
+
+
+def test_the_clock_learns_its_rate_and_ends_at_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("pocketvlm.quantize.clock.time.perf_counter", lambda: now[0])
+    seen: list[tuple[str, int, int, float | None]] = []
+    clock = Clock({"a": (3, 1.0), "b": (2, 5.0)}, lambda *given: seen.append(given))
+    clock.skip("a")
+    for stage, seconds in (("a", 2), ("a", 2), ("b", 10), ("b", 10)):
+        now[0] += seconds
+        clock.done(stage)
+    assert seen == [("a", 2, 3, 22.0), ("a", 3, 3, 20.0), ("b", 1, 2, 10.0), ("b", 2, 2, 0.0)]
