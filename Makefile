@@ -40,12 +40,14 @@ test-formats: $(VENV)/.formats build/formats/.unpacked
 
 # Packages that are read by path, since they no longer install beside a new PyTorch, or ask for much that tests do not use.
 DOWNLOAD = $(BIN)/python -m pip download --quiet --no-deps --dest $(@D)
+CONVERTER := convert_hf_to_gguf.py conversion gguf-py
 build/formats/.unpacked: $(VENV)/.formats
 	@mkdir -p $(@D)
 	$(DOWNLOAD) --no-binary :all: autoawq==0.2.9 llama-cpp-python==0.3.36
 	$(DOWNLOAD) --only-binary :all: --python-version 3.11 --platform manylinux2014_x86_64 auto-gptq==0.7.1
 	$(DOWNLOAD) --only-binary :all: mlx-vlm==0.7.10
-	for source in $(@D)/*.tar.gz; do tar -xzf $$source -C $(@D) || exit 1; done
+	tar -xzf $(@D)/autoawq-0.2.9.tar.gz -C $(@D)
+	tar -xzf $(@D)/llama_cpp_python-0.3.36.tar.gz -C $(@D) $(CONVERTER:%=llama_cpp_python-0.3.36/vendor/llama.cpp/%)
 	for wheel in $(@D)/*.whl; do $(BIN)/python -m zipfile -e $$wheel $(@D) || exit 1; done
 	@touch $@
 
