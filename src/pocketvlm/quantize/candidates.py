@@ -21,9 +21,11 @@ DENSE_BITS = 16.0
 # What a budget of bits counts: the language model's matrices and its head.
 COUNTED: tuple[Role, ...] = ("matrix", "gate", "head", "tied_embedding")
 _CHOSEN: tuple[Role, ...] = ("matrix", "head", "tied_embedding")
+_WIDTHS = {2: (32, 64), 3: (32, 64, 128), 4: (32, 64, 128), 5: (32, 64, 128), 6: (64, 128), 8: (64, 128)}
+_AFFINE = tuple(f"int{bits}-g{group}" for bits, groups in _WIDTHS.items() for group in groups)
 _MIXED: Mapping[str, tuple[str, ...]] = {
-    "native": tuple(f"int{bits}-g{group}" for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128)),
-    "mlx": tuple(f"int{bits}-g{group}-bias" for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128)),
+    "native": (*_AFFINE, "Q4_K", "Q5_K", "Q6_K"),
+    "mlx": tuple(f"{name}-bias" for name in _AFFINE),
     "gguf": ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"),
 }
 _SAMPLED_ROWS, _SAMPLED_HEAD_ROWS = 128, 2048

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm.config import TextConfig
+from pocketvlm.quantize.blas import single_threaded_blas
 from pocketvlm.quantize.capture import Inputs
 from pocketvlm.quantize.methods import awq_clip, awq_scales, gptq, nearest, output_error
 from pocketvlm.quantize.sites import Site, sites
@@ -24,6 +26,7 @@ _MAX_SCALE_RATIO = 1e4
 # The part of the inputs' drift that weights make up for, and what is added to the Gram matrix's diagonal, as a part of
 # its mean. On nano the KL divergence was lowest with these (docs/log.md).
 _CORRECTED, _DAMPING = np.float32(0.5), 0.05
+_SMALL = 1024  # inputs of a site; with fewer, more threads of BLAS take longer
 # Rows of a matrix by which "auto" decides whether to scale a site's inputs.
 _TRIED_ROWS = 256
 _TRIED_GAIN = 0.98  # scaling costs exactness of norms: it must be better by this factor
@@ -108,7 +111,8 @@ def corrected(weights: Mapping[str, Floats], gram: Floats, drift: Floats | None)
     damped = gram + np.eye(len(gram), dtype=np.float32) * np.float32(
         _DAMPING * max(float(np.trace(gram)), 1e-20) / len(gram)
     )
-    change = np.linalg.solve(damped, drift.T).T * _CORRECTED
+    with single_threaded_blas() if len(gram) < _SMALL else nullcontext():
+        change = np.linalg.solve(damped, drift.T).T * _CORRECTED
     return {name: np.ascontiguousarray(w + w @ change, np.float32) for name, w in weights.items()}
 
 
