@@ -121,7 +121,7 @@ def test_k_quants_fit_native_alone(tmp_path: Path) -> None:
 
 
 def test_wrong_arguments(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="format='int4': no such format: there are native, awq"):
+    with pytest.raises(OptionError, match="format='int4': no such format: there are native, "):
         convert_model(source, tmp_path / "out", format="int4")
     with pytest.raises(OptionError, match=r"format awq is a directory: give a name that does not end in \.gguf"):
         convert_model(source, tmp_path / "out.gguf", format="awq")

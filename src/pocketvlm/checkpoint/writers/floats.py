@@ -89,9 +89,7 @@ def without_divisor(floats: SmallFloats) -> SmallFloats:
     assert numbers is not None
     factor = _codebook_factor(floats.tensor) / floats.divisor
     if not _is_power_of_two(factor):
-        raise TensorError(
-            f"the format has no global scale, and that of the matrix, 1 / {floats.divisor:.6g}, is needed"
-        )
+        raise TensorError(f"MLX files have no global scale, and the matrix has one, 1 / {floats.divisor:.6g}")
     return SmallFloats(floats.tensor, floats.kind, _recoded(numbers, factor, _KINDS[floats.kind][1]()), 1.0)
 
 

@@ -74,14 +74,18 @@ def check_tensors(
     for name, tensor in tensors.items():
         if (reason := writer.problem(name, roles[name], tensor)) is not None:
             reasons.setdefault(reason, []).append(name)
-    lines = [f"{_names(names)}: {reason}" for reason, names in reasons.items()]
-    if not lines and values:
-        lines = list(writer.check(tensors, roles))
-    if lines:
+    if reasons:
         count = sum(map(len, reasons.values()))
-        what = f"{count} of {len(tensors)} tensors as they are" if count else "the checkpoint as it is"
-        shown = lines[:_SHOWN] + ([f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else [])
-        raise OptionError(f"format={writer.name!r} cannot hold {what}: {'; '.join(shown)}")
+        lines = [f"{_names(names)}: {reason}" for reason, names in reasons.items()]
+        more = f"; and {len(lines) - _SHOWN} more reasons" if len(lines) > _SHOWN else ""
+        raise OptionError(
+            f"format={writer.name!r} cannot hold {count} of {len(tensors)} tensors as they are: "
+            f"{'; '.join(lines[:_SHOWN])}{more}"
+        )
+    if values and (lines := list(writer.check(tensors, roles))):
+        others = _names([line.partition(": ")[0] for line in lines[1:]])
+        also = f"; the like for {others}" if others else ""
+        raise OptionError(f"format={writer.name!r} cannot hold the checkpoint as it is: {lines[0]}{also}")
 
 
 def check_space(out: Path, nbytes: int) -> None:
