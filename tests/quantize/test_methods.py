@@ -152,7 +152,7 @@ def test_scales_of_unusual_inputs_are_finite() -> None:
     for some in (gram, np.zeros_like(gram)):
         s = awq_scales([w], some, tensor_scheme("int4-g32"))
         assert np.isfinite(s).all()
-        assert (s > 0).all()
+        assert 0 < s.min() <= s.max() < 1000 * s.min()
 
 
 def test_clipping_lowers_the_error() -> None:

@@ -6,6 +6,7 @@ The method is that of Lin et al. 2023 (arXiv 2306.00978); the errors are those o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 
@@ -13,51 +14,65 @@ from pocketvlm.quantize.chunks import row_chunks, run_chunks
 from pocketvlm.quantize.tensor_scheme import TensorScheme
 from pocketvlm.tensors import Floats
 
-_ROWS, _VALUES = 1024, 1 << 17
+_ROWS = 1024
 _GRID = 20
+# Powers of the inputs' and the weights' sizes to try; those next to the best are tried after them.
+_ACTIVATION_POWERS = tuple(step / 10 for step in range(10))
+_WEIGHT_POWERS = (0.0, 0.4, 0.8, 1.2)
 _SAMPLED_ROWS = 128  # of each consumer, to compare scales
 
 
 def rounded(w: Floats, scheme: TensorScheme, importance: Floats | None = None) -> Floats:
     """The values of w [rows, inputs] after rounding to nearest."""
     scheme = scheme.bound(w)
-    inputs = w.shape[1]
-    span = scheme.span(inputs)
+    span = scheme.span(w.shape[1])
     values = np.empty_like(w)
 
     def work(chunk: slice) -> None:
-        # Each span is fitted as a row of its own: one call for all of them.
-        rows = np.ascontiguousarray(w[chunk]).reshape(-1, span)
-        some = None if importance is None else np.tile(importance.reshape(-1, span), (len(rows) * span // inputs, 1))
-        grid = scheme.grid(scheme.fit(rows, some))
-        values[chunk] = grid.decode(grid.encode(np.ascontiguousarray(rows.T))).T.reshape(-1, inputs)
+        part = np.ascontiguousarray(w[chunk].T)
+        for start in range(0, len(part), span):
+            columns = slice(start, start + span)
+            some = None if importance is None else importance[columns]
+            grid = scheme.grid(scheme.fit(part[columns].T, some))
+            part[columns] = grid.decode(grid.encode(part[columns]))
+        values[chunk] = part.T
 
-    run_chunks(work, row_chunks(len(w), max(1, _VALUES // inputs)))
+    run_chunks(work, row_chunks(len(w), _ROWS))
     return values
 
 
 def scales(consumers: Sequence[Floats], gram: Floats, scheme: TensorScheme) -> Floats:
     """See `methods.awq_scales`."""
     diagonal = np.maximum(gram.diagonal(), np.float32(1e-20))
-    mean_square = np.sqrt(diagonal)
+    activation = _floored(np.sqrt(diagonal))
     sampled = [w[:: max(1, len(w) // _SAMPLED_ROWS)] for w in consumers]
     sizes = [np.abs(w).mean(0) for w in sampled]
-    together = np.concatenate(sampled)
-    weight = np.maximum(np.mean(sizes, axis=0), np.float32(1e-12)).astype(np.float32)
-    weight /= weight.mean()
-    best, lowest = np.ones(len(gram), np.float32), np.inf
-    for ratio, share in [(step / _GRID, share) for step in range(_GRID) for share in (0.0, 1.0)]:
-        s = mean_square ** np.float32(ratio) / weight ** np.float32(share * (1 - ratio))
+    weight = _floored(np.mean(sizes, axis=0, dtype=np.float32))
+
+    def tried(point: tuple[float, float]) -> tuple[float, Floats]:
+        """The error with scales activation ** a / weight ** b, and these scales, around 1."""
+        s = activation ** np.float32(point[0]) / weight ** np.float32(point[1])
         s /= np.sqrt(s.max() * s.min())
-        if not np.isfinite(s).all() or s.min() <= 0:
-            continue
         importance = diagonal / (s * s)
-        # Errors of rounding are hardly correlated, so the diagonal of the Gram matrix weighs them well enough.
-        difference = together - rounded(together * s, scheme, importance) / s
-        total = float((np.square(difference).sum(0) * diagonal).sum())
-        if total < lowest:
-            best, lowest = s, total
-    return best
+        error = 0.0
+        for w in sampled:
+            # Errors of rounding are hardly correlated, so the diagonal of the Gram matrix weighs them well enough.
+            difference = w - rounded(w * s, scheme, importance) / s
+            error += float((np.square(difference).sum(0) * diagonal).sum())
+        return error, s
+
+    found = {point: tried(point) for point in product(_ACTIVATION_POWERS, _WEIGHT_POWERS)}
+    a, b = min(found, key=lambda point: found[point][0])
+    found |= {point: tried(point) for point in ((a - 0.05, b), (a + 0.05, b), (a, b - 0.2), (a, b + 0.2))}
+    lowest = min(found, key=lambda point: found[point][0])
+    return found[lowest][1]
+
+
+def _floored(sizes: Floats) -> Floats:
+    """Sizes relative to their median. Inputs of nearly none count as small: their scales would have no bound."""
+    median = np.float32(np.median(sizes)) or np.float32(1)
+    floored: Floats = np.maximum(sizes / median, np.float32(0.01))
+    return floored
 
 
 def clip(w: Floats, gram: Floats, scheme: TensorScheme) -> Floats:
