@@ -14,7 +14,7 @@ from pocketvlm.quantize.chunks import row_chunks, run_chunks
 from pocketvlm.quantize.tensor_scheme import TensorScheme
 from pocketvlm.tensors import Floats
 
-_ROWS = 1024
+_ROWS, _VALUES = 1024, 1 << 17
 _GRID = 20
 # Powers of the inputs' and the weights' sizes to try; those next to the best are tried after them.
 _ACTIVATION_POWERS = tuple(step / 10 for step in range(10))
@@ -25,19 +25,18 @@ _SAMPLED_ROWS = 128  # of each consumer, to compare scales
 def rounded(w: Floats, scheme: TensorScheme, importance: Floats | None = None) -> Floats:
     """The values of w [rows, inputs] after rounding to nearest."""
     scheme = scheme.bound(w)
-    span = scheme.span(w.shape[1])
+    inputs = w.shape[1]
+    span = scheme.span(inputs)
     values = np.empty_like(w)
 
     def work(chunk: slice) -> None:
-        part = np.ascontiguousarray(w[chunk].T)
-        for start in range(0, len(part), span):
-            columns = slice(start, start + span)
-            some = None if importance is None else importance[columns]
-            grid = scheme.grid(scheme.fit(part[columns].T, some))
-            part[columns] = grid.decode(grid.encode(part[columns]))
-        values[chunk] = part.T
+        # Each span is fitted as a row of its own: one call for all of them.
+        rows = np.ascontiguousarray(w[chunk]).reshape(-1, span)
+        some = None if importance is None else np.tile(importance.reshape(-1, span), (len(rows) * span // inputs, 1))
+        grid = scheme.grid(scheme.fit(rows, some))
+        values[chunk] = grid.decode(grid.encode(np.ascontiguousarray(rows.T))).T.reshape(-1, inputs)
 
-    run_chunks(work, row_chunks(len(w), _ROWS))
+    run_chunks(work, row_chunks(len(w), max(1, _VALUES // inputs)))
     return values
 
 
@@ -48,18 +47,16 @@ def scales(consumers: Sequence[Floats], gram: Floats, scheme: TensorScheme) -> F
     sampled = [w[:: max(1, len(w) // _SAMPLED_ROWS)] for w in consumers]
     sizes = [np.abs(w).mean(0) for w in sampled]
     weight = _floored(np.mean(sizes, axis=0, dtype=np.float32))
+    together = np.concatenate(sampled)
 
     def tried(point: tuple[float, float]) -> tuple[float, Floats]:
         """The error with scales activation ** a / weight ** b, and these scales, around 1."""
         s = activation ** np.float32(point[0]) / weight ** np.float32(point[1])
         s /= np.sqrt(s.max() * s.min())
         importance = diagonal / (s * s)
-        error = 0.0
-        for w in sampled:
-            # Errors of rounding are hardly correlated, so the diagonal of the Gram matrix weighs them well enough.
-            difference = w - rounded(w * s, scheme, importance) / s
-            error += float((np.square(difference).sum(0) * diagonal).sum())
-        return error, s
+        # Errors of rounding are hardly correlated, so the diagonal of the Gram matrix weighs them well enough.
+        difference = together - rounded(together * s, scheme, importance) / s
+        return float((np.square(difference).sum(0) * diagonal).sum()), s
 
     found = {point: tried(point) for point in product(_ACTIVATION_POWERS, _WEIGHT_POWERS)}
     a, b = min(found, key=lambda point: found[point][0])
