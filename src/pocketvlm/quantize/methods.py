@@ -54,16 +54,18 @@ def gptq(
     *,
     order: bool = True,
     damping: float = 0.01,
+    shrinkage: float = 0.05,
     sweeps: int = _SWEEPS,
 ) -> QuantizedTensor:
     """Quantize w [outputs, inputs] so that the outputs of inputs with this Gram matrix float32 [in, in] change little.
 
     order: round inputs in the order of the diagonal, the largest first; a scheme that permutes forms its groups in this
-    order, others fit them before. damping: what is added to the diagonal, as a part of its mean. sweeps: of coordinate
-    descent after GPTQ; 0 is GPTQ alone.
+    order, others fit them before. damping: what is added to the diagonal, as a part of its mean. shrinkage: by how
+    much the products of different inputs are reduced, because those of few tokens are partly chance; it lowers the
+    error on other tokens. sweeps: of coordinate descent after GPTQ; 0 is GPTQ alone.
     """
     with single_threaded_blas():
-        return gptq_rows.quantize(name, w, gram, scheme, order, damping, sweeps)
+        return gptq_rows.quantize(name, w, gram, scheme, order, damping, shrinkage, sweeps)
 
 
 def awq_scales(consumers: Sequence[Floats], gram: Floats, scheme: TensorScheme) -> Floats:
