@@ -100,6 +100,7 @@ def measure(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
     chosen = [each for each in CANDIDATES if not args.only or any(part in each.name for part in args.only)]
     if reference not in chosen:
         chosen.insert(0, reference)
+    directory.mkdir(parents=True, exist_ok=True)
     found = made(chosen, directory, args.threads)
     rows: dict[str, Any] = {}
     for candidate in chosen:
@@ -136,7 +137,10 @@ def page(results: dict[str, Any]) -> list[str]:
             low, high = mean["interval"]
             cells += [f"{mean['right']:.1f} %", f"{mean['points']:+.2f} ({low:+.2f} to {high:+.2f})"]
         lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    tasks = next((len(row["answers"]["tasks"]) for row in rows.values() if "answers" in row), 0)
+    asked = f"{results['questions_a_task']} questions for each of {tasks} tasks. " if tasks else ""
+    facts = ", ".join(f"{name}: {value}" for name, value in results["machine"].items())
+    return [*lines, "", f"KL divergence: mean in nats. {asked}{facts}."]
 
 
 def main() -> None:

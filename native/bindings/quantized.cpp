@@ -211,9 +211,10 @@ void quantized_embed(Runtime& runtime, const PackedMatrix& matrix, nb::handle id
     rows.shaped(-1);
     const Output y(out, "out");
     y.shaped(rows.size(), matrix.inputs());
-    runtime.run(4 * y.size(), [&](Pool& pool, const Kernels&) {
-        check_indices(rows.data(), rows.size(), "ids", matrix.outputs());
-        dequantize_rows(pool, matrix.weights(), rows.data(), rows.size(), matrix.inputs(), y.data());
+    runtime.operate(4 * y.size(), [weights = &matrix.weights(), known = matrix.outputs(), width = matrix.inputs(), chosen = rows.data(),
+                                   n = rows.size(), to = y.data()](Pool& pool, const Kernels&) {
+        check_indices(chosen, n, "ids", known);
+        dequantize_rows(pool, *weights, chosen, n, width, to);
     });
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from pocketvlm.backends import native
 from pocketvlm.backends.native import NativeBackend
 from pocketvlm.backends.native.arena import Arena
 from pocketvlm.backends.options import choose
-from pocketvlm.quantize import quantized
+from pocketvlm.quantize import quantized, round_to_nearest
+from pocketvlm.schemes import INT4_GROUP_64
 
 Floats = NDArray[np.float32]
 
@@ -26,11 +28,14 @@ def kernels(request: pytest.FixtureRequest) -> NativeBackend:
 class Network:
     """A few operations on arrays that change in place: rows of a table, normed, multiplied, gated, added to."""
 
-    def __init__(self, ops: NativeBackend, rows: int, seed: int = 0) -> None:
+    def __init__(self, ops: NativeBackend, rows: int, seed: int = 0, packed_table: bool = False) -> None:
         make = Inputs(seed)
         self.ops = ops
         self.ids = np.zeros(rows, np.int32)
-        self.table = ops.prepare(make.matrix(50, 72, "bf16"), "embedding")
+        table = make.matrix(50, 72, "bf16")
+        # As a checkpoint holds it: nothing is known but codes and scales.
+        rounded = replace(round_to_nearest(table, INT4_GROUP_64), rounded_from=None)
+        self.table = ops.prepare(rounded if packed_table else table, "embedding")
         shapes = {"gate": (130, 72), "up": (130, 72), "down": (72, 130)}
         tensors = {name: make.matrix(*shape, "f32") for name, shape in shapes.items()}
         matrices = quantized(tensors, dict.fromkeys(tensors, "matrix"), ops.scheme)
@@ -48,9 +53,10 @@ class Network:
         return ops.concat([x, self.norm.reshape(1, -1), x])
 
 
-def test_replay_equals_single_calls(kernels: NativeBackend) -> None:
+@pytest.mark.parametrize("packed_table", [False, True], ids=["dense rows", "packed rows"])
+def test_replay_equals_single_calls(kernels: NativeBackend, packed_table: bool) -> None:
     random = np.random.default_rng(1)
-    networks = [Network(kernels, rows, rows) for rows in (1, 3, 16)]
+    networks = [Network(kernels, rows, rows, packed_table) for rows in (1, 3, 16)]
     replays = []
     for network in networks:
         network.ids[:] = random.integers(0, 50, len(network.ids))

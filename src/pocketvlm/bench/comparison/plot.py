@@ -51,7 +51,8 @@ def _divergence(panel: Any, comparison: Comparison) -> None:
     panel.set_xticks(list(places), [f"{row.kind}\ntop-1 {row.divergence.top1:.1%}" for row in rows], fontsize=8)
     panel.set_ylabel("nats")
     panel.set_title("KL divergence")
-    panel.legend(frameon=False)
+    panel.margins(y=0.3)  # for the legend
+    panel.legend(frameon=False, ncols=2, loc="upper center")
 
 
 def _layers(panel: Any, comparison: Comparison) -> None:
