@@ -56,7 +56,7 @@ def test_gptq_is_that_of_the_paper(name: str, ordered: bool) -> None:
     scheme = tensor_scheme(name)
     order = np.argsort(-gram.diagonal(), kind="stable") if ordered else np.arange(256)
     plain = gptq_with(w, gram, scheme, order)
-    values = gptq("w", w, gram, scheme, order=ordered, sweeps=0).dequantize()
+    values = gptq("w", w, gram, scheme, order=ordered, shrinkage=0, sweeps=0).dequantize()
     first = order[:40]  # later inputs depend on all others
     assert (values[:, first] == plain[:, first]).mean() > 0.99
     assert output_error(w, values, gram) == pytest.approx(output_error(w, plain, gram), rel=0.02)
@@ -103,6 +103,24 @@ def test_fewer_tokens_than_inputs() -> None:
         tensor = gptq("w", w, gram, tensor_scheme("int4-g64"), damping=damping)
         assert np.isfinite(tensor.dequantize()).all()
         assert error_of(w, tensor, gram) < 0.3 * error_of(w, nearest("w", w, tensor_scheme("int4-g64")), gram)
+
+
+def test_shrinkage_lowers_the_error_on_other_tokens() -> None:
+    """With two tokens an input."""
+    random = np.random.default_rng(1)
+    basis = np.linalg.qr(random.standard_normal((128, 128)))[0] / np.sqrt(np.arange(1, 129))
+    grams = []
+    for tokens in (256, 8192):
+        x = random.standard_normal((tokens, 128)) @ basis.T
+        grams.append((x.T @ x / tokens).astype(np.float32))
+    w = random.standard_normal((96, 128)).astype(np.float32)
+    few, other = grams
+    errors = [
+        output_error(w, gptq("w", w, few, tensor_scheme("int4-g32"), shrinkage=part).dequantize(), other)
+        for part in (0.0, 0.05, 0.1)
+    ]
+    assert errors[1] < 0.99 * errors[0]
+    assert errors[2] < errors[1]
 
 
 def test_single_rows_and_large_outliers() -> None:

@@ -39,14 +39,14 @@ class Inputs:
     factor: Floats
 
 
-def prepare_inputs(gram: Floats, order: bool, damping: float) -> Inputs:
-    """Damp a Gram matrix, order its inputs by falling diagonal, and factor it; damping: part of the mean diagonal."""
+def prepare_inputs(gram: Floats, order: bool, damping: float, shrinkage: float) -> Inputs:
+    """Shrink and damp a Gram matrix, order its inputs by falling diagonal, and factor it; see `methods.gptq`."""
     diagonal = gram.diagonal()
     mean = np.float32(diagonal.mean(dtype=np.float64)) or np.float32(1)
     found = np.argsort(-diagonal, kind="stable") if order else np.arange(len(gram))
     backwards = found[::-1]
     while True:
-        damped = np.array(gram, np.float32)
+        damped = np.asarray(gram, np.float32) * np.float32(1 - shrinkage)
         np.fill_diagonal(damped, np.where(diagonal > 0, diagonal, mean) + np.float32(damping) * mean)
         try:
             lower = np.linalg.cholesky(damped[np.ix_(backwards, backwards)].astype(np.float64))
@@ -60,11 +60,18 @@ def prepare_inputs(gram: Floats, order: bool, damping: float) -> Inputs:
 
 
 def quantize(
-    name: str, w: Floats, gram: Floats, scheme: TensorScheme, order: bool, damping: float, sweeps: int
+    name: str,
+    w: Floats,
+    gram: Floats,
+    scheme: TensorScheme,
+    order: bool,
+    damping: float,
+    shrinkage: float,
+    sweeps: int,
 ) -> QuantizedTensor:
     """See `methods.gptq`. sweeps: of coordinate descent."""
     scheme = scheme.bound(w)
-    inputs = prepare_inputs(gram, order, damping)
+    inputs = prepare_inputs(gram, order, damping, shrinkage)
     permutation = inputs.order if scheme.permutes and order else None
     if permutation is not None:
         ordered = np.ascontiguousarray(inputs.gram[np.ix_(permutation, permutation)])

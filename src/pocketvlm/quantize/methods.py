@@ -18,7 +18,8 @@ from pocketvlm.quantize.chunks import row_chunks, run_chunks
 from pocketvlm.quantize.tensor_scheme import TensorScheme
 from pocketvlm.tensors import Floats, QuantizedTensor
 
-_ROWS = 1024  # of a chunk when rounding to nearest: a group of all of them stays in the second-level cache
+# Rows of a chunk when rounding to nearest, and values of a span of all of them: they stay in the cache.
+_MIN_ROWS, _MAX_ROWS, _VALUES = 64, 1024, 1 << 18
 _SWEEPS = 1
 
 
@@ -42,7 +43,8 @@ def nearest(name: str, w: Floats, scheme: TensorScheme, importance: Floats | Non
             found.append(parameters)
         return found
 
-    parameters = run_chunks(work, row_chunks(rows, _ROWS))
+    size = max(_MIN_ROWS, min(_MAX_ROWS, _VALUES // max(1, span)))
+    parameters = run_chunks(work, row_chunks(rows, size))
     return scheme.tensor(name, codes, gptq_rows.join_rows(parameters))
 
 
@@ -54,16 +56,18 @@ def gptq(
     *,
     order: bool = True,
     damping: float = 0.01,
+    shrinkage: float = 0.05,
     sweeps: int = _SWEEPS,
 ) -> QuantizedTensor:
     """Quantize w [outputs, inputs] so that the outputs of inputs with this Gram matrix float32 [in, in] change little.
 
     order: round inputs in the order of the diagonal, the largest first; a scheme that permutes forms its groups in this
-    order, others fit them before. damping: what is added to the diagonal, as a part of its mean. sweeps: of coordinate
-    descent after GPTQ; 0 is GPTQ alone.
+    order, others fit them before. damping: what is added to the diagonal, as a part of its mean. shrinkage: by how
+    much the products of different inputs are reduced, because those of few tokens are partly chance; it lowers the
+    error on other tokens. sweeps: of coordinate descent after GPTQ; 0 is GPTQ alone.
     """
     with single_threaded_blas():
-        return gptq_rows.quantize(name, w, gram, scheme, order, damping, sweeps)
+        return gptq_rows.quantize(name, w, gram, scheme, order, damping, shrinkage, sweeps)
 
 
 def awq_scales(consumers: Sequence[Floats], gram: Floats, scheme: TensorScheme) -> Floats:
