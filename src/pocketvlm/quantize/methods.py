@@ -18,7 +18,8 @@ from pocketvlm.quantize.chunks import row_chunks, run_chunks
 from pocketvlm.quantize.tensor_scheme import TensorScheme
 from pocketvlm.tensors import Floats, QuantizedTensor
 
-_ROWS = 1024  # of a chunk when rounding to nearest: a group of all of them stays in the second-level cache
+# Rows of a chunk when rounding to nearest, and values of a span of all of them: they stay in the cache.
+_MIN_ROWS, _MAX_ROWS, _VALUES = 64, 1024, 1 << 18
 _SWEEPS = 1
 
 
@@ -42,7 +43,8 @@ def nearest(name: str, w: Floats, scheme: TensorScheme, importance: Floats | Non
             found.append(parameters)
         return found
 
-    parameters = run_chunks(work, row_chunks(rows, _ROWS))
+    size = max(_MIN_ROWS, min(_MAX_ROWS, _VALUES // max(1, span)))
+    parameters = run_chunks(work, row_chunks(rows, size))
     return scheme.tensor(name, codes, gptq_rows.join_rows(parameters))
 
 
