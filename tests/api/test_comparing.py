@@ -140,3 +140,37 @@ def test_bad_data_is_refused_by_line(tmp_path: Path) -> None:
         compare_models("nano", "nano", data=path)
     with pytest.raises(OptionError, match=r"data=.*nowhere"):
         compare_models("nano", "nano", data=tmp_path / "nowhere")
+
+
+def test_a_model_without_its_vision_tower_is_compared_on_text(tmp_path: Path) -> None:
+    text, mmproj = pocketvlm.convert_model("nano", tmp_path / "gguf", format="gguf")
+    mmproj.unlink()
+    found = compare_models("nano", text, max_tokens=600)
+    assert [row.kind for row in found.kinds] == ["text"]
+    assert found.features == ()
+    assert found.candidate.vision_bits_per_weight is None
+    assert found.kl < 1e-9  # float32 norms of GGUF files are those of nano
+    (note,) = found.notes
+    assert "samples were left out: " in note
+    assert note.endswith("has no vision tower")
+    Image.new("RGB", (50, 50), "red").save(tmp_path / "a.png")
+    with pytest.raises(OptionError, match=r"no sample is left to compare: 1 of 1 samples"):
+        compare_models("nano", text, data=tmp_path)
+
+
+def test_a_folder_of_pictures_is_data(tmp_path: Path, rounded: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (50, 50), "red").save(tmp_path / name)
+    found = compare_models("nano", rounded, data=tmp_path)
+    assert [(row.kind, row.samples) for row in found.kinds] == [("image 16x", 1), ("image 4x", 1)]
+    assert found.data == str(tmp_path)
+
+
+def test_quantized_checkpoints_have_their_own_bits(tmp_path: Path) -> None:
+    """Counted in the files, scales included; the other way round, the reference may be the quantized one."""
+    pocketvlm.quantize_model("nano", tmp_path / "out.gguf", format="gguf", scheme="Q8_0", method="rtn", threads=2)
+    found = compare_models(tmp_path / "out.gguf", "nano", max_tokens=300)
+    assert found.reference.language_bits_per_weight == 8.5
+    assert found.reference.vision_bits_per_weight == 16
+    assert found.reference.quantization == "GGUF Q8_0, 8 bits, groups of 32"
+    assert 0 < found.kl < 0.01
