@@ -135,7 +135,9 @@ $(VENV)/.benched: $(VENV)/.developed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
 	@touch $@
 
+# llama.cpp for any processor, built anew: its AMX kernels crash on quantized files, and a cached build may have them.
 $(VENV)/.formats: $(VENV)/.developed
+	CMAKE_ARGS=-DGGML_NATIVE=OFF $(BIN)/python -m pip install --quiet --no-cache-dir --constraint constraints.txt llama-cpp-python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,formats]"
 	@touch $@
 

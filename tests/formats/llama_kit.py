@@ -73,7 +73,7 @@ class PeerVision:
         try:
             from llama_cpp import mtmd_cpp
         except (ImportError, RuntimeError, FileNotFoundError) as error:
-            pytest.skip(f"llama-cpp-python was built without libmtmd: {error}")
+            pytest.fail(f"llama-cpp-python was built without libmtmd ({error}): `make test-formats` builds it anew")
         start()
         self.mtmd: Any = mtmd_cpp
         self.model = lib.llama_model_load_from_file(str(text).encode(), lib.llama_model_default_params())
