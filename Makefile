@@ -6,10 +6,14 @@ BIN    := $(VENV)/bin
 
 SOURCES := pyproject.toml CMakeLists.txt $(shell find native -type f)
 
-.PHONY: demo test test-full test-long test-formats test-clients lint types pytest native-test neon neon-if-present sanitize docs bench clean
+.PHONY: demo ui test test-ui test-full test-long test-formats test-clients lint types pytest native-test neon neon-if-present sanitize docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/pocketvlm run nano -i examples/penguin.png -p "Describe this image."
+
+# The server's web page. An install builds it too; it needs Node.js (or gets it from PyPI) and an npm registry.
+ui:
+	$(PYTHON) web/build.py
 
 test: lint types native-test neon-if-present pytest
 
