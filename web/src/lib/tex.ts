@@ -14,19 +14,25 @@ export const mathematics: MarkedExtension = {
     {
       name: "texBlock",
       level: "block",
-      start: (text: string) => text.search(/\$\$|\\\[/) >= 0 ? text.search(/\$\$|\\\[/) : undefined,
+      start: (text: string) => found(text, /\n {0,3}(?:\$\$|\\\[)/),
       tokenizer: (text: string) => token("texBlock", BLOCK.exec(text)),
       renderer: (made: Tokens.Generic) => `<div class="${BLOCK_CLASS}">${escape(String(made["tex"]))}</div>`,
     },
     {
       name: "texSpan",
       level: "inline",
-      start: (text: string) => text.search(/\$|\\[([]/) >= 0 ? text.search(/\$|\\[([]/) : undefined,
+      start: (text: string) => found(text, /\$|\\[([]/),
       tokenizer: (text: string) => token("texSpan", SPAN.exec(text) ?? INLINE.exec(text)),
       renderer: (made: Tokens.Generic) => `<span class="${INLINE_CLASS}">${escape(String(made["tex"]))}</span>`,
     },
   ],
 };
+
+/** Where a pattern is found first. */
+function found(text: string, pattern: RegExp): number | undefined {
+  const at = text.search(pattern);
+  return at < 0 ? undefined : at;
+}
 
 function token(type: string, match: RegExpExecArray | null): Tokens.Generic | undefined {
   return match ? { type, raw: match[0], tex: (match[1] ?? match[2] ?? "").trim() } : undefined;
