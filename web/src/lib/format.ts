@@ -4,8 +4,9 @@ export function seconds(value: number): string {
   if (value < 0.0005) return "0 ms";
   if (value < 1) return `${Math.round(value * 1000)} ms`;
   if (value < 60) return `${value < 10 ? value.toFixed(1) : Math.round(value)} s`;
-  const minutes = Math.floor(value / 60);
-  return `${minutes} min ${Math.round(value - minutes * 60)} s`;
+  const whole = Math.round(value);
+  const parts = [[Math.floor(whole / 3600), "h"], [Math.floor((whole % 3600) / 60), "min"], [whole % 60, "s"]] as const;
+  return parts.filter(([number]) => number).map(([number, unit]) => `${number} ${unit}`).join(" ");
 }
 
 export function bytes(value: number): string {

@@ -10,7 +10,7 @@ const TAGS = [
   "a", "b", "blockquote", "br", "code", "del", "details", "div", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "i", "img", "kbd",
   "li", "ol", "p", "pre", "s", "span", "strong", "sub", "summary", "sup", "table", "tbody", "td", "th", "thead", "tr", "u", "ul",
 ];
-const ATTRIBUTES = ["href", "class", "align", "start", "alt", "src", "title"];
+const ATTRIBUTES = ["href", "class", "align", "start", "alt", "src", "title", "colspan", "rowspan"];
 const CLASSES = /^(?:language-[\w+#.-]+|tex-inline|tex-block)$/;
 
 /** One block of an answer as nodes. Nothing in it runs or loads anything. */

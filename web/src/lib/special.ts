@@ -26,8 +26,12 @@ const CORNERS = { box: 2, quad: 4, point: 1 } as const;
 export function readRegions(answer: string, streaming = false): Marked {
   const regions: Region[] = [];
   let name = "";
+  let end = 0;
   const found = answer.replaceAll(OPEN, "").replaceAll(CLOSE, "");
-  let text = found.replace(SHAPES, (all, ref: string | undefined, kind: Region["kind"] | undefined, inside: string) => {
+  let text = found.replace(SHAPES, (all: string, ref: string | undefined, kind: Region["kind"] | undefined, inside: string, at: number, whole: string) => {
+    // A name holds for the shapes right after it.
+    if (/[^\s,;]/.test(whole.slice(end, at))) name = "";
+    end = at + all.length;
     if (ref !== undefined) {
       name = ref.trim();
       // The name is shown with the box that follows it; without one it stays text.

@@ -1,7 +1,7 @@
 // Small parts: buttons with an icon, dialogs, images from the database.
-import type { ComponentChildren, JSX } from "preact";
-import { Component } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import type { ComponentChildren, JSX, VNode } from "preact";
+import { cloneElement, Component } from "preact";
+import { useEffect, useId, useRef, useState } from "preact/hooks";
 import { copyText } from "../lib/copy.ts";
 import { objectUrl } from "../store/media.ts";
 import { t } from "../text/index.ts";
@@ -79,12 +79,14 @@ export abstract class Memo<P extends object> extends Component<P> {
   }
 }
 
-export function Field({ label, hint, children }: { label: string; hint?: string; children: ComponentChildren }): JSX.Element {
+/** A label, its field and a hint. The field's name is the label alone. */
+export function Field({ label, hint, children }: { label: string; hint?: string; children: VNode<object> }): JSX.Element {
+  const id = useId();
   return (
-    <label class="field">
-      <span class="field-label">{label}</span>
-      {children}
-      {hint && <span class="hint">{hint}</span>}
-    </label>
+    <div class="field">
+      <label class="field-label" for={id}>{label}</label>
+      {cloneElement(children as VNode<{ id?: string }>, { id, "aria-describedby": hint ? `${id}-hint` : undefined })}
+      {hint && <span class="hint" id={`${id}-hint`}>{hint}</span>}
+    </div>
   );
 }

@@ -1,13 +1,14 @@
 // The shown branch of the conversation; of a long one the last turns first.
 import type { JSX } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { plainText } from "../lib/special.ts";
 import { branches, group } from "../lib/tree.ts";
 import type { Attachment, Turn } from "../lib/types.ts";
 import { answer } from "../store/answers.ts";
 import * as state from "../store/state.ts";
 import { t } from "../text/index.ts";
 import { Figures } from "./figures.tsx";
-import { IconButton } from "./parts.tsx";
+import { CopyButton, IconButton } from "./parts.tsx";
 import { AnswerBody, TurnView } from "./turn.tsx";
 
 const STEP = 40; // turns that are drawn at first, and more at each wish
@@ -70,6 +71,7 @@ function Compared({ turn, pictures, last }: { turn: Turn; pictures: readonly Att
         <section key={each.id} class={`side ${each.id === turn.id ? "chosen" : ""}`} data-turn={each.id} data-state={each.state} aria-label={each.label}>
           <header>
             <b>{each.label}</b>
+            <CopyButton text={() => plainText(each.text)} />
             {each.id === turn.id ? <span class="hint">{t("goesOnHere")}</span> : <button type="button" class="link" onClick={() => state.showBranch(each)}>{t("goOnHere")}</button>}
           </header>
           <AnswerBody turn={each} pictures={pictures} last={last && each.id === turn.id} />

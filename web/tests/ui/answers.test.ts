@@ -139,8 +139,8 @@ test("boxes and points are drawn on the picture; names light them up; JSON is sa
   await tab.page.locator(".shape.active").waitFor();
   const box = (await tab.page.locator(".regions img").boundingBox())!;
   const shape = (await tab.page.locator(".shape").first().boundingBox())!;
-  assert.ok(Math.abs(shape.x - box.x - 0.1 * box.width) < 4, JSON.stringify([box, shape]));
-  assert.ok(Math.abs(shape.height - 0.4 * box.height) < 8, JSON.stringify([box, shape]));
+  assert.ok(Math.abs(shape.x + shape.width / 2 - box.x - 0.3 * box.width) < 2, JSON.stringify([box, shape]));
+  assert.ok(Math.abs(shape.y + shape.height / 2 - box.y - 0.4 * box.height) < 2, JSON.stringify([box, shape]));
   await tab.shot("boxes");
   const [file] = await Promise.all([tab.page.waitForEvent("download"), tab.page.getByRole("button", { name: "Save boxes as JSON" }).click()]);
   const saved = JSON.parse(await readFile((await file.path())!, "utf8")) as { name: string; pixels: number[][] }[];
@@ -175,13 +175,12 @@ test("a schema is checked before it is used, and answers against it", async () =
   await dialog.locator("summary", { hasText: "Answer as JSON" }).click();
   await dialog.getByLabel("JSON schema").fill("{");
   await dialog.getByText("Not used yet:").waitFor();
-  const schema = { type: "object", properties: { n: { type: "integer" } }, required: ["n"] };
+  const schema = { type: "object", properties: { n: { enum: [1, 2] } }, required: ["n"] };
   await dialog.getByLabel("JSON schema").fill(JSON.stringify(schema));
   await dialog.getByLabel("Name of a preset").fill("numbers");
   await dialog.getByRole("button", { name: "Save preset" }).click();
   await dialog.getByRole("button", { name: "Close" }).click();
   const answer = await tab.ask("a number");
-  assert.doesNotThrow(() => JSON.parse("{}"));
   assert.equal(await answer.locator(".problem").count(), 0);
   front.scripts.push(says('{"n": "three"}'));
   await tab.ask("again");

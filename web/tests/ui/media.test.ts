@@ -69,24 +69,12 @@ test("the views of a picture, their tokens in both modes, and options that reach
   await dialog.getByLabel("Slices at most").fill("1");
   await dialog.getByLabel("Slices at most").press("Enter");
   await dialog.getByText(/slices of/).waitFor({ state: "hidden" });
-  await dialog.getByLabel("Detail").selectOption("4x");
+  await dialog.getByLabel("Detail", { exact: true }).selectOption("4x");
   await dialog.getByRole("button", { name: "Close" }).click();
   await tab.ask("What is this?");
   const image = parts(front)[0]!;
   assert.equal(image["downsample_mode"], "4x");
   assert.equal(image["max_slice_nums"], 1);
-  await tab.close();
-});
-
-test("large files are uploaded once and named by id; a forgotten id is uploaded again", async () => {
-  const tab = await open(front.url);
-  await tab.attach("penguin.mp4");
-  await tab.ask("Which way does the penguin move?");
-  const first = parts(front)[0]!;
-  if (!JSON.stringify(first).includes("file_id")) {
-    // Files below the limit travel inside the request.
-    assert.match(JSON.stringify(first), /data:video/);
-  }
   await tab.close();
 });
 
@@ -98,8 +86,8 @@ test("a video shows the frames that the model looks at, with times", async () =>
   await dialog.locator(".frames img").first().waitFor();
   const frames = await dialog.locator(".frames li").count();
   assert.match(await dialog.locator(".frames small").first().innerText(), /^0:0/);
-  await dialog.getByLabel("Frames a second").fill("4");
-  await dialog.getByLabel("Frames a second").press("Enter");
+  await dialog.getByLabel("Frames a second", { exact: true }).fill("4");
+  await dialog.getByLabel("Frames a second", { exact: true }).press("Enter");
   await until(async () => (await dialog.locator(".frames li").count()) > frames);
   await tab.shot("video");
   await dialog.getByLabel("To second").fill("1");
@@ -153,7 +141,7 @@ test("addresses are fetched by the server, which refuses private ones", async ()
   await tab.page.getByRole("button", { name: "Add by address" }).click();
   await tab.page.getByRole("dialog").getByRole("textbox").fill(`${serving.url}ui/icon.svg`);
   await tab.page.getByRole("dialog").getByRole("button", { name: "Add", exact: true }).click();
-  await tab.page.locator(".notice").getByText(/not public|private|loopback|address/i).waitFor();
+  await tab.page.locator(".notice").getByText("is not on the public internet").waitFor();
   await tab.close();
 });
 
@@ -165,8 +153,8 @@ test("files of other kinds are refused by name, and markup in names stays text",
   await tab.page.locator(".composer input[type=file]").setInputFiles({ name, mimeType: "image/png", buffer: await readFile(join(EXAMPLES, "dog.png")) });
   assert.equal(await tab.page.locator(".chip-name").innerText(), name);
   await tab.page.locator(".composer input[type=file]").setInputFiles({ name: "broken.png", mimeType: "image/png", buffer: Buffer.from("no picture") });
-  await tab.page.locator(".notice").getByText(/not an image|cannot|image/i).waitFor();
-  assert.equal(await tab.page.locator(".chip").count(), 1);
+  await tab.page.locator(".notice").getByText(/identify|cannot|not a/i).waitFor();
+  await until(async () => (await tab.page.locator(".chip").count()) === 1);
   front.scripts.push(says("ok"));
   await tab.ask("x");
   await tab.close();

@@ -1,7 +1,7 @@
 // Tests of the page's pure parts: branches, events, coordinates, messages, mathematics.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { blocks, marked } from "../../src/lib/blocks.ts";
+import { blocks, marked, plainMarkup } from "../../src/lib/blocks.ts";
 import { calculate, runDemo } from "../../src/lib/demo.ts";
 import { finishKey, stages, tokensPerSecond } from "../../src/lib/figures.ts";
 import { bytes, clock, seconds, title } from "../../src/lib/format.ts";
@@ -65,6 +65,7 @@ test("coordinates become regions, other special tokens vanish", () => {
   assert.deepEqual(regions[0], { kind: "box", name: "cat", points: [[10, 20], [30, 40]] });
   assert.deepEqual(regions[1]?.points, [[5, 6]]);
   assert.equal(plainText("<ref>a dog</ref> runs"), "a dog runs");
+  assert.deepEqual(readRegions("<ref>a</ref><box>1 2 3 4</box>, <box>5 6 7 8</box> and <box>1 1 2 2</box>").regions.map(({ name }) => name), ["a", "a", "3"]);
   assert.deepEqual(readRegions("<box>1 2 3</box>").regions, []);
   assert.deepEqual(readRegions("<quad>0 0 9 0 9 9 0 2000</quad>").regions[0]?.points.at(-1), [0, 1000]);
 });
@@ -144,6 +145,16 @@ test("blocks of Markdown are cut where nothing can change them", () => {
   assert.equal(blocks("# A\n\ntext\n\n```js\nlet a;\n\nlet b;\n```\n\n| a |\n|---|\n| 1 |\n").length, 4);
 });
 
+test("only plain tags stay markup", () => {
+  const html = marked.parse('x<sub>2</sub><br>\n\n<table><tr><td colspan="2">a</td></tr></table>\n\n<img src=x onerror=alert(1)>', { async: false });
+  assert.match(html, /<sub>2<\/sub><br>/);
+  assert.match(html, /<td colspan="2">a<\/td>/);
+  assert.doesNotMatch(html, /<img/);
+  for (const harm of ["<script>", "<b onclick=x>", "<td style='x'>", "<details ontoggle=x", "<!-- <b", "<svg/onload=x>", "</script >"]) {
+    assert.doesNotMatch(plainMarkup(harm), /<(?!b)/, harm);
+  }
+});
+
 test("figures", () => {
   const timings: Timings = { queue: 0.1, media: 0, resize: 0, preprocess: 0.2, vision: 0.3, prefill: 0.1, decode: 1, ttft: 1, total: 3, cached_tokens: 0 };
   const answer = turn("1", null, { timings, usage: { prompt_tokens: 5, completion_tokens: 11 }, finish: "length", stop: "repetition" });
@@ -175,7 +186,7 @@ test("pages, numbers and words", () => {
   assert.deepEqual(readPages("1-3, 7,2", 9), [1, 2, 3, 7]);
   for (const wrong of ["", "0", "3-1", "10", "a", "1-100"]) assert.equal(readPages(wrong, wrong === "1-100" ? 200 : 9), undefined);
   assert.equal(seconds(0.0523), "52 ms");
-  assert.equal(seconds(125), "2 min 5 s");
+  assert.deepEqual([125, 86_400, 3_660, 120].map(seconds), ["2 min 5 s", "24 h", "1 h 1 min", "2 min"]);
   assert.equal(bytes(1536), "1.5 KB");
   assert.equal(clock(65.5), "1:05.5");
   assert.equal(title("a  b\nc", 4), "a b…");

@@ -1,9 +1,10 @@
-"""These routes show what is in an uploaded file: an image, a frame of a video, a page of a PDF file; and upload by URL."""
+"""These routes show images, frames of videos and pages of PDF files that were uploaded, and upload by URL."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -67,8 +68,8 @@ async def frame(file_id: str, number: int, request: Request) -> Response:
     context, path = _found(request, file_id)
 
     def draw() -> bytes:
-        frames = open_frames(path.read_bytes(), context.limits)
-        total = len(frames.timeline.starts)
+        frames = open_frames(path, replace(context.limits, local_files=True))
+        total = len(frames.timeline().starts)
         if not 0 <= number < total:
             raise ApiError(404, f"there is no frame {number}: the video has frames 0 to {total - 1}", param="number")
         decoder = frames.decoder([number])
