@@ -71,11 +71,11 @@ class Middleware:
             if scope["method"] == "OPTIONS" and origin.lower() in self._origins:
                 await _preflight(scope, receive, reply)
                 return
-            self._check(scope, headers, record)
             if scope["method"] == "GET" and scope["path"] == self._context.settings.root_path:
                 # The page's own addresses are relative, so they need the last slash.
                 await Json({}, 308, {"Location": f"{scope['path']}/"})(scope, receive, reply)
                 return
+            self._check(scope, headers, record)
             await self._app(scope, self._bounded(headers, receive, record), reply)
         except ApiError as error:
             await self._fail(error, record, started, scope, receive, reply)

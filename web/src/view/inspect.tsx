@@ -82,7 +82,8 @@ function ModeCard(props: { mode: Mode; views: Views | "…" | { fault: string };
 
 function ImageSeen({ attachment, views }: { attachment: Attachment; views: Views }): JSX.Element {
   const blob = attachment.shown ?? attachment.blob;
-  const lines = gridLines(views.grid);
+  const { rows, columns } = gridLines(views.grid);
+  const drawn = [...rows.map((y) => `M0 ${y}H100`), ...columns.map((x) => `M${x} 0V100`)].join("");
   return (
     <div class="seen">
       <figure class="overview">
@@ -94,8 +95,8 @@ function ImageSeen({ attachment, views }: { attachment: Attachment; views: Views
           <div class="canvas">
             <StoredImage blob={blob} alt={t("sliceGrid")} />
             <svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">
-              {lines.rows.map((y) => <path key={`r${y}`} d={`M0 ${y}H100`} />)}
-              {lines.columns.map((x) => <path key={`c${x}`} d={`M${x} 0V100`} />)}
+              <path class="edge" d={drawn} />
+              <path d={drawn} />
             </svg>
           </div>
           <figcaption>{t("gridOf", { rows: views.grid[0], columns: views.grid[1], size: views.slice?.join("×") ?? "" })}</figcaption>

@@ -34,7 +34,7 @@ export function Regions({ regions, pictures, active, onActive }: RegionsProps): 
             {regions.map((region, index) => <Shape key={index} region={region} index={index} active={active === index} onActive={onActive} />)}
           </svg>
           {regions.map((region, index) => (
-            <span key={index} class={`tag mark-${index % 6} ${active === null || active === index ? "" : "faint"}`} style={{ left: `${left(region) / 10}%`, top: `${top(region) / 10}%` }}>{region.name}</span>
+            <span key={index} class={`tag mark-${index % 6} ${active === null || active === index ? "" : "faint"}`} style={place(region)}>{region.name}</span>
           ))}
         </div>
       )}
@@ -68,10 +68,10 @@ function corners(region: Region): [number, number][] {
   return [[left, top], [right, top], [right, bottom], [left, bottom]];
 }
 
-function left(region: Region): number {
-  return Math.min(...region.points.map(([x]) => x));
-}
-
-function top(region: Region): number {
-  return Math.min(...region.points.map(([, y]) => y));
+/** Where the name of a region stands: at its upper left corner, near the picture's right side at its upper right one. */
+function place(region: Region): Record<string, string> {
+  const left = Math.min(...region.points.map(([x]) => x));
+  const right = Math.max(...region.points.map(([x]) => x));
+  const top = Math.min(930, ...region.points.map(([, y]) => y));
+  return { top: `${top / 10}%`, ...(left > 700 ? { right: `${(1000 - right) / 10}%` } : { left: `${left / 10}%` }) };
 }

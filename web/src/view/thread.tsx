@@ -41,6 +41,13 @@ export function Thread(): JSX.Element {
     const element = box.current;
     if (element && follow) element.scrollTop = element.scrollHeight;
   });
+  // Pictures become larger when they have been read.
+  useEffect(() => {
+    const element = box.current!;
+    const observer = new ResizeObserver(() => { if (follow) element.scrollTop = element.scrollHeight; });
+    observer.observe(element.firstElementChild!);
+    return () => observer.disconnect();
+  }, [follow]);
   const onScroll = (): void => {
     const element = box.current!;
     setFollow(element.scrollHeight - element.scrollTop - element.clientHeight < NEAR);

@@ -11,7 +11,9 @@ export const ROOT = join(import.meta.dirname, "..", "..", "..", "..");
 export const EXAMPLES = join(ROOT, "examples");
 export const SHOTS = join(ROOT, "build", "page");
 const PROGRAM = process.env["POCKETVLM"] ?? join(ROOT, ".venv", "bin", "pocketvlm");
-const CHROMIUM = ["chromium", "chromium-browser", "google-chrome"].map((name) => `/usr/bin/${name}`).find((path) => existsSync(path));
+const CHROMIUM = ["chromium", "chromium-browser", "google-chrome"]
+  .flatMap((name) => (process.env["PATH"] ?? "").split(":").map((folder) => join(folder, name)))
+  .find((path) => existsSync(path));
 const PATIENT = 30_000;
 
 export function freePort(): Promise<number> {
@@ -137,7 +139,7 @@ export function says(text: string, pause = 0, more: Step[] = []): Step[] {
 
 let browser: Browser | undefined;
 
-/** The version of a JavaScript error or refused resource is a failure of the test that caused it. */
+/** A tab. A JavaScript error or a refused resource fails the test that caused it. */
 export class Tab {
   readonly page: Page;
   readonly faults: string[];
