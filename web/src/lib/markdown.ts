@@ -49,8 +49,24 @@ function imageLink(image: HTMLImageElement): Node {
   return link;
 }
 
+// Formulas that were typeset; while an answer grows, each is wanted again and again.
+const formulas = new Map<string, HTMLElement>();
+const MAX_FORMULAS = 500;
+
 function typeset(node: HTMLElement): void {
   const tex = node.textContent ?? "";
+  const key = `${node.className} ${tex}`;
+  let formula = formulas.get(key);
+  if (!formula) {
+    formula = node.cloneNode(true) as HTMLElement;
+    fill(formula, tex);
+    if (formulas.size >= MAX_FORMULAS) formulas.clear();
+    formulas.set(key, formula);
+  }
+  node.replaceWith(formula.cloneNode(true));
+}
+
+function fill(node: HTMLElement, tex: string): void {
   try {
     temml.render(tex, node, { displayMode: node.className === BLOCK_CLASS, throwOnError: true, trust: false, maxSize: [20, 200] });
   } catch {

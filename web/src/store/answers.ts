@@ -12,7 +12,10 @@ import { request, untilReachable } from "./api.ts";
 import { sourceOf, withUploads } from "./media.ts";
 import * as state from "./state.ts";
 
-const SHOW_EVERY = 50; // milliseconds between two drawings of a streaming answer
+// Milliseconds between two drawings of a streaming answer: at first, and so many times what the last one took.
+const SHOW_EVERY = 66;
+const SHOW_REST = 14;
+const SHOW_RARELY = 500;
 const SAVE_EVERY = 1000;
 
 function turnOf(conversation: string, parent: string | null, role: Turn["role"], text: string): Turn {
@@ -154,6 +157,7 @@ class Drawing {
   private calls: ToolCall[];
   private timer: ReturnType<typeof setTimeout> | undefined;
   private saved = Date.now();
+  private wait = SHOW_EVERY;
   private readonly show: (turn: Turn, save: boolean) => void;
 
   constructor(turn: Turn, show: (turn: Turn, save: boolean) => void) {
@@ -185,7 +189,7 @@ class Drawing {
       const reason = choice["stop_reason"];
       if (typeof reason === "string" || typeof reason === "number") this.turn = { ...this.turn, stop: reason };
     }
-    this.timer ??= setTimeout(() => this.flush(), SHOW_EVERY);
+    this.timer ??= setTimeout(() => this.flush(), this.wait);
   }
 
   private call(given: unknown): void {
@@ -206,6 +210,11 @@ class Drawing {
     this.turn = { ...this.turn, text: this.text, reasoning: this.reasoning, calls: [...this.calls] };
     const save = Date.now() - this.saved > SAVE_EVERY;
     if (save) this.saved = Date.now();
+    const began = performance.now();
     this.show(this.turn, save);
+    // The drawing is a microtask that `show` has queued before this one.
+    queueMicrotask(() => {
+      this.wait = Math.min(SHOW_RARELY, Math.max(SHOW_EVERY, SHOW_REST * (performance.now() - began)));
+    });
   }
 }

@@ -4,6 +4,7 @@ import { createRef } from "preact";
 import { blocks } from "../lib/blocks.ts";
 import { copyText } from "../lib/copy.ts";
 import { renderBlock } from "../lib/markdown.ts";
+import { morph } from "../lib/morph.ts";
 import type { Region } from "../lib/special.ts";
 import { t } from "../text/index.ts";
 import { Memo } from "./parts.tsx";
@@ -27,7 +28,7 @@ class Block extends Memo<BlockProps> {
   }
 
   private draw(): void {
-    this.box.current?.replaceChildren(renderBlock(this.props.source, this.props.regions));
+    if (this.box.current) morph(this.box.current, renderBlock(this.props.source, this.props.regions));
   }
 
   override render(): JSX.Element {

@@ -218,7 +218,7 @@ export async function open(url: string, options: TabOptions = {}): Promise<Tab> 
     if (message.type() === "error" && !(options.failures && isFailure)) faults.push(message.text());
   });
   await page.goto(url);
-  await page.locator(".app").waitFor();
+  await page.locator(".composer").waitFor();
   return new Tab(context, page, faults);
 }
 

@@ -6,7 +6,6 @@ import asyncio
 import io
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from fastapi import APIRouter, Request
@@ -15,14 +14,12 @@ from starlette.responses import Response
 from pocketvlm.interfaces.errors import ApiError
 from pocketvlm.interfaces.schemas.common import Object
 from pocketvlm.processor import pdf
+from pocketvlm.processor.encode import encode
 from pocketvlm.processor.frames import open_frames
 from pocketvlm.processor.media import read_image
 from pocketvlm.server.context import Context
 from pocketvlm.server.replies import Json
 from pocketvlm.server.routes.shared import Route, context_of, record_of
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 router = APIRouter(route_class=Route, tags=["Files"])
 
@@ -57,7 +54,7 @@ async def preview(file_id: str, request: Request) -> Response:
 
     def draw() -> bytes:
         image = read_image(path.read_bytes(), context.limits)
-        return _encoded(image, _IMAGE_SIDE, "PNG")
+        return encode(image, _IMAGE_SIDE, "PNG")
 
     return Response(await context.in_thread(draw), media_type="image/png", headers=_CACHED)
 
@@ -74,7 +71,7 @@ async def frame(file_id: str, number: int, request: Request) -> Response:
             raise ApiError(404, f"there is no frame {number}: the video has frames 0 to {total - 1}", param="number")
         decoder = frames.decoder([number])
         try:
-            return _encoded(decoder.read(number), _FRAME_SIDE, "JPEG")
+            return encode(decoder.read(number), _FRAME_SIDE, "JPEG")
         finally:
             decoder.close()
 
@@ -94,7 +91,7 @@ async def page(file_id: str, number: int, request: Request) -> Response:
     context, path = _found(request, file_id)
 
     def draw() -> bytes:
-        return _encoded(pdf.draw_page(path, number, context.limits), pdf.LONGEST, "PNG")
+        return encode(pdf.draw_page(path, number, context.limits), pdf.LONGEST, "PNG")
 
     return Response(await context.in_thread(draw), media_type="image/png", headers=_CACHED)
 
@@ -102,11 +99,3 @@ async def page(file_id: str, number: int, request: Request) -> Response:
 def _found(request: Request, file_id: str) -> tuple[Context, Path]:
     context = context_of(request)
     return context, context.files.path(file_id, record_of(request).owner)
-
-
-def _encoded(image: Image, side: int, kind: str) -> bytes:
-    """The image as a file, made smaller where a side is longer."""
-    image.thumbnail((side, side))
-    out = io.BytesIO()
-    image.save(out, kind)
-    return out.getvalue()
