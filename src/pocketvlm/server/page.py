@@ -34,21 +34,21 @@ class PageFile:
 
 
 class Page:
-    """The files below a folder, by their paths in it. They are read when the first one is requested."""
+    """The files below a folder, by their paths in it. Each is read and compressed when it is requested first."""
 
     def __init__(self, folder: Path = BUILT) -> None:
         self._folder = folder
-        self._files: dict[str, PageFile] | None = None
+        self._paths: dict[str, Path] | None = None
+        self._files: dict[str, PageFile] = {}
 
-    def get(self, path: str) -> PageFile | None:
+    def get(self, name: str) -> PageFile | None:
         """The file with this path, None without one."""
-        if self._files is None:
-            self._files = {
-                file.relative_to(self._folder).as_posix(): _read(file)
-                for file in sorted(self._folder.rglob("*"))
-                if file.is_file() and not file.name.startswith(".")
-            }
-        return self._files.get(path)
+        if self._paths is None:
+            found = [path for path in self._folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+            self._paths = {path.relative_to(self._folder).as_posix(): path for path in found}
+        if name not in self._files and name in self._paths:
+            self._files[name] = _read(self._paths[name])
+        return self._files.get(name)
 
 
 def _read(path: Path) -> PageFile:

@@ -22,12 +22,15 @@ function turnOf(conversation: string, parent: string | null, role: Turn["role"],
   return { id: randomId(), conversation, parent, created: Date.now(), role, text, state: "done" };
 }
 
-/** Add a question after `parent` and answer it. */
-export function ask(text: string, attachments: Attachment[], parent = state.current.value.leaf): void {
+export type Variants = { label: string; settings: Settings }[];
+
+/** Add a question after `parent` and answer it, once or in each variant. */
+export function ask(text: string, attachments: Attachment[], parent = state.current.value.leaf, variants?: Variants): void {
   const turn = turnOf(state.current.value.id, parent, "user", text);
   if (attachments.length) turn.attachments = attachments;
   state.putTurns([turn]);
-  answer(turn.id);
+  state.persist();
+  answer(turn.id, variants);
 }
 
 /** Add results of tools after the last answer, and let the model go on. */
@@ -43,7 +46,7 @@ export function giveResults(results: { callId: string; text: string }[]): void {
 }
 
 /** Answer the turns up to `parent` in a new branch. */
-export function answer(parent: string | null, variants?: { label: string; settings: Settings }[]): void {
+export function answer(parent: string | null, variants?: Variants): void {
   const conversation = state.current.value;
   const group = variants ? randomId() : undefined;
   const asked = variants ?? [{ label: "", settings: conversation.settings }];

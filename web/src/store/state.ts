@@ -1,8 +1,10 @@
 // What the page shows: conversations, the turns of the open one, and settings of the page.
 import { batch, computed, signal } from "@preact/signals";
 import { randomId } from "../lib/ids.ts";
+import { problemOf } from "../lib/problems.ts";
 import { children, newestLeaf, pathTo, subtree } from "../lib/tree.ts";
 import { PLAIN, type Conversation, type Preset, type Settings, type Turn } from "../lib/types.ts";
+import { told } from "../text/index.ts";
 import * as db from "./db.ts";
 
 export const conversations = signal<Conversation[]>([]);
@@ -153,6 +155,13 @@ async function dropUnusedBlobs(): Promise<void> {
   await db.blobs.delete(...unused);
 }
 
+/** Tell the reader of a failure that belongs to no turn: in plain words, then the server's or browser's own. */
 export function report(error: unknown): void {
-  notice.value = error instanceof Error ? error.message : String(error);
+  const { key, detail } = problemOf(error);
+  notice.value = [told(key), detail].filter(Boolean).join(" ");
+}
+
+/** Ask the browser not to delete the database when space is short. */
+export function persist(): void {
+  void navigator.storage?.persist?.().catch(() => undefined);
 }

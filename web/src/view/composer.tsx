@@ -4,13 +4,11 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { ask, stopAll } from "../store/answers.ts";
 import { addFiles, addUrl, comparison, draft, filesOf, target } from "../store/draft.ts";
 import * as state from "../store/state.ts";
-import { answer } from "../store/answers.ts";
 import { t } from "../text/index.ts";
 import { AttachmentStrip } from "./attachments.tsx";
 import { Camera } from "./camera.tsx";
 import { Dialog, Field, IconButton } from "./parts.tsx";
 import type { Turn } from "../lib/types.ts";
-import { randomId } from "../lib/ids.ts";
 
 const TYPES = "image/*,video/*,application/pdf,.mkv,.heic,.heif";
 
@@ -39,11 +37,7 @@ export function Composer(): JSX.Element {
     const attachments = draft.attachments.value;
     draft.text.value = "";
     draft.attachments.value = [];
-    if (!compared) return ask(text, attachments);
-    const turn: Turn = { id: randomId(), conversation: state.current.value.id, parent: state.current.value.leaf, created: Date.now(), role: "user", text, state: "done" };
-    if (attachments.length) turn.attachments = attachments;
-    state.putTurns([turn]);
-    answer(turn.id, compared);
+    ask(text, attachments, state.current.value.leaf, compared);
   };
   const onKey = (event: KeyboardEvent): void => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {

@@ -7,6 +7,7 @@ import type { Attachment, Turn } from "../lib/types.ts";
 import { answer } from "../store/answers.ts";
 import * as state from "../store/state.ts";
 import { t } from "../text/index.ts";
+import { Branches } from "./branches.tsx";
 import { Figures } from "./figures.tsx";
 import { CopyButton, IconButton } from "./parts.tsx";
 import { AnswerBody, TurnView } from "./turn.tsx";
@@ -72,6 +73,7 @@ export function Thread(): JSX.Element {
 /** Answers that were asked together, next to each other. */
 function Compared({ turn, pictures, last }: { turn: Turn; pictures: readonly Attachment[]; last: boolean }): JSX.Element {
   const answers = group(state.after.value, turn);
+  const siblings = branches(state.after.value, turn);
   return (
     <article class="turn compared" aria-label={t("compare")}>
       {answers.map((each) => (
@@ -85,7 +87,7 @@ function Compared({ turn, pictures, last }: { turn: Turn; pictures: readonly Att
           <Figures turn={each} />
         </section>
       ))}
-      <div class="actions"><IconButton icon="redo" label={t("regenerate")} onClick={() => answer(turn.parent)} /></div>
+      <div class="actions"><Branches turn={turn} count={siblings.length} index={siblings.findIndex((each) => each.id === turn.id)} /><IconButton icon="redo" label={t("regenerate")} onClick={() => answer(turn.parent)} /></div>
     </article>
   );
 }

@@ -10,6 +10,7 @@ import * as state from "../store/state.ts";
 import { randomId } from "../lib/ids.ts";
 import { t, told } from "../text/index.ts";
 import { AttachmentStrip, ReadOnlyStrip } from "./attachments.tsx";
+import { Branches } from "./branches.tsx";
 import { Calls } from "./calls.tsx";
 import { Figures } from "./figures.tsx";
 import { Icon } from "./icons.tsx";
@@ -160,21 +161,9 @@ function Actions(props: TurnProps & { onEdit: () => void; onAgain?: () => void }
   const { turn, branch, branches, onEdit, onAgain } = props;
   const [sure, setSure] = useState(false);
   if (turn.state === "streaming" || turn.state === "waiting") return <div class="actions" />;
-  const go = (step: number): void => {
-    const list = state.after.value.get(turn.parent)?.filter((each) => each.role === turn.role) ?? [];
-    const at = list.findIndex((each) => each.id === turn.id);
-    const next = list[at + step];
-    if (next) state.showBranch(next);
-  };
   return (
     <div class="actions" role="group" aria-label={t("actions")}>
-      {branches > 1 && (
-        <span class="branches">
-          <IconButton icon="left" label={t("previousBranch")} disabled={branch === 0} onClick={() => go(-1)} />
-          <span aria-label={t("branchOf", { number: branch + 1, total: branches })}>{branch + 1}/{branches}</span>
-          <IconButton icon="right" label={t("nextBranch")} disabled={branch === branches - 1} onClick={() => go(1)} />
-        </span>
-      )}
+      <Branches turn={turn} count={branches} index={branch} />
       <CopyButton text={() => plainText(turn.text)} />
       {onAgain && <IconButton icon="redo" label={t("regenerate")} onClick={onAgain} />}
       <IconButton icon="edit" label={t("edit")} onClick={onEdit} />

@@ -165,6 +165,11 @@ test("16x and 4x answer side by side, and the conversation goes on from one of t
   await tab.page.getByRole("button", { name: "End", exact: true }).click();
   await tab.ask("Which colour?");
   assert.equal((front.bodies.at(-1)!["messages"] as unknown[]).length, 3);
+  await tab.page.locator(".compared").getByRole("button", { name: "Answer again" }).click();
+  await until(async () => (await tab.page.locator("article.assistant .branches").allInnerTexts())[0] === "2/2");
+  await tab.answer().getByRole("button", { name: "Previous version" }).click();
+  await tab.page.locator(".compared").getByRole("button", { name: "Next version" }).click();
+  await tab.page.locator("article.assistant .branches").waitFor();
   await tab.close();
 });
 

@@ -4,6 +4,7 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { existsSync } from "node:fs";
 import { createServer, request as forward, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { createServer as createSocket, type AddressInfo } from "node:net";
+import { networkInterfaces } from "node:os";
 import { join } from "node:path";
 import { chromium, type Browser, type BrowserContext, type Locator, type Page } from "playwright-core";
 
@@ -88,9 +89,15 @@ export class Front {
 
   async start(): Promise<this> {
     this.server = createServer((asked, answer) => void this.handle(asked, answer));
-    await new Promise<void>((resolve) => this.server!.listen(0, "127.0.0.1", () => resolve()));
+    await new Promise<void>((resolve) => this.server!.listen(0, "0.0.0.0", () => resolve()));
     this.url = `http://127.0.0.1:${(this.server.address() as AddressInfo).port}${this.prefix}/`;
     return this;
+  }
+
+  /** The front's address by the machine's own, which is no secure context for a browser; undefined without a network. */
+  get remote(): string | undefined {
+    const found = Object.values(networkInterfaces()).flat().find((each) => each?.family === "IPv4" && !each.internal);
+    return found && this.url.replace("127.0.0.1", found.address);
   }
 
   stop(): void {
@@ -202,7 +209,7 @@ export interface TabOptions {
 /** A fresh browser profile on a page. */
 export async function open(url: string, options: TabOptions = {}): Promise<Tab> {
   assert.ok(CHROMIUM, "no Chromium: apt-get install chromium");
-  browser ??= await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox"] });
+  browser ??= await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox", "--use-fake-device-for-media-stream"] });
   const context = await browser.newContext({
     viewport: { width: options.width ?? 1200, height: options.height ?? 800 },
     colorScheme: options.dark ? "dark" : "light",

@@ -160,10 +160,26 @@ test("files of other kinds are refused by name, and markup in names stays text",
   await tab.close();
 });
 
-test("the camera gives a picture where the browser has one", async () => {
+test("the live camera gives a picture", async () => {
   const tab = await open(front.url);
+  await tab.context.grantPermissions(["camera"]);
+  await tab.page.getByRole("button", { name: "Camera" }).click();
+  await tab.page.getByRole("button", { name: "Take a picture" }).click();
+  await tab.page.locator(".chip-name", { hasText: "camera.jpg" }).waitFor();
+  await tab.close();
+});
+
+test("on plain http from another machine: the phone's camera, and copying through a field", async (context) => {
+  if (!front.remote) return context.skip("no network address");
+  const tab = await open(front.remote);
+  assert.equal(await tab.page.evaluate(() => window.isSecureContext), false);
   await tab.page.getByRole("button", { name: "Camera" }).click();
   await tab.page.getByRole("dialog").locator("input[capture]").setInputFiles(join(EXAMPLES, "dog.png"));
   await tab.page.locator(".chip-name", { hasText: "dog.png" }).waitFor();
+  await tab.ask("What is this?");
+  await tab.answer().getByRole("button", { name: "Copy" }).click();
+  await tab.answer().getByRole("button", { name: "Copied" }).waitFor();
+  await tab.composer.press("Control+V");
+  assert.match(await tab.composer.inputValue(), /dog/i);
   await tab.close();
 });

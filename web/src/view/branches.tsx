@@ -1,0 +1,22 @@
+// The way to the other versions of a turn.
+import type { JSX } from "preact";
+import { branches } from "../lib/tree.ts";
+import type { Turn } from "../lib/types.ts";
+import * as state from "../store/state.ts";
+import { t } from "../text/index.ts";
+import { IconButton } from "./parts.tsx";
+
+export function Branches({ turn, count, index }: { turn: Turn; count: number; index: number }): JSX.Element | null {
+  if (count < 2) return null;
+  const go = (step: number): void => {
+    const next = branches(state.after.value, turn)[index + step];
+    if (next) state.showBranch(next);
+  };
+  return (
+    <span class="branches">
+      <IconButton icon="left" label={t("previousBranch")} disabled={index === 0} onClick={() => go(-1)} />
+      <span aria-label={t("branchOf", { number: index + 1, total: count })} role="img">{index + 1}/{count}</span>
+      <IconButton icon="right" label={t("nextBranch")} disabled={index === count - 1} onClick={() => go(1)} />
+    </span>
+  );
+}
