@@ -28,7 +28,7 @@ export function count(value: number, language: string): string {
 export function clock(value: number): string {
   const minutes = Math.floor(value / 60);
   const rest = value - minutes * 60;
-  return `${minutes}:${(rest < 10 ? "0" : "") + (Number.isInteger(rest) ? rest : rest.toFixed(1))}`;
+  return `${minutes}:${(rest < 10 ? "0" : "") + Number(rest.toFixed(2))}`;
 }
 
 /** The first words of a text, on one line. */

@@ -45,6 +45,22 @@ export function giveResults(results: { callId: string; text: string }[]): void {
   answer(parent);
 }
 
+/** Answer again with another result of a tool; the results after it stay as they are. */
+export function replaceResult(turn: Turn, text: string): void {
+  const path = state.path.value;
+  const first = path.findIndex((each) => each.id === turn.id);
+  let parent = turn.parent;
+  const made: Turn[] = [];
+  for (let at = first; at >= 0 && path[at]?.role === "tool"; at++) {
+    const old = path[at]!;
+    const copy: Turn = { ...old, id: randomId(), created: Date.now(), parent, text: at === first ? text : old.text };
+    made.push(copy);
+    parent = copy.id;
+  }
+  state.putTurns(made);
+  answer(parent);
+}
+
 /** Answer the turns up to `parent` in a new branch. */
 export function answer(parent: string | null, variants?: Variants): void {
   const conversation = state.current.value;

@@ -47,6 +47,7 @@ export const en = {
   branchOf: "Version {number} of {total}",
   editQuestion: "Edit the question",
   editAnswer: "Edit the answer",
+  editResult: "Edit the result",
   askAgain: "Ask again",
   saveBranch: "Save as a new version",
   continue: "Continue",

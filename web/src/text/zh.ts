@@ -48,6 +48,7 @@ export const zh: Record<Key, string> = {
   branchOf: "第 {number} 个版本，共 {total} 个",
   editQuestion: "编辑问题",
   editAnswer: "编辑回答",
+  editResult: "编辑结果",
   askAgain: "重新提问",
   saveBranch: "保存为新版本",
   continue: "继续",

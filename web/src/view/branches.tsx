@@ -1,5 +1,6 @@
-// The way to the other versions of a turn.
+// The way to the other versions of a turn, and to its end.
 import type { JSX } from "preact";
+import { useState } from "preact/hooks";
 import { branches } from "../lib/tree.ts";
 import type { Turn } from "../lib/types.ts";
 import * as state from "../store/state.ts";
@@ -19,4 +20,11 @@ export function Branches({ turn, count, index }: { turn: Turn; count: number; in
       <IconButton icon="right" label={t("nextBranch")} disabled={index === count - 1} onClick={() => go(1)} />
     </span>
   );
+}
+
+/** Deletes at the second click. */
+export function DeleteButton({ turn }: { turn: Turn }): JSX.Element {
+  const [sure, setSure] = useState(false);
+  const click = (): void => (sure ? void state.deleteTurn(turn) : setSure(true));
+  return <IconButton icon="trash" label={sure ? t("reallyDelete") : t("delete")} class={sure ? "danger" : ""} onClick={click} />;
 }

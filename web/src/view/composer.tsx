@@ -112,7 +112,8 @@ export function listenForFiles(setOver: (over: boolean) => void): () => void {
   };
   const paste = (event: ClipboardEvent): void => {
     const found = filesOf(event.clipboardData);
-    if (!found.length) return;
+    // Word processors and tables put a picture of the text next to the text.
+    if (!found.length || event.clipboardData?.getData("text/plain")) return;
     event.preventDefault();
     void addFiles(target.value, found);
   };

@@ -31,7 +31,7 @@ function times(views: VideoViews, numbers: number[]): string {
 }
 
 function round(value: number): number {
-  return Math.round(value * 10) / 10;
+  return Math.round(value * 100) / 100;
 }
 
 /** One frame; it is fetched when it comes into view. */

@@ -10,7 +10,7 @@ export function KeyDialog(): JSX.Element | null {
   if (!keyNeeded.value) return null;
   const give = (): void => { if (key.trim()) { giveKey(key.trim()); setKey(""); } };
   return (
-    <Dialog title={t("key")} onClose={() => undefined} actions={<button type="button" class="primary" disabled={!key.trim()} onClick={give}>{t("unlock")}</button>}>
+    <Dialog title={t("key")} actions={<button type="button" class="primary" disabled={!key.trim()} onClick={give}>{t("unlock")}</button>}>
       {keyNeeded.value === "wrong" && <p class="problem small" role="alert">{t("keyWrong")}</p>}
       <Field label={t("keyLabel")} hint={t("keyHint")}>
         <input type="password" autoComplete="off" autoFocus value={key} onInput={(event) => setKey(event.currentTarget.value)} onKeyDown={(event) => event.key === "Enter" && give()} />

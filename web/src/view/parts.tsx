@@ -34,8 +34,8 @@ export function CopyButton({ text }: { text: () => string }): JSX.Element {
   return <IconButton icon={done ? "check" : "copy"} label={done ? t("copied") : t("copy")} onClick={() => void copy()} />;
 }
 
-/** A modal dialog; Escape and a click outside close it. */
-export function Dialog(props: { title: string; onClose: () => void; children: ComponentChildren; wide?: boolean; actions?: ComponentChildren }): JSX.Element {
+/** A modal dialog; Escape and a click outside close it, if it can be closed. */
+export function Dialog(props: { title: string; onClose?: () => void; children: ComponentChildren; wide?: boolean; actions?: ComponentChildren }): JSX.Element {
   const box = useRef<HTMLDialogElement>(null);
   useEffect(() => {
     const dialog = box.current!;
@@ -43,14 +43,14 @@ export function Dialog(props: { title: string; onClose: () => void; children: Co
     return () => dialog.close();
   }, []);
   const outside = (event: MouseEvent): void => {
-    if (event.target === box.current) props.onClose();
+    if (event.target === box.current) props.onClose?.();
   };
   return (
-    <dialog ref={box} class={props.wide ? "wide" : ""} aria-label={props.title} onMouseDown={outside} onCancel={(event) => { event.preventDefault(); props.onClose(); }}>
+    <dialog ref={box} class={props.wide ? "wide" : ""} aria-label={props.title} onMouseDown={outside} onCancel={(event) => { event.preventDefault(); props.onClose?.(); }}>
       <div class="dialog-body">
         <header>
           <h2>{props.title}</h2>
-          <IconButton icon="close" label={t("close")} onClick={props.onClose} />
+          {props.onClose && <IconButton icon="close" label={t("close")} onClick={props.onClose} />}
         </header>
         <div class="dialog-content">{props.children}</div>
         {props.actions && <footer>{props.actions}</footer>}

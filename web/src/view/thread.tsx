@@ -7,7 +7,7 @@ import type { Attachment, Turn } from "../lib/types.ts";
 import { answer } from "../store/answers.ts";
 import * as state from "../store/state.ts";
 import { t } from "../text/index.ts";
-import { Branches } from "./branches.tsx";
+import { Branches, DeleteButton } from "./branches.tsx";
 import { Figures } from "./figures.tsx";
 import { CopyButton, IconButton } from "./parts.tsx";
 import { AnswerBody, TurnView } from "./turn.tsx";
@@ -87,7 +87,7 @@ function Compared({ turn, pictures, last }: { turn: Turn; pictures: readonly Att
           <Figures turn={each} />
         </section>
       ))}
-      <div class="actions"><Branches turn={turn} count={siblings.length} index={siblings.findIndex((each) => each.id === turn.id)} /><IconButton icon="redo" label={t("regenerate")} onClick={() => answer(turn.parent)} /></div>
+      <div class="actions"><Branches turn={turn} count={siblings.length} index={siblings.findIndex((each) => each.id === turn.id)} /><IconButton icon="redo" label={t("regenerate")} onClick={() => answer(turn.parent)} /><DeleteButton turn={turn} /></div>
     </article>
   );
 }

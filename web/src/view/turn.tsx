@@ -4,13 +4,13 @@ import { useState } from "preact/hooks";
 import { answerFault } from "../lib/schema.ts";
 import { plainText, readRegions } from "../lib/special.ts";
 import type { Attachment, Turn } from "../lib/types.ts";
-import { answer, ask, continueAnswer, stop } from "../store/answers.ts";
+import { answer, ask, continueAnswer, replaceResult, stop } from "../store/answers.ts";
 import { draft, newDraft, target, type Draft } from "../store/draft.ts";
 import * as state from "../store/state.ts";
 import { randomId } from "../lib/ids.ts";
 import { t, told } from "../text/index.ts";
 import { AttachmentStrip, ReadOnlyStrip } from "./attachments.tsx";
-import { Branches } from "./branches.tsx";
+import { Branches, DeleteButton } from "./branches.tsx";
 import { Calls } from "./calls.tsx";
 import { Figures } from "./figures.tsx";
 import { Icon } from "./icons.tsx";
@@ -71,17 +71,34 @@ function Question(props: TurnProps): JSX.Element {
         {turn.attachments && <ReadOnlyStrip attachments={turn.attachments} />}
         {turn.text && <p class="plain">{turn.text}</p>}
       </div>
-      <Actions {...props} onEdit={begin} />
+      <Actions {...props} {...(turn.role === "user" ? { onEdit: begin } : {})} />
     </>
   );
 }
 
-function Result({ turn }: TurnProps): JSX.Element {
+function Result(props: TurnProps): JSX.Element {
+  const { turn } = props;
+  const [editing, edit] = useState<string | undefined>(undefined);
+  if (editing !== undefined) {
+    const save = (): void => { edit(undefined); replaceResult(turn, editing); };
+    return (
+      <div class="editing">
+        <textarea aria-label={t("editResult")} rows={3} value={editing} autoFocus onInput={(event) => edit(event.currentTarget.value)} />
+        <div class="row end">
+          <button type="button" onClick={() => edit(undefined)}>{t("cancel")}</button>
+          <button type="button" class="primary" onClick={save}>{t("sendResults")}</button>
+        </div>
+      </div>
+    );
+  }
   return (
-    <section class="card result" aria-label={t("role.tool")}>
-      <header><Icon name="tool" /> {t("result")}</header>
-      <pre tabIndex={0}>{turn.text}</pre>
-    </section>
+    <>
+      <section class="card result" aria-label={t("role.tool")}>
+        <header><Icon name="tool" /> {t("result")}</header>
+        <pre tabIndex={0}>{turn.text}</pre>
+      </section>
+      <Actions {...props} onEdit={() => edit(turn.text)} />
+    </>
   );
 }
 
@@ -157,17 +174,16 @@ function Thinking({ turn, open }: { turn: Turn; open: boolean }): JSX.Element {
   );
 }
 
-function Actions(props: TurnProps & { onEdit: () => void; onAgain?: () => void }): JSX.Element {
+function Actions(props: TurnProps & { onEdit?: () => void; onAgain?: () => void }): JSX.Element {
   const { turn, branch, branches, onEdit, onAgain } = props;
-  const [sure, setSure] = useState(false);
   if (turn.state === "streaming" || turn.state === "waiting") return <div class="actions" />;
   return (
     <div class="actions" role="group" aria-label={t("actions")}>
       <Branches turn={turn} count={branches} index={branch} />
       <CopyButton text={() => plainText(turn.text)} />
       {onAgain && <IconButton icon="redo" label={t("regenerate")} onClick={onAgain} />}
-      <IconButton icon="edit" label={t("edit")} onClick={onEdit} />
-      <IconButton icon="trash" label={sure ? t("reallyDelete") : t("delete")} class={sure ? "danger" : ""} onClick={() => (sure ? void state.deleteTurn(turn) : setSure(true))} />
+      {onEdit && <IconButton icon="edit" label={t("edit")} onClick={onEdit} />}
+      <DeleteButton turn={turn} />
     </div>
   );
 }

@@ -120,6 +120,13 @@ test("calls of tools are cards; results go back and the model goes on", async ()
   const messages = front.bodies.at(-1)!["messages"] as Record<string, unknown>[];
   assert.deepEqual(messages.slice(2), [{ role: "tool", tool_call_id: "c0", content: "42" }, { role: "tool", tool_call_id: "c1", content: "sunny" }]);
   assert.equal((front.bodies.at(-1)!["tools"] as unknown[]).length, 2);
+  front.scripts.push(says("43, and sunny."));
+  await tab.page.locator("article.tool").first().getByRole("button", { name: "Edit" }).click();
+  await tab.page.getByLabel("Edit the result").fill("43");
+  await tab.page.getByRole("button", { name: "Send the results" }).click();
+  await tab.said("43, and sunny.");
+  assert.deepEqual((front.bodies.at(-1)!["messages"] as { content: string }[]).slice(2).map(({ content }) => content), ["43", "sunny"]);
+  assert.equal(await tab.page.locator("article.tool .branches").first().innerText(), "2/2");
   await tab.close();
 });
 

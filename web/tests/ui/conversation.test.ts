@@ -1,8 +1,11 @@
 // Conversations in a browser: asking, stopping, branches, editing, storage, import and export.
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
+import { spawnSync } from "node:child_process";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, afterEach, before, test } from "node:test";
-import { closeBrowser, Front, open, says, serve, until, type Serving, type Tab } from "./kit.ts";
+import { closeBrowser, Front, open, PROGRAM, says, serve, until, type Serving, type Tab } from "./kit.ts";
 
 let serving: Serving;
 let front: Front;
@@ -140,6 +143,23 @@ test("export and import carry a conversation with its picture and system prompt"
   assert.match(page, /Content-Security-Policy.*default-src 'none'/);
   assert.match(page, /<img alt="[^"]*" src="data:image/);
   assert.doesNotMatch(page, /<script/);
+  await tab.close();
+});
+
+test("the terminal's chat reads what the page exports, and the page what the chat saves", async () => {
+  const tab = await open(front.url);
+  await tab.attach("penguin.png");
+  await tab.ask("What is this?");
+  const folder = await mkdtemp(join(tmpdir(), "page-"));
+  await writeFile(join(folder, "talk.json"), await saved(tab, "Export as messages JSON"));
+  const commands = `/load ${join(folder, "talk.json")}\nWhich colour is it?\n/save ${join(folder, "more.json")}\n`;
+  const chat = spawnSync(PROGRAM, ["chat", "nano", "--quiet", "--threads", "1"], { input: commands, encoding: "utf8" });
+  assert.equal(chat.status, 0, chat.stderr);
+  await tab.page.locator(".sidebar input[type=file]").setInputFiles(join(folder, "more.json"));
+  await tab.page.locator("article.user", { hasText: "Which colour" }).waitFor();
+  await tab.page.locator("article.user .shot img").waitFor();
+  assert.equal(await tab.page.locator("article").count(), 4);
+  await rm(folder, { recursive: true });
   await tab.close();
 });
 

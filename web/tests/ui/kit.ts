@@ -11,7 +11,7 @@ import { chromium, type Browser, type BrowserContext, type Locator, type Page } 
 export const ROOT = join(import.meta.dirname, "..", "..", "..", "..");
 export const EXAMPLES = join(ROOT, "examples");
 export const SHOTS = join(ROOT, "build", "page");
-const PROGRAM = process.env["POCKETVLM"] ?? join(ROOT, ".venv", "bin", "pocketvlm");
+export const PROGRAM = process.env["POCKETVLM"] ?? join(ROOT, ".venv", "bin", "pocketvlm");
 const CHROMIUM = ["chromium", "chromium-browser", "google-chrome"]
   .flatMap((name) => (process.env["PATH"] ?? "").split(":").map((folder) => join(folder, name)))
   .find((path) => existsSync(path));
