@@ -7,6 +7,7 @@ import "./style/turns.css";
 import "./style/dialogs.css";
 import { get } from "./store/api.ts";
 import * as db from "./store/db.ts";
+import { keepDraft } from "./store/draft.ts";
 import * as state from "./store/state.ts";
 import { showTheme } from "./store/theme.ts";
 import { language } from "./text/index.ts";
@@ -30,6 +31,7 @@ async function untilModel(): Promise<void> {
 }
 
 showTheme();
+keepDraft();
 document.documentElement.lang = language.value === "zh" ? "zh-Hans" : "en";
 const root = document.getElementById("app")!;
 root.replaceChildren(); // what stood there while the scripts were read

@@ -1,8 +1,8 @@
 // Drafts: the text and attachments of the composer and of a question that is edited.
-import { signal, type Signal } from "@preact/signals";
+import { batch, effect, signal, type Signal } from "@preact/signals";
 import type { Attachment, Settings } from "../lib/types.ts";
 import { t } from "../text/index.ts";
-import { attach, fetchUrl, kindOf, openPdf, pdfPage, sniffed, type PdfFile } from "./media.ts";
+import { attach, drafted, fetchUrl, kindOf, openPdf, pdfPage, sniffed, type PdfFile } from "./media.ts";
 import { notice, report } from "./state.ts";
 
 export interface Draft {
@@ -18,6 +18,22 @@ export function newDraft(text = "", attachments: Attachment[] = []): Draft {
 
 /** The composer's. */
 export const draft = newDraft();
+const DRAFT = "pocketvlm-draft";
+
+/** The draft of this tab is there again after a reload. */
+export function keepDraft(): void {
+  const saved = sessionStorage.getItem(DRAFT);
+  if (saved) {
+    const { text, attachments } = JSON.parse(saved) as { text: string; attachments: Attachment[] };
+    for (const each of attachments) for (const key of [each.blob, each.shown]) if (key) drafted.add(key);
+    batch(() => {
+      draft.text.value = text;
+      draft.attachments.value = attachments;
+    });
+  }
+  effect(() => sessionStorage.setItem(DRAFT, JSON.stringify({ text: draft.text.value, attachments: draft.attachments.value })));
+}
+
 /** Where dropped and pasted files go: the question that is edited, or the composer. */
 export const target = signal<Draft>(draft);
 /** A PDF file whose pages are being chosen. */

@@ -100,9 +100,18 @@ export function objectUrl(key: string): Promise<string> {
 
 // --- making attachments ---
 
+/** Keys of bytes that a draft of this tab may name: they stay although no turn names them. */
+export const drafted = new Set<string>();
+
+async function store(blob: Blob): Promise<string> {
+  const key = randomId();
+  drafted.add(key);
+  await db.blobs.put(key, blob);
+  return key;
+}
+
 export async function attach(file: Blob, name: string, kind: "image" | "video"): Promise<Attachment> {
-  const blob = randomId();
-  await db.blobs.put(blob, file);
+  const blob = await store(file);
   const made: Attachment = { id: randomId(), kind, name, mime: file.type, size: file.size, blob, options: {} };
   return kind === "image" ? withSize(made, file) : made;
 }
@@ -117,9 +126,7 @@ async function withSize(made: Attachment, file: Blob): Promise<Attachment> {
     // The browser does not know the format: the server draws a copy, or says what is wrong with the file.
     const id = await uploaded(made);
     const png = await (await request(`v1/files/${id}/preview`)).blob();
-    const shown = randomId();
-    await db.blobs.put(shown, png);
-    return { ...made, shown };
+    return { ...made, shown: await store(png) };
   }
 }
 

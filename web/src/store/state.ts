@@ -6,6 +6,7 @@ import { children, newestLeaf, pathTo, subtree } from "../lib/tree.ts";
 import { PLAIN, type Conversation, type Preset, type Settings, type Turn } from "../lib/types.ts";
 import { told } from "../text/index.ts";
 import * as db from "./db.ts";
+import { drafted } from "./media.ts";
 
 export const conversations = signal<Conversation[]>([]);
 export const current = signal<Conversation>(fresh(PLAIN));
@@ -151,7 +152,7 @@ export async function deleteConversation(id: string): Promise<void> {
 /** Delete the bytes that no turn names any more. */
 async function dropUnusedBlobs(): Promise<void> {
   const used = new Set((await db.turns.all()).flatMap((turn) => (turn.attachments ?? []).flatMap((each) => [each.blob, each.shown])));
-  const unused = (await db.blobs.keys()).map(String).filter((key) => !used.has(key));
+  const unused = (await db.blobs.keys()).map(String).filter((key) => !used.has(key) && !drafted.has(key));
   await db.blobs.delete(...unused);
 }
 

@@ -101,6 +101,27 @@ test("a video shows the frames that the model looks at, with times", async () =>
   await tab.close();
 });
 
+test("a draft survives a reload, and the deletion of a conversation", async () => {
+  const tab = await open(front.url);
+  front.scripts.push(says("old"));
+  await tab.ask("old one");
+  await tab.page.getByRole("button", { name: "New conversation" }).first().click();
+  await tab.attach("penguin.png");
+  await tab.composer.fill("What is this?");
+  await tab.page.reload();
+  await tab.page.locator(".chip-name", { hasText: "penguin.png" }).waitFor();
+  await tab.page.locator(".list li", { hasText: "old one" }).hover();
+  await tab.page.getByRole("button", { name: "Delete old one" }).click();
+  await tab.page.getByRole("button", { name: "Click again" }).click();
+  await until(async () => (await tab.page.locator(".entry").count()) === 0);
+  assert.equal(await tab.composer.inputValue(), "What is this?");
+  await tab.composer.press("Enter");
+  await tab.page.locator("article.assistant[data-state=done]").waitFor();
+  await tab.said("penguin");
+  assert.equal(await tab.page.locator(".composer .chip").count(), 0);
+  await tab.close();
+});
+
 test("pages of a PDF file become pictures", async () => {
   const tab = await open(front.url);
   await tab.page.locator(".composer input[type=file]").setInputFiles({ name: "paper.pdf", mimeType: "application/pdf", buffer: pdfOf(3) });

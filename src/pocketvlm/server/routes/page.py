@@ -25,12 +25,8 @@ async def root(request: Request) -> Response:
     index = context.page.get(INDEX)
     if index is None:
         return PlainTextResponse(MISSING, headers=vary)
-    more = {
-        "Content-Security-Policy": POLICY,
-        "Referrer-Policy": "no-referrer",
-        "Cross-Origin-Opener-Policy": "same-origin",
-    }
-    return _send(request, index, {**vary, **more, "Cache-Control": "no-cache"})
+    more = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
+    return _send(request, index, {**vary, **more})
 
 
 @router.get("/ui/{name:path}")
