@@ -112,6 +112,15 @@ def test_without_a_page_one_sentence_says_how_to_get_it(tmp_path: Path, built: P
         assert off.client.get("/ui/page-abc.js").status_code == 404
 
 
+@pytest.fixture(autouse=True)
+def no_files_stay(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "server" in request.fixturenames:
+        client = request.getfixturevalue("server").client
+        for file in client.get("/v1/files").json()["data"]:
+            client.delete(f"/v1/files/{file['id']}")
+
+
 def upload(server: Running, name: str, data: bytes) -> str:
     return str(server.client.post("/v1/files", files={"file": (name, data)}).json()["id"])
 
@@ -164,9 +173,11 @@ def test_a_url_is_fetched_by_the_rules_of_media(server: Running) -> None:
         assert answer.status_code == 400, url
     server.context.media.fetcher.fetch, fetch = lambda url, where: b"bytes", server.context.media.fetcher.fetch  # type: ignore[method-assign]
     try:
-        stored = server.client.post("/v1/files/fetch", json={"url": "https://example.com/a%20b.png?x"}).json()
+        answer = server.client.post("/v1/files/fetch", json={"url": "https://example.com/a%20b.png?x", "more": 1})
     finally:
         server.context.media.fetcher.fetch = fetch  # type: ignore[method-assign]
+    assert answer.headers["x-ignored-fields"] == "more"
+    stored = answer.json()
     assert stored["filename"] == "a b.png"
     assert server.client.get(f"/v1/files/{stored['id']}/content").content == b"bytes"
 

@@ -12,14 +12,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from pocketvlm.interfaces.errors import ApiError
-from pocketvlm.interfaces.schemas.common import Object
+from pocketvlm.interfaces.schemas.files import FetchRequest
 from pocketvlm.processor import pdf
 from pocketvlm.processor.encode import encode
 from pocketvlm.processor.frames import open_frames
 from pocketvlm.processor.media import read_image
 from pocketvlm.server.context import Context
 from pocketvlm.server.replies import Json
-from pocketvlm.server.routes.shared import Route, context_of, record_of
+from pocketvlm.server.routes.shared import Route, accept, context_of, record_of
 
 router = APIRouter(route_class=Route, tags=["Files"])
 
@@ -28,16 +28,10 @@ _IMAGE_SIDE = 2048
 _CACHED = {"Cache-Control": "private, max-age=86400"}  # a file never changes under its id
 
 
-class FetchRequest(Object):
-    """The address of an image, a video or a PDF file."""
-
-    url: str
-
-
 @router.post("/v1/files/fetch", summary="Upload a file by its URL")
 async def fetch(body: FetchRequest, request: Request) -> Response:
     """The server fetches it, by the same rules as URLs in messages, and stores it like an upload."""
-    context, record = context_of(request), record_of(request)
+    context, record = accept(request, body)
     scheme = body.url.partition(":")[0].lower()
     if scheme not in ("http", "https"):
         raise ApiError(400, f"url={body.url[:80]!r}: give an http or https URL", param="url")
