@@ -145,7 +145,7 @@ export function AnswerBody({ turn, pictures, last }: Pick<TurnProps, "turn" | "p
   };
   return (
     <div class={`answer ${active !== null ? "marking" : ""}`} onPointerOver={regions.length ? over : undefined} onFocusIn={regions.length ? over : undefined}>
-      {turn.reasoning && <Thinking turn={turn} open={streaming && !text} />}
+      {turn.reasoning && <Thinking turn={turn} open={!text && !turn.calls?.length} now={streaming && !text} />}
       {text && <Markdown text={text} regions={regions} />}
       {streaming && !text && !turn.reasoning && !turn.calls?.length && <p class="working" role="status"><span /><span /><span /><b class="off-screen">{t("working")}</b></p>}
       {regions.length > 0 && <Regions regions={regions} pictures={pictures} active={active} onActive={setActive} />}
@@ -165,10 +165,10 @@ export function AnswerBody({ turn, pictures, last }: Pick<TurnProps, "turn" | "p
   );
 }
 
-function Thinking({ turn, open }: { turn: Turn; open: boolean }): JSX.Element {
+function Thinking({ turn, open, now }: { turn: Turn; open: boolean; now: boolean }): JSX.Element {
   return (
     <details class="thinking" open={open}>
-      <summary>{open ? t("thinking") : t("thought")}</summary>
+      <summary>{now ? t("thinking") : t("thought")}</summary>
       <Markdown text={turn.reasoning ?? ""} />
     </details>
   );

@@ -19,6 +19,7 @@ import { branches, children, group, newestLeaf, pathTo, subtree } from "../../sr
 import { PLAIN, type Timings, type Turn } from "../../src/lib/types.ts";
 import { frameTime, gridLines, readViews, viewCount } from "../../src/lib/views.ts";
 import { en } from "../../src/text/en.ts";
+import { zh } from "../../src/text/zh.ts";
 
 function turn(id: string, parent: string | null, more: Partial<Turn> = {}): Turn {
   return { id, conversation: "c", parent, created: Number(id.replace(/\D/g, "")), role: "user", text: id, state: "done", ...more };
@@ -208,4 +209,9 @@ test("the demonstration tools compute and refuse", () => {
 test("a shared page has no place for markup in names", () => {
   const page = sharedPage("<script>", [{ role: "user", html: "<p>x</p>", pictures: [{ name: '"><img onerror=1>', url: "data:image/png;base64,AA" }] }]);
   assert.doesNotMatch(page, /<script>|<img onerror/);
+});
+
+test("sentences have the same places for values in each language", () => {
+  const places = (text: string): string[] => (text.match(/\{\w+\}/g) ?? []).sort();
+  for (const [key, text] of Object.entries(en)) assert.deepEqual(places(zh[key as keyof typeof en]), places(text), key);
 });
