@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,9 @@ def test_pages_of_a_pdf_file(server: Running) -> None:
     page = Image.open(io.BytesIO(server.client.get(f"/v1/files/{number}/pages/2").content))
     assert page.size == (400, 200)
     assert server.client.get(f"/v1/files/{number}/pages/3").status_code == 400
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: server.client.get(f"/v1/files/{number}/pages/1").content, range(24)))
+    assert len(set(answers)) == 1
     wrong = upload(server, "dog.png", (EXAMPLES / "dog.png").read_bytes())
     assert server.client.get(f"/v1/files/{wrong}/pages").status_code == 400
 
