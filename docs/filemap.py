@@ -22,8 +22,8 @@ HEAD = """# Files
 def summary(path: Path) -> str:
     """The first sentence of a file; empty if it has none.
 
-    Python: the first line of the docstring. C++ and TypeScript: the first sentences of the comment at the head, or, without one, the
-    header of the same name that it implements.
+    Python: the first line of the docstring. C++ and TypeScript: the first sentences of the comment at the head, or,
+    without one, the header of the same name that it implements.
     """
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
