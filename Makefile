@@ -6,10 +6,22 @@ BIN    := $(VENV)/bin
 
 SOURCES := pyproject.toml CMakeLists.txt $(shell find native -type f)
 
-.PHONY: demo test test-full test-long test-formats test-clients lint types pytest native-test neon neon-if-present sanitize docs bench clean
+.PHONY: demo ui test test-ui test-full test-long test-formats test-clients lint types pytest native-test neon neon-if-present sanitize docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/pocketvlm run nano -i examples/penguin.png -p "Describe this image."
+
+# The server's web page. An install builds it too; it needs Node.js (or gets it from PyPI) and an npm registry.
+ui:
+	$(PYTHON) web/build.py
+
+# The page: types, its pure parts, and a browser against a server with nano. Installs npm packages and, as root, Chromium.
+CHROMIUM = $(or $(shell command -v chromium || command -v chromium-browser || command -v google-chrome),$(shell [ -e /usr/bin/chromium ] && echo /usr/bin/chromium))
+test-ui: $(VENV)/.developed
+	@$(if $(CHROMIUM),true,[ "$$(id -u)" = 0 ] || { echo "the page cannot be tested here without Chromium: apt install chromium" >&2; exit 1; }; apt-get update -qq && apt-get install -y -qq chromium fonts-noto-cjk > /dev/null)
+	$(PYTHON) web/build.py
+	$(PYTHON) web/build.py --packages
+	PATH="$$($(PYTHON) web/build.py --node):$$PATH" POCKETVLM="$(abspath $(BIN))/pocketvlm" $(SHELL) web/tests/run.sh
 
 test: lint types native-test neon-if-present pytest
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "files.md"
-FOLDERS = ("src/pocketvlm", "native", "recipes", "benchmarks", "docs")
-SUFFIXES = {".py", ".h", ".cpp"}
+FOLDERS = ("src/pocketvlm", "native", "web/src", "recipes", "benchmarks", "docs")
+SUFFIXES = {".py", ".h", ".cpp", ".ts", ".tsx"}
 MAX_LENGTH = 120
 HEAD = """# Files
 
@@ -22,8 +22,8 @@ HEAD = """# Files
 def summary(path: Path) -> str:
     """The first sentence of a file; empty if it has none.
 
-    Python: the first line of the docstring. C++: the first sentences of the comment at the head, or, without one, the
-    header of the same name that it implements.
+    Python: the first line of the docstring. C++ and TypeScript: the first sentences of the comment at the head, or,
+    without one, the header of the same name that it implements.
     """
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":

@@ -13,7 +13,7 @@ from pocketvlm.errors import OptionError
 Verdict = Literal["refused", "ignored"]
 
 CHAT, COMPLETIONS, RESPONSES = "chat", "completions", "responses"
-MESSAGES, OLLAMA, TOKENS = "messages", "ollama", "tokens"
+MESSAGES, OLLAMA, TOKENS, FILES = "messages", "ollama", "tokens", "files"
 OPENAI = (CHAT, COMPLETIONS, RESPONSES)
 
 _MAX_NAMES = 40

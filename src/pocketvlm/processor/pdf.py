@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,22 +13,29 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DPI = 144
+# PDFium is not made for several threads, and a server calls it from several.
+_PDFIUM = threading.Lock()
 # Larger pages are drawn smaller, because longer sides would not get more slices.
 LONGEST = 4096
 
 
 def page_count(path: Path) -> int:
     """How many pages a PDF file has. Raises ImageError, or OptionError where pypdfium2 is not installed."""
-    pdf = _open(path)
-    try:
-        return len(pdf)
-    finally:
-        pdf.close()
+    with _PDFIUM:
+        pdf = _open(path)
+        try:
+            return len(pdf)
+        finally:
+            pdf.close()
 
 
 def draw_page(path: Path, number: int, limits: MediaLimits | None = None) -> Image:
     """Page `number`, from 1, as an RGB picture at 144 dots an inch. Raises ImageError, or OptionError."""
-    limits = limits or MediaLimits()
+    with _PDFIUM:
+        return _draw(path, number, limits or MediaLimits())
+
+
+def _draw(path: Path, number: int, limits: MediaLimits) -> Image:
     pdf = _open(path)
     try:
         if not 1 <= number <= len(pdf):

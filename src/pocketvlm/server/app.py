@@ -15,7 +15,7 @@ from pocketvlm.interfaces.errors import ApiError, from_validation
 from pocketvlm.server.context import Context
 from pocketvlm.server.errors import internal
 from pocketvlm.server.middleware import Middleware, error_response
-from pocketvlm.server.routes import answers, docs, files, ollama_models, service, tokens
+from pocketvlm.server.routes import answers, docs, files, ollama_models, page, previews, service, tokens
 
 _ABOUT = """MiniCPM-V behind the interfaces of OpenAI, Anthropic and Ollama. Fields that are not listed are refused if
 they would change the answer; the header x-ignored-fields names all others. Errors have the form that the clients of
@@ -24,9 +24,17 @@ each interface read."""
 
 def create_app(context: Context) -> tuple[FastAPI, ASGIApp]:
     """The FastAPI application, and the same inside its middleware, which is what a server runs."""
-    app = FastAPI(title="pocketvlm", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None)
+    prefix = context.settings.root_path
+    app = FastAPI(
+        title="pocketvlm",
+        version=__version__,
+        description=_ABOUT,
+        docs_url=None,
+        redoc_url=None,
+        servers=[{"url": prefix}] if prefix else None,
+    )
     app.state.context = context
-    for module in (answers, ollama_models, tokens, files, service, docs):
+    for module in (answers, ollama_models, tokens, files, previews, service, docs, page):
         app.include_router(module.router)
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(HTTPException, _http)

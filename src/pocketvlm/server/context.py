@@ -22,6 +22,7 @@ from pocketvlm.server.files import FileStore
 from pocketvlm.server.logs import Log, Record
 from pocketvlm.server.media import Media
 from pocketvlm.server.metrics import Metrics
+from pocketvlm.server.page import Page
 from pocketvlm.server.running import Driver, Mailbox, Run
 from pocketvlm.server.settings import Settings
 from pocketvlm.types import Prompt
@@ -39,7 +40,7 @@ class Context:
         self.sees = model.checkpoint.model.vision is not None
         self.log = log
         self.tokenizer = model.processor.tokenizer
-        limits = MediaLimits(
+        self.limits = limits = MediaLimits(
             max_bytes=settings.max_media_bytes,
             max_pixels=settings.max_pixels,
             local_files=False,
@@ -67,6 +68,7 @@ class Context:
         self.metrics = Metrics(self.admission, model.driver)
         self.files = FileStore(settings)
         self.media = media or Media(settings)
+        self.page = Page()
         self.draining = False
         self.body_bytes = 0
         self.runs: set[Run] = set()

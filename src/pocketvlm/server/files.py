@@ -99,7 +99,11 @@ class FileStore:
 
     def read(self, file_id: str, owner: int) -> bytes:
         """Content of a file. Raises ApiError 404."""
-        return self._path(self.get(file_id, owner)).read_bytes()
+        return self.path(file_id, owner).read_bytes()
+
+    def path(self, file_id: str, owner: int) -> Path:
+        """Where the content of a file is. Raises ApiError 404."""
+        return self._path(self.get(file_id, owner))
 
     def delete(self, file_id: str, owner: int) -> None:
         """Forget a file. Raises ApiError 404."""

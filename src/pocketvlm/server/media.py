@@ -79,6 +79,20 @@ class Media:
                 tasks.add(one(number, index, where))
         return copied, time.perf_counter() - began
 
+    async def fetch(self, url: str, where: str) -> bytes:
+        """The bytes at an http(s) URL. Raises ImageError."""
+        if not self.settings.fetch_media:
+            raise ImageError(f"{where}: this server fetches nothing from the network: send the data itself")
+        loop = asyncio.get_running_loop()
+        try:
+            # The fetcher keeps its own time; this is for name servers that do not answer.
+            async with asyncio.timeout(self.settings.fetch_timeout + 2):
+                return await loop.run_in_executor(self._threads, self.fetcher.fetch, url, where)
+        except TimeoutError:
+            raise ImageError(
+                f"{where}: no complete answer from the URL within {self.settings.fetch_timeout:g} s"
+            ) from None
+
     async def _uris(self, sources: Sequence[MediaSource], get_file: GetFile) -> list[str]:
         maximum = self.settings.max_video_frames
         if len(sources) > maximum:
@@ -98,16 +112,7 @@ class Media:
         if source.kind == "path" or scheme == "file":
             data = await loop.run_in_executor(self._threads, self._local, value, where, scheme == "file")
         elif scheme in ("http", "https"):
-            if not self.settings.fetch_media:
-                raise ImageError(f"{where}: this server fetches nothing from the network: send the data itself")
-            try:
-                # The fetcher keeps its own time; this is for name servers that do not answer.
-                async with asyncio.timeout(self.settings.fetch_timeout + 2):
-                    data = await loop.run_in_executor(self._threads, self.fetcher.fetch, value, where)
-            except TimeoutError:
-                raise ImageError(
-                    f"{where}: no complete answer from the URL within {self.settings.fetch_timeout:g} s"
-                ) from None
+            data = await self.fetch(value, where)
         else:
             raise ImageError(f"{where}: {scheme}: is not supported: give https, http, data or file, or base64 text")
         return await asyncio.to_thread(as_data_uri, data)

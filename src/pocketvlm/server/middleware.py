@@ -23,6 +23,7 @@ from pocketvlm.server.replies import Json
 _ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 # "/" says only that the server runs: Ollama's command line asks for it first, and has no key to send.
 _OPEN = ("/", "/health", "/health/ready")
+_STATIC = "/ui/"  # files of the web page, the same for everybody
 _MULTIPART = ("/v1/files",)
 _METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
 
@@ -43,6 +44,7 @@ class Middleware:
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        scope = {**scope, "path": _below(self._context.settings.root_path, scope["path"])}
         given = headers.get("x-request-id", "")
         record = Record(
             given if _ID.fullmatch(given) else secrets.token_hex(12),
@@ -68,6 +70,10 @@ class Middleware:
         try:
             if scope["method"] == "OPTIONS" and origin.lower() in self._origins:
                 await _preflight(scope, receive, reply)
+                return
+            if scope["method"] == "GET" and scope["path"] == self._context.settings.root_path:
+                # The page's own addresses are relative, so they need the last slash.
+                await Json({}, 308, {"Location": f"{scope['path']}/"})(scope, receive, reply)
                 return
             self._check(scope, headers, record)
             await self._app(scope, self._bounded(headers, receive, record), reply)
@@ -103,7 +109,7 @@ class Middleware:
         path = scope["path"]
         self._check_host(headers)
         self._check_origin(headers)
-        if self._keys and path not in _OPEN:
+        if self._keys and not _is_open(scope):
             record.owner = self._owner(headers)
         if self._context.draining and path not in (*_OPEN, "/metrics"):
             retry = {"Retry-After": "5", "Connection": "close"}
@@ -215,6 +221,18 @@ async def _preflight(scope: Scope, receive: Receive, send: Send) -> None:
         "Access-Control-Max-Age": "600",
     }
     await Json({}, 200, allow)(scope, receive, send)
+
+
+def _below(prefix: str, path: str) -> str:
+    """The path without the prefix of a proxy that does not remove it."""
+    inside = prefix and path.startswith(f"{prefix}/")
+    return path[len(prefix) :] if inside else path
+
+
+def _is_open(scope: Scope) -> bool:
+    """Whether a request needs no key."""
+    path = scope["path"]
+    return path in _OPEN or (scope["method"] == "GET" and path.startswith(_STATIC))
 
 
 def _digest(key: str) -> bytes:

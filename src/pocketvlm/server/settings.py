@@ -18,6 +18,9 @@ from pocketvlm.suggest import nearest
 
 LogFormat = Literal["json", "none"]
 MIB = 1 << 20
+_PREFIX = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", re.ASCII)
+# First parts of the server's own paths: a request for one could not be told from one with the prefix.
+_OWN = ("v1", "api", "ui", "docs", "health", "limits", "metrics", "version", "tokenize", "detokenize")
 _VERSION = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.]+)?", re.ASCII)
 
 
@@ -55,6 +58,12 @@ def _is_version(value: object) -> bool:
     return isinstance(value, str) and bool(_VERSION.fullmatch(value))
 
 
+def _is_prefix(value: object) -> bool:
+    if value == "":
+        return True
+    return isinstance(value, str) and bool(_PREFIX.fullmatch(value)) and value.split("/")[1] not in _OWN
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of a server except those of the model. Sizes are bytes, times seconds; `docs/server.md` explains.
@@ -65,6 +74,17 @@ class Settings:
 
     host: Annotated[str, _text("Where to listen.", "ADDRESS", _ADDRESS)] = "127.0.0.1"
     port: Annotated[int, Option("0 takes a free one.", low=0, high=65535, group=_ADDRESS)] = 8000
+    root_path: Annotated[
+        str,
+        Option(
+            "Path at which a proxy offers this server; the proxy may remove it from requests or not.",
+            check=_is_prefix,
+            wanted="a path such as /vision that is none of the server's own",
+            metavar="PATH",
+            group=_ADDRESS,
+        ),
+    ] = ""
+    ui: Annotated[bool, _switch("Show the web page to browsers at /.", _ADDRESS)] = True
     served_model_name: Annotated[
         tuple[str, ...], _text("What requests call the model; the first is shown.", "NAME", _ADDRESS, default="MODEL")
     ] = ()

@@ -37,12 +37,6 @@ REFUSED = (
 )
 
 
-@router.get("/", include_in_schema=False)
-async def root() -> Response:
-    """What Ollama's clients ask first to see that there is a server. Needs no key."""
-    return Response("Ollama is running", media_type="text/plain")
-
-
 @router.get("/api/version", summary="The version of Ollama whose clients fit")
 async def version(request: Request) -> Response:
     """As --ollama-version says; /version has that of pocketvlm."""

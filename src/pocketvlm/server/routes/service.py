@@ -47,6 +47,20 @@ async def version() -> Response:
     return Json({"version": __version__})
 
 
+_LIMITS = (
+    "max_seqs", "max_queue", "max_n", "default_max_tokens", "max_images", "max_media_bytes", "max_pixels", "max_videos",
+    "max_video_frames", "max_video_seconds", "max_visual_tokens", "max_files", "max_files_bytes", "file_seconds",
+    "max_body_bytes", "queue_timeout", "request_timeout", "fetch_media",
+)  # fmt: skip
+
+
+@router.get("/limits", summary="The server's limits")
+async def limits(request: Request) -> Response:
+    """Sizes in bytes and times in seconds, by the names of the options of `pocketvlm serve`."""
+    context = context_of(request)
+    return Json({"max_model_len": context.max_model_len, **{name: getattr(context.settings, name) for name in _LIMITS}})
+
+
 @router.get("/metrics", summary="Figures for Prometheus")
 async def metrics(request: Request) -> Response:
     """In Prometheus' text form."""

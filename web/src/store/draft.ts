@@ -1,0 +1,123 @@
+// Drafts: the text and attachments of the composer and of a question that is edited.
+import { batch, effect, signal, type Signal } from "@preact/signals";
+import type { Attachment, Settings } from "../lib/types.ts";
+import { t } from "../text/index.ts";
+import { attach, drafted, fetchUrl, kindOf, openPdf, pdfPage, sniffed, type PdfFile } from "./media.ts";
+import { notice, report } from "./state.ts";
+
+export interface Draft {
+  text: Signal<string>;
+  attachments: Signal<Attachment[]>;
+  /** Files that are being read or fetched. */
+  pending: Signal<number>;
+}
+
+export function newDraft(text = "", attachments: Attachment[] = []): Draft {
+  return { text: signal(text), attachments: signal(attachments), pending: signal(0) };
+}
+
+/** The composer's. */
+export const draft = newDraft();
+const DRAFT = "pocketvlm-draft";
+
+/** The draft of this tab is there again after a reload. */
+export function keepDraft(): void {
+  const saved = sessionStorage.getItem(DRAFT);
+  if (saved) {
+    const { text, attachments } = JSON.parse(saved) as { text: string; attachments: Attachment[] };
+    for (const each of attachments) for (const key of [each.blob, each.shown]) if (key) drafted.add(key);
+    batch(() => {
+      draft.text.value = text;
+      draft.attachments.value = attachments;
+    });
+  }
+  effect(() => sessionStorage.setItem(DRAFT, JSON.stringify({ text: draft.text.value, attachments: draft.attachments.value })));
+}
+
+/** Where dropped and pasted files go: the question that is edited, or the composer. */
+export const target = signal<Draft>(draft);
+/** A PDF file whose pages are being chosen. */
+export const choosing = signal<{ pdf: PdfFile; draft: Draft } | undefined>(undefined);
+/** Two sets of settings that the next question is answered with. */
+export const comparison = signal<{ label: string; settings: Settings }[] | undefined>(undefined);
+
+async function during(to: Draft, work: () => Promise<void>): Promise<void> {
+  to.pending.value += 1;
+  try {
+    await work();
+  } catch (error) {
+    report(error);
+  } finally {
+    to.pending.value -= 1;
+  }
+}
+
+export async function addFiles(to: Draft, files: Iterable<File>): Promise<void> {
+  for (const file of [...files]) await during(to, () => addFile(to, file, file.name));
+}
+
+async function addFile(to: Draft, file: Blob, name: string): Promise<void> {
+  const kind = kindOf({ name, type: file.type });
+  if (!kind) {
+    notice.value = t("unknownFile", { name });
+  } else if (kind === "pdf") {
+    const pdf = await openPdf(file, name);
+    if (pdf.pages === 1) await addPages(to, pdf, [1]);
+    else choosing.value = { pdf, draft: to };
+  } else {
+    const made = await attach(file, name || kind, kind);
+    to.attachments.value = [...to.attachments.value, made];
+  }
+}
+
+export function addUrl(to: Draft, url: string): Promise<void> {
+  return during(to, async () => {
+    const { blob, name } = await fetchUrl(url);
+    await addFile(to, blob, name);
+  });
+}
+
+export function addPages(to: Draft, pdf: PdfFile, pages: number[]): Promise<void> {
+  return during(to, async () => {
+    for (const page of pages) {
+      const made = await pdfPage(pdf, page);
+      to.attachments.value = [...to.attachments.value, made];
+    }
+  });
+}
+
+/** Put other bytes into the place of an attachment. */
+export function replaceFile(to: Draft, old: Attachment, file: File): Promise<void> {
+  return during(to, async () => {
+    const named = kindOf(file) ?? kindOf({ name: "", type: sniffed(new Uint8Array(await file.slice(0, 16).arrayBuffer())) });
+    if (named !== "image" && named !== "video") {
+      notice.value = t("unknownFile", { name: file.name });
+      return;
+    }
+    const made = await attach(file, file.name, named);
+    const filled = named === old.kind ? { ...made, options: old.options } : made;
+    to.attachments.value = to.attachments.value.map((each) => (each.id === old.id ? filled : each));
+  });
+}
+
+export function change(to: Draft, changed: Attachment): void {
+  to.attachments.value = to.attachments.value.map((each) => (each.id === changed.id ? changed : each));
+}
+
+export function remove(to: Draft, id: string): void {
+  to.attachments.value = to.attachments.value.filter((each) => each.id !== id);
+}
+
+/** Move an attachment to another place in the order. */
+export function move(to: Draft, id: string, place: number): void {
+  const list = to.attachments.value;
+  const moved = list.find((each) => each.id === id);
+  if (!moved || place < 0 || place >= list.length) return;
+  const others = list.filter((each) => each.id !== id);
+  to.attachments.value = [...others.slice(0, place), moved, ...others.slice(place)];
+}
+
+/** The files of a drop or a paste. */
+export function filesOf(data: DataTransfer | null): File[] {
+  return [...(data?.files ?? [])];
+}

@@ -1,0 +1,79 @@
+// Conversations leave and enter the page: as messages that `pocketvlm chat` reads, and as one HTML file to share.
+import { download } from "../lib/copy.ts";
+import { title } from "../lib/format.ts";
+import { randomId } from "../lib/ids.ts";
+import { readMessages, toMessages, type ImportedMedia, type Source } from "../lib/messages.ts";
+import { sharedPage } from "../lib/share.ts";
+import type { Attachment, Conversation, Turn } from "../lib/types.ts";
+import { attach, fetchUrl, fullData } from "./media.ts";
+import * as state from "./state.ts";
+
+function fileName(conversation: Conversation, suffix: string): string {
+  const name = conversation.title.replace(/[^\p{L}\p{N} _-]/gu, "").trim().slice(0, 40).trim() || "conversation";
+  return `${name}.${suffix}`;
+}
+
+/** The shown branch of the open conversation as JSON, with all pictures and videos in it. */
+export async function exportMessages(): Promise<void> {
+  const sources = new Map<string, Source>();
+  for (const turn of state.path.value) for (const each of turn.attachments ?? []) sources.set(each.id, { url: await fullData(each) });
+  const messages = toMessages(state.current.value.settings.system, state.path.value, (each) => sources.get(each.id)!);
+  download(fileName(state.current.value, "json"), `${JSON.stringify(messages, null, 1)}\n`, "application/json");
+}
+
+/** The shown branch of the open conversation as one page without scripts. */
+export async function share(render: (turn: Turn) => string): Promise<void> {
+  const pictures = new Map<string, string>();
+  for (const turn of state.path.value) {
+    for (const each of turn.attachments ?? []) if (each.kind === "image") pictures.set(each.id, await fullData(each));
+  }
+  const turns = state.path.value.map((turn) => ({
+    role: turn.role,
+    html: render(turn),
+    pictures: (turn.attachments ?? []).map((each) => ({ name: each.name, url: pictures.get(each.id) ?? "" })),
+  }));
+  download(fileName(state.current.value, "html"), sharedPage(state.current.value.title, turns), "text/html");
+}
+
+/** A new conversation from a file of messages. */
+export async function importMessages(text: string): Promise<void> {
+  const { system, turns } = readMessages(text);
+  const made = { ...state.fresh({ ...state.defaults.value, system }), title: "" };
+  const read: Turn[] = [];
+  let parent: string | null = null;
+  const now = Date.now();
+  for (const [index, turn] of turns.entries()) {
+    const { media, ...rest } = turn;
+    const attachments: Attachment[] = [];
+    for (const [number, each] of media.entries()) attachments.push(await readMedia(each, number + 1));
+    const full: Turn = { ...rest, id: randomId(), conversation: made.id, parent, created: now + index, state: "done" };
+    if (attachments.length) full.attachments = attachments;
+    read.push(full);
+    parent = full.id;
+  }
+  if (!read.length) throw new Error("there are no messages in it");
+  made.title = title(read.find((turn) => turn.text)?.text ?? "");
+  made.leaf = parent;
+  await import("./db.ts").then((db) => db.turns.put(...read));
+  state.putConversation(made);
+  await state.openConversation(made.id);
+}
+
+async function readMedia(media: ImportedMedia, number: number): Promise<Attachment> {
+  let blob: Blob;
+  let name = `${media.kind} ${number}`;
+  if (/^https?:/i.test(media.url)) {
+    ({ blob, name } = await fetchUrl(media.url));
+  } else {
+    blob = decoded(media.url);
+  }
+  return { ...(await attach(blob, name, media.kind)), options: media.options };
+}
+
+/** The bytes of a base64 data URI. The page's policy forbids to fetch it. */
+function decoded(uri: string): Blob {
+  const match = /^data:([^;,]*)[^,]*;base64,(.*)$/s.exec(uri);
+  if (!match) throw new Error(`${uri.slice(0, 40)}: give http, https or a data URI in base64`);
+  const text = atob(match[2]!.replace(/\s/g, ""));
+  return new Blob([Uint8Array.from(text, (character) => character.charCodeAt(0))], { type: match[1]! });
+}

@@ -1,0 +1,206 @@
+// Images, videos and PDF files in a browser: every way in, what the model sees, options, order, uploads.
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { after, afterEach, before, test } from "node:test";
+import { closeBrowser, EXAMPLES, Front, open, pdfOf, says, serve, until, type Serving, type Tab } from "./kit.ts";
+
+let serving: Serving;
+let front: Front;
+before(async () => {
+  serving = await serve();
+  front = await new Front(serving.port).start();
+});
+afterEach(() => void front.scripts.splice(0));
+after(async () => {
+  front.stop();
+  await closeBrowser();
+  await serving.stop();
+});
+
+/** Dispatch a drop or a paste with files. */
+async function bring(tab: Tab, kind: "drop" | "paste", names: string[]): Promise<void> {
+  const files = await Promise.all(names.map(async (name) => ({ name, data: (await readFile(join(EXAMPLES, name))).toString("base64") })));
+  await tab.page.evaluate(
+    ([kind, files]) => {
+      const transfer = new DataTransfer();
+      for (const { name, data } of files) {
+        const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+        transfer.items.add(new File([bytes], name, { type: "image/png" }));
+      }
+      const event = kind === "drop" ? new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }) : new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true, cancelable: true });
+      document.body.dispatchEvent(event);
+    },
+    [kind, files] as const,
+  );
+}
+
+function parts(front: Front): Record<string, unknown>[] {
+  const messages = front.bodies.at(-1)!["messages"] as { content: Record<string, unknown>[] }[];
+  return messages.findLast((message) => Array.isArray(message.content))!.content;
+}
+
+test("pictures come by drop and paste, in order, and are answered", async () => {
+  const tab = await open(front.url);
+  await bring(tab, "drop", ["penguin.png", "dog.png"]);
+  await bring(tab, "paste", ["digit.png"]);
+  await tab.page.locator(".chip").nth(2).waitFor();
+  await until(async () => /16x \d+ · 4x \d+/.test(await tab.page.locator(".chip .hint").first().innerText()));
+  await tab.page.getByRole("button", { name: "Move dog.png forward" }).click();
+  assert.deepEqual(await tab.page.locator(".chip-name").allInnerTexts(), ["dog.png", "penguin.png", "digit.png"]);
+  await tab.page.getByRole("button", { name: "Remove digit.png" }).click();
+  await tab.shot("composer");
+  const answer = await tab.ask("What is in the second image?");
+  assert.match(await answer.locator(".markdown").innerText(), /penguin/i);
+  assert.equal(await tab.page.locator("article.user .shot img").count(), 2);
+  await tab.shot("conversation");
+  await tab.close();
+});
+
+test("the views of a picture, their tokens in both modes, and options that reach the server", async () => {
+  const tab = await open(front.url);
+  await tab.attach("unicorn_large.jpg");
+  await tab.page.getByRole("button", { name: "What the model sees of unicorn_large.jpg" }).click();
+  const dialog = tab.page.getByRole("dialog");
+  await dialog.getByText(/\d × \d slices of/).waitFor();
+  const [low, high] = (await dialog.locator(".mode .big").allInnerTexts()).map(Number);
+  assert.ok(low! > 0 && high! > 2 * low!, `${low} ${high}`);
+  await tab.shot("views");
+  await dialog.getByLabel("Slices at most").fill("1");
+  await dialog.getByLabel("Slices at most").press("Enter");
+  await dialog.getByText(/slices of/).waitFor({ state: "hidden" });
+  await dialog.getByLabel("Detail", { exact: true }).selectOption("4x");
+  await dialog.getByRole("button", { name: "Close" }).click();
+  await tab.ask("What is this?");
+  const image = parts(front)[0]!;
+  assert.equal(image["downsample_mode"], "4x");
+  assert.equal(image["max_slice_nums"], 1);
+  await tab.close();
+});
+
+test("a video shows the frames that the model looks at, with times", async () => {
+  const tab = await open(front.url);
+  await tab.attach("penguin.mp4");
+  await tab.page.getByRole("button", { name: "What the model sees of penguin.mp4" }).click();
+  const dialog = tab.page.getByRole("dialog");
+  await dialog.locator(".frames img").first().waitFor();
+  const frames = await dialog.locator(".frames li").count();
+  assert.match(await dialog.locator(".frames small").first().innerText(), /^0:0/);
+  await dialog.getByLabel("Frames a second", { exact: true }).fill("4");
+  await dialog.getByLabel("Frames a second", { exact: true }).press("Enter");
+  await until(async () => (await dialog.locator(".frames li").count()) > frames);
+  await tab.shot("video");
+  await dialog.getByLabel("To second").fill("1");
+  await dialog.getByLabel("To second").press("Enter");
+  await dialog.getByRole("button", { name: "Close" }).click();
+  await tab.ask("Which way does the penguin move?");
+  const video = parts(front)[0]!;
+  assert.equal(video["type"], "video_url");
+  assert.equal(video["fps"], 4);
+  assert.equal(video["end"], 1);
+  await tab.close();
+});
+
+test("a draft survives a reload, and the deletion of a conversation", async () => {
+  const tab = await open(front.url);
+  front.scripts.push(says("old"));
+  await tab.ask("old one");
+  await tab.page.getByRole("button", { name: "New conversation" }).first().click();
+  await tab.attach("penguin.png");
+  await tab.composer.fill("What is this?");
+  await tab.page.reload();
+  await tab.page.locator(".chip-name", { hasText: "penguin.png" }).waitFor();
+  await tab.page.locator(".list li", { hasText: "old one" }).hover();
+  await tab.page.getByRole("button", { name: "Delete old one" }).click();
+  await tab.page.getByRole("button", { name: "Click again" }).click();
+  await until(async () => (await tab.page.locator(".entry").count()) === 0);
+  assert.equal(await tab.composer.inputValue(), "What is this?");
+  await tab.composer.press("Enter");
+  await tab.page.locator("article.assistant[data-state=done]").waitFor();
+  await tab.said("penguin");
+  assert.equal(await tab.page.locator(".composer .chip").count(), 0);
+  await tab.close();
+});
+
+test("pages of a PDF file become pictures", async () => {
+  const tab = await open(front.url);
+  await tab.page.locator(".composer input[type=file]").setInputFiles({ name: "paper.pdf", mimeType: "application/pdf", buffer: pdfOf(3) });
+  const dialog = tab.page.getByRole("dialog");
+  await dialog.getByText("Pages, of 3").waitFor();
+  await dialog.getByRole("textbox").fill("4");
+  await dialog.getByRole("alert").waitFor();
+  await dialog.getByRole("textbox").fill("1, 3");
+  await dialog.getByRole("button", { name: "Add pages (2)" }).click();
+  await tab.page.locator(".chip-name", { hasText: "paper.pdf p. 3" }).waitFor();
+  assert.deepEqual(await tab.page.locator(".chip-name").allInnerTexts(), ["paper.pdf p. 1", "paper.pdf p. 3"]);
+  await tab.ask("Describe this image.");
+  assert.equal(parts(front).filter((part) => part["type"] === "image_url").length, 2);
+  await tab.close();
+});
+
+test("an attachment of an old question is replaced, and the question asked again", async () => {
+  const tab = await open(front.url);
+  await tab.attach("penguin.png");
+  await tab.ask("What is this?");
+  const question = tab.page.locator("article.user");
+  await question.getByRole("button", { name: "Edit" }).click();
+  await question.getByRole("button", { name: "What the model sees of penguin.png" }).click();
+  await tab.page.getByRole("dialog").locator("input[type=file]").setInputFiles(join(EXAMPLES, "dog.png"));
+  await question.locator(".chip-name", { hasText: "dog.png" }).waitFor();
+  await bring(tab, "paste", ["apple.png"]);
+  await question.locator(".chip-name", { hasText: "apple.png" }).waitFor();
+  await question.getByRole("button", { name: "Remove apple.png" }).click();
+  await question.getByRole("button", { name: "Ask again" }).click();
+  await tab.page.locator("article.assistant[data-state=done]").waitFor();
+  await tab.said("dog");
+  assert.equal(await question.locator(".branches").innerText(), "2/2");
+  await tab.close();
+});
+
+test("addresses are fetched by the server, which refuses private ones", async () => {
+  const tab = await open(front.url, { failures: true });
+  await tab.page.getByRole("button", { name: "Add by address" }).click();
+  await tab.page.getByRole("dialog").getByRole("textbox").fill(`${serving.url}ui/icon.svg`);
+  await tab.page.getByRole("dialog").getByRole("button", { name: "Add", exact: true }).click();
+  await tab.page.locator(".notice").getByText("is not on the public internet").waitFor();
+  await tab.close();
+});
+
+test("files of other kinds are refused by name, and markup in names stays text", async () => {
+  const tab = await open(front.url, { failures: true });
+  await tab.page.locator(".composer input[type=file]").setInputFiles({ name: "notes.docx", mimeType: "application/msword", buffer: Buffer.from("x") });
+  await tab.page.locator(".notice").getByText("notes.docx is no image").waitFor();
+  const name = "<img src=x onerror=alert(1)>.png";
+  await tab.page.locator(".composer input[type=file]").setInputFiles({ name, mimeType: "image/png", buffer: await readFile(join(EXAMPLES, "dog.png")) });
+  assert.equal(await tab.page.locator(".chip-name").innerText(), name);
+  await tab.page.locator(".composer input[type=file]").setInputFiles({ name: "broken.png", mimeType: "image/png", buffer: Buffer.from("no picture") });
+  await tab.page.locator(".notice").getByText(/identify|cannot|not a/i).waitFor();
+  await until(async () => (await tab.page.locator(".chip").count()) === 1);
+  front.scripts.push(says("ok"));
+  await tab.ask("x");
+  await tab.close();
+});
+
+test("the live camera gives a picture", async () => {
+  const tab = await open(front.url);
+  await tab.context.grantPermissions(["camera"]);
+  await tab.page.getByRole("button", { name: "Camera" }).click();
+  await tab.page.getByRole("button", { name: "Take a picture" }).click();
+  await tab.page.locator(".chip-name", { hasText: "camera.jpg" }).waitFor();
+  await tab.close();
+});
+
+test("on plain http from another machine: the phone's camera, and copying through a field", async (context) => {
+  if (!front.remote) return context.skip("no network address");
+  const tab = await open(front.remote);
+  assert.equal(await tab.page.evaluate(() => window.isSecureContext), false);
+  await tab.page.getByRole("button", { name: "Camera" }).click();
+  await tab.page.getByRole("dialog").locator("input[capture]").setInputFiles(join(EXAMPLES, "dog.png"));
+  await tab.page.locator(".chip-name", { hasText: "dog.png" }).waitFor();
+  await tab.ask("What is this?");
+  await tab.answer().getByRole("button", { name: "Copy" }).click();
+  await tab.answer().getByRole("button", { name: "Copied" }).waitFor();
+  await tab.composer.press("Control+V");
+  assert.match(await tab.composer.inputValue(), /dog/i);
+  await tab.close();
+});
