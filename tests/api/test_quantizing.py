@@ -15,6 +15,7 @@ import pytest
 import torch
 from oracle import config_dict, make_oracle
 from quantized_checkpoint import write_directory
+from whole_network import hidden_rows, logits
 
 import pocketvlm
 from pocketvlm import backends
@@ -25,7 +26,6 @@ from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.errors import CheckpointError, InputError, OptionError
 from pocketvlm.model import MiniCPMV, expected_tensors
-from pocketvlm.model.sequences import hidden_rows, logits
 from pocketvlm.quantize.calibration import held_out
 from pocketvlm.tensors import QuantizedTensor, Tensor
 

@@ -142,5 +142,5 @@ def test_pictures_are_the_same_arrays_each_time(processor: Processor) -> None:
         one, other = (draw(Random(5), (180, 140)) for _ in range(2))
         assert one.pixels.shape == (140, 180, 3)
         assert one.pixels.dtype == np.uint8
-        assert one.talk == other.talk
+        assert one.questions == other.questions
         np.testing.assert_array_equal(one.pixels, other.pixels)

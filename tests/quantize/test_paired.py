@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from oracle import config_dict, make_network, make_oracle, make_prompt
+from whole_network import hidden_rows, logits
 
 from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.errors import CheckpointError
 from pocketvlm.model.parts import NetworkParts
-from pocketvlm.model.sequences import hidden_rows, logits
 from pocketvlm.quantize import paired
 from pocketvlm.quantize.divergence import counted_positions, kl_divergence
 from pocketvlm.quantize.paired import run_pair

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from pocketvlm.processor.tokenizer import Tokenizer
 from pocketvlm.quantize import quantized
 from pocketvlm.quantize.calibration import KINDS, Sample, held_out, read_calibration
 from pocketvlm.quantize.calibration.sample import within
+from pocketvlm.quantize.chunks import threads_available
 from pocketvlm.quantize.divergence import Divergence
 from pocketvlm.quantize.paired import Pair, run_pair
 from pocketvlm.schemes import Role
@@ -85,7 +85,7 @@ def compare_models(
     first, second = (_network(checkpoint, machine, precision) for checkpoint in checkpoints)
     files = [file for checkpoint in checkpoints for file in checkpoint.tensor_files]
     prompts = [sample.prompt for sample in samples]
-    pair = run_pair(first, second, prompts, threads or _cores(), progress, release=lambda: leave(files))
+    pair = run_pair(first, second, prompts, threads or threads_available(), progress, release=lambda: leave(files))
     layers = checkpoints[0].model.text.layer_types
     if not pair.layers:
         notes.append("the networks differ in depth or width: no error by layer")
@@ -236,7 +236,3 @@ def _row(kind: str, samples: Sequence[Sample], pair: Pair, chosen: Sequence[int]
     agrees = np.concatenate([pair.agrees[index] for index in chosen])
     tokens = sum(len(samples[index].prompt.ids) for index in chosen)
     return KindDivergence(kind, len(chosen), tokens, Divergence.of(values, agrees))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

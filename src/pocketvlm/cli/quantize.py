@@ -94,9 +94,7 @@ def quantize(
             help="JSONL of messages, a folder of pictures, or default: a set of texts, pictures and clips.",
         ),
     ] = "default",
-    seed: Annotated[
-        int, option("--seed", "N", panel=HOW, help="Of the default calibration set and of the methods. Default: 0.")
-    ] = 0,
+    seed: Annotated[int, option("--seed", "N", panel=HOW, help="Of the default calibration set. Default: 0.")] = 0,
     report: Annotated[str | None, option("--report", "FILE", panel=OUTPUT, help=reports.HELP)] = None,
     as_json: Annotated[bool, options.json_option("QUANTIZE")] = False,
     quiet: options.Quiet = False,

@@ -27,7 +27,7 @@ def check(path: str | None, quiet: bool) -> Path | None:
         raise OptionError(f"--report={path}: is a directory: give a file in it, such as {target / 'report.json'}")
     if target.suffix.lower() == ".png":
         raise OptionError(f"--report={path}: the report is a JSON file: give {target.with_suffix('.json')}")
-    for file in (target, picture(target)):
+    for file in (target, plot_file(target)):
         try:
             if file.exists():
                 with file.open("ab"):
@@ -45,7 +45,7 @@ def check(path: str | None, quiet: bool) -> Path | None:
     return target
 
 
-def picture(path: Path) -> Path:
+def plot_file(path: Path) -> Path:
     """The file of a report's plot."""
     return path.with_suffix(".png")
 
@@ -57,5 +57,5 @@ def write(path: Path, content: dict[str, Any], comparison: Comparison) -> list[P
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if plot.problem() is not None:
         return [path]
-    plot.draw(comparison, picture(path))
-    return [path, picture(path)]
+    plot.draw(comparison, plot_file(path))
+    return [path, plot_file(path)]

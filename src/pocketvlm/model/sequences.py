@@ -1,4 +1,4 @@
-"""Runs whole prompts through the network, each from its first token, with states that live for one layer only."""
+"""Runs whole prompts through layers, each from its first token, with states that live for one layer only."""
 
 from __future__ import annotations
 
@@ -12,11 +12,21 @@ from pocketvlm.backends.batch import Batch, Ints, Step, SubBatch
 from pocketvlm.backends.ops import Array
 from pocketvlm.config import TextConfig
 from pocketvlm.model import text
-from pocketvlm.model.minicpmv import MiniCPMV
 from pocketvlm.model.weights import DecoderLayer
-from pocketvlm.types import PendingView, Prompt, View
+from pocketvlm.types import Prompt
 
 PAGE_SIZE = 64
+
+
+def batch_slices(prompts: Sequence[Prompt], max_tokens: int) -> list[slice]:
+    """Slices of neighbouring prompts of at most `max_tokens` tokens together; a longer prompt is alone."""
+    found, start, tokens = [], 0, 0
+    for index, prompt in enumerate(prompts):
+        if tokens and tokens + len(prompt.ids) > max_tokens:
+            found.append(slice(start, index))
+            start, tokens = index, 0
+        tokens += len(prompt.ids)
+    return [*found, slice(start, len(prompts))]
 
 
 def whole_step(backend: AnyBackend, prompts: Sequence[Prompt], rotary_axes: tuple[int, ...] = ()) -> Step[Any]:
@@ -49,43 +59,22 @@ def _positions(prompt: Prompt, rotary_axes: tuple[int, ...]) -> Ints:
     return np.broadcast_to(np.arange(len(prompt.ids), dtype=np.int32), (*rotary_axes, len(prompt.ids)))
 
 
-def embeddings(network: MiniCPMV, prompts: Sequence[Prompt], step: Step[Any]) -> Array:
-    """Embeddings [T, hidden] of a `whole_step` of these prompts, features of their views included."""
-    backend = network.backend
-    splices: list[tuple[Any, Array]] = []
-    for prompt, offset in zip(prompts, step.host.offsets.tolist(), strict=False):
-        for view, features in zip(prompt.views, encode(network, prompt.views), strict=True):
-            at = np.arange(offset + view.start, offset + view.start + view.tokens, dtype=np.int32)
-            splices.append((backend.indices(at), features))
-    return network.embed(step, splices)
-
-
-def encode(network: MiniCPMV, views: Sequence[View | PendingView]) -> list[Array]:
-    """Features of each view, one view at a time."""
-    return [network.encode([view.load()])[0] for view in views]
-
-
 def run_layer(
-    backend: AnyBackend, config: TextConfig, layer: DecoderLayer[Any, Any], index: int, x: Array, step: Step[Any]
+    backend: AnyBackend,
+    config: TextConfig,
+    layer: DecoderLayer[Any, Any],
+    index: int,
+    x: Array,
+    step: Step[Any],
+    ops: Any = None,
 ) -> Array:
-    """Layer `index` on rows [T, hidden] of a `whole_step`; its state is made for the call."""
+    """Layer `index` on rows [T, hidden] of a `whole_step`; its state is made for the call.
+
+    ops: operations to call instead of the backend's, on the backend's arrays.
+    """
     kind = config.layer_types[index]
     count = int(step.host.pages.max()) + 1 if kind == "full_attention" else step.host.sequences
     state = text.new_state(backend, config, kind, count, PAGE_SIZE)
-    out: Array = text.decoder_layer(backend, layer, text.LayerSpecs.of(config), x, step, state, ())
+    specs = text.LayerSpecs.of(config)
+    out: Array = text.decoder_layer(backend if ops is None else ops, layer, specs, x, step, state, ())
     return out
-
-
-def hidden_rows(network: MiniCPMV, prompts: Sequence[Prompt]) -> Array:
-    """Hidden rows [T, hidden] before the final norm of all tokens of the prompts, end to end."""
-    step = whole_step(network.backend, prompts, network.rotary_axes)
-    x: Array = embeddings(network, prompts, step)
-    for index, layer in enumerate(network.weights.layers):
-        x = run_layer(network.backend, network.config.text, layer, index, x, step)
-    return x
-
-
-def logits(network: MiniCPMV, rows: Array) -> Array:
-    """Logits [n, vocab] of hidden rows [n, hidden]."""
-    found: Array = text.head(network.backend, network.weights, network.config.text.rms_norm_eps, rows)
-    return found

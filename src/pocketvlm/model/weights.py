@@ -326,7 +326,7 @@ def build_weights(
 
 
 def preparing(backend: AnyBackend, tensors: Mapping[str, Tensor]) -> Find:
-    """Gives the handle of a tensor by name, shape and role, prepared anew at each call."""
+    """A function that prepares the tensor of a name, shape and role, at each call anew, and returns its handle."""
     return lambda name, shape, role: backend.prepare(_as_prepared(tensors[name], shape, role), role)
 
 

@@ -39,7 +39,7 @@ class Drawing:
     """A picture, uint8 [height, width, 3], and questions about it with their answers."""
 
     pixels: Pixels
-    talk: tuple[Pair, ...]
+    questions: tuple[Pair, ...]
 
 
 def shapes(rng: Random, size: Size) -> Drawing:
@@ -57,15 +57,15 @@ def shapes(rng: Random, size: Size) -> Drawing:
     colour, shape, place = rng.choice(things)
     names = [f"{colour} {shape}" for colour, shape, _ in things]
     listed = _join([f"a {name}" if name[0] not in "aeiou" else f"an {name}" for name in names])
-    talk = [
+    pairs = [
         ("What is this?", f"{listed[0].upper()}{listed[1:]}."),
         ("Describe this image.", f"{listed[0].upper()}{listed[1:]} on a {ground} background."),
         ("What colour is the background?", ground),
         ("How many shapes are there?", str(count)),
     ]
     if [thing[1] for thing in things].count(shape) == 1:
-        talk += [(f"What colour is the {shape}?", colour), (f"Where is the {shape}?", place)]
-    return Drawing(np.asarray(image), tuple(rng.sample(talk, 3)))
+        pairs += [(f"What colour is the {shape}?", colour), (f"Where is the {shape}?", place)]
+    return Drawing(np.asarray(image), tuple(rng.sample(pairs, 3)))
 
 
 def word(rng: Random, size: Size) -> Drawing:
@@ -78,8 +78,8 @@ def word(rng: Random, size: Size) -> Drawing:
     height = int(fit * rng.uniform(0.5, 1.0))
     x = rng.randint(0, max(0, size[0] - int(_width(text, height))))
     _pen(image).text((x, rng.randint(0, max(0, int(size[1] - 1.3 * height)))), text, COLOURS[colour], _font(height))
-    talk = [("Read the text.", text), ("What does it say?", text), ("What colour is the text?", colour)]
-    return Drawing(np.asarray(image), tuple(rng.sample(talk, 2)))
+    pairs = [("Read the text.", text), ("What does it say?", text), ("What colour is the text?", colour)]
+    return Drawing(np.asarray(image), tuple(rng.sample(pairs, 2)))
 
 
 def document(rng: Random, size: Size, paragraph: str) -> Drawing:
@@ -111,12 +111,12 @@ def document(rng: Random, size: Size, paragraph: str) -> Drawing:
     pen.line((margin, y, size[0] - margin, y), (60, 60, 60), 1)
     pen.text((margin, y + height // 2), "Total", (0, 0, 0), _font(height))
     pen.text((size[0] * 0.7, y + height // 2), f"{total / 100:.2f}", (0, 0, 0), _font(height))
-    talk = [
+    pairs = [
         ("What is the heading of this page?", heading),
         ("What is the total?", f"{total / 100:.2f}"),
         ("Transcribe the first words.", " ".join(paragraph.split()[:6])),
     ]
-    return Drawing(np.asarray(image), tuple(rng.sample(talk, 2)))
+    return Drawing(np.asarray(image), tuple(rng.sample(pairs, 2)))
 
 
 def chart(rng: Random, size: Size) -> Drawing:
@@ -137,12 +137,12 @@ def chart(rng: Random, size: Size) -> Drawing:
         pen.text((x, base + height // 4), month, (0, 0, 0), _font(int(0.8 * height)))
     best = months[values.index(max(values))]
     index = rng.randrange(count)
-    talk = [
+    pairs = [
         (f"Which month has the highest {title}?", best),
         (f"What is the value of {months[index]}?", str(values[index])),
         ("Describe this chart.", f"A {colour} bar chart of monthly {title} with {count} bars; {best} is the highest."),
     ]
-    return Drawing(np.asarray(image), tuple(rng.sample(talk, 2)))
+    return Drawing(np.asarray(image), tuple(rng.sample(pairs, 2)))
 
 
 def frames(rng: Random, size: Size, count: int) -> tuple[list[Pixels], tuple[Pair, ...]]:

@@ -36,8 +36,7 @@ def allocate(units: Sequence[Unit], budget: float) -> list[Choice]:
     chosen = [0] * len(units)
     spent = sum(hull[0].bits for hull in hulls)
     if spent > budget * (1 + 1e-9):
-        weights = budget
-        raise OptionError(f"the budget of {weights:.0f} bits is less than the smallest possible {spent:.0f}")
+        raise OptionError(f"the budget of {budget:.0f} bits is less than the smallest possible {spent:.0f}")
     steps = sorted(
         (
             (hull[level].loss - hull[level + 1].loss) / (hull[level + 1].bits - hull[level].bits),

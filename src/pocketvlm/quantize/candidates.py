@@ -92,10 +92,10 @@ def mean_bits(schemes: Mapping[str, str | None], config: ModelConfig) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Some rows of a matrix, evenly spread, each of which stands for `each` rows."""
+    """Some rows of a matrix, evenly spread. weight: how many rows of the matrix each of them stands for."""
 
     values: Floats
-    each: float
+    weight: float
 
 
 def sampled_rows(w: Floats, role: Role) -> Rows:
@@ -109,4 +109,4 @@ def rounding_error(rows: Rows, gram: Floats, scheme: str) -> float:
     """The squared output error of a whole matrix after rounding to nearest."""
     importance = np.ascontiguousarray(np.diagonal(gram))
     difference = rows.values - rounded(rows.values, tensor_scheme(scheme), importance)
-    return float(((difference @ gram) * difference).sum(dtype=np.float64)) * rows.each
+    return float(((difference @ gram) * difference).sum(dtype=np.float64)) * rows.weight

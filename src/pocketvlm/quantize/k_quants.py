@@ -15,6 +15,7 @@ from pocketvlm.quantize.refits import refit_scale, solve_two, two_gain
 from pocketvlm.quantize.searches import (
     as_float16,
     divided,
+    extreme,
     scale_and_bias,
     scale_only,
     take,
@@ -251,7 +252,7 @@ def _signed_super_block(x: Floats, w: Floats | None, scale: Floats, factor: np.f
     """Scales [16, rows], d [rows] and the error [rows]; scale: [16, rows], optimal for each group alone."""
     low, high = np.float32(-128), np.float32(127)
     wx = weighted(x, w)
-    largest = np.where(-scale.min(0) > scale.max(0), scale.min(0), scale.max(0))
+    largest = extreme(scale)
     d = as_float16(largest / low * factor)  # the largest scale, whatever its sign, becomes -128
     scales = np.clip(np.rint(scale * inverse(d)), low, high)
     t = np.empty_like(x)

@@ -16,7 +16,7 @@ from pocketvlm.backends.batch import Step
 from pocketvlm.backends.ops import Array
 from pocketvlm.errors import CheckpointError
 from pocketvlm.model.parts import NetworkParts
-from pocketvlm.model.sequences import whole_step
+from pocketvlm.model.sequences import batch_slices, whole_step
 from pocketvlm.quantize.divergence import Doubles, RowError, compare_rows, counted_positions
 from pocketvlm.types import Prompt
 
@@ -57,7 +57,7 @@ def run_pair(
     files. Raises CheckpointError if logits are infinite or NaN.
     """
     say = progress or (lambda what, done, total: None)
-    batches = _batches(prompts)
+    batches = batch_slices(prompts, _STEP_TOKENS)
     sides = [_Side(network, prompts, batches, release) for network in (reference, candidate)]
     features = _features(sides, prompts, say)
     layers = _layers(sides, say)
@@ -111,17 +111,6 @@ class _Side:
         rows = np.concatenate(self.rows)[chosen]
         self._joined = []
         return rows
-
-
-def _batches(prompts: Sequence[Prompt]) -> list[slice]:
-    """Neighbouring prompts that run in one step."""
-    found, start, tokens = [], 0, 0
-    for index, prompt in enumerate(prompts):
-        if tokens and tokens + len(prompt.ids) > _STEP_TOKENS:
-            found.append(slice(start, index))
-            start, tokens = index, 0
-        tokens += len(prompt.ids)
-    return [*found, slice(start, len(prompts))]
 
 
 def _features(sides: Sequence[_Side], prompts: Sequence[Prompt], say: Progress) -> dict[str, RowError]:

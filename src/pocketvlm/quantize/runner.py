@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.backends.batch import Step
 from pocketvlm.config import ModelConfig
-from pocketvlm.model import text
-from pocketvlm.model.sequences import PAGE_SIZE, whole_step
+from pocketvlm.model.parts import NetworkParts
+from pocketvlm.model.sequences import batch_slices, run_layer, whole_step
 from pocketvlm.model.weights import WeightsBuilder, preparing
 from pocketvlm.quantize.capture import Inputs, Recorder, RowRecorder
 from pocketvlm.schemes import Role
@@ -34,9 +34,8 @@ class Runner:
         """ops: a backend with exact arithmetic, so that quantized tensors have the values that they stand for."""
         self.config, self.ops, self.prompts = config, ops, tuple(prompts)
         axes = () if config.text.mrope_section is None else (3,)
-        self._batches = list(_batches(prompts))
+        self._batches = [prompts[each] for each in batch_slices(prompts, _BATCH_TOKENS)]
         self._steps: list[Step[Any]] = [whole_step(ops, batch, axes) for batch in self._batches]
-        self._specs = text.LayerSpecs.of(config.text)
 
     @property
     def tokens(self) -> int:
@@ -108,10 +107,7 @@ class Runner:
         return WeightsBuilder(self.config, find).decoder_layer(index), names
 
     def _run(self, ops: Any, layer: Any, index: int, x: Floats, step: Step[Any]) -> Floats:
-        kind = self.config.text.layer_types[index]
-        count = int(step.host.pages.max()) + 1 if kind == "full_attention" else step.host.sequences
-        state = text.new_state(self.ops, self.config.text, kind, count, PAGE_SIZE)
-        out = text.decoder_layer(ops, layer, self._specs, self.ops.from_numpy(x), step, state, ())
+        out = run_layer(self.ops, self.config.text, layer, index, self.ops.from_numpy(x), step, ops)
         return self.ops.to_numpy(out)
 
     def head_inputs(self, tensors: Tensors, rows: Sequence[Floats]) -> list[Floats]:
@@ -122,19 +118,4 @@ class Runner:
 
     def logits(self, tensors: Tensors, rows: Floats) -> Floats:
         """Logits [n, vocab] of rows [n, hidden] after the last layer."""
-        builder = WeightsBuilder(self.config, preparing(self.ops, tensors))
-        eps = self.config.text.rms_norm_eps
-        x = self.ops.from_numpy(rows)
-        return self.ops.to_numpy(self.ops.rms_norm_linears(x, builder.final_norm(), eps, (builder.head(),))[0])
-
-
-def _batches(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
-    found: list[list[Prompt]] = []
-    room = 0
-    for prompt in prompts:
-        if not found or len(prompt.ids) > room:
-            found.append([])
-            room = _BATCH_TOKENS
-        found[-1].append(prompt)
-        room -= len(prompt.ids)
-    return found
+        return NetworkParts(self.config, self.ops, tensors).head()(rows)

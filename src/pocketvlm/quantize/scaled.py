@@ -15,7 +15,7 @@ from pocketvlm.quantize.grid_scheme import GridScheme, Parameters, Part, by_grou
 from pocketvlm.quantize.grids import Grid, inverse
 from pocketvlm.quantize.levels import Integers, Levels, codebook
 from pocketvlm.quantize.refits import refit_scale
-from pocketvlm.quantize.searches import as_float16, scale_only, take, total, weighted, weights_for
+from pocketvlm.quantize.searches import as_float16, extreme, scale_only, take, total, weighted, weights_for
 from pocketvlm.quantize.tensor_scheme import Codes, TensorScheme
 from pocketvlm.tensors import Array, BlockValues, Floats
 
@@ -41,7 +41,7 @@ class ScaledBlock(GridScheme):
 
     def fit(self, w: Floats, importance: Floats | None = None) -> Parameters:
         x = np.ascontiguousarray(w.T)
-        end = np.where(-x.min(0) > x.max(0), x.min(0), x.max(0)) / self._plain_level
+        end = extreme(x) / self._plain_level
         low, high = self.levels.ends
         scale = scale_only(x, weights_for(x, importance), self.levels, as_float16, self._factors, end, -low != high)
         if -low == high:

@@ -41,14 +41,14 @@ def draw(comparison: Comparison, path: Path) -> None:
 
 def _divergence(panel: Any, comparison: Comparison) -> None:
     rows = [*comparison.kinds, comparison.total]
-    places = range(len(rows))
+    positions = range(len(rows))
     width = 0.38
     means, p99s = [row.divergence.mean for row in rows], [row.divergence.p99 for row in rows]
-    panel.bar([place - width / 2 for place in places], means, width, label="mean", color=_CANDIDATE)
-    panel.bar([place + width / 2 for place in places], p99s, width, label="99th percentile", color=_OTHER)
+    panel.bar([position - width / 2 for position in positions], means, width, label="mean", color=_CANDIDATE)
+    panel.bar([position + width / 2 for position in positions], p99s, width, label="99th percentile", color=_OTHER)
     if min(means) > 0:
         panel.set_yscale("log")
-    panel.set_xticks(list(places), [f"{row.kind}\ntop-1 {row.divergence.top1:.1%}" for row in rows], fontsize=8)
+    panel.set_xticks(list(positions), [f"{row.kind}\ntop-1 {row.divergence.top1:.1%}" for row in rows], fontsize=8)
     panel.set_ylabel("nats")
     panel.set_title("KL divergence")
     panel.margins(y=0.3)  # for the legend

@@ -46,7 +46,7 @@ def byte_count(codes: int, bits: int) -> int:
 
 
 def pack(codes: NDArray[Any], bits: int) -> Bytes:
-    """The inverse of `unpack`: bytes [rows, bytes] of codes [rows, columns] of one byte each, whose rest is dropped."""
+    """The inverse of `unpack`: bytes [rows, bytes] of codes [rows, columns], whose higher bits are dropped."""
     rows, columns = codes.shape
     size = byte_count(columns, bits)
     packed = np.empty((rows, size), np.uint8)

@@ -33,7 +33,7 @@ QUANTIZED_ROLES: tuple[Role, ...] = ("matrix", "gate")
 
 
 class AWQWriter(DirectoryWriter):
-    """Linear layers of the language model with 4 bits and one group size for all; the rest stays as it is stored."""
+    """Linear layers of the language model with 4 bits and one group size for all; other tensors stay as stored."""
 
     name: ClassVar[str] = "awq"
     fuses: ClassVar[bool] = True

@@ -102,7 +102,7 @@ class IntegerMatrix:
     def zero_points(self) -> Bytes:
         """The zero points uint8 [outputs, groups]. Raises TensorError, which says why, if there are none."""
         tensor, max_code = self.tensor, 2**self.bits - 1
-        offset = self.middle if tensor.codes.dtype == np.int8 else 0  # codes, and so zero points, are raised by it
+        offset = self.middle if tensor.codes.dtype == np.int8 else 0  # of signed codes, and so of their zero points
         if tensor.biases is not None:
             scales, biases = self.scales().astype(np.float64), self.biases().astype(np.float64)
             zeros = np.divide(-biases, scales, out=np.full(biases.shape, 0.0), where=scales != 0)

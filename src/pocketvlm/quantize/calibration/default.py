@@ -11,7 +11,7 @@ from pocketvlm.errors import PromptError
 from pocketvlm.processor import drawing
 from pocketvlm.processor.drawing import Drawing, Size
 from pocketvlm.processor.processor import Processor
-from pocketvlm.quantize.calibration import talk
+from pocketvlm.quantize.calibration import conversations
 from pocketvlm.quantize.calibration.sample import Sample, within
 from pocketvlm.types import DownsampleMode, Prompt
 
@@ -71,12 +71,12 @@ def _chats(processor: Processor, rng: Random, count: int, held_out: bool) -> Ite
     paragraphs = _paragraphs("held_out.txt" if held_out else "calibration.txt")
     for index in range(count):
         if index % 4 == 3:
-            messages, tools = talk.tool_call(rng)
+            messages, tools = conversations.tool_call(rng)
             prompt = with_answer(processor, messages, tools)
         elif index % 4 == 2:
-            prompt = with_answer(processor, talk.about(rng, rng.choice(paragraphs)))
+            prompt = with_answer(processor, conversations.about(rng, rng.choice(paragraphs)))
         else:
-            prompt = with_answer(processor, talk.chat(rng, held_out))
+            prompt = with_answer(processor, conversations.chat(rng, held_out))
         yield Sample("text", prompt)
 
 
@@ -106,7 +106,7 @@ def _pictures(processor: Processor, rng: Random, file: str, count: int) -> Itera
 
 def _asked(processor: Processor, found: Drawing, mode: DownsampleMode) -> Prompt:
     messages: list[dict[str, Any]] = []
-    for number, (question, answer) in enumerate(found.talk):
+    for number, (question, answer) in enumerate(found.questions):
         picture = [] if number else [{"type": "image", "image": found.pixels, "downsample_mode": mode}]
         messages.append({"role": "user", "content": [*picture, {"type": "text", "text": question}]})
         messages.append({"role": "assistant", "content": answer})

@@ -63,8 +63,8 @@ def _negated(numbers: Numbers | None) -> Bytes:
     return _bytes(-numbers)
 
 
-def _raised(codes: Numbers, offset: int) -> Bytes:
-    """Signed numbers plus an offset, as uint8."""
+def _unsigned(codes: Numbers, offset: int) -> Bytes:
+    """Signed numbers as uint8: an offset makes them positive."""
     found: Bytes = (codes.astype(np.int16) + offset).astype(np.uint8)
     return found
 
@@ -109,7 +109,7 @@ def _q2_k(f: Fields) -> list[Bytes]:
 
 
 def _q3_k(f: Fields) -> list[Bytes]:
-    codes, scales = _raised(f.codes, 4), _raised(f.scales, 32)
+    codes, scales = _unsigned(f.codes, 4), _unsigned(f.scales, 32)
     low = [_bits(codes >> 2), _pairs_of_bits(codes & 3, 32)]
     return [*low, _nibbles(scales & 15, 8), _pairs_of_bits(scales >> 4, 4), _bytes(f.super_scales)]
 
@@ -119,12 +119,12 @@ def _k_scales(f: Fields) -> list[Bytes]:
 
 
 def _q6_k(f: Fields) -> list[Bytes]:
-    codes = _raised(f.codes, 32)
+    codes = _unsigned(f.codes, 32)
     return [_nibbles(codes & 15, 64), _pairs_of_bits(codes >> 4, 32), _bytes(f.scales), _bytes(f.super_scales)]
 
 
 def _iq4_xs(f: Fields) -> list[Bytes]:
-    scales = _raised(f.scales, 32).reshape(len(f.scales), -1, 1)
+    scales = _unsigned(f.scales, 32).reshape(len(f.scales), -1, 1)
     high = _pairs_of_bits(np.ascontiguousarray(scales >> 4), 1)
     return [_bytes(f.super_scales), high, _nibbles(scales & 15, 1), _nibbles(f.codes, 16)]
 
@@ -140,9 +140,9 @@ class _Layout:
 
 _LAYOUTS: Mapping[str, _Layout] = {
     "Q8_0": _Layout(lambda f: [_bytes(f.scales), _bytes(f.codes)], (-128, 127)),
-    "Q4_0": _Layout(lambda f: [_bytes(f.scales), _nibbles(_raised(f.codes, 8), 16)], (-8, 7)),
+    "Q4_0": _Layout(lambda f: [_bytes(f.scales), _nibbles(_unsigned(f.codes, 8), 16)], (-8, 7)),
     "Q4_1": _Layout(lambda f: [_bytes(f.scales), _bytes(f.biases), _nibbles(f.codes, 16)], (0, 15)),
-    "Q5_0": _Layout(lambda f: [_bytes(f.scales), *_five_bits(_raised(f.codes, 16))], (-16, 15)),
+    "Q5_0": _Layout(lambda f: [_bytes(f.scales), *_five_bits(_unsigned(f.codes, 16))], (-16, 15)),
     "Q5_1": _Layout(lambda f: [_bytes(f.scales), _bytes(f.biases), *_five_bits(f.codes)], (0, 31)),
     "Q2_K": _Layout(_q2_k, (0, 3), (0, 15)),
     "Q3_K": _Layout(_q3_k, (-4, 3), (-32, 31)),

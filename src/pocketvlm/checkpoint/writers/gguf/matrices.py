@@ -41,7 +41,7 @@ class Blocks:
         return rows * columns // BLOCK_TYPES[self.kind].values * BLOCK_TYPES[self.kind].nbytes
 
     def rows(self, order: Order | None = None) -> Iterator[Bytes]:
-        """The packed rows, some at a time. order: the row that comes to each place. Raises TensorError."""
+        """The packed rows, some at a time. order: the row to write at each index. Raises TensorError."""
         type_, tensor = BLOCK_TYPES[self.kind], self.tensor
         codes, step = tensor.load_codes(), max(1, _CHUNK // tensor.shape[1])
         parts = [_loaded(tensor, part) for part in (tensor.scales, tensor.biases)]

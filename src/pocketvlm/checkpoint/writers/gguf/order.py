@@ -28,8 +28,8 @@ def reordered(name: str, tensor: DenseTensor, text: TextConfig) -> DenseTensor:
     if rows is not None:
         return replace(tensor, source=lazy(tensor.shape, tensor.source.dtype, lambda: tensor.data[rows]))
     if columns is not None:
-        places = np.argsort(columns)
-        return replace(tensor, source=lazy(tensor.shape, tensor.source.dtype, lambda: tensor.data[:, places]))
+        stored = np.argsort(columns)
+        return replace(tensor, source=lazy(tensor.shape, tensor.source.dtype, lambda: tensor.data[:, stored]))
     return tensor
 
 
@@ -41,8 +41,8 @@ def column_blocks(name: str, tensor: QuantizedTensor, text: TextConfig) -> Quant
     order = column_order(name, text)
     if order is None:
         return tensor
-    places = np.argsort(order)
-    if tensor.permutation is not None and np.array_equal(tensor.permutation, places):
+    stored = np.argsort(order)
+    if tensor.permutation is not None and np.array_equal(tensor.permutation, stored):
         return replace(tensor, permutation=None)
     if tensor.permutation is not None:
         return tensor
@@ -50,13 +50,13 @@ def column_blocks(name: str, tensor: QuantizedTensor, text: TextConfig) -> Quant
     def moved(part: BlockValues, width: int) -> BlockValues:
         """Scales or the like; width: columns that one number stands for."""
         step = _width(part.block, width)
-        blocks = _blocks(tensor, places, step)
+        blocks = _blocks(tensor, stored, step)
         second = None if part.scale is None else moved(part.scale, step)
         return replace(part, values=_taken(part.values, blocks), scale=second)
 
     return replace(
         tensor,
-        codes=_taken(tensor.codes, places),
+        codes=_taken(tensor.codes, stored),
         scales=moved(tensor.scales, 1),
         zero_points=None if tensor.zero_points is None else moved(tensor.zero_points, 1),
         biases=None if tensor.biases is None else moved(tensor.biases, 1),
@@ -68,15 +68,15 @@ def _width(block: Block, width: int) -> int:
     return (block if isinstance(block, int) else block[1]) * width
 
 
-def _blocks(tensor: QuantizedTensor, places: Order, step: int) -> Order:
+def _blocks(tensor: QuantizedTensor, stored: Order, step: int) -> Order:
     """The order of blocks of `step` columns."""
-    if step >= len(places):
+    if step >= len(stored):
         return np.zeros(1, np.intp)
-    firsts = places[::step]
+    firsts = stored[::step]
     if (
-        len(places) % step
+        len(stored) % step
         or (firsts % step).any()
-        or not np.array_equal(places, (firsts[:, None] + np.arange(step)).ravel())
+        or not np.array_equal(stored, (firsts[:, None] + np.arange(step)).ravel())
     ):
         raise TensorError(
             f"{tensor.label}: GGUF files have its columns in another order of heads, which groups of {step} columns "
