@@ -153,6 +153,11 @@ def test_formats_that_join_matrices_give_them_one_scheme_or_16_bits(tiny: Path, 
             assert scheme == schemes[name.replace("gate_proj", "up_proj")]
 
 
+@pytest.mark.parametrize(("format", "scheme"), [("native", "int4-g64"), ("gguf", "Q4_K_M"), ("mlx", "int4-g64")])
+def test_without_a_scheme_it_is_the_default_of_the_format(tmp_path: Path, format: str, scheme: str) -> None:
+    assert quantize_model("nano", tmp_path / "out", format=format, method="rtn", threads=2).scheme == scheme
+
+
 def test_keep_leaves_tensors_as_they_are(tmp_path: Path) -> None:
     result = quantize_model("nano", tmp_path / "out", method="rtn", keep=("*.layers.0.*", "*vision_tower*"))
     tensors, nano = tensors_of(tmp_path / "out"), tensors_of(resolve("nano"))

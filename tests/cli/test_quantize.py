@@ -31,7 +31,16 @@ class Quantizer:
         if self.error is not None:
             raise self.error
         return QuantizeResult(
-            self.paths, options["format"], options["scheme"], options["method"], (), 4.5, None, {"text": 9}, 65.0, 10**8
+            self.paths,
+            options["format"],
+            options["scheme"] or "default",
+            options["method"],
+            (),
+            4.5,
+            None,
+            {"text": 9},
+            65.0,
+            10**8,
         )
 
 
@@ -58,28 +67,14 @@ def test_arguments_reach_the_quantizer(invoke, quantizer):
     assert outcome.err == "quantizing layers\n"
 
 
-@pytest.mark.parametrize(
-    ("format", "scheme"),
-    [
-        *(("gguf", "Q4_K_M"), ("awq", "int4-g128"), ("gptq", "int4-g128"), ("mlx", "int4-g64")),
-        *(("compressed-tensors", "int4-g128"), ("native", "int4-g64")),
-    ],
-)
-def test_each_format_has_a_scheme_of_its_own(invoke, quantizer, format, scheme):
-    assert invoke("quantize", "nano", "out", "--format", format, "-q").code == 0
-    assert (quantizer.asked["format"], quantizer.asked["scheme"]) == (format, scheme)
+def test_what_is_not_given_is_left_to_the_quantizer(invoke, quantizer):
+    """The format's scheme above all, which the command must not choose in another way than Python."""
+    assert invoke("quantize", "nano", "out", "--format", "gguf", "-q").code == 0
+    assert (quantizer.asked["format"], quantizer.asked["scheme"]) == ("gguf", None)
     assert (quantizer.asked["method"], quantizer.asked["calibration"], quantizer.asked["seed"]) == (
         *("auto", "default"),
         0,
     )
-
-
-def test_default_schemes_are_known_to_their_formats():
-    from pocketvlm.cli.quantize import DEFAULT_SCHEMES
-    from pocketvlm.quantize.recipes import FORMATS, schemes
-
-    assert set(DEFAULT_SCHEMES) == set(FORMATS) - {"bf16", "f16"}
-    assert all(scheme in schemes(format) for format, scheme in DEFAULT_SCHEMES.items())
 
 
 def test_a_report_compares_the_result_with_the_original(invoke, quantizer, rounded, tmp_path):

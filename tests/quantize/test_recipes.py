@@ -16,7 +16,7 @@ from pocketvlm.config import ModelConfig
 from pocketvlm.errors import OptionError
 from pocketvlm.families import MINICPMV4_7
 from pocketvlm.model import expected_tensors, tensor_roles
-from pocketvlm.quantize.recipes import FORMATS, FUSED_GROUPS, file_label, recipe, scheme_name, schemes
+from pocketvlm.quantize.recipes import FORMATS, FUSED_GROUPS, default_scheme, file_label, recipe, scheme_name, schemes
 from pocketvlm.quantize.tensor_schemes import tensor_scheme
 
 RELEASED = released_config()
@@ -125,6 +125,15 @@ def test_patterns_do_not_split_what_engines_join(format: str, group: tuple[str, 
     found = made("int4-g64", format, keep=[f"*.{module}.weight" for module in group])
     assert not any(found[name] for name in found if name.endswith(tuple(f"{module}.weight" for module in group)))
     assert made("int4-g64", "native", keep=[f"*.{group[0]}.weight"])
+
+
+def test_each_format_has_a_default_scheme() -> None:
+    found = {format: default_scheme(format) for format in FORMATS}
+    assert all(found[format] in schemes(format) for format in FORMATS if schemes(format))
+    assert found == {
+        **{"gguf": "Q4_K_M", "mlx": "int4-g64", "native": "int4-g64", "bf16": "bf16", "f16": "f16"},
+        **dict.fromkeys(("awq", "gptq", "compressed-tensors"), "int4-g128"),
+    }
 
 
 def test_names() -> None:

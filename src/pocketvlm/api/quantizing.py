@@ -33,7 +33,7 @@ from pocketvlm.quantize.candidates import DENSE_BITS, bits_of, mean_bits, mixes,
 from pocketvlm.quantize.job import Job
 from pocketvlm.quantize.layer import METHODS, Method
 from pocketvlm.quantize.pipeline import Outcome, Pipeline
-from pocketvlm.quantize.recipes import file_label, recipe, schemes
+from pocketvlm.quantize.recipes import default_scheme, file_label, recipe, schemes
 from pocketvlm.quantize.result import QuantizeResult, TensorResult
 from pocketvlm.quantize.tensor_schemes import tensor_scheme
 from pocketvlm.quantize.work import SUFFIX, WorkFolder
@@ -52,7 +52,7 @@ def quantize_model(
     out: str | Path,
     *,
     format: str = "native",
-    scheme: str = "int4-g64",
+    scheme: str | None = None,
     method: str = "auto",
     calibration: str | Path = "default",
     keep: Sequence[str] = (),
@@ -66,14 +66,14 @@ def quantize_model(
 
     model: as `load` takes it. out: the directory to make, or with format "gguf" a file that ends in .gguf. format:
     "native", "gguf", "awq", "gptq", "mlx" or "compressed-tensors". scheme: such as "int4-g64" or "Q4_K_M"; each format
-    has its own. method: "rtn" (round to nearest, the scale with the smallest squared error), "gptq", "awq", or "auto"
-    (GPTQ, with AWQ's scales where these help, and a scheme for each matrix). calibration: "default" (texts, chats, tool
-    calls and drawn pictures), a JSONL file of conversations, or a folder of pictures; "rtn" needs none. keep: patterns
-    (fnmatch) of tensors that stay as they are. bits_per_weight: what "auto" may spend on the language model's matrices
-    and head on average, scales included (None: as much as the scheme does). With native, MLX and GGUF files, "auto"
-    gives each matrix a scheme of the same family as `scheme`; the other formats have one scheme, and a budget says
-    which matrices may have 16 bits instead. seed: of the default calibration set. threads: CPU threads (None: physical
-    cores). mmproj: the vision file of a GGUF model of 16 bits.
+    has its own (None: the format's default, see docs/quantize.md). method: "rtn" (round to nearest, the scale with the
+    smallest squared error), "gptq", "awq", or "auto" (GPTQ, with AWQ's scales where these help, and a scheme for each
+    matrix). calibration: "default" (texts, chats, tool calls and drawn pictures), a JSONL file of conversations, or a
+    folder of pictures; "rtn" needs none. keep: patterns (fnmatch) of tensors that stay as they are. bits_per_weight:
+    what "auto" may spend on the language model's matrices and head on average, scales included (None: as much as the
+    scheme does). With native, MLX and GGUF files, "auto" gives each matrix a scheme of the same family as `scheme`; the
+    other formats have one scheme, and a budget says which matrices may have 16 bits instead. seed: of the default
+    calibration set. threads: CPU threads (None: physical cores). mmproj: the vision file of a GGUF model of 16 bits.
     progress(stage, done, total, seconds left) is called often.
 
     The work is saved in a folder `out`.partial as it goes: the same call resumes there after the process was killed.
@@ -82,6 +82,7 @@ def quantize_model(
     """
     began = time.perf_counter()
     writer, target = find_writer(format), Path(out).expanduser()
+    scheme = default_scheme(format) if scheme is None else scheme
     _check_options(format, scheme, method, calibration, bits_per_weight)
     if target.suffix == GGUF_SUFFIX and format != "gguf":
         raise OptionError(f"{target}: format {format} is a directory: give a name that does not end in {GGUF_SUFFIX}")

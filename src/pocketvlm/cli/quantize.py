@@ -35,14 +35,6 @@ STAGES = {
     "write": "writing",
 }
 Format = Literal["gguf", "awq", "gptq", "mlx", "compressed-tensors", "native"]
-DEFAULT_SCHEMES: dict[str, str] = {
-    "gguf": "Q4_K_M",
-    "awq": "int4-g128",
-    "gptq": "int4-g128",
-    "compressed-tensors": "int4-g128",
-    "mlx": "int4-g64",
-    "native": "int4-g64",
-}
 
 
 @options.takes(*options.load_options("mmproj", "threads"))
@@ -119,7 +111,7 @@ def quantize(
                 model,
                 out,
                 format=format,
-                scheme=scheme or DEFAULT_SCHEMES[format],
+                scheme=scheme,
                 method=method,
                 calibration=calibration,
                 keep=tuple(keep or ()),

@@ -35,11 +35,13 @@ _NAME = re.compile(r"int(\d)-g(\d+)(-sym|-bias)?(-permuted)?")
 class _Format:
     """What a format takes.
 
-    schemes: as users name them. fused: whether engines join matrices, so that the parts need one scheme. vision: the
-    scheme of the vision tower's matrices unless another is named; None: they stay dense. visions: the others.
+    schemes: as users name them. scheme: the one where none is named. fused: whether engines join matrices, so that the
+    parts need one scheme. vision: the scheme of the vision tower's matrices unless another is named; None: they stay
+    dense. visions: the others.
     """
 
     schemes: tuple[str, ...]
+    scheme: str
     fused: bool = False
     vision: str | None = None
     visions: tuple[str, ...] = ()
@@ -50,13 +52,18 @@ def _affine(bits: Sequence[int], groups: Sequence[int], *suffixes: str) -> tuple
 
 
 _FORMATS: Mapping[str, _Format] = {
-    "gguf": _Format((*MIXTURES, "mxfp4", "nvfp4"), visions=("Q8_0",)),
-    "awq": _Format(_affine((4,), (32, 64, 128), ""), fused=True),
-    "gptq": _Format(_affine((2, 3, 4, 8), (32, 64, 128), "", "-sym", "-permuted", "-sym-permuted"), fused=True),
-    "mlx": _Format((*_affine((2, 3, 4, 5, 6, 8), (32, 64, 128), ""), *_FLOATS)),
-    "compressed-tensors": _Format(("int8", *_affine((4, 8), (32, 64, 128), "", "-sym"), *_FLOATS), fused=True),
+    "gguf": _Format((*MIXTURES, "mxfp4", "nvfp4"), "Q4_K_M", visions=("Q8_0",)),
+    "awq": _Format(_affine((4,), (32, 64, 128), ""), "int4-g128", fused=True),
+    "gptq": _Format(
+        _affine((2, 3, 4, 8), (32, 64, 128), "", "-sym", "-permuted", "-sym-permuted"), "int4-g128", fused=True
+    ),
+    "mlx": _Format((*_affine((2, 3, 4, 5, 6, 8), (32, 64, 128), ""), *_FLOATS), "int4-g64"),
+    "compressed-tensors": _Format(
+        ("int8", *_affine((4, 8), (32, 64, 128), "", "-sym"), *_FLOATS), "int4-g128", fused=True
+    ),
     "native": _Format(
         ("int8", *_affine((2, 3, 4, 5, 6, 8), _GROUPS, "", "-sym"), *MIXTURES, *_FLOATS),
+        "int4-g64",
         vision="int8",
         visions=("int8", "Q8_0"),
     ),
@@ -67,6 +74,11 @@ FORMATS = (*_FORMATS, *_DENSE)
 def schemes(format: str) -> tuple[str, ...]:
     """The names that `--scheme` takes with a format; none for the dense ones. Raises OptionError for another format."""
     return () if format in _DENSE else _format(format).schemes
+
+
+def default_scheme(format: str) -> str:
+    """The scheme of a format where none is named; a dense format has its own name. Raises OptionError."""
+    return format if format in _DENSE else _format(format).scheme
 
 
 def file_label(scheme: str, format: str) -> str:
