@@ -6,11 +6,14 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rounded_nano import copy_nano, rounded_nano
 
+from pocketvlm.api.comparison import Comparison, KindDivergence, ModelSize, Speed
 from pocketvlm.cli import compare
+from pocketvlm.quantize.divergence import Divergence
 
 FEW = ("--max-tokens", "400", "--threads", "2")
 
@@ -18,6 +21,14 @@ FEW = ("--max-tokens", "400", "--threads", "2")
 @pytest.fixture(scope="module")
 def rounded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return rounded_nano(tmp_path_factory.mktemp("compare") / "rounded", "matrix", "vision_matrix")
+
+
+@pytest.fixture
+def comparison() -> Comparison:
+    """The comparison of two networks that differ in depth."""
+    size = ModelSize("a", "a", None, 10, 5, 16, 16, None)
+    row = KindDivergence("all", 1, 4, Divergence(4, 0.0, 0.0, 0.0, 0.0, 1.0))
+    return Comparison(size, size, "default", "exact", (), row, (), (), ("one note",), 1.0)
 
 
 @pytest.fixture
@@ -71,6 +82,29 @@ def test_speed_is_measured_where_it_is_asked_for(invoke, rounded):
     assert all(speeds[side][phase] > 0 for side in ("reference", "candidate") for phase in ("prefill", "decode"))
 
 
+def test_each_side_has_its_revision_and_its_mmproj(invoke, comparison, monkeypatch):
+    """In the comparison and while its speed is measured."""
+    asked: list[dict[str, Any]] = []
+
+    def compare_models(*models: str, **options: Any) -> Comparison:
+        asked.append(options)
+        return comparison
+
+    def measure_speed(model: str, **options: Any) -> Speed:
+        asked.append({"model": model, **options})
+        return Speed(2.0, 1.0)
+
+    monkeypatch.setattr("pocketvlm.api.comparing.compare_models", compare_models)
+    monkeypatch.setattr("pocketvlm.bench.comparison.speed.measure_speed", measure_speed)
+    line = "compare a b --revision v2 --mmproj b.gguf --reference-revision v1 --reference-mmproj a.gguf --speed"
+    assert invoke(*line.split(), "--threads", "2", "-q").code == 0
+    both, first, second = asked
+    assert [both[name] for name in ("reference_revision", "reference_mmproj")] == ["v1", "a.gguf"]
+    assert [both[name] for name in ("revision", "mmproj")] == ["v2", "b.gguf"]
+    assert first == {"model": "a", "revision": "v1", "mmproj": "a.gguf", "threads": 2}
+    assert second == {"model": "b", "revision": "v2", "mmproj": "b.gguf", "threads": 2}
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -100,18 +134,13 @@ def test_other_vocabularies_are_one_line(invoke, tmp_path):
     assert "vocabularies differ: id 1231" in outcome.err.splitlines()[-1]
 
 
-def test_a_plot_of_networks_that_differ_in_depth_says_so(tmp_path):
+def test_a_plot_of_networks_that_differ_in_depth_says_so(comparison, tmp_path):
     pytest.importorskip("matplotlib")
-    from pocketvlm.api.comparison import Comparison, KindDivergence, ModelSize
     from pocketvlm.bench.comparison import page, plot
-    from pocketvlm.quantize.divergence import Divergence
 
-    size = ModelSize("a", "a", None, 10, 5, 16, 16, None)
-    row = KindDivergence("all", 1, 4, Divergence(4, 0.0, 0.0, 0.0, 0.0, 1.0))
-    found = Comparison(size, size, "default", "exact", (), row, (), (), ("one note",), 1.0)
-    plot.draw(found, tmp_path / "a.png")
+    plot.draw(comparison, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    assert page.page(found).splitlines()[-1] == "note: one note"
+    assert page.page(comparison).splitlines()[-1] == "note: one note"
 
 
 def test_progress_is_a_line_for_each_stage_and_now_and_then(capsys):

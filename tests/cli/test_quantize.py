@@ -53,12 +53,14 @@ def quantizer(rounded: Path, monkeypatch: pytest.MonkeyPatch) -> Quantizer:
 
 def test_arguments_reach_the_quantizer(invoke, quantizer):
     line = "quantize nano out --format mlx --scheme int4-g32 --method gptq --bits-per-weight 4.5 --seed 3 --threads 2"
-    outcome = invoke(*line.split(), "--keep", "*.o_proj.weight", "--keep", "lm_head*", "--calibration", "a.jsonl")
+    outcome = invoke(
+        *line.split(), "--revision", "v1", "--keep", "*.o_proj.weight", "--keep", "lm_head*", "--calibration", "a.jsonl"
+    )
     assert outcome.code == 0
     assert quantizer.asked == {
         **{"model": "nano", "out": "out", "format": "mlx", "scheme": "int4-g32", "method": "gptq"},
         **{"bits_per_weight": 4.5, "seed": 3, "threads": 2, "keep": ("*.o_proj.weight", "lm_head*")},
-        **{"calibration": "a.jsonl", "mmproj": None},
+        **{"calibration": "a.jsonl", "mmproj": None, "revision": "v1"},
     }
     lines = outcome.out.splitlines()
     assert lines[0].startswith(f"written  out: {len(quantizer.paths)} files, 11.")
@@ -88,6 +90,20 @@ def test_a_report_compares_the_result_with_the_original(invoke, quantizer, round
     assert found["comparison"]["total"]["mean"] > 0
     assert "KL divergence, nats" in outcome.out
     assert str(report) in outcome.err.splitlines()[-1]
+
+
+def test_a_report_is_on_the_revision_and_the_mmproj_that_were_quantized(invoke, quantizer, monkeypatch, tmp_path):
+    asked: dict[str, Any] = {}
+
+    def compare(*models: str, **options: Any) -> None:
+        asked.update(options, models=models)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pocketvlm.api.comparing.compare_models", compare)
+    report = str(tmp_path / "report.json")
+    invoke("quantize", "org/a", "out", "--report", report, "--revision", "v1", "--mmproj", "m.gguf", "-q")
+    assert asked["models"] == ("org/a", "out")
+    assert (asked["reference_revision"], asked["reference_mmproj"]) == ("v1", "m.gguf")
 
 
 def test_json_is_the_result_alone_on_stdout(invoke, quantizer):

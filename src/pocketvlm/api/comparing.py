@@ -52,6 +52,7 @@ def compare_models(
     threads: int | None = None,
     revision: str | None = None,
     mmproj: str | Path | None = None,
+    reference_revision: str | None = None,
     reference_mmproj: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -61,8 +62,8 @@ def compare_models(
     file of messages, or a folder of pictures. max_tokens: of all prompts together, samples are thinned evenly to fit
     (None: all). precision: "exact" compares the weights alone; "fast" includes the rounding of integer products; dense
     tensors stay as stored with both. threads: None means physical cores. revision, mmproj: as in `load`, of the
-    candidate; reference_mmproj: of the reference. progress(what, done, total) is called with "download" and bytes, then
-    with "vision", "layers" and "logits".
+    candidate; reference_revision, reference_mmproj: of the reference. progress(what, done, total) is called with
+    "download" and bytes, then with "vision", "layers" and "logits".
 
     Both networks run a part at a time, so that memory holds one layer's weights, or one head's. Raises CheckpointError,
     InputError, and OptionError, also for models whose vocabularies differ.
@@ -73,7 +74,7 @@ def compare_models(
     began = time.perf_counter()
     download = progress and partial(progress, "download")
     paths = [
-        resolve(reference, None, download, mmproj=reference_mmproj),
+        resolve(reference, reference_revision, download, mmproj=reference_mmproj),
         resolve(candidate, revision, download, mmproj=mmproj),
     ]
     checkpoints = [open_checkpoint(paths[0], mmproj=reference_mmproj), open_checkpoint(paths[1], mmproj=mmproj)]

@@ -28,6 +28,7 @@ def convert_model(
     out: str | Path,
     *,
     format: str,
+    revision: str | None = None,
     mmproj: str | Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Path, ...]:
@@ -39,14 +40,14 @@ def convert_model(
 
     model: "nano", a directory, a GGUF file or a hub id, in any format that is read. out: the directory to make, or a
     file that ends in .gguf. format: "gguf", "awq", "gptq", "mlx", "compressed-tensors", "native", "bf16" or "f16".
-    mmproj: the vision file of a GGUF model. progress(stage, done, total) is called with "download" and "write", and
-    bytes. Raises OptionError, CheckpointError.
+    revision: as `load` takes it. mmproj: the vision file of a GGUF model. progress(stage, done, total) is called with
+    "download" and "write", and bytes. Raises OptionError, CheckpointError.
     """
     writer, target = find_writer(format), Path(out).expanduser()
     if target.suffix == GGUF_SUFFIX and format != "gguf":
         raise OptionError(f"{target}: format {format} is a directory: give a name that does not end in {GGUF_SUFFIX}")
     check_free(target)
-    path = resolve(model, None, progress and partial(progress, "download"), mmproj=mmproj)
+    path = resolve(model, revision, progress and partial(progress, "download"), mmproj=mmproj)
     checkpoint = open_checkpoint(path, mmproj=mmproj)
     tensors = checkpoint.tensors(expected_tensors(checkpoint.model))
     roles = tensor_roles(checkpoint.model)

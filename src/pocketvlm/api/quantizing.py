@@ -59,6 +59,7 @@ def quantize_model(
     bits_per_weight: float | None = None,
     seed: int = 0,
     threads: int | None = None,
+    revision: str | None = None,
     mmproj: str | Path | None = None,
     progress: QuantizeProgress | None = None,
 ) -> QuantizeResult:
@@ -73,7 +74,8 @@ def quantize_model(
     what "auto" may spend on the language model's matrices and head on average, scales included (None: as much as the
     scheme does). With native, MLX and GGUF files, "auto" gives each matrix a scheme of the same family as `scheme`; the
     other formats have one scheme, and a budget says which matrices may have 16 bits instead. seed: of the default
-    calibration set. threads: CPU threads (None: physical cores). mmproj: the vision file of a GGUF model of 16 bits.
+    calibration set. threads: CPU threads (None: physical cores). revision: as `load` takes it. mmproj: the vision file
+    of a GGUF model of 16 bits.
     progress(stage, done, total, seconds left) is called often.
 
     The work is saved in a folder `out`.partial as it goes: the same call resumes there after the process was killed.
@@ -89,7 +91,7 @@ def quantize_model(
     check_free(target)
     backends.check("native", threads)
     download = None if progress is None else (lambda done, total: progress("download", done, total, None))
-    checkpoint = open_checkpoint(resolve(model, None, download, mmproj=mmproj), mmproj=mmproj)
+    checkpoint = open_checkpoint(resolve(model, revision, download, mmproj=mmproj), mmproj=mmproj)
     config, roles = checkpoint.model, tensor_roles(checkpoint.model)
     dense = _dense(str(model), checkpoint)
     wanted = recipe(scheme, format, config, roles, keep=keep, importance=method != "rtn")

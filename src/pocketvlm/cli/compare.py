@@ -58,6 +58,12 @@ def compare(
     speed: Annotated[
         bool, option("--speed", FLAG, panel=INPUT, help="Measure prefill and decode of both models too.")
     ] = False,
+    reference_revision: Annotated[
+        str | None, option("--reference-revision", "NAME", panel=ENGINE, help="--revision of the reference.")
+    ] = None,
+    reference_mmproj: Annotated[
+        str | None, option("--reference-mmproj", "PATH", panel=ENGINE, help="--mmproj of the reference.")
+    ] = None,
     report: Annotated[str | None, option("--report", "FILE", panel=OUTPUT, help=reports.HELP)] = None,
     as_json: Annotated[bool, options.json_option("COMPARE")] = False,
     quiet: options.Quiet = False,
@@ -83,6 +89,8 @@ def compare(
             threads=threads,
             revision=revision,
             mmproj=mmproj,
+            reference_revision=reference_revision,
+            reference_mmproj=reference_mmproj,
             progress=work.step,
         )
         if speed:
@@ -91,7 +99,7 @@ def compare(
             from pocketvlm.bench.comparison.speed import measure_speed
 
             work.step("timing the reference", 0, 0)
-            first = measure_speed(reference, threads=threads)
+            first = measure_speed(reference, mmproj=reference_mmproj, revision=reference_revision, threads=threads)
             work.step("timing the candidate", 0, 0)
             second = measure_speed(candidate, mmproj=mmproj, revision=revision, threads=threads)
             found = replace(found, reference_speed=first, candidate_speed=second)

@@ -23,7 +23,7 @@ bf16 and f16 take the rounded values of any checkpoint, and pocketvlm quantize m
 """
 
 
-@options.takes(*options.load_options("mmproj"))
+@options.takes(*options.load_options("revision", "mmproj"))
 def convert(
     model: Annotated[str, typer.Argument(metavar="IN", show_envvar=False, help=options.MODEL_HELP)],
     out: Annotated[
@@ -50,7 +50,9 @@ def convert(
     from pocketvlm.cli.progress import LongWork
 
     with LongWork(quiet, {"download": "downloading", "write": "writing"}) as work:
-        paths = convert_model(model, out, format=format, mmproj=values["mmproj"], progress=work.step)
+        paths = convert_model(
+            model, out, format=format, revision=values["revision"], mmproj=values["mmproj"], progress=work.step
+        )
     _say(out, paths, as_json, quiet)
 
 

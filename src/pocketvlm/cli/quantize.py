@@ -37,7 +37,7 @@ STAGES = {
 Format = Literal["gguf", "awq", "gptq", "mlx", "compressed-tensors", "native"]
 
 
-@options.takes(*options.load_options("mmproj", "threads"))
+@options.takes(*options.load_options("revision", "mmproj", "threads"))
 def quantize(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", show_envvar=False, help=f"{options.MODEL_HELP} Its tensors are dense.")
@@ -104,7 +104,7 @@ def quantize(
     from pocketvlm.cli.progress import LongWork, duration
     from pocketvlm.cli.terminal import printable
 
-    threads, mmproj = values["threads"], values["mmproj"]
+    threads, revision, mmproj = values["threads"], values["revision"], values["mmproj"]
     with LongWork(quiet, STAGES) as work:
         try:
             result = quantize_model(
@@ -118,6 +118,7 @@ def quantize(
                 bits_per_weight=bits_per_weight,
                 seed=seed,
                 threads=threads,
+                revision=revision,
                 mmproj=mmproj,
                 progress=work.step,
             )
@@ -138,7 +139,14 @@ def quantize(
     written: list[Path] = []
     if target is not None:
         with LongWork(quiet, compare.STAGES) as work:
-            found = compare_models(model, out, threads=threads, reference_mmproj=mmproj, progress=work.step)
+            found = compare_models(
+                model,
+                out,
+                threads=threads,
+                reference_revision=revision,
+                reference_mmproj=mmproj,
+                progress=work.step,
+            )
         content["comparison"] = found.to_dict()
         if not as_json:
             print()
