@@ -158,6 +158,20 @@ def test_without_a_scheme_it_is_the_default_of_the_format(tmp_path: Path, format
     assert quantize_model("nano", tmp_path / "out", format=format, method="rtn", threads=2).scheme == scheme
 
 
+@pytest.mark.parametrize(
+    ("format", "vision", "bits"),
+    [("native", "default", 8), ("native", "stored", 16), ("native", "Q8_0", 8), ("gguf", "Q8_0", 8)],
+)
+def test_the_vision_tower_has_the_scheme_that_is_asked_for(tmp_path: Path, format: str, vision: str, bits: int) -> None:
+    result = quantize_model("nano", tmp_path / "out", format=format, vision=vision, method="rtn", threads=2)
+    # Blocks of Q8_0 have 32 inputs: rows of another length stay as stored.
+    towers = {t.name for t in result.tensors if t.role == "vision_matrix" and t.shape[1] % 32 == 0}
+    found = tensors_of(tmp_path / "out")
+    assert {t.bits if isinstance(t := found[name], QuantizedTensor) else 16 for name in towers} == {bits}
+    with pytest.raises(OptionError, match="vision='int3': the format mlx has no such scheme for the vision tower"):
+        quantize_model("no such model", tmp_path / "b", format="mlx", vision="int3")
+
+
 def test_keep_leaves_tensors_as_they_are(tmp_path: Path) -> None:
     result = quantize_model("nano", tmp_path / "out", method="rtn", keep=("*.layers.0.*", "*vision_tower*"))
     tensors, nano = tensors_of(tmp_path / "out"), tensors_of(resolve("nano"))

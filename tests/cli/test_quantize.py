@@ -54,13 +54,23 @@ def quantizer(rounded: Path, monkeypatch: pytest.MonkeyPatch) -> Quantizer:
 def test_arguments_reach_the_quantizer(invoke, quantizer):
     line = "quantize nano out --format mlx --scheme int4-g32 --method gptq --bits-per-weight 4.5 --seed 3 --threads 2"
     outcome = invoke(
-        *line.split(), "--revision", "v1", "--keep", "*.o_proj.weight", "--keep", "lm_head*", "--calibration", "a.jsonl"
+        *line.split(),
+        "--revision",
+        "v1",
+        "--vision",
+        "stored",
+        "--keep",
+        "*.o_proj.weight",
+        "--keep",
+        "lm_head*",
+        "--calibration",
+        "a.jsonl",
     )
     assert outcome.code == 0
     assert quantizer.asked == {
         **{"model": "nano", "out": "out", "format": "mlx", "scheme": "int4-g32", "method": "gptq"},
         **{"bits_per_weight": 4.5, "seed": 3, "threads": 2, "keep": ("*.o_proj.weight", "lm_head*")},
-        **{"calibration": "a.jsonl", "mmproj": None, "revision": "v1"},
+        **{"calibration": "a.jsonl", "mmproj": None, "revision": "v1", "vision": "stored"},
     }
     lines = outcome.out.splitlines()
     assert lines[0].startswith(f"written  out: {len(quantizer.paths)} files, 11.")

@@ -105,9 +105,15 @@ def test_the_vision_tower_in_gguf() -> None:
     dense = {name for name, role in roles.items() if role == "vision_matrix" and found[name] is None}
     assert {name.rpartition("mlp.")[2] for name in dense} == {"fc2.weight"}  # rows of 4304
     assert len(dense) == 27
-    assert not any(kind for name, kind in made("int4-g64", "native", vision=None).items() if "vision" in name)
-    with pytest.raises(OptionError, match="vision='int8': the format awq has no such scheme for the vision tower"):
-        made("int4-g64", "awq", vision="int8")
+    assert not any(kind for name, kind in made("int4-g64", "native", vision="stored").items() if "vision" in name)
+    assert made("Q4_K_M", "gguf", vision="int8") == found
+    assert made("int4-g64", "native", vision="q8_0") == made("int4-g64", "native", vision="Q8_0")
+    for format, takes in (("awq", "default, stored"), ("native", "default, stored, int8, Q8_0")):
+        with pytest.raises(OptionError, match=f"vision='Q4_K': the format {format} has no .*: it takes {takes}$"):
+            made("int4-g64", format, vision="Q4_K")
+    text = {name: role for name, role in roles.items() if role != "vision_matrix"}
+    with pytest.raises(OptionError, match="vision='int8': the model has no vision tower: leave it out"):
+        recipe("int4-g64", "native", RELEASED, text, vision="int8")
 
 
 def test_patterns_leave_tensors_dense() -> None:

@@ -33,7 +33,7 @@ from pocketvlm.quantize.candidates import DENSE_BITS, bits_of, mean_bits, mixes,
 from pocketvlm.quantize.job import Job
 from pocketvlm.quantize.layer import METHODS, Method
 from pocketvlm.quantize.pipeline import Outcome, Pipeline
-from pocketvlm.quantize.recipes import default_scheme, file_label, recipe, schemes
+from pocketvlm.quantize.recipes import default_scheme, file_label, recipe, schemes, vision_scheme
 from pocketvlm.quantize.result import QuantizeResult, TensorResult
 from pocketvlm.quantize.tensor_schemes import tensor_scheme
 from pocketvlm.quantize.work import SUFFIX, WorkFolder
@@ -56,6 +56,7 @@ def quantize_model(
     method: str = "auto",
     calibration: str | Path = "default",
     keep: Sequence[str] = (),
+    vision: str = "default",
     bits_per_weight: float | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -70,12 +71,13 @@ def quantize_model(
     has its own (None: the format's default, see docs/quantize.md). method: "rtn" (round to nearest, the scale with the
     smallest squared error), "gptq", "awq", or "auto" (GPTQ, with AWQ's scales where these help, and a scheme for each
     matrix). calibration: "default" (texts, chats, tool calls and drawn pictures), a JSONL file of conversations, or a
-    folder of pictures; "rtn" needs none. keep: patterns (fnmatch) of tensors that stay as they are. bits_per_weight:
-    what "auto" may spend on the language model's matrices and head on average, scales included (None: as much as the
-    scheme does). With native, MLX and GGUF files, "auto" gives each matrix a scheme of the same family as `scheme`; the
-    other formats have one scheme, and a budget says which matrices may have 16 bits instead. seed: of the default
-    calibration set. threads: CPU threads (None: physical cores). revision: as `load` takes it. mmproj: the vision file
-    of a GGUF model of 16 bits.
+    folder of pictures; "rtn" needs none. keep: patterns (fnmatch) of tensors that stay as they are. vision: the
+    scheme of the vision tower's matrices: "default" (native: "int8", other formats: as stored), "stored", "Q8_0" (GGUF
+    and native) or "int8" (native). bits_per_weight: what "auto" may spend on the language model's matrices and head on
+    average, scales included (None: as much as the scheme does). With native, MLX and GGUF files, "auto" gives each
+    matrix a scheme of the same family as `scheme`; the other formats have one scheme, and a budget says which matrices
+    may have 16 bits instead. seed: of the default calibration set. threads: CPU threads (None: physical cores).
+    revision: as `load` takes it. mmproj: the vision file of a GGUF model of 16 bits.
     progress(stage, done, total, seconds left) is called often.
 
     The work is saved in a folder `out`.partial as it goes: the same call resumes there after the process was killed.
@@ -85,6 +87,7 @@ def quantize_model(
     began = time.perf_counter()
     writer, target = find_writer(format), Path(out).expanduser()
     scheme = default_scheme(format) if scheme is None else scheme
+    vision_scheme(vision, format)
     _check_options(format, scheme, method, calibration, bits_per_weight)
     if target.suffix == GGUF_SUFFIX and format != "gguf":
         raise OptionError(f"{target}: format {format} is a directory: give a name that does not end in {GGUF_SUFFIX}")
@@ -94,7 +97,7 @@ def quantize_model(
     checkpoint = open_checkpoint(resolve(model, revision, download, mmproj=mmproj), mmproj=mmproj)
     config, roles = checkpoint.model, tensor_roles(checkpoint.model)
     dense = _dense(str(model), checkpoint)
-    wanted = recipe(scheme, format, config, roles, keep=keep, importance=method != "rtn")
+    wanted = recipe(scheme, format, config, roles, keep=keep, vision=vision, importance=method != "rtn")
     planned = _planned(writer, dense, roles, wanted)
     budget, units = bits_per_weight, {}
     if budget is None and method == "auto" and mixes(format, wanted, roles):

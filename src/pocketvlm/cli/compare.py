@@ -62,7 +62,7 @@ def compare(
         str | None, option("--reference-revision", "NAME", panel=ENGINE, help="--revision of the reference.")
     ] = None,
     reference_mmproj: Annotated[
-        str | None, option("--reference-mmproj", "PATH", panel=ENGINE, help="--mmproj of the reference.")
+        str | None, option("--reference-mmproj", "FILE", panel=ENGINE, help="--mmproj of the reference.")
     ] = None,
     report: Annotated[str | None, option("--report", "FILE", panel=OUTPUT, help=reports.HELP)] = None,
     as_json: Annotated[bool, options.json_option("COMPARE")] = False,

@@ -78,6 +78,15 @@ def quantize(
         list[str] | None,
         option("--keep", "PATTERN", panel=HOW, help="Tensors that stay as they are, as *.o_proj.weight. Repeatable."),
     ] = None,
+    vision: Annotated[
+        str,
+        option(
+            *("--vision", "NAME"),
+            panel=HOW,
+            help="Scheme of the vision tower: stored (as it is), Q8_0 (gguf, native), int8 (native) or default: int8 "
+            "for native, else stored.",
+        ),
+    ] = "default",
     calibration: Annotated[
         str,
         option(
@@ -115,6 +124,7 @@ def quantize(
                 method=method,
                 calibration=calibration,
                 keep=tuple(keep or ()),
+                vision=vision,
                 bits_per_weight=bits_per_weight,
                 seed=seed,
                 threads=threads,

@@ -87,6 +87,26 @@ def file_label(scheme: str, format: str) -> str:
     return name.upper() if format == "gguf" else name
 
 
+def vision_scheme(vision: str, format: str) -> str | None:
+    """The scheme of the vision tower's matrices in a format; None: they stay as stored.
+
+    vision: "default" (what the format usually has), "stored", or a scheme, whatever its case; int8 in GGUF is Q8_0.
+    Raises OptionError that lists what the format takes.
+    """
+    if format in _DENSE:
+        return None
+    chosen = _format(format)
+    spelled: dict[str, str | None] = {"default": chosen.vision, "stored": None}
+    spelled |= {"int8": "Q8_0"} if format == "gguf" else {}
+    spelled |= {name.lower(): name for name in chosen.visions}
+    if vision.lower() not in spelled:
+        takes = ", ".join(("default", "stored", *chosen.visions))
+        raise OptionError(
+            f"vision={vision!r}: the format {format} has no such scheme for the vision tower: it takes {takes}"
+        )
+    return spelled[vision.lower()]
+
+
 def scheme_name(scheme: str, format: str) -> str:
     """A scheme as this module spells it, whatever its case; int8 in GGUF is Q8_0. Raises OptionError, listing all."""
     if format in _DENSE:
@@ -109,13 +129,13 @@ def recipe(
     roles: Mapping[str, Role],
     *,
     keep: Sequence[str] = (),
-    vision: str | None = "default",
+    vision: str = "default",
     importance: bool = False,
 ) -> dict[str, str | None]:
     """The name of the tensor scheme of each tensor in `roles`, in their order; None: it stays dense.
 
-    keep: patterns (fnmatch) of tensors that stay dense. vision: the scheme of the vision tower's matrices, None for
-    dense ones, "default" for what the format usually has. importance: whether an importance matrix is used. Raises
+    keep: patterns (fnmatch) of tensors that stay dense. vision: the scheme of the vision tower's matrices, as
+    `vision_scheme` takes it. importance: whether an importance matrix is used. Raises
     OptionError for a scheme that the format or the width of a matrix does not allow, for a pattern that matches
     nothing, and for one that would split matrices that engines join.
     """
@@ -124,10 +144,9 @@ def recipe(
     if format == "gguf":
         _check_gguf(config)
     name, chosen, shapes = scheme_name(scheme, format), _format(format), expected_tensors(config)
-    tower = chosen.vision if vision == "default" else vision
-    if tower is not None and tower not in chosen.visions:
-        takes = ", ".join(chosen.visions) or "no quantized vision tower"
-        raise OptionError(f"vision={tower!r}: the format {format} has no such scheme for the vision tower: {takes}")
+    tower = vision_scheme(vision, format)
+    if vision not in ("default", "stored") and "vision_matrix" not in roles.values():
+        raise OptionError(f"vision={vision!r}: the model has no vision tower: leave it out")
     found: dict[str, str | None] = dict.fromkeys(roles)
     for tensor, role in roles.items():
         if role == "vision_matrix" and tower is not None:
