@@ -233,7 +233,10 @@ def test_work_that_was_killed_resumes_with_the_same_bytes(
         ({"method": "gptq", "bits_per_weight": 4.5}, "only method auto chooses schemes within a budget"),
         ({"bits_per_weight": 0}, "bits_per_weight=0 is out of range"),
         ({"bits_per_weight": 1.5}, "bits_per_weight=1.5 is not possible: format native needs at least 2"),
-        ({"format": "awq", "bits_per_weight": 4.5}, "bits_per_weight=4.5 is not possible: format awq needs at least"),
+        (
+            {"format": "awq", "scheme": "int4-g64", "bits_per_weight": 4.5},
+            "bits_per_weight=4.5 is not possible: format awq needs at least",
+        ),
         ({"keep": ("*nothing*",)}, r"keep='\*nothing\*': matches no tensor"),
         ({"calibration": "nowhere.jsonl"}, "calibration='nowhere.jsonl': there is no such file"),
         ({"threads": 0}, "threads=0"),
@@ -243,6 +246,25 @@ def test_bad_options_are_refused_before_the_work(tmp_path: Path, options: dict[s
     with pytest.raises(OptionError, match=message):
         quantize_model("nano", tmp_path / "out", **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "way_out"),
+    [
+        ({"format": "awq", "scheme": "int4-g64"}, "stay in 16 bits: give so many, or take format native"),
+        ({"keep": ("*down_proj*",)}, "stay in 16 bits: give so many, or keep fewer tensors as they are"),
+        ({}, "and head: give so many"),
+    ],
+)
+def test_the_least_budget_that_is_named_is_possible(tmp_path: Path, options: dict[str, Any], way_out: str) -> None:
+    """It is rounded up, so that it is never the refused value."""
+    with pytest.raises(OptionError) as refused:
+        quantize_model("nano", tmp_path / "out", bits_per_weight=1.5, **options)
+    assert str(refused.value).endswith(way_out)
+    least = float(str(refused.value).partition("at least ")[2].split()[0])
+    for budget, message in ((least - 0.01, f"at least {least:.2f} bits"), (least, "no such file")):
+        with pytest.raises((OptionError, InputError), match=message):
+            quantize_model("nano", tmp_path / "out", bits_per_weight=budget, calibration="no such file", **options)
 
 
 def test_a_quantized_source_is_refused_by_its_format(made: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 from typing import cast
 
@@ -29,7 +29,7 @@ from pocketvlm.errors import CheckpointError, OptionError
 from pocketvlm.model import expected_tensors, tensor_roles
 from pocketvlm.quantize.calibration import Sample, default_set, read_calibration
 from pocketvlm.quantize.calibration.reader import MAX_TOKENS
-from pocketvlm.quantize.candidates import DENSE_BITS, bits_of, mean_bits, mixes, units_of
+from pocketvlm.quantize.candidates import COUNTED, DENSE_BITS, bits_of, mean_bits, mixes, units_of
 from pocketvlm.quantize.job import Job
 from pocketvlm.quantize.layer import METHODS, Method
 from pocketvlm.quantize.pipeline import Outcome, Pipeline
@@ -236,9 +236,14 @@ def _check_budget(
         smallest.update({name: min(candidates, key=partial(_bits, shapes[name])) for name in names})
     lowest = mean_bits(smallest, checkpoint.model)
     if budget < lowest:
+        dense, way_out = "", ""
+        if any(smallest[name] is None for name, role in tensor_roles(checkpoint.model).items() if role in COUNTED):
+            dense = ", of which some stay in 16 bits"
+            way_out = ", or keep fewer tensors as they are" if format == "native" else ", or take format native"
         raise OptionError(
-            f"bits_per_weight={budget:g} is not possible: format {format} needs at least {lowest:.2f} bits a weight "
-            f"for the language model's matrices and head, of which it leaves some in 16 bits"
+            f"bits_per_weight={budget!r} is not possible: format {format} needs at least "
+            f"{ceil(100 * lowest) / 100:.2f} bits a weight for the language model's matrices and head{dense}: give so "
+            f"many{way_out}"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from pocketvlm.errors import OptionError
 
@@ -36,7 +37,10 @@ def allocate(units: Sequence[Unit], budget: float) -> list[Choice]:
     chosen = [0] * len(units)
     spent = sum(hull[0].bits for hull in hulls)
     if spent > budget * (1 + 1e-9):
-        raise OptionError(f"the budget of {budget:.0f} bits is less than the smallest possible {spent:.0f}")
+        raise OptionError(
+            f"the budget of {budget:.0f} bits is less than the smallest possible {ceil(spent)}: give more bits "
+            f"a weight, or keep fewer tensors as they are"
+        )
     steps = sorted(
         (
             (hull[level].loss - hull[level + 1].loss) / (hull[level + 1].bits - hull[level].bits),
