@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pocketvlm.errors import OptionError
+from pocketvlm.errors import CheckpointError, OptionError
 from pocketvlm.quantize.clock import Clock
 from pocketvlm.quantize.methods import nearest
 from pocketvlm.quantize.tensor_schemes import tensor_scheme
@@ -45,6 +45,46 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         WorkFolder(path, {**SETTINGS, "seed": 1})
     with WorkFolder(path, SETTINGS):  # the refusal left no lock
         pass
+
+
+def test_files_of_others_are_refused_and_stay(tmp_path: Path) -> None:
+    path = tmp_path / "out.partial"
+    path.mkdir()
+    (path / "thesis.txt").write_text("precious")
+    with pytest.raises(OptionError, match=r"out\.partial: .* holds other files: move them away"):
+        WorkFolder(path, SETTINGS)
+    assert (path / "thesis.txt").read_text() == "precious"
+    assert sorted(file.name for file in path.iterdir()) == ["thesis.txt"]
+    linked = tmp_path / "linked.partial"
+    linked.symlink_to(path)
+    with pytest.raises(OptionError, match=r"linked\.partial: is a link"):
+        WorkFolder(linked, SETTINGS)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors", ".rows.npy"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "bytes", "missing"])
+def test_damaged_files_are_named_with_the_way_out(tmp_path: Path, suffix: str, damage: str) -> None:
+    path = tmp_path / "out.partial"
+    with WorkFolder(path, SETTINGS) as work:
+        w = np.ones((4, 8), np.float32)
+        work.finish("layer-00", {"error": 0.5}, {"norm": DenseTensor("norm", "f32", w[0])}, {"rows": w})
+    file = path / f"layer-00{suffix}"
+    data = file.read_bytes()
+    if damage == "missing":
+        if suffix == ".json":
+            return  # a step that is not finished
+        file.unlink()
+    else:
+        file.write_bytes({"cut": data[: len(data) - 3], "empty": b"", "bytes": b"\xff\xfe" * 20}[damage])
+
+    def read(work: WorkFolder) -> None:
+        work.info("layer-00")
+        work.tensors("layer-00")
+        work.array("layer-00", "rows")
+
+    with WorkFolder(path, SETTINGS) as work, pytest.raises(CheckpointError) as error:
+        read(work)
+    assert str(error.value) == f"{file}: is damaged or missing: remove the folder {path} and run the command again"
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,6 +33,8 @@ class WorkFolder:
         Raises OptionError for a folder of other settings and for one that another process uses.
         """
         self.path = path
+        if path.is_symlink():
+            raise OptionError(f"{path}: is a link: the work in progress needs a folder of its own: give another output")
         text = json.dumps(settings, indent=1, sort_keys=True, ensure_ascii=False)
         try:
             path.mkdir(exist_ok=True)
@@ -46,12 +48,11 @@ class WorkFolder:
             raise OptionError(f"{path}: another process works in it: wait for it, or give another output") from None
         except OSError:  # some network file systems have no locks
             pass
-        file = path / _SETTINGS
-        if not file.exists():
-            self._write(file, text.encode())
-        elif file.read_text(encoding="utf-8") != text:
+        try:
+            self._claim(path / _SETTINGS, text)
+        except BaseException:
             os.close(self._lock)
-            raise OptionError(f"{path}: holds unfinished work with other settings: remove it, or give another output")
+            raise
         for stale in path.glob(f".*{TEMPORARY}"):
             stale.unlink()
 
@@ -65,13 +66,48 @@ class WorkFolder:
         """Release the lock; the files stay for a later run."""
         os.close(self._lock)
 
+    def _claim(self, file: Path, text: str) -> None:
+        """Write the settings, or check that they are those of the folder. Raises OptionError."""
+        if file.exists():
+            if file.read_bytes() != text.encode():
+                raise OptionError(
+                    f"{self.path}: holds unfinished work with other settings: remove it, or give another output"
+                )
+        elif any(each.suffix != TEMPORARY for each in self.path.iterdir()):
+            raise OptionError(
+                f"{self.path}: the work in progress needs this folder, and it holds other files: move them away, or "
+                f"give another output"
+            )
+        else:
+            self._write(file, text.encode())
+
     def info(self, step: str) -> dict[str, Any] | None:
-        """What a finished step said; None for one that is not finished."""
-        try:
-            found: dict[str, Any] = json.loads((self.path / f"{step}.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        """What a finished step said; None for one that is not finished. Raises CheckpointError for damaged files."""
+        record = self._record(step)
+        if record is None:
             return None
+        found: dict[str, Any] = record["info"]
         return found
+
+    def _record(self, step: str) -> dict[str, Any] | None:
+        file = self.path / f"{step}.json"
+        if not file.exists():
+            return None
+        with self._damage_named(file):
+            found: dict[str, Any] = json.loads(file.read_bytes())
+            if not {"info", "tensors"} <= found.keys():
+                raise ValueError
+        return found
+
+    @contextlib.contextmanager
+    def _damage_named(self, file: Path) -> Iterator[None]:
+        """Turns what reading a damaged file raises into an error that names it and the way out."""
+        try:
+            yield
+        except (OSError, EOFError, ValueError, AttributeError, CheckpointError):
+            raise CheckpointError(
+                f"{file}: is damaged or missing: remove the folder {self.path} and run the command again"
+            ) from None
 
     def finish(
         self,
@@ -89,11 +125,13 @@ class WorkFolder:
                     np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be written: {error.strerror or error}") from None
-        self._write(self.path / f"{step}.json", json.dumps(info).encode())
+        record = {"info": dict(info), "tensors": bool(tensors)}
+        self._write(self.path / f"{step}.json", json.dumps(record).encode())
 
     def array(self, step: str, name: str) -> NDArray[Any]:
-        """An array of a finished step."""
-        found: NDArray[Any] = np.load(self._array(step, name), allow_pickle=False)
+        """An array of a finished step. Raises CheckpointError for a damaged file."""
+        with self._damage_named(file := self._array(step, name)):
+            found: NDArray[Any] = np.load(file, allow_pickle=False)
         return found
 
     def drop_arrays(self, step: str) -> None:
@@ -102,9 +140,12 @@ class WorkFolder:
             file.unlink()
 
     def tensors(self, step: str) -> dict[str, Tensor]:
-        """The tensors of a finished step, mapped and not read yet."""
-        file = self.path / f"{step}.safetensors"
-        return read_native(file) if file.exists() else {}
+        """The tensors of a finished step, mapped and not read yet. Raises CheckpointError for a damaged file."""
+        record = self._record(step)
+        if record is None or not record["tensors"]:
+            return {}
+        with self._damage_named(file := self.path / f"{step}.safetensors"):
+            return read_native(file)
 
     def remove(self) -> None:
         """Remove the folder: the work is done."""
