@@ -112,7 +112,7 @@ def test_a_report_is_on_the_revision_and_the_mmproj_that_were_quantized(invoke, 
     monkeypatch.setattr("pocketvlm.api.comparing.compare_models", compare)
     report = str(tmp_path / "report.json")
     invoke("quantize", "org/a", "out", "--report", report, "--revision", "v1", "--mmproj", "m.gguf", "-q")
-    assert asked["models"] == ("org/a", "out")
+    assert asked["models"] == ("org/a", quantizer.paths[0].parent)
     assert (asked["reference_revision"], asked["reference_mmproj"]) == ("v1", "m.gguf")
 
 
@@ -148,3 +148,21 @@ def test_wrong_use_is_one_line_before_the_work(invoke, quantizer, line, parts):
     assert outcome.err.count("\n") == 1
     assert all(part in outcome.err for part in parts)
     assert quantizer.asked == {}
+
+
+def test_an_output_that_is_called_as_another_model_is_the_one_that_is_measured(invoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    invoke("quantize", "nano", "nano", "--method", "rtn", "--scheme", "int4-g64", "--report", "report.json", "-q")
+    found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["comparison"]
+    assert found["candidate"]["path"] == str(tmp_path / "nano")
+    assert found["total"]["mean"] > 0.01
+
+
+def test_a_gguf_result_is_measured_with_its_own_vision_file(invoke, tmp_path):
+    (tmp_path / "mmproj-aaa-F16.gguf").write_bytes(b"GGUF, cut off")
+    out, report = tmp_path / "a.gguf", tmp_path / "report.json"
+    options = ("--format", "gguf", "--scheme", "Q8_0", "--method", "rtn", "--report", str(report), "-q")
+    invoke("quantize", "nano", str(out), *options)
+    found = json.loads(report.read_text(encoding="utf-8"))["comparison"]
+    assert found["candidate"]["path"] == str(out)
+    assert [row["mode"] for row in found["features"]] == ["16x", "4x"]

@@ -30,6 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "shot.png").write_bytes(b"a picture")
     (tmp_path / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     (tmp_path / "pictures").mkdir()
     shutil.copy(tmp_path / "damaged.png", tmp_path / "pictures")
@@ -76,6 +77,10 @@ def refused(outcome: Any, here: Path, before: list[str], *parts: str) -> None:
         ("--calibration nowhere", ("nowhere", "no such file or folder")),
         ("--threads 0", ("threads=0", "at least 1")),
         ("--report nowhere/report.json", ("nowhere/report.json", "cannot be written")),
+        ("--report out/report.json", ("out/report.json", "which this command makes")),
+        ("--report out", ("--report=out", "which this command makes")),
+        ("--report taken/file", ("taken/file", "of no earlier report")),
+        ("--report shot.json", ("shot.png", "of no earlier report")),
         ("--mmproj nowhere.gguf", ("nowhere.gguf",)),
     ],
 )

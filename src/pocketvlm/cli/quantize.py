@@ -18,7 +18,7 @@ Examples:
   pocketvlm quantize nano nano-int4
   pocketvlm quantize openbmb/MiniCPM-V-4.6 gguf --format gguf --scheme Q4_K_M --report report.json
   pocketvlm quantize openbmb/MiniCPM-V-4.6 awq --format awq --method awq --calibration conversations.jsonl
-  pocketvlm quantize openbmb/MiniCPM-V-4.6 mlx --format mlx --bits-per-weight 4.5 --keep "*.out_proj.weight"
+  pocketvlm quantize openbmb/MiniCPM-V-4.6 native --bits-per-weight 4.5 --keep "*.out_proj.weight"
 
 The directory OUT appears when all is written. Until then the finished tensors are in OUT.partial: the same command \
 goes on from there after an interruption. The same seed gives the same bits.
@@ -106,7 +106,7 @@ def quantize(
 
     Runs on the CPU without PyTorch, a layer at a time. With --report the result is compared with the original.
     """
-    target = reports.check(report, quiet)
+    target = reports.check(report, quiet, out)
     from pocketvlm.api.comparing import compare_models
     from pocketvlm.api.quantizing import quantize_model
     from pocketvlm.cli import compare
@@ -149,9 +149,12 @@ def quantize(
     written: list[Path] = []
     if target is not None:
         with LongWork(quiet, compare.STAGES) as work:
+            # Not by the name OUT, which may be that of another model, nor with another mmproj of the folder.
+            path, *others = result.paths
             found = compare_models(
                 model,
-                out,
+                path if path.suffix == ".gguf" else path.parent.resolve(),
+                mmproj=others[0] if path.suffix == ".gguf" and others else None,
                 threads=threads,
                 reference_revision=revision,
                 reference_mmproj=mmproj,
