@@ -299,7 +299,9 @@ def test_all_types_are_tried_here() -> None:
 
 
 def test_a_full_disk_is_an_error_of_the_library(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"/dev/full: cannot be written: No space left on device"):
+    with pytest.raises(
+        CheckpointError, match=r"/dev/full: cannot be written: No space left on device: make room, or choose"
+    ):
         write_gguf(Path("/dev/full"), {"general.name": "x"}, [], lambda count: None)
 
 

@@ -52,7 +52,10 @@ def write_gguf(path: Path, metadata: Metadata, items: Sequence[Item], written: C
                     written(len(chunk))
                 file.write(bytes(padded(item.nbytes) - item.nbytes))
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from None
+        reason = error.strerror or error
+        raise CheckpointError(
+            f"{path}: cannot be written: {reason}: make room, or choose a folder on another disk"
+        ) from None
 
 
 def has_content(path: Path, metadata: Metadata, items: Sequence[Item]) -> bool:
