@@ -79,7 +79,7 @@ def test_what_a_recipe_says_exists_and_its_format_holds_it(config: ModelConfig, 
         seen.add((kind, shapes[name]))
         tensor = tensor_scheme(kind)
         assert tensor.problem((rows, columns)) is None
-        assert WRITERS[format].problem(name, roles[name], tensor.placeholder(name, (rows, columns))) is None
+        assert WRITERS[format].problem(name, roles[name], tensor.placeholder(name, (rows, columns)), config) is None
     assert seen
 
 

@@ -11,7 +11,7 @@ from pocketvlm.errors import CheckpointError, OptionError
 from pocketvlm.quantize.clock import Clock
 from pocketvlm.quantize.methods import nearest
 from pocketvlm.quantize.tensor_schemes import tensor_scheme
-from pocketvlm.quantize.work import WorkFolder
+from pocketvlm.quantize.work import WorkFolder, remove_leftover
 from pocketvlm.tensors import DenseTensor
 
 SETTINGS = {"scheme": "int4-g32", "seed": 0}
@@ -91,6 +91,45 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "out.partial"
     with WorkFolder(path, SETTINGS), pytest.raises(OptionError, match="another process works in it"):
         WorkFolder(path, SETTINGS)
+
+
+def test_settings_that_cannot_be_written_leave_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "out.partial"
+    with monkeypatch.context() as patch:
+        patch.setattr("pocketvlm.quantize.work.write_all", full)
+        with pytest.raises(CheckpointError, match=r"settings\.json: cannot be written: No space left"):
+            WorkFolder(path, SETTINGS)
+    with WorkFolder(path, SETTINGS):
+        pass
+
+
+def test_a_folder_that_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*_: object) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr("pocketvlm.quantize.work.shutil.rmtree", busy)
+    with (
+        WorkFolder(tmp_path / "out.partial", SETTINGS) as work,
+        pytest.warns(match=r"out\.partial: cannot be removed \(Device or resource busy\); the output is complete"),
+    ):
+        work.remove()
+
+
+def test_only_a_leftover_that_nobody_uses_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "out.partial"
+    assert not remove_leftover(path)
+    with WorkFolder(path, SETTINGS) as work:
+        pass
+    assert not remove_leftover(path)  # its steps are unfinished
+    with WorkFolder(path, SETTINGS) as work:
+        work.mark_writing()
+        assert not remove_leftover(path)
+    assert path.exists()
+    assert remove_leftover(path)
+    assert not path.exists()
 
 
 def test_the_clock_learns_its_rate_and_ends_at_zero(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.formats.safetensors import leave
 from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.reader import open_checkpoint
-from pocketvlm.checkpoint.writers.output import GGUF_SUFFIX, check_free, write_checkpoint
+from pocketvlm.checkpoint.writers.output import check_free, write_checkpoint
 from pocketvlm.checkpoint.writers.registry import find_writer
+from pocketvlm.checkpoint.writers.writer import GGUF_SUFFIX
 from pocketvlm.errors import OptionError
 from pocketvlm.model import expected_tensors, tensor_roles
 from pocketvlm.tensors import QuantizedTensor, Tensor

@@ -22,9 +22,10 @@ from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.formats.safetensors import leave
 from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.reader import open_checkpoint
-from pocketvlm.checkpoint.writers.output import GGUF_SUFFIX, check_free, check_space, write_checkpoint
+from pocketvlm.checkpoint.writers.output import check_free, check_space, check_tensors, write_checkpoint
 from pocketvlm.checkpoint.writers.registry import find_writer
-from pocketvlm.checkpoint.writers.writer import Writer
+from pocketvlm.checkpoint.writers.writer import GGUF_SUFFIX, Writer
+from pocketvlm.config import ModelConfig
 from pocketvlm.errors import CheckpointError, OptionError
 from pocketvlm.model import expected_tensors, tensor_roles
 from pocketvlm.quantize.calibration import Sample, default_set, read_calibration
@@ -36,7 +37,7 @@ from pocketvlm.quantize.pipeline import Outcome, Pipeline
 from pocketvlm.quantize.recipes import default_scheme, file_label, recipe, schemes, vision_scheme
 from pocketvlm.quantize.result import QuantizeResult, TensorResult
 from pocketvlm.quantize.tensor_schemes import tensor_scheme
-from pocketvlm.quantize.work import SUFFIX, WorkFolder
+from pocketvlm.quantize.work import SUFFIX, WorkFolder, remove_leftover
 from pocketvlm.schemes import ARRAY_ROLES, Role
 from pocketvlm.suggest import nearest
 from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor
@@ -91,19 +92,21 @@ def quantize_model(
     _check_options(format, scheme, method, calibration, bits_per_weight)
     if target.suffix == GGUF_SUFFIX and format != "gguf":
         raise OptionError(f"{target}: format {format} is a directory: give a name that does not end in {GGUF_SUFFIX}")
-    check_free(target)
+    partial_folder = target.with_name(target.name + SUFFIX)
+    _check_target(target, partial_folder)
     backends.check("native", threads)
     download = None if progress is None else (lambda done, total: progress("download", done, total, None))
     checkpoint = open_checkpoint(resolve(model, revision, download, mmproj=mmproj), mmproj=mmproj)
     config, roles = checkpoint.model, tensor_roles(checkpoint.model)
     dense = _dense(str(model), checkpoint)
     wanted = recipe(scheme, format, config, roles, keep=keep, vision=vision, importance=method != "rtn")
-    planned = _planned(writer, dense, roles, wanted)
+    planned = _planned(writer, config, dense, roles, wanted)
+    writer.check_files(checkpoint, planned, roles, target, file_label(scheme, format))
     budget, units = bits_per_weight, {}
     if budget is None and method == "auto" and mixes(format, wanted, roles):
         budget = mean_bits(wanted, config)
     if budget is not None:
-        units = units_of(config, format, wanted, roles, partial(_fits, writer, dense, roles))
+        units = units_of(config, format, wanted, roles, partial(_fits, writer, config, dense, roles))
         _check_budget(budget, format, checkpoint, wanted, units)
     samples = [] if method == "rtn" else _samples(calibration, checkpoint, seed)
     tokens = sum(len(sample.prompt.ids) for sample in samples)
@@ -131,10 +134,11 @@ def quantize_model(
         backends.create("native", threads, scheme=choose("native", "stored")),
         partial(leave, checkpoint.tensor_files),
     )
-    label = file_label(scheme, format) if bits_per_weight is None else f"{bits_per_weight:g}bpw"
-    with WorkFolder(target.with_name(target.name + SUFFIX), settings) as work:
+    with WorkFolder(partial_folder, settings) as work:
         outcome = Pipeline(job, work, progress).run()
+        work.mark_writing()
         write = None if progress is None else (lambda done, total: progress("write", done, total, None))
+        label = _label(scheme, format, job, outcome, bits_per_weight)
         paths = write_checkpoint(writer, checkpoint, outcome.tensors, roles, target, label, write)
         result = _result(paths, format, scheme, method, job, outcome, began)
         work.remove()
@@ -168,6 +172,25 @@ def _check_options(
         raise OptionError(f"bits_per_weight={bits_per_weight!r} is out of range: give a number up to {DENSE_BITS:g}")
 
 
+def _check_target(target: Path, partial_folder: Path) -> None:
+    """Raise OptionError unless `target` can be made."""
+    finished = target.is_file() or (target / "config.json").is_file()
+    if finished and remove_leftover(partial_folder):
+        raise OptionError(
+            f"{target}: is finished: the run that made it was killed before it removed {partial_folder.name}, which is "
+            f"removed now: use {target.name}, or remove it to quantize again"
+        )
+    check_free(target)
+
+
+def _label(scheme: str, format: str, job: Job, outcome: Outcome, bits_per_weight: float | None) -> str:
+    """What file names call the quantization: a mixture that "auto" chose has the name of no scheme."""
+    if bits_per_weight is None and outcome.schemes == dict(job.schemes):
+        return file_label(scheme, format)
+    bits = mean_bits(outcome.schemes, job.config) if bits_per_weight is None else bits_per_weight
+    return f"{round(bits, 2):g}bpw"
+
+
 def _dense(model: str, checkpoint: Checkpoint) -> dict[str, DenseTensor]:
     """The tensors of a checkpoint; refuses quantized ones."""
     found: dict[str, DenseTensor] = {}
@@ -182,34 +205,37 @@ def _dense(model: str, checkpoint: Checkpoint) -> dict[str, DenseTensor]:
 
 
 def _planned(
-    writer: Writer, dense: Mapping[str, DenseTensor], roles: Mapping[str, Role], wanted: Mapping[str, str | None]
+    writer: Writer,
+    config: ModelConfig,
+    dense: Mapping[str, DenseTensor],
+    roles: Mapping[str, Role],
+    wanted: Mapping[str, str | None],
 ) -> dict[str, Tensor]:
-    """Tensors as they will be, without values. Raises OptionError that lists those that a scheme cannot hold."""
-    problems: dict[str, list[str]] = {}
-    planned: dict[str, Tensor] = {}
-    for name, tensor in dense.items():
-        planned[name] = tensor
-        if (given := wanted[name]) is None:
-            reason = writer.problem(name, roles[name], tensor) if roles[name] not in ARRAY_ROLES else None
+    """Tensors as they will be, without values. Raises OptionError that lists those that cannot be so."""
+    unfit: dict[str, str] = {}
+    planned: dict[str, Tensor] = dict(dense)
+    for name, given in wanted.items():
+        if given is None:
+            continue
+        scheme, shape = tensor_scheme(given), (dense[name].shape[0], dense[name].shape[1])
+        if (reason := scheme.problem(shape)) is None:
+            planned[name] = scheme.placeholder(name, shape)
         else:
-            shape = (tensor.shape[0], tensor.shape[1])
-            reason = tensor_scheme(given).problem(shape)
-            if reason is None:
-                planned[name] = tensor_scheme(given).placeholder(name, shape)
-                reason = writer.problem(name, roles[name], planned[name])
-        if reason is not None:
-            problems.setdefault(reason, []).append(name)
-    if problems:
-        lines = [f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}: {why}" for why, names in problems.items()]
-        raise OptionError(
-            f"format={writer.name!r}: {'; '.join(lines[:4])}: give another scheme, or keep these tensors as they are"
-        )
+            unfit[name] = f"{reason}: give another scheme, or keep the tensor as it is"
+    check_tensors(writer, config, planned, roles, values=False, unfit=unfit)
     return planned
 
 
-def _fits(writer: Writer, dense: Mapping[str, DenseTensor], roles: Mapping[str, Role], name: str, scheme: str) -> bool:
+def _fits(
+    writer: Writer,
+    config: ModelConfig,
+    dense: Mapping[str, DenseTensor],
+    roles: Mapping[str, Role],
+    name: str,
+    scheme: str,
+) -> bool:
     shape = (dense[name].shape[0], dense[name].shape[1])
-    return writer.problem(name, roles[name], tensor_scheme(scheme).placeholder(name, shape)) is None
+    return writer.problem(name, roles[name], tensor_scheme(scheme).placeholder(name, shape), config) is None
 
 
 def _largest(

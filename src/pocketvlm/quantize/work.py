@@ -7,7 +7,13 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+            raise
+
+    def _start(self, settings: str) -> None:
+        if not _locked(self._lock):
+            raise OptionError(f"{self.path}: another process works in it: wait for it, or give another output")
+        self._claim(self.path / _SETTINGS, settings)
+        for stale in self.path.glob(f".*{TEMPORARY}"):
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +28,7 @@ from pocketvlm.tensors import Tensor
 
 SUFFIX = ".partial"
 _SETTINGS = "settings.json"
+_WRITING = "writing.json"
 
 
 class WorkFolder:
@@ -42,9 +49,10 @@ class WorkFolder:
             raise OptionError(f"{path}: cannot be made: {error.strerror or error}: give another output") from None
         self._lock = os.open(path, os.O_RDONLY)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            self._start(text)
+        except BaseException:
             os.close(self._lock)
+<<<<<<< HEAD
             raise OptionError(f"{path}: another process works in it: wait for it, or give another output") from None
         except OSError:  # some network file systems have no locks
             pass
@@ -54,6 +62,21 @@ class WorkFolder:
             os.close(self._lock)
             raise
         for stale in path.glob(f".*{TEMPORARY}"):
+=======
+            raise
+
+    def _start(self, settings: str) -> None:
+        if not _locked(self._lock):
+            raise OptionError(f"{self.path}: another process works in it: wait for it, or give another output")
+        file = self.path / _SETTINGS
+        if not file.exists():
+            self._write(file, settings.encode())
+        elif file.read_text(encoding="utf-8") != settings:
+            raise OptionError(
+                f"{self.path}: holds unfinished work with other settings: remove it, or give another output"
+            )
+        for stale in self.path.glob(f".*{TEMPORARY}"):
+>>>>>>> fix1
             stale.unlink()
 
     def __enter__(self) -> WorkFolder:
@@ -147,10 +170,17 @@ class WorkFolder:
         with self._damage_named(file := self.path / f"{step}.safetensors"):
             return read_native(file)
 
+    def mark_writing(self) -> None:
+        """Save that all steps are finished, before the output appears: see `remove_leftover`."""
+        self._write(self.path / _WRITING, b"{}")
+
     def remove(self) -> None:
-        """Remove the folder: the work is done."""
-        with contextlib.suppress(OSError):
+        """Remove the folder: the work is done. Warns if that fails, because the output is complete."""
+        try:
             shutil.rmtree(self.path)
+        except OSError as error:
+            text = f"{self.path}: cannot be removed ({error.strerror or error}); the output is complete: remove it"
+            warnings.warn(text, stacklevel=2)
 
     def _array(self, step: str, name: str) -> Path:
         return self.path / f"{step}.{name}.npy"
@@ -161,3 +191,33 @@ class WorkFolder:
                 write_all(file, data)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def remove_leftover(path: Path) -> bool:
+    """Remove the folder of a run that was killed after its output had appeared; returns whether there was one.
+
+    The caller knows that the output exists. A folder that a process uses, or whose steps are unfinished, stays.
+    """
+    if not (path / _WRITING).exists():
+        return False
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        if not _locked(lock):
+            return False
+        shutil.rmtree(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be removed: {error.strerror or error}: remove it by hand") from None
+    finally:
+        os.close(lock)
+    return True
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock a folder; False if another process has the lock. Some network file systems have no locks: True there."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True

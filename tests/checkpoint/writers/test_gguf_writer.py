@@ -17,6 +17,7 @@ from gguf_sources import grouped, small_checkpoint, small_tensors, write_files
 from pocketvlm.checkpoint.gguf.header import ArrayValue, Header, read_header
 from pocketvlm.checkpoint.hub import embedded_directory
 from pocketvlm.checkpoint.reader import open_checkpoint
+from pocketvlm.checkpoint.writers.gguf.container import Item, has_content, write_gguf
 from pocketvlm.checkpoint.writers.gguf.metadata import model_name
 from pocketvlm.checkpoint.writers.gguf.writer import GgufWriter
 from pocketvlm.errors import CheckpointError, ConfigError, TensorError
@@ -258,8 +259,8 @@ def test_only_matrices_may_be_quantized(tmp_path: Path) -> None:
     name = "model.vision_tower.embeddings.position_embedding.weight"
     tensor = grouped(4, 32, (49, 64))
     message = "GGUF files have quantized matrices alone: leave the tensor dense"
-    assert message in (GgufWriter().problem(name, "position_embedding", tensor) or "")
-    assert GgufWriter().problem("x", "matrix", tensor) is None
+    assert message in (GgufWriter().problem(name, "position_embedding", tensor, checkpoint.model) or "")
+    assert GgufWriter().problem("x", "matrix", tensor, checkpoint.model) is None
     with pytest.raises(TensorError, match=f"a file: m.weight: {message}"):
         write_files(checkpoint, {**small_tensors(checkpoint.model), name: tensor}, tmp_path / "out")
 
@@ -295,3 +296,22 @@ def test_files_are_named_after_the_model(path: str, name: str) -> None:
 def test_all_types_are_tried_here() -> None:
     assert CONFIG["text_config"]["hidden_size"] % 256 == 0
     assert len(QUANTIZED) == 14
+
+
+def test_a_full_disk_is_an_error_of_the_library(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"/dev/full: cannot be written: No space left on device: make room, or choose"
+    ):
+        write_gguf(Path("/dev/full"), {"general.name": "x"}, [], lambda count: None)
+
+
+def test_the_content_of_a_file_is_compared(tmp_path: Path) -> None:
+    data = np.arange(6, dtype=np.float32)
+    items = [Item("a", "F32", (6,), 24, lambda: [data[:2], data[2:]])]
+    path = tmp_path / "a.gguf"
+    write_gguf(path, {"general.name": "x"}, items, lambda count: None)
+    assert has_content(path, {"general.name": "x"}, items)
+    assert not has_content(path, {"general.name": "y"}, items)
+    assert not has_content(tmp_path / "b.gguf", {"general.name": "x"}, items)
+    data[5] = 0
+    assert not has_content(path, {"general.name": "x"}, items)

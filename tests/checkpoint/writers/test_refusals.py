@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf_kit import tiny_config
 from writer_kit import NAME, ROLES, dense_tensors, quantized, with_matrix, write
 
 from pocketvlm.checkpoint.huggingface import read_checkpoint
@@ -112,7 +113,7 @@ def test_the_error_lists_reasons_with_their_tensors(source: Path) -> None:
         if "language_model" in name and ".mlp." in name:
             tensors[name] = scheme.placeholder(name, tensor.shape)
     with pytest.raises(OptionError) as error:
-        check_tensors(WRITERS["awq"], tensors, ROLES, values=False)
+        check_tensors(WRITERS["awq"], tiny_config(), tensors, ROLES, values=False)
     said = str(error.value)
     assert said.startswith(f"format='awq' cannot hold 12 of {len(tensors)} tensors as they are: model.language_model.")
     assert "model.language_model.layers.0.mlp.gate_proj.weight" in said
@@ -122,7 +123,7 @@ def test_the_error_lists_reasons_with_their_tensors(source: Path) -> None:
         name: tensor_scheme("int4-g64").placeholder(name, its.shape) if isinstance(its, QuantizedTensor) else its
         for name, its in tensors.items()
     }
-    check_tensors(WRITERS["awq"], fitting, ROLES, values=False)
+    check_tensors(WRITERS["awq"], tiny_config(), fitting, ROLES, values=False)
 
 
 def test_a_checkpoint_without_quantized_matrices(source: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from gguf_kit import tiny_config
 from writer_kit import NAME
 
 from pocketvlm.checkpoint.writers.registry import WRITERS
@@ -42,6 +43,7 @@ def cells(row: str) -> list[str]:
 def test_a_row_says_what_writers_say(row: str) -> None:
     for format, cell in zip(FORMATS, cells(row), strict=True):
         for scheme in ROWS[row]:
-            said = WRITERS[format].problem(NAME, "matrix", tensor_scheme(scheme).placeholder(NAME, (512, 1024)))
+            placeholder = tensor_scheme(scheme).placeholder(NAME, (512, 1024))
+            said = WRITERS[format].problem(NAME, "matrix", placeholder, tiny_config())
             fits = bool(cell) and not (cell == "4 bits" and scheme == "Q8_0")
             assert (said is None) == fits, (scheme, format, said)

@@ -23,6 +23,7 @@ from pocketvlm.checkpoint.writers.integers import (
     narrow_dtype,
 )
 from pocketvlm.checkpoint.writers.modules import dense_linears, module
+from pocketvlm.config import ModelConfig
 from pocketvlm.errors import TensorError
 from pocketvlm.schemes import Role
 from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor
@@ -38,7 +39,7 @@ class AWQWriter(DirectoryWriter):
     name: ClassVar[str] = "awq"
     fuses: ClassVar[bool] = True
 
-    def problem(self, name: str, role: Role, tensor: Tensor) -> str | None:
+    def problem(self, name: str, role: Role, tensor: Tensor, config: ModelConfig) -> str | None:
         if isinstance(tensor, DenseTensor):
             return None
         if reason := words_problem(name, role, tensor, BITS):

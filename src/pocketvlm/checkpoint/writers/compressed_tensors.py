@@ -21,6 +21,7 @@ from pocketvlm.checkpoint.writers.integers import (
     narrow_dtype,
 )
 from pocketvlm.checkpoint.writers.modules import dense_linears, module
+from pocketvlm.config import ModelConfig
 from pocketvlm.errors import TensorError
 from pocketvlm.schemes import Role
 from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor
@@ -78,7 +79,7 @@ class CompressedTensorsWriter(DirectoryWriter):
     name: ClassVar[str] = "compressed-tensors"
     fuses: ClassVar[bool] = True
 
-    def problem(self, name: str, role: Role, tensor: Tensor) -> str | None:
+    def problem(self, name: str, role: Role, tensor: Tensor, config: ModelConfig) -> str | None:
         if isinstance(tensor, DenseTensor):
             return None
         if role not in _ROLES:

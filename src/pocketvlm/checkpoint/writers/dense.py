@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pocketvlm.checkpoint.formats.safetensors import FileArray
 from pocketvlm.checkpoint.writers.directory import Arrays, DirectoryWriter
+from pocketvlm.config import ModelConfig
 from pocketvlm.errors import TensorError
 from pocketvlm.schemes import Role
 from pocketvlm.tensors import (
@@ -31,7 +32,7 @@ class DenseWriter(DirectoryWriter):
     stored: ClassVar[StoredDtype]
     file_dtype: ClassVar[str]
 
-    def problem(self, name: str, role: Role, tensor: Tensor) -> str | None:
+    def problem(self, name: str, role: Role, tensor: Tensor, config: ModelConfig) -> str | None:
         return None
 
     def nbytes(self, tensors: Mapping[str, Tensor], roles: Mapping[str, Role]) -> int:

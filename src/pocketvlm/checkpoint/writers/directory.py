@@ -18,6 +18,7 @@ from pocketvlm.checkpoint.formats.safetensors import FileArray, dense_array, wri
 from pocketvlm.checkpoint.writers.modules import fused_groups
 from pocketvlm.checkpoint.writers.small_files import small_files
 from pocketvlm.checkpoint.writers.writer import WriteProgress
+from pocketvlm.config import ModelConfig
 from pocketvlm.errors import CheckpointError, TensorError
 from pocketvlm.schemes import Role
 from pocketvlm.tensors import BlockValues, DenseTensor, QuantizedTensor, StoredDtype, Tensor
@@ -44,7 +45,7 @@ class DirectoryWriter(ABC):
     fuses: ClassVar[bool] = False
 
     @abstractmethod
-    def problem(self, name: str, role: Role, tensor: Tensor) -> str | None: ...
+    def problem(self, name: str, role: Role, tensor: Tensor, config: ModelConfig) -> str | None: ...
 
     @abstractmethod
     def matrix(self, name: str, tensor: QuantizedTensor, context: Any) -> Arrays:
@@ -90,6 +91,11 @@ class DirectoryWriter(ABC):
             except TensorError as error:
                 found.append(str(error))
         return tuple(found)
+
+    def check_files(
+        self, checkpoint: Checkpoint, tensors: Mapping[str, Tensor], roles: Mapping[str, Role], out: Path, label: str
+    ) -> None:
+        small_files(checkpoint)
 
     def nbytes(self, tensors: Mapping[str, Tensor], roles: Mapping[str, Role]) -> int:
         return sum(stored_bytes(tensor) for tensor in tensors.values())

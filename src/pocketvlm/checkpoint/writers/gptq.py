@@ -18,6 +18,7 @@ from pocketvlm.checkpoint.writers.awq import check_words, scales_by_group, words
 from pocketvlm.checkpoint.writers.directory import Arrays, DirectoryWriter, quantized_of
 from pocketvlm.checkpoint.writers.integers import ENGINE_GROUPS, IntegerMatrix, engine_group, integers
 from pocketvlm.checkpoint.writers.modules import LAYERS, module, with_fused_name
+from pocketvlm.config import ModelConfig
 from pocketvlm.schemes import Role
 from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor
 
@@ -52,7 +53,7 @@ class GPTQWriter(DirectoryWriter):
     name: ClassVar[str] = "gptq"
     fuses: ClassVar[bool] = True
 
-    def problem(self, name: str, role: Role, tensor: Tensor) -> str | None:
+    def problem(self, name: str, role: Role, tensor: Tensor, config: ModelConfig) -> str | None:
         if isinstance(tensor, DenseTensor):
             return None
         if reason := words_problem(name, role, tensor, BITS):

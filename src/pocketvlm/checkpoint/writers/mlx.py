@@ -23,6 +23,7 @@ from pocketvlm.checkpoint.writers.integers import (
     narrow_dtype,
 )
 from pocketvlm.checkpoint.writers.modules import module
+from pocketvlm.config import ModelConfig
 from pocketvlm.errors import TensorError
 from pocketvlm.schemes import Role
 from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor, bfloat16_to_float32, float32_to_bfloat16
@@ -39,7 +40,7 @@ class MLXWriter(DirectoryWriter):
     stored_format: ClassVar[str] = "mlx"
     names_dtype: ClassVar[bool] = False
 
-    def problem(self, name: str, role: Role, tensor: Tensor) -> str | None:
+    def problem(self, name: str, role: Role, tensor: Tensor, config: ModelConfig) -> str | None:
         if isinstance(tensor, DenseTensor):
             return None
         if role not in _ROLES:

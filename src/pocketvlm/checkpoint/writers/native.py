@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from pocketvlm.checkpoint.formats.native import METHOD, native_settings
 from pocketvlm.checkpoint.formats.native_arrays import native_arrays
 from pocketvlm.checkpoint.writers.directory import Arrays, DirectoryWriter
+from pocketvlm.config import ModelConfig
 from pocketvlm.schemes import Role
 from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor
 
@@ -19,7 +20,7 @@ class NativeWriter(DirectoryWriter):
     stored_format: ClassVar[str] = METHOD
     names_dtype: ClassVar[bool] = False
 
-    def problem(self, name: str, role: Role, tensor: Tensor) -> str | None:
+    def problem(self, name: str, role: Role, tensor: Tensor, config: ModelConfig) -> str | None:
         if role in ("patch_embedding", "conv", "norm", "vector") and not isinstance(tensor, DenseTensor):
             return "convolutions, norms and vectors stay dense in every format: quantize matrices alone"
         return None

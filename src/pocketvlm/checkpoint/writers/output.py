@@ -14,12 +14,12 @@ from pathlib import Path
 from pocketvlm.atomic import TEMPORARY
 from pocketvlm.bytesize import readable_size
 from pocketvlm.checkpoint.checkpoint import Checkpoint
-from pocketvlm.checkpoint.writers.writer import WriteProgress, Writer
+from pocketvlm.checkpoint.writers.writer import GGUF_SUFFIX, WriteProgress, Writer
+from pocketvlm.config import ModelConfig
 from pocketvlm.errors import CheckpointError, OptionError
 from pocketvlm.schemes import Role
 from pocketvlm.tensors import Tensor
 
-GGUF_SUFFIX = ".gguf"
 _SHOWN = 4  # names that have one reason, and reasons
 _MARGIN = 1 << 24  # bytes for small files and headers
 
@@ -43,7 +43,8 @@ def write_checkpoint(
     format cannot hold, and for too little space; CheckpointError if a file cannot be written.
     """
     check_free(out)
-    check_tensors(writer, tensors, roles)
+    check_tensors(writer, checkpoint.model, tensors, roles)
+    writer.check_files(checkpoint, tensors, roles, out, label)
     check_space(out, writer.nbytes(tensors, roles))
     with _work_folder(out) as folder:
         paths = writer.write(checkpoint, tensors, roles, folder, label, progress)
@@ -64,15 +65,21 @@ def check_free(out: Path) -> None:
 
 
 def check_tensors(
-    writer: Writer, tensors: Mapping[str, Tensor], roles: Mapping[str, Role], values: bool = True
+    writer: Writer,
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    roles: Mapping[str, Role],
+    values: bool = True,
+    unfit: Mapping[str, str] | None = None,
 ) -> None:
     """Raise one OptionError that lists all tensors that the format cannot hold, by their reasons.
 
-    values: False reads none, as for the placeholders of schemes.
+    values: False reads none, as for the placeholders of schemes. unfit: reasons known before, by the tensor's name.
     """
     reasons: dict[str, list[str]] = {}
     for name, tensor in tensors.items():
-        if (reason := writer.problem(name, roles[name], tensor)) is not None:
+        reason = (unfit or {}).get(name) or writer.problem(name, roles[name], tensor, config)
+        if reason is not None:
             reasons.setdefault(reason, []).append(name)
     if reasons:
         count = sum(map(len, reasons.values()))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm.checkpoint.files import GGUF_MAGIC
 from pocketvlm.checkpoint.gguf.header import TENSOR_TYPES
-from pocketvlm.errors import TensorError
+from pocketvlm.errors import CheckpointError, TensorError
 
 ALIGNMENT = 32
 _VERSION = 3
@@ -41,20 +41,48 @@ def write_gguf(path: Path, metadata: Metadata, items: Sequence[Item], written: C
     """Write a file. metadata: truth values, whole numbers, numbers, texts, and lists of one of these.
 
     written: called with the bytes of each chunk. Raises TensorError if the data of a tensor is not as large as
-    announced, and OSError.
+    announced, and CheckpointError if the file cannot be written.
     """
-    with path.open("wb") as file:
-        file.write(header(metadata, items))
+    try:
+        with path.open("wb") as file:
+            file.write(header(metadata, items))
+            for item in items:
+                for chunk in _chunks(path, item):
+                    file.write(chunk)
+                    written(len(chunk))
+                file.write(bytes(padded(item.nbytes) - item.nbytes))
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(
+            f"{path}: cannot be written: {reason}: make room, or choose a folder on another disk"
+        ) from None
+
+
+def has_content(path: Path, metadata: Metadata, items: Sequence[Item]) -> bool:
+    """Whether a file holds exactly what `write_gguf` would write; its size is compared before any tensor is read."""
+    start = header(metadata, items)
+    if not path.is_file() or path.stat().st_size != len(start) + sum(padded(item.nbytes) for item in items):
+        return False
+    with path.open("rb") as file:
+        if file.read(len(start)) != start:
+            return False
         for item in items:
-            count = 0
-            for rows in item.rows():
-                chunk = np.ascontiguousarray(rows)
-                file.write(chunk.data.cast("B") if chunk.size else b"")
-                count += chunk.nbytes
-                written(chunk.nbytes)
-            if count != item.nbytes:
-                raise TensorError(f"{path}: tensor {item.name!r} has {count} bytes where {item.nbytes} were announced")
-            _pad(file, count)
+            if any(file.read(len(chunk)) != chunk for chunk in _chunks(path, item)):
+                return False
+            if any(file.read(padded(item.nbytes) - item.nbytes)):
+                return False
+    return True
+
+
+def _chunks(path: Path, item: Item) -> Iterator[memoryview]:
+    """The bytes of a tensor."""
+    count = 0
+    for rows in item.rows():
+        chunk = np.ascontiguousarray(rows)
+        count += chunk.nbytes
+        yield chunk.data.cast("B") if chunk.size else memoryview(b"")
+    if count != item.nbytes:
+        raise TensorError(f"{path}: tensor {item.name!r} has {count} bytes where {item.nbytes} were announced")
 
 
 def header(metadata: Metadata, items: Sequence[Item]) -> bytes:
@@ -75,10 +103,6 @@ def header(metadata: Metadata, items: Sequence[Item]) -> bytes:
 def padded(count: int) -> int:
     """Bytes up to where the next tensor may begin."""
     return -(-count // ALIGNMENT) * ALIGNMENT
-
-
-def _pad(file: BinaryIO, count: int) -> None:
-    file.write(bytes(padded(count) - count))
 
 
 def _text(text: str) -> bytes:

@@ -22,7 +22,7 @@ FILE_TYPES = {
 # llama.cpp needs sections although all position channels of a token are equal; these are the converter's.
 _SECTIONS = [11, 11, 10, 0]
 _QUANTIZATION_VERSION = 2
-_TAG = re.compile(r"[-.](F32|F16|BF16|I?Q\d\w*|MXFP4\w*|NVFP4\w*|int\d+-g\d+\S*|int8)$", re.IGNORECASE)
+_TAG = re.compile(r"[-.](F32|F16|BF16|I?Q\d\w*|MXFP4\w*|NVFP4\w*|int\d+-g\d+\S*|int8|\d+(\.\d+)?bpw)$", re.IGNORECASE)
 
 
 def model_name(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.gguf.names import file_name, is_text
 from pocketvlm.checkpoint.writers.gguf import matrices
-from pocketvlm.checkpoint.writers.gguf.container import Item, padded, write_gguf
+from pocketvlm.checkpoint.writers.gguf.container import Item, has_content, padded, write_gguf
 from pocketvlm.checkpoint.writers.gguf.dense import dense_item, dense_kind
 from pocketvlm.checkpoint.writers.gguf.metadata import (
     FILE_TYPES,
@@ -24,9 +25,10 @@ from pocketvlm.checkpoint.writers.gguf.metadata import (
     vision_metadata,
 )
 from pocketvlm.checkpoint.writers.gguf.order import column_blocks, stored_rows
-from pocketvlm.checkpoint.writers.writer import WriteProgress
-from pocketvlm.config import TextConfig
-from pocketvlm.errors import TensorError
+from pocketvlm.checkpoint.writers.gguf.vocabulary import tokenizer_metadata
+from pocketvlm.checkpoint.writers.writer import GGUF_SUFFIX, WriteProgress
+from pocketvlm.config import ModelConfig, TextConfig
+from pocketvlm.errors import OptionError, TensorError
 from pocketvlm.schemes import Role
 from pocketvlm.tensors import DenseTensor, QuantizedTensor, Tensor
 
@@ -46,12 +48,30 @@ class GgufWriter:
 
     name = "gguf"
 
-    def problem(self, name: str, role: Role, tensor: Tensor) -> str | None:
+    def problem(self, name: str, role: Role, tensor: Tensor, config: ModelConfig) -> str | None:
         if isinstance(tensor, DenseTensor):
             return None
         if role not in _MULTIPLIED:
             return "GGUF files have quantized matrices alone: leave the tensor dense"
-        return matrices.problem(tensor)
+        if reason := matrices.problem(tensor):
+            return reason
+        try:
+            column_blocks(name, tensor, config.text)
+        except TensorError as error:
+            return str(error)
+        return None
+
+    def check_files(
+        self, checkpoint: Checkpoint, tensors: Mapping[str, Tensor], roles: Mapping[str, Role], out: Path, label: str
+    ) -> None:
+        check_model(checkpoint)
+        tokenizer_metadata(checkpoint)
+        vision = None if out.suffix != GGUF_SUFFIX else _vision_file(checkpoint, tensors, roles, out.parent, label)
+        if vision is not None and (vision.path.exists() or vision.path.is_symlink()) and not vision.is_written():
+            raise OptionError(
+                f"{vision.path}: exists already and has other content than the vision file of {out.name}: remove it, "
+                f"or choose another folder for {out.name}"
+            )
 
     def check(self, tensors: Mapping[str, Tensor], roles: Mapping[str, Role]) -> tuple[str, ...]:
         found = []
@@ -84,20 +104,17 @@ class GgufWriter:
     ) -> tuple[Path, ...]:
         check_model(checkpoint)
         name = model_name(checkpoint.path)
-        label = label.upper() if label.upper() in FILE_TYPES else label
+        label = _type_label(label)
         text = _items(tensors, roles, label, checkpoint.model.text, of_text=True)
-        vision = _items(tensors, roles, label, checkpoint.model.text, of_text=False)
         files = []
         if text:
-            label = _community_label(main_kind(text)) if _OF_CODES.fullmatch(label) else label
-            known = label if label in FILE_TYPES else main_kind(text)
+            named = _community_label(main_kind(text)) if _OF_CODES.fullmatch(label) else label
+            known = named if named in FILE_TYPES else main_kind(text)
             pairs = text_metadata(checkpoint, name, known, _parameters(text))
-            files.append((directory / f"{name}-{label}.gguf", pairs, text))
-        if vision:
-            kind = main_kind(vision)
-            pairs = vision_metadata(checkpoint, name, kind, _parameters(vision))
-            files.append((directory / f"mmproj-{name}-{kind}.gguf", pairs, vision))
-        total, done = sum(item.nbytes for _, _, items in files for item in items), 0
+            files.append(_File(directory / f"{name}-{named}.gguf", pairs, text))
+        if (vision := _vision_file(checkpoint, tensors, roles, directory, label)) is not None:
+            files.append(vision)
+        total, done = sum(item.nbytes for file in files for item in file.items), 0
 
         def written(count: int) -> None:
             nonlocal done
@@ -105,9 +122,36 @@ class GgufWriter:
             if progress is not None:
                 progress(done, total)
 
-        for path, pairs, items in files:
-            write_gguf(path, pairs, items, written)
-        return tuple(path for path, _, _ in files)
+        for file in files:
+            write_gguf(file.path, file.pairs, file.items, written)
+        return tuple(file.path for file in files)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    pairs: dict[str, Any]
+    items: list[Item]
+
+    def is_written(self) -> bool:
+        """Whether the file exists with exactly this content."""
+        return has_content(self.path, self.pairs, self.items)
+
+
+def _vision_file(
+    checkpoint: Checkpoint, tensors: Mapping[str, Tensor], roles: Mapping[str, Role], directory: Path, label: str
+) -> _File | None:
+    """The vision file; None for a model without a vision tower."""
+    items = _items(tensors, roles, _type_label(label), checkpoint.model.text, of_text=False)
+    if not items:
+        return None
+    name, kind = model_name(checkpoint.path), main_kind(items)
+    pairs = vision_metadata(checkpoint, name, kind, _parameters(items))
+    return _File(directory / f"mmproj-{name}-{kind}.gguf", pairs, items)
+
+
+def _type_label(label: str) -> str:
+    return label.upper() if label.upper() in FILE_TYPES else label
 
 
 def main_kind(items: list[Item]) -> str:
