@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import subprocess
 import sys
@@ -161,6 +162,23 @@ def test_keep_leaves_tensors_as_they_are(tmp_path: Path) -> None:
         assert left <= (each.scheme is None)
         if left:
             np.testing.assert_array_equal(tensors[each.name].dequantize(), nano[each.name].dequantize())
+
+
+@pytest.mark.parametrize("method", ["awq", "auto"])
+def test_scales_leave_tensors_that_keep_names(tmp_path: Path, texts: Path, method: str) -> None:
+    """AWQ's scales would change matrices and norms, and the matrix whose outputs they divide."""
+    keep = (
+        "*language_model*.q_proj.weight",
+        "*.in_proj_a.weight",
+        "*.post_attention_layernorm.weight",
+        "*.layers.1.mlp.up_proj.weight",
+    )
+    quantize_model("nano", tmp_path / "out", method=method, scheme="int4-g32", calibration=texts, keep=keep)
+    tensors, nano = tensors_of(tmp_path / "out"), tensors_of(resolve("nano"))
+    left = [name for name in nano if any(fnmatch.fnmatchcase(name, pattern) for pattern in keep)]
+    assert len(left) == 2 + 2 + 4 + 1
+    for name in left:
+        assert np.array_equal(tensors[name].dequantize(), nano[name].dequantize()), name
 
 
 # Runs in a process of its own, which it kills in a stage.

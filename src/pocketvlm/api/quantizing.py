@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import resource
@@ -92,6 +93,7 @@ def quantize_model(
     config, roles = checkpoint.model, tensor_roles(checkpoint.model)
     dense = _dense(str(model), checkpoint)
     wanted = recipe(scheme, format, config, roles, keep=keep, importance=method != "rtn")
+    unchanged = frozenset(name for name in dense if any(fnmatch.fnmatchcase(name, pattern) for pattern in keep))
     planned = _planned(writer, dense, roles, wanted)
     budget, units = bits_per_weight, {}
     if budget is None and method == "auto" and mixes(format, wanted, roles):
@@ -111,6 +113,7 @@ def quantize_model(
         "method": method,
         "bits_per_weight": bits_per_weight,
         "calibration": _digest(samples),
+        "keep": sorted(unchanged),
     }
     job = Job(
         config,
@@ -124,6 +127,7 @@ def quantize_model(
         backends.create("native", threads, scheme=choose("native", "stored", "exact")),
         backends.create("native", threads, scheme=choose("native", "stored")),
         partial(leave, checkpoint.tensor_files),
+        unchanged,
     )
     label = file_label(scheme, format) if bits_per_weight is None else f"{bits_per_weight:g}bpw"
     with WorkFolder(target.with_name(target.name + SUFFIX), settings) as work:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -48,16 +48,18 @@ def quantize_layer(
     schemes: Mapping[str, TensorScheme | None],
     inputs: Mapping[str, Inputs],
     method: Method,
+    unchanged: Collection[str] = (),
 ) -> dict[str, Made]:
     """The tensors of a layer that a method makes or changes, by name.
 
     dense: the layer's tensors. schemes: of its matrices; those without one stay as they are, but for scales. inputs:
-    of each matrix; none with method "rtn". Raises TensorError for values that are infinite or NaN.
+    of each matrix; none with method "rtn". unchanged: tensors that not even scales may change. Raises TensorError
+    for values that are infinite or NaN.
     """
     current, found = dict(dense), dict[str, Made]()
     # A producer is divided by the scales of its consumer's inputs before it is quantized itself.
     for site in sorted(sites(config, index), key=lambda site: site.producer is None):
-        made = _quantize_site(site, current, schemes, inputs.get(site.consumers[0]), method)
+        made = _quantize_site(site, current, schemes, inputs.get(site.consumers[0]), method, unchanged)
         found |= made
         current |= {name: each.tensor for name, each in made.items() if isinstance(each.tensor, DenseTensor)}
     return {
@@ -74,6 +76,7 @@ def _quantize_site(
     schemes: Mapping[str, TensorScheme | None],
     inputs: Inputs | None,
     method: Method,
+    unchanged: Collection[str],
 ) -> dict[str, Made]:
     """The quantized matrices of a site and, if its inputs are scaled, the norm or producer that divides them."""
     weights = {name: np.ascontiguousarray(dense[name].float32()) for name in site.consumers}
@@ -86,7 +89,8 @@ def _quantize_site(
     if method != "awq":
         weights |= corrected({name: weights[name] for name in quantized}, gram, inputs.drift())
     divided = None
-    if method in ("awq", "auto") and (site.norm is not None or site.producer is not None):
+    divisor = site.norm or site.producer
+    if method in ("awq", "auto") and divisor is not None and not {*site.consumers, divisor} & set(unchanged):
         divided = _scales(site, dense, weights, quantized, gram, method)
     make: Make = _clipped if method == "awq" else gptq
     if divided is None:

@@ -194,7 +194,7 @@ class Pipeline:
                 if rows is None or reference is None:
                     rows, reference = self._rows_before(index, runner, features)
                 reference, inputs = runner.compared(job.dense, index, rows, reference)
-            made = quantize_layer(job.config.text, index, dense, schemes, inputs, job.method)
+            made = quantize_layer(job.config.text, index, dense, schemes, inputs, job.method, job.unchanged)
             arrays = {}
             if runner is not None and rows is not None and reference is not None and index < self._layers - 1:
                 tensors = {**job.dense, **{name: each.tensor for name, each in made.items()}}
