@@ -259,6 +259,16 @@ def test_names_that_exist_and_folders_that_do_not_are_refused(tmp_path: Path) ->
         quantize_model("nano", tmp_path / "out.gguf")
 
 
+def test_work_of_another_algorithm_is_not_resumed(
+    tiny: Path, tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", KILLED, str(tiny), str(tmp_path / "out"), str(texts), "measure"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == -9
+    monkeypatch.setattr("pocketvlm.api.quantizing.ALGORITHM_VERSION", 0)
+    with pytest.raises(OptionError, match="unfinished work with other settings"):
+        quantize_model(tiny, tmp_path / "out", scheme="int4-g32", calibration=texts, threads=2)
+
+
 def test_too_little_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: object) -> object:
         return SimpleNamespace(total=1 << 40, used=1 << 40, free=1 << 20)

@@ -33,7 +33,7 @@ from pocketvlm.quantize.calibration.reader import MAX_TOKENS
 from pocketvlm.quantize.candidates import DENSE_BITS, bits_of, mean_bits, mixes, units_of
 from pocketvlm.quantize.job import Job
 from pocketvlm.quantize.layer import METHODS, Method
-from pocketvlm.quantize.pipeline import Outcome, Pipeline
+from pocketvlm.quantize.pipeline import ALGORITHM_VERSION, Outcome, Pipeline
 from pocketvlm.quantize.recipes import file_label, recipe, schemes
 from pocketvlm.quantize.result import QuantizeResult, TensorResult
 from pocketvlm.quantize.tensor_schemes import tensor_scheme
@@ -114,6 +114,7 @@ def quantize_model(
         "bits_per_weight": bits_per_weight,
         "calibration": _digest(samples),
         "keep": sorted(unchanged),
+        "algorithm": ALGORITHM_VERSION,
     }
     job = Job(
         config,

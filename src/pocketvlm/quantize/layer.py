@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +25,6 @@ _MAX_SCALE_RATIO = 1e4
 # The part of the inputs' drift that weights make up for, and what is added to the Gram matrix's diagonal, as a part of
 # its mean. On nano the KL divergence was lowest with these (docs/log.md).
 _CORRECTED, _DAMPING = np.float32(0.5), 0.05
-_SMALL = 1024  # inputs of a site; with fewer, more threads of BLAS take longer
 # Rows of a matrix by which "auto" decides whether to scale a site's inputs.
 _TRIED_ROWS = 256
 _TRIED_GAIN = 0.98  # scaling costs exactness of norms: it must be better by this factor
@@ -115,9 +113,10 @@ def corrected(weights: Mapping[str, Floats], gram: Floats, drift: Floats | None)
     damped = gram + np.eye(len(gram), dtype=np.float32) * np.float32(
         _DAMPING * max(float(np.trace(gram)), 1e-20) / len(gram)
     )
-    with single_threaded_blas() if len(gram) < _SMALL else nullcontext():
+    # Products on more threads would round in another way, so that results would depend on the number of processors.
+    with single_threaded_blas():
         change = np.linalg.solve(damped, drift.T).T * _CORRECTED
-    return {name: np.ascontiguousarray(w + w @ change, np.float32) for name, w in weights.items()}
+        return {name: np.ascontiguousarray(w + w @ change, np.float32) for name, w in weights.items()}
 
 
 Make = Callable[[str, Floats, Floats, TensorScheme], QuantizedTensor]
@@ -159,7 +158,8 @@ def _scales(
     inner = _divided_gram(gram, scales)
     plain = scaled = 0.0
     for name, w in tried.items():
-        energy = float(np.einsum("ij,ij->", w @ gram, w))
+        with single_threaded_blas():
+            energy = float(np.einsum("ij,ij->", w @ gram, w))
         for_scaled, scheme = w * scales, schemes[name]
         plain += energy * output_error(w, gptq(name, w, gram, scheme, sweeps=0).dequantize(), gram)
         rounded = gptq(name, for_scaled, inner, scheme, sweeps=0).dequantize()

@@ -25,6 +25,8 @@ from pocketvlm.quantize.work import WorkFolder
 from pocketvlm.tensors import QuantizedTensor, Tensor
 
 Floats = NDArray[np.float32]
+# Of the numbers that a run computes: finished tensors of another version are not used.
+ALGORITHM_VERSION = 1
 _VISION_STEP = 1 << 26  # values of the vision tower that one step quantizes
 _COMPARED_VIEWS = 4  # whose features say what quantization of the tower costs
 
