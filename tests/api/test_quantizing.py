@@ -28,6 +28,7 @@ from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.errors import CheckpointError, InputError, OptionError
 from pocketvlm.model import MiniCPMV, expected_tensors
 from pocketvlm.quantize.calibration import held_out
+from pocketvlm.quantize.runner import Runner
 from pocketvlm.tensors import QuantizedTensor, Tensor
 
 Settings = Mapping[str, Any]
@@ -257,6 +258,22 @@ def test_names_that_exist_and_folders_that_do_not_are_refused(tmp_path: Path) ->
         quantize_model("nano", tmp_path / "a" / "b")
     with pytest.raises(OptionError, match=r"does not end in \.gguf"):
         quantize_model("nano", tmp_path / "out.gguf")
+
+
+def test_only_inputs_that_are_needed_are_measured(
+    tiny: Path, tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    for name in ("captured", "head_inputs"):
+        run = getattr(Runner, name)
+        monkeypatch.setattr(Runner, name, lambda *args, name=name, run=run: called.append(name) or run(*args))
+    options: dict[str, Any] = {"scheme": "int4-g32", "calibration": texts, "threads": 2}
+    quantize_model(tiny, tmp_path / "dense head", format="awq", method="awq", **options)
+    assert called == []
+    quantize_model(tiny, tmp_path / "no budget", method="gptq", **options)
+    assert called == ["head_inputs"]
+    quantize_model(tiny, tmp_path / "budget", method="auto", **options)
+    assert called == ["head_inputs", "captured", "captured", "head_inputs"]
 
 
 def test_work_of_another_algorithm_is_not_resumed(
