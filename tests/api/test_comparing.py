@@ -11,9 +11,11 @@ from PIL import Image
 from rounded_nano import copy_nano, rounded_nano
 
 import pocketvlm
-from pocketvlm.api.comparing import compare_models
+from pocketvlm.api import processor_for
+from pocketvlm.api.comparing import _samples, compare_models
 from pocketvlm.api.comparison import Comparison
 from pocketvlm.checkpoint.hub import embedded_directory
+from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.errors import InputError, OptionError
 from pocketvlm.quantize.divergence import counted_positions, kl_divergence
 
@@ -154,7 +156,7 @@ def test_a_model_without_its_vision_tower_is_compared_on_text(tmp_path: Path) ->
     assert "samples were left out: " in note
     assert note.endswith("has no vision tower")
     Image.new("RGB", (50, 50), "red").save(tmp_path / "a.png")
-    with pytest.raises(OptionError, match=r"no sample is left to compare: 1 of 1 samples"):
+    with pytest.raises(OptionError, match=r"no sample is left to compare: 2 of 2 samples"):
         compare_models("nano", text, data=tmp_path)
 
 
@@ -162,8 +164,34 @@ def test_a_folder_of_pictures_is_data(tmp_path: Path, rounded: Path) -> None:
     for name in ("a.png", "b.png"):
         Image.new("RGB", (50, 50), "red").save(tmp_path / name)
     found = compare_models("nano", rounded, data=tmp_path)
-    assert [(row.kind, row.samples) for row in found.kinds] == [("image 16x", 1), ("image 4x", 1)]
+    assert [(row.kind, row.samples) for row in found.kinds] == [("image 16x", 2), ("image 4x", 2)]
     assert found.data == str(tmp_path)
+
+
+def test_long_samples_are_used_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    part = {"type": "image", "image": "a.png", "downsample_mode": "4x"}
+    lines = [{"messages": [{"role": "user", "content": [part] * count}]} for count in (1, 18)]
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    found = compare_models("nano", "nano", data=path, max_tokens=1024)
+    assert (found.total.samples, found.notes) == (2, ())
+    assert found.total.tokens > 600  # a quarter of max_tokens limits texts alone
+    monkeypatch.setattr("pocketvlm.api.comparing._MAX_LENGTH", 256)
+    found = compare_models("nano", "nano", data=path, max_tokens=256)
+    assert found.total.samples == 1
+    (note,) = found.notes
+    assert note.startswith("1 of 2 samples were left out: pictures of a sample must fit into 256 tokens: line 2 (")
+
+
+def test_without_a_limit_all_data_is_used(tmp_path: Path) -> None:
+    lines = [{"messages": [{"role": "user", "content": f"{number} " + "museum ticket " * 300}]} for number in range(60)]
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    checkpoint = open_checkpoint(embedded_directory())
+    samples, notes = _samples(["a", "b"], [checkpoint] * 2, processor_for(checkpoint), path, None)
+    assert (len(samples), notes) == (60, [])
+    assert sum(len(sample.prompt.ids) for sample in samples) > 32_768
 
 
 def test_quantized_checkpoints_have_their_own_bits(tmp_path: Path) -> None:

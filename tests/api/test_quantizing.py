@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.errors import CheckpointError, InputError, OptionError
 from pocketvlm.model import MiniCPMV, expected_tensors
 from pocketvlm.quantize.calibration import held_out
+from pocketvlm.quantize.runner import Runner
 from pocketvlm.tensors import QuantizedTensor, Tensor
 
 Settings = Mapping[str, Any]
@@ -182,6 +184,23 @@ def test_keep_leaves_tensors_as_they_are(tmp_path: Path) -> None:
             np.testing.assert_array_equal(tensors[each.name].dequantize(), nano[each.name].dequantize())
 
 
+@pytest.mark.parametrize("method", ["awq", "auto"])
+def test_scales_leave_tensors_that_keep_names(tmp_path: Path, texts: Path, method: str) -> None:
+    """AWQ's scales would change matrices and norms, and the matrix whose outputs they divide."""
+    keep = (
+        "*language_model*.q_proj.weight",
+        "*.in_proj_a.weight",
+        "*.post_attention_layernorm.weight",
+        "*.layers.1.mlp.up_proj.weight",
+    )
+    quantize_model("nano", tmp_path / "out", method=method, scheme="int4-g32", calibration=texts, keep=keep)
+    tensors, nano = tensors_of(tmp_path / "out"), tensors_of(resolve("nano"))
+    left = [name for name in nano if any(fnmatch.fnmatchcase(name, pattern) for pattern in keep)]
+    assert len(left) == 2 + 2 + 4 + 1
+    for name in left:
+        assert np.array_equal(tensors[name].dequantize(), nano[name].dequantize()), name
+
+
 # Runs in a process of its own, which it kills in a stage.
 KILLED = """
 import os, signal, sys
@@ -280,6 +299,32 @@ def test_names_that_exist_and_folders_that_do_not_are_refused(tmp_path: Path) ->
         quantize_model("nano", tmp_path / "a" / "b")
     with pytest.raises(OptionError, match=r"does not end in \.gguf"):
         quantize_model("nano", tmp_path / "out.gguf")
+
+
+def test_only_inputs_that_are_needed_are_measured(
+    tiny: Path, tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    for name in ("captured", "head_inputs"):
+        run = getattr(Runner, name)
+        monkeypatch.setattr(Runner, name, lambda *args, name=name, run=run: called.append(name) or run(*args))
+    options: dict[str, Any] = {"scheme": "int4-g32", "calibration": texts, "threads": 2}
+    quantize_model(tiny, tmp_path / "dense head", format="awq", method="awq", **options)
+    assert called == []
+    quantize_model(tiny, tmp_path / "no budget", method="gptq", **options)
+    assert called == ["head_inputs"]
+    quantize_model(tiny, tmp_path / "budget", method="auto", **options)
+    assert called == ["head_inputs", "captured", "captured", "head_inputs"]
+
+
+def test_work_of_another_algorithm_is_not_resumed(
+    tiny: Path, tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", KILLED, str(tiny), str(tmp_path / "out"), str(texts), "measure"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == -9
+    monkeypatch.setattr("pocketvlm.api.quantizing.ALGORITHM_VERSION", 0)
+    with pytest.raises(OptionError, match="unfinished work with other settings"):
+        quantize_model(tiny, tmp_path / "out", scheme="int4-g32", calibration=texts, threads=2)
 
 
 def test_too_little_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

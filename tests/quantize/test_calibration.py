@@ -93,7 +93,67 @@ def test_a_folder_of_pictures_is_seen_in_both_modes(processor: Processor, tmp_pa
         Image.new("RGB", (64, 64), (0, 90, 30)).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no picture")
     samples = read_calibration(tmp_path, processor, max_length=2048)
-    assert [sample.kind for sample in samples] == ["image 16x", "image 4x", "image 16x"]
+    both = ["image 16x", "image 4x"]
+    assert [sample.kind for sample in samples] == [*both, *both[::-1], *both]
+    tokens = sum(len(sample.prompt.ids) for sample in samples)
+    notes: list[str] = []
+    some = read_calibration(tmp_path, processor, max_length=2048, max_tokens=tokens * 2 // 3, notes=notes)
+    assert [sample.kind for sample in some] == ["image 16x", "image 4x", "image 16x"]
+    assert notes == [f"3 of 6 samples were used: all of them exceed {tokens * 2 // 3} tokens"]
+
+
+def test_patches_are_made_again_when_a_view_is_loaded(processor: Processor, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    content = [{"type": "image", "image": "a.png", "downsample_mode": "4x"}, {"type": "text", "text": "what?"}]
+    path = write_lines(tmp_path / "data.jsonl", question(content))
+    (sample,) = read_calibration(path, processor, max_length=4096)
+    content[0]["image"] = str(tmp_path / "a.png")
+    expected = processor([{"role": "user", "content": content}])
+    assert len(expected.views) > 1
+    for found, view in zip(sample.prompt.views, expected.views, strict=True):
+        assert not hasattr(found, "patches")
+        assert (found.start, found.digest) == (view.start, view.digest)
+        np.testing.assert_array_equal(found.load().patches, view.load().patches)
+    views = [view for each in default_set(processor) if each.kind.startswith("image") for view in each.prompt.views]
+    assert not any(hasattr(view, "patches") for view in views)
+
+
+def test_of_a_large_folder_only_some_pictures_are_decoded(
+    processor: Processor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(60):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number:02d}.png")
+    made: list[object] = []
+    process = Processor.__call__
+
+    def count(self: Processor, *args: object, **options: object) -> object:
+        made.append(args)
+        return process(self, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Processor, "__call__", count)
+    samples = read_calibration(tmp_path, processor, max_length=2048, max_tokens=320)
+    assert 1 < len(samples) <= len(made) <= 20
+    assert sum(len(sample.prompt.ids) for sample in samples) <= 320
+
+
+def test_a_sample_that_is_too_long_is_named(processor: Processor, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "a.png")
+    part = {"type": "image", "image": "a.png", "downsample_mode": "4x"}
+    path = write_lines(tmp_path / "data.jsonl", question([part]), question([part] * 5))
+    one, five = (len(sample.prompt.ids) for sample in read_calibration(path, processor, max_length=4096))
+    with pytest.raises(InputError, match=rf"must fit into {one} tokens: line 2 \({five} tokens\): give smaller"):
+        read_calibration(path, processor, max_length=one)
+    notes: list[str] = []
+    assert len(read_calibration(path, processor, max_length=one, notes=notes)) == 1
+    assert notes == [
+        f"1 of 2 samples were left out: pictures of a sample must fit into {one} tokens: line 2 ({five} tokens)"
+    ]
+    with pytest.raises(InputError, match=r"line 1 .*, line 2 "):
+        read_calibration(path, processor, max_length=20, notes=notes)
+    # A limit for texts does not cut through the views of a sample.
+    samples = read_calibration(path, processor, max_length=20, longest=five)
+    assert [len(sample.prompt.ids) for sample in samples] == [one, five]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from oracle import Oracle, config_dict, make_oracle, make_prompt
 
 from pocketvlm import backends
 from pocketvlm.backends.options import choose
+from pocketvlm.quantize import blas
 from pocketvlm.quantize import layer as layer_module
 from pocketvlm.quantize.capture import Inputs
 from pocketvlm.quantize.layer import Made, corrected, quantize_layer
@@ -99,6 +100,24 @@ def test_corrected_weights_give_outputs_nearer_to_those_without_quantization() -
     changed = corrected({"w": w}, inputs.gram(), inputs.drift())["w"]
     before, after = (np.square(x @ each.T - reference @ w.T).sum() for each in (w, changed))
     assert after < 0.6 * before
+
+
+def test_corrected_weights_do_not_depend_on_the_number_of_threads() -> None:
+    functions = blas._openblas()
+    if functions is None:
+        pytest.skip("NumPy has no OpenBLAS here")
+    get, set_threads = functions
+    random, before = np.random.default_rng(4), get()
+    gram = random.standard_normal((1100, 1100), dtype=np.float32)
+    w, drift, gram = random.standard_normal((300, 1100), dtype=np.float32), gram[::-1].copy(), gram @ gram.T
+    found = []
+    try:
+        for threads in (1, 2):
+            set_threads(threads)
+            found.append(corrected({"w": w}, gram, drift)["w"])
+    finally:
+        set_threads(before)
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_scaling_inputs_changes_no_logits_before_rounding(

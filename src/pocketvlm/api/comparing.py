@@ -28,7 +28,7 @@ from pocketvlm.processor.processor import Processor
 from pocketvlm.processor.tokenizer import Tokenizer
 from pocketvlm.quantize import quantized
 from pocketvlm.quantize.calibration import KINDS, Sample, held_out, read_calibration
-from pocketvlm.quantize.calibration.sample import within
+from pocketvlm.quantize.calibration.sample import thinned
 from pocketvlm.quantize.chunks import threads_available
 from pocketvlm.quantize.divergence import Divergence
 from pocketvlm.quantize.paired import Pair, run_pair
@@ -38,6 +38,7 @@ Progress = Callable[[str, int, int], None]
 
 DEFAULT_MAX_TOKENS = 8192
 _MIN_LENGTH = 256  # of prompts: a view in 4x with words around it
+_MAX_LENGTH = 8192  # of prompts with pictures of a user: ten views in 4x, and more
 _LANGUAGE: tuple[Role, ...] = ("matrix", "gate", "head", "tied_embedding")
 _VISION: tuple[Role, ...] = ("vision_matrix", "patch_embedding")
 
@@ -189,7 +190,16 @@ def _samples(
     if data == "default":
         samples = held_out(processor, tokens=sys.maxsize, max_length=length)
     else:
-        samples = read_calibration(data, processor, max_length=length, label="data")
+        context = min(checkpoint.model.text.max_position_embeddings for checkpoint in checkpoints)
+        samples = read_calibration(
+            data,
+            processor,
+            max_length=min(length, context),
+            longest=min(context, max(tokens, _MAX_LENGTH)),
+            max_tokens=tokens,
+            label="data",
+            notes=notes,
+        )
     visions = [checkpoint.model.vision for checkpoint in checkpoints]
     blind = [name for name, vision in zip(names, visions, strict=True) if vision is None]
     reason = f"{' and '.join(blind)} has no vision tower" if blind else ""
@@ -206,21 +216,8 @@ def _samples(
         reason = reason or f"not both models have a vision tower for {' and '.join(sorted({'16x', '4x'} - modes))}"
         notes.append(f"{len(samples) - len(readable)} of {len(samples)} samples were left out: {reason}")
     if not readable:
-        raise OptionError(f"no sample is left to compare: {notes[0]}")
-    return _thinned(readable, tokens, length), notes
-
-
-def _thinned(samples: Sequence[Sample], tokens: int, length: int) -> list[Sample]:
-    """Samples of about so many tokens in all, and at least one of each kind that has one of at most `length` tokens."""
-    total = sum(len(sample.prompt.ids) for sample in samples)
-    if total <= tokens:
-        return list(samples)
-    found: list[Sample] = []
-    for kind in KINDS:
-        some = [sample for sample in samples if sample.kind == kind]
-        share = sum(len(sample.prompt.ids) for sample in some) / total
-        found += within(some, int(share * tokens), length)
-    return found
+        raise OptionError(f"no sample is left to compare: {notes[-1]}")
+    return thinned(readable, tokens), notes
 
 
 def _rows(samples: Sequence[Sample], pair: Pair) -> list[KindDivergence]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import resource
@@ -33,7 +34,7 @@ from pocketvlm.quantize.calibration.reader import MAX_TOKENS
 from pocketvlm.quantize.candidates import COUNTED, DENSE_BITS, bits_of, mean_bits, mixes, units_of
 from pocketvlm.quantize.job import Job
 from pocketvlm.quantize.layer import METHODS, Method
-from pocketvlm.quantize.pipeline import Outcome, Pipeline
+from pocketvlm.quantize.pipeline import ALGORITHM_VERSION, Outcome, Pipeline
 from pocketvlm.quantize.recipes import default_scheme, file_label, recipe, schemes, vision_scheme
 from pocketvlm.quantize.result import QuantizeResult, TensorResult
 from pocketvlm.quantize.tensor_schemes import tensor_scheme
@@ -100,6 +101,7 @@ def quantize_model(
     config, roles = checkpoint.model, tensor_roles(checkpoint.model)
     dense = _dense(str(model), checkpoint)
     wanted = recipe(scheme, format, config, roles, keep=keep, vision=vision, importance=method != "rtn")
+    unchanged = frozenset(name for name in dense if any(fnmatch.fnmatchcase(name, pattern) for pattern in keep))
     planned = _planned(writer, config, dense, roles, wanted)
     writer.check_files(checkpoint, planned, roles, target, file_label(scheme, format))
     budget, units = bits_per_weight, {}
@@ -120,6 +122,8 @@ def quantize_model(
         "method": method,
         "bits_per_weight": bits_per_weight,
         "calibration": _digest(samples),
+        "keep": sorted(unchanged),
+        "algorithm": ALGORITHM_VERSION,
     }
     job = Job(
         config,
@@ -133,6 +137,7 @@ def quantize_model(
         backends.create("native", threads, scheme=choose("native", "stored", "exact")),
         backends.create("native", threads, scheme=choose("native", "stored")),
         partial(leave, checkpoint.tensor_files),
+        unchanged,
     )
     with WorkFolder(partial_folder, settings) as work:
         outcome = Pipeline(job, work, progress).run()

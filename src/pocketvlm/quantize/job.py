@@ -25,7 +25,7 @@ class Job:
 
     schemes: of each tensor, by name; None: dense. units: matrices that share a scheme and the schemes among which a
     `budget` (bits a weight) chooses; none without a budget. exact: a backend of exact arithmetic. usual: one as users
-    run the network, for the tower. release: drops mapped pages that were read.
+    run the network, for the tower. release: drops mapped pages that were read. unchanged: tensors to leave alone.
     """
 
     config: ModelConfig
@@ -39,6 +39,7 @@ class Job:
     exact: AnyBackend
     usual: AnyBackend
     release: Callable[[], None]
+    unchanged: frozenset[str] = frozenset()
 
     @property
     def head(self) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +25,6 @@ _MAX_SCALE_RATIO = 1e4
 # The part of the inputs' drift that weights make up for, and what is added to the Gram matrix's diagonal, as a part of
 # its mean. On nano the KL divergence was lowest with these (docs/log.md).
 _CORRECTED, _DAMPING = np.float32(0.5), 0.05
-_SMALL = 1024  # inputs of a site; with fewer, more threads of BLAS take longer
 # Rows of a matrix by which "auto" decides whether to scale a site's inputs.
 _TRIED_ROWS = 256
 _TRIED_GAIN = 0.98  # scaling costs exactness of norms: it must be better by this factor
@@ -48,16 +46,18 @@ def quantize_layer(
     schemes: Mapping[str, TensorScheme | None],
     inputs: Mapping[str, Inputs],
     method: Method,
+    unchanged: Collection[str] = (),
 ) -> dict[str, Made]:
     """The tensors of a layer that a method makes or changes, by name.
 
     dense: the layer's tensors. schemes: of its matrices; those without one stay as they are, but for scales. inputs:
-    of each matrix; none with method "rtn". Raises TensorError for values that are infinite or NaN.
+    of each matrix; none with method "rtn". unchanged: tensors that not even scales may change. Raises TensorError
+    for values that are infinite or NaN.
     """
     current, found = dict(dense), dict[str, Made]()
     # A producer is divided by the scales of its consumer's inputs before it is quantized itself.
     for site in sorted(sites(config, index), key=lambda site: site.producer is None):
-        made = _quantize_site(site, current, schemes, inputs.get(site.consumers[0]), method)
+        made = _quantize_site(site, current, schemes, inputs.get(site.consumers[0]), method, unchanged)
         found |= made
         current |= {name: each.tensor for name, each in made.items() if isinstance(each.tensor, DenseTensor)}
     return {
@@ -74,6 +74,7 @@ def _quantize_site(
     schemes: Mapping[str, TensorScheme | None],
     inputs: Inputs | None,
     method: Method,
+    unchanged: Collection[str],
 ) -> dict[str, Made]:
     """The quantized matrices of a site and, if its inputs are scaled, the norm or producer that divides them."""
     weights = {name: np.ascontiguousarray(dense[name].float32()) for name in site.consumers}
@@ -86,7 +87,8 @@ def _quantize_site(
     if method != "awq":
         weights |= corrected({name: weights[name] for name in quantized}, gram, inputs.drift())
     divided = None
-    if method in ("awq", "auto") and (site.norm is not None or site.producer is not None):
+    divisor = site.norm or site.producer
+    if method in ("awq", "auto") and divisor is not None and not {*site.consumers, divisor} & set(unchanged):
         divided = _scales(site, dense, weights, quantized, gram, method)
     make: Make = _clipped if method == "awq" else gptq
     if divided is None:
@@ -111,9 +113,10 @@ def corrected(weights: Mapping[str, Floats], gram: Floats, drift: Floats | None)
     damped = gram + np.eye(len(gram), dtype=np.float32) * np.float32(
         _DAMPING * max(float(np.trace(gram)), 1e-20) / len(gram)
     )
-    with single_threaded_blas() if len(gram) < _SMALL else nullcontext():
+    # Products on more threads would round in another way, so that results would depend on the number of processors.
+    with single_threaded_blas():
         change = np.linalg.solve(damped, drift.T).T * _CORRECTED
-    return {name: np.ascontiguousarray(w + w @ change, np.float32) for name, w in weights.items()}
+        return {name: np.ascontiguousarray(w + w @ change, np.float32) for name, w in weights.items()}
 
 
 Make = Callable[[str, Floats, Floats, TensorScheme], QuantizedTensor]
@@ -155,7 +158,8 @@ def _scales(
     inner = _divided_gram(gram, scales)
     plain = scaled = 0.0
     for name, w in tried.items():
-        energy = float(np.einsum("ij,ij->", w @ gram, w))
+        with single_threaded_blas():
+            energy = float(np.einsum("ij,ij->", w @ gram, w))
         for_scaled, scheme = w * scales, schemes[name]
         plain += energy * output_error(w, gptq(name, w, gram, scheme, sweeps=0).dequantize(), gram)
         rounded = gptq(name, for_scaled, inner, scheme, sweeps=0).dequantize()

@@ -40,6 +40,9 @@ class Measurement:
     def run(self) -> dict[str, str | None]:
         """The scheme of each matrix that the budget chose; empty without one."""
         job, info = self._job, self._work.info("measure")
+        if info is None and not job.units and job.schemes[job.head] is None:
+            info = {"errors": {}}  # neither errors nor the head's inputs are needed
+            self._work.finish("measure", info)
         if info is None:
             length = max((len(sample.prompt.ids) for sample in job.samples), default=1)
             chosen = [sample.prompt for sample in within(list(job.samples), MEASURED_TOKENS, length)]
@@ -47,8 +50,11 @@ class Measurement:
             rows = runner.embeddings(job.dense, self._features)
             errors: dict[str, dict[str, float]] = {}
             for index in range(self._layers):
-                rows, inputs = runner.captured(job.dense, index, rows)
-                errors |= self._errors({name: each.gram() for name, each in inputs.items()})
+                if job.units:
+                    rows, inputs = runner.captured(job.dense, index, rows)
+                    errors |= self._errors({name: each.gram() for name, each in inputs.items()})
+                else:  # no scheme is chosen: only the head's inputs are needed
+                    rows = runner.layer(job.dense, index, rows)
                 job.release()
                 self._clock.done("measure")
             head = Inputs(job.config.text.hidden_size)

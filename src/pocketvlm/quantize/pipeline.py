@@ -25,6 +25,8 @@ from pocketvlm.quantize.work import WorkFolder
 from pocketvlm.tensors import QuantizedTensor, Tensor
 
 Floats = NDArray[np.float32]
+# Of the numbers that a run computes: finished tensors of another version are not used.
+ALGORITHM_VERSION = 1
 _VISION_STEP = 1 << 26  # values of the vision tower that one step quantizes
 _COMPARED_VIEWS = 4  # whose features say what quantization of the tower costs
 
@@ -194,7 +196,7 @@ class Pipeline:
                 if rows is None or reference is None:
                     rows, reference = self._rows_before(index, runner, features)
                 reference, inputs = runner.compared(job.dense, index, rows, reference)
-            made = quantize_layer(job.config.text, index, dense, schemes, inputs, job.method)
+            made = quantize_layer(job.config.text, index, dense, schemes, inputs, job.method, job.unchanged)
             arrays = {}
             if runner is not None and rows is not None and reference is not None and index < self._layers - 1:
                 tensors = {**job.dense, **{name: each.tensor for name, each in made.items()}}

@@ -7,13 +7,8 @@ import fcntl
 import json
 import os
 import shutil
-            raise
-
-    def _start(self, settings: str) -> None:
-        if not _locked(self._lock):
-            raise OptionError(f"{self.path}: another process works in it: wait for it, or give another output")
-        self._claim(self.path / _SETTINGS, settings)
-        for stale in self.path.glob(f".*{TEMPORARY}"):
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -52,31 +47,13 @@ class WorkFolder:
             self._start(text)
         except BaseException:
             os.close(self._lock)
-<<<<<<< HEAD
-            raise OptionError(f"{path}: another process works in it: wait for it, or give another output") from None
-        except OSError:  # some network file systems have no locks
-            pass
-        try:
-            self._claim(path / _SETTINGS, text)
-        except BaseException:
-            os.close(self._lock)
-            raise
-        for stale in path.glob(f".*{TEMPORARY}"):
-=======
             raise
 
     def _start(self, settings: str) -> None:
         if not _locked(self._lock):
             raise OptionError(f"{self.path}: another process works in it: wait for it, or give another output")
-        file = self.path / _SETTINGS
-        if not file.exists():
-            self._write(file, settings.encode())
-        elif file.read_text(encoding="utf-8") != settings:
-            raise OptionError(
-                f"{self.path}: holds unfinished work with other settings: remove it, or give another output"
-            )
+        self._claim(self.path / _SETTINGS, settings)
         for stale in self.path.glob(f".*{TEMPORARY}"):
->>>>>>> fix1
             stale.unlink()
 
     def __enter__(self) -> WorkFolder:

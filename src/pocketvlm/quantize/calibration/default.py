@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,6 +13,7 @@ from pocketvlm.processor import drawing
 from pocketvlm.processor.drawing import Drawing, Size
 from pocketvlm.processor.processor import Processor
 from pocketvlm.quantize.calibration import conversations
+from pocketvlm.quantize.calibration.lazy import LazyViews
 from pocketvlm.quantize.calibration.sample import Sample, within
 from pocketvlm.types import DownsampleMode, Prompt
 
@@ -91,6 +93,7 @@ def _pictures(processor: Processor, rng: Random, file: str, count: int) -> Itera
     """Drawn pictures in each mode that the model has; one in seven large enough to be sliced."""
     modes = processor.config.downsample_modes
     paragraphs = [text for text in _paragraphs(file) if text.isascii()]
+    lazy = LazyViews()
     for index in range(count if modes else 0):
         mode: DownsampleMode = modes[index % len(modes)]
         size = _size(rng, processor.config.scale_resolution, sliced=index % 7 == 5)
@@ -101,7 +104,7 @@ def _pictures(processor: Processor, rng: Random, file: str, count: int) -> Itera
             found = drawing.chart(rng, size)
         else:
             found = (drawing.shapes if kind in (0, 4) else drawing.word)(rng, size)
-        yield Sample.of(_asked(processor, found, mode))
+        yield Sample.of(lazy.prompt(partial(_asked, processor, found, mode)))
 
 
 def _asked(processor: Processor, found: Drawing, mode: DownsampleMode) -> Prompt:
