@@ -115,7 +115,7 @@ def test_types_of_mixtures_are_those_of_llama_cpp(
         target.unlink()
 
 
-def quantized(checkpoint: Checkpoint, scheme: str, vision: str | None = None) -> dict[str, Tensor]:
+def quantized(checkpoint: Checkpoint, scheme: str, vision: str = "default") -> dict[str, Tensor]:
     """All tensors, rounded to nearest as a scheme says."""
     tensors = checkpoint.tensors(expected_tensors(checkpoint.model))
     chosen = recipe(scheme, "gguf", checkpoint.model, tensor_roles(checkpoint.model), vision=vision)
