@@ -1,25 +1,29 @@
 """Compares quantizers on matrices with outlier channels, as trained models have them: the error of the outputs.
 
     python benchmarks/quantize_numbers.py --auto-gptq FOLDER   # FOLDER: the unpacked wheel of auto-gptq 0.7.1
+    python benchmarks/quantize_numbers.py --render
 
 Ours against llama.cpp's quantizers with the same importance matrix, auto-gptq's GPTQ with the same Gram matrix, and AWQ
 with the same inputs, each at equal bits for each weight. The error is the squared one of the outputs, relative to the
 outputs, on the calibration inputs and on others. Needs the extra `bench`, and PyTorch for auto-gptq. Prints a table and
-writes benchmarks/results/quantize_numbers.json.
+writes benchmarks/results/quantize_numbers.json and the part of docs/quantize.md between its markers.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from comparison.machines import machine
+from comparison.report import write_page
 from peers import quantizers
 
 from pocketvlm.quantize.methods import awq_clip, awq_scales, gptq, nearest, output_error
@@ -27,6 +31,7 @@ from pocketvlm.quantize.tensor_scheme import TensorScheme
 from pocketvlm.quantize.tensor_schemes import tensor_scheme
 from pocketvlm.tensors import Floats
 
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "quantize.md"
 RESULTS = Path(__file__).resolve().parent / "results" / "quantize_numbers.json"
 SHAPES = ((1024, 3584), (3584, 1024), (2048, 1024))  # [outputs, inputs]
 TOKENS = 8192
@@ -92,6 +97,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--auto-gptq", type=Path, help="folder of the unpacked wheel of auto-gptq 0.7.1")
     parser.add_argument("--ours", action="store_true", help="measure ours again; the results of others stay")
     parser.add_argument("--no-write", action="store_true", help="print the table only")
+    parser.add_argument("--render", action="store_true", help="write the page from the results alone")
     return parser.parse_args()
 
 
@@ -154,9 +160,37 @@ class Table:
             self.add(name, "AWQ", lambda: quantizers.awq(w, self.its.x, 4, group))
 
 
+def page(found: dict[str, Any]) -> list[str]:
+    """The table in Markdown: our errors on other inputs over those of each peer, geometric means over the shapes."""
+    rows = [Row(**row) for row in found["rows"]]
+    errors = {(row.scheme, row.who, row.shape): row.other_error for row in rows}
+    lines = [
+        f"| scheme | bits a weight | other tool | {' | '.join(OURS)} |",
+        "|" + "---|" * (3 + len(OURS)),
+    ]
+    peers = [(row.scheme, row.bits, row.who) for row in rows if row.who not in OURS]
+    for scheme, bits, peer in sorted(dict.fromkeys(peers), key=lambda each: (each[1], each[0])):
+        shapes = [shape for known, who, shape in errors if (known, who) == (scheme, peer)]
+        cells = []
+        for ours in OURS:
+            ratios = [
+                errors[scheme, ours, shape] / errors[scheme, peer, shape]
+                for shape in shapes
+                if (scheme, ours, shape) in errors
+            ]
+            cells.append(f"{math.prod(ratios) ** (1 / len(ratios)):.2f}" if ratios else "")
+        lines.append(f"| `{scheme}` | {bits:.2f} | {peer} | {' | '.join(cells)} |")
+    shapes = ", ".join(dict.fromkeys(row.shape for row in rows))
+    known = ", ".join(f"{name}: {value}" for name, value in found["machine"].items())
+    return [*lines, "", f"Geometric means over matrices of {shapes} (outputs x inputs). {known}."]
+
+
 def main() -> None:
-    """Measure all shapes and print the table."""
+    """Measure all shapes, print the table, and write results and page."""
     options = parse()
+    if options.render:
+        render()
+        return
     module = None if options.auto_gptq is None else quantizers.load_auto_gptq(options.auto_gptq)
     rows: list[Row] = []
     if options.ours:
@@ -176,6 +210,13 @@ def main() -> None:
     if not options.no_write:
         found = {"machine": machine(), "tokens": TOKENS, "rows": [asdict(row) for row in rows]}
         RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        render()
+
+
+def render() -> None:
+    """Write the page from the results."""
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    write_page(PAGE, "\n".join(page(found)), "quantizers")
 
 
 if __name__ == "__main__":

@@ -280,8 +280,8 @@ def test_the_least_budget_that_is_named_is_possible(tmp_path: Path, options: dic
     with pytest.raises(OptionError) as refused:
         quantize_model("nano", tmp_path / "out", bits_per_weight=1.5, **options)
     assert str(refused.value).endswith(way_out)
-    least = float(str(refused.value).partition("at least ")[2].split()[0])
-    for budget, message in ((least - 0.01, f"at least {least:.2f} bits"), (least, "no such file")):
+    minimum = float(str(refused.value).partition("at least ")[2].split()[0])
+    for budget, message in ((minimum - 0.01, f"at least {minimum:.2f} bits"), (minimum, "no such file")):
         with pytest.raises((OptionError, InputError), match=message):
             quantize_model("nano", tmp_path / "out", bits_per_weight=budget, calibration="no such file", **options)
 

@@ -98,22 +98,38 @@ def test_a_report_compares_the_result_with_the_original(invoke, quantizer, round
     assert found["quantization"]["bits_per_weight"] == 4.5
     assert found["comparison"]["type"] == "pocketvlm.comparison"
     assert found["comparison"]["total"]["mean"] > 0
+    assert all(
+        found["comparison"]["speed"][side][phase] > 0
+        for side in ("reference", "candidate")
+        for phase in ("prefill", "decode")
+    )
     assert "KL divergence, nats" in outcome.out
+    assert "decode tok/s" in outcome.out
     assert str(report) in outcome.err.splitlines()[-1]
 
 
 def test_a_report_is_on_the_revision_and_the_mmproj_that_were_quantized(invoke, quantizer, monkeypatch, tmp_path):
     asked: dict[str, Any] = {}
+    timed: list[dict[str, Any]] = []
 
     def compare(*models: str, **options: Any) -> None:
         asked.update(options, models=models)
-        raise KeyboardInterrupt
+
+    def measure_speed(model: str, **options: Any) -> None:
+        timed.append({"model": model, **options})
+        if len(timed) == 2:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr("pocketvlm.api.comparing.compare_models", compare)
+    monkeypatch.setattr("pocketvlm.bench.comparison.speed.measure_speed", measure_speed)
     report = str(tmp_path / "report.json")
     invoke("quantize", "org/a", "out", "--report", report, "--revision", "v1", "--mmproj", "m.gguf", "-q")
     assert asked["models"] == ("org/a", quantizer.paths[0].parent)
     assert (asked["reference_revision"], asked["reference_mmproj"]) == ("v1", "m.gguf")
+    assert timed == [
+        {"model": "org/a", "revision": "v1", "mmproj": "m.gguf", "threads": None},
+        {"model": "out", "revision": None, "mmproj": None, "threads": None},
+    ]
 
 
 def test_json_is_the_result_alone_on_stdout(invoke, quantizer):

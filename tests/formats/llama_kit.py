@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from libraries import Library
 
-llama_cpp = pytest.importorskip("llama_cpp", exc_type=ImportError)
-lib = llama_cpp.llama_cpp
+llama_cpp = Library("llama_cpp")
+lib: Any = Library("llama_cpp.llama_cpp")
 
-_SILENT = lib.llama_log_callback(lambda level, text, data: None)
-_LOADED: list[bool] = []
+_LOADED: list[Any] = []  # the callback, which must outlive the calls
 
 
 def start() -> None:
     """Load the backend once, without its log."""
-    lib.llama_log_set(_SILENT, ctypes.c_void_p(None))
     if not _LOADED:
+        _LOADED.append(lib.llama_log_callback(lambda level, text, data: None))
         lib.llama_backend_init()
-        _LOADED.append(True)
+    lib.llama_log_set(_LOADED[0], ctypes.c_void_p(None))
 
 
 def quantize(source: Path, target: Path, file_type: int, importance: Mapping[str, int] | None = None) -> None:

@@ -14,13 +14,14 @@ import pytest
 pytestmark = pytest.mark.formats
 
 from gguf_kit import QUANTIZED, TYPES, Tensors, encode, random_blocks, write_pair  # noqa: E402
+from libraries import Library  # noqa: E402
 
 import pocketvlm  # noqa: E402
 from pocketvlm.checkpoint.formats.gguf import unpack_matrix  # noqa: E402
 from pocketvlm.checkpoint.gguf.header import TENSOR_TYPES, read_header  # noqa: E402
 from pocketvlm.errors import CheckpointError, TensorError  # noqa: E402
 
-gguf = pytest.importorskip("gguf")
+gguf = Library("gguf")
 
 # Types that the library itself can quantize.
 WRITTEN = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4")
@@ -138,7 +139,6 @@ def test_logits_of_llama_cpp(tmp_path: Path, kinds: list[str], heads: int, toler
 
     The tolerance is relative to the size of the logits. heads: four value heads for two key heads are regrouped.
     """
-    llama_cpp = pytest.importorskip("llama_cpp", exc_type=ImportError)
     pair = write_pair(tmp_path / "model", dequantize, kinds, text={"linear_num_value_heads": heads})
     with pocketvlm.load(pair.text, precision="exact") as model:
         prompt = model.processor([{"role": "user", "content": "What is 12 + 3? नमस्ते"}])
@@ -146,7 +146,7 @@ def test_logits_of_llama_cpp(tmp_path: Path, kinds: list[str], heads: int, toler
         tokenizer = model.processor.tokenizer
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            peer = llama_cpp.Llama(str(pair.text), logits_all=True, n_ctx=256, n_threads=2, verbose=False)
+            peer = Library("llama_cpp").Llama(str(pair.text), logits_all=True, n_ctx=256, n_threads=2, verbose=False)
         for text in ("Hello wörld 123\n\n  x", "<|im_start|>user\nनमस्ते<|im_end|>", "<image></image> 日本語 🙂"):
             assert peer.tokenize(text.encode(), add_bos=False, special=True) == tokenizer.encode_template(text)
         peer.eval(prompt.ids.tolist())

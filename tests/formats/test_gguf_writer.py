@@ -17,6 +17,7 @@ pytestmark = pytest.mark.formats
 
 from gguf_kit import QUANTIZED, random_blocks  # noqa: E402
 from gguf_sources import small_checkpoint, small_tensors, write_files  # noqa: E402
+from libraries import Library  # noqa: E402
 from llama_kit import Peer, PeerVision, llama_cpp, quantize  # noqa: E402
 
 import pocketvlm  # noqa: E402
@@ -35,7 +36,7 @@ from pocketvlm.quantize.recipes import file_label, recipe, schemes  # noqa: E402
 from pocketvlm.quantize.tensor_schemes import tensor_scheme  # noqa: E402
 from pocketvlm.tensors import Tensor  # noqa: E402
 
-gguf = pytest.importorskip("gguf")
+gguf = Library("gguf")
 
 NANO = embedded_directory()
 TEXTS = ("Hello wörld 123\n\n  x", "<|im_start|>user\nनमस्ते<|im_end|>", "<image></image> 日本語 🙂")
@@ -114,7 +115,7 @@ def test_types_of_mixtures_are_those_of_llama_cpp(
         target.unlink()
 
 
-def quantized(checkpoint: Checkpoint, scheme: str, vision: str | None = None) -> dict[str, Tensor]:
+def quantized(checkpoint: Checkpoint, scheme: str, vision: str = "default") -> dict[str, Tensor]:
     """All tensors, rounded to nearest as a scheme says."""
     tensors = checkpoint.tensors(expected_tensors(checkpoint.model))
     chosen = recipe(scheme, "gguf", checkpoint.model, tensor_roles(checkpoint.model), vision=vision)

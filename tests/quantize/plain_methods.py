@@ -78,10 +78,8 @@ def gptq_with(w: Floats, gram: Floats, scheme: TensorScheme, order: NDArray[np.i
     upper = np.linalg.cholesky(np.linalg.inv(gram[np.ix_(order, order)])).T
     rest, values = w[:, order].astype(np.float64), np.zeros(w.shape, np.float32)
     for i, k in enumerate(order):
-        columns = slice(k % span, k % span + 1)
-        target = rest[:, i : i + 1].astype(np.float32)
-        codes = scheme.encode(target, parameters[k // span], columns)
-        values[:, k] = scheme.decode(codes, parameters[k // span], columns)[:, 0]
+        grid = scheme.grid(parameters[k // span])
+        values[:, k] = grid.round(rest[:, i].astype(np.float32)[None], k % span // grid.group)[1][0]
         error = (rest[:, i] - values[:, k]) / upper[i, i]
         rest[:, i:] -= error[:, None] * upper[i, i:]
     return values

@@ -33,15 +33,16 @@ def weights(shape: tuple[int, int], seed: int = 0) -> Floats:
 
 
 def fitted(scheme: TensorScheme, w: Floats) -> tuple[QuantizedTensor, Floats]:
-    """A tensor made with the scheme's own methods, and the values that `decode` gives."""
+    """A tensor made with the scheme's own methods, and the values that its grids give."""
     scheme = scheme.bound(w)
     span = scheme.span(w.shape[1])
     parameters, codes, values = [], [], []
     for at in range(0, w.shape[1], span):
         part = w[:, at : at + span]
         parameters.append(scheme.fit(part))
-        codes.append(scheme.encode(part, parameters[-1], slice(0, part.shape[1])))
-        values.append(scheme.decode(codes[-1], parameters[-1], slice(0, part.shape[1])))
+        grid = scheme.grid(parameters[-1])
+        codes.append(grid.encode(np.ascontiguousarray(part.T)).T)
+        values.append(grid.decode(np.ascontiguousarray(codes[-1].T)).T)
     return scheme.tensor("w", np.concatenate(codes, 1), parameters), np.concatenate(values, 1)
 
 
@@ -56,13 +57,13 @@ def test_decoded_values_are_those_of_the_tensor(name: str) -> None:
     bound = scheme.bound(w)
     span = bound.span(512)
     parameters = bound.fit(w[:, -span:])
+    grid = bound.grid(parameters)
     for column in {0, span // 2 + 1, span - 1}:
-        at = slice(column, column + 1)
         one = w[:, 512 - span + column : 512 - span + column + 1]
-        codes = bound.encode(one, parameters, at)
+        codes, found = grid.round(np.ascontiguousarray(one.T), column // grid.group)
         assert codes.dtype == tensor.codes.dtype
-        np.testing.assert_array_equal(codes[:, 0], load(tensor.codes)[:, 512 - span + column])
-        np.testing.assert_array_equal(bound.decode(codes, parameters, at)[:, 0], values[:, 512 - span + column])
+        np.testing.assert_array_equal(codes[0], load(tensor.codes)[:, 512 - span + column])
+        np.testing.assert_array_equal(found[0], values[:, 512 - span + column])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,10 +72,9 @@ def test_values_are_quantized_to_themselves(name: str) -> None:
     scheme, w = tensor_scheme(name), weights((5, 256), 1)
     scheme = scheme.bound(w)
     span = scheme.span(256)
-    parameters = scheme.fit(w[:, :span])
-    columns = slice(0, span)
-    values = scheme.decode(scheme.encode(w[:, :span], parameters, columns), parameters, columns)
-    again = scheme.decode(scheme.encode(values, parameters, columns), parameters, columns)
+    grid = scheme.grid(scheme.fit(w[:, :span]))
+    values = grid.decode(grid.encode(np.ascontiguousarray(w[:, :span].T)))
+    again = grid.decode(grid.encode(values))
     np.testing.assert_array_equal(again, values)
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from pocketvlm.cli import options, reports
 from pocketvlm.cli.options import ENGINE, FLAG, INPUT, OUTPUT, option
+
+if TYPE_CHECKING:
+    from pocketvlm.api.comparison import Comparison
+    from pocketvlm.cli.progress import LongWork
+
+Side = tuple[str, str | None, str | None]  # a model, its revision and its mmproj
 
 STAGES = {
     "download": "downloading",
@@ -94,15 +101,8 @@ def compare(
             progress=work.step,
         )
         if speed:
-            from dataclasses import replace
-
-            from pocketvlm.bench.comparison.speed import measure_speed
-
-            work.step("timing the reference", 0, 0)
-            first = measure_speed(reference, mmproj=reference_mmproj, revision=reference_revision, threads=threads)
-            work.step("timing the candidate", 0, 0)
-            second = measure_speed(candidate, mmproj=mmproj, revision=revision, threads=threads)
-            found = replace(found, reference_speed=first, candidate_speed=second)
+            sides = (reference, reference_revision, reference_mmproj), (candidate, revision, mmproj)
+            found = timed(found, work, *sides, threads)
     show(found, as_json)
     if target is not None:
         written = reports.write(target, found.to_dict(), found)
@@ -110,6 +110,17 @@ def compare(
             import sys
 
             print(f"wrote {' and '.join(str(file) for file in written)}", file=sys.stderr)
+
+
+def timed(found: Comparison, work: LongWork, reference: Side, candidate: Side, threads: int | None) -> Comparison:
+    """The comparison with the speeds of both models, one loaded after the other."""
+    from pocketvlm.bench.comparison.speed import measure_speed
+
+    speeds = []
+    for name, (model, revision, mmproj) in {"reference": reference, "candidate": candidate}.items():
+        work.step(f"timing the {name}", 0, 0)
+        speeds.append(measure_speed(model, mmproj=mmproj, revision=revision, threads=threads))
+    return replace(found, reference_speed=speeds[0], candidate_speed=speeds[1])
 
 
 def show(found: Any, as_json: bool) -> None:

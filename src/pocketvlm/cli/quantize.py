@@ -104,7 +104,8 @@ def quantize(
 ) -> None:
     """Quantize a checkpoint for an engine, with pictures in the calibration, and report what it costs.
 
-    Runs on the CPU without PyTorch, a layer at a time. With --report the result is compared with the original.
+    Runs on the CPU without PyTorch, a layer at a time. With --report the result is compared with the original, also
+    in speed.
     """
     target = reports.check(report, quiet, out)
     from pocketvlm.api.comparing import compare_models
@@ -160,6 +161,7 @@ def quantize(
                 reference_mmproj=mmproj,
                 progress=work.step,
             )
+            found = compare.timed(found, work, (model, revision, mmproj), (out, None, None), threads)
         content["comparison"] = found.to_dict()
         if not as_json:
             print()

@@ -51,14 +51,6 @@ class GridScheme(TensorScheme):
             return None
         return f"{self.name} needs rows of a multiple of {self.width} inputs, not {shape[1]}"
 
-    def encode(self, w: Floats, parameters: Any, columns: slice) -> Codes:
-        codes = self.grid(parameters).encode(np.ascontiguousarray(w.T), columns.start or 0)
-        return np.ascontiguousarray(codes.T)
-
-    def decode(self, codes: Codes, parameters: Any, columns: slice) -> Floats:
-        values = self.grid(parameters).decode(np.ascontiguousarray(codes.T), columns.start or 0)
-        return np.ascontiguousarray(values.T)
-
     def tensor(
         self,
         name: str,

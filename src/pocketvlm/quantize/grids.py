@@ -64,20 +64,19 @@ class Grid:
         codes = self.levels.encode(self.steps(w, g))
         return codes, self.values(self.levels.decode(codes), g)
 
-    def encode(self, w: Floats, start: int = 0) -> Codes:
-        """The nearest codes of w [n, rows], whose first input is number `start` of the span."""
-        parts = [self.levels.encode(self.steps(w[part], g)) for g, part in self.parts(start, len(w))]
+    def encode(self, w: Floats) -> Codes:
+        """The nearest codes of w [n, rows], the first inputs of the span."""
+        parts = [self.levels.encode(self.steps(w[part], g)) for g, part in self._groups(len(w))]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def decode(self, codes: Codes, start: int = 0) -> Floats:
+    def decode(self, codes: Codes) -> Floats:
         """The values of codes [n, rows]."""
         values = self.levels.decode(codes)
-        for g, part in self.parts(start, len(codes)):
+        for g, part in self._groups(len(codes)):
             self.values(values[part], g)
         return values
 
-    def parts(self, start: int, count: int) -> Iterator[tuple[int, slice]]:
-        """Each group among `count` inputs from `start` on, and which of these inputs are its own."""
-        stop = start + count
-        for g in range(start // self.group, -(-stop // self.group)):
-            yield g, slice(max(g * self.group, start) - start, min((g + 1) * self.group, stop) - start)
+    def _groups(self, count: int) -> Iterator[tuple[int, slice]]:
+        """Each group among the first `count` inputs, and which of them are its own."""
+        for g, start in enumerate(range(0, count, self.group)):
+            yield g, slice(start, min(start + self.group, count))

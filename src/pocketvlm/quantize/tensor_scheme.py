@@ -54,7 +54,7 @@ class TensorScheme(ABC):
 
     @abstractmethod
     def grid(self, parameters: Any) -> Grid:
-        """The values that codes of a span with these parameters can have."""
+        """The values that codes of a span with these parameters can have: those of `tensor`, bit for bit."""
 
     def refit(self, parameters: Any, codes: Codes, gradient: Floats, gram: Floats) -> Any:
         """The parameters of a span whose codes are fixed, refitted to the inputs; the error never grows.
@@ -64,14 +64,6 @@ class TensorScheme(ABC):
         By default the parameters as they are.
         """
         return parameters
-
-    @abstractmethod
-    def encode(self, w: Floats, parameters: Any, columns: slice) -> Codes:
-        """The nearest codes of w [rows, n], which are the given columns of the span."""
-
-    @abstractmethod
-    def decode(self, codes: Codes, parameters: Any, columns: slice) -> Floats:
-        """The values float32 [rows, n] of codes of the given columns of the span; those of `tensor`, bit for bit."""
 
     @abstractmethod
     def tensor(

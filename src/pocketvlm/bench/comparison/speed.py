@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from pocketvlm.api import load
 from pocketvlm.api.comparison import Speed
 from pocketvlm.bench.scenarios import Prompts, Scenario, run_scenario
@@ -18,12 +16,11 @@ def measure_speed(
     mmproj: str | None = None,
     revision: str | None = None,
     threads: int | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
 ) -> Speed:
     """Tokens a second of a prompt of 512 random tokens and of the answer after it, in the model's default arithmetic.
 
-    progress: of `load`. Raises what `load` raises.
+    Raises what `load` raises.
     """
-    with load(model, mmproj=mmproj, revision=revision, threads=threads, progress=progress) as loaded:
+    with load(model, mmproj=mmproj, revision=revision, threads=threads) as loaded:
         row = run_scenario(loaded.engine, Prompts(loaded.checkpoint.model, 0, pictures=False), LONG_TEXT, RUNS)
     return Speed(prefill=row.tokens / row.ttft.median, decode=row.decode.median)
