@@ -49,10 +49,10 @@ def test_another_vision_file_next_to_the_output(pair: Path, tmp_path: Path) -> N
     assert vision.name == "mmproj-nano-F16.gguf"
     quantize_model("nano", tmp_path / "second.gguf", **options)
     vision.write_bytes(vision.read_bytes()[:-1] + b"x")
-    with pytest.raises(OptionError, match=r"mmproj-nano-F16\.gguf: exists already and has other content"):
+    with pytest.raises(OptionError, match=r"mmproj-nano-F16\.gguf: exists already and is not known to be"):
         quantize_model("nano", tmp_path / "third.gguf", progress=started, **options)
     (tmp_path / "mmproj-nano-BF16.gguf").write_bytes(b"x")
-    with pytest.raises(OptionError, match=r"mmproj-nano-BF16\.gguf: exists already and has other content"):
+    with pytest.raises(OptionError, match=r"mmproj-nano-BF16\.gguf: exists already and is not known to be"):
         convert_model("nano", tmp_path / "third.gguf", format="gguf", progress=started)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "first.gguf",

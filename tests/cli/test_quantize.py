@@ -128,7 +128,7 @@ def test_a_report_is_on_the_revision_and_the_mmproj_that_were_quantized(invoke, 
     assert (asked["reference_revision"], asked["reference_mmproj"]) == ("v1", "m.gguf")
     assert timed == [
         {"model": "org/a", "revision": "v1", "mmproj": "m.gguf", "threads": None},
-        {"model": "out", "revision": None, "mmproj": None, "threads": None},
+        {"model": quantizer.paths[0].parent, "revision": None, "mmproj": None, "threads": None},
     ]
 
 

@@ -204,3 +204,17 @@ def test_pictures_are_the_same_arrays_each_time(processor: Processor) -> None:
         assert one.pixels.dtype == np.uint8
         assert one.questions == other.questions
         np.testing.assert_array_equal(one.pixels, other.pixels)
+
+
+def test_lines_end_at_line_breaks_alone_and_may_have_a_byte_order_mark(tmp_path: Path, processor: Processor) -> None:
+    texts = ["one\u2028two", "three\u0085four", "five"]
+    lines = [json.dumps({"messages": [{"role": "user", "content": text}]}, ensure_ascii=False) for text in texts]
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    assert len(read_calibration(path, processor, max_length=2048)) == 3
+
+
+def test_hidden_files_of_a_folder_are_no_pictures(tmp_path: Path, processor: Processor) -> None:
+    (tmp_path / "._a.png").write_bytes(b"resource fork")
+    with pytest.raises(InputError, match="holds no pictures"):
+        read_calibration(tmp_path, processor, max_length=2048)

@@ -70,7 +70,9 @@ def compare_models(
     InputError, and OptionError, also for models whose vocabularies differ.
     """
     if max_tokens is not None and max_tokens < 1:
-        raise OptionError(f"max_tokens={max_tokens} is out of range: give at least 1, or None for all")
+        raise OptionError(
+            f"max_tokens={max_tokens} is out of range: give at least 1, or None (0 on the command line) for all"
+        )
     backends.check("native", threads, precision=precision)
     began = time.perf_counter()
     download = progress and partial(progress, "download")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from pocketvlm.api.comparison import Comparison
     from pocketvlm.cli.progress import LongWork
 
-Side = tuple[str, str | None, str | None]  # a model, its revision and its mmproj
+Side = tuple[str | Path, str | None, str | Path | None]  # a model, its revision and its mmproj
 
 STAGES = {
     "download": "downloading",
@@ -56,7 +57,10 @@ def compare(
         ),
     ] = "default",
     max_tokens: Annotated[
-        int, option("--max-tokens", "N", panel=INPUT, help="Tokens of all prompts at most; 0 means all. Default: 8192.")
+        int,
+        option(
+            "--max-tokens", "N", panel=INPUT, help="About how many tokens all prompts have; 0 means all. Default: 8192."
+        ),
     ] = 8192,
     precision: Annotated[
         Literal["exact", "fast"],

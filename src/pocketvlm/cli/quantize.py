@@ -152,16 +152,18 @@ def quantize(
         with LongWork(quiet, compare.STAGES) as work:
             # Not by the name OUT, which may be that of another model, nor with another mmproj of the folder.
             path, *others = result.paths
+            made = path if path.suffix == ".gguf" else path.parent.resolve()
+            own = others[0] if path.suffix == ".gguf" and others else None
             found = compare_models(
                 model,
-                path if path.suffix == ".gguf" else path.parent.resolve(),
-                mmproj=others[0] if path.suffix == ".gguf" and others else None,
+                made,
+                mmproj=own,
                 threads=threads,
                 reference_revision=revision,
                 reference_mmproj=mmproj,
                 progress=work.step,
             )
-            found = compare.timed(found, work, (model, revision, mmproj), (out, None, None), threads)
+            found = compare.timed(found, work, (model, revision, mmproj), (made, None, own), threads)
         content["comparison"] = found.to_dict()
         if not as_json:
             print()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pocketvlm.api import load
 from pocketvlm.api.comparison import Speed
 from pocketvlm.bench.scenarios import Prompts, Scenario, run_scenario
@@ -11,9 +13,9 @@ RUNS = 3
 
 
 def measure_speed(
-    model: str,
+    model: str | Path,
     *,
-    mmproj: str | None = None,
+    mmproj: str | Path | None = None,
     revision: str | None = None,
     threads: int | None = None,
 ) -> Speed:

@@ -56,7 +56,11 @@ def write_checkpoint(
 
 def check_free(out: Path) -> None:
     """Raise OptionError unless `out` is a new name in a folder that exists and can be written."""
-    if out.exists() or out.is_symlink():
+    try:
+        taken = out.exists() or out.is_symlink()
+    except OSError as error:  # such as a name that is too long
+        raise OptionError(f"{out}: cannot be a name: {error.strerror or error}: give another one") from None
+    if taken:
         raise OptionError(f"{out}: exists already: give a name that does not, or remove it first")
     if not out.parent.is_dir():
         raise OptionError(f"{out}: there is no folder {out.parent}: make it first")

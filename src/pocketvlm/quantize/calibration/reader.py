@@ -77,7 +77,7 @@ def _lines(path: Path, processor: Processor, label: str) -> Iterator[tuple[str, 
     """Each line's number and sample."""
     lazy = LazyViews()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not at the other separators of Unicode
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"{label} {path}: cannot be read: {reason}: give a JSONL file in UTF-8") from None
@@ -136,9 +136,14 @@ def _source(value: Any, folder: Path) -> Any:
     return str(folder / Path(value).expanduser())
 
 
+def _is_picture(file: Path) -> bool:
+    """Whether a file's name is a picture's; hidden files are those of the system."""
+    return file.suffix.lower() in _PICTURES and not file.name.startswith(".") and file.is_file()
+
+
 def _folder(path: Path, processor: Processor, label: str, tokens: int) -> tuple[list[tuple[str, Sample]], int]:
     """File and sample of each picture that is read, and the number of samples of all pictures."""
-    pictures = sorted(file for file in path.rglob("*") if file.suffix.lower() in _PICTURES and file.is_file())
+    pictures = sorted(file for file in path.rglob("*") if _is_picture(file))
     modes = processor.config.downsample_modes
     if not pictures:
         raise InputError(f"{label} {path}: holds no pictures ({', '.join(sorted(_PICTURES))}): give another folder")

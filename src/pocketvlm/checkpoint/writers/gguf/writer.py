@@ -67,10 +67,16 @@ class GgufWriter:
         check_model(checkpoint)
         tokenizer_metadata(checkpoint)
         vision = None if out.suffix != GGUF_SUFFIX else _vision_file(checkpoint, tensors, roles, out.parent, label)
-        if vision is not None and (vision.path.exists() or vision.path.is_symlink()) and not vision.is_written():
+        if vision is None or not (vision.path.exists() or vision.path.is_symlink()):
+            return
+        # What will be quantized has no values yet, so that nothing can be compared.
+        planned = any(
+            role == "vision_matrix" and isinstance(tensors[name], QuantizedTensor) for name, role in roles.items()
+        )
+        if planned or not vision.is_written():
             raise OptionError(
-                f"{vision.path}: exists already and has other content than the vision file of {out.name}: remove it, "
-                f"or choose another folder for {out.name}"
+                f"{vision.path}: exists already and is not known to be the vision file of {out.name}: choose another "
+                f"folder for {out.name}, or move it away if no other model needs it"
             )
 
     def check(self, tensors: Mapping[str, Tensor], roles: Mapping[str, Role]) -> tuple[str, ...]:
