@@ -134,7 +134,10 @@ def divergence(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("scheme", ["F16", "BF16", *schemes("gguf")])
 def test_nano_in_llama_cpp(tmp_path: Path, scheme: str) -> None:
-    """llama.cpp rounds activations to 8 bits where weights are quantized, and to 16 bits otherwise."""
+    """llama.cpp rounds activations to 8 bits where weights are quantized, and otherwise to the type of the weights.
+
+    With bfloat16, whose mantissa has 8 bits, the mean is 2e-5 with AVX-512's products and 1.2e-4 with AVX2's.
+    """
     nano = open_checkpoint(NANO)
     dense = scheme in ("F16", "BF16")
     tensors = nano.tensors(expected_tensors(nano.model)) if dense else quantized(nano, scheme)
@@ -147,7 +150,7 @@ def test_nano_in_llama_cpp(tmp_path: Path, scheme: str) -> None:
                 assert peer.tokenize(line) == model.processor.tokenizer.encode_template(line)
             theirs = peer.logits(prompt.ids)
     found = divergence(ours, theirs)
-    assert found.mean() < (1e-4 if dense else 3e-3)
+    assert found.mean() < {"F16": 1e-5, "BF16": 3e-4}.get(scheme, 3e-3)
     best, other = ours.argmax(1), theirs.argmax(1)
     rows = np.arange(len(ours))
     assert (ours[rows, best] - ours[rows, other] < 0.1 * ours.std()).all()  # equal but for near ties
