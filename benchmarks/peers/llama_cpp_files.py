@@ -170,7 +170,7 @@ def export(
     mmproj: Iterable[str] = ("BF16",),
     threads: int = 2,
 ) -> dict[str, Path]:
-    """The files asked for, made where they are missing: {"text Q4_K_M": path, "mmproj BF16": path, ...}."""
+    """The requested files, made where they are missing: {"text Q4_K_M": path, "mmproj BF16": path, ...}."""
     directory.mkdir(parents=True, exist_ok=True)
     found = places(tensors, directory, text, mmproj)
     for name, path in found.items():
@@ -186,7 +186,7 @@ def export(
 
 
 def main() -> None:
-    """Write the files that are asked for and print their paths."""
+    """Write the requested files and print their paths."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--text", nargs="*", choices=list(TEXT_KINDS), default=["BF16", "Q8_0", "Q4_K_M", "Q4_0"])

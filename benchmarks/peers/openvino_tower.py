@@ -146,7 +146,7 @@ def _once(path: Path, make: Any) -> None:
 
 
 def main() -> None:
-    """Write the files that are asked for and print their paths."""
+    """Write the requested files and print their paths."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))

@@ -113,7 +113,7 @@ def _block_values(
 
 
 def _high_bits(values: NDArray[Any]) -> NDArray[np.uint16]:
-    """The upper halves of float32 numbers: the bits of bfloat16 ones."""
+    """The upper 16 bits of float32 numbers: the bits of bfloat16 ones."""
     bits: NDArray[np.uint16] = (np.ascontiguousarray(values).view(np.uint32) >> 16).astype(np.uint16)
     return bits
 

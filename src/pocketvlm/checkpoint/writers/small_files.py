@@ -155,7 +155,7 @@ def _preprocessor(processor: ProcessorConfig) -> dict[str, Any]:
 
 
 def _tokenizer_config(checkpoint: Checkpoint, tokenizer: bytes) -> dict[str, Any]:
-    """What the reference's tokenizer needs beside tokenizer.json; tokens that the vocabulary lacks are left out."""
+    """What the reference's tokenizer needs next to tokenizer.json; tokens that the vocabulary lacks are left out."""
     added = parse_object(tokenizer.decode(), checkpoint.tokenizer.where)["added_tokens"]
     known = {token["content"] for token in added}
     named = {key: token for key, token in _TOKEN_ATTRIBUTES.items() if token in known}
