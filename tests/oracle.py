@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -64,7 +65,7 @@ def config_dict(
     if family.positions is not None:
         own_text = {"head_dim": 40, "rope_parameters": {**TINY_TEXT["rope_parameters"], "mrope_section": [2, 2, 2]}}
         top = {**{f"{name}_id": value for name, value in asdict(MARKERS).items()}, **top}
-    return {
+    found = {
         "architectures": [family.architecture],
         "model_type": family.model_type,
         "tie_word_embeddings": True,
@@ -76,6 +77,7 @@ def config_dict(
         "eos_token_id": 2,
         **top,
     }
+    return copy.deepcopy(found)  # callers change sections of it
 
 
 @dataclass(frozen=True)
