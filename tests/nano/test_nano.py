@@ -127,7 +127,7 @@ def test_the_python_of_the_readme_runs() -> None:
 
 def readme_commands() -> list[list[str]]:
     lines = [line for block in readme_blocks("sh") for line in block.splitlines()]
-    return [shlex.split(line, comments=True) for line in lines]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def test_the_commands_of_the_readme_run() -> None:
