@@ -8,6 +8,7 @@ import { Dialog } from "./parts.tsx";
 export function Camera({ onClose }: { onClose: () => void }): JSX.Element {
   const video = useRef<HTMLVideoElement>(null);
   const [live, setLive] = useState(false);
+  const [ready, setReady] = useState(false);  // a stream gives its first frame, and the size of its frames, later
   useEffect(() => {
     let stream: MediaStream | undefined;
     let here = true;
@@ -32,11 +33,11 @@ export function Camera({ onClose }: { onClose: () => void }): JSX.Element {
     canvas.width = source.videoWidth;
     canvas.height = source.videoHeight;
     canvas.getContext("2d")!.drawImage(source, 0, 0);
-    canvas.toBlob((blob) => blob && add([new File([blob], "camera.jpg", { type: "image/jpeg" })]), "image/jpeg", 0.92);
+    canvas.toBlob((blob) => add([new File([blob!], "camera.jpg", { type: "image/jpeg" })]), "image/jpeg", 0.92);
   };
   return (
-    <Dialog title={t("camera")} onClose={onClose} actions={live && <button type="button" class="primary" onClick={take}>{t("takePicture")}</button>}>
-      <video ref={video} class="camera" autoPlay muted playsInline hidden={!live} />
+    <Dialog title={t("camera")} onClose={onClose} actions={live && <button type="button" class="primary" disabled={!ready} onClick={take}>{t("takePicture")}</button>}>
+      <video ref={video} class="camera" autoPlay muted playsInline hidden={!live} onLoadedData={() => setReady(true)} />
       {!live && <p class="hint">{t("cameraHint")}</p>}
       {!live && <label class="button">{t("openCamera")}<input class="off-screen" type="file" accept="image/*" capture="environment" onChange={(event) => add(event.currentTarget.files ?? [])} /></label>}
     </Dialog>
