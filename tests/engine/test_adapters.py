@@ -9,11 +9,11 @@ import pytest
 from engine_kit import Run, alone, ask, check_idle, engine_of, network, pictured, text
 from oracle import Oracle, make_network, reference_logits
 
+from pocketvlm.adapters import Update
 from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.engine import Engine, Request
 from pocketvlm.errors import OptionError
 from pocketvlm.model import MiniCPMV
-from pocketvlm.model.adapters import Update
 from pocketvlm.tensors import DenseTensor
 from pocketvlm.types import Prompt
 

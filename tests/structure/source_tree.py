@@ -14,7 +14,7 @@ SOURCE = ROOT / "src"
 FLOORS = (
     ("types", "options", "errors", "bytesize", "schemes", "atomic", "lru", "packfile", "suggest"),
     ("tensors", "families", "fields", "backends.options", "backends.batch", "backends.top"),
-    ("config", "backends.ops"),
+    ("config", "backends.ops", "adapters"),
     ("backends.backend",),
     ("backends.native", "backends.torch"),
     ("backends",),
@@ -23,7 +23,7 @@ FLOORS = (
     ("answers",),
     ("api",),
     ("interfaces",),
-    ("server", "bench", "chat", "jobs"),
+    ("server", "bench", "chat", "jobs", "ray"),
     ("cli",),
 )
 BASE = "base"

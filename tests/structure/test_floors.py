@@ -23,6 +23,7 @@ PLACES: dict[str, tuple[str, ...]] = {
         *(
             "types",
             "tensors",
+            "adapters",
             "families",
             "backends",
             "model",

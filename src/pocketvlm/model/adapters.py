@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from pocketvlm.adapters import Update
 from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.backends.ops import LowRank
 from pocketvlm.config import ModelConfig
@@ -16,28 +13,16 @@ from pocketvlm.errors import OptionError
 from pocketvlm.model.weights import Weights, expected_tensors, tensor_roles
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Update:
-    """W becomes W + scale * b a: a float32 [rank, in], b float32 [out, rank]."""
-
-    a: NDArray[np.float32]
-    b: NDArray[np.float32]
-    scale: float = 1.0
-
-
-Adapter = Mapping[str, Update]  # by the matrix's name in the checkpoint
-
-
 def prepare_adapter(
-    backend: AnyBackend, config: ModelConfig, weights: Weights[Any, Any], name: str, adapter: Adapter
+    backend: AnyBackend, config: ModelConfig, weights: Weights[Any, Any], name: str, updates: Mapping[str, Update]
 ) -> dict[Any, LowRank[Any]]:
     """A backend's updates of an adapter by weight handle. Raises OptionError, naming adapter, matrix and shapes.
 
     Only matrices of the decoder layers have updates: the rows of embedding and head are not the rows of a step.
     """
     shapes, roles = expected_tensors(config), tensor_roles(config)
-    updates = {}
-    for matrix, update in adapter.items():
+    prepared = {}
+    for matrix, update in updates.items():
         if roles.get(matrix) not in ("matrix", "gate"):
             raise OptionError(f"adapter {name!r}: {matrix!r} is no matrix of a decoder layer: leave it out")
         (outputs, inputs), rank = shapes[matrix], len(update.a)
@@ -46,5 +31,5 @@ def prepare_adapter(
                 f"adapter {name!r}: {matrix} is {outputs} x {inputs}, which updates of the shapes "
                 f"{list(update.a.shape)} and {list(update.b.shape)} do not fit"
             )
-        updates[weights.handles[matrix]] = backend.low_rank(update.a, update.b, update.scale)
-    return updates
+        prepared[weights.handles[matrix]] = backend.low_rank(update.a, update.b, update.scale)
+    return prepared

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from pocketvlm.adapters import Update
 from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.backends.batch import Step
 from pocketvlm.backends.ops import AdaptedRows, Array
 from pocketvlm.config import ModelConfig
 from pocketvlm.errors import OptionError
 from pocketvlm.model import text, vision
-from pocketvlm.model.adapters import Adapter, prepare_adapter
+from pocketvlm.model.adapters import prepare_adapter
 from pocketvlm.model.weights import Progress, build_weights, expected_tensors, tensor_roles
 from pocketvlm.tensors import Tensor
 from pocketvlm.types import View
@@ -42,13 +43,13 @@ class MiniCPMV:
         """Shape of the rotary position of a token: () or (3,)."""
         return () if self.config.text.mrope_section is None else (3,)
 
-    def add_adapter(self, name: str, adapter: Adapter) -> None:
+    def add_adapter(self, name: str, updates: Mapping[str, Update]) -> None:
         """Prepare an adapter under a name that requests use. Raises OptionError for a name that is taken, and for
         updates that do not fit the language model's matrices.
         """
         if not name or name in self._adapters:
             raise OptionError(f"adapter {name!r}: give a name that is not empty and not taken")
-        self._adapters[name] = prepare_adapter(self.backend, self.config, self.weights, name, adapter)
+        self._adapters[name] = prepare_adapter(self.backend, self.config, self.weights, name, updates)
 
     def adapter_index(self, name: str | None) -> int:
         """The index of an adapter for `Batch.adapters`; -1 for None. Raises OptionError for an unknown name."""

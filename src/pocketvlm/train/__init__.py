@@ -1,0 +1,1 @@
+"""Fine-tuning: data files, training samples, and the training loop (extra `train`)."""
