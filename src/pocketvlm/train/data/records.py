@@ -14,8 +14,8 @@ from pocketvlm.train.data.messages import call_of, read_message, read_tools
 
 # Keys that this module reads; all others are extra.
 _USED = frozenset(
-    "messages conversations instruction input output history query response prompt completion system tools images image "
-    "videos video".split()
+    "messages conversations instruction input output history query response prompt completion system tools".split()
+    + "images image videos video".split()
 )
 
 
