@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ class ExampleMaker:
         prompt, answer = self._parts(sample, "digest" if pending else None)
         length = Length(len(prompt.ids), len(answer), prompt.image_tokens)
         self._check(sample, length)
-        answer = answer[: None if self.max_length is None else self.max_length - length.prompt]
+        answer = answer[: self.cut(length).answer]
         ids = np.concatenate([prompt.ids, np.array(answer, dtype=np.int32)])
         labels = ids.copy()
         labels[: length.prompt] = IGNORED
@@ -85,6 +85,12 @@ class ExampleMaker:
         """Whether a sample of this length becomes an example."""
         used = length.prompt + 1 if self.cut_answers else length.total
         return self.max_length is None or used <= self.max_length
+
+    def cut(self, length: Length) -> Length:
+        """The length of the example: the answer ends where max_length does."""
+        if self.max_length is None or length.total <= self.max_length:
+            return length
+        return replace(length, answer=self.max_length - length.prompt)
 
     def _check(self, sample: Sample, length: Length) -> None:
         if not self.fits(length):

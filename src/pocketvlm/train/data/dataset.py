@@ -113,9 +113,10 @@ def _read(
             problems.append(Problem(record.place, str(error), record.number))
             continue
         digest = _digest(talk)
-        first = seen.setdefault(digest, record.place)
-        if first != record.place:
-            found.warnings.append(Problem(record.place, f"the same conversation as {first}: remove one of them"))
+        if digest in seen:
+            text = f"the same conversation as {seen[digest]}: remove one of them"
+            found.warnings.append(Problem(record.place, text, record.number))
+        seen.setdefault(digest, record.place)
     found.problems += sorted(problems, key=lambda problem: problem.number)
     return form
 
@@ -125,7 +126,10 @@ def _format(records: Sequence[Record], path: Path) -> Format:
     counts: Counter[str] = Counter()
     forms: dict[str, tuple[Format, Record]] = {}
     for record in records:
-        form = detect(record.data)
+        try:
+            form = detect(record.data)
+        except DataError as error:
+            raise DataError(f"{record.place}: {error}") from None
         if form is not None:
             counts[form.name] += 1
             forms.setdefault(form.name, (form, record))
