@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ from data_kit import lines, picture, talk
 
 from pocketvlm.errors import DataError, OptionError
 from pocketvlm.train.data import Dataset, read_dataset
+from pocketvlm.train.data.formats import FORMATS
 
 
 @pytest.fixture
@@ -244,7 +246,7 @@ def test_openai_messages_with_parts(folder: Path) -> None:
     assert sample.answer == "A\nB"
 
 
-def test_thinking_is_found_in_the_text_and_beside_it(folder: Path) -> None:
+def test_reasoning_is_found_in_the_text_and_in_its_own_key(folder: Path) -> None:
     reasoned = {"role": "assistant", "content": "Yes", "reasoning_content": "\nhm\n"}
     records = [
         talk("q", "<think>\nhm\n</think>\n\nYes"),
@@ -298,6 +300,17 @@ def test_the_format_can_be_given(folder: Path) -> None:
     assert "'instruction' is missing" in str(read_dataset(path, format="alpaca").problems[0])
     with pytest.raises(OptionError, match="format='share' is not a format"):
         read_dataset(path, format="share")
+
+
+def test_the_examples_of_the_page_are_read(folder: Path) -> None:
+    picture(folder, "penguin.png")
+    (folder / "clip.mp4").touch()
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    records = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    assert len(records) == 6
+    found = [sound(read_dataset(lines(folder / f"{n}.jsonl", text))) for n, text in enumerate(records)]
+    assert {each.format for each in found} == set(FORMATS)
+    assert all(sum(each.samples[-1].media.values()) == 1 for each in found)
 
 
 def test_parquet_needs_its_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ FAULTS: list[tuple[Any, str]] = [
     (said(reasoning_content=1), "messages[1]: reasoning_content must be a string, not a number"),
     (said(weight=0.5), "messages[1]: weight=0.5 is not supported: give true or false (1 or 0)"),
     (said(loss=False), "no answer is learnt (loss or weight is 0 everywhere): remove the record"),
+    (said(tool_calls=1), "messages[1].tool_calls must be a list of calls, not a number"),
     (said(function_call={}), "messages[1]: 'function_call' is the old form of a tool call: write it as 'tool_calls'"),
     (talk("q", "a", images=3), "'images' must be a list of paths, URLs or data URIs, not a number"),
     (talk("<image>", "a", images=[3]), "images[0] must be a path, a URL or a data URI, not a number"),
@@ -290,7 +291,7 @@ def test_the_report_counts_media_once_a_record_and_calls_back(tmp_path: Path) ->
     assert seen[-1] == (3, 3)
     facts = report.to_dict()
     assert (facts["samples"], facts["images"], facts["videos"], facts["records"]) == (3, 2, 0, 2)
-    assert facts["tokens"]["total"] == sum(len(ExampleMaker(nano())(sample).ids) for sample in found.samples)
+    assert facts["tokens"]["sample"]["sum"] == sum(len(ExampleMaker(nano())(sample).ids) for sample in found.samples)
     json.dumps(facts)
     with pytest.raises(OptionError, match="threads=0"):
         check(found, ExampleMaker(nano()), threads=0)

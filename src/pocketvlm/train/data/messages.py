@@ -32,6 +32,8 @@ def read_message(message: Any, where: str, layout: Layout, columns: Columns) -> 
     result: dict[str, Any] = {"role": role, "learn": _learn(given, where)}
     calls = given.get("tool_calls")
     if calls:
+        if not isinstance(calls, list):
+            raise DataError(f"{where}.tool_calls must be a list of calls, not {kind_of(calls)}")
         result["tool_calls"] = calls
     content = given.get(content_key)
     if content is None and not (role == "assistant" and calls):
