@@ -246,6 +246,33 @@ def test_openai_messages_with_parts(folder: Path) -> None:
     assert sample.answer == "A\nB"
 
 
+def test_parts_with_values_of_llama_factory(folder: Path) -> None:
+    def message(role: str, *parts: tuple[str, str], **more: Any) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": kind, "value": value} for kind, value in parts], **more}
+
+    call = '{"name": "f", "arguments": {"x": 1}}'
+    record = {
+        "messages": [
+            message("system", ("text", "s"), loss_weight=0.0),
+            message("user", ("image_url", "a.png"), ("text", "Who?"), loss_weight=0.0),
+            message("assistant", ("text", "not learnt"), loss_weight=0.0),
+            message("user", ("text", "And?")),
+            message("assistant", ("reasoning", "hm"), ("tool_call", call), ("tool_call", call)),
+            message("tool", ("text", "r")),
+            message("assistant", ("reasoning", "so"), ("text", "Yes"), loss_weight=1.0),
+        ],
+        "tools": '[{"name": "f"}]',
+    }
+    first, second = sound(read_dataset(lines(folder / "d.jsonl", record))).samples
+    assert first.messages[1]["content"] == [
+        {"type": "image_url", "image_url": {"url": str(folder / "a.png")}},
+        text("Who?"),
+    ]
+    assert (first.answer, first.thinking) == ("hm\n</think>\n\n", True)
+    assert [each["function"] for each in first.calls] == [{"name": "f", "arguments": {"x": 1}}] * 2
+    assert second.answer == "so\n</think>\n\nYes"
+
+
 def test_reasoning_is_found_in_the_text_and_in_its_own_key(folder: Path) -> None:
     reasoned = {"role": "assistant", "content": "Yes", "reasoning_content": "\nhm\n"}
     records = [

@@ -79,6 +79,8 @@ FAULTS: list[tuple[Any, str]] = [
         {"messages": [{"role": "system", "content": [{"type": "image", "image": "a.png"}]}]},
         "messages[0].content: a message of the system holds a part of type 'image': put it into a message of the user",
     ),
+    (said(content=[{"type": "reasoning", "value": 1}]), "messages[1].content[0]: its reasoning must be a string"),
+    (said(loss_weight=0.5), "messages[1]: loss_weight=0.5 is not supported"),
     (said(content=[{"type": "image", "image": "a.png"}]), "the model writes text alone: remove it"),
     # placeholders and files
     (talk("<image>", "a"), "1 <image> placeholder in the questions, but 0 images in 'images': write <image> once for"),
