@@ -287,6 +287,13 @@ def test_reasoning_is_found_in_the_text_and_in_its_own_key(folder: Path) -> None
     assert {sample.content for sample in samples} == {sample.answer for sample in samples[2:]} == {"Yes"}
 
 
+def test_a_record_says_whether_its_reasoning_is_learnt(folder: Path) -> None:
+    reasoned = "<think>\nhm\n</think>\n\nYes"
+    records = [talk("q", reasoned, chat_template_kwargs={"enable_thinking": value}) for value in (True, False)]
+    samples = sound(read_dataset(lines(folder / "d.jsonl", *records))).samples
+    assert [(sample.thinking, sample.answer) for sample in samples] == [(True, "hm\n</think>\n\nYes"), (False, "Yes")]
+
+
 def test_only_the_last_answer_if_asked(folder: Path) -> None:
     (sample,) = read_dataset(lines(folder / "d.jsonl", talk("a", "b", "c", "d")), turns="last").samples
     assert (sample.answer, sample.turn, len(sample.messages)) == ("d", 1, 3)

@@ -61,7 +61,10 @@ FAULTS: list[tuple[Any, str]] = [
     (talk("q", "a", tools=["{"]), "tools[0] is not JSON"),
     (talk("q", "a", objects={"bbox": [[1, 2, 3, 4]]}), "'objects' (places for <ref-object> and <bbox>) are not filled"),
     (talk("q", "a", audios=["a.wav"]), "'audios': the model does not hear: remove it"),
-    (talk("q", "a", chat_template_kwargs={"x": 1}), "'chat_template_kwargs' of one record are not supported"),
+    (talk("q", "a", chat_template_kwargs=1), "'chat_template_kwargs' must be an object, not a number"),
+    (talk("q", "a", chat_template_kwargs={"x": 1}), "chat_template_kwargs: 'x' of one record is not supported"),
+    (talk("q", "a", chat_template_kwargs={"enable_thinking": 1}), "enable_thinking=1 is not supported"),
+    (talk("q", "a", chat_template_kwargs={"enable_thinking": True}), "answer 1 has no reasoning, but"),
     ({"messages": [{"role": "user", "content": "q"}], "answers": "a"}, "'answers' must be a list of texts"),
     # parts
     (parts(3), "messages[0].content[0] must be an object with a 'type', not a number"),
