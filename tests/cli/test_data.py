@@ -37,7 +37,7 @@ def test_sound_data_gives_a_table_and_exit_code_0(invoke, folder):
     assert (found.code, found.err) == (0, "")
     first, second, _, *table = found.out.splitlines()
     assert first.startswith("messages: 2 samples, 1 image, longest ")
-    assert second == "of 2 records"
+    assert second == "of 2 records, tokens of nano"
     assert [line.split()[0] for line in table[:5]] == ["tokens", "question", "of", "answer", "sample"]
     assert table[0].split()[-3:] == ["max", "mean", "sum"]
     assert table[-1] == "the longest is answer 1 of d.jsonl:1"

@@ -119,7 +119,7 @@ def check(
 
         print(json.dumps({"model": model, **report.to_dict()}, ensure_ascii=False))
     else:
-        print(_table(report))
+        print(_table(report, model))
         for sample in report.samples[: max(show, 0)]:
             print(_shown(sample, maker))
     failed = _complain(report, skip_bad, too_long != "refuse", quiet)
@@ -151,12 +151,12 @@ def _complain(report: Report, skip_bad: bool, skip_long: bool, quiet: bool) -> b
     return failed
 
 
-def _table(report: Report) -> str:
+def _table(report: Report, model: str) -> str:
     """The summary, and a table of tokens: question, answer and both."""
     from pocketvlm.cli.terminal import printable
     from pocketvlm.train.check import counted, number
 
-    lines = [report.summary(), f"of {counted(report.records, 'record')}"]
+    lines = [report.summary(), f"of {counted(report.records, 'record')}, tokens of {model}"]
     if report.lengths:
         counts = report.counts()
         heads = [f"{name[1:]} %" if name[1:].isdigit() else name for name in counts["sample"]]
