@@ -130,14 +130,16 @@ def download_adapter(repo_id: str, revision: str | None = None, progress: Progre
         directory = Path(found)
         if not (directory / ADAPTER_CONFIG).is_file():
             raise DownloadError(f"{repo_id} has no {ADAPTER_CONFIG}: it is no adapter in PEFT's file format")
-        weights, pickled = _WEIGHT_NAMES
-        try:
-            _fetch_files(repo_id, directory, [pickled if (directory / pickled).exists() else weights], progress)
-        except errors.EntryNotFoundError as error:
-            if isinstance(error, errors.LocalEntryNotFoundError):
-                raise
-            _fetch_files(repo_id, directory, [pickled], progress)
-        return directory
+        if any((directory / name).exists() for name in _WEIGHT_NAMES):
+            return directory
+        for name in _WEIGHT_NAMES:
+            try:
+                _fetch_files(repo_id, directory, [name], progress)
+                return directory
+            except errors.EntryNotFoundError as error:
+                if isinstance(error, errors.LocalEntryNotFoundError):
+                    raise
+        raise DownloadError(f"{repo_id} has neither {' nor '.join(_WEIGHT_NAMES)}: the adapter there is incomplete")
     except Exception as error:
         message = None if isinstance(error, CheckpointError) else explain(error, repo_id, revision)
         if message is None:

@@ -49,6 +49,17 @@ class Merged:
     left: Mapping[str, Any]
     for_videos: Mapping[str, Any]
 
+    def facts(self) -> dict[str, Any]:
+        """What was done, for reports: JSON-ready, with the numbers of changed tensors."""
+        return {
+            "updated": len(self.adapter.updates),
+            "replaced": len(self.adapter.replacements),
+            "untied": self.untied,
+            "saved": dict(self.saved),
+            "left": dict(self.left),
+            "for_videos": dict(self.for_videos),
+        }
+
 
 def merge(checkpoint: Checkpoint, adapter: Adapter, scale: float = 1.0) -> Merged:
     """The checkpoint with W + scale * update in the place of W, rounded once to the dtype of W.
