@@ -31,7 +31,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Changes matrices, and the head alone, so that the merged checkpoint is untied."""
-    head = np.random.default_rng(1).integers(-9, 9, SHAPES["model.language_model.embed_tokens.weight"]) / 64
+    head = np.random.default_rng(1).normal(0, 0.1, SHAPES["model.language_model.embed_tokens.weight"])
     state = factors(MODULES, SHAPES) | {f"{PREFIX}{HEAD}": head.astype(np.float32)}
     folder = write_folder(tmp_path_factory.mktemp("adapter"), state)
     write_json(folder / "pocketvlm.json", {"version": 1, "options": {"downsample_mode": "4x", "stack_frames": 3}})

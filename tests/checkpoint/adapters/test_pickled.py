@@ -61,7 +61,7 @@ def test_an_adapter_of_either_file_is_the_same(tmp_path: Path) -> None:
 
 
 class Attack:
-    """Asks whoever loads it to make a folder."""
+    """Makes a folder when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

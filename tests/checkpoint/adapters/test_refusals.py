@@ -14,6 +14,7 @@ from safetensors_kit import write_json
 from writer_kit import SHAPES
 
 from pocketvlm.checkpoint.adapters import read_adapter
+from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.errors import CheckpointError, ConfigError, OptionError, TensorError
 from pocketvlm.tensors import DenseTensor
 
@@ -207,6 +208,12 @@ def test_folders_without_an_adapter_say_what_they_are(tmp_path: Path) -> None:
     refused(tmp_path, CheckpointError, "whole checkpoint")
     refused(tmp_path / "run" / "checkpoint-100", OptionError, "revision='main'", revision="main")
     refused("org/name@main", OptionError, "contradicts", revision="other")
+
+
+def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "a", factors([Q], SHAPES))
+    with pytest.raises(CheckpointError, match=r"a: is an adapter, no model: give its base.*--adapter"):
+        open_checkpoint(folder)
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
