@@ -82,6 +82,10 @@ def test_factors_of_each_dtype_are_read_exactly(tmp_path: Path, dtype: str) -> N
         ({"alpha_pattern": {"proj": 16, "layers.0.linear_attn.in_proj_qkv": 12}}, {Q: 2.0, QKV: 3.0}),
         ({"alpha_pattern": {"q_proj|in_proj_qkv": 6, "q_proj": 60}}, {Q: 1.5, QKV: 1.5}),
         ({"alpha_pattern": {r"layers\.[0-2]\..*": 20}}, {Q: 2.0, QKV: 5.0}),
+        (
+            {"alpha_pattern": {r"model\.(language_model)?\..*\.layers\.\d+\..*[*+{]?q_proj|layers\.3\..*q_proj": 20}},
+            {Q: 5.0},
+        ),
         ({"fan_in_fan_out": True}, {Q: 2.0, QKV: 2.0}),
     ],
 )

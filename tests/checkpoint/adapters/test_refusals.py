@@ -64,6 +64,8 @@ def refused(folder: Path | str, error: type[Exception], *words: str, **arguments
         ({"use_rslora": "yes"}, ("use_rslora='yes'", "true or false")),
         ({"rank_pattern": {"q_proj": 0}}, ("rank_pattern['q_proj']=0", "1 to")),
         ({"rank_pattern": ["q_proj"]}, ("rank_pattern=['q_proj']", "an object")),
+        ({"rank_pattern": {"([a-z]+)+X": 4}}, ("rank_pattern['([a-z]+)+X']", "take for ever")),
+        ({"rank_pattern": {".*.*.*.*.*X": 4}}, ("take for ever",)),
         ({"alpha_pattern": {"(": 4}}, ("alpha_pattern['(']", "regular expression")),
     ],
 )

@@ -42,6 +42,11 @@ _CHANGES_BASE = {
     "loftq": ("LoftQ", "its base is a quantized model of its own: " + MERGE_WITH_PEFT),
 }
 _LARGEST_RANK = 1 << 16
+# Files of strangers may hold expressions whose matching takes exponential time. Those of peft's users are names.
+_ESCAPED = re.compile(r"\\.|\[[^\]]*\]")
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
+_REPEATS = re.compile(r"[*+{]")
+_MAX_REPEATS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,12 @@ def _pattern(fields: Fields, key: str, whole: bool) -> dict[str, Any]:
         if not valid:
             wanted = f"a whole number from 1 to {_LARGEST_RANK}" if whole else "a finite number"
             raise ConfigError(f"{fields.where}: {key}[{name!r}]={shown(number)} is not supported: expected {wanted}")
+        plain = _ESCAPED.sub("", name)
+        if _REPEATED_GROUP.search(plain) or len(_REPEATS.findall(plain)) > _MAX_REPEATS:
+            raise ConfigError(
+                f"{fields.where}: {key}[{shown(name)}] repeats groups, or has more than {_MAX_REPEATS} repeats, which may "
+                f"take for ever to match: write module names such as 'layers.0.mlp.up_proj'"
+            )
         try:
             re.compile(_expression(name))
         except (re.error, OverflowError, RecursionError) as error:
