@@ -130,8 +130,8 @@ def _pattern(fields: Fields, key: str, whole: bool) -> dict[str, Any]:
         plain = _ESCAPED.sub("", name)
         if _REPEATED_GROUP.search(plain) or len(_REPEATS.findall(plain)) > _MAX_REPEATS:
             raise ConfigError(
-                f"{fields.where}: {key}[{shown(name)}] repeats groups, or has more than {_MAX_REPEATS} repeats, which may "
-                f"take for ever to match: write module names such as 'layers.0.mlp.up_proj'"
+                f"{fields.where}: {key}[{shown(name)}] repeats groups, or has more than {_MAX_REPEATS} repeats, which "
+                f"may take for ever to match: write module names such as 'layers.0.mlp.up_proj'"
             )
         try:
             re.compile(_expression(name))
