@@ -20,6 +20,7 @@ PUBLIC = [
     "ImageInfo",
     "InputError",
     "LLM",
+    "MergeResult",
     "Model",
     "NewlineNormalizer",
     "OptionError",
@@ -39,6 +40,7 @@ PUBLIC = [
     "compare_models",
     "convert_model",
     "load",
+    "merge_adapter",
     "normalize_newlines",
     "quantize_model",
 ]
