@@ -1,5 +1,8 @@
 // Low-rank updates: both products of all updates in one parallel loop. A row's sums have one order, whatever the other rows are.
 #include "lowrank/lowrank.h"
+
+#include <sched.h>
+
 #include "simd/parallel.h"
 
 namespace pocketvlm::POCKETVLM_ISA {
@@ -162,10 +165,14 @@ inline void up(const LowRank& u, int64_t task, const float* inner) {
     }
 }
 
-inline void wait_a_moment() {
+// Waits until `finished` is `all`; gives the processor away now and then, to a thread that may have been interrupted.
+inline void wait_for(const int64_t& finished, int64_t all) {
+    for (int64_t i = 1; __atomic_load_n(&finished, __ATOMIC_ACQUIRE) < all; ++i) {
 #if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
+        __builtin_ia32_pause();
 #endif
+        if (i % 1024 == 0) sched_yield();
+    }
 }
 
 template <class T>
@@ -185,7 +192,7 @@ void add(Pool& pool, const LowRanks& g) {
         const bool is_down = task < downs;
         if (!is_down) {
             task -= downs;
-            while (__atomic_load_n(&finished, __ATOMIC_ACQUIRE) < downs) wait_a_moment();
+            wait_for(finished, downs);
         }
         float* own = inner;
         for (const LowRank* u = g.updates;; ++u) {
