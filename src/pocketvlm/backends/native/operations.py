@@ -43,6 +43,11 @@ def _axes(spec: AttentionSpec, three_rows: bool) -> Ints:
     return spec.rotary_axes() if three_rows else np.zeros(spec.rotary_dim // 2, np.int32)
 
 
+def updating(adapters: Sequence[Adapted], weights: Sequence[NativeWeight]) -> list[Adapted]:
+    """The adapters that have updates of some of the weights."""
+    return [adapted for adapted in adapters if any(weight in adapted.updates for weight in weights)]
+
+
 class NativeOps(Ops[Floats, NativeWeight, Ints]):
     """The operations on NumPy arrays. Any thread may call them; operations of one object run one at a time."""
 
@@ -112,6 +117,10 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         activation: Activation | None = None,
         adapters: Sequence[Adapted] = (),
     ) -> Floats:
+        if activation is not None and (adapters := updating(adapters, (weight,))):
+            if residual is not None:
+                raise ValueError("adapters, an activation and a residual need two operations")
+            return self.activate(self.linear(x, weight, bias, adapters=adapters), activation)
         handle = weight
         if isinstance(weight, Tied):
             weight = weight.packed
@@ -121,17 +130,25 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         else:
             rounds = self._bfloat16 or weight.rounds
             self._native.linear(x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], rounds, out)
-        if adapters:
-            if activation is not None:
-                raise ValueError("adapters change the sum before an activation: apply the activation as an operation")
-            self._add_updates(x, handle, adapters, out)
+        self.add_updates(x, (handle,), (out,), adapters)
         return out
 
-    def _add_updates(self, x: Floats, weight: NativeWeight, adapters: Sequence[Adapted], out: Floats) -> None:
-        for adapted in adapters:
-            update = adapted.updates.get(weight)
-            if update is not None:
-                self._native.add_low_rank(x, adapted.rows, update.a, update.b_transposed, update.scale, out)
+    def add_updates(
+        self, x: Floats, weights: Sequence[NativeWeight], outs: Sequence[Floats], adapters: Sequence[Adapted]
+    ) -> None:
+        found = [
+            (adapted.rows, update.a, update.b, update.scale, out)
+            for adapted in adapters
+            for weight, out in zip(weights, outs, strict=True)
+            if (update := adapted.updates.get(weight)) is not None
+        ]
+        if found:
+            self._native.add_low_rank(x, found, self._fast)
+
+    def activate(self, x: Floats, activation: Activation) -> Floats:
+        out = self._new(x.shape)
+        self._native.activate(x, _ACTIVATIONS[activation], out)
+        return out
 
     def linears(
         self,
@@ -145,9 +162,7 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
             return super().linears(x, weights, biases, adapters)
         outs = [self._new((len(x), weight.outputs)) for weight in weights]
         self._native.quantized_linear(x, handles, list(biases), [], outs, 0)
-        if adapters:
-            for weight, out in zip(weights, outs, strict=True):
-                self._add_updates(x, weight, adapters, out)
+        self.add_updates(x, weights, outs, adapters)
         return outs
 
     def _fused(
@@ -173,7 +188,7 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         packed = [weight.packed if isinstance(weight, Tied) else weight for weight in weights]
         handles = [weight.handle for weight in packed if isinstance(weight, PackedMatrix)]
         alike = len(handles) == len(packed) and all(handles[0].quantized_alike(handle) for handle in handles)
-        if adapters or not alike:
+        if not alike or updating(adapters, weights):
             return None
         outs = [self._new((len(x), weight.outputs)) for weight in (packed[:1] if gates else packed)]
         self._native.quantized_linear(
@@ -213,9 +228,12 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         weights: Sequence[NativeWeight],
         biases: Sequence[Floats | None] = (),
         activation: Activation | None = None,
+        adapters: Sequence[Adapted] = (),
     ) -> Sequence[Floats]:
-        outs = self._fused("layer_norm", x, weights, (), norm=norm, eps=eps, biases=biases, activation=activation)
-        return super().layer_norm_linears(x, norm, eps, weights, biases, activation) if outs is None else outs
+        outs = self._fused("layer_norm", x, weights, adapters, norm=norm, eps=eps, biases=biases, activation=activation)
+        if outs is None:
+            return super().layer_norm_linears(x, norm, eps, weights, biases, activation, adapters)
+        return outs
 
     def gated_rms_norm_linear(
         self,
