@@ -99,10 +99,7 @@ def load(
     began = time.perf_counter()
     path = resolve(model, revision, progress and partial(progress, "download"), mmproj=mmproj)
     checkpoint = open_checkpoint(path, mmproj=mmproj)
-    opened = {
-        name: open_adapter(name, source, checkpoint.model, checkpoint.processor)
-        for name, source in named_adapters(adapters).items()
-    }
+    opened = {name: open_adapter(name, each, checkpoint) for name, each in named_adapters(adapters).items()}
     scheme = scheme_for(checkpoint, backend, weights, precision, kv_cache_dtype)
     ops = machine.with_scheme(scheme)
     stored = checkpoint.tensors(expected_tensors(checkpoint.model), sparse=not scheme.as_stored)
@@ -144,7 +141,7 @@ class Model:
         self.processor = processor
         self.precision = precision
         self.load_seconds = load_seconds
-        self.adapters = Adapters(checkpoint.model, checkpoint.processor)
+        self.adapters = Adapters(checkpoint)
         self._driver: EngineDriver | None = EngineDriver(engine)
         self._pool_lock = Lock()
         self._pool: ThreadPoolExecutor | None = None

@@ -12,9 +12,14 @@ from typing import Any
 
 from pocketvlm.adapters import Adapter
 from pocketvlm.checkpoint.adapters import read_adapter
-from pocketvlm.config import ModelConfig, ProcessorConfig
+from pocketvlm.checkpoint.adapters.options import read_options
+from pocketvlm.checkpoint.checkpoint import Checkpoint
+from pocketvlm.checkpoint.files import ADAPTER_OPTIONS
+from pocketvlm.checkpoint.hub import resolve_adapter
+from pocketvlm.config import ProcessorConfig
 from pocketvlm.engine import EngineDriver
 from pocketvlm.errors import OptionError
+from pocketvlm.model import expected_tensors
 from pocketvlm.options.media import MEDIA_OPTIONS, VideoOptions
 from pocketvlm.options.request import ADAPTER_DEFAULTS
 from pocketvlm.suggest import nearest
@@ -93,24 +98,37 @@ def part_of(tensor: str) -> str:
     return "head" if tensor.startswith("lm_head.") else "text"
 
 
-def open_adapter(
-    name: str, source: str | Path | Adapter, model: ModelConfig, processor: ProcessorConfig | None = None
-) -> Adapter:
-    """Read an adapter for a checkpoint and check its name and its options. Raises CheckpointError and OptionError."""
+def open_adapter(name: str, source: str | Path | Adapter, checkpoint: Checkpoint) -> Adapter:
+    """Read an adapter for a checkpoint, and check its name and options. Raises CheckpointError and OptionError."""
     if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > MAX_NAME:
         raise OptionError(f"adapter {name!r}: give a name of 1 to {MAX_NAME} printable characters")
-    adapter = source if isinstance(source, Adapter) else read_adapter(source, model)
-    if processor is not None:
-        options = {key: value for key, value in adapter.options.items() if key in MEDIA_OPTIONS}
-        VideoOptions.resolve(processor, options, where=f"adapter {name!r}, its options")
+    expected = expected_tensors(checkpoint.model)
+    if isinstance(source, Adapter):
+        adapter = source
+    else:
+        adapter = read_adapter(source, expected, base=checkpoint.tensors(expected, sparse=True))
+    check_media(name, adapter.options, checkpoint.processor)
     return adapter
+
+
+def adapter_options(name: str, source: str | Path, processor: ProcessorConfig) -> Mapping[str, Any]:
+    """The options of an adapter alone, from its files; reads no tensor. Raises CheckpointError and OptionError."""
+    options = read_options(resolve_adapter(source) / ADAPTER_OPTIONS)
+    check_media(name, options, processor)
+    return options
+
+
+def check_media(name: str, options: Mapping[str, Any], processor: ProcessorConfig) -> None:
+    """Raise OptionError where a checkpoint does not support an adapter's options of images and videos."""
+    media = {key: value for key, value in options.items() if key in MEDIA_OPTIONS}
+    VideoOptions.resolve(processor, media, where=f"adapter {name!r}, its options")
 
 
 class Adapters(Mapping[str, AdapterInfo]):
     """The loaded adapters by name. Any thread may read and change them; a change is made between two steps."""
 
-    def __init__(self, model: ModelConfig, processor: ProcessorConfig) -> None:
-        self._model, self._processor = model, processor
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
         self._known: dict[str, AdapterInfo] = {}  # replaced as a whole, so that readers need no lock
         self._changing = threading.Lock()
 
@@ -138,7 +156,7 @@ class Adapters(Mapping[str, AdapterInfo]):
         with self._changing:
             if name in self._known and not replace:
                 raise OptionError(f"adapter {name!r} is loaded already: give another name, or remove it first")
-            adapter = open_adapter(name, source, self._model, self._processor)
+            adapter = open_adapter(name, source, self._checkpoint)
             info = AdapterInfo.of(name, adapter)
             driver.add_adapter(name, adapter, replace=replace)
             self._known = {**self._known, name: info}

@@ -149,12 +149,8 @@ def _set(session: Session, argument: str) -> Reply:
     name, _, value = argument.partition(" ")
     if not name:
         rows = (f"{key}\t{session.settings.value(key)}" for key in SETTINGS)
-        return Reply(
-            (
-                *rows,
-                "values in brackets are the checkpoint's or the adapter's; /set NAME VALUE, or default for the value",
-            )
-        )
+        hint = "values in brackets are the checkpoint's or the adapter's; /set NAME VALUE, or default for the value"
+        return Reply((*rows, hint))
     name = session.settings.named(name)
     if not value.strip():
         setting = SETTINGS[name]

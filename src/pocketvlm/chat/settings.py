@@ -138,9 +138,8 @@ class Settings:
             known = ", ".join(self._adapters)
             way = f"give {known}, or default for the model itself" if known else "start the chat with --adapter DIR"
             raise OptionError(f"adapter={name!r} is not loaded: {way}")
-        VideoOptions.resolve(
-            self._config, {name: value for name, value in self._over_adapter(given).items() if name in MEDIA_OPTIONS}
-        )
+        media = {name: value for name, value in self._over_adapter(given).items() if name in MEDIA_OPTIONS}
+        VideoOptions.resolve(self._config, media)
 
 
 def _shown(value: Any) -> str:

@@ -52,7 +52,7 @@ def info(
         scheme = scheme_for(checkpoint, how.backend, how.weights, how.precision, how.kv_cache_dtype)
         facts = describe(model, checkpoint, create(how.backend, how.threads, how.device, scheme))
         facts["adapters"] = [
-            AdapterInfo.of(name, open_adapter(name, source, checkpoint.model, checkpoint.processor)).to_dict()
+            AdapterInfo.of(name, open_adapter(name, source, checkpoint)).to_dict()
             for name, source in named_adapters(how.adapters).items()
         ]
     if as_json:

@@ -55,7 +55,7 @@ def tokens(
     options.one_adapter(adapters)
 
     from pocketvlm.api import processor_for
-    from pocketvlm.api.adapters import open_adapter
+    from pocketvlm.api.adapters import adapter_options
     from pocketvlm.checkpoint.hub import resolve
     from pocketvlm.checkpoint.reader import open_checkpoint
     from pocketvlm.cli.terminal import Activity
@@ -70,8 +70,7 @@ def tokens(
         checkpoint = open_checkpoint(path, weights=False, mmproj=mmproj)
         processor = processor_for(checkpoint)
         for name, source in named_adapters(adapters).items():
-            adapter = open_adapter(name, source, checkpoint.model, checkpoint.processor)
-            chosen = over_defaults(adapter.options, chosen)
+            chosen = over_defaults(adapter_options(name, source, checkpoint.processor), chosen)
         activity.say(f"reading {len(images)} images and {len(videos)} videos")
         processed = processor(as_messages(text, images, system, videos), **chosen)
     report = count(model, [*(image or []), *(f"video:{name}" for name in videos)], processed, processor, chosen)
