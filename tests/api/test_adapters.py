@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from adapter_kit import RANK, TARGETS, write_adapter
+from nano_adapters import RANK, TARGETS, write_adapter
 
 import pocketvlm
 from pocketvlm import LLM, LoRARequest, Model, SamplingParams
