@@ -20,6 +20,7 @@ PUBLIC = [
     "ImageInfo",
     "InputError",
     "LLM",
+    "LoRARequest",
     "MergeResult",
     "Model",
     "NewlineNormalizer",
