@@ -1,0 +1,222 @@
+"""`evaluate()` gets the answers of each side, from a model or from a file, and scores them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pocketvlm.api import Model, load
+from pocketvlm.api.evaluation.answer_files import check_answer_file, read_answers
+from pocketvlm.api.evaluation.questions import EvalSample, read_samples
+from pocketvlm.api.evaluation.requests import Side, answers_of, check_options
+from pocketvlm.api.evaluation.result import Answer, Evaluation, ScoredSample, Summary, mean_of
+from pocketvlm.errors import OptionError
+from pocketvlm.scoring.intervals import Estimate, difference
+
+Progress = Callable[[str, int, int], None]
+Answers = Mapping[str, Answer]
+
+_ADAPTER = "evaluated"  # the adapter's name in the model
+
+
+def evaluate(
+    model: str | Path | Model | None,
+    data: str | Path | Sequence[str | Path],
+    *,
+    metric: str = "exact",
+    adapter: str | Path | None = None,
+    compare_base: bool = False,
+    against: str | Path | Model | None = None,
+    predictions: str | Path | None = None,
+    answers: str | Path | None = None,
+    limit: int | None = None,
+    format: str = "auto",
+    name: str | None = None,
+    media_dir: str | Path | None = None,
+    load_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **params: Any,
+) -> Evaluation:
+    """Answer the questions of data files and score the answers, greedy unless `temperature` says otherwise.
+
+    model: as in `load`, or a loaded model; None with `predictions`. data, format, name, media_dir: as training data
+    (docs/finetune.md); the answer of the assistant is the reference. A record may have "answers", texts of which any is
+    right, an "id", and a "metric" of its own. metric: "exact", "contains", "anls" or "iou" (docs/evaluate.md). adapter:
+    a directory in PEFT's format. compare_base: evaluate the model without the adapter too, as the baseline. against:
+    another baseline, a model or a JSONL file of answers. predictions: JSONL with "id" and "answer", which are scored
+    instead of a model's answers. answers: a JSONL file for the model's answers; with the same call it continues after
+    an interruption, and those of a baseline go next to it, to NAME.baseline.jsonl. limit: only so many samples.
+    load_options: keywords of `load`. params: options of requests, as in `Model.chat`.
+    progress(what, done, total) is called with "download" and bytes, with "load" and tensors, then with "answers".
+
+    A question that fails, for a picture that cannot be read for instance, has an error and scores 0. Raises OptionError,
+    CheckpointError, and InputError with file and line, before anything is answered.
+    """
+    given: dict[str, Any] = {"temperature": 0.0, **{key: value for key, value in params.items() if value is not None}}
+    check_options(given)
+    _check(model, adapter, compare_base, against, predictions, answers)
+    paths = tuple(str(path) for path in ([data] if isinstance(data, str | Path) else data))
+    samples = read_samples(paths, metric, format=format, name=name, media_dir=media_dir, limit=limit)
+    began = time.perf_counter()
+    runs = predictions is None, against is not None and not _is_file(against)
+    say = progress or (lambda what, done, total: None)
+    files = None if answers is None else (Path(answers).expanduser(), baseline_file(answers))
+    if files is not None:
+        check_answer_file(files[0])
+        if compare_base or runs[1]:
+            check_answer_file(files[1])
+    names, found = ["", ""], list[Answers]()
+    if predictions is not None:
+        names[0] = Path(predictions).name
+        found.append(read_answers(predictions, samples))
+    given_baseline = read_answers(against, samples, "against") if _is_file(against) else None
+    if predictions is None:
+        assert model is not None
+        with opened(model, adapter, load_options, progress) as (loaded, adapter_name):
+            own = f" + {Path(adapter).name}" if adapter is not None else ""
+            sides = [Side(f"{loaded.name}{own}", adapter_name, files and files[0])]
+            if compare_base:
+                sides.append(Side(loaded.name, None, files and files[1]))
+            found += answers_of(loaded, sides, samples, given, partial(say, "answers"))
+            names[: len(sides)] = [side.name for side in sides]
+    if given_baseline is not None:
+        names[1] = Path(str(against)).name
+        found.append(given_baseline)
+    elif runs[1]:
+        assert against is not None
+        with opened(against, None, load_options, progress) as (loaded, _):
+            sides = [Side(loaded.name, None, files and files[1])]
+            found += answers_of(loaded, sides, samples, given, partial(say, "baseline"))
+            names[1] = loaded.name
+    shown = (
+        {key: value for key, value in given.items() if key != "tools"} if any((predictions is None, runs[1])) else {}
+    )
+    return scored(samples, found, names, paths, metric, shown, time.perf_counter() - began)
+
+
+def scored(
+    samples: Sequence[EvalSample],
+    found: Sequence[Answers],
+    names: Sequence[str],
+    data: tuple[str, ...],
+    metric: str,
+    options: Mapping[str, Any],
+    seconds: float,
+) -> Evaluation:
+    """Score the answers of the candidate and, if there is one, the baseline."""
+    scores = [[_score(sample, answers[sample.id]) for sample in samples] for answers in found]
+    kinds = [sample.metric.name for sample in samples]
+    sides = [
+        Summary.of(name, zip((answers[sample.id] for sample in samples), each, kinds, strict=True))
+        for name, answers, each in zip(names, found, scores, strict=False)
+    ]
+    paired = len(found) > 1
+    rows = tuple(
+        ScoredSample(
+            sample.id,
+            sample.place,
+            sample.messages,
+            sample.references,
+            sample.metric.name,
+            found[0][sample.id],
+            scores[0][index],
+            found[1][sample.id] if paired else None,
+            scores[1][index] if paired else None,
+        )
+        for index, sample in enumerate(samples)
+    )
+    return Evaluation(
+        data,
+        metric,
+        sides[0],
+        sides[1] if paired else None,
+        difference(scores[1], scores[0]) if paired else None,
+        _by_metric(kinds, scores[0]),
+        _by_metric(kinds, scores[1]) if paired else {},
+        options,
+        rows,
+        tuple(_notes(sides)),
+        seconds,
+    )
+
+
+@contextmanager
+def opened(
+    model: str | Path | Model,
+    adapter: str | Path | None,
+    load_options: Mapping[str, Any] | None,
+    progress: Progress | None,
+) -> Iterator[tuple[Model, str | None]]:
+    """A loaded model and the name of the adapter in it. A model that was loaded before is left as it was."""
+    if not isinstance(model, Model):
+        adapters = {} if adapter is None else {"adapters": {_ADAPTER: adapter}}
+        with load(model, progress=progress, **adapters, **(load_options or {})) as loaded:
+            yield loaded, None if adapter is None else _ADAPTER
+    elif adapter is None:
+        yield model, None
+    elif str(adapter) in model.adapters:
+        yield model, str(adapter)
+    else:
+        model.add_adapter(_ADAPTER, adapter)
+        try:
+            yield model, _ADAPTER
+        finally:
+            model.remove_adapter(_ADAPTER)
+
+
+def baseline_file(answers: str | Path) -> Path:
+    """The file of the baseline's answers next to that of the candidate's."""
+    path = Path(answers).expanduser()
+    return path.with_name(f"{path.stem}.baseline{path.suffix}")
+
+
+def _check(
+    model: Any, adapter: Any, compare_base: bool, against: Any, predictions: Any, answers: str | Path | None
+) -> None:
+    """Refuse arguments that do not go together."""
+    if (model is None) == (predictions is None):
+        raise OptionError(
+            "there is nothing to score: give a model, or predictions"
+            if model is None
+            else f"predictions={predictions}: these answers are scored instead of those of {model}: leave out the model"
+        )
+    if predictions is not None and (adapter is not None or compare_base):
+        raise OptionError(
+            f"predictions={predictions}: an adapter answers nothing here: leave it out, or the predictions"
+        )
+    if compare_base and adapter is None:
+        raise OptionError("compare_base needs an adapter: to compare models, give against=MODEL")
+    if compare_base and against is not None:
+        raise OptionError(f"against={against}: the base of the adapter is the baseline already: leave one of them out")
+    if answers is not None and predictions is not None and (against is None or _is_file(against)):
+        raise OptionError(f"answers={answers}: no model answers here: leave it out")
+
+
+def _is_file(against: Any) -> bool:
+    """Whether a baseline is a file of answers, not a model."""
+    return isinstance(against, str | Path) and str(against).lower().endswith((".jsonl", ".json"))
+
+
+def _score(sample: EvalSample, answer: Answer) -> float:
+    return 0.0 if answer.text is None else sample.metric.best(answer.text, sample.references)
+
+
+def _by_metric(kinds: Sequence[str], scores: Sequence[float]) -> dict[str, Estimate]:
+    """The score of each metric; empty where all samples have one."""
+    found = {
+        name: mean_of(score for kind, score in zip(kinds, scores, strict=True) if kind == name)
+        for name in dict.fromkeys(kinds)
+    }
+    return found if len(found) > 1 else {}
+
+
+def _notes(sides: Sequence[Summary]) -> Iterator[str]:
+    for side in sides:
+        if side.errors:
+            yield f"{side.name}: {side.errors} of {side.samples} samples have an error and score 0"
+        if side.cut:
+            yield f"{side.name}: {side.cut} of {side.samples} answers were cut at max_tokens"
