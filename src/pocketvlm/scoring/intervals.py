@@ -92,7 +92,8 @@ def mcnemar(gained: int, lost: int) -> float:
     for k in range(min(gained, lost)):
         ways = ways * (total - k) // (k + 1)
         tail += ways
-    return min(1.0, 2 * tail / 2**total)
+    share: float = 2 * tail / 2**total
+    return min(1.0, share)
 
 
 def resampled(gained: int, lost: int, count: int, rng: np.random.Generator, times: int = RESAMPLES) -> Numbers:

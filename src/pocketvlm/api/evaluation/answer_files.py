@@ -1,4 +1,4 @@
-"""Files of answers, a JSON object a line: those of a run, which continues after an interruption, and those of others."""
+"""Files of answers, JSON lines: those of a run, which continues after an interruption, and those of other programs."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ class AnswerFile:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, cause: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close it."""
         self.close()
 
     def _compare(self, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         for key in {**found, **wanted}:
-            if wanted.get(key) != found.get(key):
+            if key != "model" and wanted.get(key) != found.get(key):  # the same files may have several names
                 raise OptionError(
                     f"answers={self.path}: its answers were made with {key} {_short(found.get(key))}, now it is "
                     f"{_short(wanted.get(key))}: give another file, or remove this one"
@@ -89,11 +89,14 @@ class AnswerFile:
                 self.done[sample.id] = Answer(line["answer"], line.get("finish_reason"))
 
 
-def read_answers(path: str | Path, samples: Sequence[EvalSample], option: str = "predictions") -> dict[str, Answer]:
-    """Answers to the samples, by id, of a file that this class or another program wrote.
+def read_answers(
+    path: str | Path, samples: Sequence[EvalSample], option: str = "predictions", *, limited: bool = False
+) -> dict[str, Answer]:
+    """Answers to the samples, by id, of a file that `AnswerFile` or another program wrote.
 
     Each line has "answer", a text, and the sample's "id"; if no line has an id, there are as many lines as samples, in
-    the same order. A sample without a line gets an answer with an error. Raises OptionError and InputError.
+    the same order. A sample without a line gets an answer with an error. limited: the file may have answers to samples
+    that were left out. Raises OptionError and InputError.
     """
     source = Path(path).expanduser()
     try:
@@ -102,30 +105,40 @@ def read_answers(path: str | Path, samples: Sequence[EvalSample], option: str = 
         raise OptionError(f"{option}={path}: cannot be read: {error.strerror or error}: give a JSONL file") from None
     lines = list(_objects(source, data))
     ours = bool(lines) and lines[0][1].get("type") == _TYPE
-    known, found = {sample.id for sample in samples}, dict[str, Answer]()
     lines = lines[1:] if ours else lines
-    in_order = bool(lines) and not any("id" in line for _, line in lines)
-    if in_order and len(lines) != len(samples):
-        raise InputError(
-            f"{source}: its {len(lines)} lines have no 'id', and there are {len(samples)} samples: give the id of each"
-        )
-    for index, (number, line) in enumerate(lines):
+    if lines and not any("id" in line for _, line in lines):
+        if len(lines) != len(samples) and not (limited and len(lines) > len(samples)):
+            raise InputError(
+                f"{source}: its {len(lines)} lines have no 'id', and there are {len(samples)} samples: add the ids"
+            )
+        lines = [(number, {**line, "id": each.id}) for (number, line), each in zip(lines, samples, strict=False)]
+    known, found = {sample.id: sample for sample in samples}, dict[str, Answer]()
+    for number, line in lines:
         where = f"{source}:{number}"
-        name = samples[index].id if in_order else _name(line, where)
-        if name not in known and not ours:
+        name = _name(line, where)
+        if name not in known:
+            if ours or limited:
+                continue
             raise InputError(f"{where}: no sample has the id {name!r}; the first one has {samples[0].id!r}")
+        if ours and line.get("question") != known[name].digest:
+            raise InputError(
+                f"{where}: this answers another question than that of the sample {name!r}: answer it again"
+            )
         if name in found and not ours:
             raise InputError(f"{where}: the id {name!r} was answered before: give one answer for each")
-        text, error = line.get("answer"), line.get("error")
-        if not isinstance(text, str) and error is None:
-            raise InputError(
-                f"{where}: 'answer' must be a text; this line has {', '.join(map(str, line)) or 'nothing'}"
-            )
-        found[name] = (
-            Answer(text, _text(line.get("finish_reason"))) if error is None else Answer(None, None, str(error))
-        )
+        found[name] = _answer(line, where)
     missing = Answer(None, None, f"no answer in {source.name}")
     return {sample.id: found.get(sample.id, missing) for sample in samples}
+
+
+def _answer(line: Mapping[str, Any], where: str) -> Answer:
+    text, problem = line.get("answer"), line.get("error")
+    if problem is not None:
+        return Answer(None, None, str(problem))
+    if not isinstance(text, str):
+        raise InputError(f"{where}: 'answer' must be a text; this line has {', '.join(map(str, line)) or 'nothing'}")
+    reason = line.get("finish_reason")
+    return Answer(text, reason if isinstance(reason, str) else None)
 
 
 def check_answer_file(path: Path) -> None:
@@ -149,10 +162,6 @@ def _name(line: Mapping[str, Any], where: str) -> str:
     if isinstance(name, bool) or not isinstance(name, str | int):
         raise InputError(f"{where}: 'id' must be a text or a whole number")
     return str(name)
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _unwritable(path: Path, error: OSError) -> OptionError:

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.api.evaluation.data import read_dataset
-from pocketvlm.errors import InputError, OptionError
+from pocketvlm.errors import DataError, OptionError
 from pocketvlm.scoring.metrics import Metric, metric_of
+from pocketvlm.train.data import Dataset, read_dataset
 from pocketvlm.train.sample import Sample
-
-_SHOWN = 3  # problems in one message
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,52 +38,54 @@ def read_samples(
     name: str | None = None,
     media_dir: str | Path | None = None,
     limit: int | None = None,
-) -> list[EvalSample]:
-    """The samples of data files, in order. limit: only the first so many.
+) -> tuple[list[EvalSample], list[str]]:
+    """The samples of data files, in order, and notes about them. limit: only the first so many.
 
-    A record may have "id", "answers" (a text or a list of texts, instead of or besides the answer of the assistant) and
-    "metric". Raises InputError naming file and line, also for a reference that its metric cannot score, and OptionError.
+    A record may have "answers", the accepted texts, instead of a last answer of the assistant or beside it; then only
+    its last answer is a sample. It may also have an "id" and a "metric". Raises DataError with file and line, also for
+    a reference that its metric cannot score, and OptionError.
     """
     paths = [data] if isinstance(data, str | Path) else list(data)
     default = metric_of(metric)
     if limit is not None and limit < 1:
         raise OptionError(f"limit={limit} is out of range: give at least 1, or None for all samples")
     dataset = read_dataset(paths, format=format, name=name, media_dir=media_dir)
-    if dataset.problems:
-        shown = "; ".join(str(problem) for problem in dataset.problems[:_SHOWN])
-        more = len(dataset.problems) - _SHOWN
-        raise InputError(
-            f"{shown}{f'; and {more} more problems' if more > 0 else ''}: "
-            "mend them (pocketvlm data check lists all of them)"
-        )
-    chosen = dataset.samples[:limit]
-    if not chosen:
-        raise InputError(f"{', '.join(map(str, paths))}: no sample is in it")
-    turns = Counter(sample.place for sample in chosen)
-    found = [_sample(sample, default, turns[sample.place] > 1, len(paths) > 1) for sample in chosen]
+    dataset.require_sound()
+    chosen = _chosen(dataset)[:limit]
+    files = len({sample.place.rpartition(":")[0] for sample in dataset.samples}) > 1
+    found = [_sample(sample, default, files) for sample in chosen]
     repeated = [name for name, times in Counter(sample.id for sample in found).items() if times > 1]
     if repeated:
         places = [sample.place for sample in found if sample.id == repeated[0]]
-        raise InputError(f"{places[1]}: the id {repeated[0]!r} is that of {places[0]} too: give each record its own")
-    return found
+        raise DataError(f"{places[1]}: the id {repeated[0]!r} is that of {places[0]} too: give each record its own")
+    return found, _warnings(dataset)
 
 
-def _sample(sample: Sample, default: Metric, several: bool, files: bool) -> EvalSample:
+def _chosen(dataset: Dataset) -> list[Sample]:
+    """All samples, but of a record with "answers" only the last one."""
+    last = {sample.place: sample for sample in dataset.samples}
+    return [sample for sample in dataset.samples if "answers" not in sample.extra or last[sample.place] is sample]
+
+
+def _warnings(dataset: Dataset) -> list[str]:
+    if not dataset.warnings:
+        return []
+    more = len(dataset.warnings) - 1
+    return [f"{dataset.warnings[0]}{f' ({more} more warnings: pocketvlm data check)' if more else ''}"]
+
+
+def _sample(sample: Sample, default: Metric, files: bool) -> EvalSample:
     where, extra = sample.place, sample.extra
-    if several and "answers" in extra:
-        raise InputError(
-            f"{where}: 'answers' is for a record with one answer of the assistant, or with none, not with several"
-        )
     metric = default
     if extra.get("metric") is not None:
         try:
             metric = metric_of(extra["metric"])
         except OptionError as error:
-            raise InputError(f"{where}: {error}") from None
+            raise DataError(f"{where}: {error}") from None
     references = _references(sample)
     for reference in references:
         if (complaint := metric.complaint(reference)) is not None:
-            raise InputError(f"{where}: metric {metric.name}: {complaint}")
+            raise DataError(f"{where}: metric {metric.name}: {complaint}")
     asked = json.dumps([list(sample.messages), list(sample.tools)], sort_keys=True, default=str)
     return EvalSample(
         _id(sample, files),
@@ -103,21 +103,22 @@ def _references(sample: Sample) -> tuple[str, ...]:
     answers = sample.extra.get("answers")
     if answers is None:
         if sample.calls:
-            raise InputError(
+            raise DataError(
                 f"{sample.place}: the answer is a tool call, which no metric scores: give 'answers' with texts"
             )
         return (sample.content,)
-    listed = [answers] if isinstance(answers, str) else answers
-    if not isinstance(listed, Sequence) or not listed or not all(isinstance(text, str) for text in listed):
-        raise InputError(f"{sample.place}: 'answers' must be a text or a list of texts, at least one")
-    return tuple(listed)
+    if not isinstance(answers, list) or not answers or not all(isinstance(text, str) for text in answers):
+        raise DataError(
+            f"{sample.place}: 'answers' must be a list of texts with at least one: give the accepted answers"
+        )
+    return tuple(answers)
 
 
 def _id(sample: Sample, files: bool) -> str:
-    """The record's id, else the line, with the file's name where there are several; then which answer, after a slash."""
+    """The record's id, else its line, after the file's name where there are several; then a slash and which answer."""
     given = sample.extra.get("id")
     if given is not None and (isinstance(given, bool) or not isinstance(given, str | int)):
-        raise InputError(f"{sample.place}: 'id' must be a text or a whole number, not {type(given).__name__}")
+        raise DataError(f"{sample.place}: 'id' must be a text or a whole number, not {type(given).__name__}")
     file, _, line = sample.place.rpartition(":")
     own = str(given) if given is not None else f"{Path(file).name}:{line}" if files else line or sample.place
-    return f"{own}/{sample.turn}" if sample.turn else own
+    return f"{own}/{sample.turn}" if sample.turn and "answers" not in sample.extra else own

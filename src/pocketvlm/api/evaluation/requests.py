@@ -29,7 +29,7 @@ Report = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class Side:
-    """A model with or without an adapter. name: for people. adapter: its name in the model. answers_path: their file."""
+    """A model with or without an adapter, by its name in the model. name: for people. answers_path: file to write."""
 
     name: str
     adapter: str | None = None

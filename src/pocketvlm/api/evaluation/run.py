@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,15 @@ from pocketvlm.errors import OptionError
 from pocketvlm.scoring.intervals import Estimate, difference
 
 Progress = Callable[[str, int, int], None]
-Answers = Mapping[str, Answer]
-
 _ADAPTER = "evaluated"  # the adapter's name in the model
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A side with its answers, by the ids of the samples."""
+
+    name: str
+    answers: Mapping[str, Answer]
 
 
 def evaluate(
@@ -53,66 +60,56 @@ def evaluate(
     load_options: keywords of `load`. params: options of requests, as in `Model.chat`.
     progress(what, done, total) is called with "download" and bytes, with "load" and tensors, then with "answers".
 
-    A question that fails, for a picture that cannot be read for instance, has an error and scores 0. Raises OptionError,
-    CheckpointError, and InputError with file and line, before anything is answered.
+    A question that fails, for a picture that cannot be read for instance, has an error and scores 0. Raises
+    OptionError, CheckpointError, and InputError with file and line, before anything is answered.
     """
     given: dict[str, Any] = {"temperature": 0.0, **{key: value for key, value in params.items() if value is not None}}
     check_options(given)
     _check(model, adapter, compare_base, against, predictions, answers)
     paths = tuple(str(path) for path in ([data] if isinstance(data, str | Path) else data))
-    samples = read_samples(paths, metric, format=format, name=name, media_dir=media_dir, limit=limit)
+    samples, notes = read_samples(paths, metric, format=format, name=name, media_dir=media_dir, limit=limit)
     began = time.perf_counter()
-    runs = predictions is None, against is not None and not _is_file(against)
-    say = progress or (lambda what, done, total: None)
-    files = None if answers is None else (Path(answers).expanduser(), baseline_file(answers))
-    if files is not None:
-        check_answer_file(files[0])
-        if compare_base or runs[1]:
-            check_answer_file(files[1])
-    names, found = ["", ""], list[Answers]()
-    if predictions is not None:
-        names[0] = Path(predictions).name
-        found.append(read_answers(predictions, samples))
-    given_baseline = read_answers(against, samples, "against") if _is_file(against) else None
-    if predictions is None:
-        assert model is not None
-        with opened(model, adapter, load_options, progress) as (loaded, adapter_name):
-            own = f" + {Path(adapter).name}" if adapter is not None else ""
-            sides = [Side(f"{loaded.name}{own}", adapter_name, files and files[0])]
-            if compare_base:
-                sides.append(Side(loaded.name, None, files and files[1]))
-            found += answers_of(loaded, sides, samples, given, partial(say, "answers"))
-            names[: len(sides)] = [side.name for side in sides]
-    if given_baseline is not None:
-        names[1] = Path(str(against)).name
-        found.append(given_baseline)
-    elif runs[1]:
-        assert against is not None
+    files = (None, None) if answers is None else (Path(answers).expanduser(), baseline_file(answers))
+    for file in files:
+        if file is not None:
+            check_answer_file(file)
+    read: dict[str, Answered] = {}
+    for option, source in (("predictions", predictions), ("against", against)):
+        if option == "predictions" or _is_file(source):
+            read |= {} if source is None else {option: _read(str(source), samples, option, limit)}
+    found: list[Answered] = []
+    if model is None:
+        found.append(read["predictions"])
+    else:
+        with opened(model, adapter, load_options, progress) as (loaded, own):
+            sides = [Side(loaded.name if adapter is None else f"{loaded.name} + {Path(adapter).name}", own, files[0])]
+            sides += [Side(loaded.name, None, files[1])] if compare_base else []
+            found += _asked(loaded, sides, samples, given, progress)
+    if "against" in read:
+        found.append(read["against"])
+    elif against is not None:
         with opened(against, None, load_options, progress) as (loaded, _):
-            sides = [Side(loaded.name, None, files and files[1])]
-            found += answers_of(loaded, sides, samples, given, partial(say, "baseline"))
-            names[1] = loaded.name
-    shown = (
-        {key: value for key, value in given.items() if key != "tools"} if any((predictions is None, runs[1])) else {}
-    )
-    return scored(samples, found, names, paths, metric, shown, time.perf_counter() - began)
+            found += _asked(loaded, [Side(loaded.name, None, files[1])], samples, given, progress)
+    options = given if len(read) < len(found) else {}
+    return scored(samples, found, paths, metric, options, notes, time.perf_counter() - began)
 
 
 def scored(
     samples: Sequence[EvalSample],
-    found: Sequence[Answers],
-    names: Sequence[str],
+    found: Sequence[Answered],
     data: tuple[str, ...],
     metric: str,
     options: Mapping[str, Any],
+    notes: Sequence[str],
     seconds: float,
 ) -> Evaluation:
     """Score the answers of the candidate and, if there is one, the baseline."""
-    scores = [[_score(sample, answers[sample.id]) for sample in samples] for answers in found]
-    kinds = [sample.metric.name for sample in samples]
+    names = [sample.metric.name for sample in samples]
+    answers = [[side.answers[sample.id] for sample in samples] for side in found]
+    scores = [[_score(*pair) for pair in zip(samples, each, strict=True)] for each in answers]
     sides = [
-        Summary.of(name, zip((answers[sample.id] for sample in samples), each, kinds, strict=True))
-        for name, answers, each in zip(names, found, scores, strict=False)
+        Summary.of(side.name, zip(texts, points, names, strict=True))
+        for side, texts, points in zip(found, answers, scores, strict=True)
     ]
     paired = len(found) > 1
     rows = tuple(
@@ -122,9 +119,9 @@ def scored(
             sample.messages,
             sample.references,
             sample.metric.name,
-            found[0][sample.id],
+            answers[0][index],
             scores[0][index],
-            found[1][sample.id] if paired else None,
+            answers[1][index] if paired else None,
             scores[1][index] if paired else None,
         )
         for index, sample in enumerate(samples)
@@ -135,11 +132,11 @@ def scored(
         sides[0],
         sides[1] if paired else None,
         difference(scores[1], scores[0]) if paired else None,
-        _by_metric(kinds, scores[0]),
-        _by_metric(kinds, scores[1]) if paired else {},
+        _by_metric(names, scores[0]),
+        _by_metric(names, scores[1]) if paired else {},
         options,
         rows,
-        tuple(_notes(sides)),
+        (*notes, *_notes(sides)),
         seconds,
     )
 
@@ -153,8 +150,8 @@ def opened(
 ) -> Iterator[tuple[Model, str | None]]:
     """A loaded model and the name of the adapter in it. A model that was loaded before is left as it was."""
     if not isinstance(model, Model):
-        adapters = {} if adapter is None else {"adapters": {_ADAPTER: adapter}}
-        with load(model, progress=progress, **adapters, **(load_options or {})) as loaded:
+        adapters = None if adapter is None else {_ADAPTER: adapter}
+        with load(model, progress=progress, adapters=adapters, **(load_options or {})) as loaded:
             yield loaded, None if adapter is None else _ADAPTER
     elif adapter is None:
         yield model, None
@@ -172,6 +169,22 @@ def baseline_file(answers: str | Path) -> Path:
     """The file of the baseline's answers next to that of the candidate's."""
     path = Path(answers).expanduser()
     return path.with_name(f"{path.stem}.baseline{path.suffix}")
+
+
+def _read(path: str, samples: Sequence[EvalSample], option: str, limit: int | None) -> Answered:
+    return Answered(Path(path).name, read_answers(path, samples, option, limited=limit is not None))
+
+
+def _asked(
+    model: Model,
+    sides: Sequence[Side],
+    samples: Sequence[EvalSample],
+    params: Mapping[str, Any],
+    progress: Progress | None,
+) -> list[Answered]:
+    report = partial(progress, "answers") if progress else (lambda done, total: None)
+    found = answers_of(model, sides, samples, params, report)
+    return [Answered(side.name, answers) for side, answers in zip(sides, found, strict=True)]
 
 
 def _check(
@@ -205,11 +218,11 @@ def _score(sample: EvalSample, answer: Answer) -> float:
     return 0.0 if answer.text is None else sample.metric.best(answer.text, sample.references)
 
 
-def _by_metric(kinds: Sequence[str], scores: Sequence[float]) -> dict[str, Estimate]:
+def _by_metric(names: Sequence[str], scores: Sequence[float]) -> dict[str, Estimate]:
     """The score of each metric; empty where all samples have one."""
     found = {
-        name: mean_of(score for kind, score in zip(kinds, scores, strict=True) if kind == name)
-        for name in dict.fromkeys(kinds)
+        metric: mean_of(score for name, score in zip(names, scores, strict=True) if name == metric)
+        for metric in dict.fromkeys(names)
     }
     return found if len(found) > 1 else {}
 
