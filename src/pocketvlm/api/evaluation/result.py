@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pocketvlm.scoring.intervals import Difference, Estimate
+from pocketvlm.scoring.intervals import Difference, Estimate, mean_score
 from pocketvlm.scoring.metrics import METRICS
 
 # Of the JSON object. A new field does not change it; a field with another meaning does.
@@ -87,19 +87,12 @@ class Summary:
         rows = list(scored)
         return cls(
             name,
-            mean_of(score for _, score, _ in rows),
+            mean_score([score for _, score, _ in rows]),
             len(rows),
             sum(score < METRICS[metric].passes for _, score, metric in rows),
             sum(answer.error is not None for answer, _, _ in rows),
             sum(answer.finish_reason == "length" for answer, _, _ in rows),
         )
-
-
-def mean_of(scores: Iterable[float]) -> Estimate:
-    """The mean with its interval."""
-    from pocketvlm.scoring.intervals import mean_score
-
-    return mean_score(list(scores))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +121,12 @@ class Evaluation:
     def score(self) -> float:
         """Mean score of the candidate, 0 to 1."""
         return self.candidate.score.mean
+
+    @property
+    def metric_name(self) -> str:
+        """The metric of the samples, or "several"."""
+        names = {sample.metric for sample in self.samples}
+        return names.pop() if len(names) == 1 else "several"
 
     @property
     def failures(self) -> list[ScoredSample]:

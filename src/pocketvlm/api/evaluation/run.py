@@ -14,12 +14,12 @@ from pocketvlm.api import Model, load
 from pocketvlm.api.evaluation.answer_files import check_answer_file, read_answers
 from pocketvlm.api.evaluation.questions import EvalSample, read_samples
 from pocketvlm.api.evaluation.requests import Side, answers_of, check_options
-from pocketvlm.api.evaluation.result import Answer, Evaluation, ScoredSample, Summary, mean_of
+from pocketvlm.api.evaluation.result import Answer, Evaluation, ScoredSample, Summary
 from pocketvlm.errors import OptionError
-from pocketvlm.scoring.intervals import Estimate, difference
+from pocketvlm.options.load import named_adapters
+from pocketvlm.scoring.intervals import Estimate, difference, mean_score
 
 Progress = Callable[[str, int, int], None]
-_ADAPTER = "evaluated"  # the adapter's name in the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,9 @@ def evaluate(
         found.append(read["predictions"])
     else:
         with opened(model, adapter, load_options, progress) as (loaded, own):
-            sides = [Side(loaded.name if adapter is None else f"{loaded.name} + {Path(adapter).name}", own, files[0])]
+            sides = [Side(loaded.name if own is None else f"{loaded.name} + {own}", own, files[0])]
             sides += [Side(loaded.name, None, files[1])] if compare_base else []
+            notes += _options_of_adapter(loaded, own, given) if compare_base else []
             found += _asked(loaded, sides, samples, given, progress)
     if "against" in read:
         found.append(read["against"])
@@ -149,20 +150,21 @@ def opened(
     progress: Progress | None,
 ) -> Iterator[tuple[Model, str | None]]:
     """A loaded model and the name of the adapter in it. A model that was loaded before is left as it was."""
+    adapters = {} if adapter is None else named_adapters([adapter])
+    name = next(iter(adapters), None)
     if not isinstance(model, Model):
-        adapters = None if adapter is None else {_ADAPTER: adapter}
         with load(model, progress=progress, adapters=adapters, **(load_options or {})) as loaded:
-            yield loaded, None if adapter is None else _ADAPTER
-    elif adapter is None:
-        yield model, None
-    elif str(adapter) in model.adapters:
+            yield loaded, name
+    elif adapter is not None and str(adapter) in model.adapters:
         yield model, str(adapter)
     else:
-        model.add_adapter(_ADAPTER, adapter)
+        if name is not None:
+            model.add_adapter(name, adapters[name])
         try:
-            yield model, _ADAPTER
+            yield model, name
         finally:
-            model.remove_adapter(_ADAPTER)
+            if name is not None:
+                model.remove_adapter(name)
 
 
 def baseline_file(answers: str | Path) -> Path:
@@ -185,6 +187,15 @@ def _asked(
     report = partial(progress, "answers") if progress else (lambda done, total: None)
     found = answers_of(model, sides, samples, params, report)
     return [Answered(side.name, answers) for side, answers in zip(sides, found, strict=True)]
+
+
+def _options_of_adapter(model: Model, adapter: str | None, given: Mapping[str, Any]) -> list[str]:
+    """Say which options the adapter brings, since the base does not have them."""
+    own = {} if adapter is None else dict(model.adapters[adapter].options)
+    told = ", ".join(f"{name}={value}" for name, value in own.items() if name not in given)
+    return [f"{adapter} brings {told}, the base has the checkpoint's; an option that is given holds for both"] * bool(
+        told
+    )
 
 
 def _check(
@@ -221,7 +232,7 @@ def _score(sample: EvalSample, answer: Answer) -> float:
 def _by_metric(names: Sequence[str], scores: Sequence[float]) -> dict[str, Estimate]:
     """The score of each metric; empty where all samples have one."""
     found = {
-        metric: mean_of(score for name, score in zip(names, scores, strict=True) if name == metric)
+        metric: mean_score([score for name, score in zip(names, scores, strict=True) if name == metric])
         for metric in dict.fromkeys(names)
     }
     return found if len(found) > 1 else {}
