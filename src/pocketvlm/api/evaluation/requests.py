@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -131,18 +132,19 @@ def _ask_all(
         partial(_open, model, sides[task.side], task.sample, params, how)
         for task, how in zip(tasks, asked, strict=True)
     )
-    results = in_order(questions, model.engine.scheduler.max_seqs)
     report(0, len(tasks))
-    for done, (task, how, result) in enumerate(zip(tasks, asked, results, strict=True), 1):
-        if result.error is not None:
-            answer = Answer(None, "error", str(result.error))
-        else:
-            answer = Answer(text_of(result.text, how.thinking), result.finish_reason)
-        side = found[task.side]
-        side.answers[task.sample.id] = answer
-        if side.file is not None:
-            side.file.add(task.sample, answer)
-        report(done, len(tasks))
+    # Closing cancels the answers that run when this is interrupted.
+    with closing(in_order(questions, model.engine.scheduler.max_seqs)) as results:
+        for done, (task, how, result) in enumerate(zip(tasks, asked, results, strict=True), 1):
+            if result.error is not None:
+                answer = Answer(None, "error", str(result.error))
+            else:
+                answer = Answer(text_of(result.text, how.thinking), result.finish_reason)
+            side = found[task.side]
+            side.answers[task.sample.id] = answer
+            if side.file is not None:
+                side.file.add(task.sample, answer)
+            report(done, len(tasks))
 
 
 def _open(model: Model, side: Side, sample: EvalSample, params: Mapping[str, Any], asked: _Asked) -> Stream:
