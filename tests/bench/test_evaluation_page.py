@@ -118,7 +118,7 @@ def test_the_lowest_scores_are_first_and_a_limit_is_said(tmp_path: Path) -> None
     assert "2 samples with the highest scores are not on this page" in short
 
 
-def test_boxes_are_drawn_over_the_one_picture(tmp_path: Path) -> None:
+def test_boxes_lie_over_the_one_picture(tmp_path: Path) -> None:
     Image.new("RGB", (1200, 600), "red").save(tmp_path / "a.png")
     lines = [
         record("Where?", "<box>100 200 300 500</box>", image="a.png"),

@@ -75,6 +75,10 @@ def eval_(
         str | None,
         option("--media-dir", "FOLDER", panel=INPUT, help="Where paths of media begin. Default: the data's folder."),
     ] = None,
+    turns: Annotated[
+        Literal["all", "last"],
+        option("--turns", "all|last", panel=INPUT, help="Which answers of a conversation are questions to answer."),
+    ] = "all",
     limit: Annotated[int | None, option("--limit", "N", panel=INPUT, help="Only the first N samples.")] = None,
     predictions: Annotated[
         str | None,
@@ -148,6 +152,7 @@ def eval_(
                 format=format,
                 name=name,
                 media_dir=media_dir,
+                turns=turns,
                 load_options=engine,
                 progress=work.step,
                 **params,

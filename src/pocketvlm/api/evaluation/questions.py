@@ -13,6 +13,7 @@ from typing import Any
 from pocketvlm.errors import DataError, OptionError
 from pocketvlm.scoring.metrics import Metric, metric_of
 from pocketvlm.train.data import Dataset, read_dataset
+from pocketvlm.train.data.samples import Turns
 from pocketvlm.train.sample import Sample
 
 
@@ -37,6 +38,7 @@ def read_samples(
     format: str = "auto",
     name: str | None = None,
     media_dir: str | Path | None = None,
+    turns: Turns = "all",
     limit: int | None = None,
 ) -> tuple[list[EvalSample], list[str]]:
     """The samples of data files, in order, and notes about them. limit: only the first so many.
@@ -49,7 +51,7 @@ def read_samples(
     default = metric_of(metric)
     if limit is not None and limit < 1:
         raise OptionError(f"limit={limit} is out of range: give at least 1, or None for all samples")
-    dataset = read_dataset(paths, format=format, name=name, media_dir=media_dir)
+    dataset = read_dataset(paths, format=format, name=name, media_dir=media_dir, turns=turns)
     dataset.require_sound()
     chosen = _chosen(dataset)[:limit]
     files = len({sample.place.rpartition(":")[0] for sample in dataset.samples}) > 1

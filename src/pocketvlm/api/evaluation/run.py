@@ -18,6 +18,7 @@ from pocketvlm.api.evaluation.result import Answer, Evaluation, ScoredSample, Su
 from pocketvlm.errors import OptionError
 from pocketvlm.options.load import named_adapters
 from pocketvlm.scoring.intervals import Estimate, difference, mean_score
+from pocketvlm.train.data.samples import Turns
 
 Progress = Callable[[str, int, int], None]
 
@@ -44,14 +45,15 @@ def evaluate(
     format: str = "auto",
     name: str | None = None,
     media_dir: str | Path | None = None,
+    turns: Turns = "all",
     load_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     **params: Any,
 ) -> Evaluation:
     """Answer the questions of data files and score the answers, greedy unless `temperature` says otherwise.
 
-    model: as in `load`, or a loaded model; None with `predictions`. data, format, name, media_dir: as training data
-    (docs/finetune.md); the answer of the assistant is the reference. A record may have "answers", texts of which any is
+    model: as in `load`, or a loaded model; None with `predictions`. data, format, name, media_dir, turns: as training
+    data is read; the answer of the assistant is the reference. A record may have "answers", texts of which any is
     right, an "id", and a "metric" of its own. metric: "exact", "contains", "anls" or "iou" (docs/evaluate.md). adapter:
     a directory in PEFT's format. compare_base: evaluate the model without the adapter too, as the baseline. against:
     another baseline, a model or a JSONL file of answers. predictions: JSONL with "id" and "answer", which are scored
@@ -67,7 +69,8 @@ def evaluate(
     check_options(given)
     _check(model, adapter, compare_base, against, predictions, answers)
     paths = tuple(str(path) for path in ([data] if isinstance(data, str | Path) else data))
-    samples, notes = read_samples(paths, metric, format=format, name=name, media_dir=media_dir, limit=limit)
+    where: Any = {"format": format, "name": name, "media_dir": media_dir}
+    samples, notes = read_samples(paths, metric, turns=turns, limit=limit, **where)
     began = time.perf_counter()
     files = (None, None) if answers is None else (Path(answers).expanduser(), baseline_file(answers))
     for file in files:
