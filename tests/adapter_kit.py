@@ -22,7 +22,7 @@ def write_adapter(
     directory: Path,
     seed: int = 0,
     *,
-    strength: float = 0.5,
+    strength: float = 6.0,
     targets: Sequence[str] = TARGETS,
     options: Mapping[str, Any] | None = None,
     **config: Any,

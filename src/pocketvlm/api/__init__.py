@@ -28,7 +28,7 @@ from pocketvlm.api.wiring import processor_for as processor_for
 from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.formats.safetensors import leave
-from pocketvlm.checkpoint.hub import resolve
+from pocketvlm.checkpoint.hub import resolve, resolve_adapter
 from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.engine import Engine, EngineDriver, Request
 from pocketvlm.errors import InputError, OptionError, PocketVLMError
@@ -97,9 +97,12 @@ def load(
     backends.check(backend, threads, device, weights, precision, kv_cache_dtype)
     machine = backends.create(backend, threads, device)
     began = time.perf_counter()
+    sources = named_adapters(adapters)
+    for source in sources.values():  # before the model, whose download may take an hour
+        resolve_adapter(source)
     path = resolve(model, revision, progress and partial(progress, "download"), mmproj=mmproj)
     checkpoint = open_checkpoint(path, mmproj=mmproj)
-    opened = {name: open_adapter(name, each, checkpoint) for name, each in named_adapters(adapters).items()}
+    opened = {name: open_adapter(name, each, checkpoint) for name, each in sources.items()}
     scheme = scheme_for(checkpoint, backend, weights, precision, kv_cache_dtype)
     ops = machine.with_scheme(scheme)
     stored = checkpoint.tensors(expected_tensors(checkpoint.model), sparse=not scheme.as_stored)
@@ -359,8 +362,9 @@ class Model:
         return grouped
 
     def info(self) -> dict[str, Any]:
-        """What is loaded and how it runs: sizes, types, kernels and the reasons for them."""
-        return describe(self.name, self.checkpoint, self.ops)
+        """What is loaded and how it runs: sizes, types, kernels and the reasons for them, and the adapters."""
+        adapters = [info.to_dict() for info in self.adapters.snapshot().values()]
+        return {**describe(self.name, self.checkpoint, self.ops), "adapters": adapters}
 
     def _many(self, questions: Iterator[dict[str, Any]]) -> Iterator[Result]:
         return in_order((partial(self.stream, **arguments) for arguments in questions), self._width)

@@ -104,7 +104,7 @@ RULES = (
     _refused((CHAT, COMPLETIONS), "include_stop_str_in_output return_tokens_as_token_ids no_stop_trim",
              "answers have one form here", False),
     _refused((CHAT, COMPLETIONS), "t_max_predict_ms", "give max_tokens instead", 0, -1),
-    _refused((CHAT, COMPLETIONS), "lora lora_path lora_request", "give the name of an adapter as model or adapter",
+    _refused((CHAT, COMPLETIONS), "lora lora_path", "give the name of an adapter as model or adapter",
              [], ""),
     _refused((CHAT,), "enable_thinking", "give chat_template_kwargs or reasoning_effort instead", False),
     _refused((CHAT,), "thinking", "give chat_template_kwargs or reasoning_effort instead", {"type": "disabled"}),

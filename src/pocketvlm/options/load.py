@@ -56,7 +56,9 @@ def named_adapters(given: Mapping[str, str | Path] | Sequence[str | Path] | None
                 raise OptionError(f"adapter {item!r}: give NAME=DIR, or the directory alone")
             path = rest
         else:
-            name = Path(item).expanduser().resolve().name
+            folder = Path(item).expanduser().resolve().name
+            # A hub id may end with its revision.
+            name = folder if Path(item).expanduser().exists() else folder.partition("@")[0]
         if name in found:
             raise OptionError(
                 f"adapter {name!r} is given twice, as {str(found[name])!r} and {str(path)!r}: give one of them another "
