@@ -171,6 +171,7 @@ def test_bad_records_are_named_before_a_model_is_loaded(tmp_path: Path, line: di
         ({"limit": 0}, "limit=0 is out of range"),
         ({"temprature": 1}, "temprature"),
         ({"temperature": -1}, "temperature"),
+        ({"max_slice_nums": 0}, "max_slice_nums=0"),
         ({"compare_base": True}, "compare_base needs an adapter"),
         ({"predictions": "p.jsonl"}, "leave out the model"),
         ({"against": "gone.jsonl"}, "against=gone.jsonl: cannot be read"),
@@ -190,6 +191,15 @@ def test_without_a_model_there_must_be_predictions(tmp_path: Path) -> None:
         pocketvlm.evaluate(None, colour_data(tmp_path), predictions="p.jsonl", answers="a.jsonl")
 
 
-def test_options_that_the_model_does_not_take_are_refused_at_once(model: Model, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="max_slice_nums"):
-        pocketvlm.evaluate(model, colour_data(tmp_path), max_slice_nums=0)
+def test_records_of_an_array_and_of_several_files_have_ids(tmp_path: Path) -> None:
+    import json
+
+    array = tmp_path / "a.json"
+    array.write_text(json.dumps([record("one", "1", "I"), record("two", "2", "II")]), encoding="utf-8")
+    lines = write_lines(tmp_path / "b.jsonl", [record("one", "1")])
+    given = write_lines(tmp_path / "p.jsonl", [{"id": "1", "answer": "1"}, {"id": 2, "answer": "II"}])
+    found = pocketvlm.evaluate(None, array, predictions=given)
+    assert ([sample.id for sample in found.samples], found.score) == (["1", "2"], 1)
+    given = write_lines(tmp_path / "p.jsonl", [{"answer": "1"}, {"answer": "2"}, {"answer": "1"}])
+    found = pocketvlm.evaluate(None, [array, lines], predictions=given)
+    assert [sample.id for sample in found.samples] == [f"{array}:1", f"{array}:2", f"{lines}:1"]

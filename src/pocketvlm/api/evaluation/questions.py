@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from pocketvlm.scoring.metrics import Metric, metric_of
 from pocketvlm.train.data import Dataset, read_dataset
 from pocketvlm.train.data.samples import Turns
 from pocketvlm.train.sample import Sample
+
+# As `train.data` names the place of a record.
+_PLACE = re.compile(r"(?P<file>.*):(?P<line>\d+)(?: \(record (?P<number>\d+)\))?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +58,7 @@ def read_samples(
     dataset = read_dataset(paths, format=format, name=name, media_dir=media_dir, turns=turns)
     dataset.require_sound()
     chosen = _chosen(dataset)[:limit]
-    files = len({sample.place.rpartition(":")[0] for sample in dataset.samples}) > 1
+    files = len({_place(sample)[0] for sample in dataset.samples}) > 1
     found = [_sample(sample, default, files) for sample in chosen]
     repeated = [name for name, times in Counter(sample.id for sample in found).items() if times > 1]
     if repeated:
@@ -117,10 +121,16 @@ def _references(sample: Sample) -> tuple[str, ...]:
 
 
 def _id(sample: Sample, files: bool) -> str:
-    """The record's id, else its line, after the file's name where there are several; then a slash and which answer."""
+    """The record's id, else its line or number, after the file if there are several; then a slash and which answer."""
     given = sample.extra.get("id")
     if given is not None and (isinstance(given, bool) or not isinstance(given, str | int)):
         raise DataError(f"{sample.place}: 'id' must be a text or a whole number, not {type(given).__name__}")
-    file, _, line = sample.place.rpartition(":")
-    own = str(given) if given is not None else f"{Path(file).name}:{line}" if files else line or sample.place
+    file, line = _place(sample)
+    own = str(given) if given is not None else f"{file}:{line}" if files else line
     return f"{own}/{sample.turn}" if sample.turn and "answers" not in sample.extra else own
+
+
+def _place(sample: Sample) -> tuple[str, str]:
+    """The file of a sample, and its line there, or its number in an array."""
+    found = _PLACE.fullmatch(sample.place)
+    return (sample.place, sample.place) if found is None else (found["file"], found["number"] or found["line"])

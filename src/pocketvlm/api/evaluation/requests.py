@@ -17,7 +17,7 @@ from pocketvlm.api.evaluation.questions import EvalSample
 from pocketvlm.api.evaluation.result import Answer
 from pocketvlm.api.many import in_order
 from pocketvlm.api.streams import Stream
-from pocketvlm.options.media import IMAGE_OPTIONS, VIDEO_OPTIONS, VideoOptions
+from pocketvlm.options.media import MEDIA_OPTIONS, ImageDefaults, VideoOptions
 from pocketvlm.options.option import refuse_unknown
 from pocketvlm.options.request import REQUEST_OPTIONS, SAMPLING_OPTIONS
 from pocketvlm.parsing.answer import AnswerParser
@@ -56,10 +56,20 @@ class _Found:
     file: AnswerFile | None = None
 
 
-def check_options(params: Mapping[str, Any]) -> None:
-    """Refuse options of requests that no model takes. Raises OptionError."""
+class _AnyModel:
+    """Image settings of a checkpoint that is not known yet: the defaults of each option, and every mode."""
+
+    downsample_modes = ()
+
+
+_ANY_MODEL = _AnyModel()
+
+
+def check_options(params: Mapping[str, Any], settings: ImageDefaults = _ANY_MODEL) -> None:
+    """Refuse options of requests that no model takes, or not this one. Raises OptionError."""
     refuse_unknown(params, REQUEST_OPTIONS)
     SamplingParams(**{name: value for name, value in params.items() if name in SAMPLING_OPTIONS})
+    VideoOptions.resolve(settings, {name: value for name, value in params.items() if name in MEDIA_OPTIONS})
 
 
 def answers_of(
@@ -74,8 +84,7 @@ def answers_of(
     Both sides are asked about a sample one after the other, so that features of its pictures are computed once. Answers
     that a side's file has already are not asked for. A question that fails has an answer with an error.
     """
-    media = {name: params[name] for name in (*IMAGE_OPTIONS, *VIDEO_OPTIONS) if name in params}
-    VideoOptions.resolve(model.checkpoint.processor, media)
+    check_options(params, model.checkpoint.processor)
     found = [_Found() for _ in sides]
     try:
         for side, each in zip(sides, found, strict=True):

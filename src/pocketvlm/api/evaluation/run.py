@@ -92,7 +92,9 @@ def evaluate(
     if "against" in read:
         found.append(read["against"])
     elif against is not None:
-        with opened(against, None, load_options, progress) as (loaded, _):
+        # These two options name files of the candidate.
+        others = {key: value for key, value in (load_options or {}).items() if key not in ("revision", "mmproj")}
+        with opened(against, None, others, progress) as (loaded, _):
             found += _asked(loaded, [Side(loaded.name, None, files[1])], samples, given, progress)
     options = given if len(read) < len(found) else {}
     return scored(samples, found, paths, metric, options, notes, time.perf_counter() - began)
