@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pocketvlm.errors import DataError, OptionError, PocketVLMError
+from pocketvlm.options.media import IMAGE_OPTIONS, MEDIA_OPTIONS, ImageOptions, VideoOptions
 from pocketvlm.options.option import refuse_unknown
 from pocketvlm.options.request import PROCESSOR_OPTIONS
 from pocketvlm.processor import Processor
@@ -59,7 +60,11 @@ class ExampleMaker:
         if max_length is not None and (isinstance(max_length, bool) or max_length < 2):
             raise OptionError(f"max_length={max_length!r} is out of range: give a number of tokens, at least 2")
         self.processor, self.max_length, self.cut_answers = processor, max_length, cut_answers
+        ImageOptions.resolve(processor.config, {k: v for k, v in self.options.items() if k in IMAGE_OPTIONS})
+        VideoOptions.resolve(processor.config, {k: v for k, v in self.options.items() if k in MEDIA_OPTIONS})
         self._thinking = self.options.pop("enable_thinking", None)
+        if self._thinking not in (None, True, False):
+            raise OptionError(f"enable_thinking={self._thinking!r} is not supported: give true, false or leave it out")
         self._answers = AnswerEncoder(processor)
 
     def __call__(self, sample: Sample, pending: bool = False) -> Example:
@@ -130,6 +135,4 @@ class ExampleMaker:
                 text = f"{_THINK}\n{text}"
             return prompt, [*self._answers.encode(text, sample.calls), self._answers.end_id]
         except PocketVLMError as error:
-            if isinstance(error, OptionError) and str(error).startswith("options:"):
-                raise
             raise DataError(f"{sample.place}: {error}") from error
