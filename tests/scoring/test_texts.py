@@ -21,6 +21,7 @@ FEW_LETTERS = st.text("ab ", max_size=8)
         ("是的。", "是的", 1),
         ("cafe\u0301", "caf\u00e9", 1),
         ("Straße", "STRASSE", 1),
+        ("\u0390", "\u03b9\u0308\u0301", 1),
         ("3.5", "35", 0),
         ("Paris..", "Paris", 0),
         ("Paris", "Paris, France", 0),

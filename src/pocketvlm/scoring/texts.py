@@ -25,7 +25,8 @@ _UNSPACED = (
 
 def normalized(text: str) -> str:
     """The text in NFC, case folded, with single blanks, none at its ends, and without one full stop at its end."""
-    folded = " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    composed = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())  # folding decomposes some
+    folded = " ".join(composed.split())
     return folded[:-1].rstrip() if folded.endswith(_FULL_STOPS) else folded
 
 
