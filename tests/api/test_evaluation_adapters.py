@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapter_kit import write_adapter
 from evaluation_kit import colour_data, read_lines
+from nano_adapters import write_adapter
 
 import pocketvlm
 from pocketvlm import CheckpointError, Model, OptionError

@@ -21,6 +21,8 @@ PUBLIC = [
     "ImageInfo",
     "InputError",
     "LLM",
+    "LoRARequest",
+    "MergeResult",
     "Model",
     "NewlineNormalizer",
     "OptionError",
@@ -41,6 +43,7 @@ PUBLIC = [
     "convert_model",
     "evaluate",
     "load",
+    "merge_adapter",
     "normalize_newlines",
     "quantize_model",
 ]

@@ -26,6 +26,7 @@ from pocketvlm.cli.convert import convert
 from pocketvlm.cli.evaluate import eval_
 from pocketvlm.cli.failure import FAILED, report, warn
 from pocketvlm.cli.info import info
+from pocketvlm.cli.merge import merge
 from pocketvlm.cli.notices import Notices, clean_stderr, clean_warnings
 from pocketvlm.cli.plain import PlainCommand, PlainValues
 from pocketvlm.cli.pull import pull
@@ -97,7 +98,7 @@ def _root(
         print(ctx.get_help())
 
 
-for _function in (run, chat, serve, info, tokens, bench, bench_serve, pull, quantize, convert, compare, eval_):
+for _function in (run, chat, serve, info, tokens, bench, bench_serve, pull, quantize, convert, merge, compare, eval_):
     _python_name = _function.__name__.rstrip("_")
     _name = _python_name.replace("_", " ")
     app.command(
