@@ -197,7 +197,9 @@ def _asked(
 def _options_of_adapter(model: Model, adapter: str | None, given: Mapping[str, Any]) -> list[str]:
     """Say which options the adapter brings, since the base does not have them."""
     own = {} if adapter is None else dict(model.adapters[adapter].options)
-    told = ", ".join(f"{name}={value}" for name, value in own.items() if name not in given)
+    usual = model.checkpoint.processor
+    differ = {name: value for name, value in own.items() if name not in given and getattr(usual, name, None) != value}
+    told = ", ".join(f"{name}={value}" for name, value in differ.items())
     return [f"{adapter} brings {told}, the base has the checkpoint's; an option that is given holds for both"] * bool(
         told
     )
