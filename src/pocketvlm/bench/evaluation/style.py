@@ -29,7 +29,7 @@ figure { margin: 0; max-width: 100%; }
 figure.none { border: 1px dashed var(--line); padding: .25rem .75rem; max-width: 28rem; }
 figcaption { overflow-wrap: anywhere; max-width: 28rem; }
 .picture { position: relative; display: inline-block; max-width: 100%; line-height: 0; }
-.picture img { max-width: 100%; min-width: min(14rem, 100%); height: auto; border-radius: 3px; }
+.picture img { max-width: 100%; min-width: 10rem; height: auto; border-radius: 3px; }
 .picture svg { position: absolute; inset: 0; width: 100%; height: 100%; }
 rect { fill: none; stroke-width: 3px; vector-effect: non-scaling-stroke; }
 rect.reference { stroke: var(--reference); }
@@ -45,7 +45,7 @@ dt.answer, span.answer { color: var(--answer); }
 dt.baseline, span.baseline { color: var(--baseline); }
 a { color: inherit; }
 @media (min-width: 56rem) {
-  .body { display: grid; grid-template-columns: minmax(0, 28rem) minmax(0, 1fr); gap: 1.5rem; }
+  .body { display: grid; grid-template-columns: fit-content(28rem) minmax(0, 1fr); gap: 1.5rem; }
 }
 @media (max-width: 40rem) {
   th, td { padding: .25rem .4rem; }
