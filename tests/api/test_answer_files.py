@@ -98,6 +98,18 @@ def test_answers_of_another_run_are_not_mixed_in(model: Model, tmp_path: Path) -
     assert answers.read_bytes() == before
 
 
+def test_two_runs_do_not_write_one_file(model: Model, tmp_path: Path) -> None:
+    data, answers = colour_data(tmp_path), tmp_path / "answers.jsonl"
+
+    def another(what: str, done: int, total: int) -> None:
+        if done == 1:
+            with pytest.raises(OptionError, match="another run writes it"):
+                pocketvlm.evaluate(model, data, answers=answers, **SHORT)
+
+    assert pocketvlm.evaluate(model, data, answers=answers, progress=another, **SHORT).candidate.errors == 0
+    assert len(read_lines(answers)) == 6
+
+
 def test_other_files_are_not_overwritten(tmp_path: Path) -> None:
     data = colour_data(tmp_path)
     with pytest.raises(OptionError, match="has no answers of an earlier run"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, BinaryIO, Self
 
 from pocketvlm.api.evaluation.questions import EvalSample
 from pocketvlm.api.evaluation.result import Answer
+from pocketvlm.atomic import write_all
 from pocketvlm.errors import InputError, OptionError
 
 _TYPE, _VERSION = "pocketvlm.answers", 1
@@ -29,18 +31,19 @@ class AnswerFile:
         self.done: dict[str, Answer] = {}
         check_answer_file(self.path)
         head = {"type": _TYPE, "version": _VERSION, **json.loads(_line(made_by))}
-        whole = _whole_lines(self.path)
-        if whole:
-            self._compare(head, next(_objects(self.path, whole))[1])
-            self._read(whole, {sample.id: sample for sample in samples})
+        self._file: BinaryIO = _locked(self.path)
         try:
-            self._file: BinaryIO = self.path.open("r+b" if self.path.exists() else "w+b", buffering=0)
+            whole = _whole_lines(self._file)
+            if whole:
+                self._compare(head, next(_objects(self.path, whole))[1])
+                self._read(whole, {sample.id: sample for sample in samples})
             self._file.truncate(len(whole))
             self._file.seek(len(whole))
             if not whole:
-                self._file.write(_line(head))
-        except OSError as error:
-            raise _unwritable(self.path, error) from None
+                self._write(head)
+        except BaseException:
+            self._file.close()
+            raise
 
     def add(self, sample: EvalSample, answer: Answer) -> None:
         """Append an answer in one write, so that an interruption leaves whole lines."""
@@ -48,7 +51,7 @@ class AnswerFile:
         found |= {"finish_reason": answer.finish_reason}
         if answer.error is not None:
             found["error"] = answer.error
-        self._file.write(_line(found))
+        self._write(found)
         if answer.error is None:
             self.done[sample.id] = answer
 
@@ -66,6 +69,12 @@ class AnswerFile:
     ) -> None:
         """Close it."""
         self.close()
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        try:
+            write_all(self._file, _line(line))
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
 
     def _compare(self, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         for key in {**found, **wanted}:
@@ -168,9 +177,25 @@ def _unwritable(path: Path, error: OSError) -> OptionError:
     return OptionError(f"answers={path}: cannot be written: {error.strerror or error}: give another file")
 
 
-def _whole_lines(path: Path) -> bytes:
-    """The content of a file up to its last new line; empty without a file."""
-    data = path.read_bytes() if path.exists() else b""
+def _locked(path: Path) -> BinaryIO:
+    """The file, for this process alone. Raises OptionError."""
+    try:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise OptionError(f"answers={path}: another run writes it: wait for its end, or give another file") from None
+    except OSError:
+        pass  # some network file systems have no locks
+    return file
+
+
+def _whole_lines(file: BinaryIO) -> bytes:
+    """The content of a file up to its last new line."""
+    data = file.read()
     return data[: data.rfind(b"\n") + 1]
 
 
