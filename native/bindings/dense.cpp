@@ -4,6 +4,7 @@
 #include "rows/rows.h"
 
 #include <optional>
+#include <vector>
 
 namespace pocketvlm {
 namespace {
@@ -51,23 +52,65 @@ void linear(Runtime& runtime, nb::handle x, nb::handle weight, bool bf16, nb::ha
         Reads{w.data(), inputs * outputs * (bf16 ? 2 : 4)});
 }
 
-void add_low_rank(Runtime& runtime, nb::handle x, nb::handle rows, nb::handle a, nb::handle b, float scale, nb::handle out) {
-    const Floats in(x, "x"), down(a, "a"), up(b, "b");
+// One update (rows, a, b, scale, out) of products of x [height, inputs]; a and b are float32 or the bits of bfloat16.
+LowRank update_of(nb::handle update, int64_t height, int64_t inputs, bool bf16) {
+    const nb::tuple fields = nb::cast<nb::tuple>(update);
+    if (fields.size() != 5) refuse("an update has rows, a, b, scale and out");
+    const auto check = [&](const auto& a, const auto& b) {
+        a.shaped(-1, (inputs + low_rank_block - 1) / low_rank_block * low_rank_block);
+        b.shaped(-1, a.dim(0), low_rank_block);
+        const Output out(fields[4], "out");
+        out.shaped(height, -1);
+        const int64_t outputs = out.dim(1);
+        if (b.dim(0) != (outputs + low_rank_block - 1) / low_rank_block)
+            refuse("b has " + std::to_string(b.dim(0)) + " blocks, which " + std::to_string(outputs) + " outputs do not fill");
+        LowRank made{nullptr, a.data(), b.data(), out.data(), height, outputs, a.dim(0), nb::cast<float>(fields[3])};
+        if (made.rank == 0) refuse("a has no rows");
+        if (!nb::handle(fields[0]).is_none()) {
+            const Ints rows(fields[0], "rows");
+            rows.shaped(-1);
+            made.rows = rows.data();
+            made.count = rows.size();
+        }
+        return made;
+    };
+    if (bf16) return check(Array<const uint16_t>(fields[1], "a"), Array<const uint16_t>(fields[2], "b"));
+    return check(Floats(fields[1], "a"), Floats(fields[2], "b"));
+}
+
+void add_low_rank(Runtime& runtime, nb::handle x, nb::list updates, bool bf16) {
+    const Floats in(x, "x");
+    check_width(in);
+    std::vector<LowRank> made;
+    int64_t cost = 0;
+    for (nb::handle update : updates) {
+        made.push_back(update_of(update, in.dim(0), in.dim(1), bf16));
+        cost += made.back().count * made.back().rank * (in.dim(1) + made.back().outputs);
+    }
+    if (made.empty()) return;
+    const Reads reads{made[0].a, made[0].rank * in.dim(1) * (bf16 ? 2 : 4)};
+    runtime.operate(
+        cost,
+        [made, bf16, from = in.data(), height = in.dim(0), inputs = in.dim(1)](Pool& pool, const Kernels& kernels) {
+            for (const LowRank& u : made) {
+                if (!u.rows) continue;
+                check_indices(u.rows, u.count, "rows", height);
+                for (int64_t i = 1; i < u.count; ++i)
+                    if (u.rows[i] <= u.rows[i - 1]) refuse("rows[" + std::to_string(i) + "] must be greater than the row before");
+            }
+            kernels.add_low_rank(pool, LowRanks{from, made.data(), static_cast<int64_t>(made.size()), inputs, bf16});
+        },
+        reads);
+}
+
+void activation(Runtime& runtime, nb::handle x, int kind, nb::handle out) {
+    const Floats in(x, "x");
     in.shaped(-1, -1);
-    down.shaped(-1, in.dim(1));
-    up.shaped(down.dim(0), -1);
-    const Ints chosen(rows, "rows");
-    chosen.shaped(-1);
     const Output y(out, "out");
-    y.shaped(in.dim(0), up.dim(1));
-    const LowRank args{in.data(), chosen.data(), down.data(), up.data(), y.data(), chosen.size(), in.dim(1), up.dim(1), down.dim(0), scale};
-    runtime.operate(args.count * args.rank * (args.inputs + args.outputs),
-                    [args, height = in.dim(0)](Pool& pool, const Kernels& kernels) {
-                        check_indices(args.rows, args.count, "rows", height);
-                        for (int64_t i = 1; i < args.count; ++i)
-                            if (args.rows[i] <= args.rows[i - 1]) refuse("rows[" + std::to_string(i) + "] must be greater than the row before");
-                        kernels.add_low_rank(pool, args);
-                    });
+    y.shaped(in.dim(0), in.dim(1));
+    if (kind < 1 || kind > 3) refuse("there is no activation with number " + std::to_string(kind));
+    const Activate args{in.data(), y.data(), in.size(), static_cast<Activation>(kind)};
+    runtime.operate(4 * y.size(), [=](Pool& pool, const Kernels& kernels) { kernels.apply_activation(pool, args); });
 }
 
 // Rows to look up: float32, bfloat16 as its bits, or float16; the array's own type tells which.
@@ -221,6 +264,7 @@ void bind_dense(nb::class_<Runtime>& runtime) {
         .def("linear", &linear, nb::arg("x"), nb::arg("weight"), nb::arg("bf16"), nb::arg("bias").none(), nb::arg("residual").none(),
              nb::arg("activation"), nb::arg("fast"), nb::arg("out"))
         .def("add_low_rank", &add_low_rank)
+        .def("activate", &activation)
         .def("embed", &embed_rows)
         .def("take", &take)
         .def("put", &put)

@@ -1,6 +1,6 @@
-// SwiGLU and the sigmoid gate, one vector at a time.
+// SwiGLU, the sigmoid gate and activations alone, one vector at a time.
 #include "pointwise/pointwise.h"
-#include "simd/math.h"
+#include "linear/epilogue.h"
 #include "simd/parallel.h"
 
 namespace pocketvlm::POCKETVLM_ISA {
@@ -23,6 +23,14 @@ void swiglu(Pool& pool, const Pointwise& a) {
 
 void sigmoid_gate(Pool& pool, const Pointwise& a) {
     each(pool, a, [](Vec v) { return sigmoid(v); });
+}
+
+void apply_activation(Pool& pool, const Activate& a) {
+    parallel_ranges(pool, a.count, 4096, [&](int64_t first, int64_t last) {
+        int64_t i = first;
+        for (; i + W <= last; i += W) store(a.out + i, activate<false>(load(a.x + i), a.activation));
+        if (i < last) store_part(a.out + i, activate<false>(load_part(a.x + i, last - i), a.activation), last - i);
+    });
 }
 
 }  // namespace pocketvlm::POCKETVLM_ISA

@@ -1,7 +1,9 @@
-// Elementwise products with an activation.
+// Activations of single numbers, and products with one.
 #pragma once
 
 #include <cstdint>
+
+#include "linear/linear.h"
 
 namespace pocketvlm {
 
@@ -9,6 +11,14 @@ struct Pointwise {
     const float *gate, *x;
     float* out;
     int64_t count;
+};
+
+// out = activation(x)
+struct Activate {
+    const float* x;
+    float* out;
+    int64_t count;
+    Activation activation;
 };
 
 }  // namespace pocketvlm

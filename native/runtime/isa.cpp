@@ -23,7 +23,7 @@
 // The kernels by group, each group in the order of `Kernels`.
 #define POCKETVLM_FLOAT_KERNELS(do_for, set) \
     do_for(set, rms_norm) do_for(set, layer_norm) do_for(set, gated_rms_norm) do_for(set, swiglu) do_for(set, sigmoid_gate) \
-    do_for(set, attention_inputs) do_for(set, conv_silu) do_for(set, add_low_rank)
+    do_for(set, attention_inputs) do_for(set, conv_silu) do_for(set, add_low_rank) do_for(set, apply_activation)
 #define POCKETVLM_INTEGER_KERNELS(do_for, set) \
     do_for(set, quantized_linear) do_for(set, quantize) do_for(set, read_memory) do_for(set, multiply_bytes) \
     do_for(set, multiply_floats)

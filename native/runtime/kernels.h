@@ -23,7 +23,8 @@ struct Kernels {
     void (*sigmoid_gate)(Pool&, const Pointwise&);
     void (*attention_inputs)(Pool&, const AttentionInputs&);
     void (*conv_silu)(Pool&, const ConvSilu&);
-    void (*add_low_rank)(Pool&, const LowRank&);
+    void (*add_low_rank)(Pool&, const LowRanks&);
+    void (*apply_activation)(Pool&, const Activate&);
 
     // Integer products, and microbenchmarks. `quantized_linear` takes `count` products of the same rows; `quantize` rounds
     // to nearest. Each microbenchmark returns how many bytes it reads, or how many multiplications and additions it does.

@@ -20,8 +20,8 @@ class Pool {
     std::unique_lock<std::mutex> acquire();
     std::unique_lock<std::mutex> try_acquire();
 
-    // call(context, task, worker) for each task in [0, tasks), in any order, on up to threads() workers; returns when all
-    // are done. Calls must not throw. Scratch memory: scratch(worker) is private to a worker (reserve() sets its size), shared()
+    // call(context, task, worker) for each task in [0, tasks) on up to threads() workers, which take them in rising order and
+    // end them in any; returns when all are done. Calls must not throw. Scratch memory: scratch(worker) is private to a worker (reserve() sets its size), shared()
     // is common to all; neither moves until a larger one is requested.
     void run(int64_t tasks, void (*call)(void*, int64_t, int), void* context);
     void reserve(std::size_t bytes_per_worker);

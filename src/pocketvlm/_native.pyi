@@ -5,6 +5,8 @@ allocates outputs, which may contain any values before. offsets, context_lens, p
 read_slots and write_slots are those of a `Batch` or `SubBatch` (backends/batch.py).
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -167,11 +169,21 @@ class Runtime:
         codebook: [16] with rising values for 4 bits, None for 8.
         """
 
-    def add_low_rank(self, x: _Floats, rows: _Ints, a: _Floats, b: _Floats, scale: float, out: _Floats, /) -> None:
-        """out[rows] += scale * x[rows] @ a.T @ b, in place, each row alone: x [height, inputs], rows [n], rising.
+    def add_low_rank(
+        self,
+        x: _Floats,
+        updates: list[tuple[_Ints | None, NDArray[Any], NDArray[Any], float, _Floats]],
+        bf16: bool,
+        /,
+    ) -> None:
+        """For each update (rows, a, b, scale, out): out[rows] += scale * x[rows] @ a.T @ b, in place, each row alone.
 
-        a: [rank, inputs]. b: [rank, outputs]. out: [height, outputs].
+        x: [height, inputs]. rows: [n], rising; None: all. a: [rank, inputs in blocks of 32]. b: [blocks of 32 outputs,
+        rank, 32]. out: [height, outputs]. bf16: a and b are the bits of bfloat16 as uint16, each block interleaved.
         """
+
+    def activate(self, x: _Floats, activation: int, out: _Floats, /) -> None:
+        """out = activation(x), [rows, n]: 1 is GELU by tanh, 2 GELU by erf, 3 SiLU."""
 
     def embed(self, table: _Matrix | NDArray[np.float16], ids: _Ints, out: _Floats, /) -> None:
         """out [n, width] = rows ids [n] of table [rows, width]: float32, float16, or the bits of bfloat16 as uint16."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pocketvlm.backends.native import NativeBackend
 from pocketvlm.backends.native.matrices import Matrix, NativeWeight, Tied
-from pocketvlm.backends.ops import AdaptedRows, LowRank, Ops
+from pocketvlm.backends.ops import AdaptedRows, Ops
 
 Floats = NDArray[np.float32]
 INPUTS, HEAD = 200, 40
@@ -89,7 +89,7 @@ def test_matrices_that_share_no_activations(native: NativeBackend, monkeypatch: 
     stored = Matrix(make(33, INPUTS), False, 33)
     packed, other = weights_of(native, [(4, 64), (8, None)])
     x, norm = make(5, INPUTS), make(INPUTS)
-    adapter = LowRank(make(2, INPUTS), make(2, 33), 0.5)
+    adapter = native.low_rank(make(2, INPUTS), make(33, 2), 0.5)
     adapted = (AdaptedRows(np.array([1, 3], np.int32), {packed: adapter}),)
     cases: list[tuple[list[NativeWeight], tuple[Any, ...], bool]] = [
         ([packed, other], (), False),

@@ -234,8 +234,11 @@ def delta(ops: NativeBackend, batch: Batch, slots: int = 4) -> Any:
     )
 
 
-def update(ops: NativeBackend, rows: np.ndarray, rank: int = 2) -> Any:
-    return ops._native.add_low_rank(floats(4, 6), rows, floats(2, 6), floats(rank, 5), 1.0, floats(4, 5))
+def update(
+    ops: NativeBackend, rows: np.ndarray, rank: int = 2, inputs: int = 32, blocks: int = 1, dtype: Any = np.float32
+) -> Any:
+    a, b = np.zeros((2, inputs), dtype), np.zeros((blocks, rank, 32), dtype)
+    return ops._native.add_low_rank(floats(4, 6), [(rows, a, b, 1.0, floats(4, 5))], False)
 
 
 MATRIX = DenseTensor("w", "f32", floats(4, 6))
@@ -305,7 +308,12 @@ REFUSED: dict[str, tuple[str, Call]] = {
     "slot of another": (r"read_slots\[0\] is a slot that another", lambda o: delta(o, part(read_slots=ints(0, 1)))),
     "adapted row": (r"rows\[1\] is 4, outside", lambda o: update(o, ints(1, 4))),
     "adapted row twice": (r"rows\[1\] must be greater", lambda o: update(o, ints(1, 1))),
-    "update": (r"b must have shape \[2, any\]", lambda o: update(o, ints(1), rank=3)),
+    "update": (r"b must have shape \[any, 2, 32\]", lambda o: update(o, ints(1), rank=3)),
+    "inputs of an update": (r"a must have shape \[any, 32\]", lambda o: update(o, ints(1), inputs=64)),
+    "outputs of an update": ("b has 2 blocks, which 5 outputs", lambda o: update(o, ints(1), blocks=2)),
+    "type of an update": ("[ab] must have dtype float32", lambda o: update(o, ints(1), dtype=np.uint16)),
+    "fields of an update": ("rows, a, b, scale", lambda o: o._native.add_low_rank(floats(4, 6), [(ints(1),)], False)),
+    "activation": ("activation with number 4", lambda o: o._native.activate(floats(4, 6), 4, floats(4, 6))),
     "context": (r"context_lens\[0\] is negative", lambda o: delta(o, part(context_lens=ints(-5, 0)))),
 }  # fmt: skip
 

@@ -90,9 +90,9 @@ class Backend(Ops[A, W, I]):
     def product(self, tensor: Tensor, role: Role) -> str:
         """How the prepared tensor is multiplied, or looked up, and why, for people; reads no values."""
 
-    def low_rank(self, a: NDArray[np.float32], b: NDArray[np.float32], scale: float) -> LowRank[A]:
-        """An adapter's update of one matrix, for `linear`: a [rank, in], b [out, rank]."""
-        return LowRank(self.from_numpy(a), self.from_numpy(np.ascontiguousarray(b.T)), scale)
+    @abstractmethod
+    def low_rank(self, a: NDArray[np.float32], b: NDArray[np.float32], scale: float) -> LowRank[Any]:
+        """An adapter's update of one matrix, for `add_updates`: a [rank, in], b [out, rank]."""
 
     @abstractmethod
     def indices(self, values: Ints) -> I:

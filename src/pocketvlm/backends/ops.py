@@ -85,11 +85,11 @@ class DeltaSpec:
 class LowRank(Generic[A]):
     """An adapter's update of one matrix: W becomes W + scale * b a, with a [rank, in] and b [out, rank].
 
-    b_transposed: b as [rank, out], the layout that operations read.
+    a, b: in the layout and type that the backend's operations read (`Backend.low_rank`).
     """
 
     a: A
-    b_transposed: A
+    b: A
     scale: float
 
 

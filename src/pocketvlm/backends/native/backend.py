@@ -17,11 +17,12 @@ from pocketvlm.backends.backend import Backend, CacheLocation
 from pocketvlm.backends.batch import Batch, Ints, Step, make_step
 from pocketvlm.backends.native import slabs
 from pocketvlm.backends.native.layout import layout_of
+from pocketvlm.backends.native.low_rank import in_blocks
 from pocketvlm.backends.native.matrices import Matrix, NativeWeight, Tied
 from pocketvlm.backends.native.operations import Floats, NativeOps
 from pocketvlm.backends.native.packed_cache import PackedCache, convert
 from pocketvlm.backends.native.product import product_of
-from pocketvlm.backends.ops import KVCache
+from pocketvlm.backends.ops import KVCache, LowRank
 from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.errors import OptionError
 from pocketvlm.schemes import ARRAY_ROLES, Role
@@ -133,6 +134,9 @@ class NativeBackend(NativeOps, Backend[Floats, NativeWeight, Ints]):
         # A mapped matrix is not read now, and so not checked.
         values = np.require(tensor.data if tensor.dtype == "f32" else tensor.float32(), _F32, ["C", "A"])
         return Matrix(values, False, values.shape[0])
+
+    def low_rank(self, a: NDArray[np.float32], b: NDArray[np.float32], scale: float) -> LowRank[Any]:
+        return LowRank(in_blocks(a, self._fast), in_blocks(b.T, self._fast, columns=True), scale)
 
     def indices(self, values: Ints) -> Ints:
         return values

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pocketvlm.backends.batch import Ints, Step, SubStep
 from pocketvlm.backends.native.arena import Arena
-from pocketvlm.backends.native.matrices import Matrix, NativeWeight, Tied
+from pocketvlm.backends.native.matrices import NativeWeight, Tied
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
 from pocketvlm.backends.ops import Activation, AdaptedRows, AttentionSpec, DeltaSpec, KVCache, Ops
 from pocketvlm.backends.options import Scheme
@@ -136,18 +136,19 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
     def add_updates(
         self, x: Floats, weights: Sequence[NativeWeight], outs: Sequence[Floats], adapters: Sequence[Adapted]
     ) -> None:
-        for adapted in adapters:
-            rows = adapted.rows
-            if rows is None:
-                rows = np.arange(len(x), dtype=np.int32)
-                self._retain(rows)
-            for weight, out in zip(weights, outs, strict=True):
-                update = adapted.updates.get(weight)
-                if update is not None:
-                    self._native.add_low_rank(x, rows, update.a, update.b_transposed, update.scale, out)
+        found = [
+            (adapted.rows, update.a, update.b, update.scale, out)
+            for adapted in adapters
+            for weight, out in zip(weights, outs, strict=True)
+            if (update := adapted.updates.get(weight)) is not None
+        ]
+        if found:
+            self._native.add_low_rank(x, found, self._fast)
 
     def activate(self, x: Floats, activation: Activation) -> Floats:
-        return self.linear(x, Matrix(np.eye(x.shape[1], dtype=np.float32), False, x.shape[1]), activation=activation)
+        out = self._new(x.shape)
+        self._native.activate(x, _ACTIVATIONS[activation], out)
+        return out
 
     def linears(
         self,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pocketvlm.backends.backend import Backend
 from pocketvlm.backends.batch import Batch, Ints, Step, make_step
-from pocketvlm.backends.ops import KVCache
+from pocketvlm.backends.ops import KVCache, LowRank
 from pocketvlm.backends.options import Scheme, choose
 from pocketvlm.backends.top import TopLogits
 from pocketvlm.backends.torch.ops import Tensor, TorchOps
@@ -75,6 +75,9 @@ class TorchBackend(TorchOps, Backend[Tensor, Tensor, Tensor]):
     def kv_cache(self, pages: int, kv_heads: int, page_size: int, head_dim: int) -> KVCache[Tensor]:
         shape = pages, kv_heads, page_size, head_dim
         return KVCache(self.zeros(*shape), self.zeros(*shape))
+
+    def low_rank(self, a: NDArray[np.float32], b: NDArray[np.float32], scale: float) -> LowRank[Tensor]:
+        return LowRank(self.from_numpy(a), self.from_numpy(b), scale)
 
     def from_numpy(self, array: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(np.array(array, dtype=np.float32)).to(self.device)

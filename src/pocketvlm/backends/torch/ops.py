@@ -73,7 +73,7 @@ class TorchOps(Ops[Tensor, Tensor, Tensor]):
             for weight, out in zip(weights, outs, strict=True):
                 update = adapted.updates.get(weight)
                 if update is not None:
-                    out[rows] += update.scale * (x[rows] @ update.a.T @ update.b_transposed)
+                    out[rows] += update.scale * (x[rows] @ update.a.T @ update.b.T)
 
     def activate(self, x: Tensor, activation: Activation) -> Tensor:
         if activation == "silu":
