@@ -23,6 +23,7 @@ A, B = f"{PREFIX}{Q}.lora_A.weight", f"{PREFIX}{Q}.lora_B.weight"
 TOKENS = f"{PREFIX}model.language_model.embed_tokens.token_adapter.trainable_tokens_delta"
 HIDDEN = SHAPES["model.language_model.embed_tokens.weight"][1]
 BASE = {name: DenseTensor(name, "f32", np.zeros(shape, np.float32)) for name, shape in SHAPES.items()}
+OWN = "give the adapter's own base"
 CONVERT, MERGE = "path_initial_model_for_weight_conversion", "merge_and_unload"
 
 
@@ -93,17 +94,17 @@ def with_key(key: str, *shape: int) -> Callable[[State], State]:
 
 
 BAD: dict[str, tuple[Callable[[State], State], tuple[str, ...]]] = {
-    "no B": (changed(b=None), (A, "no other half", "lora_B")),
+    "no B": (changed(b=None), (A, "no other half", "lora_B", "save both again")),
     "no A": (changed(a=None), (B, "no other half", "lora_A")),
-    "rank": (changed(a=lambda v: v[:2], b=lambda v: v[:, :2]), (A, "rank 2", "says 4")),
-    "halves of two ranks": (changed(b=lambda v: v[:, :2]), (B, "[")),
+    "rank": (changed(a=lambda v: v[:2], b=lambda v: v[:, :2]), (A, "rank 2", "says 4", "do not belong together")),
+    "halves of two ranks": (changed(b=lambda v: v[:, :2]), (B, "rank 2", "says 4")),
     "empty, as unfinished shards leave it": (changed(a=lambda v: v[:0]), (A, "rank 0")),
     "flat": (changed(a=lambda v: v.reshape(-1)), (A, "instead of")),
-    "wider base": (changed(a=lambda v: np.tile(v, 2)), (A, "instead of")),
+    "wider base": (changed(a=lambda v: np.tile(v, 2)), (A, "instead of", OWN)),
     "taller base": (changed(b=lambda v: np.tile(v, (2, 1))), (B, f"{Q}.weight")),
-    "another layer": (with_key(f"{PREFIX}model.language_model.layers.99.mlp.up_proj.lora_A.weight", 4, 8), ("99",)),
-    "a text model": (with_key(f"{PREFIX}model.layers.0.mlp.up_proj.weight", 4, 8), ("does not have",)),
-    "dora": (with_key(f"{PREFIX}{Q}.lora_magnitude_vector", 8), ("DoRA",)),
+    "another layer": (with_key(f"{PREFIX}model.language_model.layers.99.mlp.up_proj.lora_A.weight", 4, 8), ("99", OWN)),
+    "a text model": (with_key(f"{PREFIX}model.layers.0.mlp.up_proj.weight", 4, 8), ("does not have", OWN)),
+    "dora": (with_key(f"{PREFIX}{Q}.lora_magnitude_vector", 8), ("DoRA", MERGE)),
     "bias of B": (with_key(f"{PREFIX}{Q}.lora_B.bias", 8), ("a bias of lora_B",)),
     "loha": (with_key(f"{PREFIX}{Q}.hada_w1_a", 8, 4), ("does not have",)),
     "adalora": (with_key(f"{PREFIX}{Q}.lora_E", 4, 1), ("no tensor of a plain LoRA",)),
@@ -127,10 +128,17 @@ def test_a_depthwise_convolution_and_a_vector_have_no_updates(tmp_path: Path) ->
         refused(write_folder(tmp_path / name, state), TensorError, what)
 
 
+def test_a_model_without_its_vision_tower_says_so(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "a", factors(["model.vision_tower.encoder.layers.0.mlp.fc1"], SHAPES))
+    language = {name: shape for name, shape in SHAPES.items() if "language_model" in name}
+    with pytest.raises(TensorError, match=r"no vision tower here: give its vision file"):
+        read_adapter(folder, language)
+
+
 def test_of_many_problems_some_are_named_and_the_others_counted(tmp_path: Path) -> None:
     modules = [f"model.language_model.layers.{index}.mlp.up_proj" for index in range(4)]
     folder = write_folder(tmp_path / "a", factors(modules, SHAPES), r=8)
-    refused(folder, TensorError, "rank 4", "and ", " more", "give the adapter's own base")
+    refused(folder, TensorError, "rank 4", "; and 4 more", "belong together")
 
 
 def test_two_adapters_in_a_file_are_refused(tmp_path: Path) -> None:

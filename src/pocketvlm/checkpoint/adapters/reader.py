@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pocketvlm.adapters import Adapter, Update
+from pocketvlm.checkpoint.adapters.fit import Keys, Shape, check_fit
 from pocketvlm.checkpoint.adapters.keys import Key, parse_key
 from pocketvlm.checkpoint.adapters.options import read_options
 from pocketvlm.checkpoint.adapters.settings import AdapterSettings
@@ -19,11 +20,6 @@ from pocketvlm.checkpoint.jsonfile import read_json
 from pocketvlm.checkpoint.names import EMBEDDING, HEAD
 from pocketvlm.errors import TensorError
 from pocketvlm.tensors import DenseTensor, Tensor, same_values
-
-Shape = tuple[int, ...]
-_SHOWN = 4
-_CONVOLUTION = ".conv1d.weight"
-_PATCHES = "patch_embedding.weight"
 
 
 def read_adapter(
@@ -58,7 +54,7 @@ def read_adapter(
     if tied:
         shapes[HEAD] = shapes[EMBEDDING]
     keys = _by_part([parse_key(text) for text in state], str(file))
-    _check(keys, state, shapes, settings, str(file))
+    check_fit(keys, state, shapes, settings, str(file))
     updates = _updates(keys, state, shapes, settings)
     for (part, name), key in keys.items():
         if part == "tokens":
@@ -102,79 +98,8 @@ def _by_part(keys: list[Key], where: str) -> dict[tuple[str, str], Key]:
     return found
 
 
-def _check(
-    keys: Mapping[tuple[str, str], Key],
-    state: Mapping[str, DenseTensor],
-    shapes: Mapping[str, Shape],
-    settings: AdapterSettings,
-    where: str,
-) -> None:
-    """Raise one TensorError that lists the tensors that the model lacks, or that have another shape or rank."""
-    problems = [
-        problem
-        for (part, name), key in keys.items()
-        if (problem := _problem(keys, part, name, key, state[key.text].shape, shapes, settings))
-    ]
-    if problems:
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        made_for = f" (it was trained on {settings.base})" if settings.base else ""
-        raise TensorError(
-            f"{where}: the adapter does not fit the model{made_for}: {'; '.join(problems[:_SHOWN])}{more}: give the "
-            f"adapter's own base, or save the adapter again"
-        )
-
-
-def _problem(
-    keys: Mapping[tuple[str, str], Key],
-    part: str,
-    name: str,
-    key: Key,
-    found: Shape,
-    shapes: Mapping[str, Shape],
-    settings: AdapterSettings,
-) -> str | None:
-    """What is wrong with a tensor; None if it fits."""
-    if part == "unknown":
-        method = " (DoRA)" if "lora_magnitude" in key.text else " (a bias of lora_B)" if ".bias" in key.text else ""
-        return f"{key.text} is no tensor of a plain LoRA{method}"
-    if name not in shapes:
-        return f"{key.text} changes {name}, which the model does not have"
-    shape = shapes[name]
-    if part in ("replacement", "base"):
-        return None if found == shape else f"{key.text} is {list(found)}, but {name} {list(shape)}"
-    if part == "tokens":
-        fits = len(found) == 2 and found[1] == shape[-1]
-        return None if fits else f"{key.text} is {list(found)}, but rows of {name} have {shape[-1]} values"
-    kind, half = part.rsplit("_", 1)
-    if (f"{kind}_{'B' if half == 'A' else 'A'}", name) not in keys:
-        return f"{key.text} has no other half, lora_{'embedding_' * (kind != 'lora')}{'B' if half == 'A' else 'A'}"
-    if len(shape) == 1 or name.endswith(_CONVOLUTION):
-        what = "a depthwise convolution" if name.endswith(_CONVOLUTION) else "a vector"
-        return f"{key.text} updates {name}, which is {what} and no matrix"
-    rank = settings.rank_of(key.module)
-    wanted = _factor_shape(part, shape, rank)
-    if found == wanted:
-        return None
-    if found[:1] + wanted[1:] == found and half == "A":
-        return f"{key.text} has rank {found[0]}, but {settings.where} says {rank}"
-    if found[1:] == wanted[1:2] + wanted[2:] and half == "B":
-        return f"{key.text} is {list(found)}, but {name} {list(shape)}"
-    return f"{key.text} is {list(found)} instead of {list(wanted)} (rank {rank}, {name} {list(shape)})"
-
-
-def _factor_shape(part: str, shape: Shape, rank: int) -> Shape:
-    """The shape of a factor as peft saves it: of linear layers, embeddings, and convolutions."""
-    ones = (1,) * len(shape[2:])
-    return {
-        "lora_A": (rank, *shape[1:]),
-        "lora_B": (shape[0], rank, *ones),
-        "embedding_A": (rank, shape[0]),
-        "embedding_B": (shape[1], rank),
-    }[part]
-
-
 def _updates(
-    keys: Mapping[tuple[str, str], Key],
+    keys: Keys,
     state: Mapping[str, DenseTensor],
     shapes: Mapping[str, Shape],
     settings: AdapterSettings,
