@@ -18,7 +18,7 @@ SHORT: dict[str, Any] = {"max_tokens": 6}
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_adapter(tmp_path_factory.mktemp("adapters") / "odd", strength=4.0)
+    return write_adapter(tmp_path_factory.mktemp("adapters") / "odd", strength=8.0)
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,9 @@ def test_the_adapter_is_compared_with_its_base(model: Model, adapter: Path, tmp_
     assert found.difference is not None
     assert (found.candidate.name, found.baseline.name) == ("nano + odd", "nano")
     assert [sample.baseline for sample in found.samples] == [sample.answer for sample in alone.samples]
-    assert all(sample.answer.text != sample.baseline.text for sample in found.samples if sample.baseline)
+    assert any(sample.answer.text != sample.baseline.text for sample in found.samples if sample.baseline)
     assert found.difference.mean == pytest.approx(found.score - alone.score)
-    assert (found.difference.worse, len(found.changes)) == (found.difference.worse, found.difference.worse)
-    assert found.difference.worse > 0
+    assert len(found.changes) == found.difference.worse + found.difference.better > 0
     # The adapter was loaded for the evaluation alone.
     assert not model.adapters
     heads = [read_lines(path)[0] for path in (answers, tmp_path / "answers.baseline.jsonl")]
