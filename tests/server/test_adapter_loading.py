@@ -169,6 +169,16 @@ def test_names_and_bodies_that_are_wrong(loading: Running) -> None:
     assert load(loading, "second", "first", load_inplace=True).status_code == 200
 
 
+def test_fields_that_have_no_effect_are_named(loading: Running) -> None:
+    loaded = load(loading, "x", "first", never_heard_of=1, is_3d_lora_weight=None)
+    assert loaded.status_code == 200
+    assert loaded.headers["x-ignored-fields"] == "never_heard_of"
+    assert loading.line(loaded.headers["x-request-id"])["adapter"] == "x"
+    refused = load(loading, "x", "first", load_inplace=True, is_3d_lora_weight=True)
+    assert refused.status_code == 400
+    assert "is_3d_lora_weight: this field is not supported" in refused.json()["error"]["message"]
+
+
 def test_load_inplace_replaces_an_adapter_or_changes_nothing(loading: Running) -> None:
     assert load(loading, "x", "first", load_inplace=True).status_code == 200
     first = said(loading, model="x")
