@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pocketvlm.api.comparing import compare_models as compare_models
     from pocketvlm.api.comparison import Comparison as Comparison
     from pocketvlm.api.converting import convert_model as convert_model
+    from pocketvlm.api.evaluation import Evaluation as Evaluation
+    from pocketvlm.api.evaluation import evaluate as evaluate
     from pocketvlm.api.llm import LLM as LLM
     from pocketvlm.api.llm import LoRARequest as LoRARequest
     from pocketvlm.api.merging import MergeResult as MergeResult
@@ -47,6 +49,7 @@ _HOMES = {
     "pocketvlm.api.comparing": ("compare_models",),
     "pocketvlm.api.comparison": ("Comparison",),
     "pocketvlm.api.converting": ("convert_model",),
+    "pocketvlm.api.evaluation": ("Evaluation", "evaluate"),
     "pocketvlm.api.llm": ("LLM", "LoRARequest"),
     "pocketvlm.api.merging": ("MergeResult", "merge_adapter"),
     "pocketvlm.api.quantizing": ("quantize_model",),

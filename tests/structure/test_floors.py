@@ -30,6 +30,7 @@ PLACES: dict[str, tuple[str, ...]] = {
             "processor",
             "checkpoint",
             "parsing",
+            "scoring",
             "engine",
             "guided",
             "quantize",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
@@ -45,7 +45,7 @@ class Job:
             self._stream.cancel()
 
 
-def in_order(questions: Iterable[Ask], width: int) -> Iterator[Result]:
+def in_order(questions: Iterable[Ask], width: int) -> Generator[Result, None, None]:
     """Answers in the order of the questions; `width` of them are generated at once.
 
     Questions are read when they are needed, at most 2 * width ahead of the answers. Closing the iterator cancels
