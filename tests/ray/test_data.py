@@ -98,18 +98,20 @@ import os, ray, sys, time
 from ray.data.checkpoint import CheckpointConfig
 from pocketvlm.ray import PocketVLMEngineProcessorConfig, build_processor
 source, target, checkpoint, gate = sys.argv[1:]
-def before(row):
+def after(row):
     while row["id"] >= 950 and not os.path.exists(gate):
         time.sleep(0.05)
-    return {"prompt": f"{row['id']}", "sampling_params": {"temperature": 0, "max_tokens": 2}}
+    return {"id": row["id"], "text": row["generated_text"]}
 ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-ray.data.DataContext.get_current().checkpoint_config = CheckpointConfig("id", checkpoint)
+context = ray.data.DataContext.get_current()
+context.checkpoint_config = CheckpointConfig("id", checkpoint)
+context.target_max_block_size = context.target_min_block_size = 1 << 20  # else these files are one block
 processor = build_processor(
     PocketVLMEngineProcessorConfig("nano", batch_size=20),
-    preprocess=before,
-    postprocess=lambda row: {"id": row["id"], "text": row["generated_text"]},
+    preprocess=lambda row: {"prompt": f"{row['id']}", "sampling_params": {"temperature": 0, "max_tokens": 2}},
+    postprocess=after,
 )
-processor(ray.data.read_parquet(source, override_num_blocks=20)).write_parquet(target)
+processor(ray.data.read_parquet(source)).write_parquet(target)
 """
 
 
@@ -120,7 +122,9 @@ def test_a_driver_that_is_killed_starts_again_from_the_checkpoint(tmp_path: Path
     source, target, checkpoint = tmp_path / "in", tmp_path / "out", tmp_path / "checkpoint"
     source.mkdir()
     for part in range(20):
-        pq.write_table(pa.table({"id": list(range(part * 50, part * 50 + 50))}), source / f"{part:02}.parquet")
+        ids = list(range(part * 50, part * 50 + 50))
+        rows = {"id": ids, "picture": [os.urandom(40_000) for _ in ids]}
+        pq.write_table(pa.table(rows), source / f"{part:02}.parquet")
     gate = tmp_path / "gate"
     command = [sys.executable, "-c", JOB, str(source), str(target), str(checkpoint), str(gate)]
     first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

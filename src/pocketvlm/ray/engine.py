@@ -1,0 +1,119 @@
+"""`Engine` is a replica of Ray Serve: one model, behind the same application that `pocketvlm serve` runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, MutableMapping
+from typing import Any
+
+from ray import serve
+
+from pocketvlm.api import load
+from pocketvlm.ray.autoscaling import QUEUED_TOKENS
+from pocketvlm.ray.options import AppOptions
+from pocketvlm.server.app import create_app
+from pocketvlm.server.context import Context
+from pocketvlm.server.logs import Log
+from pocketvlm.server.settings import Settings
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Engine:
+    """Answers HTTP requests that the ingress passes on. Ray calls it on one event loop."""
+
+    def __init__(self, options: AppOptions) -> None:
+        self._options = options
+        engine = {"threads": max(1, int(options.num_cpus)), **options.engine_kwargs}
+        self._model = load(options.model, **engine)
+        names = {"served_model_name": (options.served_model_name,)} if options.served_model_name else {}
+        # Ray's proxy is the only sender, and checks addresses itself.
+        settings = Settings(**{"host": "0.0.0.0", "ui": False, "drain": options.drain, **names, **options.settings})
+        self._context = Context(self._model, settings, Log("none"))
+        self._application = create_app(self._context)[1]
+        self._name = serve.get_replica_context().replica_id.unique_id.encode()
+        self._started = False
+
+    async def http(
+        self, key: str, adapter: str, method: str, path: str, query: bytes, headers: Headers, body: bytes
+    ) -> AsyncGenerator[Any, None]:
+        """The answer to a request: first (status, headers), then chunks of its body.
+
+        key: affinity, which the router reads. adapter: the one that the request names, loaded before the request runs.
+        """
+        self._start()
+        if adapter:
+            await self.adapter(adapter)
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query,
+            "root_path": "",
+            "headers": headers,
+            "client": ("127.0.0.1", 0),
+            "server": ("127.0.0.1", 0),
+        }
+        messages: asyncio.Queue[MutableMapping[str, Any] | None] = asyncio.Queue()
+        gone = asyncio.Event()
+        sent = False
+
+        async def receive() -> MutableMapping[str, Any]:
+            nonlocal sent
+            if not sent:
+                sent = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def run() -> None:
+            try:
+                await self._application(scope, receive, messages.put)
+            finally:
+                messages.put_nowait(None)
+
+        running = asyncio.create_task(run())
+        try:
+            while (message := await messages.get()) is not None:
+                if message["type"] == "http.response.start":
+                    yield message["status"], [*message.get("headers", ()), (b"x-replica", self._name)]
+                elif message.get("body"):
+                    yield bytes(message["body"])
+            await running
+        finally:
+            gone.set()  # the client has gone, or all is said: the application ends what still runs
+            if not running.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({running}, timeout=self._options.drain)
+
+    async def adapter(self, name: str) -> str:
+        """Load an adapter, unless it is loaded."""
+        raise NotImplementedError
+
+    async def check_health(self) -> None:
+        """What Ray asks now and then. Raises if the engine does not answer: Ray then starts another replica."""
+        self._start()
+        await asyncio.wait_for(asyncio.to_thread(self._model.driver.call, lambda: None), timeout=60)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Prompt tokens that wait for their prefill on this replica."""
+        return {QUEUED_TOKENS: float(self._model.driver.stats().queued_tokens)}
+
+    async def __del__(self) -> None:
+        """Let running answers end, then release the model."""
+        if self._started:
+            await self._context.drain()
+            await self._context.close()
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            self._context.start()
+
+
+EngineDeployment = serve.deployment(Engine)

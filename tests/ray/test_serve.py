@@ -1,0 +1,101 @@
+"""Ray Serve on a cluster of several nodes: the server's answers, one replica for each image, a node that dies."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytestmark = pytest.mark.ray
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+URL = "http://127.0.0.1:8000"
+
+
+def image(name: str) -> str:
+    return "data:image/png;base64," + base64.b64encode((EXAMPLES / name).read_bytes()).decode()
+
+
+def question(name: str, text: str = "What is this?", **more: Any) -> dict[str, Any]:
+    parts = [{"type": "image_url", "image_url": {"url": image(name)}}, {"type": "text", "text": text}]
+    return {"messages": [{"role": "user", "content": parts}], "temperature": 0, "max_tokens": 12, **more}
+
+
+@pytest.fixture
+def app(cluster: Any) -> Iterator[Any]:
+    """Two replicas, one on each node."""
+    from ray import serve
+
+    from pocketvlm.ray.serve import build_app
+
+    serve.start(proxy_location="HeadOnly", http_options={"port": 8000})
+    serve.run(build_app({"model": "nano", "replicas": 2, "num_cpus": 1}))
+    try:
+        yield cluster
+    finally:
+        serve.shutdown()
+
+
+def test_the_routes_answer_as_the_server_does_and_one_image_stays_on_one_replica(app: Any) -> None:
+    import openai
+
+    import pocketvlm
+
+    with pocketvlm.load("nano", threads=1) as model:
+        expected = model.ask("What is this?", [EXAMPLES / "penguin.png"], temperature=0, max_tokens=12).text
+    client = openai.OpenAI(base_url=f"{URL}/v1", api_key="none")
+    assert [model.id for model in client.models.list()] == ["nano"]
+    answer = client.chat.completions.create(model="nano", **question("penguin.png"))
+    assert answer.choices[0].message.content == expected
+    stream = client.chat.completions.create(model="nano", stream=True, **question("penguin.png"))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices) == expected
+    texts = ("Describe this image.", "Which animal?", "Which colour?", "Is it a cat?")
+    assert len({replica(question("penguin.png", text)) for text in texts}) == 1
+    others = [{"messages": [{"role": "user", "content": f"Number {n}"}], "max_tokens": 1} for n in range(20)]
+    assert len({replica(body) for body in others}) == 2, "conversations without images spread over both"
+
+
+def replica(body: dict[str, Any]) -> str:
+    """The replica that answers a request."""
+    response = httpx.post(f"{URL}/v1/chat/completions", json=body, timeout=120)
+    assert response.status_code == 200, response.text
+    return response.headers["x-replica"]
+
+
+def test_wrong_requests_get_the_servers_errors(app: Any) -> None:
+    refused = httpx.post(f"{URL}/v1/chat/completions", json={"model": "other", "messages": []}, timeout=60)
+    assert refused.status_code in (400, 404)
+    assert "error" in refused.json()
+    files = httpx.post(f"{URL}/v1/files", files={"file": b"x"}, data={"purpose": "vision"}, timeout=60)
+    assert files.status_code == 404
+    assert "replicas share no files" in files.json()["error"]["message"]
+    broken = httpx.post(f"{URL}/v1/messages", content=b"{", timeout=60)
+    assert broken.status_code == 400
+    assert broken.json()["type"] == "error"
+
+
+def test_a_node_that_dies_in_a_stream_gives_an_error_event_and_asking_again_works(app: Any) -> None:
+    body = question("dog.png", max_tokens=4000, ignore_eos=True, stream=True)
+    killed, said = False, []
+    with httpx.stream("POST", f"{URL}/v1/chat/completions", json=body, timeout=120) as response:
+        assert response.status_code == 200
+        for line in response.iter_lines():
+            if not line.startswith("data: "):
+                continue
+            said.append(line.removeprefix("data: "))
+            if not killed and len(said) > 5:
+                killed = True
+                for node in app.workers:  # whichever has the stream
+                    app.remove_node(node, allow_graceful=False)
+                app.add_node(num_cpus=1)
+    last = json.loads(said[-1])
+    assert last["error"]["code"] == "replica_lost"
+    assert "ask again" in last["error"]["message"]
+    again = httpx.post(f"{URL}/v1/chat/completions", json=question("dog.png"), timeout=180)
+    assert again.status_code == 200
+    assert again.json()["choices"][0]["message"]["content"]
