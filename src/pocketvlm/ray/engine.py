@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, MutableMapping
+import threading
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from ray import serve
 
-from pocketvlm.api import load
+from pocketvlm.api import Model, load
 from pocketvlm.ray.autoscaling import QUEUED_TOKENS
 from pocketvlm.ray.options import AppOptions
 from pocketvlm.server.app import create_app
@@ -18,6 +20,61 @@ from pocketvlm.server.logs import Log
 from pocketvlm.server.settings import Settings
 
 Headers = list[tuple[bytes, bytes]]
+
+
+class AdapterUses:
+    """Adapters of a replica: loaded when a request names one, removed when Ray drops one and no request uses it."""
+
+    def __init__(self, model: Model, paths: Mapping[str, str]) -> None:
+        self._model, self._paths = model, paths
+        self._uses: Counter[str] = Counter()
+        self._dropped: set[str] = set()
+        self._lock = threading.Lock()
+
+    def load(self, name: str) -> LoadedAdapter:
+        """Load an adapter, unless it is loaded. Raises PocketVLMError where its files do not fit."""
+        with self._lock:
+            self._dropped.discard(name)
+            if name not in self._model.adapters:
+                self._model.add_adapter(name, self._paths[name])
+        return LoadedAdapter(self, name)
+
+    def drop(self, name: str) -> None:
+        """Remove an adapter as soon as no request uses it."""
+        with self._lock:
+            self._dropped.add(name)
+            self._remove_unused(name)
+
+    @contextlib.contextmanager
+    def use(self, name: str) -> Iterator[None]:
+        """Keep an adapter for a request."""
+        with self._lock:
+            self._uses[name] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._uses[name] -= 1
+                self._remove_unused(name)
+
+    def _remove_unused(self, name: str) -> None:
+        if name in self._dropped and not self._uses[name]:
+            self._dropped.discard(name)
+            self._model.remove_adapter(name)
+
+
+class LoadedAdapter:
+    """What Ray holds of an adapter: it calls `__del__` for the one that was used longest ago."""
+
+    def __init__(self, uses: AdapterUses, name: str) -> None:
+        self._uses: AdapterUses | None = uses
+        self._name = name
+
+    def __del__(self) -> None:
+        """Drop the adapter, once."""
+        uses, self._uses = self._uses, None
+        if uses is not None:
+            uses.drop(self._name)
 
 
 class Engine:
@@ -32,6 +89,7 @@ class Engine:
         settings = Settings(**{"host": "0.0.0.0", "ui": False, "drain": options.drain, **names, **options.settings})
         self._context = Context(self._model, settings, Log("none"))
         self._application = create_app(self._context)[1]
+        self._adapters = AdapterUses(self._model, options.adapters)
         self._name = serve.get_replica_context().replica_id.unique_id.encode()
         self._started = False
 
@@ -43,8 +101,18 @@ class Engine:
         key: affinity, which the router reads. adapter: the one that the request names, loaded before the request runs.
         """
         self._start()
-        if adapter:
+        if not adapter:
+            async for part in self._answer(method, path, query, headers, body):
+                yield part
+            return
+        with self._adapters.use(adapter):
             await self.adapter(adapter)
+            async for part in self._answer(method, path, query, headers, body):
+                yield part
+
+    async def _answer(
+        self, method: str, path: str, query: bytes, headers: Headers, body: bytes
+    ) -> AsyncGenerator[Any, None]:
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
@@ -91,8 +159,8 @@ class Engine:
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait({running}, timeout=self._options.drain)
 
-    async def adapter(self, name: str) -> str:
-        """Load an adapter, unless it is loaded."""
+    async def adapter(self, name: str) -> Any:
+        """An adapter of this replica, loaded now if it is not there."""
         raise NotImplementedError
 
     async def check_health(self) -> None:
@@ -116,4 +184,13 @@ class Engine:
             self._context.start()
 
 
-EngineDeployment = serve.deployment(Engine)
+def engine_class(max_adapters: int) -> type[Engine]:
+    """The replica's class, with Ray's multiplexing of so many adapters."""
+
+    class Multiplexed(Engine):
+        @serve.multiplexed(max_num_models_per_replica=max_adapters)  # type: ignore[untyped-decorator]
+        async def adapter(self, name: str) -> LoadedAdapter:
+            """Load an adapter, unless it is loaded."""
+            return await asyncio.to_thread(self._adapters.load, name)
+
+    return Multiplexed

@@ -7,7 +7,6 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-from ray import serve
 from ray.exceptions import RayError
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -110,6 +109,3 @@ def _failure(error: ApiError, path: str) -> Response:
 
 def _reason(error: Exception | None) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}" if error and str(error) else "it ended"
-
-
-IngressDeployment = serve.deployment(Ingress)

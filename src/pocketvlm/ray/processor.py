@@ -44,6 +44,7 @@ class Processor:
                 "model_source": config.model_source,
                 "engine_kwargs": dict(config.engine_kwargs),
                 "max_pending_requests": config.max_pending_requests,
+                "adapter_dir": config.dynamic_lora_loading_path,
                 "should_continue_on_error": config.should_continue_on_error,
             },
             batch_size=config.batch_size,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 
-from pocketvlm.ray.engine import EngineDeployment
-from pocketvlm.ray.ingress import IngressDeployment
+from pocketvlm.ray.engine import engine_class
+from pocketvlm.ray.ingress import Ingress
 from pocketvlm.ray.options import AppOptions
 
 if TYPE_CHECKING:
@@ -29,19 +30,27 @@ def build_app(arguments: Mapping[str, Any]) -> Application:
             policy_kwargs={"target": options.target_queued_tokens},
         )
         scaling = {"autoscaling_config": AutoscalingConfig(min_replicas=low, max_replicas=high, policy=policy)}
-    engine = EngineDeployment.options(
-        name="engine",
-        ray_actor_options={"num_cpus": options.num_cpus},
-        max_ongoing_requests=options.max_ongoing_requests,
-        graceful_shutdown_timeout_s=options.drain + 5,
-        request_router_config=RequestRouterConfig(request_router_class="pocketvlm.ray.router.AffinityRouter"),
-        **scaling,
-    ).bind(options)
-    return IngressDeployment.options(
-        name="ingress",
-        ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=max(1000, 4 * high * options.max_ongoing_requests),
-    ).bind(options, engine)
+    engine = (
+        serve.deployment(engine_class(options.max_adapters))
+        .options(
+            name="engine",
+            ray_actor_options={"num_cpus": options.num_cpus},
+            max_ongoing_requests=options.max_ongoing_requests,
+            graceful_shutdown_timeout_s=options.drain + 5,
+            request_router_config=RequestRouterConfig(request_router_class="pocketvlm.ray.router.AffinityRouter"),
+            **scaling,
+        )
+        .bind(options)
+    )
+    return (
+        serve.deployment(Ingress)
+        .options(
+            name="ingress",
+            ray_actor_options={"num_cpus": 0},
+            max_ongoing_requests=max(1000, 4 * high * options.max_ongoing_requests),
+        )
+        .bind(options, engine)
+    )
 
 
 app = build_app  # the name that `serve run pocketvlm.ray.serve:app` gives

@@ -6,11 +6,14 @@ import asyncio
 import os
 import pickle
 import sys
+import threading
 import time
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -19,7 +22,7 @@ from pocketvlm.answers.answer import Answer
 from pocketvlm.answers.choice import Choice
 from pocketvlm.answers.stream import ChoiceStream
 from pocketvlm.api import load
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import InputError, PocketVLMError
 from pocketvlm.interfaces.errors import ApiError
 from pocketvlm.interfaces.preparation import RequestBuilder
 from pocketvlm.processor.limits import MediaLimits
@@ -29,8 +32,16 @@ from pocketvlm.ray.rows import DATA, ERROR, answer_columns, failed_columns, ques
 class Answering:
     """Answers rows on threads, which share the engine's steps. Knows nothing of Ray."""
 
-    def __init__(self, model_source: str, engine_kwargs: Mapping[str, Any], max_pending_requests: int | None) -> None:
+    def __init__(
+        self,
+        model_source: str,
+        engine_kwargs: Mapping[str, Any],
+        max_pending_requests: int | None = None,
+        adapter_dir: str | None = None,
+    ) -> None:
         """Load the model. Raises PocketVLMError where it cannot be loaded."""
+        self._name, self._adapter_dir = model_source, adapter_dir
+        self._loading = threading.Lock()
         self.model = load(model_source, **engine_kwargs)
         self.builder = RequestBuilder(self.model, MediaLimits())
         running = self.model.engine.scheduler.max_seqs
@@ -40,8 +51,7 @@ class Answering:
         """The columns that the answer to a row adds. Raises PocketVLMError and ApiError."""
         began = time.perf_counter()
         builder = self.builder
-        question = question_of(row)
-        self.builder.check_model(row.get("model") or None)
+        question = replace(question_of(row), adapter=self._adapter(row.get("model")))
         prompt = builder.prompt(question)
         request = builder.requests(question, prompt, builder.constraint(question, False))[0]
         self.model.engine.check(request)
@@ -50,6 +60,23 @@ class Answering:
         for delta in ChoiceStream(self.model.driver, choice):
             answer.add(delta)
         return answer_columns(choice, answer, time.perf_counter() - began)
+
+    def _adapter(self, name: Any) -> str | None:
+        """The adapter that column `model` names, loaded on first use. Raises InputError and CheckpointError."""
+        if not name or name == self._name:
+            return None
+        if not isinstance(name, str):
+            raise InputError(f"model must be the name of an adapter, not {type(name).__name__}")
+        with self._loading:
+            if name not in self.model.adapters:
+                if self._adapter_dir is None:
+                    raise InputError(
+                        f"model={name!r} is not {self._name!r}: give dynamic_lora_loading_path, the folder of adapters"
+                    )
+                if name in (".", "..") or "/" in name:
+                    raise InputError(f"model={name!r} is no folder of {self._adapter_dir}: give the name of one")
+                self.model.add_adapter(name, Path(self._adapter_dir) / name)
+        return name
 
 
 class Worker:
@@ -60,10 +87,11 @@ class Worker:
         model_source: str,
         engine_kwargs: Mapping[str, Any],
         max_pending_requests: int | None,
+        adapter_dir: str | None,
         should_continue_on_error: bool,
     ) -> None:
         try:
-            self._answering = Answering(model_source, engine_kwargs, max_pending_requests)
+            self._answering = Answering(model_source, engine_kwargs, max_pending_requests, adapter_dir)
         except PocketVLMError as error:
             # Ray shows the last line of what an actor raises: no chain of causes.
             raise RuntimeError(f"this node cannot load model_source={model_source!r}: {error}") from None
