@@ -15,12 +15,13 @@ os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
 
 @pytest.fixture
 def cluster() -> Iterator[object]:
-    """A head without CPUs for work, and two nodes of one CPU each. The driver is on the head."""
+    """A head and two workers of one CPU each. The driver is on the head."""
     import ray
     from ray.cluster_utils import Cluster
 
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    found.workers = [found.add_node(num_cpus=1) for _ in range(2)]
+    head = {"num_cpus": 1, "include_dashboard": False, "resources": {"head": 1}}
+    found = Cluster(initialize_head=True, head_node_args=head)
+    found.workers = [found.add_node(num_cpus=1, resources={"worker": 1}) for _ in range(2)]
     ray.init(address=found.address, log_to_driver=False)
     try:
         yield found

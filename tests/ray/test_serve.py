@@ -34,7 +34,8 @@ def app(cluster: Any) -> Iterator[Any]:
     from pocketvlm.ray.serve import build_app
 
     serve.start(proxy_location="HeadOnly", http_options={"port": 8000})
-    serve.run(build_app({"model": "nano", "replicas": 2, "num_cpus": 1}))
+    places = {"resources": {"worker": 1}, "ingress_resources": {"head": 0.1}}
+    serve.run(build_app({"model": "nano", "replicas": 2, "num_cpus": 1, **places}))
     try:
         yield cluster
     finally:
@@ -67,6 +68,16 @@ def replica(body: dict[str, Any]) -> str:
     return response.headers["x-replica"]
 
 
+def test_a_wrong_setting_is_refused_before_anything_starts() -> None:
+    from pocketvlm.errors import OptionError
+    from pocketvlm.ray.serve import build_app
+
+    with pytest.raises(OptionError, match="max_qeue=3"):
+        build_app({"settings": {"max_qeue": 3}})
+    with pytest.raises(OptionError, match=r"max.queue"):
+        build_app({"settings": {"max_queue": -1}})
+
+
 def test_wrong_requests_get_the_servers_errors(app: Any) -> None:
     refused = httpx.post(f"{URL}/v1/chat/completions", json={"model": "other", "messages": []}, timeout=60)
     assert refused.status_code in (400, 404)
@@ -92,7 +103,7 @@ def test_a_node_that_dies_in_a_stream_gives_an_error_event_and_asking_again_work
                 killed = True
                 for node in app.workers:  # whichever has the stream
                     app.remove_node(node, allow_graceful=False)
-                app.add_node(num_cpus=1)
+                app.add_node(num_cpus=1, resources={"worker": 1})
     last = json.loads(said[-1])
     assert last["error"]["code"] == "replica_lost"
     assert "ask again" in last["error"]["message"]

@@ -7,11 +7,13 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping, MutableMapping
+from dataclasses import fields
 from typing import Any
 
 from ray import serve
 
 from pocketvlm.api import Model, load
+from pocketvlm.errors import OptionError
 from pocketvlm.ray.autoscaling import QUEUED_TOKENS
 from pocketvlm.ray.options import AppOptions
 from pocketvlm.server.app import create_app
@@ -20,6 +22,22 @@ from pocketvlm.server.logs import Log
 from pocketvlm.server.settings import Settings
 
 Headers = list[tuple[bytes, bytes]]
+
+
+def server_settings(options: AppOptions) -> Settings:
+    """Settings of the server in a replica. Raises OptionError by name.
+
+    A replica listens nowhere itself. Host names are checked as those of a local server are: without `allowed_hosts`,
+    requests name an address or localhost.
+    """
+    known = [each.name for each in fields(Settings)]
+    for name, value in options.settings.items():
+        if name not in known or name in ("host", "port"):
+            raise OptionError(f"settings: {name}={value!r} is no setting of a replica: give one of {', '.join(known)}")
+    names = {} if options.served_model_name is None else {"served_model_name": (options.served_model_name,)}
+    lists = {name: tuple(value) for name, value in options.settings.items() if isinstance(value, list)}
+    given: dict[str, Any] = {"ui": False, "drain": options.drain, **names, **options.settings, **lists}
+    return Settings(**given)
 
 
 class AdapterUses:
@@ -84,10 +102,7 @@ class Engine:
         self._options = options
         engine = {"threads": max(1, int(options.num_cpus)), **options.engine_kwargs}
         self._model = load(options.model, **engine)
-        names = {"served_model_name": (options.served_model_name,)} if options.served_model_name else {}
-        # Ray's proxy is the only sender, and checks addresses itself.
-        settings = Settings(**{"host": "0.0.0.0", "ui": False, "drain": options.drain, **names, **options.settings})
-        self._context = Context(self._model, settings, Log("none"))
+        self._context = Context(self._model, server_settings(options), Log("none"))
         self._application = create_app(self._context)[1]
         self._adapters = AdapterUses(self._model, options.adapters)
         self._name = serve.get_replica_context().replica_id.unique_id.encode()

@@ -19,7 +19,9 @@ class AppOptions:
 
     model: what `pocketvlm.load` takes; every node must be able to read it. served_model_name: its name in requests.
     engine_kwargs: options of `load`. settings: of the server (`docs/server.md`), such as api_keys and max_queue.
-    num_cpus: CPUs of a replica, which are also its threads. replicas: a number, or (smallest, largest).
+    num_cpus: CPUs of a replica, which are also its threads. resources, ingress_resources: custom resources of Ray that
+    nodes of replicas and of the ingress must have; an ingress that dies breaks its connections, so give it steady nodes.
+    replicas: a number, or (smallest, largest).
     target_queued_tokens: prompt tokens that wait on one replica before another is started. max_ongoing_requests: of a
     replica; more go to the next one, or wait. adapters: adapter directories by name; a replica loads one when a request
     names it, and at most max_adapters of them. drain: seconds that running answers get when a replica stops.
@@ -30,6 +32,8 @@ class AppOptions:
     engine_kwargs: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     num_cpus: float = 1
+    resources: Mapping[str, float] = field(default_factory=dict)
+    ingress_resources: Mapping[str, float] = field(default_factory=dict)
     replicas: int | tuple[int, int] = 1
     target_queued_tokens: int = 4096
     max_ongoing_requests: int = 64
@@ -54,7 +58,7 @@ class AppOptions:
         """Check the values. Raises OptionError, naming argument, value and what is allowed."""
         if not isinstance(self.model, str) or not self.model:
             raise OptionError(f"model={self.model!r}: give 'nano', a directory that all nodes have, or a hub id")
-        for name in ("engine_kwargs", "settings", "adapters"):
+        for name in ("engine_kwargs", "settings", "adapters", "resources", "ingress_resources"):
             if not isinstance(getattr(self, name), Mapping):
                 raise OptionError(f"{name}={getattr(self, name)!r}: give a mapping of names to values")
         for name in _COUNTS:

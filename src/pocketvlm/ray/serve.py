@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 
-from pocketvlm.ray.engine import engine_class
+from pocketvlm.ray.engine import engine_class, server_settings
 from pocketvlm.ray.ingress import Ingress
 from pocketvlm.ray.options import AppOptions
 
@@ -22,6 +22,7 @@ def build_app(arguments: Mapping[str, Any]) -> Application:
     Raises OptionError, naming argument, value and what is allowed.
     """
     options = AppOptions.of(arguments)
+    server_settings(options)  # a wrong one is refused here, not by each replica
     low, high = options.pool
     scaling: dict[str, Any] = {"num_replicas": low}
     if low != high:
@@ -34,7 +35,7 @@ def build_app(arguments: Mapping[str, Any]) -> Application:
         serve.deployment(engine_class(options.max_adapters))
         .options(
             name="engine",
-            ray_actor_options={"num_cpus": options.num_cpus},
+            ray_actor_options={"num_cpus": options.num_cpus, "resources": dict(options.resources)},
             max_ongoing_requests=options.max_ongoing_requests,
             graceful_shutdown_timeout_s=options.drain + 5,
             request_router_config=RequestRouterConfig(request_router_class="pocketvlm.ray.router.AffinityRouter"),
@@ -46,7 +47,7 @@ def build_app(arguments: Mapping[str, Any]) -> Application:
         serve.deployment(Ingress)
         .options(
             name="ingress",
-            ray_actor_options={"num_cpus": 0},
+            ray_actor_options={"num_cpus": 0, "resources": dict(options.ingress_resources)},
             max_ongoing_requests=max(1000, 4 * high * options.max_ongoing_requests),
         )
         .bind(options, engine)
