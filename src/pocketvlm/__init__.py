@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pocketvlm.api.comparison import Comparison as Comparison
     from pocketvlm.api.converting import convert_model as convert_model
     from pocketvlm.api.llm import LLM as LLM
+    from pocketvlm.api.llm import LoRARequest as LoRARequest
     from pocketvlm.api.quantizing import quantize_model as quantize_model
     from pocketvlm.errors import BackendError as BackendError
     from pocketvlm.errors import CheckpointError as CheckpointError
@@ -44,7 +45,7 @@ _HOMES = {
     "pocketvlm.api.comparing": ("compare_models",),
     "pocketvlm.api.comparison": ("Comparison",),
     "pocketvlm.api.converting": ("convert_model",),
-    "pocketvlm.api.llm": ("LLM",),
+    "pocketvlm.api.llm": ("LLM", "LoRARequest"),
     "pocketvlm.api.quantizing": ("quantize_model",),
     "pocketvlm.errors": (
         "BackendError",

@@ -20,6 +20,7 @@ PUBLIC = [
     "ImageInfo",
     "InputError",
     "LLM",
+    "LoRARequest",
     "Model",
     "NewlineNormalizer",
     "OptionError",

@@ -50,9 +50,8 @@ class AdapterInfo:
     def of(cls, name: str, adapter: Adapter) -> AdapterInfo:
         """What an adapter changes."""
         counts: dict[str, dict[str, int]] = {}
-        for matrix in adapter.updates:
-            kinds = counts.setdefault(part_of(matrix), {})
-            kind = matrix.removesuffix(".weight").rpartition(".")[2]
+        for part, kind in sorted((part_of(name), name.split(".")[-2]) for name in adapter.updates):
+            kinds = counts.setdefault(part, {})
             kinds[kind] = kinds.get(kind, 0) + 1
         updates = adapter.updates.values()
         return cls(
