@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.ray
+pytestmark = pytest.mark.scale
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PENGUIN, DOG = str(EXAMPLES / "penguin.png"), str(EXAMPLES / "dog.png")

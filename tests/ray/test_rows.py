@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from adapter_kit import write_adapter
 
 import pocketvlm
 from pocketvlm.errors import PocketVLMError
@@ -86,6 +87,20 @@ def test_a_wrong_row_is_named(answering: Answering, row: dict[str, Any], named: 
         answering.answer(row)
     message = caught.value.message if isinstance(caught.value, ApiError) else str(caught.value)
     assert any(each in message for each in named.split("|")), message
+
+
+def test_column_model_names_an_adapter_of_a_folder(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "one", 1)
+    answering = Answering("nano", {"threads": 1}, adapter_dir=str(tmp_path))
+    row = {"messages": [{"role": "user", "content": "Hello"}], "sampling_params": GREEDY}
+    with pocketvlm.load("nano", threads=1, adapters={"one": tmp_path / "one"}) as model:
+        base, expected = (model.ask("Hello", adapter=name, temperature=0, max_tokens=12).text for name in (None, "one"))
+    assert base != expected
+    for model_name, text in ((None, base), ("one", expected), ("nano", base), ("one", expected)):
+        assert answering.answer({**row, "model": model_name})["generated_text"] == text
+    for wrong in ("two", "../one", "..", 3):
+        with pytest.raises(PocketVLMError, match=str(wrong) if wrong != 3 else "int"):
+            answering.answer({**row, "model": wrong})
 
 
 def test_failed_rows_have_values_of_the_same_types() -> None:

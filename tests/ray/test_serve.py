@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from adapter_kit import write_adapter
 
-pytestmark = pytest.mark.ray
+pytestmark = pytest.mark.scale
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+PLACES = {"resources": {"worker": 1}, "ingress_resources": {"head": 0.1}}
 URL = "http://127.0.0.1:8000"
 
 
@@ -26,16 +29,21 @@ def question(name: str, text: str = "What is this?", **more: Any) -> dict[str, A
     return {"messages": [{"role": "user", "content": parts}], "temperature": 0, "max_tokens": 12, **more}
 
 
-@pytest.fixture
-def app(cluster: Any) -> Iterator[Any]:
-    """Two replicas, one on each node."""
+@pytest.fixture(scope="module")
+def app(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Two replicas, one on each node, and two adapters of which a replica holds one at a time."""
     from ray import serve
 
     from pocketvlm.ray.serve import build_app
 
     serve.start(proxy_location="HeadOnly", http_options={"port": 8000})
+    folder = tmp_path_factory.mktemp("adapters")
+    adapters = {name: str(write_adapter(folder / name, seed)) for name, seed in (("one", 1), ("two", 2))}
     places = {"resources": {"worker": 1}, "ingress_resources": {"head": 0.1}}
-    serve.run(build_app({"model": "nano", "replicas": 2, "num_cpus": 1, **places}))
+    serve.run(
+        build_app({"model": "nano", "replicas": 2, "num_cpus": 1, "adapters": adapters, "max_adapters": 1, **places})
+    )
+    cluster.adapters = adapters
     try:
         yield cluster
     finally:
@@ -90,6 +98,21 @@ def test_wrong_requests_get_the_servers_errors(app: Any) -> None:
     assert broken.json()["type"] == "error"
 
 
+def test_requests_that_name_adapters_get_their_answers_though_a_replica_holds_one(app: Any) -> None:
+    import pocketvlm
+
+    with pocketvlm.load("nano", threads=1, adapters=app.adapters) as model:
+        expected = {
+            name: model.ask("Hello", adapter=name, temperature=0, max_tokens=8).text for name in (None, "one", "two")
+        }
+    assert len(set(expected.values())) == 3
+    for name in (None, "one", "two", "one", None, "two"):
+        body = {"messages": [{"role": "user", "content": "Hello"}], "temperature": 0, "max_tokens": 8}
+        response = httpx.post(f"{URL}/v1/chat/completions", json=body | ({"model": name} if name else {}), timeout=120)
+        assert response.status_code == 200, response.text
+        assert response.json()["choices"][0]["message"]["content"] == expected[name]
+
+
 def test_a_node_that_dies_in_a_stream_gives_an_error_event_and_asking_again_works(app: Any) -> None:
     body = question("dog.png", max_tokens=4000, ignore_eos=True, stream=True)
     killed, said = False, []
@@ -110,3 +133,29 @@ def test_a_node_that_dies_in_a_stream_gives_an_error_event_and_asking_again_work
     again = httpx.post(f"{URL}/v1/chat/completions", json=question("dog.png"), timeout=180)
     assert again.status_code == 200
     assert again.json()["choices"][0]["message"]["content"]
+
+
+def test_a_second_replica_starts_when_prompt_tokens_wait(app: Any) -> None:
+    """Last: it replaces the application."""
+    from ray import serve
+
+    from pocketvlm.ray.serve import build_app
+
+    app.add_node(num_cpus=1, resources={"worker": 1})
+    settings = {"engine_kwargs": {"max_seqs": 1}, "replicas": (1, 2), "target_queued_tokens": 100}
+    serve.run(build_app({"model": "nano", "num_cpus": 1, **settings, **PLACES}))
+    seen: set[str] = set()
+    with ThreadPoolExecutor(24) as pool:
+        number = 0
+        while len(seen) < 2:
+            bodies = [long_question(number + index) for index in range(24)]
+            number += 24
+            seen.update(pool.map(replica, bodies))
+            assert number < 20_000, "no second replica"
+    assert len(seen) == 2
+
+
+def long_question(number: int) -> dict[str, Any]:
+    """A prompt of some hundred tokens, and a long answer."""
+    text = f"{number} " + "word " * 300
+    return {"messages": [{"role": "user", "content": text}], "max_tokens": 60, "ignore_eos": True}

@@ -21,9 +21,10 @@ class AppOptions:
     engine_kwargs: options of `load`. settings: of the server (`docs/server.md`), such as api_keys and max_queue.
     num_cpus: CPUs of a replica, which are also its threads. resources, ingress_resources: custom resources of Ray that
     nodes of replicas and of the ingress must have; an ingress that dies breaks its connections. replicas: a number, or
-    (smallest, largest). target_queued_tokens: prompt tokens that wait on one replica before another is started. max_ongoing_requests: of a
-    replica; more go to the next one, or wait. adapters: adapter directories by name; a replica loads one when a request
-    names it, and at most max_adapters of them. drain: seconds that running answers get when a replica stops.
+    (smallest, largest). target_queued_tokens: prompt tokens that wait on one replica before another is started.
+    max_ongoing_requests: of a replica; more go to the next one, or wait. adapters: adapter directories by name; a
+    replica loads one when a request names it, and at most max_adapters of them. drain: seconds that running answers get
+    when a replica stops.
     """
 
     model: str = "nano"
