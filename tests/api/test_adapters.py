@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from adapter_kit import RANK, TARGETS, write_adapter
+from nano_adapters import RANK, TARGETS, write_adapter
 
 import pocketvlm
 from pocketvlm import LLM, LoRARequest, Model, SamplingParams
-from pocketvlm.errors import CheckpointError, OptionError
+from pocketvlm.checkpoint.adapters import read_adapter
+from pocketvlm.errors import CheckpointError, OptionError, PocketVLMError
+from pocketvlm.model import expected_tensors
 from pocketvlm.options.load import named_adapters
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -180,6 +183,25 @@ def test_options_that_the_checkpoint_does_not_support_are_refused(tmp_path: Path
     wrong = write_adapter(tmp_path / "wrong", 1, options={"scale_resolution": 10})
     with pytest.raises(OptionError, match=r"adapter 'wrong', its options: scale_resolution=10 is out of range"):
         pocketvlm.load("nano", adapters=[wrong])
+
+
+def test_an_adapter_object_is_checked_as_files_are(model: Model, folder: Path) -> None:
+    shapes = expected_tensors(model.checkpoint.model)
+    adapter = read_adapter(folder / "first", shapes)
+    for options, message in (
+        ({"enable_thinking": "yes"}, "enable_thinking='yes' is not supported"),
+        ({"max_slice_nums": 0}, "max_slice_nums=0 is out of range"),
+    ):
+        with pytest.raises(PocketVLMError, match=rf"adapter 'x'.*{message}"):
+            model.add_adapter("x", replace(adapter, options=options))
+    wrong = next(iter(adapter.updates))
+    update = replace(adapter.updates[wrong], a=np.ones((RANK, 3), np.float32))
+    with pytest.raises(OptionError, match="use the adapter with its own base"):
+        model.add_adapter("x", replace(adapter, updates={wrong: update}))
+    assert list(model.adapters) == ["first", "second"]
+    model.add_adapter("x", replace(adapter, options={"max_slice_nums": 3}))
+    assert model.adapters["x"].options == {"max_slice_nums": 3}
+    model.remove_adapter("x")
 
 
 def test_scripts_for_vllm_name_an_adapter_as_there(folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapter_kit import RANK, write_adapter
+from nano_adapters import RANK, write_adapter
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUESTION = ("hello", "--temperature", "0", "--max-tokens", "8", "-q")

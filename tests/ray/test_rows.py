@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from adapter_kit import write_adapter
+from nano_adapters import write_adapter
 
 import pocketvlm
 from pocketvlm.errors import PocketVLMError

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from adapter_kit import write_adapter
+from nano_adapters import write_adapter
 from server.kit import Running, running, until
 
 from pocketvlm.errors import OptionError

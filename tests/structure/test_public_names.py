@@ -21,6 +21,7 @@ PUBLIC = [
     "InputError",
     "LLM",
     "LoRARequest",
+    "MergeResult",
     "Model",
     "NewlineNormalizer",
     "OptionError",
@@ -40,6 +41,7 @@ PUBLIC = [
     "compare_models",
     "convert_model",
     "load",
+    "merge_adapter",
     "normalize_newlines",
     "quantize_model",
 ]

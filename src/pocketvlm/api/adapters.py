@@ -12,7 +12,7 @@ from typing import Any
 
 from pocketvlm.adapters import Adapter
 from pocketvlm.checkpoint.adapters import read_adapter
-from pocketvlm.checkpoint.adapters.options import read_options
+from pocketvlm.checkpoint.adapters.options import check_options, read_options
 from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.files import ADAPTER_OPTIONS
 from pocketvlm.checkpoint.hub import resolve_adapter
@@ -104,6 +104,7 @@ def open_adapter(name: str, source: str | Path | Adapter, checkpoint: Checkpoint
     expected = expected_tensors(checkpoint.model)
     if isinstance(source, Adapter):
         adapter = source
+        check_options(adapter.options, f"adapter {name!r}")
     else:
         adapter = read_adapter(source, expected, base=checkpoint.tensors(expected, sparse=True))
     check_media(name, adapter.options, checkpoint.processor)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pocketvlm.checkpoint.adapters.keys import parse_key
 from pocketvlm.checkpoint.files import ADAPTER_PICKLE, ADAPTER_WEIGHTS
 from pocketvlm.checkpoint.formats.safetensors import SUPPORTED, map_tensors, read_header
 from pocketvlm.errors import CheckpointError, TensorError
@@ -36,7 +37,10 @@ def read_state(directory: Path) -> tuple[Path, Mapping[str, DenseTensor]]:
                 f"{path}: {entry.name}: dtype {entry.dtype} is not supported, only {', '.join(sorted(SUPPORTED))} are: "
                 f"save the adapter in one of these"
             )
-    tensors = map_tensors(entries.values())
+    # An embedding's own weights are only compared.
     return path, {
-        tensor.name: DenseTensor(tensor.name, tensor.dtype, np.array(tensor.data), str(path)) for tensor in tensors
+        tensor.name: tensor
+        if parse_key(tensor.name).part == "base"
+        else DenseTensor(tensor.name, tensor.dtype, np.array(tensor.data), str(path))
+        for tensor in map_tensors(entries.values())
     }
