@@ -113,7 +113,7 @@ def test_requests_that_name_adapters_get_their_answers_though_a_replica_holds_on
         assert response.json()["choices"][0]["message"]["content"] == expected[name]
 
 
-def test_a_node_that_dies_in_a_stream_gives_an_error_event_and_asking_again_works(app: Any) -> None:
+def test_a_node_that_dies_in_a_stream_gives_an_error_event_and_another_request_works(app: Any) -> None:
     body = question("dog.png", max_tokens=4000, ignore_eos=True, stream=True)
     killed, said = False, []
     with httpx.stream("POST", f"{URL}/v1/chat/completions", json=body, timeout=120) as response:

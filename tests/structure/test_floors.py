@@ -47,7 +47,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "ray": ("ray",),
     "rich": ("cli",),
     "safetensors": ("quantize", "train"),
-    "starlette": ("server",),
+    "starlette": ("ray.ingress", "server"),
     "tokenizers": ("processor",),
     "torch": ("backends.torch", "train"),
     "tqdm": ("checkpoint.download",),

@@ -35,9 +35,9 @@ class Processor:
 
         config = self.config
         checkpoint = DataContext.get_current().checkpoint_config
-        kept = None if checkpoint is None else checkpoint.id_column
+        id_column = None if checkpoint is None else checkpoint.id_column
         pool = config.concurrency if isinstance(config.concurrency, tuple) else (config.concurrency, config.concurrency)
-        packed = dataset.map(_Before(self.preprocess, kept), **self.preprocess_map_kwargs)
+        packed = dataset.map(_Before(self.preprocess, id_column), **self.preprocess_map_kwargs)
         answered = packed.map_batches(
             Worker,
             fn_constructor_kwargs={
@@ -73,7 +73,7 @@ def build_processor(
     """A processor with the arguments of `ray.data.llm.build_processor`.
 
     preprocess: a row -> columns that are added to it, for example `messages` and `sampling_params`. postprocess: a row
-    with its answer -> the row that is kept. Rows with `__inference_error__` skip it. preprocess_map_kwargs,
+    with its answer -> the row of the result. Rows with `__inference_error__` skip it. preprocess_map_kwargs,
     postprocess_map_kwargs: of `Dataset.map`. Raises OptionError.
     """
     if not isinstance(config, PocketVLMEngineProcessorConfig):
@@ -94,7 +94,7 @@ class _Before:
     """Packs a row, which may hold values of any type, into one column of bytes: rows need not be alike."""
 
     function: RowFunction | None
-    kept: str | None  # a column that stays outside too, because Ray's checkpoints need it
+    id_column: str | None  # a column that stays outside too, because Ray's checkpoints need it
 
     def __call__(self, row: Row) -> Row:
         if DATA in row:
@@ -105,7 +105,7 @@ class _Before:
             if not isinstance(made, Mapping):
                 raise ValueError(f"preprocess returned {type(made).__name__}: return a dictionary of columns")
             found.update(made)
-        outside = {} if self.kept is None or self.kept not in row else {self.kept: row[self.kept]}
+        outside = {} if self.id_column is None or self.id_column not in row else {self.id_column: row[self.id_column]}
         return {DATA: pickle.dumps(found, pickle.HIGHEST_PROTOCOL), **outside}
 
 
