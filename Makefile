@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 
 SOURCES := pyproject.toml CMakeLists.txt $(shell find native -type f)
 
-.PHONY: demo ui test test-ui test-full test-long test-formats test-clients lint types pytest native-test neon neon-if-present sanitize docs bench clean
+.PHONY: demo ui test test-ui test-full test-long test-formats test-clients test-scale lint types pytest native-test neon neon-if-present sanitize docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/pocketvlm run nano -i examples/penguin.png -p "Describe this image."
@@ -33,7 +33,7 @@ types: $(VENV)/.developed
 	$(BIN)/mypy
 
 pytest: $(VENV)/.developed
-	$(BIN)/pytest -m "not full and not long and not clients and not formats"
+	$(BIN)/pytest -m "not full and not long and not clients and not formats and not scale"
 	$(BIN)/pytest -m "full and not long"
 
 # The real checkpoint's shape, random weights, about 12 GB of memory: what `make test` does of it, and three longer cases.
@@ -44,7 +44,15 @@ test-full: $(VENV)/.developed
 # new random examples for every test that draws some (`make test` draws the same ones each time).
 test-long: $(VENV)/.developed
 	$(BIN)/pytest -m "long and not full" --durations=0 --hypothesis-profile=new
-	$(BIN)/pytest -m "not full and not long and not clients and not formats" --hypothesis-profile=new $$(grep -rlE --include="test_*.py" "^(import|from) hypothesis" tests)
+	$(BIN)/pytest -m "not full and not long and not clients and not formats and not scale" --hypothesis-profile=new $$(grep -rlE --include="test_*.py" "^(import|from) hypothesis" tests)
+
+# Clusters of several nodes on this machine, and the steps of the container: installs Ray.
+test-scale: $(VENV)/.scaled
+	$(BIN)/pytest -m scale --durations=0
+
+$(VENV)/.scaled: $(VENV)/.developed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,ray]"
+	@touch $@
 
 # Quantized checkpoints against the libraries that wrote them.
 test-formats: $(VENV)/.formats build/formats/.unpacked

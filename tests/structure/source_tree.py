@@ -23,7 +23,8 @@ FLOORS = (
     ("answers",),
     ("api",),
     ("interfaces",),
-    ("server", "bench", "chat", "jobs", "ray"),
+    ("server", "bench", "chat", "jobs"),
+    ("ray",),
     ("cli",),
 )
 BASE = "base"

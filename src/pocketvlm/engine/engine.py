@@ -215,6 +215,10 @@ class Engine:
         return EngineStats(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting) + arriving,
+            queued_tokens=sum(
+                max(0, len(each.request.prompt.ids) - each.computed)
+                for each in (*scheduler.waiting, *scheduler.running)
+            ),
             bytes_used=memory.used,
             bytes_allocated=memory.allocated,
             bytes_limit=memory.limit,

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 class EngineStats:
     """Numbers of this moment, then totals since the start.
 
-    running, waiting: requests. bytes_*: state of sequences and prefix-cache entries; bytes_allocated also
-    counts unused arrays. prefix_*: prefix-cache entries (prefix_checkpoints is their number); prefix_bytes is part of
-    bytes_used. prefix_reused_tokens: prompt tokens that an entry saved, also counted in prompt_tokens. vision_*:
-    features of views.
+    running, waiting: requests. queued_tokens: of their prompts, not computed yet. bytes_*: state of sequences and
+    prefix-cache entries; bytes_allocated also counts unused arrays. prefix_*: prefix-cache entries (prefix_checkpoints
+    is their number); prefix_bytes is part of bytes_used. prefix_reused_tokens: prompt tokens that an entry saved, also
+    counted in prompt_tokens. vision_*: features of views.
     """
 
     running: int
     waiting: int
+    queued_tokens: int
     bytes_used: int
     bytes_allocated: int
     bytes_limit: int
