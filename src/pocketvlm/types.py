@@ -155,6 +155,7 @@ class VideoInfo:
     frames: of the whole video. fps, seconds: rate, and length of the part that was asked for; None for frames without a
         rate. pictures: frame numbers of each picture, in order: one is a frame alone, several are a composite.
     main_frames: pictures that max_num_frames counts; the others are made of frames between them.
+    times: when each of these frames appears, in seconds from the first frame on; None without a rate.
     grid, overview_size, slice_size: of a frame alone, as in ImageInfo.
     """
 
@@ -171,6 +172,7 @@ class VideoInfo:
     slice_size: tuple[int, int] | None
     vision_tokens: int
     tokens: int
+    times: tuple[tuple[float, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -108,6 +108,19 @@ def test_tokens_of_a_video_without_running_it(local: Running, clip: Path) -> Non
     assert counted["count"] == ask(local, messages[0]["content"][0])["usage"]["prompt_tokens"]
 
 
+def test_times_of_frames_are_those_of_the_file(local: Running, clip: Path) -> None:
+    """A variable rate: number / rate would say other times."""
+    starts = [0, 40, 80, 500, 520, 1400, 1440, 1480, 2900, 2940, 3000, 3900]
+    path = clip.parent / "variable.mkv"
+    write_clip(path, len(starts), 25, times=starts)
+    part = {"type": "video_url", "video_url": {"url": path.as_uri()}}
+    counted = local.client.post("/tokenize", json={"messages": [{"role": "user", "content": [part]}]}).json()
+    (video,) = counted["videos"]
+    assert len(video["pictures"]) > 1
+    assert video["times"] == [[starts[number] / 1000 for number in numbers] for numbers in video["pictures"]]
+    assert video["times"][1][0] != pytest.approx(video["pictures"][1][0] / video["fps"], abs=0.01)
+
+
 def test_frames_as_a_list_of_images(local: Running) -> None:
     part = {"type": "video", "video": [picture("dog.png")] * 3}
     answer = ask(local, part, image())

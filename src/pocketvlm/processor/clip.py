@@ -115,7 +115,15 @@ class Clip:
             slice_size=one.slice_size,
             vision_tokens=self.vision_tokens,
             tokens=tokens,
+            times=self._times(),
         )
+
+    def _times(self) -> tuple[tuple[float, ...], ...] | None:
+        """When each chosen frame appears: frames of a file need not be equally long. None without a rate."""
+        if self.fps is None:
+            return None
+        starts = self.frames.timeline().starts
+        return tuple(tuple(round(float(starts[frame]), 4) for frame in group.frames) for group in self.groups)
 
     @property
     def vision_tokens(self) -> int:

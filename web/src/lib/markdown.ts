@@ -1,7 +1,8 @@
 // Markdown to nodes: parsed by marked, cleaned by DOMPurify, then code, mathematics and marks of regions are filled in.
 import DOMPurify from "dompurify";
+import type { Tokens } from "marked";
 import temml from "temml";
-import { marked } from "./blocks.ts";
+import { asList, isTooMuch, itemMarkup, marked } from "./blocks.ts";
 import { highlight } from "./highlight.ts";
 import { CLOSE, OPEN, type Region } from "./special.ts";
 import { BLOCK_CLASS, INLINE_CLASS } from "./tex.ts";
@@ -15,7 +16,45 @@ const CLASSES = /^(?:language-[\w+#.-]+|tex-inline|tex-block)$/;
 
 /** One block of an answer as nodes. Nothing in it runs or loads anything. */
 export function renderBlock(source: string, regions: readonly Region[]): DocumentFragment {
-  const fragment = DOMPurify.sanitize(marked.parse(source, { async: false }), {
+  const list = isTooMuch(source) ? undefined : asList(source);
+  const fragment = isTooMuch(source) ? plain(source) : list ? listed(list) : parsed(marked.parse(source, { async: false }));
+  if (regions.length) placeMarks(fragment, regions);
+  return fragment;
+}
+
+function plain(source: string): DocumentFragment {
+  const fragment = document.createDocumentFragment();
+  const paragraph = document.createElement("p");
+  paragraph.className = "plain";
+  paragraph.textContent = source;
+  fragment.append(paragraph);
+  return fragment;
+}
+
+// Items of lists that were drawn: a list that grows is one block, and only its last item changes.
+const items = new Map<string, Node>();
+const MAX_ITEMS = 500;
+
+function listed(list: Tokens.List): DocumentFragment {
+  const box = document.createElement(list.ordered ? "ol" : "ul");
+  if (list.ordered && list.start !== "" && list.start !== 1) (box as HTMLOListElement).start = list.start;
+  for (const item of list.items) {
+    const key = `${list.loose} ${item.raw}`;
+    let node = items.get(key);
+    if (!node) {
+      node = parsed(itemMarkup(list, item)).firstElementChild?.firstElementChild ?? document.createElement("li");
+      if (items.size >= MAX_ITEMS) items.clear();
+      items.set(key, node);
+    }
+    box.append(node.cloneNode(true));
+  }
+  const fragment = document.createDocumentFragment();
+  fragment.append(box);
+  return fragment;
+}
+
+function parsed(html: string): DocumentFragment {
+  const fragment = DOMPurify.sanitize(html, {
     ALLOWED_TAGS: TAGS,
     ALLOWED_ATTR: ATTRIBUTES,
     ALLOW_DATA_ATTR: false,
@@ -32,7 +71,6 @@ export function renderBlock(source: string, regions: readonly Region[]): Documen
   for (const node of fragment.querySelectorAll(`.${INLINE_CLASS}, .${BLOCK_CLASS}`)) typeset(node as HTMLElement);
   for (const code of fragment.querySelectorAll("pre > code")) dress(code as HTMLElement);
   for (const table of fragment.querySelectorAll("table")) wrap(table, "table");
-  if (regions.length) placeMarks(fragment, regions);
   return fragment;
 }
 
@@ -66,8 +104,24 @@ function typeset(node: HTMLElement): void {
   node.replaceWith(formula.cloneNode(true));
 }
 
+// Formulas beyond these stay text: browsers lay nested ones out recursively, and slowly.
+const LONGEST_FORMULA = 4000;
+const DEEPEST_FORMULA = 40;
+
+/** How deeply a formula nests: by its braces. */
+function depth(tex: string): number {
+  let now = 0;
+  let deepest = 0;
+  for (const found of tex.match(/\\.|[{}]/gs) ?? []) {
+    if (found === "{") deepest = Math.max(deepest, ++now);
+    else if (found === "}") now -= 1;
+  }
+  return deepest;
+}
+
 function fill(node: HTMLElement, tex: string): void {
   try {
+    if (tex.length > LONGEST_FORMULA || depth(tex) > DEEPEST_FORMULA) throw new Error("too large");
     temml.render(tex, node, { displayMode: node.className === BLOCK_CLASS, throwOnError: true, trust: false, maxSize: [20, 200] });
   } catch {
     node.textContent = node.className === BLOCK_CLASS ? `$$${tex}$$` : `$${tex}$`;

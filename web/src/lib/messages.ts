@@ -90,16 +90,27 @@ function readMessage(message: unknown, where: string): ImportedTurn {
 function readPart(part: unknown, where: string): string | ImportedMedia {
   if (!isObject(part)) throw new Error(`${where} is neither text nor an object`);
   const type = part["type"];
-  if (type === "text" || type === "input_text" || type === "output_text") return String(part["text"] ?? "");
+  if (type === "text" || type === "input_text" || type === "output_text") {
+    if (typeof (part["text"] ?? "") !== "string") throw new Error(`${where}.text is no text`);
+    return (part["text"] as string | undefined) ?? "";
+  }
   if (type !== "image_url" && type !== "video_url" && type !== "image" && type !== "video") {
     throw new Error(`${where}.type is ${JSON.stringify(type)}`);
   }
   const value = part[type] ?? part["url"];
   const url = isObject(value) ? value["url"] : value;
   if (typeof url !== "string") throw new Error(`${where} has no URL`);
-  const options = Object.fromEntries(OPTIONS.filter((name) => part[name] != null).map((name) => [name, part[name]]));
+  const options = Object.fromEntries(OPTIONS.filter((name) => part[name] != null).map((name) => [name, checked(part[name], `${where}.${name}`)]));
   const plain = /^[a-z+.-]{2,}:/i.test(url) ? url : `data:;base64,${url}`;
   return { kind: type.startsWith("video") ? "video" : "image", url: plain, options };
+}
+
+/** An option's value: a number, a switch, or a mode. */
+function checked(value: unknown, where: string): unknown {
+  const isMode = where.endsWith(".downsample_mode");
+  const fits = isMode ? value === "16x" || value === "4x" : where.endsWith(".slice_mode") ? typeof value === "boolean" : Number.isFinite(value);
+  if (!fits) throw new Error(`${where} is ${JSON.stringify(value).slice(0, 60)}`);
+  return value;
 }
 
 function readCall(call: unknown, index: number): ToolCall {
@@ -108,7 +119,7 @@ function readCall(call: unknown, index: number): ToolCall {
   const given = inner["arguments"];
   return {
     id: typeof made["id"] === "string" ? made["id"] : `call_${index}`,
-    name: String(inner["name"] ?? ""),
+    name: typeof inner["name"] === "string" ? inner["name"] : "",
     arguments: typeof given === "string" ? given : JSON.stringify(given ?? {}),
   };
 }

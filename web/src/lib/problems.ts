@@ -25,6 +25,8 @@ const CODES: Record<string, string> = {
   host: "error.host",
   origin: "error.host",
   body_too_large: "error.large",
+  model_not_found: "error.model",
+  connection_cut: "error.cut",
 };
 
 const STATUSES: Record<number, string> = {
@@ -41,10 +43,12 @@ const STATUSES: Record<number, string> = {
 
 export function problemOf(error: unknown): Problem {
   if (error instanceof RequestError) {
-    const key = CODES[error.code] ?? STATUSES[error.status] ?? "error.server";
+    const known = Object.hasOwn(CODES, error.code) ? CODES[error.code] : undefined;
+    const key = known ?? STATUSES[error.status] ?? "error.server";
     return { key, detail: error.message };
   }
   if (error instanceof AwayError) return { key: "error.away", detail: "" };
+  if (error instanceof Error && error.name === "QuotaExceededError") return { key: "error.full", detail: "" };
   return { key: "error.page", detail: error instanceof Error ? error.message : String(error) };
 }
 

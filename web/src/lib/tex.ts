@@ -2,9 +2,10 @@
 import type { MarkedExtension, Tokens } from "marked";
 
 // A dollar sign opens mathematics only before, and closes it only after, something that is no blank, so prices stay text.
-const INLINE = /^\$(?=\S)((?:\\[\s\S]|[^\\$\n])+?)(?<=\S)\$(?![\d\w])|^\\\(([\s\S]+?)\\\)/;
-const BLOCK = /^ {0,3}(?:\$\$([\s\S]+?)\$\$|\\\[([\s\S]+?)\\\])[ \t]*(?:\n+|$)/;
-const SPAN = /^\$\$([\s\S]+?)\$\$|^\\\[([\s\S]+?)\\\]/;
+// None contains its own beginning: where thousands are not closed, a search for each end would take seconds.
+const INLINE = /^\$(?=\S)((?:\\[\s\S]|[^\\$\n])+?)(?<=\S)\$(?![\d\w])|^\\\(((?:(?!\\\()[\s\S])+?)\\\)/;
+const SPAN = /^\$\$((?:(?!\$\$)[\s\S])+?)\$\$|^\\\[((?:(?!\\\[)[\s\S])+?)\\\]/;
+const BLOCK = new RegExp(`^ {0,3}(?:${SPAN.source.replaceAll("^", "")})[ \\t]*(?:\\n+|$)`);
 
 export const INLINE_CLASS = "tex-inline";
 export const BLOCK_CLASS = "tex-block";
@@ -14,7 +15,8 @@ export const mathematics: MarkedExtension = {
     {
       name: "texBlock",
       level: "block",
-      start: (text: string) => found(text, /\n {0,3}(?:\$\$|\\\[)/),
+      // Only in the paragraph that it would end.
+      start: (text: string) => found(text.slice(0, (text.indexOf("\n\n") + 1 || text.length + 1) - 1), /\n {0,3}(?:\$\$|\\\[)/),
       tokenizer: (text: string) => token("texBlock", BLOCK.exec(text)),
       renderer: (made: Tokens.Generic) => `<div class="${BLOCK_CLASS}">${escape(String(made["tex"]))}</div>`,
     },

@@ -63,3 +63,8 @@ export function group(after: Map<string | null, Turn[]>, turn: Turn): Turn[] {
   if (!turn.group) return [turn];
   return (after.get(turn.parent) ?? []).filter((each) => each.group === turn.group);
 }
+
+/** Whether a turn is `before` or comes after it. */
+export function isAfter(turns: Turns, leaf: string | null, before: string | null): boolean {
+  return before === null || pathTo(turns, leaf).some((turn) => turn.id === before);
+}

@@ -89,10 +89,16 @@ export interface Turn {
   /** Answers with the same group were asked together, to be compared; `label` tells them apart. */
   group?: string;
   label?: string;
+  /** The settings of an answer that was asked together with others. */
+  settings?: Settings;
+  /** The adapter that answered, where one was chosen. */
+  model?: string;
 }
 
 export interface Settings {
   system: string;
+  /** The name of an adapter; empty for the server's model. */
+  model: string;
   mode: "" | Mode;
   thinking: boolean;
   temperature?: number;
@@ -119,9 +125,17 @@ export interface Conversation {
   settings: Settings;
 }
 
+/** One name of the server's model, or an adapter on it. */
+export interface Model {
+  id: string;
+  max_model_len?: number;
+  /** Of an adapter: the name of the model that it changes. */
+  parent?: string | null;
+}
+
 export interface Preset {
   name: string;
   settings: Settings;
 }
 
-export const PLAIN: Settings = { system: "", mode: "", thinking: false, stop: [], schema: "", tools: "" };
+export const PLAIN: Settings = { system: "", model: "", mode: "", thinking: false, stop: [], schema: "", tools: "" };

@@ -17,6 +17,8 @@ export interface VideoViews extends ImageViews {
   seconds: number | null;
   /** The frame numbers of each picture; several are one composite. */
   pictures: number[][];
+  /** When each of these frames appears, in seconds; null without a rate. */
+  times: number[][] | null;
 }
 
 export type Views = ImageViews | VideoViews;
@@ -34,8 +36,9 @@ export function readViews(answer: unknown): Views | undefined {
     tokens: Number(found["tokens"]),
   };
   if (!Array.isArray(found["pictures"])) return views;
-  const pictures = found["pictures"].map((numbers: unknown) => list(numbers).map(Number));
-  return { ...views, frames: Number(found["frames"]), fps: number(found["fps"]), seconds: number(found["seconds"]), pictures };
+  const rows = (value: unknown): number[][] => list(value).map((numbers) => list(numbers).map(Number));
+  const times = Array.isArray(found["times"]) ? rows(found["times"]) : null;
+  return { ...views, frames: Number(found["frames"]), fps: number(found["fps"]), seconds: number(found["seconds"]), pictures: rows(found["pictures"]), times };
 }
 
 /** How many views the model encodes. */
@@ -49,11 +52,6 @@ export function gridLines(grid: [number, number] | null): { rows: number[]; colu
   if (!grid) return { rows: [], columns: [] };
   const inner = (parts: number): number[] => Array.from({ length: parts - 1 }, (_, index) => (100 * (index + 1)) / parts);
   return { rows: inner(grid[0]), columns: inner(grid[1]) };
-}
-
-/** The time of a frame in seconds, undefined without a rate. */
-export function frameTime(views: VideoViews, number: number): number | undefined {
-  return views.fps ? number / views.fps : undefined;
 }
 
 function list(value: unknown): unknown[] {

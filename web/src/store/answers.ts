@@ -6,17 +6,20 @@ import { requestBody } from "../lib/request.ts";
 import { title } from "../lib/format.ts";
 import { plainText } from "../lib/special.ts";
 import { events } from "../lib/sse.ts";
-import { pathTo } from "../lib/tree.ts";
-import type { Attachment, Conversation, Settings, Timings, ToolCall, Turn, Usage } from "../lib/types.ts";
-import { request, untilReachable } from "./api.ts";
+import { group, pathTo } from "../lib/tree.ts";
+import type { Attachment, Settings, Timings, ToolCall, Turn, Usage } from "../lib/types.ts";
+import { pause, request, untilReachable } from "./api.ts";
 import { sourceOf, withUploads } from "./media.ts";
 import * as state from "./state.ts";
+import { tell } from "./tabs.ts";
 
 // Milliseconds between two drawings of a streaming answer: at first, and so many times what the last one took.
-const SHOW_EVERY = 66;
+const SHOW_EVERY = 100;
 const SHOW_REST = 14;
 const SHOW_RARELY = 500;
 const SAVE_EVERY = 1000;
+// Requests for one answer that may fail one after the other without a new token, although the server can be reached.
+const MAX_FAILURES = 5;
 
 function turnOf(conversation: string, parent: string | null, role: Turn["role"], text: string): Turn {
   return { id: randomId(), conversation, parent, created: Date.now(), role, text, state: "done" };
@@ -61,34 +64,47 @@ export function replaceResult(turn: Turn, text: string): void {
   answer(parent);
 }
 
+/** Answer the question of a turn again; where answers were asked together, each of them with its own settings. */
+export function answerAgain(turn: Turn): void {
+  const asked = group(state.after.value, turn);
+  const own = state.current.value.settings;
+  answer(turn.parent, turn.group ? asked.map((each) => ({ label: each.label ?? "", settings: each.settings ?? own })) : undefined);
+}
+
 /** Answer the turns up to `parent` in a new branch. */
 export function answer(parent: string | null, variants?: Variants): void {
   const conversation = state.current.value;
-  const group = variants ? randomId() : undefined;
+  const together = variants ? randomId() : undefined;
   const asked = variants ?? [{ label: "", settings: conversation.settings }];
   const made = asked.map((variant, index): Turn => {
     const turn: Turn = { ...turnOf(conversation.id, parent, "assistant", ""), state: "streaming" };
     turn.created += index;
-    return group ? { ...turn, group, label: variant.label } : turn;
+    if (variant.settings.model) turn.model = variant.settings.model;
+    return together ? { ...turn, group: together, label: variant.label, settings: variant.settings } : turn;
   });
   state.putTurns(made);
   const named = conversation.title || title(plainText(pathTo(state.turns.value, parent).find((turn) => turn.text)?.text ?? ""));
-  state.putConversation({ ...conversation, title: named, leaf: made[0]!.id, updated: Date.now() });
+  state.patchConversation(conversation.id, { title: named, leaf: made[0]!.id, updated: Date.now() });
   made.forEach((turn, index) => void run(turn, asked[index]!.settings));
 }
 
 /** Go on with an answer that was cut. */
 export function continueAnswer(turn: Turn): void {
   const { problem: _, finish: __, ...rest } = turn;
-  void run({ ...rest, state: "streaming" }, state.current.value.settings);
+  void run({ ...rest, state: "streaming" }, turn.settings ?? state.current.value.settings);
 }
 
+/** Stop an answer, also one that another tab streams. */
 export function stop(turn: Turn): void {
-  state.running.get(turn.id)?.abort.abort();
+  const own = state.running.get(turn.id);
+  if (own) return own.abort.abort();
+  tell({ kind: "stop", turn: turn.id });
+  state.putTurns([{ ...turn, state: "cut" }]);
 }
 
+/** Stop the answers of the open conversation. */
 export function stopAll(): void {
-  for (const { abort, turn } of state.running.values()) if (turn.conversation === state.current.value.id) abort.abort();
+  for (const turn of state.turns.value.values()) if (turn.state === "streaming" || turn.state === "waiting") stop(turn);
 }
 
 async function run(begun: Turn, settings: Settings): Promise<void> {
@@ -101,18 +117,23 @@ async function run(begun: Turn, settings: Settings): Promise<void> {
     state.putTurns([turn], save);
   };
   show(begun, true);
-  const conversation = state.current.value;
   const path = pathTo(state.turns.value, begun.parent);
   try {
-    for (;;) {
+    for (let failures = 0, said = begun.text; ; ) {
       try {
-        await withUploads(() => stream(conversation, path, settings, entry, show));
+        await withUploads(() => stream(path, settings, entry, show));
         break;
       } catch (error) {
         if (!(error instanceof AwayError)) throw error;
+        failures = entry.turn.text === said ? failures + 1 : 1;
+        said = entry.turn.text;
         // The answer so far stays; the server is asked to go on with it when it is back.
         show({ ...entry.turn, state: "waiting" }, true);
-        await untilReachable(abort.signal);
+        const wasReachable = await untilReachable(abort.signal);
+        if (!wasReachable) failures = 0;
+        if (failures >= MAX_FAILURES) throw new RequestError(502, "connection_cut", "");
+        if (failures > 1) await pause(500 * 2 ** failures, abort.signal);
+        if (!wasReachable) await state.readModels().catch(() => undefined);
         show({ ...entry.turn, state: "streaming" }, true);
       }
     }
@@ -123,13 +144,11 @@ async function run(begun: Turn, settings: Settings): Promise<void> {
   } finally {
     state.running.delete(begun.id);
     state.runningCount.value = state.running.size;
-    const owner = state.conversations.value.find((each) => each.id === begun.conversation);
-    if (owner) state.putConversation({ ...owner, updated: Date.now() });
+    state.patchConversation(begun.conversation, { updated: Date.now() });
   }
 }
 
 async function stream(
-  conversation: Conversation,
   path: Turn[],
   settings: Settings,
   entry: { abort: AbortController; turn: Turn },
@@ -140,8 +159,8 @@ async function stream(
   // Only text can be continued; unfinished thoughts and calls begin again.
   const continued = entry.turn.text !== "" && !entry.turn.calls?.length;
   const said: Turn = continued ? entry.turn : { ...entry.turn, text: "", reasoning: "", calls: [] };
-  const messages = toMessages(conversation.settings.system, continued ? [...path, said] : path, (each) => sources.get(each.id)!);
-  const body = JSON.stringify(requestBody(state.model.value, settings, messages, continued));
+  const messages = toMessages(settings.system, continued ? [...path, said] : path, (each) => sources.get(each.id)!);
+  const body = JSON.stringify(requestBody(settings.model || state.model.value, settings, messages, continued));
   const headers = { "Content-Type": "application/json" };
   const response = await request("v1/chat/completions", { method: "POST", body, headers, signal: entry.abort.signal });
   const drawing = new Drawing(said, show);
@@ -168,7 +187,7 @@ function finished(turn: Turn): Turn {
   return { ...turn, text: turn.text.replace(/(?:<\|(?:im_end|endoftext)\|>\s*)+$/, ""), state: "done" };
 }
 
-/** Collects the chunks of a stream and shows them some twenty times a second. */
+/** Collects the chunks of a stream and shows them some ten times a second. */
 class Drawing {
   turn: Turn;
   private text: string;
@@ -213,7 +232,7 @@ class Drawing {
 
   private call(given: unknown): void {
     if (!isObject(given)) return;
-    const index = Number(given["index"] ?? 0);
+    const index = Math.min(Math.max(0, Math.trunc(Number(given["index"]) || 0)), this.calls.length);
     const inner = isObject(given["function"]) ? given["function"] : {};
     const before = this.calls[index] ?? { id: String(given["id"] ?? `call_${index}`), name: "", arguments: "" };
     this.calls[index] = {

@@ -1,5 +1,6 @@
 // Requests to the server that the page came from: relative addresses, the key of the session, errors as exceptions.
 import { signal } from "@preact/signals";
+import { session } from "../lib/storage.ts";
 import { AwayError, readError, RequestError } from "../lib/problems.ts";
 
 const KEY = "pocketvlm-key";
@@ -16,9 +17,14 @@ export function address(path: string): string {
   return new URL(path, document.baseURI).href;
 }
 
+/** Whether requests carry a key. */
+export function hasKey(): boolean {
+  return session.get(KEY) !== null;
+}
+
 /** The key dialog's answer. */
 export function giveKey(key: string): void {
-  sessionStorage.setItem(KEY, key);
+  session.set(KEY, key);
   keyNeeded.value = "";
   pending = undefined;
   given?.(key);
@@ -35,7 +41,7 @@ function askForKey(why: "missing" | "wrong"): Promise<string> {
 /** The answer of a successful request. Throws RequestError and AwayError; asks for a key where one is needed. */
 export async function request(path: string, options: RequestInit = {}): Promise<Response> {
   for (;;) {
-    const key = sessionStorage.getItem(KEY);
+    const key = session.get(KEY);
     const headers = new Headers(options.headers);
     if (key) headers.set("Authorization", `Bearer ${key}`);
     let answer: Response;
@@ -52,7 +58,7 @@ export async function request(path: string, options: RequestInit = {}): Promise<
     if (answer.status === 502 || answer.status === 504) throw new AwayError();
     if (answer.status !== 401) throw failure;
     // Another request may have asked for a new key meanwhile.
-    if (sessionStorage.getItem(KEY) === key) await askForKey(key ? "wrong" : "missing");
+    if (session.get(KEY) === key) await askForKey(key ? "wrong" : "missing");
   }
 }
 
@@ -75,13 +81,22 @@ export async function reachable(): Promise<boolean> {
   return !away.value;
 }
 
-/** Wait until the server answers. Throws where the signal aborts. */
-export async function untilReachable(signal: AbortSignal): Promise<void> {
-  while (!(await reachable())) {
-    signal.throwIfAborted();
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+/** Wait until the server answers; returns whether it did at once. Throws where the signal aborts. */
+export async function untilReachable(signal?: AbortSignal): Promise<boolean> {
+  for (let asked = 1; ; asked++) {
+    const found = await reachable();
+    signal?.throwIfAborted();
+    if (found) return asked === 1;
+    await pause(1000, signal);
   }
-  signal.throwIfAborted();
+}
+
+/** Wait some milliseconds. Throws at once where the signal aborts. */
+export function pause(milliseconds: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, milliseconds);
+    signal?.addEventListener("abort", () => { clearTimeout(timer); reject(signal.reason as Error); }, { once: true });
+  });
 }
 
 export function isGone(error: unknown): boolean {

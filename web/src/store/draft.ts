@@ -1,9 +1,11 @@
 // Drafts: the text and attachments of the composer and of a question that is edited.
 import { batch, effect, signal, type Signal } from "@preact/signals";
 import type { Attachment, Settings } from "../lib/types.ts";
+import { session } from "../lib/storage.ts";
 import { t } from "../text/index.ts";
-import { attach, drafted, fetchUrl, kindOf, openPdf, pdfPage, sniffed, type PdfFile } from "./media.ts";
+import { attach, fetchUrl, kindOf, openPdf, pdfPage, sniffed, type PdfFile } from "./media.ts";
 import { notice, report } from "./state.ts";
+import { hold } from "./tabs.ts";
 
 export interface Draft {
   text: Signal<string>;
@@ -13,6 +15,7 @@ export interface Draft {
 }
 
 export function newDraft(text = "", attachments: Attachment[] = []): Draft {
+  for (const each of attachments) hold(each.blob, each.shown);
   return { text: signal(text), attachments: signal(attachments), pending: signal(0) };
 }
 
@@ -22,22 +25,29 @@ const DRAFT = "pocketvlm-draft";
 
 /** The draft of this tab is there again after a reload. */
 export function keepDraft(): void {
-  const saved = sessionStorage.getItem(DRAFT);
+  const saved = session.get(DRAFT);
   if (saved) {
     const { text, attachments } = JSON.parse(saved) as { text: string; attachments: Attachment[] };
-    for (const each of attachments) for (const key of [each.blob, each.shown]) if (key) drafted.add(key);
+    for (const each of attachments) hold(each.blob, each.shown);
     batch(() => {
       draft.text.value = text;
       draft.attachments.value = attachments;
     });
   }
-  effect(() => sessionStorage.setItem(DRAFT, JSON.stringify({ text: draft.text.value, attachments: draft.attachments.value })));
+  effect(() => session.set(DRAFT, JSON.stringify({ text: draft.text.value, attachments: draft.attachments.value })));
 }
 
 /** Where dropped and pasted files go: the question that is edited, or the composer. */
 export const target = signal<Draft>(draft);
-/** A PDF file whose pages are being chosen. */
-export const choosing = signal<{ pdf: PdfFile; draft: Draft } | undefined>(undefined);
+/** A PDF file whose pages are to be chosen, the draft that they go to, and their place in it. */
+export interface Choice {
+  pdf: PdfFile;
+  draft: Draft;
+  place: number;
+}
+
+/** The PDF files whose pages are to be chosen, one after the other. */
+export const choosing = signal<readonly Choice[]>([]);
 /** Two sets of settings that the next question is answered with. */
 export const comparison = signal<{ label: string; settings: Settings }[] | undefined>(undefined);
 
@@ -52,37 +62,46 @@ async function during(to: Draft, work: () => Promise<void>): Promise<void> {
   }
 }
 
-export async function addFiles(to: Draft, files: Iterable<File>): Promise<void> {
-  for (const file of [...files]) await during(to, () => addFile(to, file, file.name));
+// Files come in the order in which they were given, whichever is read first.
+const places = new Map<string, number>();
+let nextPlace = 0;
+
+function add(to: Draft, made: Attachment, place: number): void {
+  places.set(made.id, place);
+  const list = to.attachments.value;
+  const before = list.findIndex((each) => (places.get(each.id) ?? -1) > place);
+  to.attachments.value = before < 0 ? [...list, made] : list.toSpliced(before, 0, made);
 }
 
-async function addFile(to: Draft, file: Blob, name: string): Promise<void> {
+export async function addFiles(to: Draft, files: Iterable<File>): Promise<void> {
+  const placed = [...files].map((file) => ({ file, place: nextPlace++ }));
+  for (const { file, place } of placed) await during(to, () => addFile(to, file, file.name, place));
+}
+
+async function addFile(to: Draft, file: Blob, name: string, place: number): Promise<void> {
   const kind = kindOf({ name, type: file.type });
   if (!kind) {
     notice.value = t("unknownFile", { name });
   } else if (kind === "pdf") {
     const pdf = await openPdf(file, name);
-    if (pdf.pages === 1) await addPages(to, pdf, [1]);
-    else choosing.value = { pdf, draft: to };
+    if (pdf.pages === 1) await addPages({ pdf, draft: to, place }, [1]);
+    else choosing.value = [...choosing.value, { pdf, draft: to, place }];
   } else {
-    const made = await attach(file, name || kind, kind);
-    to.attachments.value = [...to.attachments.value, made];
+    add(to, await attach(file, name || kind, kind), place);
   }
 }
 
 export function addUrl(to: Draft, url: string): Promise<void> {
+  const place = nextPlace++;
   return during(to, async () => {
     const { blob, name } = await fetchUrl(url);
-    await addFile(to, blob, name);
+    await addFile(to, blob, name, place);
   });
 }
 
-export function addPages(to: Draft, pdf: PdfFile, pages: number[]): Promise<void> {
+export function addPages({ pdf, draft: to, place }: Choice, pages: number[]): Promise<void> {
   return during(to, async () => {
-    for (const page of pages) {
-      const made = await pdfPage(pdf, page);
-      to.attachments.value = [...to.attachments.value, made];
-    }
+    for (const page of pages) add(to, await pdfPage(pdf, page), place);
   });
 }
 

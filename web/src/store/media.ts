@@ -3,9 +3,11 @@ import { signal } from "@preact/signals";
 import { randomId } from "../lib/ids.ts";
 import { mediaPart, type Source } from "../lib/messages.ts";
 import type { Attachment, Mode } from "../lib/types.ts";
+import { AwayError } from "../lib/problems.ts";
 import { readViews, type Views } from "../lib/views.ts";
-import { get, isGone, post, request } from "./api.ts";
+import { get, isGone, post, request, untilReachable } from "./api.ts";
 import * as db from "./db.ts";
+import { hold } from "./tabs.ts";
 
 /** Smaller files travel inside the request. */
 const INLINE_BYTES = 96 << 10;
@@ -33,8 +35,8 @@ async function send(blob: Blob, name: string): Promise<string> {
   return stored.id;
 }
 
-async function bytesOf(attachment: Attachment): Promise<Blob> {
-  const blob = await db.blobs.get(attachment.blob);
+async function bytesOf(attachment: Attachment, key = attachment.blob): Promise<Blob> {
+  const blob = await db.blobs.get(key);
   if (!blob) throw new Error(`${attachment.name}: its bytes are not in this browser any more`);
   return blob;
 }
@@ -80,8 +82,9 @@ export function dataUri(blob: Blob): Promise<string> {
   });
 }
 
-export async function fullData(attachment: Attachment): Promise<string> {
-  return dataUri(await bytesOf(attachment));
+/** An attachment's bytes, or those under another of its keys, as a data URI. */
+export async function fullData(attachment: Attachment, key = attachment.blob): Promise<string> {
+  return dataUri(await bytesOf(attachment, key));
 }
 
 // --- object URLs ---
@@ -92,7 +95,7 @@ const shownUrls = new Map<string, Promise<string>>();
 export function objectUrl(key: string): Promise<string> {
   let url = shownUrls.get(key);
   if (!url) {
-    url = db.blobs.get(key).then((blob) => (blob ? URL.createObjectURL(blob) : ""));
+    url = db.blobs.get(key).then((blob) => (blob ? URL.createObjectURL(blob) : ""), () => "");
     shownUrls.set(key, url);
   }
   return url;
@@ -100,12 +103,9 @@ export function objectUrl(key: string): Promise<string> {
 
 // --- making attachments ---
 
-/** Keys of bytes that a draft of this tab may name: they stay although no turn names them. */
-export const drafted = new Set<string>();
-
 async function store(blob: Blob): Promise<string> {
   const key = randomId();
-  drafted.add(key);
+  hold(key);
   await db.blobs.put(key, blob);
   return key;
 }
@@ -170,24 +170,22 @@ export async function pdfPage(pdf: PdfFile, number: number): Promise<Attachment>
 
 // --- what the model sees ---
 
-/** Views by attachment, options and mode; "…" while the server counts. */
+/** Views by attachment, options, mode and model; "…" while the server counts. */
 const seen = signal<ReadonlyMap<string, Views | "…" | { fault: string }>>(new Map());
+// Requests for views at once: more would let a question wait for those of a hundred pictures.
+const MAX_COUNTS = 2;
+let counting = 0;
+const waiting: (() => void)[] = [];
 
-function seenKey(attachment: Attachment, mode: Mode): string {
-  return `${attachment.blob} ${mode} ${JSON.stringify(attachment.options)}`;
-}
-
-/** What becomes of an attachment in a mode; asks the server once. */
-export function viewsOf(attachment: Attachment, mode: Mode): Views | "…" | { fault: string } {
-  const key = seenKey(attachment, mode);
+/** What becomes of an attachment in a mode; asks the server once. model: an adapter's name, empty for the server's model. */
+export function viewsOf(attachment: Attachment, mode: Mode, model: string): Views | "…" | { fault: string } {
+  const key = `${attachment.blob} ${mode} ${model} ${JSON.stringify(attachment.options)}`;
   const known = seen.value.get(key);
   if (known) return known;
   queueMicrotask(() => {
     if (seen.peek().has(key)) return;
     remember(key, "…");
-    void count(attachment, mode)
-      .then((views) => remember(key, views ?? { fault: "?" }))
-      .catch((error: unknown) => remember(key, { fault: error instanceof Error ? error.message : String(error) }));
+    void count(attachment, mode, model).then((views) => remember(key, views));
   });
   return "…";
 }
@@ -196,10 +194,28 @@ function remember(key: string, value: Views | "…" | { fault: string }): void {
   seen.value = new Map(seen.peek()).set(key, value);
 }
 
-async function count(attachment: Attachment, mode: Mode): Promise<Views | undefined> {
+async function count(attachment: Attachment, mode: Mode, model: string): Promise<Views | { fault: string }> {
+  while (counting >= MAX_COUNTS) await new Promise<void>((resolve) => waiting.push(resolve));
+  counting += 1;
+  try {
+    for (;;) {
+      try {
+        return (await askViews(attachment, mode, model)) ?? { fault: "?" };
+      } catch (error) {
+        if (!(error instanceof AwayError)) return { fault: error instanceof Error ? error.message : String(error) };
+        await untilReachable();
+      }
+    }
+  } finally {
+    counting -= 1;
+    waiting.shift()?.();
+  }
+}
+
+function askViews(attachment: Attachment, mode: Mode, model: string): Promise<Views | undefined> {
   return withUploads(async () => {
     const part = mediaPart(attachment, await sourceOf(attachment), { downsample_mode: mode });
-    return readViews(await post("tokenize", { messages: [{ role: "user", content: [part] }] }));
+    return readViews(await post("tokenize", { messages: [{ role: "user", content: [part] }], ...(model ? { model } : {}) }));
   });
 }
 

@@ -1,14 +1,15 @@
 // Light, dark, or as the system says.
 import { signal } from "@preact/signals";
+import { local } from "../lib/storage.ts";
 
 export type Theme = "auto" | "light" | "dark";
 const THEME = "pocketvlm-theme";
 
-export const theme = signal<Theme>((localStorage.getItem(THEME) as Theme | null) ?? "auto");
+export const theme = signal<Theme>((local.get(THEME) as Theme | null) ?? "auto");
 
 export function setTheme(chosen: Theme): void {
   theme.value = chosen;
-  localStorage.setItem(THEME, chosen);
+  local.set(THEME, chosen);
   showTheme();
 }
 

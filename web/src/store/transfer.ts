@@ -5,7 +5,8 @@ import { randomId } from "../lib/ids.ts";
 import { readMessages, toMessages, type ImportedMedia, type Source } from "../lib/messages.ts";
 import { sharedPage } from "../lib/share.ts";
 import type { Attachment, Conversation, Turn } from "../lib/types.ts";
-import { attach, fetchUrl, fullData } from "./media.ts";
+import * as db from "./db.ts";
+import { attach, fetchUrl, fullData, sniffed } from "./media.ts";
 import * as state from "./state.ts";
 
 function fileName(conversation: Conversation, suffix: string): string {
@@ -25,7 +26,7 @@ export async function exportMessages(): Promise<void> {
 export async function share(render: (turn: Turn) => string): Promise<void> {
   const pictures = new Map<string, string>();
   for (const turn of state.path.value) {
-    for (const each of turn.attachments ?? []) if (each.kind === "image") pictures.set(each.id, await fullData(each));
+    for (const each of turn.attachments ?? []) if (each.kind === "image") pictures.set(each.id, await fullData(each, each.shown).catch(() => ""));
   }
   const turns = state.path.value.map((turn) => ({
     role: turn.role,
@@ -54,8 +55,8 @@ export async function importMessages(text: string): Promise<void> {
   if (!read.length) throw new Error("there are no messages in it");
   made.title = title(read.find((turn) => turn.text)?.text ?? "");
   made.leaf = parent;
-  await import("./db.ts").then((db) => db.turns.put(...read));
-  state.putConversation(made);
+  await db.turns.put(...read);
+  state.addConversation(made);
   await state.openConversation(made.id);
 }
 
@@ -70,10 +71,15 @@ async function readMedia(media: ImportedMedia, number: number): Promise<Attachme
   return { ...(await attach(blob, name, media.kind)), options: media.options };
 }
 
-/** The bytes of a base64 data URI. The page's policy forbids to fetch it. */
+/** The bytes of a base64 data URI; the page's policy forbids to fetch it. Its media type is not trusted: the bytes tell it. */
 function decoded(uri: string): Blob {
-  const match = /^data:([^;,]*)[^,]*;base64,(.*)$/s.exec(uri);
+  const match = /^data:[^,]*;base64,(.*)$/s.exec(uri);
   if (!match) throw new Error(`${uri.slice(0, 40)}: give http, https or a data URI in base64`);
-  const text = atob(match[2]!.replace(/\s/g, ""));
-  return new Blob([Uint8Array.from(text, (character) => character.charCodeAt(0))], { type: match[1]! });
+  try {
+    const text = atob(match[1]!.replace(/\s/g, ""));
+    const bytes = Uint8Array.from(text, (character) => character.charCodeAt(0));
+    return new Blob([bytes], { type: sniffed(bytes.subarray(0, 16)) });
+  } catch {
+    throw new Error(`${uri.slice(0, 40)}: this is no base64`);
+  }
 }

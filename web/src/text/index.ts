@@ -1,5 +1,6 @@
 // The page's sentences in the reader's language.
 import { signal } from "@preact/signals";
+import { local } from "../lib/storage.ts";
 import { en } from "./en.ts";
 import { zh } from "./zh.ts";
 
@@ -9,7 +10,7 @@ export type Language = "en" | "zh";
 const LANGUAGE = "pocketvlm-language";
 
 function preferred(): Language {
-  const saved = localStorage.getItem(LANGUAGE);
+  const saved = local.get(LANGUAGE);
   if (saved === "en" || saved === "zh") return saved;
   return navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
 }
@@ -17,7 +18,7 @@ function preferred(): Language {
 export const language = signal<Language>(preferred());
 
 export function setLanguage(chosen: Language): void {
-  localStorage.setItem(LANGUAGE, chosen);
+  local.set(LANGUAGE, chosen);
   language.value = chosen;
   document.documentElement.lang = chosen === "zh" ? "zh-Hans" : "en";
 }
@@ -30,5 +31,5 @@ export function t(key: Key, values: Record<string, string | number> = {}): strin
 
 /** The sentence under a key that comes from data; the key itself where there is none. */
 export function told(key: string): string {
-  return key in en ? t(key as Key) : key;
+  return Object.hasOwn(en, key) ? t(key as Key) : key;
 }

@@ -6,6 +6,7 @@ import { bytes } from "../lib/format.ts";
 import type { Attachment } from "../lib/types.ts";
 import { move, remove, type Draft } from "../store/draft.ts";
 import { viewsOf } from "../store/media.ts";
+import { current } from "../store/state.ts";
 import { t } from "../text/index.ts";
 import { Icon } from "./icons.tsx";
 import { IconButton, StoredImage } from "./parts.tsx";
@@ -21,8 +22,9 @@ export function Thumbnail({ attachment }: { attachment: Attachment }): JSX.Eleme
 /** Tokens in 16x and 4x, as the server counts them. */
 function Tokens({ attachment }: { attachment: Attachment }): JSX.Element {
   const chosen = attachment.options.downsample_mode;
+  const { model } = current.value.settings;
   const said = (["16x", "4x"] as const).filter((mode) => !chosen || mode === chosen).map((mode) => {
-    const views = viewsOf(attachment, mode);
+    const views = viewsOf(attachment, mode, model);
     return `${mode} ${views === "…" ? "…" : "fault" in views ? "–" : views.tokens}`;
   });
   return <span class="hint" title={t("tokensHint")}>{said.join(" · ")}</span>;
@@ -46,7 +48,7 @@ export function AttachmentStrip({ draft }: { draft: Draft }): JSX.Element | null
         >
           <button type="button" class="chip-open" onClick={() => (inspected.value = { attachment: each, draft })} aria-label={t("inspect", { name: each.name })}>
             <Thumbnail attachment={each} />
-            <span class="chip-text"><span class="chip-name">{each.name}</span><Tokens attachment={each} /></span>
+            <span class="chip-text"><span class="chip-name" dir="auto">{each.name}</span><Tokens attachment={each} /></span>
           </button>
           <span class="chip-actions">
             {list.length > 1 && <IconButton icon="left" label={t("moveLeft", { name: each.name })} disabled={index === 0} onClick={() => move(draft, each.id, index - 1)} />}
@@ -66,7 +68,7 @@ export function ReadOnlyStrip({ attachments }: { attachments: readonly Attachmen
     <div class={`gallery ${attachments.length === 1 ? "one" : ""}`}>
       {attachments.map((each) => (
         <button type="button" key={each.id} class="shot" aria-label={t("inspect", { name: each.name })} onClick={() => (inspected.value = { attachment: each })}>
-          {each.kind === "image" ? <StoredImage blob={each.shown ?? each.blob} alt={each.name} /> : <span class="clip"><Icon name="video" /> {each.name} <small>{bytes(each.size)}</small></span>}
+          {each.kind === "image" ? <StoredImage blob={each.shown ?? each.blob} alt={each.name} /> : <span class="clip"><Icon name="video" /> <bdi>{each.name}</bdi> <small>{bytes(each.size)}</small></span>}
         </button>
       ))}
     </div>

@@ -25,6 +25,6 @@ export function Branches({ turn, count, index }: { turn: Turn; count: number; in
 /** Deletes at the second click. */
 export function DeleteButton({ turn }: { turn: Turn }): JSX.Element {
   const [sure, setSure] = useState(false);
-  const click = (): void => (sure ? void state.deleteTurn(turn) : setSure(true));
+  const click = (): void => (sure ? void state.deleteTurn(turn).catch(state.report) : setSure(true));
   return <IconButton icon="trash" label={sure ? t("reallyDelete") : t("delete")} class={sure ? "danger" : ""} onClick={click} />;
 }

@@ -18,13 +18,14 @@ export function pretty(json: string): string {
 /** The calls of an answer. open: whether the page waits for their results. */
 export function Calls({ turn, open }: { turn: Turn; open: boolean }): JSX.Element {
   const calls = turn.calls ?? [];
-  const [results, setResults] = useState<Record<string, string>>({});
-  const complete = calls.every((call) => results[call.id] !== undefined);
-  const set = (id: string, text: string): void => setResults({ ...results, [id]: text });
-  const send = (): void => giveResults(calls.map((call) => ({ callId: call.id, text: results[call.id] ?? "" })));
+  // By position: ids come from the model's server or a file, and need not differ.
+  const [results, setResults] = useState<ReadonlyMap<number, string>>(new Map());
+  const complete = calls.every((_, index) => results.has(index));
+  const set = (index: number, text: string): void => setResults(new Map(results).set(index, text));
+  const send = (): void => giveResults(calls.map((call, index) => ({ callId: call.id, text: results.get(index) ?? "" })));
   return (
     <div class="calls">
-      {calls.map((call) => <Call key={call.id} call={call} open={open} result={results[call.id]} onResult={(text) => set(call.id, text)} />)}
+      {calls.map((call, index) => <Call key={index} call={call} open={open} result={results.get(index)} onResult={(text) => set(index, text)} />)}
       {open && <button type="button" class="primary" disabled={!complete} onClick={send}>{t("sendResults")}</button>}
     </div>
   );

@@ -12,6 +12,8 @@ import type { Turn } from "../lib/types.ts";
 
 const TYPES = "image/*,video/*,application/pdf,.mkv,.heic,.heif";
 
+const COMPOSING = 229; // what Safari gives for the key that ends a composition
+
 /** The last answer whose calls wait for results. */
 function openCalls(path: readonly Turn[]): boolean {
   const last = path.at(-1);
@@ -22,7 +24,7 @@ export function Composer(): JSX.Element {
   const field = useRef<HTMLTextAreaElement>(null);
   const files = useRef<HTMLInputElement>(null);
   const [asking, setAsking] = useState<"" | "url" | "camera">("");
-  const busy = state.runningCount.value > 0 && state.path.value.some((turn) => turn.state === "streaming" || turn.state === "waiting");
+  const busy = state.path.value.some((turn) => turn.state === "streaming" || turn.state === "waiting");
   const empty = !draft.text.value.trim() && !draft.attachments.value.length;
   const compared = comparison.value;
   useEffect(() => {
@@ -40,7 +42,7 @@ export function Composer(): JSX.Element {
     ask(text, attachments, state.current.value.leaf, compared);
   };
   const onKey = (event: KeyboardEvent): void => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== COMPOSING) {
       event.preventDefault();
       send();
     }
@@ -55,7 +57,7 @@ export function Composer(): JSX.Element {
         </p>
       )}
       <AttachmentStrip draft={draft} />
-      <textarea ref={field} rows={1} value={draft.text.value} placeholder={openCalls(state.path.value) ? t("resultsFirst") : t("placeholder")} aria-label={t("message")} onInput={(event) => (draft.text.value = event.currentTarget.value)} onKeyDown={onKey} />
+      <textarea ref={field} dir="auto" rows={1} value={draft.text.value} placeholder={openCalls(state.path.value) ? t("resultsFirst") : t("placeholder")} aria-label={t("message")} onInput={(event) => (draft.text.value = event.currentTarget.value)} onKeyDown={onKey} />
       <div class="row">
         <IconButton icon="clip" label={t("addFiles")} onClick={() => files.current!.click()} />
         <IconButton icon="camera" label={t("camera")} onClick={() => setAsking("camera")} />
@@ -102,13 +104,20 @@ function UrlDialog({ onClose }: { onClose: () => void }): JSX.Element {
 /** Files that are dropped anywhere, or pasted, go to the question that is written. */
 export function listenForFiles(setOver: (over: boolean) => void): () => void {
   const isFiles = (event: DragEvent): boolean => event.dataTransfer?.types.includes("Files") ?? false;
-  const over = (event: DragEvent): void => { if (isFiles(event)) { event.preventDefault(); setOver(true); } };
+  const isUrl = (event: DragEvent): boolean => event.dataTransfer?.types.includes("text/uri-list") ?? false;
+  const over = (event: DragEvent): void => { if (isFiles(event) || isUrl(event)) { event.preventDefault(); setOver(true); } };
   const leave = (event: DragEvent): void => { if (!event.relatedTarget) setOver(false); };
   const drop = (event: DragEvent): void => {
     setOver(false);
-    if (!isFiles(event)) return;
-    event.preventDefault();
-    void addFiles(target.value, filesOf(event.dataTransfer));
+    const url = event.dataTransfer?.getData("text/uri-list").split(/\s/)[0] ?? "";
+    if (isFiles(event)) {
+      event.preventDefault();
+      void addFiles(target.value, filesOf(event.dataTransfer));
+    } else if (/^https?:/i.test(url) && !(event.target instanceof HTMLTextAreaElement)) {
+      // A picture of another page; the browser would leave this page for it.
+      event.preventDefault();
+      void addUrl(target.value, url);
+    }
   };
   const paste = (event: ClipboardEvent): void => {
     const found = filesOf(event.clipboardData);

@@ -12,6 +12,7 @@ export function Figures({ turn }: { turn: Turn }): JSX.Element | null {
   const cached = usage?.prompt_tokens_details?.cached_tokens ?? 0;
   const image = usage?.prompt_tokens_details?.image_tokens ?? 0;
   const short = [
+    turn.model,
     timings && t("figure.first", { time: seconds(timings.ttft) }),
     usage && t("figure.tokens", { count: count(usage.completion_tokens, language.value) }),
     rate !== undefined && t("figure.rate", { rate: rate < 10 ? rate.toFixed(1) : Math.round(rate) }),

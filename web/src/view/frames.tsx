@@ -3,7 +3,7 @@ import type { JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { clock } from "../lib/format.ts";
 import type { Attachment } from "../lib/types.ts";
-import { frameTime, type VideoViews } from "../lib/views.ts";
+import type { VideoViews } from "../lib/views.ts";
 import { frameUrl } from "../store/media.ts";
 import { t } from "../text/index.ts";
 
@@ -15,7 +15,7 @@ export function Strip({ attachment, views }: { attachment: Attachment; views: Vi
         {views.pictures.map((numbers, index) => (
           <li key={index} class={numbers.length > 1 ? "composite" : ""}>
             <span class="stack">{numbers.map((number) => <Frame key={number} attachment={attachment} number={number} />)}</span>
-            <small>{times(views, numbers)}</small>
+            <small>{times(views.times?.[index]) ?? numbers[0]}</small>
           </li>
         ))}
       </ol>
@@ -23,11 +23,11 @@ export function Strip({ attachment, views }: { attachment: Attachment; views: Vi
   );
 }
 
-function times(views: VideoViews, numbers: number[]): string {
-  const first = frameTime(views, numbers[0]!);
-  const last = frameTime(views, numbers.at(-1)!);
-  if (first === undefined || last === undefined) return `${numbers[0]}`;
-  return numbers.length > 1 ? `${clock(round(first))}–${clock(round(last))}` : clock(round(first));
+function times(found: readonly number[] | undefined): string | undefined {
+  const first = found?.[0];
+  const last = found?.at(-1);
+  if (first === undefined || last === undefined) return undefined;
+  return found!.length > 1 ? `${clock(round(first))}–${clock(round(last))}` : clock(round(first));
 }
 
 function round(value: number): number {

@@ -6,6 +6,7 @@ import type { Attachment, MediaOptions, Mode } from "../lib/types.ts";
 import { gridLines, viewCount, type Views } from "../lib/views.ts";
 import { change, replaceFile, type Draft } from "../store/draft.ts";
 import { objectUrl, viewsOf } from "../store/media.ts";
+import { current } from "../store/state.ts";
 import { t } from "../text/index.ts";
 import { inspected } from "./attachments.tsx";
 import { Strip } from "./frames.tsx";
@@ -17,7 +18,8 @@ const MODES: readonly Mode[] = ["16x", "4x"];
 export function Inspect({ attachment: given, draft }: { attachment: Attachment; draft?: Draft }): JSX.Element {
   const attachment = draft?.attachments.value.find((each) => each.id === given.id) ?? given;
   const [mode, setMode] = useState<Mode>(attachment.options.downsample_mode ?? "16x");
-  const views = viewsOf(attachment, mode);
+  const { model } = current.value.settings;
+  const views = viewsOf(attachment, mode, model);
   const close = (): void => { inspected.value = undefined; };
   const set = (options: MediaOptions): void => {
     if (draft) change(draft, { ...attachment, options: cleaned({ ...attachment.options, ...options }) });
@@ -29,7 +31,7 @@ export function Inspect({ attachment: given, draft }: { attachment: Attachment; 
     <Dialog title={attachment.name} onClose={close} wide>
       <p class="hint">{t("seesHint")}</p>
       <div class="modes" role="group" aria-label={t("mode")}>
-        {MODES.map((each) => <ModeCard key={each} mode={each} views={viewsOf(attachment, each)} chosen={each === mode} onChoose={() => setMode(each)} />)}
+        {MODES.map((each) => <ModeCard key={each} mode={each} views={viewsOf(attachment, each, model)} chosen={each === mode} onChoose={() => setMode(each)} />)}
       </div>
       {views === "…" ? <p class="hint" role="status">{t("counting")}</p> : "fault" in views ? <p class="problem" role="alert">{views.fault}</p> : attachment.kind === "image" ? <ImageSeen attachment={attachment} views={views} /> : "pictures" in views ? <Strip attachment={attachment} views={views} /> : null}
       {attachment.kind === "video" && <Player attachment={attachment} />}

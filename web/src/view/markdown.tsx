@@ -1,7 +1,8 @@
 // An answer's text: one component a block, so that a block is drawn once and only the last one changes.
 import type { JSX } from "preact";
 import { createRef } from "preact";
-import { blocks } from "../lib/blocks.ts";
+import { useRef } from "preact/hooks";
+import { BlockReader } from "../lib/blocks.ts";
 import { copyText } from "../lib/copy.ts";
 import { renderBlock } from "../lib/markdown.ts";
 import { morph } from "../lib/morph.ts";
@@ -28,11 +29,18 @@ class Block extends Memo<BlockProps> {
   }
 
   private draw(): void {
-    if (this.box.current) morph(this.box.current, renderBlock(this.props.source, this.props.regions));
+    const box = this.box.current;
+    if (!box) return;
+    try {
+      morph(box, renderBlock(this.props.source, this.props.regions));
+    } catch {
+      // Markup that nests thousands of times is more than parsers take: the text is shown as it is.
+      box.textContent = this.props.source;
+    }
   }
 
   override render(): JSX.Element {
-    return <div ref={this.box} />;
+    return <div ref={this.box} dir="auto" />;
   }
 }
 
@@ -47,9 +55,11 @@ function onClick(event: MouseEvent): void {
 }
 
 export function Markdown({ text, regions = NONE }: { text: string; regions?: readonly Region[] }): JSX.Element {
+  const reader = useRef<BlockReader>(undefined);
+  reader.current ??= new BlockReader();
   return (
     <div class="markdown" onClick={onClick} data-copy-label={t("copy")}>
-      {blocks(text).map((source, index) => (
+      {reader.current.read(text).map((source, index) => (
         <Block key={index} source={source} regions={source.includes("\uE000") ? regions : NONE} />
       ))}
     </div>

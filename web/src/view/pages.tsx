@@ -9,20 +9,20 @@ import { Dialog, Field } from "./parts.tsx";
 const FIRST = 8; // as `pocketvlm chat` takes
 
 export function Pages(): JSX.Element | null {
-  const open = choosing.value;
+  const open = choosing.value[0];
   const [text, setText] = useState("");
   if (!open) return null;
-  const { pdf, draft } = open;
+  const { pdf } = open;
   const given = text || (pdf.pages > FIRST ? `1-${FIRST}` : `1-${pdf.pages}`);
   const pages = readPages(given, pdf.pages);
-  const close = (): void => { setText(""); choosing.value = undefined; };
+  const close = (): void => { setText(""); choosing.value = choosing.value.slice(1); };
   const add = (): void => {
     if (!pages) return;
     close();
-    void addPages(draft, pdf, pages);
+    void addPages(open, pages);
   };
   return (
-    <Dialog title={pdf.name} onClose={close} actions={<button type="button" class="primary" disabled={!pages} onClick={add}>{t("addPages", { count: pages?.length ?? 0 })}</button>}>
+    <Dialog key={pdf.id} title={pdf.name} onClose={close} actions={<button type="button" class="primary" disabled={!pages} onClick={add}>{t("addPages", { count: pages?.length ?? 0 })}</button>}>
       <Field label={t("pages", { count: pdf.pages })} hint={t("pagesHint")}>
         <input type="text" value={given} autoFocus onInput={(event) => setText(event.currentTarget.value)} onKeyDown={(event) => event.key === "Enter" && add()} />
       </Field>

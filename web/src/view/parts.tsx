@@ -79,6 +79,19 @@ export abstract class Memo<P extends object> extends Component<P> {
   }
 }
 
+/** Shows a sentence in place of content that cannot be drawn, so that the rest of the page lives on. */
+export class Guard extends Component<{ children: ComponentChildren }, { fault: string }> {
+  override state = { fault: "" };
+
+  override componentDidCatch(error: unknown): void {
+    this.setState({ fault: error instanceof Error ? error.message : String(error) });
+  }
+
+  override render(): ComponentChildren {
+    return this.state.fault ? <div class="problem" role="alert"><p>{t("notDrawn")}</p><p class="detail">{this.state.fault}</p></div> : this.props.children;
+  }
+}
+
 /** A label, its field and a hint. The field's name is the label alone. */
 export function Field({ label, hint, children }: { label: string; hint?: string; children: VNode<object> }): JSX.Element {
   const id = useId();

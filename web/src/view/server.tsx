@@ -3,17 +3,19 @@ import type { JSX } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { bytes, count, seconds } from "../lib/format.ts";
 import { mean, parseMetrics, type Samples } from "../lib/metrics.ts";
-import { get, post, request } from "../store/api.ts";
+import { download } from "../lib/copy.ts";
+import type { Model } from "../lib/types.ts";
+import { get, hasKey, post, request } from "../store/api.ts";
 import * as state from "../store/state.ts";
 import { language, t, type Key } from "../text/index.ts";
 
 const EVERY = 2000;
 
 interface Health { status: string; concurrency: number; max_concurrency: number }
-interface Model { id: string; root: string; max_model_len: number; modalities?: { input: string[] } }
+interface Listed extends Model { root: string; modalities?: { input: string[] } }
 interface Details { details: { parameter_size: string; quantization_level: string; format: string } }
 type Limits = Record<string, number | boolean>;
-interface Facts { version: string; models: Model[]; details: Details["details"]; limits: Limits }
+interface Facts { version: string; models: Listed[]; details: Details["details"]; limits: Limits }
 
 const LIMITS: readonly { name: string; unit: "bytes" | "seconds" | "count" | "switch" }[] = [
   { name: "max_model_len", unit: "count" }, { name: "max_seqs", unit: "count" }, { name: "max_queue", unit: "count" },
@@ -24,9 +26,14 @@ const LIMITS: readonly { name: string; unit: "bytes" | "seconds" | "count" | "sw
   { name: "request_timeout", unit: "seconds" }, { name: "fetch_media", unit: "switch" },
 ];
 
+/** The description of the API as a file: a link would carry no key. */
+async function saveApi(): Promise<void> {
+  download("openapi.json", await (await request("openapi.json")).text(), "application/json");
+}
+
 async function facts(): Promise<Facts> {
   const [version, models, limits] = await Promise.all([
-    get<{ version: string }>("version"), get<{ data: Model[] }>("v1/models"), get<Limits>("limits"),
+    get<{ version: string }>("version"), get<{ data: Listed[] }>("v1/models"), get<Limits>("limits"),
   ]);
   const { details } = await post<Details>("api/show", { model: models.data[0]?.id ?? "" });
   return { version: version.version, models: models.data, details, limits };
@@ -76,12 +83,13 @@ export function ServerPage(): JSX.Element {
           <>
             <h2>{t("model")}</h2>
             <dl class="facts">
-              <div><dt>{t("names")}</dt><dd>{known.models.map((each) => each.id).join(", ")}</dd></div>
+              <div><dt>{t("names")}</dt><dd>{known.models.filter((each) => !each.parent).map((each) => each.id).join(", ")}</dd></div>
+              {known.models.some((each) => each.parent) && <div><dt>{t("adapters")}</dt><dd>{known.models.filter((each) => each.parent).map((each) => each.id).join(", ")}</dd></div>}
               <div><dt>{t("checkpoint")}</dt><dd>{known.models[0]?.root}</dd></div>
               <div><dt>{t("parameters")}</dt><dd>{known.details.parameter_size}</dd></div>
               <div><dt>{t("weights")}</dt><dd>{known.details.quantization_level}</dd></div>
               <div><dt>{t("reads")}</dt><dd>{known.models[0]?.modalities?.input.join(", ")}</dd></div>
-              <div><dt>{t("version")}</dt><dd>{known.version} · <a href="./docs" target="_blank" rel="noopener">{t("api")}</a></dd></div>
+              <div><dt>{t("version")}</dt><dd>{known.version} · {hasKey() ? <button type="button" class="link" onClick={() => void saveApi().catch(state.report)}>{t("apiFile")}</button> : <a href="./docs" target="_blank" rel="noopener">{t("api")}</a>}</dd></div>
             </dl>
             <h2>{t("limits")}</h2>
             <dl class="facts">{LIMITS.map(({ name, unit }) => <div key={name}><dt>{t(`limit.${name}` as Key)}</dt><dd>{limit(known.limits[name], unit)}</dd></div>)}</dl>

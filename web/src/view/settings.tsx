@@ -5,10 +5,10 @@ import { DEMO_TOOLS } from "../lib/demo.ts";
 import { readTools } from "../lib/request.ts";
 import { schemaFault } from "../lib/schema.ts";
 import { PLAIN, type Mode, type Settings } from "../lib/types.ts";
-import * as db from "../store/db.ts";
 import { setTheme, theme, type Theme } from "../store/theme.ts";
 import * as state from "../store/state.ts";
 import { language, setLanguage, t, type Key, type Language } from "../text/index.ts";
+import { ModelSelect } from "./models.tsx";
 import { NumberField } from "./numbers.tsx";
 import { Dialog, Field } from "./parts.tsx";
 
@@ -49,8 +49,9 @@ export function SettingsDialog(): JSX.Element {
     <Dialog title={t("settings")} onClose={() => (state.dialog.value = "")} wide>
       <Presets settings={settings} onLoad={load} />
       <h3>{t("conversation")}</h3>
-      <Field label={t("system")}><textarea rows={3} value={settings.system} onInput={(event) => set({ system: event.currentTarget.value })} /></Field>
+      <Field label={t("system")}><textarea dir="auto" rows={3} value={settings.system} onInput={(event) => set({ system: event.currentTarget.value })} /></Field>
       <div class="grid">
+        {(state.adapters.value.length > 0 || settings.model) && <Field label={t("answers")}><ModelSelect value={settings.model} onValue={(model) => set({ model })} /></Field>}
         <Field label={t("mode")} hint={t("modeHint")}>
           <select value={settings.mode} onChange={(event) => set({ mode: event.currentTarget.value as "" | Mode })}>
             <option value="">{t("detailAuto")}</option><option value="16x">{t("detailLow")}</option><option value="4x">{t("detailHigh")}</option>
@@ -85,14 +86,8 @@ function Presets({ settings, onLoad }: { settings: Settings; onLoad: (settings: 
   const [name, setName] = useState("");
   const list = state.presets.value;
   const save = (): void => {
-    const made = { name: name.trim(), settings };
-    state.presets.value = [...list.filter((each) => each.name !== made.name), made];
-    void db.presets.put(made).catch(state.report);
+    state.savePreset({ name: name.trim(), settings });
     setName("");
-  };
-  const drop = (gone: string): void => {
-    state.presets.value = list.filter((each) => each.name !== gone);
-    void db.presets.delete(gone).catch(state.report);
   };
   return (
     <section class="presets" aria-label={t("presets")}>
@@ -100,7 +95,7 @@ function Presets({ settings, onLoad }: { settings: Settings; onLoad: (settings: 
       <div class="row wrap">
         <button type="button" onClick={() => onLoad(PLAIN)}>{t("standard")}</button>
         {list.map((each) => (
-          <span key={each.name} class="preset"><button type="button" onClick={() => onLoad({ ...PLAIN, ...each.settings })}>{each.name}</button><button type="button" aria-label={t("deleteOf", { name: each.name })} onClick={() => drop(each.name)}>×</button></span>
+          <span key={each.name} class="preset"><button type="button" onClick={() => onLoad({ ...PLAIN, ...each.settings })}>{each.name}</button><button type="button" aria-label={t("deleteOf", { name: each.name })} onClick={() => state.deletePreset(each.name)}>×</button></span>
         ))}
       </div>
       <div class="row wrap">

@@ -1,6 +1,7 @@
 // The list of conversations, with search.
+import { signal } from "@preact/signals";
 import type { JSX } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { search } from "../lib/search.ts";
 import { plainText } from "../lib/special.ts";
 import type { Conversation } from "../lib/types.ts";
@@ -12,6 +13,10 @@ import { Icon } from "./icons.tsx";
 import { IconButton } from "./parts.tsx";
 
 const DAY = 86_400_000;
+
+/** Whether the list lies over the page, as on phones. */
+export const narrow = signal(matchMedia("(max-width: 50rem)").matches);
+matchMedia("(max-width: 50rem)").addEventListener("change", (event) => (narrow.value = event.matches));
 
 function ageKey(updated: number): Key {
   const today = new Date().setHours(0, 0, 0, 0);
@@ -30,10 +35,13 @@ export function Sidebar(): JSX.Element {
       void db.turns.all().then((turns) => {
         const titles = all.map(({ id, title }) => ({ id, text: title }));
         setFound(search([...titles, ...turns.map((turn) => ({ id: turn.conversation, text: plainText(turn.text) }))], query));
-      });
+      }, state.report);
     }, 150);
     return () => clearTimeout(timer);
   }, [query, all]);
+  const first = useRef<HTMLButtonElement>(null);
+  const isOpen = state.sidebarOpen.value;
+  useEffect(() => { if (isOpen) first.current?.focus(); }, [isOpen]);
   const shown = found ? all.filter((each) => found.has(each.id)) : all;
   const groups = Map.groupBy(shown, (each) => ageKey(each.updated));
   const read = async (file: File | undefined): Promise<void> => {
@@ -45,9 +53,9 @@ export function Sidebar(): JSX.Element {
     }
   };
   return (
-    <nav class="sidebar" aria-label={t("conversations")}>
+    <nav class="sidebar" aria-label={t("conversations")} onKeyDown={(event) => { if (event.key === "Escape") state.sidebarOpen.value = false; }}>
       <div class="brand"><img src="./ui/icon.svg" alt="" /><b>pocketvlm</b><IconButton icon="close" label={t("close")} class="narrow-only" onClick={() => (state.sidebarOpen.value = false)} /></div>
-      <button type="button" class="new" onClick={() => state.newConversation()}><Icon name="plus" /> {t("newConversation")}</button>
+      <button ref={first} type="button" class="new" onClick={() => state.newConversation()}><Icon name="plus" /> {t("newConversation")}</button>
       <label class="search"><Icon name="search" /><span class="off-screen">{t("search")}</span><input type="search" placeholder={t("search")} value={query} onInput={(event) => setQuery(event.currentTarget.value)} /></label>
       <div class="list">
         {[...groups].map(([key, list]) => (
@@ -77,13 +85,13 @@ function Entry({ conversation, excerpt }: { conversation: Conversation; excerpt:
   }
   return (
     <li class={open ? "open" : ""}>
-      <button type="button" class="entry" aria-current={open ? "page" : undefined} title={new Date(conversation.updated).toLocaleString(language.value)} onClick={() => void state.openConversation(conversation.id)}>
-        <span>{name}</span>
-        {excerpt && <small>{excerpt}</small>}
+      <button type="button" class="entry" aria-current={open ? "page" : undefined} title={new Date(conversation.updated).toLocaleString(language.value)} onClick={() => void state.openConversation(conversation.id).catch(state.report)}>
+        <span dir="auto">{name}</span>
+        {excerpt && <small dir="auto">{excerpt}</small>}
       </button>
       <span class="entry-actions">
         <IconButton icon="edit" label={t("renameOf", { name })} onClick={() => setMode("rename")} />
-        <IconButton icon="trash" label={mode === "delete" ? t("reallyDelete") : t("deleteOf", { name })} class={mode === "delete" ? "danger" : ""} onClick={() => (mode === "delete" ? void state.deleteConversation(conversation.id) : setMode("delete"))} />
+        <IconButton icon="trash" label={mode === "delete" ? t("reallyDelete") : t("deleteOf", { name })} class={mode === "delete" ? "danger" : ""} onClick={() => (mode === "delete" ? void state.deleteConversation(conversation.id).catch(state.report) : setMode("delete"))} />
       </span>
     </li>
   );

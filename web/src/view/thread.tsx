@@ -4,7 +4,7 @@ import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { plainText } from "../lib/special.ts";
 import { branches, group } from "../lib/tree.ts";
 import type { Attachment, Turn } from "../lib/types.ts";
-import { answer } from "../store/answers.ts";
+import { answerAgain } from "../store/answers.ts";
 import * as state from "../store/state.ts";
 import { t } from "../text/index.ts";
 import { Branches, DeleteButton } from "./branches.tsx";
@@ -79,7 +79,7 @@ function Compared({ turn, pictures, last }: { turn: Turn; pictures: readonly Att
       {answers.map((each) => (
         <section key={each.id} class={`side ${each.id === turn.id ? "chosen" : ""}`} data-turn={each.id} data-state={each.state} aria-label={each.label}>
           <header>
-            <b>{each.label}</b>
+            <b dir="auto">{each.label}</b>
             <CopyButton text={() => plainText(each.text)} />
             {each.id === turn.id ? <span class="hint">{t("goesOnHere")}</span> : <button type="button" class="link" onClick={() => state.showBranch(each)}>{t("goOnHere")}</button>}
           </header>
@@ -87,7 +87,7 @@ function Compared({ turn, pictures, last }: { turn: Turn; pictures: readonly Att
           <Figures turn={each} />
         </section>
       ))}
-      <div class="actions"><Branches turn={turn} count={siblings.length} index={siblings.findIndex((each) => each.id === turn.id)} /><IconButton icon="redo" label={t("regenerate")} onClick={() => answer(turn.parent)} /><DeleteButton turn={turn} /></div>
+      <div class="actions"><Branches turn={turn} count={siblings.length} index={siblings.findIndex((each) => each.id === turn.id)} /><IconButton icon="redo" label={t("regenerate")} onClick={() => answerAgain(turn)} /><DeleteButton turn={turn} /></div>
     </article>
   );
 }

@@ -1,21 +1,22 @@
 // One turn of the conversation with its actions.
 import type { JSX } from "preact";
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
+import { count } from "../lib/format.ts";
 import { answerFault } from "../lib/schema.ts";
 import { plainText, readRegions } from "../lib/special.ts";
 import type { Attachment, Turn } from "../lib/types.ts";
-import { answer, ask, continueAnswer, replaceResult, stop } from "../store/answers.ts";
-import { draft, newDraft, target, type Draft } from "../store/draft.ts";
+import { answerAgain, ask, continueAnswer, replaceResult, stop } from "../store/answers.ts";
+import { comparison, draft, newDraft, target, type Draft } from "../store/draft.ts";
 import * as state from "../store/state.ts";
 import { randomId } from "../lib/ids.ts";
-import { t, told } from "../text/index.ts";
+import { language, t, told } from "../text/index.ts";
 import { AttachmentStrip, ReadOnlyStrip } from "./attachments.tsx";
 import { Branches, DeleteButton } from "./branches.tsx";
 import { Calls } from "./calls.tsx";
 import { Figures } from "./figures.tsx";
 import { Icon } from "./icons.tsx";
 import { Markdown } from "./markdown.tsx";
-import { CopyButton, IconButton, Memo } from "./parts.tsx";
+import { CopyButton, Guard, IconButton, Memo } from "./parts.tsx";
 import { Regions } from "./regions.tsx";
 
 interface TurnProps {
@@ -34,7 +35,7 @@ export class TurnView extends Memo<TurnProps> {
     const { turn } = this.props;
     return (
       <article class={`turn ${turn.role}`} data-turn={turn.id} data-state={turn.state} aria-label={told(`role.${turn.role}`)}>
-        {turn.role === "user" || turn.role === "system" ? <Question {...this.props} /> : turn.role === "tool" ? <Result {...this.props} /> : <Answer {...this.props} />}
+        <Guard>{turn.role === "user" || turn.role === "system" ? <Question {...this.props} /> : turn.role === "tool" ? <Result {...this.props} /> : <Answer {...this.props} />}</Guard>
       </article>
     );
   }
@@ -43,19 +44,22 @@ export class TurnView extends Memo<TurnProps> {
 function Question(props: TurnProps): JSX.Element {
   const { turn } = props;
   const [editing, edit] = useState<Draft | undefined>(undefined);
+  // Files go to the composer again, also where the question leaves the page while it is edited.
+  useEffect(() => () => { if (target.peek() === editing) target.value = draft; }, [editing]);
   if (editing) {
-    const close = (): void => { target.value = draft; edit(undefined); };
+    const close = (): void => edit(undefined);
+    const isEmpty = !editing.text.value.trim() && !editing.attachments.value.length;
     const save = (): void => {
       close();
-      ask(editing.text.value, editing.attachments.value, turn.parent);
+      ask(editing.text.value, editing.attachments.value, turn.parent, comparison.value);
     };
     return (
       <div class="bubble editing">
         <AttachmentStrip draft={editing} />
-        <textarea aria-label={t("editQuestion")} rows={4} value={editing.text.value} autoFocus onInput={(event) => (editing.text.value = event.currentTarget.value)} onKeyDown={(event) => event.key === "Escape" && close()} />
+        <textarea dir="auto" aria-label={t("editQuestion")} rows={4} value={editing.text.value} autoFocus onInput={(event) => (editing.text.value = event.currentTarget.value)} onKeyDown={(event) => event.key === "Escape" && close()} />
         <div class="row end">
           <button type="button" onClick={close}>{t("cancel")}</button>
-          <button type="button" class="primary" onClick={save}>{t("askAgain")}</button>
+          <button type="button" class="primary" disabled={isEmpty || editing.pending.value > 0} onClick={save}>{t("askAgain")}</button>
         </div>
       </div>
     );
@@ -69,9 +73,21 @@ function Question(props: TurnProps): JSX.Element {
     <>
       <div class="bubble">
         {turn.attachments && <ReadOnlyStrip attachments={turn.attachments} />}
-        {turn.text && <p class="plain">{turn.text}</p>}
+        {turn.text && <Plain text={turn.text} />}
       </div>
       <Actions {...props} {...(turn.role === "user" ? { onEdit: begin } : {})} />
+    </>
+  );
+}
+
+const LONG = 20_000; // characters of a question that are drawn at once
+
+function Plain({ text }: { text: string }): JSX.Element {
+  const [all, showAll] = useState(false);
+  return (
+    <>
+      <p class="plain" dir="auto">{all ? text : text.slice(0, LONG)}</p>
+      {!all && text.length > LONG && <button type="button" class="link" onClick={() => showAll(true)}>{t("showWhole", { count: count(text.length, language.value) })}</button>}
     </>
   );
 }
@@ -107,7 +123,7 @@ function Answer(props: TurnProps): JSX.Element {
   const [editing, edit] = useState<string | undefined>(undefined);
   if (editing !== undefined) {
     const save = (): void => {
-      const { usage: _, timings: __, group: ___, label: ____, problem: _____, ...rest } = turn;
+      const { usage: _, timings: __, group: ___, label: ____, problem: _____, settings: ______, ...rest } = turn;
       const made: Turn = { ...rest, id: randomId(), created: Date.now(), text: editing, state: "done", finish: "edited" };
       state.putTurns([made]);
       state.patchConversation(turn.conversation, { leaf: made.id, updated: Date.now() });
@@ -115,7 +131,7 @@ function Answer(props: TurnProps): JSX.Element {
     };
     return (
       <div class="editing">
-        <textarea aria-label={t("editAnswer")} rows={6} value={editing} autoFocus onInput={(event) => edit(event.currentTarget.value)} />
+        <textarea dir="auto" aria-label={t("editAnswer")} rows={6} value={editing} autoFocus onInput={(event) => edit(event.currentTarget.value)} />
         <div class="row end">
           <button type="button" onClick={() => edit(undefined)}>{t("cancel")}</button>
           <button type="button" class="primary" onClick={save}>{t("saveBranch")}</button>
@@ -129,7 +145,7 @@ function Answer(props: TurnProps): JSX.Element {
       <AnswerBody {...props} />
       {fault && <p class="problem small">{t("schemaMissed")} {fault}</p>}
       <Figures turn={turn} />
-      <Actions {...props} onEdit={() => edit(turn.text)} onAgain={() => answer(turn.parent)} />
+      <Actions {...props} onEdit={() => edit(turn.text)} onAgain={() => answerAgain(turn)} />
     </>
   );
 }

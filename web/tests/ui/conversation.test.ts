@@ -5,7 +5,7 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, test } from "node:test";
-import { closeBrowser, Front, open, PROGRAM, says, serve, until, type Serving, type Tab } from "./kit.ts";
+import { closeBrowser, Front, Gate, open, PROGRAM, said, says, serve, until, type Serving, type Tab } from "./kit.ts";
 
 let serving: Serving;
 let front: Front;
@@ -38,7 +38,7 @@ test("a question is answered, with figures", async () => {
 
 test("an answer is stopped, stays, and is continued", async () => {
   const tab = await open(front.url);
-  front.scripts.push(says("one two three ".repeat(40), 60));
+  front.scripts.push([...said("one two three "), { gate: new Gate() }]);
   await tab.composer.fill("count");
   await tab.composer.press("Enter");
   await tab.said("three");
@@ -48,7 +48,7 @@ test("an answer is stopped, stays, and is continued", async () => {
   front.scripts.push(says(" and four"));
   await tab.page.getByRole("button", { name: "Continue" }).click();
   await tab.said("and four");
-  assert.ok((await tab.answer().locator(".markdown").innerText()).startsWith(text.slice(0, 10)));
+  assert.ok((await tab.answer().locator(".markdown").innerText()).startsWith(text));
   const body = front.bodies.at(-1)!;
   assert.equal(body["continue_final_message"], true);
   assert.equal((body["messages"] as { role: string }[]).at(-1)!.role, "assistant");
@@ -108,11 +108,10 @@ test("conversations survive a reload; they are found, renamed and deleted", asyn
 
 test("an answer that a reload cut off can be continued", async () => {
   const tab = await open(front.url);
-  front.scripts.push(says("a long story ".repeat(60), 50));
+  front.scripts.push([...said("a long story "), { gate: new Gate() }]);
   await tab.composer.fill("tell");
   await tab.composer.press("Enter");
-  await tab.said("story a long");
-  await tab.page.waitForTimeout(1200);
+  await tab.said("story");
   await tab.page.reload();
   await tab.page.locator("article.assistant[data-state=cut]").waitFor();
   front.scripts.push(says(" the end"));
@@ -166,10 +165,8 @@ test("the terminal's chat reads what the page exports, and the page what the cha
 test("a conversation of 500 turns opens, scrolls and goes on", async () => {
   const tab = await open(front.url);
   const messages = Array.from({ length: 500 }, (_, index) => ({ role: index % 2 ? "assistant" : "user", content: `turn **${index}** with $x^${index % 9}$\n\n- item\n- item` }));
-  const began = Date.now();
   await tab.page.locator(".sidebar input[type=file]").setInputFiles({ name: "long.json", mimeType: "application/json", buffer: Buffer.from(JSON.stringify(messages)) });
   await tab.said("turn 499");
-  assert.ok(Date.now() - began < 10_000);
   assert.ok((await tab.page.locator("article").count()) < 100);
   await tab.page.getByRole("button", { name: /Show earlier turns/ }).click();
   await until(async () => (await tab.page.locator("article").count()) >= 80);

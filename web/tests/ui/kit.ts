@@ -5,7 +5,8 @@ import { existsSync } from "node:fs";
 import { createServer, request as forward, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { createServer as createSocket, type AddressInfo } from "node:net";
 import { networkInterfaces } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import { chromium, type Browser, type BrowserContext, type Locator, type Page } from "playwright-core";
 
 export const ROOT = join(import.meta.dirname, "..", "..", "..", "..");
@@ -15,7 +16,9 @@ export const PROGRAM = process.env["POCKETVLM"] ?? join(ROOT, ".venv", "bin", "p
 const CHROMIUM = ["chromium", "chromium-browser", "google-chrome"]
   .flatMap((name) => (process.env["PATH"] ?? "").split(":").map((folder) => join(folder, name)))
   .find((path) => existsSync(path));
-const PATIENT = 30_000;
+// PAGE_SLOWDOWN=6 slows the browser's processor, which finds tests and code that race.
+const SLOWDOWN = Number(process.env["PAGE_SLOWDOWN"] ?? 1);
+const PATIENT = 30_000 * SLOWDOWN;
 
 export function freePort(): Promise<number> {
   return new Promise((resolve) => {
@@ -41,9 +44,11 @@ export class Serving {
     return `http://127.0.0.1:${this.port}/`;
   }
 
-  async start(environment: Record<string, string> = {}): Promise<void> {
-    const command = ["serve", "nano", "--port", String(this.port), "--threads", "1", "--log", "none", ...this.options];
-    this.process = spawn(PROGRAM, command, { env: { ...process.env, ...environment }, stdio: ["ignore", "ignore", "pipe"] });
+  /** program: what runs the server, and its first arguments. */
+  async start(environment: Record<string, string> = {}, program: [string, ...string[]] = [PROGRAM]): Promise<void> {
+    const [name, ...first] = program;
+    const command = [...first, "serve", "nano", "--port", String(this.port), "--threads", "1", "--log", "none", ...this.options];
+    this.process = spawn(name, command, { env: { ...process.env, ...environment }, stdio: ["ignore", "ignore", "pipe"] });
     let said = "";
     this.process.stderr!.on("data", (chunk: Buffer) => (said += chunk.toString()));
     await until(async () => {
@@ -67,8 +72,23 @@ export async function serve(options: string[] = [], environment: Record<string, 
   return serving;
 }
 
-/** One step of a scripted answer: a delta, or a pause in milliseconds. */
-export type Step = { delta?: object; finish?: string; more?: object; pause?: number; cut?: boolean };
+// A server that fetches from this machine, too: the tests have no other address. The rest of the fetch is as ever.
+const FETCHING = "import sys, pocketvlm.server.fetching as f; f.is_public = lambda address: True; from pocketvlm.cli import main; sys.exit(main(sys.argv[1:]))";
+
+export async function serveFetching(): Promise<Serving> {
+  const serving = new Serving(await freePort(), []);
+  await serving.start({}, [join(dirname(PROGRAM), "python"), "-c", FETCHING]);
+  return serving;
+}
+
+/** One step of a scripted answer: a delta, a pause in milliseconds, or a gate that the test opens. */
+export type Step = { delta?: object; finish?: string; more?: object; pause?: number; cut?: boolean; gate?: Gate };
+
+/** Holds a scripted answer until the test has seen what it waits for. */
+export class Gate {
+  open!: () => void;
+  readonly opened = new Promise<void>((resolve) => (this.open = resolve));
+}
 
 /** Stands in front of a server: plays the next script where there is one, passes everything else on. */
 export class Front {
@@ -76,6 +96,8 @@ export class Front {
   readonly bodies: Record<string, unknown>[] = [];
   private server: Server | undefined;
   url = "";
+  /** Answers of its own by the end of the path. */
+  readonly answers = new Map<string, object>();
   /** Whether requests reach the server without the prefix. */
   removesPrefix = false;
 
@@ -114,6 +136,8 @@ export class Front {
       const script = this.scripts.shift();
       if (script) return play(script, answer);
     }
+    const own = [...this.answers].find(([path]) => asked.url?.endsWith(path))?.[1];
+    if (own) return void answer.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify(own));
     const headers = { ...asked.headers };
     const passed = forward({ host: "127.0.0.1", port: this.target, path: this.removesPrefix ? asked.url?.slice(this.prefix.length) : asked.url, method: asked.method, headers }, (found) => {
       answer.writeHead(found.statusCode ?? 502, found.headers);
@@ -128,6 +152,7 @@ async function play(script: Step[], answer: ServerResponse): Promise<void> {
   answer.writeHead(200, { "content-type": "text/event-stream" });
   for (const step of script) {
     if (step.pause) await new Promise((resolve) => setTimeout(resolve, step.pause));
+    if (step.gate) await Promise.race([step.gate.opened, new Promise((resolve) => answer.once("close", resolve))]);
     if (step.cut) return void answer.destroy();
     const choice = { index: 0, delta: step.delta ?? {}, finish_reason: step.finish ?? null };
     if (!answer.destroyed) answer.write(`data: ${JSON.stringify({ choices: [choice], ...step.more })}\n\n`);
@@ -138,10 +163,14 @@ async function play(script: Step[], answer: ServerResponse): Promise<void> {
 export const TIMINGS = { queue: 0.01, media: 0.02, resize: 0.01, preprocess: 0.02, vision: 0.3, prefill: 0.1, decode: 1, ttft: 0.5, total: 1.5, cached_tokens: 3 };
 export const USAGE = { prompt_tokens: 40, completion_tokens: 21, total_tokens: 61, prompt_tokens_details: { cached_tokens: 3, image_tokens: 9 } };
 
-/** A script that says a text, a few characters at a time. */
+/** Steps that say a text, a few characters at a time. */
+export function said(text: string, pause = 0): Step[] {
+  return (text.match(/[\s\S]{1,12}/g) ?? []).map((content) => ({ delta: { content }, pause }));
+}
+
+/** A script that says a text and ends. */
 export function says(text: string, pause = 0, more: Step[] = []): Step[] {
-  const steps: Step[] = (text.match(/[\s\S]{1,12}/g) ?? []).map((content) => ({ delta: { content }, pause }));
-  return [...steps, ...more, { finish: "stop", more: { timings: TIMINGS } }, { more: { choices: [], usage: USAGE } }];
+  return [...said(text, pause), ...more, { finish: "stop", more: { timings: TIMINGS } }, { more: { choices: [], usage: USAGE } }];
 }
 
 let browser: Browser | undefined;
@@ -204,13 +233,17 @@ export interface TabOptions {
   locale?: string;
   /** Failed requests belong to the test. */
   failures?: boolean;
+  /** Runs in the page before its own code. */
+  before?: () => void;
+  /** The profile of another tab. */
+  context?: BrowserContext;
 }
 
 /** A fresh browser profile on a page. */
 export async function open(url: string, options: TabOptions = {}): Promise<Tab> {
   assert.ok(CHROMIUM, "no Chromium: apt-get install chromium");
   browser ??= await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox", "--use-fake-device-for-media-stream"] });
-  const context = await browser.newContext({
+  const context = options.context ?? await browser.newContext({
     viewport: { width: options.width ?? 1200, height: options.height ?? 800 },
     colorScheme: options.dark ? "dark" : "light",
     locale: options.locale ?? "en-GB",
@@ -218,6 +251,8 @@ export async function open(url: string, options: TabOptions = {}): Promise<Tab> 
   });
   context.setDefaultTimeout(PATIENT);
   const page = await context.newPage();
+  if (options.before) await page.addInitScript(options.before);
+  if (SLOWDOWN > 1) await (await context.newCDPSession(page)).send("Emulation.setCPUThrottlingRate", { rate: SLOWDOWN });
   const faults: string[] = [];
   page.on("pageerror", (error) => faults.push(error.message));
   page.on("console", (message) => {
@@ -232,6 +267,16 @@ export async function open(url: string, options: TabOptions = {}): Promise<Tab> 
 export async function closeBrowser(): Promise<void> {
   await browser?.close();
   browser = undefined;
+}
+
+/** Wait until a value of the page is the expected one. */
+export async function eventually<T>(read: () => Promise<T>, expected: T): Promise<void> {
+  let found: T | undefined;
+  try {
+    await until(async () => isDeepStrictEqual((found = await read()), expected));
+  } catch {
+    assert.deepEqual(found, expected);
+  }
 }
 
 export async function until(check: () => unknown, milliseconds = PATIENT): Promise<void> {

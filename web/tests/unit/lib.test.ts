@@ -17,7 +17,7 @@ import { plainText, readRegions, regionsAsJson } from "../../src/lib/special.ts"
 import { EventReader } from "../../src/lib/sse.ts";
 import { branches, children, group, newestLeaf, pathTo, subtree } from "../../src/lib/tree.ts";
 import { PLAIN, type Timings, type Turn } from "../../src/lib/types.ts";
-import { frameTime, gridLines, readViews, viewCount } from "../../src/lib/views.ts";
+import { gridLines, readViews, viewCount } from "../../src/lib/views.ts";
 import { en } from "../../src/text/en.ts";
 import { zh } from "../../src/text/zh.ts";
 
@@ -177,10 +177,10 @@ test("views of images and videos", () => {
   const image = readViews({ images: [{ width: 9, height: 8, grid: [2, 3], overview_size: [4, 4], slice_size: [5, 5], tokens: 54 }], videos: [] })!;
   assert.equal(viewCount(image), 7);
   assert.deepEqual(gridLines(image.grid).rows, [50]);
-  const video = readViews({ videos: [{ width: 9, height: 8, grid: null, overview_size: [4, 4], tokens: 9, frames: 20, fps: 10, seconds: 2, pictures: [[0], [5, 6]] }] })!;
+  const video = readViews({ videos: [{ width: 9, height: 8, grid: null, overview_size: [4, 4], tokens: 9, frames: 20, fps: 10, seconds: 2, pictures: [[0], [5, 6]], times: [[0], [0.7, 0.9]] }] })!;
   assert.ok("pictures" in video);
   assert.equal(viewCount(video), 2);
-  assert.equal(frameTime(video, 5), 0.5);
+  assert.deepEqual(video.times, [[0], [0.7, 0.9]]);
 });
 
 test("pages, numbers and words", () => {

@@ -1,0 +1,42 @@
+// The browser's two small storages. A browser may refuse them, or be full: values then stay until the page is closed.
+
+export class SmallStorage {
+  private readonly name: "localStorage" | "sessionStorage";
+  private readonly held = new Map<string, string>();
+
+  constructor(name: "localStorage" | "sessionStorage") {
+    this.name = name;
+  }
+
+  get(key: string): string | null {
+    const held = this.held.get(key);
+    if (held !== undefined) return held;
+    try {
+      return globalThis[this.name].getItem(key);
+    } catch {
+      return null;
+    }
+  }
+
+  set(key: string, value: string): void {
+    try {
+      globalThis[this.name].setItem(key, value);
+      this.held.delete(key);
+    } catch {
+      this.held.set(key, value);
+      this.drop(key);
+    }
+  }
+
+  /** Remove what is stored from before, which a reload would bring back. */
+  private drop(key: string): void {
+    try {
+      globalThis[this.name].removeItem(key);
+    } catch {
+      // It was never stored.
+    }
+  }
+}
+
+export const local = new SmallStorage("localStorage");
+export const session = new SmallStorage("sessionStorage");
