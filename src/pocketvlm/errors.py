@@ -9,7 +9,8 @@ PocketVLMError
 ├── InputError             messages or media that cannot be used
 │   ├── ImageError         an image that cannot be fetched, decoded or accepted
 │   ├── VideoError         the same of a video
-│   └── PromptError        messages, template or length
+│   ├── PromptError        messages, template or length
+│   └── DataError          a file of training samples, or one of its samples
 ├── BackendError           a backend that cannot run here
 └── AddressError           a server elsewhere that cannot be reached, or refuses
 
@@ -24,6 +25,7 @@ __all__ = [
     "CacheWarning",
     "CheckpointError",
     "ConfigError",
+    "DataError",
     "DownloadError",
     "ImageError",
     "InputError",
@@ -73,6 +75,10 @@ class VideoError(InputError):
 
 class PromptError(InputError):
     """Messages cannot be turned into a prompt."""
+
+
+class DataError(InputError):
+    """A file of training samples, or one of its samples, cannot be used."""
 
 
 class BackendError(PocketVLMError, RuntimeError):

@@ -41,6 +41,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "pillow_heif": ("processor.decode",),
     "prometheus_client": ("server.metrics",),
     "prompt_toolkit": ("cli.chatting.editor",),
+    "pyarrow": ("train.data.files",),
     "pydantic": ("interfaces.endpoints", "interfaces.schemas"),
     "pydantic_core": ("guided", "interfaces.endpoints"),
     "pypdfium2": ("processor.pdf",),

@@ -134,6 +134,18 @@ class Processor:
             clip.progress = progress
         return self._assemble(segments, images, videos, media, started)
 
+    def render(
+        self,
+        messages: Any,
+        *,
+        tools: Any = None,
+        enable_thinking: bool | None = None,
+        add_generation_prompt: bool = True,
+    ) -> list[Segment]:
+        """The chat template's output for messages without media. Raises PromptError."""
+        variables = _variables(None, enable_thinking)
+        return self._render(read_messages(messages), tools, variables, add_generation_prompt, False)
+
     def _render(
         self,
         conversation: Conversation,

@@ -13,15 +13,18 @@ from numpy.typing import NDArray
 from pocketvlm.types import Prompt
 
 IGNORED = -100  # label of a token without loss, as PyTorch's cross entropy takes it
+THINK_END = "</think>"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
     """One answer to learn.
 
-    messages: what the answer follows, as `processor.messages` reads it; media are absolute paths or data URIs, and
-    options may stand in their parts. answer: the text of the assistant, thinking included where `thinking` is true.
-    place: file and line (or index) of the record, for messages. tools: functions that the prompt describes.
+    messages: what the answer follows, as `processor.messages` reads it; media are absolute paths, URLs, data URIs, or
+    lists of paths (the frames of a video), and options may stand in their parts. answer: the text of the assistant;
+    where `thinking` is true, its reasoning, `</think>`, an empty line and the text. calls: the tool calls after it.
+    place: file and line of the record, for messages. turn: which answer of its record this is, from 0. tools: functions
+    that the prompt describes. media: number of images and videos in the messages. extra: the other keys of the record.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -29,7 +32,15 @@ class Sample:
     place: str
     tools: Sequence[Mapping[str, Any]] = ()
     thinking: bool = False
-    media: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))  # number of images and videos
+    media: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    calls: Sequence[Mapping[str, Any]] = ()
+    turn: int = 0
+    extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def content(self) -> str:
+        """The answer without its reasoning."""
+        return self.answer.split(THINK_END, 1)[1].lstrip("\n") if self.thinking else self.answer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
