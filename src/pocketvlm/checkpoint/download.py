@@ -19,12 +19,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
-from pocketvlm.checkpoint.files import weight_names
+from pocketvlm.checkpoint.files import ADAPTER_CONFIG, ADAPTER_OPTIONS, ADAPTER_PICKLE, ADAPTER_WEIGHTS, weight_names
 from pocketvlm.errors import CheckpointError, DownloadError
 
 # Everything but the weights, at the top of the repository only.
 SMALL = ["*.json", "*.jinja"]
 IGNORED = ["*/*"]
+# Of an adapter: PEFT's settings first, ours after them; and its weights, the format that is preferred first.
+_ADAPTER_SMALL = [ADAPTER_CONFIG, ADAPTER_OPTIONS]
+_WEIGHT_NAMES = (ADAPTER_WEIGHTS, ADAPTER_PICKLE)
 _NEEDED = ("config.json", "tokenizer.json")
 _GGUF = "*.gguf"
 _CLIENT = "pocketvlm"
@@ -100,6 +103,41 @@ def download(
         if tag is None and _fetch_safetensors(repo_id, directory, progress, weights):
             return directory
         return _fetch_gguf(repo_id, directory, progress, tag, vision)
+    except Exception as error:
+        message = None if isinstance(error, CheckpointError) else explain(error, repo_id, revision)
+        if message is None:
+            raise
+        raise DownloadError(message) from error
+
+
+def download_adapter(repo_id: str, revision: str | None = None, progress: Progress | None = None) -> Path:
+    """The directory in the cache with an adapter of the hub; missing files are downloaded.
+
+    Raises DownloadError, one line that says what failed and what to do, also for a repository without an adapter.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        with _without_notice():
+            found = snapshot_download(
+                repo_id,
+                revision=revision,
+                allow_patterns=_ADAPTER_SMALL,
+                ignore_patterns=IGNORED,
+                library_name=_CLIENT,
+                tqdm_class=_silent_bar(),
+            )
+        directory = Path(found)
+        if not (directory / ADAPTER_CONFIG).is_file():
+            raise DownloadError(f"{repo_id} has no {ADAPTER_CONFIG}: it is no adapter in PEFT's file format")
+        weights, pickled = _WEIGHT_NAMES
+        try:
+            _fetch_files(repo_id, directory, [pickled if (directory / pickled).exists() else weights], progress)
+        except errors.EntryNotFoundError as error:
+            if isinstance(error, errors.LocalEntryNotFoundError):
+                raise
+            _fetch_files(repo_id, directory, [pickled], progress)
+        return directory
     except Exception as error:
         message = None if isinstance(error, CheckpointError) else explain(error, repo_id, revision)
         if message is None:
