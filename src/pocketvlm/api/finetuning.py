@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int, str], None]
 _NEEDED = ("torch", "transformers", "peft", "accelerate")
 DEVICES = ("cpu", "cuda")
+# Those of images and videos; `alpha` is that of LoRA here, and transparent pictures are put on white.
+_MEDIA = tuple(name for name in MEDIA_OPTIONS if name not in names(TrainingOptions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ class FinetuneResult:
 
     path: the adapter's folder, or the checkpoint's. step: the one whose weights it has: the best by evaluation, else
     the last. matrices: number of updated ones; parameters: trained values. loss: mean of the last step, in nats a
-    token; eval_loss: of `step`, None without evaluation data. seconds: of this call, whose steps may be fewer.
+    token; eval_loss: of `step`, None without evaluation data. seconds: of this call, whose steps may be fewer. main:
+    whether this process wrote the files, as one of several does.
     """
 
     path: Path
@@ -64,10 +67,11 @@ class FinetuneResult:
     seconds: float
     tokens_per_second: float
     peak_memory: int
+    main: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
-        return {**asdict(self), "path": str(self.path)}
+        return {name: value for name, value in asdict(self).items() if name != "main"} | {"path": str(self.path)}
 
 
 def missing_libraries() -> str | None:
@@ -110,9 +114,9 @@ def finetune(
     Raises OptionError, InputError, CheckpointError and BackendError before the work starts.
     """
     began = time.perf_counter()
-    refuse_unknown(options, (*names(TrainingOptions), *MEDIA_OPTIONS))
+    refuse_unknown(options, (*names(TrainingOptions), *_MEDIA))
     training = TrainingOptions(**{name: options[name] for name in names(TrainingOptions) if name in options})
-    media = {name: options[name] for name in MEDIA_OPTIONS if options.get(name) is not None}
+    media = {name: options[name] for name in _MEDIA if options.get(name) is not None}
     if device is not None and device not in DEVICES:
         raise OptionError(f"device={device!r} is not supported: give 'cpu' or 'cuda'")
     if training.eval_every is not None and eval is None:
@@ -135,9 +139,9 @@ def finetune(
     evaluation = None
     if eval is not None:
         evaluation = _source(eval, format, media_dir, maker, partial(_tell_read, tell, "reading evaluation data"))
-    return _Run(
-        str(model), checkpoint, training, media, targets, with_vision, source, evaluation, target, run
-    ).train(resume, device, threads, cache_dir, tell, report, say, began)
+    return _Run(str(model), checkpoint, training, media, targets, with_vision, source, evaluation, target, run).train(
+        resume, device, threads, cache_dir, tell, report, say, began
+    )
 
 
 def _tell_read(tell: Progress, words: str, done: int, total: int) -> None:
@@ -172,10 +176,13 @@ def _check_base(model: str, checkpoint: Checkpoint) -> None:
         )
 
 
-def _source(data: Any, format: str, media_dir: Any, maker: ExampleMaker, progress: Callable[[int, int], None]) -> Source:
+def _source(
+    data: Any, format: str, media_dir: Any, maker: ExampleMaker, progress: Callable[[int, int], None]
+) -> Source:
     from pocketvlm.train.source import Source
 
     dataset = read_dataset(data, format=format, media_dir=media_dir)
+    dataset.require_sound()
     return Source(dataset.samples, maker, progress)
 
 
@@ -207,7 +214,7 @@ class _Run:
     ) -> FinetuneResult:
         import torch
 
-        from pocketvlm.train.network import Network
+        from pocketvlm.train.network import Network, quiet
         from pocketvlm.train.processes import Processes
         from pocketvlm.train.schedule import Schedule
         from pocketvlm.train.trainer import Trainer
@@ -261,7 +268,7 @@ class _Run:
         if resume:
             trainer.resume(self.run.steps()[-1])
             say(f"resumed after step {trainer.step} of {schedule.steps}")
-        with _stopping() as stopped:
+        with _stopping() as stopped, quiet():
             for each in trainer.run(stopped.is_set):
                 if report is not None and processes.is_main:
                     report(each)
@@ -288,6 +295,7 @@ class _Run:
             time.perf_counter() - began,
             trainer.tokens / trainer.seconds if trainer.seconds else 0.0,
             self._peak(processes),
+            processes.is_main,
         )
 
     def _peak(self, processes: Any) -> int:
@@ -309,7 +317,7 @@ class _Run:
         }
 
     def _features(self, cache_dir: str | Path | None, threads: int | None, network: Any) -> Any:
-        """Features from the disk, else of this package's native backend in exact arithmetic, or of the network's tower."""
+        """Features from the disk, else of the native backend in exact arithmetic, or of the network's own tower."""
         from pocketvlm.train.features import Features, VisionEncoder
 
         config = self.checkpoint.model
@@ -365,7 +373,11 @@ class _Run:
 
     def _options(self) -> dict[str, Any]:
         """The options that requests with the adapter get by default."""
-        mode = {} if self.checkpoint.model.vision is None else {"downsample_mode": self.checkpoint.processor.downsample_mode}
+        mode = (
+            {}
+            if self.checkpoint.model.vision is None
+            else {"downsample_mode": self.checkpoint.processor.downsample_mode}
+        )
         thinking = {sample.thinking for sample in self.source.samples}
         always = {"enable_thinking": thinking.pop()} if len(thinking) == 1 else {}
         return {**mode, **always, **self.media}

@@ -24,6 +24,7 @@ from pocketvlm.cli.chat import chat
 from pocketvlm.cli.compare import compare
 from pocketvlm.cli.convert import convert
 from pocketvlm.cli.failure import FAILED, report, warn
+from pocketvlm.cli.finetune import finetune
 from pocketvlm.cli.info import info
 from pocketvlm.cli.notices import Notices, clean_stderr, clean_warnings
 from pocketvlm.cli.plain import PlainCommand, PlainValues
@@ -96,7 +97,7 @@ def _root(
         print(ctx.get_help())
 
 
-for _function in (run, chat, serve, info, tokens, bench, bench_serve, pull, quantize, convert, compare):
+for _function in (run, chat, serve, info, tokens, bench, bench_serve, pull, quantize, convert, compare, finetune):
     _name = _function.__name__.replace("_", " ")
     app.command(
         _name,

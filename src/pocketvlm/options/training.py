@@ -26,9 +26,7 @@ class TrainingOptions:
         Method, Option("lora: low-rank updates, an adapter. full: all weights, a bf16 checkpoint.", chat=None)
     ] = "lora"
     rank: Annotated[int, Option("Rank of the updates (lora).", low=1, high=1024, chat=None)] = 16
-    alpha: Annotated[
-        float, Option("Updates are scaled by alpha / rank (lora).", above=0, high=65536, chat=None)
-    ] = 32.0
+    alpha: Annotated[float, Option("Updates are scaled by alpha / rank (lora).", above=0, high=65536, chat=None)] = 32.0
     dropout: Annotated[
         float, Option("Share of inputs of the updates that is zeroed in training (lora).", low=0, below=1, chat=None)
     ] = 0.0

@@ -1,4 +1,4 @@
-"""Features of frozen vision towers: computed once by a backend of this package, cached on disk across epochs and runs."""
+"""Features of a frozen vision tower: computed once by a backend of this package, cached on disk across runs."""
 
 from __future__ import annotations
 

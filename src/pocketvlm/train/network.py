@@ -110,7 +110,7 @@ class Network:
         """The updates under peft's names, as its files have them."""
         from peft import get_peft_model_state_dict
 
-        with _quiet():
+        with quiet():
             found: dict[str, torch.Tensor] = get_peft_model_state_dict(self.peft)
         return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
 
@@ -162,7 +162,7 @@ class Network:
 
         if len(rows) <= step:
             return part(rows, labels)
-        pairs = zip(rows.split(step), labels.split(step), strict=True)
+        pairs = zip(torch.split(rows, step), torch.split(labels, step), strict=True)
         return torch.stack([checkpoint(part, some, wanted, use_reentrant=False) for some, wanted in pairs]).sum()
 
 
@@ -183,7 +183,7 @@ def _load(path: Path, config: ModelConfig, dtype: torch.dtype) -> Any:
             f"transformers {transformers.__version__} does not know {config.family.architecture}: "
             f'pip install --upgrade "pocketvlm[train]"'
         )
-    with _quiet():
+    with quiet():
         model, found = kind.from_pretrained(path, dtype=dtype, local_files_only=True, output_loading_info=True)
     missing = sorted(set(found["missing_keys"]))
     if missing or found["mismatched_keys"]:
@@ -195,21 +195,23 @@ def _with_updates(model: Any, options: TrainingOptions, targets: Sequence[str]) 
     """The model with peft's LoRA in the target modules; everything else is frozen."""
     import peft
 
+    alpha: Any = int(options.alpha) if options.alpha == int(options.alpha) else options.alpha
     settings = peft.LoraConfig(
         r=options.rank,
-        lora_alpha=options.alpha if options.alpha != int(options.alpha) else int(options.alpha),
+        lora_alpha=alpha,
         lora_dropout=options.dropout,
         target_modules=list(targets),
     )
-    with _quiet():
+    with quiet():
         return peft.get_peft_model(model, settings)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the bars and notes of transformers and peft, which say nothing about this run."""
-    from transformers.utils import logging as notes
+    from transformers.utils import logging as transformers_logging
 
+    notes: Any = transformers_logging
     bars, level = notes.is_progress_bar_enabled(), notes.get_verbosity()
     notes.disable_progress_bar()
     notes.set_verbosity(logging.ERROR)

@@ -8,12 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pocketvlm.atomic import TEMPORARY, replacing, write_all
-from pocketvlm.checkpoint.adapters import write_adapter
+from pocketvlm.atomic import TEMPORARY
 from pocketvlm.errors import CheckpointError
-from pocketvlm.tensors import DenseTensor
 from pocketvlm.train import plot
 from pocketvlm.train.network import Network
 from pocketvlm.train.state import RunFolder
@@ -27,15 +23,12 @@ def write_updates(folder: Path, network: Network, options: Mapping[str, Any], ab
     options: of media and template, which requests with the adapter get by default. about: what is added to
     pocketvlm.json for people: base, data and training.
     """
-    inner = folder / "adapter"
-    state = {name: _array(tensor) for name, tensor in network.adapter_state().items()}
-    write_adapter(inner, updates_as_peft_state=state, config=network.adapter_config(), options=options)
-    for path in inner.iterdir():
-        path.rename(folder / path.name)
-    inner.rmdir()
-    settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
-    with replacing(folder / _SETTINGS) as file:
-        write_all(file, json.dumps({**settings, **about}, indent=1).encode() + b"\n")
+    from safetensors.torch import save_file
+
+    save_file(network.adapter_state(), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    settings = {"version": 1, "options": dict(options), **about}
+    for name, content in (("adapter_config.json", network.adapter_config()), (_SETTINGS, settings)):
+        (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def publish(run: RunFolder, step: int, last: int, out: Path) -> None:
@@ -54,7 +47,9 @@ def publish(run: RunFolder, step: int, last: int, out: Path) -> None:
         temporary.rename(out)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(f"{out}: cannot be made: {error.strerror or error}: make room; --resume writes it") from None
+        raise CheckpointError(
+            f"{out}: cannot be made: {error.strerror or error}: make room; --resume writes it"
+        ) from None
 
 
 def add_log(run: RunFolder, folder: Path) -> None:
@@ -70,9 +65,3 @@ def _copy(checkpoint: Path, target: Path) -> None:
     for path in sorted(checkpoint.iterdir()):
         if path.suffix != ".pt":
             shutil.copyfile(path, target / path.name)
-
-
-def _array(tensor: torch.Tensor) -> Any:
-    if tensor.dtype == torch.bfloat16:
-        return DenseTensor("", "bf16", tensor.view(torch.uint16).numpy())
-    return tensor.numpy()

@@ -20,7 +20,7 @@ class Source:
 
     def __init__(self, samples: Sequence[Sample], maker: Maker, progress: Progress | None = None) -> None:
         """Prepare all samples. Raises InputError that lists the samples that cannot be used, with their places."""
-        self._samples, self._maker = samples, maker
+        self.samples, self._maker = samples, maker
         self.records: list[Record] = []
         problems: list[str] = []
         for number, sample in enumerate(samples):
@@ -35,14 +35,18 @@ class Source:
             if progress is not None:
                 progress(number + 1, len(samples))
         if problems:
-            more = f"\nand {len(problems) - _SHOWN} more: `pocketvlm data check` lists all" if len(problems) > _SHOWN else ""
+            more = (
+                f"\nand {len(problems) - _SHOWN} more: `pocketvlm data check` lists all"
+                if len(problems) > _SHOWN
+                else ""
+            )
             raise InputError("\n".join(problems[:_SHOWN]) + more)
         if not self.records:
             raise InputError("the data has no sample: give a file with at least one answer of the assistant")
 
     def views(self, index: int) -> Sequence[Any]:
         """The views of a record, with pixels."""
-        return self._maker(self._samples[index]).prompt.views
+        return self._maker(self.samples[index]).prompt.views
 
     def features(self, index: int, features: Features) -> list[Floats]:
         """The features of the views of a record."""

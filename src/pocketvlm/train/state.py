@@ -58,7 +58,9 @@ class RunFolder:
         try:
             found = json.loads((self.path / _SETTINGS).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise OptionError(f"{self.path}: is no interrupted run ({error}): remove it, or leave --resume out") from None
+            raise OptionError(
+                f"{self.path}: is no interrupted run ({error}): remove it, or leave --resume out"
+            ) from None
         for name in dict.fromkeys((*found, *settings)):
             before, now = found.get(name, _MISSING), settings.get(name, _MISSING)
             if before != now:

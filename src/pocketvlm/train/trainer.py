@@ -127,16 +127,14 @@ class Trainer:
         self.last_loss = mean
         if not math.isfinite(mean) or not math.isfinite(norm):
             raise CheckpointError(
-                f"step {self.step}: the loss is {mean}, its gradient {norm}: training has diverged: give a smaller --lr "
-                f"(now {self.options.lr:g}), or --dtype f32"
+                f"step {self.step}: the loss is {mean}, its gradient {norm}: training has diverged: give a "
+                f"smaller --lr (now {self.options.lr:g}), or --dtype f32"
             )
         seconds = time.perf_counter() - began
         self.tokens += tokens
         self.seconds += seconds
         evaluated = None
-        if self.evaluation is not None and (
-            self.step % self._eval_every == 0 or self.step == self.schedule.steps
-        ):
+        if self.evaluation is not None and (self.step % self._eval_every == 0 or self.step == self.schedule.steps):
             evaluated = self.evaluate()
             if evaluated < self.best.loss:
                 self.best = Best(self.step, evaluated)
