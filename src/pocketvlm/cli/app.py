@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from pocketvlm import __version__
-from pocketvlm.cli import cache
+from pocketvlm.cli import cache, data
 from pocketvlm.cli.bench import bench
 from pocketvlm.cli.bench_serve import bench_serve
 from pocketvlm.cli.chat import chat
@@ -108,6 +108,7 @@ for _function in (run, chat, serve, info, tokens, bench, bench_serve, pull, quan
 
 
 app.add_typer(cache.app, name="cache")
+app.add_typer(data.app, name="data")
 
 
 def start(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ import traceback
 import typer
 
 from pocketvlm.cli.terminal import printable
-from pocketvlm.errors import OptionError, PocketVLMError, VideoError
+from pocketvlm.errors import DataError, OptionError, PocketVLMError, VideoError
 from pocketvlm.suggest import nearest
 
 # How the processor names a part of a message.
@@ -31,7 +31,10 @@ def report(error: BaseException, debug: bool) -> int:
         _say(f"interrupted: {error}" if str(error) else "interrupted")
         return INTERRUPTED
     message, code = _explain(error)
-    _say(f"error: {message}")
+    # Faults of training data come one a line.
+    first, *others = message.split("\n") if isinstance(error, DataError) else [message]
+    for line in (f"error: {first}", *others):
+        _say(line)
     if isinstance(error, OSError):
         _drop_stdout()
     return code

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pocketvlm.errors import ImageError
 from pocketvlm.processor.alpha import direct_colour
@@ -56,6 +56,17 @@ def decode(data: bytes, name: str, limits: MediaLimits, content_type: str = "") 
 
 
 def _pillow(data: bytes, name: str, limits: MediaLimits) -> Image:
+    image = open_picture(io.BytesIO(data), data[:16], name, limits)
+    # Turning the picture upright makes a new image that no longer knows its format.
+    from_png = image.format == "PNG"
+    if from_png:
+        _scale_key(image)
+    image.load()
+    return direct_colour(upright(image), name, from_png)
+
+
+def open_picture(stream: BinaryIO, head: bytes, name: str, limits: MediaLimits) -> Image:
+    """A picture whose header was read and whose size was checked, but not its pixels. Raises what Pillow raises."""
     import contextlib
 
     import PIL.Image
@@ -66,18 +77,13 @@ def _pillow(data: bytes, name: str, limits: MediaLimits) -> Image:
         import PIL.AvifImagePlugin
     PIL.Image.preinit()
     plugins = [PIL.Image.OPEN[form] for form in READ if form in PIL.Image.OPEN]
-    open_file = next((factory for factory, accept in plugins if accept and accept(data[:16]) is True), None)
+    open_file = next((factory for factory, accept in plugins if accept and accept(head) is True), None)
     if open_file is None:
         raise PIL.UnidentifiedImageError
     # Not PIL.Image.open: its limit holds for the whole process, and here `max_pixels` rules.
-    image: Image = open_file(io.BytesIO(data), "")
+    image: Image = open_file(stream, "")
     check_size(image.width, image.height, name, limits)
-    # Turning the picture upright makes a new image that no longer knows its format.
-    from_png = image.format == "PNG"
-    if from_png:
-        _scale_key(image)
-    image.load()
-    return direct_colour(upright(image), name, from_png)
+    return image
 
 
 def _scale_key(image: Image) -> None:

@@ -149,19 +149,31 @@ def _file_path(text: str, name: str) -> str:
 
 
 def _from_name(source: str, limits: MediaLimits) -> Image:
+    data, name, content_type = content_of(source, limits)
+    return decode(data, name, limits, content_type)
+
+
+def content_of(source: str, limits: MediaLimits) -> tuple[bytes, str, str]:
+    """The bytes of a path, file:, http:, https: or data: URI, its name for messages, and its content type, if it has
+    one. Raises ImageError.
+    """
     name = shorten(trimmed(source))
     found, content_type = locate(source, limits)
     if isinstance(found, bytes):
-        return decode(found, name, limits, content_type)
+        return found, name, content_type
     with readable(name):
-        if found.is_dir():
-            raise ImageError(f"{name}: this is a folder: give it as a video, or one of the pictures in it")
-        if not found.is_file():
-            raise ImageError(f"{name}: not a regular file: copy what it holds into one")
-        check_bytes(found.stat().st_size, name, limits)
+        check_bytes(regular_file(found, name).stat().st_size, name, limits)
         with found.open("rb") as stream:
-            data = read_stream(stream, name, limits)
-    return decode(data, name, limits)
+            return read_stream(stream, name, limits), name, ""
+
+
+def regular_file(path: Path, name: str) -> Path:
+    """The path itself. Raises ImageError if it is no regular file."""
+    if path.is_dir():
+        raise ImageError(f"{name}: this is a folder: give it as a video, or one of the pictures in it")
+    if not path.is_file():
+        raise ImageError(f"{name}: not a regular file: copy what it holds into one")
+    return path
 
 
 def read_stream(stream: Any, name: str, limits: MediaLimits) -> bytes:

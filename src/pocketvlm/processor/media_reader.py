@@ -15,6 +15,7 @@ from pocketvlm.processor.image_cache import ImageCache, PreparedImage
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.processor.media import load_image
 from pocketvlm.processor.messages import Conversation, MediaPart
+from pocketvlm.processor.pending_image import Pending, PendingImage, pending_image
 from pocketvlm.processor.sizes import describe, plan_layout
 
 _FEWER = "send fewer or smaller images, or a smaller max_slice_nums"
@@ -29,8 +30,12 @@ class MediaReader:
         limits: MediaLimits,
         options: Mapping[str, Any],
         image_cache: ImageCache | None = None,
+        pending: Pending | None = None,
     ) -> None:
-        """options: for all images and videos. image_cache: images that were cut for earlier prompts."""
+        """options: for all images and videos. image_cache: images that were cut for earlier prompts. pending: what is
+        read of images that a string names before a view is loaded.
+        """
+        self.pending = pending
         self.config, self.limits, self.image_cache = config, limits, image_cache
         self.request = {name: value for name, value in options.items() if name in IMAGE_OPTIONS}
         self.sampling = options
@@ -59,7 +64,7 @@ class MediaReader:
         for part in conversation.videos:
             self._video_options(part)
 
-    def read(self, conversation: Conversation) -> tuple[list[PreparedImage], list[Clip]]:
+    def read(self, conversation: Conversation) -> tuple[list[PreparedImage | PendingImage], list[Clip]]:
         """All images and videos, in order. Raises ImageError, VideoError and OptionError."""
         images = [self._image(part) for part in conversation.images]
         return images, [self._video(part) for part in conversation.videos]
@@ -70,8 +75,10 @@ class MediaReader:
     def _video_options(self, part: MediaPart) -> VideoOptions:
         return VideoOptions.resolve(self.config, self.sampling, part.options, where=part.where)
 
-    def _image(self, part: MediaPart) -> PreparedImage:
+    def _image(self, part: MediaPart) -> PreparedImage | PendingImage:
         began, options = time.perf_counter(), self._image_options(part)
+        if self.pending is not None and isinstance(part.source, str) and not part.base64:
+            return self._pending(part, part.source, options, self.pending)
         cached = None if self.image_cache is None else self.image_cache.find(part.source, options)
         if cached is not None:
             self._count(cached.describe(0).vision_tokens, part, ImageError, _FEWER)
@@ -91,6 +98,16 @@ class MediaReader:
         if self.image_cache is not None:
             self.image_cache.put(part.source, options, prepared)
         return prepared
+
+    def _pending(self, part: MediaPart, source: str, options: ImageOptions, pending: Pending) -> PendingImage:
+        began = time.perf_counter()
+        try:
+            image = pending_image(source, options, self.config, self.limits, pending)
+        except ImageError as error:
+            raise ImageError(f"{part.where}: {error}") from error.__cause__
+        self._count(image.describe(0).vision_tokens, part, ImageError, _FEWER)
+        self.decoding += time.perf_counter() - began
+        return image
 
     def _video(self, part: MediaPart) -> Clip:
         began = time.perf_counter()

@@ -35,12 +35,17 @@ def upright(image: Image) -> Image:
         7: Transpose.TRANSVERSE,
         8: Transpose.ROTATE_90,
     }
+    method = methods.get(orientation_of(image) or 1)
+    return image if method is None else image.transpose(method)
+
+
+def orientation_of(image: Image) -> int | None:
+    """The orientation, 1 to 8, that the metadata of an opened picture gives; None where there is none."""
     exif = image.info.get("exif")
     if exif is None:
         exif = _from_hex(image.info.get("Raw profile type exif"))
     xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
-    method = methods.get(_orientation(exif, xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp) or 1)
-    return image if method is None else image.transpose(method)
+    return _orientation(exif, xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp)
 
 
 def without_metadata(data: bytes) -> bytes:

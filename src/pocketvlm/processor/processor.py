@@ -25,6 +25,7 @@ from pocketvlm.processor.image_cache import ImageCache, PreparedImage
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.processor.media_reader import MediaReader
 from pocketvlm.processor.messages import Conversation, read_messages, read_tools
+from pocketvlm.processor.pending_image import Pending, PendingImage
 from pocketvlm.processor.sizes import Layout
 from pocketvlm.processor.system import place_system_messages
 from pocketvlm.processor.tokenizer import Tokenizer
@@ -105,6 +106,7 @@ class Processor:
         limits: MediaLimits | None = None,
         progress: Progress | None = None,
         image_cache: ImageCache | None = None,
+        pending: Pending | None = None,
         **options: Unpack[MediaKeywords],
     ) -> Prompt:
         """Token ids and views of a conversation (messages.read_messages says what may be in it).
@@ -114,7 +116,9 @@ class Processor:
         unless asked otherwise (of some families never, see `Family`).
         continue_final_message leaves the last message open, so that the answer continues it. progress("watch", done,
         total) is called on another thread for each frame or composite of a video that was prepared. image_cache:
-        images that were cut for earlier prompts. Raises PromptError, ImageError, VideoError or OptionError.
+        images that were cut for earlier prompts. pending: images given as paths and URIs become pending views, whose
+        pixels are decoded when they are loaded; "size" reads headers alone, "digest" files. Raises PromptError,
+        ImageError, VideoError or OptionError.
         """
         started = time.perf_counter()
         refuse_unknown(options, MEDIA_OPTIONS)
@@ -122,7 +126,7 @@ class Processor:
         conversation = read_messages(messages)
         if not self.template.takes_system_anywhere:
             conversation = replace(conversation, messages=place_system_messages(conversation.messages))
-        media = MediaReader(self.config, limits, options, image_cache)
+        media = MediaReader(self.config, limits, options, image_cache, pending)
         media.check(conversation)
         variables = _variables(template_kwargs, enable_thinking)
         if continue_final_message and add_generation_prompt:
@@ -185,7 +189,7 @@ class Processor:
     def _assemble(
         self,
         segments: list[Segment],
-        images: list[PreparedImage],
+        images: list[PreparedImage | PendingImage],
         clips: list[Clip],
         media: MediaReader,
         started: float,

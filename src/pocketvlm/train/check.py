@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvlm.errors import DataError
+from pocketvlm.errors import DataError, OptionError
 from pocketvlm.train.data.dataset import Dataset, listing
 from pocketvlm.train.data.files import Problem
 from pocketvlm.train.examples import ExampleMaker, Length
 from pocketvlm.train.sample import Sample
 
 PERCENTILES = (5, 25, 50, 75, 95, 99)
+_GROUP = 32  # samples in one task of a thread
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +26,8 @@ class Report:
     """What a dataset is made of. samples: those that can be trained on; lengths: one for each of them.
 
     records: read from the files, usable or not. media: number of images and videos in the usable records. problems:
-    what cannot be used; too_long: samples over the maker's max_length; warnings: what is used but suspicious.
+    what cannot be used; too_long: samples over the maker's max_length; warnings: what is used but
+    suspicious. cut: answers that end at max_length.
     """
 
     format: str
@@ -37,6 +39,7 @@ class Report:
     too_long: Sequence[Problem]
     warnings: Sequence[Problem]
     max_length: int | None = None
+    cut: int = 0
 
     @property
     def tokens(self) -> NDArray[np.int64]:
@@ -57,6 +60,8 @@ class Report:
         parts += [counted(count, name.removesuffix("s")) for name, count in self.media.items() if count]
         if self.lengths:
             parts.append(f"longest {number(int(self.tokens.max()))} tokens")
+        if self.cut:
+            parts.append(f"{counted(self.cut, 'answer')} cut at {self.max_length} tokens")
         return f"{self.format}: {', '.join(parts)}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,6 +83,7 @@ class Report:
             },
             "longest": None if longest is None else self.samples[longest].place,
             "max_length": self.max_length,
+            "cut": self.cut,
             "problems": [str(problem) for problem in self.problems],
             "too_long": [str(problem) for problem in self.too_long],
             "warnings": [str(problem) for problem in self.warnings],
@@ -103,15 +109,22 @@ def check(
 ) -> Report:
     """Measure all samples of a dataset on `threads` threads (None: one for each processor).
 
-    progress(done, total) is called after each sample, on the caller's thread. One bad sample leaves out the other
-    samples of its record, too.
+    progress(done, total) is called now and then, on the caller's thread. One bad sample leaves out the other samples of
+    its record, too; one that is too long does not. Raises OptionError.
     """
+    if threads is not None and threads < 1:
+        raise OptionError(f"threads={threads!r} is out of range: give a whole number of at least 1")
     outcomes: list[Length | DataError] = []
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1, "check") as pool:
-        for outcome in pool.map(lambda sample: _measured(maker, sample), dataset.samples):
-            outcomes.append(outcome)
+    total = len(dataset.samples)
+    pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, "check")
+    try:
+        groups = [dataset.samples[at : at + _GROUP] for at in range(0, total, _GROUP)]
+        for found in pool.map(lambda group: [_measured(maker, sample) for sample in group], groups):
+            outcomes += found
             if progress is not None:
-                progress(len(outcomes), len(dataset.samples))
+                progress(len(outcomes), total)
+    finally:
+        pool.shutdown(cancel_futures=True)
     faults: dict[str, Problem] = {}
     for sample, outcome in zip(dataset.samples, outcomes, strict=True):
         if isinstance(outcome, DataError):
@@ -120,6 +133,7 @@ def check(
     samples: list[Sample] = []
     lengths: list[Length] = []
     too_long: list[Problem] = []
+    cut = 0
     media: dict[str, dict[str, int]] = {}
     for sample, outcome in zip(dataset.samples, outcomes, strict=True):
         if isinstance(outcome, DataError) or sample.place in faults:
@@ -128,7 +142,8 @@ def check(
             too_long.append(Problem(sample.place, maker.too_long(outcome)))
             continue
         samples.append(sample)
-        lengths.append(outcome)
+        lengths.append(maker.cut(outcome))
+        cut += not (maker.max_length is None or outcome.total <= maker.max_length)
         media[sample.place] = dict(sample.media)  # the last answer of a record follows all of its media
     totals = {kind: sum(each.get(kind, 0) for each in media.values()) for kind in ("images", "videos")}
     return Report(
@@ -141,6 +156,7 @@ def check(
         too_long,
         dataset.warnings,
         maker.max_length,
+        cut,
     )
 
 

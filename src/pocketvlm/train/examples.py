@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pocketvlm.errors import DataError, OptionError, PocketVLMError
+from pocketvlm.options.media import IMAGE_OPTIONS, MEDIA_OPTIONS, ImageOptions, VideoOptions
 from pocketvlm.options.option import refuse_unknown
 from pocketvlm.options.request import PROCESSOR_OPTIONS
 from pocketvlm.processor import Processor
+from pocketvlm.processor.pending_image import Pending
 from pocketvlm.train.answers import AnswerEncoder
 from pocketvlm.train.sample import IGNORED, THINK_END, Example, Sample
 from pocketvlm.types import Prompt
@@ -58,15 +60,22 @@ class ExampleMaker:
         if max_length is not None and (isinstance(max_length, bool) or max_length < 2):
             raise OptionError(f"max_length={max_length!r} is out of range: give a number of tokens, at least 2")
         self.processor, self.max_length, self.cut_answers = processor, max_length, cut_answers
+        ImageOptions.resolve(processor.config, {k: v for k, v in self.options.items() if k in IMAGE_OPTIONS})
+        VideoOptions.resolve(processor.config, {k: v for k, v in self.options.items() if k in MEDIA_OPTIONS})
         self._thinking = self.options.pop("enable_thinking", None)
+        if self._thinking not in (None, True, False):
+            raise OptionError(f"enable_thinking={self._thinking!r} is not supported: give true, false or leave it out")
         self._answers = AnswerEncoder(processor)
 
-    def __call__(self, sample: Sample) -> Example:
-        """The example of a sample. Raises DataError that names its place; TooLongError if it is too long."""
-        prompt, answer = self._parts(sample, sizes_only=False)
+    def __call__(self, sample: Sample, pending: bool = False) -> Example:
+        """The example of a sample. Raises DataError that names its place; TooLongError if it is too long.
+
+        pending: the views of images are pending (`Processor.__call__`), for a loop that caches features by digest.
+        """
+        prompt, answer = self._parts(sample, "digest" if pending else None)
         length = Length(len(prompt.ids), len(answer), prompt.image_tokens)
         self._check(sample, length)
-        answer = answer[: None if self.max_length is None else self.max_length - length.prompt]
+        answer = answer[: self.cut(length).answer]
         ids = np.concatenate([prompt.ids, np.array(answer, dtype=np.int32)])
         labels = ids.copy()
         labels[: length.prompt] = IGNORED
@@ -74,13 +83,19 @@ class ExampleMaker:
 
     def measure(self, sample: Sample) -> Length:
         """The tokens of a sample, however many. Images are read for their sizes alone. Raises DataError."""
-        prompt, answer = self._parts(sample, sizes_only=True)
+        prompt, answer = self._parts(sample, "size")
         return Length(len(prompt.ids), len(answer), prompt.image_tokens)
 
     def fits(self, length: Length) -> bool:
         """Whether a sample of this length becomes an example."""
         used = length.prompt + 1 if self.cut_answers else length.total
         return self.max_length is None or used <= self.max_length
+
+    def cut(self, length: Length) -> Length:
+        """The length of the example: the answer ends where max_length does."""
+        if self.max_length is None or length.total <= self.max_length:
+            return length
+        return replace(length, answer=self.max_length - length.prompt)
 
     def _check(self, sample: Sample, length: Length) -> None:
         if not self.fits(length):
@@ -95,7 +110,7 @@ class ExampleMaker:
             f"max_length={self.max_length}: {ways}"
         )
 
-    def _parts(self, sample: Sample, sizes_only: bool) -> tuple[Prompt, list[int]]:
+    def _parts(self, sample: Sample, pending: Pending | None) -> tuple[Prompt, list[int]]:
         """The prompt and the ids of answer and end token."""
         thinking = sample.thinking if self._thinking is None else bool(self._thinking)
         try:
@@ -104,7 +119,11 @@ class ExampleMaker:
                     "enable_thinking=True, but the answer has no reasoning: add it, or leave the option out"
                 )
             prompt = self.processor(
-                sample.messages, tools=list(sample.tools) or None, enable_thinking=thinking, **self.options
+                sample.messages,
+                tools=list(sample.tools) or None,
+                enable_thinking=thinking,
+                pending=pending,
+                **self.options,
             )
             text = sample.answer if thinking else sample.content
             opened = prompt.text.rstrip().endswith(_THINK)
@@ -116,6 +135,4 @@ class ExampleMaker:
                 text = f"{_THINK}\n{text}"
             return prompt, [*self._answers.encode(text, sample.calls), self._answers.end_id]
         except PocketVLMError as error:
-            if isinstance(error, OptionError) and str(error).startswith("options:"):
-                raise
             raise DataError(f"{sample.place}: {error}") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pocketvlm.errors import DataError
 from pocketvlm.train.data.files import Problem, Record, read_records
-from pocketvlm.train.data.formats import Format, Layout, by_name, detect, keys_of, needs, no_format
+from pocketvlm.train.data.formats import Format, Layout, by_name, detect, keys_of, no_format
 from pocketvlm.train.data.media import Folders
 from pocketvlm.train.data.records import Conversation, read_conversation
 from pocketvlm.train.data.registry import Source, find_sources
@@ -98,7 +98,7 @@ def _read(
 ) -> Format:
     """Add the records of a file to the dataset; returns their format."""
     records = read_records(source.path)
-    found.problems += records.problems
+    problems = list(records.problems)
     chosen = records.records if source.count is None else records.records[: source.count]
     found.records += len(chosen) + len(records.problems)
     if not chosen:
@@ -110,12 +110,14 @@ def _read(
             talk = read_conversation(record.data, form, source.layout, folders)
             found.samples += samples_of(talk, record.place, form.strict, turns)
         except DataError as error:
-            found.problems.append(Problem(record.place, str(error)))
+            problems.append(Problem(record.place, str(error), record.number))
             continue
         digest = _digest(talk)
-        first = seen.setdefault(digest, record.place)
-        if first != record.place:
-            found.warnings.append(Problem(record.place, f"the same conversation as {first}: remove one of them"))
+        if digest in seen:
+            text = f"the same conversation as {seen[digest]}: remove one of them"
+            found.warnings.append(Problem(record.place, text, record.number))
+        seen.setdefault(digest, record.place)
+    found.problems += sorted(problems, key=lambda problem: problem.number)
     return form
 
 
@@ -124,7 +126,10 @@ def _format(records: Sequence[Record], path: Path) -> Format:
     counts: Counter[str] = Counter()
     forms: dict[str, tuple[Format, Record]] = {}
     for record in records:
-        form = detect(record.data) if len(record.data) else None
+        try:
+            form = detect(record.data)
+        except DataError as error:
+            raise DataError(f"{record.place}: {error}") from None
         if form is not None:
             counts[form.name] += 1
             forms.setdefault(form.name, (form, record))
@@ -140,7 +145,7 @@ def _check_format(record: Record, form: Format, layout: Layout) -> None:
     """Raise DataError for a record that has not the keys of its file's format."""
     if layout.columns or detect(record.data) is not None:
         return
-    raise DataError(f"the keys are {keys_of(record.data)}; {form.title} needs {needs((form.name,))}")
+    raise DataError(f"the keys are {keys_of(record.data)}; {form.title} needs {form.needs}")
 
 
 def _digest(talk: Conversation) -> bytes:

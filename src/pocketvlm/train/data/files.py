@@ -18,10 +18,14 @@ _KINDS = "a JSON array or JSON lines (also as .gz), or Parquet"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something in a data file that cannot be used. place: FILE:LINE; text: what, the value, and the way out."""
+    """Something in a data file that cannot be used. place: FILE:LINE; text: what, the value, and the way out.
+
+    number: its order in the file.
+    """
 
     place: str
     text: str
+    number: int = 0
 
     def __str__(self) -> str:
         return f"{self.place}: {self.text}"
@@ -29,10 +33,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of a file: a JSON object, and where it begins."""
+    """One record of a file: a JSON object, and where it begins. number: its order in the file."""
 
     place: str
     data: dict[str, Any]
+    number: int
 
 
 @dataclass(slots=True)
@@ -42,12 +47,13 @@ class Records:
     records: list[Record] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
-    def add(self, place: str, data: Any) -> None:
+    def add(self, place: str, data: Any, number: int) -> None:
         """Append a record, or a problem if it is not a JSON object."""
         if isinstance(data, dict):
-            self.records.append(Record(place, data))
+            self.records.append(Record(place, data, number))
         else:
-            self.problems.append(Problem(place, f"a record must be a JSON object, not {kind_of(data)}"))
+            text = f"a record must be a JSON object, not {kind_of(data)}: correct it or remove it"
+            self.problems.append(Problem(place, text, number))
 
 
 def kind_of(value: Any) -> str:
@@ -105,9 +111,9 @@ def parse(text: str, name: str) -> Records:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                found.add(f"{name}:{number}", json.loads(line))
+                found.add(f"{name}:{number}", json.loads(line), number)
             except (ValueError, RecursionError) as error:
-                found.problems.append(Problem(f"{name}:{number}", _invalid(error, line)))
+                found.problems.append(Problem(f"{name}:{number}", _invalid(error, line), number))
     return found if found.records else _one_object(text, name, found)
 
 
@@ -125,7 +131,7 @@ def _one_object(text: str, name: str, lines: Records) -> Records:
     except (ValueError, RecursionError):
         return lines
     found = Records()
-    found.add(f"{name}:1", data)
+    found.add(f"{name}:1", data, 1)
     return found
 
 
@@ -133,7 +139,7 @@ def _array(text: str, name: str, start: int) -> Records:
     """The records of an array. Raises DataError where it breaks off, because what follows cannot be told apart."""
     found = Records()
     for number, (line, data) in enumerate(_elements(text, name, start + 1), 1):
-        found.add(f"{name}:{line} (record {number})", data)
+        found.add(f"{name}:{line} (record {number})", data, number)
     return found
 
 
@@ -187,5 +193,5 @@ def _parquet(path: Path) -> Records:
     found = Records()
     for number, row in enumerate(rows, 1):
         # A table has every column in every row; JSON leaves absent ones out.
-        found.add(f"{path}:{number}", {key: value for key, value in row.items() if value is not None})
+        found.add(f"{path}:{number}", {key: value for key, value in row.items() if value is not None}, number)
     return found

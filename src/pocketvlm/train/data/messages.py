@@ -142,10 +142,7 @@ def _anthropic(source: Mapping[str, Any], where: str, columns: Columns) -> Any:
 
 def call_of(content: Any, where: str) -> list[dict[str, Any]]:
     """The tool calls that a message of role "call" holds as JSON: {"name", "arguments"}, or a list of them."""
-    try:
-        value = json.loads(content) if isinstance(content, str) else content
-    except ValueError as error:
-        raise DataError(f"{where}: a tool call must be JSON ({error}): give {{'name', 'arguments'}}") from None
+    value = _parsed(content, f"{where}: a tool call", "{'name', 'arguments'}")
     calls = value if isinstance(value, list) else [value]
     for call in calls:
         if not isinstance(call, Mapping) or not isinstance(call.get("name"), str):
@@ -156,19 +153,25 @@ def call_of(content: Any, where: str) -> list[dict[str, Any]]:
 def read_tools(tools: Any, key: str) -> list[dict[str, Any]]:
     """The tools of a record: a list of JSON objects, or its JSON text. Raises DataError."""
     if isinstance(tools, str) and tools.strip():
-        try:
-            tools = json.loads(tools)
-        except ValueError as error:
-            raise DataError(f"{key!r} is not JSON ({error}): give a list of functions") from None
+        tools = _parsed(tools, repr(key), "a list of functions")
     if not tools:
         return []
     if not isinstance(tools, list):
         raise DataError(f"{key!r} must be a list of functions, not {kind_of(tools)}")
     result = []
-    for index, tool in enumerate(tools):
-        tool = json.loads(tool) if isinstance(tool, str) and tool[:1] == "{" else tool  # noqa: PLW2901
+    for index, given in enumerate(tools):
+        tool = _parsed(given, f"{key}[{index}]", "a function") if isinstance(given, str) else given
         if not isinstance(tool, Mapping):
             raise DataError(f"{key}[{index}] must be an object, not {kind_of(tool)}")
         # LLaMA-Factory lists functions without OpenAI's envelope, which the template's examples have.
         result.append(dict(tool) if "function" in tool else {"type": "function", "function": dict(tool)})
     return result
+
+
+def _parsed(text: Any, where: str, wanted: str) -> Any:
+    if not isinstance(text, str):
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON ({error}): give {wanted}") from None

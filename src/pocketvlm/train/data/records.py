@@ -14,8 +14,8 @@ from pocketvlm.train.data.messages import call_of, read_message, read_tools
 
 # Keys that this module reads; all others are extra.
 _USED = frozenset(
-    "messages conversations instruction input output history query response prompt completion system tools images image "
-    "videos video".split()
+    "messages conversations instruction input output history query response prompt completion system tools".split()
+    + "images image videos video".split()
 )
 
 
@@ -66,7 +66,12 @@ def _refuse(record: Mapping[str, Any]) -> None:
         )
     for key in ("audios", "audio"):
         if record.get(key):
-            raise DataError(f"{key!r}: the model has no ears: remove it")
+            raise DataError(f"{key!r}: the model does not hear: remove it")
+    if record.get("chat_template_kwargs"):
+        raise DataError(
+            "'chat_template_kwargs' of one record are not supported: remove them (reasoning is learnt where an answer "
+            "has it), or give template_kwargs for all records"
+        )
 
 
 def _columns(record: Mapping[str, Any], layout: Layout, folders: Folders) -> Columns:
@@ -178,8 +183,11 @@ def _prompt(record: Mapping[str, Any], layout: Layout) -> Raw:
         value = record.get(key)
         if isinstance(value, str):
             found.append((key, _say(role, value)))
-        else:
-            found += _list(value, key)
+            continue
+        messages = _list(value, key)
+        if key == "prompt":  # only completions are learnt, as in TRL
+            messages = [(at, {**each, "loss": False} if isinstance(each, dict) else each) for at, each in messages]
+        found += messages
     return found
 
 
