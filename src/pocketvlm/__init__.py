@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pocketvlm.api.comparing import compare_models as compare_models
     from pocketvlm.api.comparison import Comparison as Comparison
     from pocketvlm.api.converting import convert_model as convert_model
+    from pocketvlm.api.evaluation import Evaluation as Evaluation
+    from pocketvlm.api.evaluation import evaluate as evaluate
     from pocketvlm.api.llm import LLM as LLM
     from pocketvlm.api.quantizing import quantize_model as quantize_model
     from pocketvlm.errors import BackendError as BackendError
@@ -44,6 +46,7 @@ _HOMES = {
     "pocketvlm.api.comparing": ("compare_models",),
     "pocketvlm.api.comparison": ("Comparison",),
     "pocketvlm.api.converting": ("convert_model",),
+    "pocketvlm.api.evaluation": ("Evaluation", "evaluate"),
     "pocketvlm.api.llm": ("LLM",),
     "pocketvlm.api.quantizing": ("quantize_model",),
     "pocketvlm.errors": (

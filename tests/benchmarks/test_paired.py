@@ -1,20 +1,12 @@
-"""Paired statistics of the benchmark of quantized nanos: McNemar's test, intervals, means over tasks."""
+"""Paired statistics of the benchmark of quantized nanos: intervals, means over tasks."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from quantizing.paired import difference, mcnemar, summary
+from quantizing.paired import difference, summary
 
 RNG = np.random.default_rng(0)
-
-
-@pytest.mark.parametrize(
-    ("gained", "lost", "p"),
-    [(0, 0, 1.0), (5, 5, 1.0), (10, 0, 2 / 1024), (0, 10, 2 / 1024), (1, 0, 1.0), (8, 2, 0.109375)],
-)
-def test_mcnemars_exact_p(gained: int, lost: int, p: float) -> None:
-    assert mcnemar(gained, lost) == pytest.approx(p)
 
 
 def test_a_difference_counts_questions_that_changed() -> None:

@@ -25,7 +25,8 @@ PATHS = [
     "/v1/models", "/v1/models/nano", "/version", "/metrics", "/docs", "/openapi.json", "/v1/files", "/api/tags",
     "/api/version", "/nothing", "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/messages/count_tokens",
     "/v1/responses", "/v1/responses/input_tokens", "/tokenize", "/detokenize", "/api/chat", "/api/generate",
-    "/api/show", "/api/ps", "/api/pull", "/limits", "/v1/files/fetch",
+    "/api/show", "/api/ps", "/api/pull", "/limits", "/v1/files/fetch", "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
 ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ FLOORS = (
     ("backends.backend",),
     ("backends.native", "backends.torch"),
     ("backends",),
-    ("model", "processor", "checkpoint", "parsing"),
+    ("model", "processor", "checkpoint", "parsing", "scoring"),
     ("engine", "guided", "quantize", "train"),
     ("answers",),
     ("api",),

@@ -31,6 +31,7 @@ PLACES: dict[str, tuple[str, ...]] = {
             "processor",
             "checkpoint",
             "parsing",
+            "scoring",
             "engine",
             "guided",
             "quantize",

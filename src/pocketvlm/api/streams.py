@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pocketvlm.answers.stream import ChoiceStream
-from pocketvlm.types import Chunk, Result
+from pocketvlm.types import Chunk, Prompt, Result
 
 
 class Stream(Iterator[Chunk]):
@@ -23,6 +23,11 @@ class Stream(Iterator[Chunk]):
         choice = self._deltas.choice
         timings = choice.timings(self._load_seconds)
         return Chunk(delta.text, delta.token_ids, delta.finish_reason, choice.usage, timings)
+
+    @property
+    def prompt(self) -> Prompt:
+        """What is answered."""
+        return self._deltas.choice.request.prompt
 
     def cancel(self) -> None:
         """End the answer after the current step; may be called from any thread, and from signal handlers.

@@ -23,6 +23,7 @@ from pocketvlm.cli.bench_serve import bench_serve
 from pocketvlm.cli.chat import chat
 from pocketvlm.cli.compare import compare
 from pocketvlm.cli.convert import convert
+from pocketvlm.cli.evaluate import eval_
 from pocketvlm.cli.failure import FAILED, report, warn
 from pocketvlm.cli.finetune import finetune
 from pocketvlm.cli.info import info
@@ -97,13 +98,15 @@ def _root(
         print(ctx.get_help())
 
 
-for _function in (run, chat, serve, info, tokens, bench, bench_serve, pull, quantize, convert, compare, finetune):
-    _name = _function.__name__.replace("_", " ")
+_COMMANDS = (run, chat, serve, info, tokens, bench, bench_serve, pull, quantize, convert, compare, eval_, finetune)
+for _function in _COMMANDS:
+    _python_name = _function.__name__.rstrip("_")
+    _name = _python_name.replace("_", " ")
     app.command(
         _name,
         cls=PlainCommand,
         epilog=sys.modules[_function.__module__].EPILOG,
-        context_settings={"auto_envvar_prefix": f"POCKETVLM_{_function.__name__.upper()}"},
+        context_settings={"auto_envvar_prefix": f"POCKETVLM_{_python_name.upper()}"},
     )(_function)
 
 

@@ -1,0 +1,1 @@
+"""Scores of answers: metrics of texts and boxes, confidence intervals, paired differences."""
