@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pocketvlm.api.evaluation import Evaluation as Evaluation
     from pocketvlm.api.evaluation import evaluate as evaluate
     from pocketvlm.api.llm import LLM as LLM
+    from pocketvlm.api.merging import MergeResult as MergeResult
+    from pocketvlm.api.merging import merge_adapter as merge_adapter
     from pocketvlm.api.quantizing import quantize_model as quantize_model
     from pocketvlm.errors import BackendError as BackendError
     from pocketvlm.errors import CheckpointError as CheckpointError
@@ -48,6 +50,7 @@ _HOMES = {
     "pocketvlm.api.converting": ("convert_model",),
     "pocketvlm.api.evaluation": ("Evaluation", "evaluate"),
     "pocketvlm.api.llm": ("LLM",),
+    "pocketvlm.api.merging": ("MergeResult", "merge_adapter"),
     "pocketvlm.api.quantizing": ("quantize_model",),
     "pocketvlm.errors": (
         "BackendError",

@@ -27,6 +27,7 @@ from pocketvlm.cli.evaluate import eval_
 from pocketvlm.cli.failure import FAILED, report, warn
 from pocketvlm.cli.finetune import finetune
 from pocketvlm.cli.info import info
+from pocketvlm.cli.merge import merge
 from pocketvlm.cli.notices import Notices, clean_stderr, clean_warnings
 from pocketvlm.cli.plain import PlainCommand, PlainValues
 from pocketvlm.cli.pull import pull
@@ -98,7 +99,22 @@ def _root(
         print(ctx.get_help())
 
 
-_COMMANDS = (run, chat, serve, info, tokens, bench, bench_serve, pull, quantize, convert, compare, eval_, finetune)
+_COMMANDS = (
+    run,
+    chat,
+    serve,
+    info,
+    tokens,
+    bench,
+    bench_serve,
+    pull,
+    quantize,
+    convert,
+    compare,
+    eval_,
+    finetune,
+    merge,
+)
 for _function in _COMMANDS:
     _python_name = _function.__name__.rstrip("_")
     _name = _python_name.replace("_", " ")

@@ -18,6 +18,7 @@ Examples:
   pocketvlm quantize nano nano-int4
   pocketvlm quantize openbmb/MiniCPM-V-4.6 gguf --format gguf --scheme Q4_K_M --report report.json
   pocketvlm quantize openbmb/MiniCPM-V-4.6 awq --format awq --method awq --calibration conversations.jsonl
+  pocketvlm quantize openbmb/MiniCPM-V-4.6 invoices.gguf --format gguf --merge-adapter ./adapter
   pocketvlm quantize openbmb/MiniCPM-V-4.6 native --bits-per-weight 4.5 --keep "*.out_proj.weight"
 
 The directory OUT appears when all is written. Until then the finished tensors are in OUT.partial: the same command \
@@ -95,6 +96,14 @@ def quantize(
             help="JSONL of messages, a folder of pictures, or default: a set of texts, pictures and clips.",
         ),
     ] = "default",
+    merge_adapter: Annotated[
+        str | None,
+        option(
+            *("--merge-adapter", "DIR"),
+            panel=INPUT,
+            help="Merge an adapter (LoRA; a folder or a hub id) into the weights first.",
+        ),
+    ] = None,
     seed: Annotated[int, option("--seed", "N", panel=HOW, help="Of the default calibration set. Default: 0.")] = 0,
     report: Annotated[str | None, option("--report", "FILE", panel=OUTPUT, help=reports.HELP)] = None,
     as_json: Annotated[bool, options.json_option("QUANTIZE")] = False,
@@ -128,6 +137,7 @@ def quantize(
                 vision=vision,
                 bits_per_weight=bits_per_weight,
                 seed=seed,
+                merge_adapter=merge_adapter,
                 threads=threads,
                 revision=revision,
                 mmproj=mmproj,
@@ -161,6 +171,7 @@ def quantize(
                 threads=threads,
                 reference_revision=revision,
                 reference_mmproj=mmproj,
+                reference_adapter=merge_adapter,
                 progress=work.step,
             )
             found = compare.timed(found, work, (model, revision, mmproj), (made, None, own), threads)

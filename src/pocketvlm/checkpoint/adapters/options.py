@@ -50,3 +50,11 @@ def check_options(options: Mapping[str, Any], where: str) -> dict[str, Any]:
         except OptionError as error:
             raise ConfigError(f"{where}: options: {error}") from None
     return found
+
+
+def flag(name: str, value: Any) -> str:
+    """An option of an adapter as the command line takes it."""
+    spelled = _DEFINITIONS[name].flag
+    if isinstance(value, bool):
+        return spelled if value else f"--no-{spelled.removeprefix('--')}"
+    return f"{spelled} {value}"

@@ -12,6 +12,8 @@ from pocketvlm.checkpoint.formats.safetensors import SUPPORTED, map_tensors, rea
 from pocketvlm.errors import CheckpointError, TensorError
 from pocketvlm.tensors import DenseTensor
 
+_UNREAD = ".base_layer.weight"
+
 
 def read_state(directory: Path) -> tuple[Path, Mapping[str, DenseTensor]]:
     """The weight file of a folder, and its tensors by key; their values are checked when they are used.
@@ -36,7 +38,10 @@ def read_state(directory: Path) -> tuple[Path, Mapping[str, DenseTensor]]:
                 f"{path}: {entry.name}: dtype {entry.dtype} is not supported, only {', '.join(sorted(SUPPORTED))} are: "
                 f"save the adapter in one of these"
             )
-    tensors = map_tensors(entries.values())
+    # peft saves the weights of an adapted embedding too, which nothing reads.
     return path, {
-        tensor.name: DenseTensor(tensor.name, tensor.dtype, np.array(tensor.data), str(path)) for tensor in tensors
+        tensor.name: tensor
+        if tensor.name.endswith(_UNREAD)
+        else DenseTensor(tensor.name, tensor.dtype, np.array(tensor.data), str(path))
+        for tensor in map_tensors(entries.values())
     }

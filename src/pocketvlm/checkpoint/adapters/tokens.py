@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pocketvlm.adapters import Update
 from pocketvlm.checkpoint.adapters.keys import Key
@@ -36,11 +37,12 @@ def token_updates(
             f"{rows.label}: trained tokens need the base's embedding, which is not at hand here: merge the adapter "
             f"with `pocketvlm merge`"
         )
-    old = base[EMBEDDING if tied else name].dequantize()
-    if not all(0 <= each < len(old) for each in ids):
-        wrong = next(each for each in ids if not 0 <= each < len(old))
+    old = base[EMBEDDING if tied else name]
+    count = old.shape[0]
+    wrong = [each for each in ids if not 0 <= each < count]
+    if wrong:
         raise ConfigError(
-            f"{settings.where}: trainable_token_indices has the token {wrong}, but the model has {len(old)} tokens: "
+            f"{settings.where}: trainable_token_indices has the token {wrong[0]}, but the model has {count} tokens: "
             f"give the adapter's own base"
         )
     if len(ids) != rows.shape[0]:
@@ -48,11 +50,18 @@ def token_updates(
             f"{rows.label}: has {rows.shape[0]} rows, but trainable_token_indices of {settings.where} {len(ids)} "
             f"tokens: the files do not belong together"
         )
-    a = rows.float32() - old[ids]
-    b = np.zeros((len(old), len(ids)), np.float32)
+    a = rows.float32() - _rows(old, ids)
+    b = np.zeros((count, len(ids)), np.float32)
     b[ids, np.arange(len(ids))] = 1.0
     update = Update(a, b, 1.0)
     return {EMBEDDING: update, HEAD: update} if tied else {name: update}
+
+
+def _rows(tensor: Tensor, ids: list[int]) -> NDArray[np.float32]:
+    """Some rows of a matrix in float32; reads no others of a dense one."""
+    if isinstance(tensor, DenseTensor):
+        return DenseTensor(tensor.name, tensor.dtype, tensor.data[ids], tensor.origin).float32()
+    return tensor.dequantize()[ids]
 
 
 def _ids(settings: AdapterSettings, key: Key, name: str) -> list[int]:
