@@ -2,76 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pocketvlm import backends
 from pocketvlm.api import processor_for
-from pocketvlm.backends.options import choose
+from pocketvlm.api.training_run import FinetuneResult, Progress, Run
 from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.reader import open_checkpoint
-from pocketvlm.checkpoint.writers.output import check_free, write_checkpoint
-from pocketvlm.checkpoint.writers.registry import find_writer
-from pocketvlm.engine.featurefiles import FeatureFiles
+from pocketvlm.checkpoint.writers.output import check_free
 from pocketvlm.errors import BackendError, CheckpointError, OptionError
-from pocketvlm.model import expected_tensors, tensor_roles
 from pocketvlm.options.media import MEDIA_OPTIONS
 from pocketvlm.options.option import names, refuse_unknown
 from pocketvlm.options.training import TrainingOptions
+from pocketvlm.train.check import check
 from pocketvlm.train.data import read_dataset
 from pocketvlm.train.examples import ExampleMaker
-from pocketvlm.train.records import digest
+from pocketvlm.train.source import Source
 from pocketvlm.train.state import SUFFIX, RunFolder
 from pocketvlm.train.targets import choose_targets, trains_vision
 
 if TYPE_CHECKING:
-    from pocketvlm.train.source import Source
-    from pocketvlm.train.trainer import StepReport, Trainer
+    from pocketvlm.train.trainer import StepReport
 
-# Stage, work done, all work, and what to say about it. Stages: "download" (bytes), "read", "encode", "train", "write".
-Progress = Callable[[str, int, int, str], None]
+__all__ = ["FinetuneResult", "finetune", "missing_libraries"]
+
+Data = str | Path | Sequence[str | Path]
 _NEEDED = ("torch", "transformers", "peft", "accelerate")
 DEVICES = ("cpu", "cuda")
 # Those of images and videos; `alpha` is that of LoRA here, and transparent pictures are put on white.
 _MEDIA = tuple(name for name in MEDIA_OPTIONS if name not in names(TrainingOptions))
-
-
-@dataclass(frozen=True, slots=True)
-class FinetuneResult:
-    """What a run made.
-
-    path: the adapter's folder, or the checkpoint's. step: the one whose weights it has: the best by evaluation, else
-    the last. matrices: number of updated ones; parameters: trained values. loss: mean of the last step, in nats a
-    token; eval_loss: of `step`, None without evaluation data. seconds: of this call, whose steps may be fewer. main:
-    whether this process wrote the files, as one of several does.
-    """
-
-    path: Path
-    method: str
-    step: int
-    steps: int
-    samples: int
-    matrices: int
-    parameters: int
-    loss: float
-    eval_loss: float | None
-    seconds: float
-    tokens_per_second: float
-    peak_memory: int
-    main: bool = True
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary."""
-        return {name: value for name, value in asdict(self).items() if name != "main"} | {"path": str(self.path)}
 
 
 def missing_libraries() -> str | None:
@@ -84,13 +49,17 @@ def missing_libraries() -> str | None:
 
 def finetune(
     model: str | Path,
-    data: str | Path | Sequence[str | Path],
+    data: Data,
     out: str | Path,
     *,
-    eval: str | Path | Sequence[str | Path] | None = None,
+    eval: Data | None = None,
     resume: bool = False,
     format: str = "auto",
+    name: str | None = None,
     media_dir: str | Path | None = None,
+    turns: Literal["all", "last"] = "all",
+    too_long: Literal["refuse", "skip", "cut"] = "refuse",
+    skip_bad: bool = False,
     device: str | None = None,
     threads: int | None = None,
     revision: str | None = None,
@@ -104,10 +73,12 @@ def finetune(
 
     model: "nano", a directory or a hub id, with dense weights. data: files of conversations (docs/finetune.md). out:
     the folder to make; until it is made, the run is in `out`.partial. eval: data whose loss decides which checkpoint is
-    the best. resume: continue the run in `out`.partial, with the same bits as if it had not stopped. format,
-    media_dir: as `read_dataset` takes them. device: "cpu" or "cuda" (None: cuda if there is one). threads: CPU threads
-    (None: physical cores). revision: as `load` takes it. cache_dir: for image features (None: the cache of this
-    package). options: fields of `TrainingOptions`, and options of images and videos, which are saved in the adapter.
+    the best. resume: continue the run in `out`.partial, with the same bits as if it had not stopped. format, name,
+    media_dir, turns: as `read_dataset` takes them. too_long: what becomes of samples over max_length; "cut" ends their
+    answers there. skip_bad: continue without records that cannot be used. device: "cpu" or "cuda" (None: cuda if there
+    is one). threads: CPU threads (None: physical cores). revision: as `load` takes it. cache_dir: for image features
+    (None: the cache of this package). options: fields of `TrainingOptions`, and options of images and videos, which are
+    saved in the adapter.
 
     progress(stage, done, total, words) is called often, report(StepReport) after each step, notice(text) for what is
     worth knowing once. Ctrl+C and SIGTERM save a checkpoint after the step that runs, and raise KeyboardInterrupt.
@@ -117,35 +88,46 @@ def finetune(
     refuse_unknown(options, (*names(TrainingOptions), *_MEDIA))
     training = TrainingOptions(**{name: options[name] for name in names(TrainingOptions) if name in options})
     media = {name: options[name] for name in _MEDIA if options.get(name) is not None}
+    if too_long not in ("refuse", "skip", "cut"):
+        raise OptionError(f"too_long={too_long!r} is not supported: give 'refuse', 'skip' or 'cut'")
     if device is not None and device not in DEVICES:
         raise OptionError(f"device={device!r} is not supported: give 'cpu' or 'cuda'")
     if training.eval_every is not None and eval is None:
         raise OptionError(f"eval_every={training.eval_every} evaluates nothing: give evaluation data too (eval)")
     target = Path(out).expanduser()
     target = target.parent / target.name
-    run = RunFolder(target.with_name(target.name + SUFFIX))
+    folder = RunFolder(target.with_name(target.name + SUFFIX))
     check_free(target)
-    _check_run(run, resume)
+    main = os.environ.get("RANK", "0") == "0"  # of several processes only the first one writes and reports
+    if main:
+        _check_run(folder, resume)
     if (reason := missing_libraries()) is not None:
         raise BackendError(reason)
-    say = notice or (lambda text: None)
-    tell = progress or (lambda stage, done, total, words: None)
+    say: Callable[[str], None] = notice if notice and main else lambda text: None
+    tell: Progress = progress if progress and main else lambda stage, done, total, words: None
     checkpoint = open_checkpoint(resolve(model, revision, lambda done, total: tell("download", done, total, "")))
     _check_base(str(model), checkpoint)
     targets = choose_targets(checkpoint.model, training.targets)
-    with_vision = trains_vision(targets)
-    maker = ExampleMaker(processor_for(checkpoint), max_length=training.max_length, options=media)
-    source = _source(data, format, media_dir, maker, partial(_tell_read, tell, "reading data"))
-    evaluation = None
-    if eval is not None:
-        evaluation = _source(eval, format, media_dir, maker, partial(_tell_read, tell, "reading evaluation data"))
-    return _Run(str(model), checkpoint, training, media, targets, with_vision, source, evaluation, target, run).train(
-        resume, device, threads, cache_dir, tell, report, say, began
+    maker = ExampleMaker(
+        processor_for(checkpoint), max_length=training.max_length, options=media, cut_answers=too_long == "cut"
     )
 
+    def read(words: str, done: int, total: int) -> None:
+        tell("read", done, total, words)
 
-def _tell_read(tell: Progress, words: str, done: int, total: int) -> None:
-    tell("read", done, total, words)
+    def prepared(files: Data, words: str) -> Source:
+        dataset = read_dataset(files, format=format, name=name, media_dir=media_dir, turns=turns)
+        found = check(dataset, maker, threads=threads, progress=partial(read, f"checking {words}"))
+        found.require_sound(skip_bad, too_long != "refuse")
+        say(found.summary())
+        return Source(found.samples, maker, partial(read, f"reading {words}"))
+
+    source = prepared(data, "the data")
+    evaluation = None if eval is None else prepared(eval, "the evaluation data")
+    run = Run(
+        str(model), checkpoint, training, media, targets, trains_vision(targets), source, evaluation, target, folder
+    )
+    return run.train(resume, device, threads, cache_dir, tell, report, say, began)
 
 
 def _check_run(run: RunFolder, resume: bool) -> None:
@@ -156,10 +138,8 @@ def _check_run(run: RunFolder, resume: bool) -> None:
         raise OptionError(
             f"{run.path}: holds an unfinished run of {steps[-1]} steps: continue it with --resume, or remove the folder"
         )
-    if not resume and run.path.exists():
-        if not (run.path / "settings.json").exists() and any(run.path.iterdir()):
-            raise OptionError(f"{run.path}: exists and is no run: choose another OUT, or remove it")
-        run.remove()  # of a run that ended before its first checkpoint
+    if not run.removable:
+        raise OptionError(f"{run.path}: exists and is no run: choose another OUT, or remove it")
 
 
 def _check_base(model: str, checkpoint: Checkpoint) -> None:
@@ -174,256 +154,3 @@ def _check_base(model: str, checkpoint: Checkpoint) -> None:
             f"{model}: training reads checkpoints in the hub's layout: `pocketvlm convert {model} OUT --format bf16` "
             f"makes one"
         )
-
-
-def _source(
-    data: Any, format: str, media_dir: Any, maker: ExampleMaker, progress: Callable[[int, int], None]
-) -> Source:
-    from pocketvlm.train.source import Source
-
-    dataset = read_dataset(data, format=format, media_dir=media_dir)
-    dataset.require_sound()
-    return Source(dataset.samples, maker, progress)
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """A run whose options and data are checked."""
-
-    model: str
-    checkpoint: Checkpoint
-    training: TrainingOptions
-    media: Mapping[str, Any]
-    targets: tuple[str, ...]
-    with_vision: bool
-    source: Source
-    evaluation: Source | None
-    out: Path
-    run: RunFolder
-
-    def train(
-        self,
-        resume: bool,
-        device: str | None,
-        threads: int | None,
-        cache_dir: str | Path | None,
-        tell: Progress,
-        report: Callable[[StepReport], None] | None,
-        say: Callable[[str], None],
-        began: float,
-    ) -> FinetuneResult:
-        import torch
-
-        from pocketvlm.train.network import Network, quiet
-        from pocketvlm.train.processes import Processes
-        from pocketvlm.train.schedule import Schedule
-        from pocketvlm.train.trainer import Trainer
-
-        if device == "cuda" and not torch.cuda.is_available():
-            raise BackendError("device='cuda': PyTorch finds no CUDA device here: give 'cpu', or leave it out")
-        if threads is not None:
-            torch.set_num_threads(threads)
-        processes, training = Processes(device), self.training
-        schedule = Schedule(
-            len(self.source.records),
-            training.batch * training.accumulate * processes.count,
-            training.epochs,
-            training.lr,
-            training.warmup,
-            training.seed,
-        )
-        settings = self._settings(processes.count)
-        if resume:
-            self.run.check(settings)
-            self.run.truncate_log(self.run.steps()[-1])
-        elif processes.is_main:
-            self.run.begin(settings)
-        processes.wait()
-        if processes.device.type == "cpu" and not self.with_vision:
-            features = self._features(cache_dir, threads, None)
-            self._encode(features, processes, tell)  # before the network needs its memory
-        network = Network(
-            self.checkpoint.path, self.checkpoint.model, training, self.targets, self.with_vision, processes.device
-        )
-        if self.with_vision:
-            features = None
-        elif processes.device.type == "cpu":
-            network.drop_vision()
-        else:
-            features = self._features(cache_dir, threads, network)
-            self._encode(features, processes, tell)
-        parameters = sum(each.numel() for each in network.parameters.values())
-        say(self._words(network, parameters, schedule, processes))
-        trainer = Trainer(
-            network,
-            self.source,
-            self.evaluation,
-            features,
-            schedule,
-            training,
-            self.run,
-            processes,
-            partial(self._write, network),
-        )
-        if resume:
-            trainer.resume(self.run.steps()[-1])
-            say(f"resumed after step {trainer.step} of {schedule.steps}")
-        with _stopping() as stopped, quiet():
-            for each in trainer.run(stopped.is_set):
-                if report is not None and processes.is_main:
-                    report(each)
-        if trainer.step < schedule.steps:
-            raise KeyboardInterrupt(
-                f"step {trainer.step} of {schedule.steps} is saved in {self.run.path}: the same command with --resume "
-                f"continues there"
-            )
-        tell("write", 0, 1, "writing")
-        best = trainer.best.step or trainer.step
-        if processes.is_main:
-            self._publish(network, trainer, best)
-        processes.wait()
-        return FinetuneResult(
-            self.out,
-            training.method,
-            best,
-            schedule.steps,
-            len(self.source.records),
-            len(self.targets) if training.method == "lora" else 0,
-            parameters,
-            trainer.last_loss,
-            trainer.best.loss if trainer.best.step else None,
-            time.perf_counter() - began,
-            trainer.tokens / trainer.seconds if trainer.seconds else 0.0,
-            self._peak(processes),
-            processes.is_main,
-        )
-
-    def _peak(self, processes: Any) -> int:
-        from pocketvlm.train.memory import peak_memory
-
-        return peak_memory(processes.device.type == "cuda")
-
-    def _settings(self, processes: int) -> dict[str, Any]:
-        """What the bits of the result depend on."""
-        ignored = ("feature_cache", "save_every")
-        own = {each.name: getattr(self.training, each.name) for each in fields(self.training)}
-        return {
-            "model": self.checkpoint.fingerprint,
-            "data": digest(self.source.records),
-            "eval": None if self.evaluation is None else digest(self.evaluation.records),
-            "processes": processes,
-            **{name: value for name, value in own.items() if name not in ignored},
-            **self.media,
-        }
-
-    def _features(self, cache_dir: str | Path | None, threads: int | None, network: Any) -> Any:
-        """Features from the disk, else of the native backend in exact arithmetic, or of the network's own tower."""
-        from pocketvlm.train.features import Features, VisionEncoder
-
-        config = self.checkpoint.model
-        if network is None:
-            scheme = choose("native", "stored", "exact")
-
-            def encoder() -> Any:
-                tensors = self.checkpoint.tensors(expected_tensors(config))
-                return VisionEncoder(config, backends.create("native", threads, scheme=scheme), tensors)
-
-            owner = "native exact"
-        else:
-
-            def encoder() -> Any:
-                return network.encode_frozen
-
-            owner = f"torch {network.dtype}"
-        store = None
-        if self.training.feature_cache:
-            from pocketvlm.backends.cache import directory
-
-            folder = directory(cache_dir).with_name("features")
-            store = FeatureFiles(folder, f"{self.checkpoint.fingerprint} {owner}", self.training.feature_cache)
-        return Features(store, encoder, config.text.hidden_size)
-
-    def _encode(self, features: Any, processes: Any, tell: Progress) -> None:
-        """Compute the features that are not cached yet, and release what computes them."""
-        if self.training.feature_cache == 0:
-            return
-        sources = [each for each in (self.source, self.evaluation) if each is not None and each.view_count]
-        work = [(source, index) for source in sources for index in range(len(source.records))]
-        for done, (source, index) in enumerate(work[processes.rank :: processes.count]):
-            source.features(index, features)
-            tell("encode", (done + 1) * processes.count, len(work), "encoding pictures")
-        features.release()
-        processes.wait()
-
-    def _words(self, network: Any, parameters: int, schedule: Any, processes: Any) -> str:
-        what = f"{len(self.targets)} matrices adapted, " if self.training.method == "lora" else ""
-        several = f", {processes.count} processes" if processes.count > 1 else ""
-        kind = {"torch.float32": "f32", "torch.bfloat16": "bf16"}[str(network.dtype)]
-        return (
-            f"{len(self.source.records)} samples, {self.source.view_count} views; {what}{parameters:,} trained values; "
-            f"{schedule.steps} steps on {processes.device.type} in {kind}{several}"
-        )
-
-    def _write(self, network: Any, folder: Path) -> None:
-        """Write the weights of a checkpoint of the run."""
-        if self.training.method == "lora":
-            from pocketvlm.train.output import write_updates
-
-            write_updates(folder, network, self._options(), self._about(network))
-
-    def _options(self) -> dict[str, Any]:
-        """The options that requests with the adapter get by default."""
-        mode = (
-            {}
-            if self.checkpoint.model.vision is None
-            else {"downsample_mode": self.checkpoint.processor.downsample_mode}
-        )
-        thinking = {sample.thinking for sample in self.source.samples}
-        always = {"enable_thinking": thinking.pop()} if len(thinking) == 1 else {}
-        return {**mode, **always, **self.media}
-
-    def _about(self, network: Any) -> dict[str, Any]:
-        base = {"model": self.model, "fingerprint": self.checkpoint.fingerprint}
-        training = {
-            **asdict(self.training),
-            "samples": len(self.source.records),
-            "matrices": len(self.targets),
-            "parameters": sum(each.numel() for each in network.parameters.values()),
-        }
-        return {"base": base, "training": training}
-
-    def _publish(self, network: Any, trainer: Trainer, best: int) -> None:
-        from pocketvlm.train import output
-
-        if self.training.method == "lora":
-            output.publish(self.run, best, trainer.step, self.out)
-        else:
-            if best != trainer.step:
-                trainer.take_weights(best)
-            tensors = self.checkpoint.tensors(expected_tensors(self.checkpoint.model))
-            tensors |= {each.name: each for each in network.tensors(trainer.weights) if each.name in tensors}
-            roles = tensor_roles(self.checkpoint.model)
-            write_checkpoint(find_writer("bf16"), self.checkpoint, tensors, roles, self.out, "bf16")
-            output.add_log(self.run, self.out)
-        self.run.remove()
-
-
-@contextlib.contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second SIGINT raises KeyboardInterrupt at once."""
-    stopped = threading.Event()
-
-    def handle(number: int, frame: Any) -> None:
-        if stopped.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stopped.set()
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may have handlers
-        yield stopped
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

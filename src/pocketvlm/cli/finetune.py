@@ -10,6 +10,7 @@ import typer
 
 from pocketvlm.bytesize import parse_size, readable_size
 from pocketvlm.cli import options
+from pocketvlm.cli.data import DataFormat, TooLong, Turns
 from pocketvlm.cli.options import INPUT, OUTPUT, option
 from pocketvlm.options.media import ImageOptions, VideoOptions
 from pocketvlm.options.option import Definition, definition, definitions
@@ -79,12 +80,27 @@ def finetune(
         option("--eval", "FILE", panel=INPUT, help="Data whose loss decides which step is the best. Repeatable."),
     ] = None,
     format: Annotated[
-        str, option("--format", "NAME", panel=INPUT, help="Format of the data; auto: by its keys.")
+        DataFormat, option("--format", "NAME", panel=INPUT, help="Format of the records; auto: by their keys.")
     ] = "auto",
+    name: Annotated[str | None, option("--name", "NAME", panel=INPUT, help="Dataset in dataset_info.json.")] = None,
     media_dir: Annotated[
         str | None,
-        option("--media-dir", "DIR", panel=INPUT, help="Where relative paths of images and videos begin."),
+        option("--media-dir", "DIR", panel=INPUT, help="Where paths of media begin. Default: the data file's folder."),
     ] = None,
+    turns: Annotated[
+        Turns, option("--turns", "all|last", panel=INPUT, help="Which answers of a conversation are learnt.")
+    ] = "all",
+    too_long: Annotated[
+        TooLong,
+        option(
+            *("--too-long", "refuse|skip|cut"),
+            panel=INPUT,
+            help="What becomes of samples over --max-length; cut ends the answer there, never the question.",
+        ),
+    ] = "refuse",
+    skip_bad: Annotated[
+        bool, option("--skip-bad", options.FLAG, panel=INPUT, help="Continue without records that cannot be used.")
+    ] = False,
     device: Annotated[
         str | None,
         option("--device", "cpu|cuda", panel=options.ENGINE, help="Where to train. Default: cuda if there is one."),
@@ -118,7 +134,11 @@ def finetune(
             eval=eval or None,
             resume=resume,
             format=format,
+            name=name,
             media_dir=media_dir,
+            turns=turns,
+            too_long=too_long,
+            skip_bad=skip_bad,
             device=device,
             threads=values["threads"],
             revision=values["revision"],

@@ -8,27 +8,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pocketvlm.atomic import TEMPORARY
+from pocketvlm.checkpoint.adapters import write_adapter
 from pocketvlm.errors import CheckpointError
+from pocketvlm.tensors import DenseTensor
 from pocketvlm.train import plot
 from pocketvlm.train.network import Network
 from pocketvlm.train.state import RunFolder
 
-_SETTINGS, _LOG, _PLOT, _LAST = "pocketvlm.json", "log.jsonl", "loss.png", "last"
+_TRAINING, _LOG, _PLOT, _LAST = "training.json", "log.jsonl", "loss.png", "last"
 
 
-def write_updates(folder: Path, network: Network, options: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """Write the updates of a network into an existing folder: PEFT's two files and pocketvlm.json.
+def write_updates(
+    folder: Path, network: Network, options: Mapping[str, Any], base: Mapping[str, Any], training: Mapping[str, Any]
+) -> None:
+    """Write the updates of a network into an existing folder: PEFT's two files, pocketvlm.json, and training.json.
 
-    options: of media and template, which requests with the adapter get by default. about: what is added to
-    pocketvlm.json for people: base, data and training.
+    options: of media and template, which requests with the adapter get by default. base, training: for people.
     """
-    from safetensors.torch import save_file
-
-    save_file(network.adapter_state(), folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    settings = {"version": 1, "options": dict(options), **about}
-    for name, content in (("adapter_config.json", network.adapter_config()), (_SETTINGS, settings)):
-        (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    state = {name: _array(name, tensor) for name, tensor in network.adapter_state().items()}
+    write_adapter(folder, updates_as_peft_state=state, config=network.adapter_config(), options=options, base=base)
+    (folder / _TRAINING).write_text(json.dumps(training, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def publish(run: RunFolder, step: int, last: int, out: Path) -> None:
@@ -65,3 +67,10 @@ def _copy(checkpoint: Path, target: Path) -> None:
     for path in sorted(checkpoint.iterdir()):
         if path.suffix != ".pt":
             shutil.copyfile(path, target / path.name)
+
+
+def _array(name: str, tensor: torch.Tensor) -> Any:
+    """A tensor as NumPy has it, or a DenseTensor of bfloat16 bits."""
+    if tensor.dtype == torch.bfloat16:
+        return DenseTensor(name, "bf16", tensor.view(torch.uint16).numpy())
+    return tensor.numpy()

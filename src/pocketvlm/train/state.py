@@ -44,9 +44,18 @@ class RunFolder:
         """The folder of a checkpoint."""
         return self.path / f"step-{step:08d}"
 
+    @property
+    def removable(self) -> bool:
+        """Whether there is no folder, an empty one, or one of a run."""
+        if not self.path.is_dir():
+            return not self.path.exists()
+        return (self.path / _SETTINGS).is_file() or not any(self.path.iterdir())
+
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Make the folder. Raises OptionError for a path that cannot be made."""
+        """Make the folder; one of a run without a checkpoint is removed. Raises OptionError if it cannot be made."""
         try:
+            if self.removable and not self.steps():
+                self.remove()
             self.path.mkdir()
         except OSError as error:
             raise OptionError(f"{self.path}: cannot be made: {error.strerror or error}: choose another OUT") from None
@@ -61,7 +70,7 @@ class RunFolder:
             raise OptionError(
                 f"{self.path}: is no interrupted run ({error}): remove it, or leave --resume out"
             ) from None
-        for name in dict.fromkeys((*found, *settings)):
+        for name in dict.fromkeys((*settings, *found)):
             before, now = found.get(name, _MISSING), settings.get(name, _MISSING)
             if before != now:
                 said, given = (("nothing" if each is _MISSING else repr(each)) for each in (before, now))
