@@ -197,7 +197,12 @@ def test_the_client_of_openai_asks_an_adapter(server: Running, texts: dict[Any, 
         answer = client.chat.completions.create(model="first", messages=USER, max_tokens=8, temperature=0)  # type: ignore[arg-type]
         assert (answer.choices[0].message.content, answer.model) == (texts["first"], "first")
         stream = client.chat.completions.create(
-            model="nano", messages=USER, max_tokens=8, temperature=0, stream=True, extra_body={"adapter": "second"}  # type: ignore[arg-type]
+            model="nano",
+            messages=USER,
+            max_tokens=8,
+            temperature=0,
+            stream=True,
+            extra_body={"adapter": "second"},  # type: ignore[arg-type]
         )
         assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices) == texts["second"]
         with pytest.raises(openai.NotFoundError, match="third"):

@@ -197,7 +197,6 @@ def test_the_adapter_is_pefts_and_ours(make_data: DataMaker, tmp_path: Path) -> 
         "downsample_mode": "4x",
         "max_slice_nums": 1,
         "use_image_id": False,
-        "enable_thinking": False,
     }
     assert settings["training"]["matrices"] == result.matrices == AUTO + 44
     shapes = expected_tensors(open_checkpoint(embedded_directory()).model)

@@ -28,7 +28,7 @@ from pocketvlm.train.state import SUFFIX, RunFolder
 from pocketvlm.train.targets import choose_targets, trains_vision
 
 if TYPE_CHECKING:
-    from pocketvlm.train.trainer import StepReport
+    from pocketvlm.train.report import StepReport
 
 __all__ = ["FinetuneResult", "finetune", "missing_libraries"]
 
@@ -108,9 +108,8 @@ def finetune(
     checkpoint = open_checkpoint(resolve(model, revision, lambda done, total: tell("download", done, total, "")))
     _check_base(str(model), checkpoint)
     targets = choose_targets(checkpoint.model, training.targets)
-    maker = ExampleMaker(
-        processor_for(checkpoint), max_length=training.max_length, options=media, cut_answers=too_long == "cut"
-    )
+    processor = processor_for(checkpoint)
+    maker = ExampleMaker(processor, max_length=training.max_length, options=media, cut_answers=too_long == "cut")
 
     def read(words: str, done: int, total: int) -> None:
         tell("read", done, total, words)
@@ -125,7 +124,17 @@ def finetune(
     source = prepared(data, "the data")
     evaluation = None if eval is None else prepared(eval, "the evaluation data")
     run = Run(
-        str(model), checkpoint, training, media, targets, trains_vision(targets), source, evaluation, target, folder
+        str(model),
+        checkpoint,
+        processor,
+        training,
+        media,
+        targets,
+        trains_vision(targets),
+        source,
+        evaluation,
+        target,
+        folder,
     )
     return run.train(resume, device, threads, cache_dir, tell, report, say, began)
 

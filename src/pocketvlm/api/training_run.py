@@ -22,6 +22,7 @@ from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.errors import BackendError
 from pocketvlm.model import expected_tensors, tensor_roles
 from pocketvlm.options.training import TrainingOptions
+from pocketvlm.processor.processor import Processor
 from pocketvlm.train.features import Features, VisionEncoder
 from pocketvlm.train.memory import peak_memory
 from pocketvlm.train.records import digest
@@ -30,7 +31,8 @@ from pocketvlm.train.source import Source
 from pocketvlm.train.state import RunFolder
 
 if TYPE_CHECKING:
-    from pocketvlm.train.trainer import StepReport, Trainer
+    from pocketvlm.train.report import StepReport
+    from pocketvlm.train.trainer import Trainer
 
 # Stage, work done, all work, and what to say about it. Stages: "download" (bytes), "read", "encode", "write".
 Progress = Callable[[str, int, int, str], None]
@@ -71,6 +73,7 @@ class Run:
 
     model: str
     checkpoint: Checkpoint
+    processor: Processor
     training: TrainingOptions
     media: Mapping[str, Any]
     targets: tuple[str, ...]
@@ -242,15 +245,23 @@ class Run:
             write_updates(folder, network, self._options(), self._base(), self._training(network))
 
     def _options(self) -> dict[str, Any]:
-        """The options that requests with the adapter get by default."""
-        mode = (
-            {}
-            if self.checkpoint.model.vision is None
-            else {"downsample_mode": self.checkpoint.processor.downsample_mode}
-        )
-        thinking = {sample.thinking for sample in self.source.samples}
-        always = {"enable_thinking": thinking.pop()} if len(thinking) == 1 else {}
-        return {**mode, **always, **self.media}
+        """The options that requests with the adapter get by default: those given, the mode, and thinking if it differs.
+
+        Thinking is saved where all samples agree and the template would do otherwise.
+        """
+        found: dict[str, Any] = {}
+        if self.checkpoint.model.vision is not None:
+            found["downsample_mode"] = self.checkpoint.processor.downsample_mode
+        kinds = {sample.thinking for sample in self.source.samples}
+        if len(kinds) == 1:
+            (thinking,) = kinds
+            usual, same = (
+                self.processor([{"role": "user", "content": "a"}], enable_thinking=each).text
+                for each in (None, thinking)
+            )
+            if usual != same:
+                found["enable_thinking"] = thinking
+        return {**found, **self.media}
 
     def _base(self) -> dict[str, Any]:
         """What pocketvlm.json says of the base, for people."""

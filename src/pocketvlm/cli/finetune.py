@@ -19,7 +19,7 @@ from pocketvlm.options.training import TrainingOptions
 if TYPE_CHECKING:
     from pocketvlm.api.finetuning import FinetuneResult
     from pocketvlm.cli.progress import LongWork
-    from pocketvlm.train.trainer import StepReport
+    from pocketvlm.train.report import StepReport
 
 EPILOG = """
 Examples:

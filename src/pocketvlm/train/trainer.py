@@ -17,29 +17,13 @@ from pocketvlm.train.features import Features, Floats
 from pocketvlm.train.memory import peak_memory
 from pocketvlm.train.network import Network
 from pocketvlm.train.processes import Processes
+from pocketvlm.train.report import StepReport
 from pocketvlm.train.schedule import Schedule
 from pocketvlm.train.source import Source
 from pocketvlm.train.state import RunFolder
 
 _STATE = "trainer.pt"
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """What a step did. loss: mean over its loss tokens, in nats. tokens: of all processes. memory: peak bytes."""
-
-    step: int
-    steps: int
-    loss: float
-    lr: float
-    grad_norm: float
-    tokens: int
-    seconds: float
-    tokens_per_second: float
-    memory: int
-    seconds_left: float
-    eval_loss: float | None = None
 
 
 @dataclass(slots=True)
