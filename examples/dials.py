@@ -1,4 +1,4 @@
-"""Draws pictures of dials, whose needle points in one of eight directions, as data for a fine-tune: docs/finetune.md."""
+"""Draws pictures of dials whose needle points in one of eight directions: data for docs/finetune.md."""
 
 import json
 import math

@@ -167,7 +167,7 @@ def test_two_processes_have_the_loss_of_one(make_data: DataMaker, tmp_path: Path
     train(data, tmp_path / "one", batch=2, accumulate=2, dropout=0.0)
     arguments = ["-o", str(tmp_path / "two"), "--batch", "2", "--accumulate", "1", "--epochs", "3", "--lr", "3e-3"]
     arguments += ["--rank", "4", "--alpha", "8", "--threads", "1", "--slices", "1", "--device", "cpu"]
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     ended = subprocess.run(
         [sys.executable, *launch, "-m", "pocketvlm", "finetune", "nano", str(data), *arguments],
