@@ -18,6 +18,7 @@ from training_kit import SHORT, file_digest, losses, train, updates
 from pocketvlm import load
 from pocketvlm.api import processor_for
 from pocketvlm.api.finetuning import finetune
+from pocketvlm.api.quantizing import quantize_model
 from pocketvlm.checkpoint.adapters import read_adapter
 from pocketvlm.checkpoint.hub import embedded_directory
 from pocketvlm.checkpoint.reader import open_checkpoint
@@ -198,7 +199,9 @@ def test_the_adapter_is_pefts_and_ours(make_data: DataMaker, tmp_path: Path) -> 
         "max_slice_nums": 1,
         "use_image_id": False,
     }
-    assert settings["training"]["matrices"] == result.matrices == AUTO + 44
+    assert settings["base"]["model"] == "nano"
+    training = json.loads((out / "training.json").read_text())
+    assert training["matrices"] == result.matrices == AUTO + 44
     shapes = expected_tensors(open_checkpoint(embedded_directory()).model)
     adapter = read_adapter(out, shapes)
     assert len(adapter.updates) == result.matrices
@@ -247,9 +250,8 @@ def test_all_weights_become_a_checkpoint(make_data: DataMaker, tmp_path: Path) -
 
 
 def test_a_quantized_base_is_refused_with_the_way_out(make_data: DataMaker, tmp_path: Path) -> None:
-    from rounded_nano import rounded_nano
-
-    base = rounded_nano(tmp_path / "rounded", "matrix")
+    base = tmp_path / "int8"
+    quantize_model("nano", base, scheme="int8", method="rtn", threads=1)
     with pytest.raises(CheckpointError, match=r"is quantized .*: give the 16-bit checkpoint, or `pocketvlm convert"):
         finetune(base, make_data(4), tmp_path / "out", **SHORT)
     assert not (tmp_path / "out.partial").exists()

@@ -19,7 +19,6 @@ from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.writers.output import write_checkpoint
 from pocketvlm.checkpoint.writers.registry import find_writer
 from pocketvlm.engine.featurefiles import FeatureFiles
-from pocketvlm.errors import BackendError
 from pocketvlm.model import expected_tensors, tensor_roles
 from pocketvlm.options.training import TrainingOptions
 from pocketvlm.processor.processor import Processor
@@ -94,17 +93,11 @@ class Run:
         say: Callable[[str], None],
         began: float,
     ) -> FinetuneResult:
-        import torch
-
         from pocketvlm.train.network import Network, quiet
         from pocketvlm.train.processes import Processes
         from pocketvlm.train.trainer import Trainer
 
-        if device == "cuda" and not torch.cuda.is_available():
-            raise BackendError("device='cuda': PyTorch finds no CUDA device here: give 'cpu', or leave it out")
-        if threads is not None:
-            torch.set_num_threads(threads)
-        processes, training = Processes(device), self.training
+        processes, training = Processes(device, threads), self.training
         schedule = Schedule(
             len(self.source.records),
             training.batch * training.accumulate * processes.count,
