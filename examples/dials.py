@@ -1,4 +1,4 @@
-"""Draws pictures of dials whose needle points in one of eight directions: data for docs/finetune.md."""
+"""Draws pictures of dials whose needle points in one of four directions: data for docs/finetune.md."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-DIRECTIONS = ("north", "northeast", "east", "southeast", "south", "southwest", "west", "northwest")
+DIRECTIONS = ("north", "east", "south", "west")
 QUESTION = "Where does the needle point?"
 
 
@@ -18,7 +18,7 @@ def draw(chance: random.Random) -> tuple[Image.Image, str]:
     picture = Image.new("RGB", (side, side), tuple(chance.randint(200, 255) for _ in range(3)))
     pen = ImageDraw.Draw(picture)
     number = chance.randrange(len(DIRECTIONS))
-    angle = math.radians(360 / len(DIRECTIONS) * number + chance.uniform(-8, 8))
+    angle = math.radians(360 / len(DIRECTIONS) * number + chance.uniform(-20, 20))
     radius = side * chance.uniform(0.30, 0.42)
     x, y = (side / 2 + chance.uniform(-0.06, 0.06) * side for _ in range(2))
     face = tuple(chance.randint(150, 255) for _ in range(3))
@@ -45,5 +45,5 @@ def write(folder: Path, name: str, count: int, seed: int) -> None:
 
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "dials")
-write(folder, "train", 800, seed=1)
+write(folder, "train", 480, seed=1)
 write(folder, "test", 100, seed=2)

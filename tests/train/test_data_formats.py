@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ from data_kit import lines, picture, talk
 
 from pocketvlm.errors import DataError, OptionError
 from pocketvlm.train.data import Dataset, read_dataset
+from pocketvlm.train.data.formats import FORMATS
 
 
 @pytest.fixture
@@ -244,7 +246,34 @@ def test_openai_messages_with_parts(folder: Path) -> None:
     assert sample.answer == "A\nB"
 
 
-def test_thinking_is_found_in_the_text_and_beside_it(folder: Path) -> None:
+def test_parts_with_values_of_llama_factory(folder: Path) -> None:
+    def message(role: str, *parts: tuple[str, str], **more: Any) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": kind, "value": value} for kind, value in parts], **more}
+
+    call = '{"name": "f", "arguments": {"x": 1}}'
+    record = {
+        "messages": [
+            message("system", ("text", "s"), loss_weight=0.0),
+            message("user", ("image_url", "a.png"), ("text", "Who?"), loss_weight=0.0),
+            message("assistant", ("text", "not learnt"), loss_weight=0.0),
+            message("user", ("text", "And?")),
+            message("assistant", ("reasoning", "hm"), ("tool_call", call), ("tool_call", call)),
+            message("tool", ("text", "r")),
+            message("assistant", ("reasoning", "so"), ("text", "Yes"), loss_weight=1.0),
+        ],
+        "tools": '[{"name": "f"}]',
+    }
+    first, second = sound(read_dataset(lines(folder / "d.jsonl", record))).samples
+    assert first.messages[1]["content"] == [
+        {"type": "image_url", "image_url": {"url": str(folder / "a.png")}},
+        text("Who?"),
+    ]
+    assert (first.answer, first.thinking) == ("hm\n</think>\n\n", True)
+    assert [each["function"] for each in first.calls] == [{"name": "f", "arguments": {"x": 1}}] * 2
+    assert second.answer == "so\n</think>\n\nYes"
+
+
+def test_reasoning_is_found_in_the_text_and_in_its_own_key(folder: Path) -> None:
     reasoned = {"role": "assistant", "content": "Yes", "reasoning_content": "\nhm\n"}
     records = [
         talk("q", "<think>\nhm\n</think>\n\nYes"),
@@ -256,6 +285,13 @@ def test_thinking_is_found_in_the_text_and_beside_it(folder: Path) -> None:
     assert [sample.thinking for sample in samples] == [True, True, False, False]
     assert {sample.answer for sample in samples[:2]} == {"hm\n</think>\n\nYes"}
     assert {sample.content for sample in samples} == {sample.answer for sample in samples[2:]} == {"Yes"}
+
+
+def test_a_record_says_whether_its_reasoning_is_learnt(folder: Path) -> None:
+    reasoned = "<think>\nhm\n</think>\n\nYes"
+    records = [talk("q", reasoned, chat_template_kwargs={"enable_thinking": value}) for value in (True, False)]
+    samples = sound(read_dataset(lines(folder / "d.jsonl", *records))).samples
+    assert [(sample.thinking, sample.answer) for sample in samples] == [(True, "hm\n</think>\n\nYes"), (False, "Yes")]
 
 
 def test_only_the_last_answer_if_asked(folder: Path) -> None:
@@ -298,6 +334,17 @@ def test_the_format_can_be_given(folder: Path) -> None:
     assert "'instruction' is missing" in str(read_dataset(path, format="alpaca").problems[0])
     with pytest.raises(OptionError, match="format='share' is not a format"):
         read_dataset(path, format="share")
+
+
+def test_the_examples_of_the_page_are_read(folder: Path) -> None:
+    picture(folder, "penguin.png")
+    (folder / "clip.mp4").touch()
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    records = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    assert len(records) == 6
+    found = [sound(read_dataset(lines(folder / f"{n}.jsonl", text))) for n, text in enumerate(records)]
+    assert {each.format for each in found} == set(FORMATS)
+    assert all(sum(each.samples[-1].media.values()) == 1 for each in found)
 
 
 def test_parquet_needs_its_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

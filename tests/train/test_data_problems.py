@@ -48,6 +48,7 @@ FAULTS: list[tuple[Any, str]] = [
     (said(reasoning_content=1), "messages[1]: reasoning_content must be a string, not a number"),
     (said(weight=0.5), "messages[1]: weight=0.5 is not supported: give true or false (1 or 0)"),
     (said(loss=False), "no answer is learnt (loss or weight is 0 everywhere): remove the record"),
+    (said(tool_calls=1), "messages[1].tool_calls must be a list of calls, not a number"),
     (said(function_call={}), "messages[1]: 'function_call' is the old form of a tool call: write it as 'tool_calls'"),
     (talk("q", "a", images=3), "'images' must be a list of paths, URLs or data URIs, not a number"),
     (talk("<image>", "a", images=[3]), "images[0] must be a path, a URL or a data URI, not a number"),
@@ -60,7 +61,10 @@ FAULTS: list[tuple[Any, str]] = [
     (talk("q", "a", tools=["{"]), "tools[0] is not JSON"),
     (talk("q", "a", objects={"bbox": [[1, 2, 3, 4]]}), "'objects' (places for <ref-object> and <bbox>) are not filled"),
     (talk("q", "a", audios=["a.wav"]), "'audios': the model does not hear: remove it"),
-    (talk("q", "a", chat_template_kwargs={"x": 1}), "'chat_template_kwargs' of one record are not supported"),
+    (talk("q", "a", chat_template_kwargs=1), "'chat_template_kwargs' must be an object, not a number"),
+    (talk("q", "a", chat_template_kwargs={"x": 1}), "chat_template_kwargs: 'x' of one record is not supported"),
+    (talk("q", "a", chat_template_kwargs={"enable_thinking": 1}), "enable_thinking=1 is not supported"),
+    (talk("q", "a", chat_template_kwargs={"enable_thinking": True}), "answer 1 has no reasoning, but"),
     ({"messages": [{"role": "user", "content": "q"}], "answers": "a"}, "'answers' must be a list of texts"),
     # parts
     (parts(3), "messages[0].content[0] must be an object with a 'type', not a number"),
@@ -78,6 +82,8 @@ FAULTS: list[tuple[Any, str]] = [
         {"messages": [{"role": "system", "content": [{"type": "image", "image": "a.png"}]}]},
         "messages[0].content: a message of the system holds a part of type 'image': put it into a message of the user",
     ),
+    (said(content=[{"type": "reasoning", "value": 1}]), "messages[1].content[0]: its reasoning must be a string"),
+    (said(loss_weight=0.5), "messages[1]: loss_weight=0.5 is not supported"),
     (said(content=[{"type": "image", "image": "a.png"}]), "the model writes text alone: remove it"),
     # placeholders and files
     (talk("<image>", "a"), "1 <image> placeholder in the questions, but 0 images in 'images': write <image> once for"),
@@ -290,7 +296,7 @@ def test_the_report_counts_media_once_a_record_and_calls_back(tmp_path: Path) ->
     assert seen[-1] == (3, 3)
     facts = report.to_dict()
     assert (facts["samples"], facts["images"], facts["videos"], facts["records"]) == (3, 2, 0, 2)
-    assert facts["tokens"]["total"] == sum(len(ExampleMaker(nano())(sample).ids) for sample in found.samples)
+    assert facts["tokens"]["sample"]["sum"] == sum(len(ExampleMaker(nano())(sample).ids) for sample in found.samples)
     json.dumps(facts)
     with pytest.raises(OptionError, match="threads=0"):
         check(found, ExampleMaker(nano()), threads=0)

@@ -12,6 +12,7 @@ from data_kit import lines, nano, picture, talk
 
 from pocketvlm.errors import CheckpointError, DataError, OptionError
 from pocketvlm.processor import ChatTemplate, Processor, pack_pixel_values
+from pocketvlm.processor.messages import read_messages
 from pocketvlm.train.data import read_dataset
 from pocketvlm.train.examples import ExampleMaker, TooLongError
 from pocketvlm.train.rendering import spans
@@ -19,6 +20,20 @@ from pocketvlm.train.sample import IGNORED, Sample
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "description": "<é>"}}]
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo", "days": [1, 2]}}}
+
+TOOL_USE = {
+    "messages": [
+        {"role": "user", "content": "Rain?"},
+        {"role": "assistant", "content": "Let me see.", "reasoning_content": "ask", "tool_calls": [CALL, CALL]},
+        {"role": "tool", "content": "yes"},
+        {"role": "assistant", "content": "", "reasoning_content": "again", "tool_calls": [CALL]},
+        {"role": "tool", "content": "yes"},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": "yes"},
+        {"role": "assistant", "content": "It rains."},
+    ],
+    "tools": TOOLS,
+}
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +92,6 @@ def compare(folder: Path, sample: Sample, **options: Any) -> None:
 def test_examples_equal_transformers(folder: Path, tmp_path: Path) -> None:
     picture(tmp_path, "a.png", (90, 60))
     picture(tmp_path, "b.png", (700, 500))
-    tool_use = {
-        "messages": [
-            {"role": "user", "content": "Rain?"},
-            {"role": "assistant", "content": "Let me see.", "reasoning_content": "ask", "tool_calls": [CALL, CALL]},
-            {"role": "tool", "content": "yes"},
-            {"role": "assistant", "content": "It rains."},
-        ],
-        "tools": TOOLS,
-    }
     records = [
         talk(
             *("<image>\nWho is it?", "A red square.\n\nOn the end"),
@@ -93,13 +99,26 @@ def test_examples_equal_transformers(folder: Path, tmp_path: Path) -> None:
             images=["a.png"],
         ),
         talk("Compare <image> with <image>.", "été 中文", images=["a.png", "b.png"]),
-        tool_use,
+        TOOL_USE,
     ]
     found = samples(tmp_path, *records)
-    assert len(found) == 6
+    assert len(found) == 8
     for sample in found:
         compare(folder, sample)
     compare(folder, found[3], downsample_mode="4x", max_slice_nums=4)
+
+
+def test_answers_with_tool_calls_are_as_the_template_writes_them(tmp_path: Path) -> None:
+    """By nano's template, which writes an empty line between a text and its calls."""
+    processor, tools = nano(), [{"type": "function", "function": {"name": "weather"}}]
+    found = samples(tmp_path, {**TOOL_USE, "tools": tools})
+    assert len(found) == 4
+    for sample in found:
+        conversation = read_messages([*sample.messages, written(sample)]).messages
+        text = processor.template.render(conversation, tools=tools, add_generation_prompt=False)
+        example = ExampleMaker(processor)(sample)
+        assert processor.tokenizer.decode(example.ids, skip_special_tokens=False) + "\n" == text
+        assert [*example.ids, *processor.tokenizer.encode_plain("\n")] == processor.tokenizer.encode_template(text)
 
 
 def test_labels_by_hand(tmp_path: Path) -> None:

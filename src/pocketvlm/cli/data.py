@@ -119,7 +119,7 @@ def check(
 
         print(json.dumps({"model": model, **report.to_dict()}, ensure_ascii=False))
     else:
-        print(_table(report))
+        print(_table(report, model))
         for sample in report.samples[: max(show, 0)]:
             print(_shown(sample, maker))
     failed = _complain(report, skip_bad, too_long != "refuse", quiet)
@@ -151,25 +151,17 @@ def _complain(report: Report, skip_bad: bool, skip_long: bool, quiet: bool) -> b
     return failed
 
 
-def _table(report: Report) -> str:
+def _table(report: Report, model: str) -> str:
     """The summary, and a table of tokens: question, answer and both."""
-    import numpy as np
-
     from pocketvlm.cli.terminal import printable
-    from pocketvlm.train.check import PERCENTILES, counted, number
+    from pocketvlm.train.check import counted, number
 
-    lines = [report.summary(), f"of {counted(report.records, 'record')}"]
+    lines = [report.summary(), f"of {counted(report.records, 'record')}, tokens of {model}"]
     if report.lengths:
-        columns = {
-            "question": [length.prompt for length in report.lengths],
-            "of it media": [length.media for length in report.lengths],
-            "answer": [length.answer for length in report.lengths],
-            "sample": [length.total for length in report.lengths],
-        }
-        rows = [["tokens", *(f"{p} %" for p in PERCENTILES), "max", "mean", "sum"]]
-        for name, values in columns.items():
-            found = [int(np.percentile(values, p, method="nearest")) for p in PERCENTILES]
-            rows.append([name, *map(number, [*found, max(values), round(sum(values) / len(values)), sum(values)])])
+        counts = report.counts()
+        heads = [f"{name[1:]} %" if name[1:].isdigit() else name for name in counts["sample"]]
+        rows = [["tokens", *heads], *([name, *map(number, found.values())] for name, found in counts.items())]
+        rows[2][0] = "of it media"
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines.append("")
         for first, *others in rows:

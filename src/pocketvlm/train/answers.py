@@ -8,6 +8,7 @@ from typing import Any
 from pocketvlm.errors import CheckpointError, DataError
 from pocketvlm.processor import Processor
 from pocketvlm.processor.guard import Segment
+from pocketvlm.train.sample import THINK_END
 
 # Spellings that become control tokens in an answer, because a model writes them itself. Others stay text.
 WRITTEN = frozenset(
@@ -46,7 +47,9 @@ class AnswerEncoder:
         """Ids of an answer without its end token. Raises DataError for tokens that no answer can have."""
         segments = self._split(text)
         if calls:
-            message = {"role": "assistant", "content": _PROBE if text.strip() else "", "tool_calls": list(calls)}
+            # The template writes an empty line between text and calls, but none after reasoning alone.
+            content = text.rpartition(THINK_END)[2]
+            message = {"role": "assistant", "content": _PROBE if content.strip() else "", "tool_calls": list(calls)}
             segments += self._without_end(self._after_probe(message))
         ids: list[int] = []
         plain = ""

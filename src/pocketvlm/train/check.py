@@ -64,6 +64,16 @@ class Report:
             parts.append(f"{counted(self.cut, 'answer')} cut at {self.max_length} tokens")
         return f"{self.format}: {', '.join(parts)}"
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Of questions, their media, answers and whole samples: percentiles of tokens, maximum, mean and sum."""
+        columns = {
+            "question": [length.prompt for length in self.lengths],
+            "media": [length.media for length in self.lengths],
+            "answer": [length.answer for length in self.lengths],
+            "sample": [length.total for length in self.lengths],
+        }
+        return {name: _statistics(values) for name, values in columns.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON data."""
         tokens = self.tokens
@@ -73,14 +83,7 @@ class Report:
             "records": self.records,
             "samples": len(self.samples),
             **self.media,
-            "tokens": {
-                "total": int(tokens.sum()),
-                "answers": sum(length.answer for length in self.lengths),
-                "media": sum(length.media for length in self.lengths),
-                "mean": round(float(tokens.mean()), 1) if len(tokens) else 0.0,
-                **{f"p{p}": int(np.percentile(tokens, p, method="nearest")) for p in PERCENTILES if len(tokens)},
-                "max": int(tokens.max(initial=0)),
-            },
+            "tokens": self.counts(),
             "longest": None if longest is None else self.samples[longest].place,
             "max_length": self.max_length,
             "cut": self.cut,
@@ -88,6 +91,13 @@ class Report:
             "too_long": [str(problem) for problem in self.too_long],
             "warnings": [str(problem) for problem in self.warnings],
         }
+
+
+def _statistics(values: Sequence[int]) -> dict[str, int]:
+    if not values:
+        return {}
+    found = {f"p{p}": int(np.percentile(values, p, method="nearest")) for p in PERCENTILES}
+    return {**found, "max": max(values), "mean": round(sum(values) / len(values)), "sum": sum(values)}
 
 
 def number(value: int) -> str:

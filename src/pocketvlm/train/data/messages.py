@@ -30,14 +30,18 @@ def read_message(message: Any, where: str, layout: Layout, columns: Columns) -> 
     if given.get("function_call") is not None:
         raise DataError(f"{where}: 'function_call' is the old form of a tool call: write it as 'tool_calls'")
     result: dict[str, Any] = {"role": role, "learn": _learn(given, where)}
-    calls = given.get("tool_calls")
+    calls, content = given.get("tool_calls") or [], given.get(content_key)
+    if not isinstance(calls, list):
+        raise DataError(f"{where}.tool_calls must be a list of calls, not {kind_of(calls)}")
+    reasoning = next((given[key] for key in _REASONING if key in given), None)
+    if role == "assistant" and isinstance(content, list):
+        content, thought, more = _split_parts(content, f"{where}.{content_key}")
+        calls, reasoning = [*calls, *more], reasoning or thought
     if calls:
         result["tool_calls"] = calls
-    content = given.get(content_key)
     if content is None and not (role == "assistant" and calls):
         raise DataError(f"{where}: {content_key!r} is missing: give the text of the {role}")
     result["content"] = _content("" if content is None else content, f"{where}.{content_key}", role, columns)
-    reasoning = next((given[key] for key in _REASONING if key in given), None)
     if reasoning is not None:
         if not isinstance(reasoning, str):
             raise DataError(f"{where}: reasoning_content must be a string, not {kind_of(reasoning)}")
@@ -59,8 +63,8 @@ def _keys(given: Mapping[str, Any], where: str, layout: Layout) -> tuple[str, st
 
 
 def _learn(given: Mapping[str, Any], where: str) -> bool:
-    """Whether an answer is learnt: `loss` of ms-swift, `weight` of OpenAI."""
-    for key in ("loss", "weight", "loss_scale"):
+    """Whether an answer is learnt: `loss` of ms-swift, `weight` of OpenAI, `loss_weight` of LLaMA-Factory."""
+    for key in ("loss", "weight", "loss_weight", "loss_scale"):
         value = given.get(key)
         if value is None:
             continue
@@ -84,6 +88,25 @@ def _content(content: Any, where: str, role: str, columns: Columns) -> str | lis
     return parts
 
 
+def _split_parts(content: list[Any], where: str) -> tuple[list[Any], str | None, list[dict[str, Any]]]:
+    """An answer's parts of text and media, its reasoning, and its tool calls, which LLaMA-Factory writes as parts."""
+    texts: list[Any] = []
+    thoughts: list[str] = []
+    calls: list[dict[str, Any]] = []
+    for index, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "tool_call":
+            calls += call_of(part.get("value"), f"{where}[{index}]")
+        elif kind in ("reasoning", "thinking"):
+            thought = part.get("value", part.get(kind, part.get("text")))
+            if not isinstance(thought, str):
+                raise DataError(f"{where}[{index}]: its reasoning must be a string, not {kind_of(thought)}")
+            thoughts.append(thought)
+        else:
+            texts.append(part)
+    return texts, "\n".join(thoughts) if thoughts else None, calls
+
+
 def _part(part: Any, where: str, columns: Columns) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
@@ -91,6 +114,8 @@ def _part(part: Any, where: str, columns: Columns) -> dict[str, Any]:
         raise DataError(f"{where} must be an object with a 'type', not {kind_of(part)}")
     given = {str(key): value for key, value in part.items() if value is not None}
     kind = given.pop("type", None)
+    if "value" in given and isinstance(kind, str):  # the key of LLaMA-Factory's newer format, for every type
+        given.setdefault("text" if kind in _TEXT else kind, given.pop("value"))
     if kind in _TEXT:
         text = given.get("text")
         if not isinstance(text, str):

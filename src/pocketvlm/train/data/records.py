@@ -15,17 +15,21 @@ from pocketvlm.train.data.messages import call_of, read_message, read_tools
 # Keys that this module reads; all others are extra.
 _USED = frozenset(
     "messages conversations instruction input output history query response prompt completion system tools".split()
-    + "images image videos video".split()
+    + "images image videos video chat_template_kwargs".split()
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A record in one form. messages: with the key `learn` in each; extra: the other keys of the record."""
+    """A record in one form. messages: with the key `learn` in each; extra: the other keys of the record.
+
+    thinking: False drops the reasoning of its answers, True demands it, None takes answers as they are.
+    """
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]]
     extra: Mapping[str, Any]
+    thinking: bool | None = None
 
 
 def read_conversation(record: Mapping[str, Any], form: Format, layout: Layout, folders: Folders) -> Conversation:
@@ -53,7 +57,8 @@ def read_conversation(record: Mapping[str, Any], form: Format, layout: Layout, f
     columns.check()
     extra = {key: value for key, value in record.items() if key not in {*_USED, *layout.columns.values()}}
     _answer_of_list(messages, extra)
-    return Conversation(messages, read_tools(layout.get(record, "tools"), layout.key("tools")), extra)
+    tools = read_tools(layout.get(record, "tools"), layout.key("tools"))
+    return Conversation(messages, tools, extra, _thinking(record))
 
 
 def _refuse(record: Mapping[str, Any]) -> None:
@@ -67,11 +72,22 @@ def _refuse(record: Mapping[str, Any]) -> None:
     for key in ("audios", "audio"):
         if record.get(key):
             raise DataError(f"{key!r}: the model does not hear: remove it")
-    if record.get("chat_template_kwargs"):
+
+
+def _thinking(record: Mapping[str, Any]) -> bool | None:
+    """Whether the record says that its answers have reasoning: `enable_thinking` of chat_template_kwargs."""
+    given = record.get("chat_template_kwargs") or {}
+    if not isinstance(given, Mapping):
+        raise DataError(f"'chat_template_kwargs' must be an object, not {kind_of(given)}")
+    other = next((key for key in given if key != "enable_thinking"), None)
+    if other is not None:
         raise DataError(
-            "'chat_template_kwargs' of one record are not supported: remove them (reasoning is learnt where an answer "
-            "has it), or give template_kwargs for all records"
+            f"chat_template_kwargs: {other!r} of one record is not supported: give template_kwargs for all records"
         )
+    value = given.get("enable_thinking")
+    if value is not None and not isinstance(value, bool):
+        raise DataError(f"chat_template_kwargs: enable_thinking={value!r} is not supported: give true or false")
+    return value
 
 
 def _columns(record: Mapping[str, Any], layout: Layout, folders: Folders) -> Columns:

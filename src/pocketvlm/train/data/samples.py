@@ -32,6 +32,10 @@ def samples_of(talk: Conversation, place: str, strict: bool, turns: Turns = "all
             continue
         where = f"answer {sum(each['role'] == 'assistant' for each in talk.messages[: index + 1])}"
         answer, thinking = _answer(message, where)
+        if talk.thinking and not thinking and message["learn"]:
+            raise DataError(f"{where} has no reasoning, but chat_template_kwargs says enable_thinking=true: add it")
+        if talk.thinking is False and thinking:
+            answer, thinking = answer.split(f"{THINK_END}\n\n", 1)[1], False
         if message["learn"]:
             before = [_plain(each) for each in talk.messages[:index]]
             calls = tuple(message.get("tool_calls", ()))
