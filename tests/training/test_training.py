@@ -213,7 +213,7 @@ def test_the_adapter_is_pefts_and_ours(make_data: DataMaker, tmp_path: Path) -> 
     for name, update in adapter.updates.items():
         change = merged[name].numpy() - before[name].numpy()
         assert np.allclose(change, update.scale * update.b @ update.a, atol=1e-5), name
-        assert np.abs(change).max() > 0, name
+        assert np.abs(change).max() > 0 or "vit_merger" in name, name  # which does not run in 4x
 
 
 def test_a_better_step_than_the_last_is_the_result(make_data: DataMaker, tmp_path: Path) -> None:
