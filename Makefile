@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 
 SOURCES := pyproject.toml CMakeLists.txt $(shell find native -type f)
 
-.PHONY: demo ui test test-ui test-full test-long test-formats test-clients test-scale lint types pytest native-test neon neon-if-present sanitize docs bench clean
+.PHONY: demo ui test test-ui test-full test-long test-formats test-train test-clients test-scale lint types pytest native-test neon neon-if-present sanitize docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/pocketvlm run nano -i examples/penguin.png -p "Describe this image."
@@ -33,7 +33,7 @@ types: $(VENV)/.developed
 	$(BIN)/mypy
 
 pytest: $(VENV)/.developed
-	$(BIN)/pytest -m "not full and not long and not clients and not formats and not scale"
+	$(BIN)/pytest -m "not full and not long and not clients and not formats and not scale and not train"
 	$(BIN)/pytest -m "full and not long"
 
 # The real checkpoint's shape, random weights, about 12 GB of memory: what `make test` does of it, and three longer cases.
@@ -44,7 +44,7 @@ test-full: $(VENV)/.developed
 # new random examples for every test that draws some (`make test` draws the same ones each time).
 test-long: $(VENV)/.developed
 	$(BIN)/pytest -m "long and not full" --durations=0 --hypothesis-profile=new
-	$(BIN)/pytest -m "not full and not long and not clients and not formats and not scale" --hypothesis-profile=new $$(grep -rlE --include="test_*.py" "^(import|from) hypothesis" tests)
+	$(BIN)/pytest -m "not full and not long and not clients and not formats and not scale and not train" --hypothesis-profile=new $$(grep -rlE --include="test_*.py" "^(import|from) hypothesis" tests)
 
 # Clusters of several nodes on this machine, and the steps of the container: installs Ray.
 test-scale: $(VENV)/.scaled
@@ -57,6 +57,10 @@ $(VENV)/.scaled: $(VENV)/.developed
 # Quantized checkpoints against the libraries that wrote them.
 test-formats: $(VENV)/.formats build/formats/.unpacked
 	$(BIN)/pytest -m formats --durations=0
+
+# Training, on nano: the loop against a plain one of transformers and peft, resuming, two processes, and the tutorial as written.
+test-train: $(VENV)/.trained
+	$(BIN)/pytest -m train --durations=0
 
 # Packages that are read by path, since they no longer install beside a new PyTorch, or ask for much that tests do not use.
 DOWNLOAD = $(BIN)/python -m pip download --quiet --no-deps --dest $(@D)
@@ -159,6 +163,10 @@ $(VENV)/.benched: $(VENV)/.developed
 $(VENV)/.formats: $(VENV)/.developed
 	CMAKE_ARGS=-DGGML_NATIVE=OFF $(BIN)/python -m pip install --quiet --no-cache-dir --constraint constraints.txt llama-cpp-python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,formats]"
+	@touch $@
+
+$(VENV)/.trained: $(VENV)/.developed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,train,report]"
 	@touch $@
 
 $(VENV)/.developed: $(BIN)/python $(SOURCES) constraints.txt

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from pocketvlm.api.converting import convert_model as convert_model
     from pocketvlm.api.evaluation import Evaluation as Evaluation
     from pocketvlm.api.evaluation import evaluate as evaluate
+    from pocketvlm.api.finetuning import finetune as finetune
     from pocketvlm.api.llm import LLM as LLM
     from pocketvlm.api.llm import LoRARequest as LoRARequest
     from pocketvlm.api.merging import MergeResult as MergeResult
     from pocketvlm.api.merging import merge_adapter as merge_adapter
     from pocketvlm.api.quantizing import quantize_model as quantize_model
+    from pocketvlm.api.training_run import FinetuneResult as FinetuneResult
     from pocketvlm.errors import BackendError as BackendError
     from pocketvlm.errors import CheckpointError as CheckpointError
     from pocketvlm.errors import ConfigError as ConfigError
@@ -50,9 +52,11 @@ _HOMES = {
     "pocketvlm.api.comparison": ("Comparison",),
     "pocketvlm.api.converting": ("convert_model",),
     "pocketvlm.api.evaluation": ("Evaluation", "evaluate"),
+    "pocketvlm.api.finetuning": ("finetune",),
     "pocketvlm.api.llm": ("LLM", "LoRARequest"),
     "pocketvlm.api.merging": ("MergeResult", "merge_adapter"),
     "pocketvlm.api.quantizing": ("quantize_model",),
+    "pocketvlm.api.training_run": ("FinetuneResult",),
     "pocketvlm.errors": (
         "BackendError",
         "CheckpointError",

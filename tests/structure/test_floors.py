@@ -13,12 +13,13 @@ from source_tree import Import, all_imports, imports, modules, part_of
 # Outside module -> the only places in the package that may import it (dotted prefixes). Nothing else may be imported.
 PLACES: dict[str, tuple[str, ...]] = {
     "PIL": ("processor",),
+    "accelerate": ("train",),
     "av": ("processor",),
     "fastapi": ("server",),
     "huggingface_hub": ("checkpoint.download",),
     "jinja2": ("processor",),
     "llguidance": ("guided",),
-    "matplotlib": ("bench.load.plot", "bench.comparison.plot"),
+    "matplotlib": ("bench.load.plot", "bench.comparison.plot", "train.plot"),
     "numpy": (
         *(
             "types",
@@ -39,6 +40,7 @@ PLACES: dict[str, tuple[str, ...]] = {
         ),
         *("interfaces", "bench", "ray"),
     ),
+    "peft": ("train",),
     "pillow_heif": ("processor.decode",),
     "prometheus_client": ("server.metrics",),
     "prompt_toolkit": ("cli.chatting.editor",),
@@ -52,6 +54,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "starlette": ("ray.ingress", "server"),
     "tokenizers": ("processor",),
     "torch": ("backends.torch", "train"),
+    "transformers": ("train",),
     "tqdm": ("checkpoint.download",),
     "typer": ("cli",),
     "uvicorn": ("server",),

@@ -25,6 +25,7 @@ from pocketvlm.cli.compare import compare
 from pocketvlm.cli.convert import convert
 from pocketvlm.cli.evaluate import eval_
 from pocketvlm.cli.failure import FAILED, report, warn
+from pocketvlm.cli.finetune import finetune
 from pocketvlm.cli.info import info
 from pocketvlm.cli.merge import merge
 from pocketvlm.cli.notices import Notices, clean_stderr, clean_warnings
@@ -98,7 +99,23 @@ def _root(
         print(ctx.get_help())
 
 
-for _function in (run, chat, serve, info, tokens, bench, bench_serve, pull, quantize, convert, merge, compare, eval_):
+_COMMANDS = (
+    run,
+    chat,
+    serve,
+    info,
+    tokens,
+    bench,
+    bench_serve,
+    pull,
+    quantize,
+    convert,
+    compare,
+    eval_,
+    finetune,
+    merge,
+)
+for _function in _COMMANDS:
     _python_name = _function.__name__.rstrip("_")
     _name = _python_name.replace("_", " ")
     app.command(

@@ -29,8 +29,11 @@ class LongWork(Activity):
         self._clock = clock
         self._stage, self._began, self._written = "", 0.0, 0.0
 
-    def step(self, stage: str, done: float, total: float, seconds_left: float | None = None) -> None:
-        """Report the work done of a stage. seconds_left: of all the work; None estimates those of the stage."""
+    def step(self, stage: str, done: float, total: float, seconds_left: float | None = None, figures: str = "") -> None:
+        """Report the work done of a stage. seconds_left: of all the work; None estimates those of the stage.
+
+        figures: what else is worth knowing of the work so far.
+        """
         now = self._clock()
         if begins := stage != self._stage:
             self._stage, self._began, self._written = stage, now, now - INTERVAL
@@ -38,12 +41,13 @@ class LongWork(Activity):
         if seconds_left is None and total and done >= _MIN_SHARE * total:
             seconds_left = (now - self._began) * (total - done) / done
         left = "" if seconds_left is None or done >= total else f", {duration(seconds_left)} left"
+        figures = f", {figures}" if figures else ""
         shown = (int(done), int(total)) if in_bytes or not total else (int(1000 * done / total), 1000)
-        self.say(words, *shown, in_bytes, left)
+        self.say(words, *shown, in_bytes, figures + left)
         if self._lines and now - self._written >= INTERVAL:
             self._written = now
             size = f" of {readable_size(total)}" if in_bytes else ""
-            share = f": {done / total:.0%}{size}{left}" if total and not begins else ""
+            share = f": {done / total:.0%}{size}{figures}{left}" if total and not begins else ""
             print(printable(f"{words}{share}"), file=sys.stderr, flush=True)
 
 

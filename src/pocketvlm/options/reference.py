@@ -7,6 +7,7 @@ from pocketvlm.options.media import ImageOptions, VideoOptions
 from pocketvlm.options.option import Definition, definitions
 from pocketvlm.options.request import AdapterOptions, TemplateOptions, TextOptions
 from pocketvlm.options.sampling import SamplingParams
+from pocketvlm.options.training import TrainingOptions
 
 _INTRODUCTION = """\
 # Options
@@ -33,6 +34,7 @@ _TABLES = (
     ("Adapter", AdapterOptions),
     ("Text of the answer", TextOptions),
     ("Loading a model", LoadOptions),
+    ("Training: of `finetune`", TrainingOptions),
 )
 
 
