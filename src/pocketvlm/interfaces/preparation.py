@@ -51,7 +51,7 @@ class RequestBuilder:
     ) -> None:
         self.model = model
         self.limits = limits
-        self.names = tuple(names) or (_name(model.name),)
+        self.names = tuple(names) or (model_name(model.name),)
         context = model.checkpoint.model.text.max_position_embeddings
         self.max_model_len = min(max_model_len or context, context)
         self.weights = str(model.ops.describe().get("weights", "")).partition(" ")[0]
@@ -223,6 +223,6 @@ def _fingerprint(digest: str, model: Model) -> str:
     return f"fp_{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
 
 
-def _name(model: str) -> str:
+def model_name(model: str) -> str:
     """What requests call a model: the name it was loaded by, of a directory its last part."""
     return Path(model).resolve().name if Path(model).is_dir() else model
