@@ -145,8 +145,9 @@ def convert(schema: Any, value: Any) -> Any:
     kind = json_type(schema)
     if kind == "json":
         return json.dumps(value, ensure_ascii=False)
-    if kind == "array" and isinstance(value, list):
-        return [convert(schema["items"], each) for each in value]
-    if kind == "object" and isinstance(value, Mapping):
-        return {name: convert(each, value.get(name)) for name, each in schema["properties"].items()}
+    if kind == "array":
+        return [convert(schema["items"], each) for each in value] if isinstance(value, list) else None
+    if kind == "object":
+        fields = schema["properties"].items()
+        return {name: convert(each, value.get(name)) for name, each in fields} if isinstance(value, Mapping) else None
     return value
