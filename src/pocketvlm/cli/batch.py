@@ -113,8 +113,6 @@ def batch(
     sampling, loading = options.given(values, SamplingParams), options.given(values, LoadOptions)
     options.check(sampling, loading)
     try:
-        import pydantic  # noqa: F401
-
         from pocketvlm.jobs import parquet
         from pocketvlm.jobs.output import Output
         from pocketvlm.jobs.rows import columns_for

@@ -16,7 +16,7 @@ from pocketvlm.jobs.sources.bodies import CHAT, Template, chat_body
 from pocketvlm.jobs.sources.source import Skip, file_digest
 from pocketvlm.suggest import nearest
 
-csv.field_size_limit(128 << 20)
+_MAX_CELL = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class Csv:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        csv.field_size_limit(_MAX_CELL)
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 self.columns = next(csv.reader(file), [])
