@@ -146,7 +146,6 @@ def batch(
         work = Work(
             source,
             found,
-            directory,
             defaults,
             concurrency,
             workers=_workers(),
@@ -167,7 +166,7 @@ def batch(
         loaded = load(model, progress=activity.loading(model), max_seqs=concurrency, **loading)
         names = (model_name(loaded.name), *(served_model_name or ()))
         try:
-            ended = run(loaded, work, journal, lambda progress: _report(activity, progress), names=names)
+            ended = run(loaded, work, directory, journal, lambda progress: _report(activity, progress), names=names)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the same command goes on where this one stopped") from None
         progress = None

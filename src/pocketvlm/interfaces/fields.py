@@ -13,7 +13,7 @@ from pocketvlm.errors import OptionError
 Verdict = Literal["refused", "ignored"]
 
 CHAT, COMPLETIONS, RESPONSES = "chat", "completions", "responses"
-MESSAGES, OLLAMA, TOKENS, FILES = "messages", "ollama", "tokens", "files"
+MESSAGES, OLLAMA, TOKENS, FILES, BATCHES = "messages", "ollama", "tokens", "files", "batches"
 OPENAI = (CHAT, COMPLETIONS, RESPONSES)
 
 _MAX_NAMES = 40

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.api import Model
+from pocketvlm.engine.request import BACKGROUND
 from pocketvlm.interfaces.pending import PendingAnswer
 from pocketvlm.interfaces.responder import Responder, Response
 from pocketvlm.jobs.journal import Journal
@@ -40,17 +41,17 @@ def default_workers() -> int:
 class Work:
     """What to do with the lines of a job.
 
-    directory: where relative paths begin. concurrency: requests in the engine at once. workers: threads that decode
-    pictures. max_retries: further attempts after failures that may pass.
+    concurrency: requests in the engine at once. workers: threads that decode pictures. max_retries: further attempts
+    after failures that may pass. background: whether other requests come first, in the engine and on the processors.
     """
 
     source: Source
     survey: Survey
-    directory: Path
     defaults: Defaults = field(default_factory=Defaults)
     concurrency: int = 16
     workers: int = 2
     max_retries: int = 3
+    background: bool = False
 
     @property
     def in_flight(self) -> int:
@@ -65,7 +66,7 @@ class _Attempt:
 
 
 class Runner:
-    """Runs one job on a model whose driver has a thread of its own."""
+    """Runs one job on a model whose driver has a thread of its own. cpu: held while a thread decodes and tokenizes."""
 
     def __init__(self, model: Model, responder: Responder, work: Work, journal: Journal, cpu: threading.Semaphore):
         self._model, self._responder, self._work, self._journal = model, responder, work, journal
@@ -76,14 +77,18 @@ class Runner:
         self.progress = Progress(work.survey.count, before=len(journal))
 
     def run(self, report: Callable[[Progress], None], closing: threading.Event) -> None:
-        """Answer all lines that are not finished. An exception ends what runs; the journal has what was finished."""
+        """Answer all lines that are not finished; the journal has what was finished, whatever happens.
+
+        Setting `closing`, and any exception, ends what runs. It is set in the end.
+        """
         progress = self.progress
         progress.engine(self._model.driver.stats())
         lines = self._lines()
-        pool = ThreadPoolExecutor(min(_FETCHERS, self._work.in_flight), "pocketvlm-prepare")
+        threads, background = min(_FETCHERS, self._work.in_flight), self._work.background
+        pool = ThreadPoolExecutor(threads, "pocketvlm-prepare", _yield_processor if background else None)
         running, reported, more = 0, 0.0, True
         try:
-            while True:
+            while not closing.is_set():
                 while more and running < self._work.in_flight:
                     line = next(lines, None)
                     if line is None:
@@ -93,7 +98,7 @@ class Runner:
                         running += 1
                 if not running:
                     break
-                self._pending = {pending for pending in list(self._pending) if not pending.ended}
+                self._pending.difference_update([pending for pending in list(self._pending) if pending.ended])
                 for attempt, response in self._arrived():
                     if self._again(attempt, response):
                         continue
@@ -107,9 +112,9 @@ class Runner:
                     report(progress)
         finally:
             closing.set()
+            pool.shutdown(cancel_futures=True)
             for pending in list(self._pending):
                 pending.cancel()
-            pool.shutdown(cancel_futures=True)
             progress.engine(self._model.driver.stats())
             progress.ended = time.monotonic()
 
@@ -131,7 +136,8 @@ class Runner:
         try:
             with self._cpu:
                 request_id = self._journal.result_id(line.number).removeprefix("batch_req_")
-                pending = self._responder.submit(line.url, line.body, done, request_id)
+                priority = BACKGROUND if self._work.background else None
+                pending = self._responder.submit(line.url, line.body, done, request_id, priority=priority)
             if pending is not None:
                 self._pending.add(pending)
         except Exception as error:  # a fault of ours ends the line, not the job
@@ -165,21 +171,28 @@ class Runner:
         self.progress.count(answer)
 
 
+def _yield_processor() -> None:
+    """Let other threads of this machine go first."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
 def run(
     model: Model,
     work: Work,
+    directory: Path,
     open_journal: Callable[[str], Journal | None],
     report: Callable[[Progress], None],
     **options: Any,
 ) -> tuple[Journal, Progress] | None:
     """Answer the lines of a job with a model, which is closed afterwards; the caller closes the journal.
 
-    open_journal: gets the digest of checkpoint and weights; None where the job is complete. options: of
-    `RequestBuilder`. Raises JournalError, InputError and OSError; an interrupted job goes on with the next call.
+    directory: where relative paths begin. open_journal: gets the digest of checkpoint and weights; None where the job
+    is complete. options: of `RequestBuilder`. Raises JournalError, InputError and OSError; then the next call goes on.
     """
     cpu, closing = threading.Semaphore(work.workers), threading.Event()
     limits = MediaLimits()
-    files = MediaFiles(work.directory, limits, work.max_retries, cpu, closing)
+    files = MediaFiles(directory, limits, work.max_retries, cpu, closing)
     responder = Responder(model, read_media=files, limits=limits, paths=True, **options)
     try:
         journal = open_journal(responder.digest)

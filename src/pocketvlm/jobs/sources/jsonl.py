@@ -16,8 +16,9 @@ _CHUNK = 1 << 20
 class JsonLines:
     """A file of JSON lines. Blank lines are left out; numbers count them."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, max_line: int | None = None) -> None:
+        """max_line: maximum bytes of a line, MAX_LINE if it is None."""
+        self._path, self._max_line = path, max_line or MAX_LINE
 
     def digest(self) -> str:
         """Of the file's content."""
@@ -30,10 +31,10 @@ class JsonLines:
     def lines(self, skip: Skip) -> Iterator[Line]:
         """A line that cannot be read is a line with a problem."""
         with self._path.open("rb") as file:
-            number = 0
-            while data := file.readline(MAX_LINE + 1):
+            number, maximum = 0, self._max_line
+            while data := file.readline(maximum + 1):
                 number += 1
-                long = len(data) > MAX_LINE and not data.endswith(b"\n")
+                long = len(data) > maximum and not data.endswith(b"\n")
                 while long and (rest := file.readline(_CHUNK)):
                     if rest.endswith(b"\n"):
                         break
@@ -42,7 +43,7 @@ class JsonLines:
                 if skip(number) or not data.strip():
                     continue
                 if long:
-                    message = f"line {number}: a line has at most {MAX_LINE} bytes: name large files by path or URL"
-                    yield Line(number, None, problem=Problem("line_too_long", message), size=MAX_LINE)
+                    message = f"line {number}: a line has at most {maximum} bytes: name large files by path or URL"
+                    yield Line(number, None, problem=Problem("line_too_long", message), size=maximum)
                     continue
                 yield read_line(number, data)
