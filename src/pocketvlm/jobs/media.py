@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -12,6 +14,16 @@ from pocketvlm.processor.fetch import UnavailableError, fetch
 from pocketvlm.processor.limits import MediaLimits
 
 _FIRST_PAUSE = 0.5  # seconds before the second attempt; each further pause is twice as long
+
+
+@contextmanager
+def released(cpu: threading.Semaphore) -> Iterator[None]:
+    """A block in which another thread may have the permit that this thread holds."""
+    cpu.release()
+    try:
+        yield
+    finally:
+        cpu.acquire()
 
 
 class MediaFiles:
@@ -34,11 +46,8 @@ class MediaFiles:
             raise ImageError(f"{where}: file_id={value[:80]!r} is a file of a server: give a path or a URL here")
         scheme = "" if source.kind == "path" else value.split(":", 1)[0].lower()
         if scheme in ("http", "https"):
-            self._cpu.release()
-            try:
+            with released(self._cpu):
                 return self._fetch(value, where)
-            finally:
-                self._cpu.acquire()
         if scheme not in ("", "file"):
             raise ImageError(f"{where}: {scheme}: is not supported: give a path, or an https, http, data or file URL")
         return self._read(value, where, scheme == "file")

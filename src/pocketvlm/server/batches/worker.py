@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 from pocketvlm.api import Model
@@ -15,6 +16,7 @@ from pocketvlm.interfaces.preparation import RequestBuilder
 from pocketvlm.interfaces.responder import Responder
 from pocketvlm.jobs.journal import Journal, JournalError
 from pocketvlm.jobs.line import Line, Problem
+from pocketvlm.jobs.media import released
 from pocketvlm.jobs.progress import Progress
 from pocketvlm.jobs.run import Runner, Work
 from pocketvlm.jobs.sources.jsonl import JsonLines
@@ -150,15 +152,20 @@ class Worker:
 
     def _answer(self, batch: Batch, source: JsonLines, found: Survey, journal: Journal) -> None:
         """Answer the lines until all are done, or the batch is cancelled or expires, or the server closes."""
-        settings = self._settings
+        settings, cpu = self._settings, threading.Semaphore(1)
+
+        def read(media: MediaSource) -> bytes:
+            with released(cpu) if media.kind == "url" else nullcontext():
+                return self._get_media(media, batch.owner)
+
         responder = Responder(
             self._model,
-            read_media=lambda media: self._get_media(media, batch.owner),
+            read_media=read,
             strict=settings.strict,
             max_n=settings.max_n,
             builder=self._builder,
         )
-        work = Work(source, found, concurrency=settings.max_seqs, workers=1, background=True)
+        work = Work(source, found, concurrency=settings.max_seqs, background=True)
 
         def report(progress: Progress) -> None:
             batch.completed, batch.failed = len(journal) - journal.failed, journal.failed
@@ -166,7 +173,7 @@ class Worker:
                 self._stop.set()
 
         try:
-            Runner(self._model, responder, work, journal, threading.Semaphore(work.workers)).run(report, self._stop)
+            Runner(self._model, responder, work, journal, cpu).run(report, self._stop)
         finally:
             batch.completed, batch.failed = len(journal) - journal.failed, journal.failed
 
