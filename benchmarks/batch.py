@@ -27,7 +27,7 @@ import numpy as np
 
 import pocketvlm
 from pocketvlm.engine.request import Request
-from pocketvlm.interfaces.preparation import model_name
+from pocketvlm.interfaces.preparation import served_name
 from pocketvlm.jobs.output import Output
 from pocketvlm.jobs.run import Work, run
 from pocketvlm.jobs.sources.bodies import Defaults
@@ -137,7 +137,9 @@ def job(options: argparse.Namespace, folder: Path, out: Path, workers: int) -> t
     model = load(options)
     warm = model.ask("x", [str(next(folder.iterdir()))], max_tokens=2)
     assert warm.finish_reason == "length"
-    ended = run(model, work, folder, lambda _: output.open(found.last), lambda _: None, names=(model_name(model.name),))
+    ended = run(
+        model, work, folder, lambda _: output.open(found.last), lambda _: None, names=(served_name(model.name),)
+    )
     assert ended is not None
     journal, progress = ended
     assert journal.failed == 0

@@ -31,5 +31,7 @@ def hidden_rows(network: MiniCPMV, prompts: Sequence[Prompt]) -> Array:
 
 def logits(network: MiniCPMV, rows: Array) -> Array:
     """Logits [n, vocab] of hidden rows [n, hidden]."""
-    found: Array = text.head(network.backend, network.weights, network.config.text.rms_norm_eps, rows)
+    found: Array = text.head(
+        network.backend, network.weights.norm, network.weights.lm_head, network.config.text.rms_norm_eps, rows
+    )
     return found

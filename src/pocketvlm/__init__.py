@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from pocketvlm.api.comparison import Comparison as Comparison
     from pocketvlm.api.converting import convert_model as convert_model
     from pocketvlm.api.llm import LLM as LLM
+    from pocketvlm.api.llm import LoRARequest as LoRARequest
+    from pocketvlm.api.merging import MergeResult as MergeResult
+    from pocketvlm.api.merging import merge_adapter as merge_adapter
     from pocketvlm.api.quantizing import quantize_model as quantize_model
     from pocketvlm.errors import BackendError as BackendError
     from pocketvlm.errors import CheckpointError as CheckpointError
@@ -44,7 +47,8 @@ _HOMES = {
     "pocketvlm.api.comparing": ("compare_models",),
     "pocketvlm.api.comparison": ("Comparison",),
     "pocketvlm.api.converting": ("convert_model",),
-    "pocketvlm.api.llm": ("LLM",),
+    "pocketvlm.api.llm": ("LLM", "LoRARequest"),
+    "pocketvlm.api.merging": ("MergeResult", "merge_adapter"),
     "pocketvlm.api.quantizing": ("quantize_model",),
     "pocketvlm.errors": (
         "BackendError",

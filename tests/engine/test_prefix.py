@@ -157,9 +157,9 @@ def replace_encode(model: MiniCPMV, seen: list[object]) -> MiniCPMV:
     class Listening:
         config, backend = model.config, model.backend
 
-        def encode(self, views: object) -> object:
+        def encode(self, views: object, adapters: object = ()) -> object:
             seen.append(views)
-            return model.encode(views)  # type: ignore[arg-type]
+            return model.encode(views, adapters)  # type: ignore[arg-type]
 
     return Listening()  # type: ignore[return-value]
 

@@ -28,6 +28,7 @@ from pocketvlm.options.reference import reference
 from pocketvlm.options.request import (
     PROCESSOR_OPTIONS,
     REQUEST_OPTIONS,
+    AdapterOptions,
     MediaKeywords,
     RequestKeywords,
     TemplateOptions,
@@ -39,7 +40,7 @@ from pocketvlm.server.settings import Settings
 
 DOCS = Path(__file__).parents[2] / "docs"
 PACKAGE = Path(api.__file__).parents[1]
-REQUEST = (SamplingParams, ImageOptions, VideoOptions, TemplateOptions, TextOptions)
+REQUEST = (SamplingParams, ImageOptions, VideoOptions, TemplateOptions, AdapterOptions, TextOptions)
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 # What each command takes, and the dataclasses whose options all appear there.
 TAKEN = {"run": REQUEST, "chat": REQUEST, "tokens": (ImageOptions, VideoOptions), "serve": (Settings, LoadOptions)}

@@ -14,6 +14,7 @@ OPERATIONS = [
     ("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("POST", "/v1/responses"), ("POST", "/v1/messages"),
     ("POST", "/v1/messages/count_tokens"), ("POST", "/api/chat"), ("POST", "/api/generate"), ("POST", "/api/show"),
     ("POST", "/api/pull"),
+    ("POST", "/v1/load_lora_adapter"), ("POST", "/v1/unload_lora_adapter"),
     ("POST", "/tokenize"), ("POST", "/detokenize"), ("POST", "/v1/files"), ("GET", "/v1/files/{file_id}"),
     ("DELETE", "/v1/files/{file_id}"), ("GET", "/v1/models/{name}"),
 ]  # fmt: skip

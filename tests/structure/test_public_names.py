@@ -20,6 +20,8 @@ PUBLIC = [
     "ImageInfo",
     "InputError",
     "LLM",
+    "LoRARequest",
+    "MergeResult",
     "Model",
     "NewlineNormalizer",
     "OptionError",
@@ -39,6 +41,7 @@ PUBLIC = [
     "compare_models",
     "convert_model",
     "load",
+    "merge_adapter",
     "normalize_newlines",
     "quantize_model",
 ]

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -16,23 +15,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm import backends
+from pocketvlm.adapters import Adapter
 from pocketvlm.answers.choice import AnswerOptions, Choice, opens_reasoning
 from pocketvlm.answers.stream import ChoiceStream
-from pocketvlm.api.about import arithmetic, cache_location, describe, scheme_for
-from pocketvlm.api.many import in_order, on_thread, question
+from pocketvlm.api.about import cache_location, describe, scheme_for
+from pocketvlm.api.adapters import AdapterInfo, Adapters, open_adapter
+from pocketvlm.api.arguments import Arguments
+from pocketvlm.api.many import in_order, on_thread, question, questions
 from pocketvlm.api.streams import Stream, fold
-from pocketvlm.backends.backend import AnyBackend, CacheLocation
+from pocketvlm.api.wiring import engine_for
+from pocketvlm.api.wiring import processor_for as processor_for
+from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.formats.safetensors import leave
-from pocketvlm.checkpoint.hub import resolve
+from pocketvlm.checkpoint.hub import resolve, resolve_adapter
 from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.engine import Engine, EngineDriver, Request
-from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.errors import InputError, OptionError, PocketVLMError
 from pocketvlm.model import MiniCPMV, expected_tensors, tensor_roles
-from pocketvlm.options.load import Backend, KVCacheDtype, LoadOptions, Precision, Weights
-from pocketvlm.options.option import names, refuse_unknown
-from pocketvlm.options.request import PROCESSOR_OPTIONS, REQUEST_OPTIONS, SAMPLING_OPTIONS, RequestKeywords
+from pocketvlm.options.load import Backend, KVCacheDtype, LoadOptions, Precision, Weights, named_adapters
+from pocketvlm.options.option import names
+from pocketvlm.options.request import RequestKeywords
 from pocketvlm.processor.messages import as_messages
 from pocketvlm.processor.processor import Processor
 from pocketvlm.quantize import quantized
@@ -50,6 +53,7 @@ def load(
     *,
     revision: str | None = None,
     mmproj: str | Path | None = None,
+    adapters: Mapping[str, str | Path] | Sequence[str | Path] | None = None,
     backend: Backend = "native",
     weights: Weights = "auto",
     precision: Precision | None = None,
@@ -71,20 +75,21 @@ def load(
 
     revision: branch, tag or commit on the hub, whose id may name a GGUF file by its type, as in
     "openbmb/MiniCPM-V-4.6-gguf:Q4_K_M". mmproj: the vision file of a GGUF model (None: the one in its folder or
-    repository; without one, images are refused). backend: "native" (C++, CPU) or "torch" (the reference; `device` "cpu"
-    or "cuda"). precision: "exact" is float32 arithmetic on the weights as stored, "fast" integer arithmetic on
-    quantized weights; None is "fast" on native and "exact" on torch. weights, with "fast": "int8" ("auto" means the
-    same), "int4" (the language model in 4 bits), or "bf16" or "stored" (as stored; if the CPU has bfloat16 products,
-    activations are rounded to bfloat16). A quantized checkpoint keeps its quantized tensors: "auto" then quantizes only
-    the dense ones, and "int4" and "int8" are refused. kv_cache_dtype: of cached keys and values, with "fast": "bf16"
-    ("auto" means the same), "int8" (half the memory) or "f32"; "exact" always has float32. threads: CPU threads (None:
-    physical cores). cache: cache quantized weights and tokenizer on disk for the next start, in $POCKETVLM_CACHE or
-    ~/.cache/pocketvlm, or in the given directory; failures of the cache become a CacheWarning. memory_limit: bytes for
-    the state of running sequences (None: half of the machine's). prefill_chunk: maximum prompt tokens of one step.
-    max_model_len: maximum tokens of prompt and answer (None: the model's context). max_seqs: requests that run at once
-    (None: 16). prefix_cache: bytes, within memory_limit, for states of shared prompt prefixes (None: a quarter of it,
-    at most 1 GiB). vision_cache: bytes of image features cached in memory (None: 128 MiB); vision_cache_dir also caches
-    them in a directory for the next start, up to vision_cache_disk bytes (None: 4 GiB).
+    repository; without one, images are refused). adapters: directories of adapters in PEFT's format, by the names that
+    requests use, or a list whose folders name them (docs/adapters.md). backend: "native" (C++, CPU) or "torch" (the
+    reference; `device` "cpu" or "cuda"). precision: "exact" is float32 arithmetic on the weights as stored, "fast"
+    integer arithmetic on quantized weights; None is "fast" on native and "exact" on torch. weights, with "fast": "int8"
+    ("auto" means the same), "int4" (the language model in 4 bits), or "bf16" or "stored" (as stored; if the CPU has
+    bfloat16 products, activations are rounded to bfloat16). A quantized checkpoint keeps its quantized tensors: "auto"
+    then quantizes only the dense ones, and "int4" and "int8" are refused. kv_cache_dtype: of cached keys and values,
+    with "fast": "bf16" ("auto" means the same), "int8" (half the memory) or "f32"; "exact" always has float32. threads:
+    CPU threads (None: physical cores). cache: cache quantized weights and tokenizer on disk for the next start, in
+    $POCKETVLM_CACHE or ~/.cache/pocketvlm, or in the given directory; failures of the cache become a CacheWarning.
+    memory_limit: bytes for the state of running sequences (None: half of the machine's). prefill_chunk: maximum prompt
+    tokens of one step. max_model_len: maximum tokens of prompt and answer (None: the model's context). max_seqs:
+    requests that run at once (None: 16). prefix_cache: bytes, within memory_limit, for states of shared prompt prefixes
+    (None: a quarter of it, at most 1 GiB). vision_cache: bytes of image features cached in memory (None: 128 MiB);
+    vision_cache_dir also caches them in a directory for the next start, up to vision_cache_disk bytes (None: 4 GiB).
     progress(stage, done, total) is called with "download" and bytes, then with "load" and tensors. Raises
     CheckpointError, OptionError or BackendError.
     """
@@ -92,8 +97,12 @@ def load(
     backends.check(backend, threads, device, weights, precision, kv_cache_dtype)
     machine = backends.create(backend, threads, device)
     began = time.perf_counter()
+    sources = named_adapters(adapters)
+    for source in sources.values():  # before the model, whose download may take an hour
+        resolve_adapter(source)
     path = resolve(model, revision, progress and partial(progress, "download"), mmproj=mmproj)
     checkpoint = open_checkpoint(path, mmproj=mmproj)
+    opened = {name: open_adapter(name, each, checkpoint) for name, each in sources.items()}
     scheme = scheme_for(checkpoint, backend, weights, precision, kv_cache_dtype)
     ops = machine.with_scheme(scheme)
     stored = checkpoint.tensors(expected_tensors(checkpoint.model), sparse=not scheme.as_stored)
@@ -111,28 +120,11 @@ def load(
         processor = processor_for(checkpoint, location)
         network = MiniCPMV(checkpoint.model, ops, tensors, loaded)
     leave(packed_from)
-    engine_options = ("prefill_chunk", "max_model_len", "max_seqs", "prefix_cache", "vision_cache")
-    given = {name: value for name in engine_options if (value := getattr(options, name)) is not None}
-    if vision_cache_dir is not None:
-        limit = {} if vision_cache_disk is None else {"limit": vision_cache_disk}
-        owner = f"{checkpoint.fingerprint} {sorted(arithmetic(ops).items())}"
-        given["vision_files"] = FeatureFiles(Path(vision_cache_dir).expanduser(), owner, **limit)
-    engine = Engine(network, memory_limit, **given)
-    return Model(str(model), checkpoint, processor, engine, scheme.precision, time.perf_counter() - began)
-
-
-def processor_for(checkpoint: Checkpoint, cache: CacheLocation | None = None) -> Processor:
-    """The processor of a checkpoint; reads its tokenizer, or the cached vocabulary, but none of its tensors."""
-    return Processor.from_checkpoint_files(
-        checkpoint.processor,
-        checkpoint.tokenizer,
-        checkpoint.tokenizer_config,
-        checkpoint.chat_template,
-        checkpoint.model.image_token_id,
-        cache=cache,
-        family=checkpoint.model.family,
-        marker_ids=checkpoint.model.marker_ids,
-    )
+    engine = engine_for(network, checkpoint, options)
+    loaded_model = Model(str(model), checkpoint, processor, engine, scheme.precision, time.perf_counter() - began)
+    for name, adapter in opened.items():
+        loaded_model.add_adapter(name, adapter)
+    return loaded_model
 
 
 class Model:
@@ -152,6 +144,7 @@ class Model:
         self.processor = processor
         self.precision = precision
         self.load_seconds = load_seconds
+        self.adapters = Adapters(checkpoint)
         self._driver: EngineDriver | None = EngineDriver(engine)
         self._pool_lock = Lock()
         self._pool: ThreadPoolExecutor | None = None
@@ -243,15 +236,7 @@ class Model:
             if images or videos:
                 raise InputError("with an iterator of questions, put media into them: {'text': ..., 'images': [...]}")
             return self._many(question(item, given) for item in text)
-        if not isinstance(text, list | tuple):
-            raise InputError(f"text must be a string, or a list or an iterator of questions, not {type(text).__name__}")
-        asked = [question(item, given) for item in text]
-        for name, media in (("images", images), ("videos", videos)):
-            if media and len(media) != len(asked):
-                raise InputError(f"{len(asked)} questions but {len(media)} lists of {name}: give one for each question")
-            for arguments, its in zip(asked, media, strict=False):
-                arguments.setdefault(name, its)
-        return list(self._many(iter(asked)))
+        return list(self._many(iter(questions(text, given, {"images": images, "videos": videos}))))
 
     def chat(self, messages: Messages, **params: Unpack[RequestKeywords]) -> Result:
         """The answer to OpenAI-style messages; parts in both spellings, `image` and `image_url`."""
@@ -278,28 +263,30 @@ class Model:
         thread.
         """
         began = time.perf_counter()
-        sampling, options, normalize = self._split(params)
+        given = self._split(params)
         if isinstance(request, Prompt):
-            if images or videos or system or options:
+            if images or videos or system or given.options:
                 raise OptionError("a Prompt is already processed: give media, system and processor options to it")
             prompt = request
         elif isinstance(request, str):
-            prompt = self.processor(as_messages(request, images, system, videos), progress=progress, **options)
+            messages = as_messages(request, images, system, videos)
+            prompt = self.processor(messages, progress=progress, **given.for_processor)
         else:
             if images or videos or system:
                 raise OptionError("with messages, put images, videos and the system prompt into the messages")
-            prompt = self.processor(request, progress=progress, **options)
-        how = AnswerOptions(self.processor.tokenizer, normalize=normalize)
-        return Stream(self._deltas(prompt, sampling, how, began), self.load_seconds)
+            prompt = self.processor(request, progress=progress, **given.for_processor)
+        how = AnswerOptions(self.processor.tokenizer, normalize=given.normalize)
+        return Stream(self._deltas(prompt, given, how, began), self.load_seconds)
 
     def deltas(self, prompt: Prompt, *, began: float | None = None, **params: Unpack[RequestKeywords]) -> ChoiceStream:
         """The answer to a prompt for a chat: reasoning separate from text, ended if it only repeats itself.
 
-        began: when the question arrived, of perf_counter. params: fields of SamplingParams, `normalize_newlines`.
+        began: when the question arrived, of perf_counter. params: fields of SamplingParams, `adapter`,
+        `normalize_newlines`.
         """
-        sampling, options, normalize = self._split(params)
-        if options:
-            raise OptionError(f"a Prompt is already processed: give {', '.join(options)} to the processor")
+        given = self._split(params)
+        if given.options:
+            raise OptionError(f"a Prompt is already processed: give {', '.join(given.options)} to the processor")
         from pocketvlm.parsing.answer import AnswerParser
 
         thinking = opens_reasoning(prompt)
@@ -307,13 +294,13 @@ class Model:
             self.processor.tokenizer,
             partial(AnswerParser, thinking=thinking),
             thinking=thinking,
-            normalize=normalize,
+            normalize=given.normalize,
             guard=True,
         )
-        return self._deltas(prompt, sampling, how, time.perf_counter() if began is None else began)
+        return self._deltas(prompt, given, how, time.perf_counter() if began is None else began)
 
-    def _deltas(self, prompt: Prompt, sampling: SamplingParams, how: AnswerOptions, began: float) -> ChoiceStream:
-        request = Request(prompt, sampling, self.checkpoint.eos_token_ids)
+    def _deltas(self, prompt: Prompt, given: Arguments, how: AnswerOptions, began: float) -> ChoiceStream:
+        request = Request(prompt, given.sampling, self.checkpoint.eos_token_ids, adapter=given.adapter)
         self.engine.check(request)
         return ChoiceStream(self.driver, Choice(0, request, how, began))
 
@@ -331,6 +318,18 @@ class Model:
         """`stream` for callers with an event loop: all work, including loading images, runs on a thread."""
         return on_thread(partial(self.stream, request, images, **params), self._threads())
 
+    def add_adapter(self, name: str, adapter: str | Path | Adapter, *, replace: bool = False) -> AdapterInfo:
+        """Load an adapter, also while requests run: its directory in PEFT's format, a hub id, or an `Adapter`.
+
+        Requests choose it by `adapter=name`. replace: instead of one of this name, with which running requests end.
+        Raises CheckpointError and OptionError; then nothing has changed.
+        """
+        return self.adapters.add(self.driver, name, adapter, replace)
+
+    def remove_adapter(self, name: str) -> None:
+        """Refuse new requests for an adapter; running ones end with it. Raises OptionError for an unknown name."""
+        self.adapters.remove(self.driver, name)
+
     def close(self) -> None:
         """End running requests and release weights and state; the model cannot be used afterwards."""
         if self._driver is not None:
@@ -347,14 +346,15 @@ class Model:
         """Close it."""
         self.close()
 
-    def logits(self, prompt: Prompt) -> NDArray[np.float32]:
+    def logits(self, prompt: Prompt, adapter: str | None = None) -> NDArray[np.float32]:
         """Logits float32 [tokens, vocab] at every position of a prompt."""
-        return self.driver.call(lambda: self.engine.prompt_logits(prompt))
+        return self.driver.call(lambda: self.engine.prompt_logits(prompt, adapter=adapter))
 
-    def encode_images(self, prompt: Prompt) -> list[NDArray[np.float32]]:
+    def encode_images(self, prompt: Prompt, adapter: str | None = None) -> list[NDArray[np.float32]]:
         """Features float32 [tokens, hidden] of each image: overview first, then its slices row by row."""
         views = tuple(view for view in prompt.views if isinstance(view, View))  # those of videos are pending ones
-        features = self.driver.call(lambda: [self.ops.to_numpy(rows) for rows in self.engine.runner.encode(views)])
+        runner, loaded = self.engine.runner, self.engine.model.adapter(adapter)
+        features = self.driver.call(lambda: [self.ops.to_numpy(rows) for rows in runner.encode(views, loaded)])
         grouped = []
         for image in prompt.images:
             count = 1 + (image.grid[0] * image.grid[1] if image.grid else 0)
@@ -363,8 +363,9 @@ class Model:
         return grouped
 
     def info(self) -> dict[str, Any]:
-        """What is loaded and how it runs: sizes, types, kernels and the reasons for them."""
-        return describe(self.name, self.checkpoint, self.ops)
+        """What is loaded and how it runs: sizes, types, kernels and the reasons for them, and the adapters."""
+        adapters = [info.to_dict() for info in self.adapters.snapshot().values()]
+        return {**describe(self.name, self.checkpoint, self.ops), "adapters": adapters}
 
     def _many(self, questions: Iterator[dict[str, Any]]) -> Iterator[Result]:
         return in_order((partial(self.stream, **arguments) for arguments in questions), self._width)
@@ -385,9 +386,5 @@ class Model:
         """Requests that the engine runs at once."""
         return self.engine.scheduler.max_seqs
 
-    def _split(self, params: RequestKeywords) -> tuple[SamplingParams, dict[str, Any], bool]:
-        refuse_unknown(params, REQUEST_OPTIONS)
-        given: dict[str, Any] = {name: value for name, value in params.items() if value is not None}
-        sampling = {name: given[name] for name in SAMPLING_OPTIONS if name in given}
-        options = {name: given[name] for name in PROCESSOR_OPTIONS if name in given}
-        return replace(self.sampling_defaults, **sampling), options, bool(given.get("normalize_newlines", False))
+    def _split(self, params: RequestKeywords) -> Arguments:
+        return Arguments.of(params, self.sampling_defaults, self.adapters)

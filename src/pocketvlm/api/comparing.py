@@ -14,6 +14,7 @@ from pocketvlm import backends
 from pocketvlm.api import processor_for
 from pocketvlm.api.about import parameter_count, scheme_for
 from pocketvlm.api.comparison import Comparison, FeatureError, KindDivergence, LayerError, ModelSize
+from pocketvlm.api.merging import with_adapter
 from pocketvlm.api.parts import quantization_of
 from pocketvlm.backends.backend import AnyBackend
 from pocketvlm.checkpoint.checkpoint import Checkpoint
@@ -55,6 +56,7 @@ def compare_models(
     mmproj: str | Path | None = None,
     reference_revision: str | None = None,
     reference_mmproj: str | Path | None = None,
+    reference_adapter: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Measure how far a candidate's outputs are from those of a reference: any two checkpoints of one vocabulary.
@@ -63,7 +65,8 @@ def compare_models(
     file of messages, or a folder of pictures. max_tokens: of all prompts together, samples are thinned evenly to fit
     (None: all). precision: "exact" compares the weights alone; "fast" includes the rounding of integer products; dense
     tensors stay as stored with both. threads: None means physical cores. revision, mmproj: as in `load`, of the
-    candidate; reference_revision, reference_mmproj: of the reference. progress(what, done, total) is called with
+    candidate; reference_revision, reference_mmproj: of the reference. reference_adapter: an adapter (LoRA)
+    that is merged into the reference's weights. progress(what, done, total) is called with
     "download" and bytes, then with "vision", "layers" and "logits".
 
     Both networks run a part at a time, so that memory holds one layer's weights, or one head's. Raises CheckpointError,
@@ -81,6 +84,8 @@ def compare_models(
         resolve(candidate, revision, download, mmproj=mmproj),
     ]
     checkpoints = [open_checkpoint(paths[0], mmproj=reference_mmproj), open_checkpoint(paths[1], mmproj=mmproj)]
+    if reference_adapter is not None:
+        checkpoints[0] = with_adapter(checkpoints[0], reference_adapter, progress=download).checkpoint
     processors = [processor_for(checkpoint) for checkpoint in checkpoints]
     names = [str(reference), str(candidate)]
     check_alike(names, checkpoints, [processor.tokenizer for processor in processors])

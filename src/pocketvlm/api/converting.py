@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -52,17 +52,25 @@ def convert_model(
     checkpoint = open_checkpoint(path, mmproj=mmproj)
     tensors = checkpoint.tensors(expected_tensors(checkpoint.model))
     roles = tensor_roles(checkpoint.model)
-    done_before = 0
-
-    def written(done: int, total: int) -> None:
-        nonlocal done_before
-        if done - done_before >= _UNMAPPED_EVERY or done == total:
-            leave(checkpoint.tensor_files)
-            done_before = done
-        if progress is not None:
-            progress("write", done, total)
-
+    written = Unmapping(checkpoint.tensor_files, progress and partial(progress, "write"))
     return write_checkpoint(writer, checkpoint, tensors, roles, target, label_of(checkpoint, tensors), written)
+
+
+class Unmapping:
+    """Progress of writing that unmaps the pages of the source from time to time."""
+
+    def __init__(self, files: Sequence[Path], progress: Callable[[int, int], None] | None) -> None:
+        self._files = files
+        self._progress = progress
+        self._before = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """done, total: bytes."""
+        if done - self._before >= _UNMAPPED_EVERY or done == total:
+            leave(self._files)
+            self._before = done
+        if self._progress is not None:
+            self._progress(done, total)
 
 
 def label_of(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> str:

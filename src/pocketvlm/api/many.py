@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
@@ -111,3 +111,19 @@ def question(item: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(own.get("text"), str):
         raise InputError(f"a question needs 'text', a string; this mapping has {', '.join(map(str, own)) or 'nothing'}")
     return {**given, "request": own.pop("text"), **own}
+
+
+def questions(asked: Any, given: Mapping[str, Any], media: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Arguments of `Model.stream` for a list of questions. media: by "images" and "videos" a list for each question.
+
+    given: what all of them share. Raises InputError.
+    """
+    if not isinstance(asked, list | tuple):
+        raise InputError(f"text must be a string, or a list or an iterator of questions, not {type(asked).__name__}")
+    found = [question(item, given) for item in asked]
+    for name, lists in media.items():
+        if lists and len(lists) != len(found):
+            raise InputError(f"{len(found)} questions but {len(lists)} lists of {name}: give one for each question")
+        for arguments, its in zip(found, lists, strict=False):
+            arguments.setdefault(name, its)
+    return found

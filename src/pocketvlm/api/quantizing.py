@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import ceil, prod
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
 from pocketvlm import backends
 from pocketvlm.api import processor_for
+from pocketvlm.api.merging import with_adapter
 from pocketvlm.backends.options import choose
 from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.formats.safetensors import leave
@@ -61,6 +62,7 @@ def quantize_model(
     vision: str = "default",
     bits_per_weight: float | None = None,
     seed: int = 0,
+    merge_adapter: str | Path | None = None,
     threads: int | None = None,
     revision: str | None = None,
     mmproj: str | Path | None = None,
@@ -78,7 +80,9 @@ def quantize_model(
     and native) or "int8" (native). bits_per_weight: what "auto" may spend on the language model's matrices and head on
     average, scales included (None: as much as the scheme does). With native, MLX and GGUF files, "auto" gives each
     matrix a scheme of the same family as `scheme`; the other formats have one scheme, and a budget says which matrices
-    may have 16 bits instead. seed: of the default calibration set. threads: CPU threads (None: physical cores).
+    may have 16 bits instead. seed: of the default calibration set. merge_adapter: an
+    adapter (LoRA) that is merged into the dense weights first, so that its network is calibrated; a folder or a hub id,
+    "org/name@revision" for another revision. threads: CPU threads (None: physical cores).
     revision: as `load` takes it. mmproj: the vision file of a GGUF model of 16 bits.
     progress(stage, done, total, seconds left) is called often.
 
@@ -98,6 +102,11 @@ def quantize_model(
     backends.check("native", threads)
     download = None if progress is None else (lambda done, total: progress("download", done, total, None))
     checkpoint = open_checkpoint(resolve(model, revision, download, mmproj=mmproj), mmproj=mmproj)
+    base, merged = checkpoint.fingerprint, None
+    if merge_adapter is not None:
+        _dense(str(model), checkpoint)  # a quantized base is refused before the adapter is read
+        merged = with_adapter(checkpoint, merge_adapter, progress=download)
+        checkpoint, base = merged.checkpoint, f"{base} {merged.adapter.digest()}"
     config, roles = checkpoint.model, tensor_roles(checkpoint.model)
     dense = _dense(str(model), checkpoint)
     wanted = recipe(scheme, format, config, roles, keep=keep, vision=vision, importance=method != "rtn")
@@ -116,7 +125,7 @@ def quantize_model(
     work_bytes = sum(bits_of(each, dense[name].shape) / 8 for name, each in largest.items() if each is not None)
     check_space(target, writer.nbytes(planned, roles) + int(work_bytes) + 20 * tokens * config.text.hidden_size)
     settings = {
-        "model": checkpoint.fingerprint,
+        "model": base,
         "format": format,
         "schemes": wanted,
         "method": method,
@@ -145,7 +154,7 @@ def quantize_model(
         write = None if progress is None else (lambda done, total: progress("write", done, total, None))
         label = _label(scheme, format, job, outcome, bits_per_weight)
         paths = write_checkpoint(writer, checkpoint, outcome.tensors, roles, target, label, write)
-        result = _result(paths, format, scheme, method, job, outcome, began)
+        result = _result(paths, format, scheme, method, job, outcome, began, None if merged is None else merged.facts())
         work.remove()
     return result
 
@@ -298,7 +307,14 @@ def _digest(samples: Sequence[Sample]) -> str:
 
 
 def _result(
-    paths: tuple[Path, ...], format: str, scheme: str, method: str, job: Job, outcome: Outcome, began: float
+    paths: tuple[Path, ...],
+    format: str,
+    scheme: str,
+    method: str,
+    job: Job,
+    outcome: Outcome,
+    began: float,
+    adapter: dict[str, Any] | None,
 ) -> QuantizeResult:
     tensors = []
     for name, role in job.roles.items():
@@ -322,6 +338,7 @@ def _result(
         tokens,
         time.perf_counter() - began,
         _peak_memory(),
+        adapter,
     )
 
 

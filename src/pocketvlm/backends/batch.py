@@ -90,7 +90,8 @@ class SubStep(Generic[I]):
 class Step(Generic[I]):
     """A `Batch` whose index arrays are the backend's, prepared once for all layers; `host` has the same values.
 
-    adapter_rows: for each adapter that has rows, its index and those rows, int32 [n].
+    adapter_rows: for each adapter that has rows, its index and those rows, int32 [n]. adapter_logit_rows: the same of
+    the logit rows.
     """
 
     host: Batch
@@ -102,6 +103,7 @@ class Step(Generic[I]):
     rotary_positions: I
     sub_steps: tuple[SubStep[I], ...]
     adapter_rows: tuple[tuple[int, I], ...]
+    adapter_logit_rows: tuple[tuple[int, I], ...]
     _overwrite: Callable[[I, Ints], None] | None
 
     def update(self, batch: Batch) -> None:
@@ -131,7 +133,6 @@ def make_step(batch: Batch, upload: Callable[[Ints], I], overwrite: Callable[[I,
 
     overwrite: changes one in place; None if `upload` shares the memory of NumPy arrays.
     """
-    groups = () if batch.adapters is None else np.unique(batch.adapters[batch.adapters >= 0]).tolist()
     return Step(
         batch,
         upload(batch.ids),
@@ -141,9 +142,16 @@ def make_step(batch: Batch, upload: Callable[[Ints], I], overwrite: Callable[[I,
         upload(batch.pages),
         upload(batch.rotary_positions),
         tuple(_sub_step(part, upload) for part in batch.sub_batches),
-        tuple((index, upload(np.flatnonzero(batch.adapters == index).astype(np.int32))) for index in groups),
+        _groups(batch.adapters, upload),
+        _groups(None if batch.adapters is None else batch.adapters[batch.logit_rows], upload),
         overwrite,
     )
+
+
+def _groups(adapters: Ints | None, upload: Callable[[Ints], I]) -> tuple[tuple[int, I], ...]:
+    """The rows of each adapter, by index."""
+    indices = () if adapters is None else np.unique(adapters[adapters >= 0]).tolist()
+    return tuple((index, upload(np.flatnonzero(adapters == index).astype(np.int32))) for index in indices)
 
 
 def _sub_step(part: SubBatch, upload: Callable[[Ints], I]) -> SubStep[I]:
@@ -170,7 +178,8 @@ def _arrays(batch: Batch) -> Iterator[Ints]:
 def _check_form(own: Batch, new: Batch) -> None:
     def form(batch: Batch) -> tuple[object, ...]:
         shapes = tuple(array.shape for array in _arrays(batch))
-        adapters = None if batch.adapters is None else batch.adapters.tolist()
+        own = batch.adapters
+        adapters = None if own is None else (own.tolist(), own[batch.logit_rows].tolist())
         return shapes, batch.page_size, tuple(part.rows for part in batch.sub_batches), adapters
 
     if form(own) != form(new):

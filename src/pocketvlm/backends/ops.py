@@ -95,9 +95,12 @@ class LowRank(Generic[A]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdaptedRows(Generic[A, W, I]):
-    """Rows of a step that have one adapter. updates: its update of each matrix that it changes, by weight handle."""
+    """Rows of a step that have one adapter. updates: its update of each matrix that it changes, by weight handle.
 
-    rows: I
+    rows: int32 [n], ascending; None means all rows.
+    """
+
+    rows: I | None
     updates: Mapping[W, LowRank[A]]
 
 
@@ -160,9 +163,24 @@ class Ops(ABC, Generic[A, W, I]):
     ) -> A:
         """activation(x [T, in] @ weight[out, in]^T + bias [out]) + residual [T, out] -> [T, out], fp32 accumulation.
 
-        adapters: rows to which an adapter's update of `weight` is added, after the residual; each row has at most one.
-        Not together with an activation. Other rows have the bits that they have without adapters.
+        adapters: rows to which an adapter's update of `weight` is added (`add_updates`), after the residual or before
+        an activation, which excludes a residual then. Other rows have the bits that they have without adapters, but
+        for an activation, whose rounding may differ.
         """
+
+    @abstractmethod
+    def add_updates(
+        self, x: A, weights: Sequence[W], outs: Sequence[A], adapters: Sequence[AdaptedRows[A, W, I]]
+    ) -> None:
+        """Add adapters' updates of some weights to products of x [T, in] with these, in place: outs, [T, out] each.
+
+        outs[i][r] += scale * (x[r] @ a^T) @ b^T with the update of weights[i] by the adapter of row r, where there is
+        one; each row has at most one adapter. A row's bits do not depend on other rows (Hu et al. 2021, LoRA, 4.1).
+        """
+
+    @abstractmethod
+    def activate(self, x: A, activation: Activation) -> A:
+        """The activation of each element of x [T, n]."""
 
     def linears(
         self,
@@ -211,13 +229,14 @@ class Ops(ABC, Generic[A, W, I]):
         weights: Sequence[W],
         biases: Sequence[A | None] = (),
         activation: Activation | None = None,
+        adapters: Sequence[AdaptedRows[A, W, I]] = (),
     ) -> Sequence[A]:
         """Products of layer_norm(x, *norm, eps): `linears`, or `linear` of each with an activation."""
         rows = self.layer_norm(x, *norm, eps)
         if activation is None:
-            return self.linears(rows, weights, biases)
+            return self.linears(rows, weights, biases, adapters)
         return [
-            self.linear(rows, weight, bias, activation=activation)
+            self.linear(rows, weight, bias, activation=activation, adapters=adapters)
             for weight, bias in zip_longest(weights, biases[: len(weights)])
         ]
 

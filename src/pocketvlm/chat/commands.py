@@ -149,14 +149,15 @@ def _set(session: Session, argument: str) -> Reply:
     name, _, value = argument.partition(" ")
     if not name:
         rows = (f"{key}\t{session.settings.value(key)}" for key in SETTINGS)
-        return Reply((*rows, "values in brackets are the checkpoint's; /set NAME VALUE, or default for the value"))
+        hint = "values in brackets are the checkpoint's or the adapter's; /set NAME VALUE, or default for the value"
+        return Reply((*rows, hint))
     name = session.settings.named(name)
     if not value.strip():
         setting = SETTINGS[name]
         return Reply((f"{name}: {session.settings.value(name)} - {setting.help} Give {wanted(setting)}, or default.",))
     session.settings.change(name, value.strip())
     lines = [f"{name}: {session.settings.value(name)}"]
-    if name in ("mode", "slices", "frames", "stack", "fps", "start", "end"):
+    if name in ("adapter", "mode", "slices", "frames", "stack", "fps", "start", "end"):
         lines += [session.describe(medium) for medium in (*session.conversation.media, *session.pending)]
     return Reply(tuple(lines))
 

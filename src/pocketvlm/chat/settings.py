@@ -9,7 +9,7 @@ from pocketvlm.config import ProcessorConfig
 from pocketvlm.errors import OptionError
 from pocketvlm.options.media import IMAGE_OPTIONS, MEDIA_OPTIONS, ImageOptions, VideoOptions
 from pocketvlm.options.option import Definition, Option, definitions
-from pocketvlm.options.request import SAMPLING_OPTIONS, TemplateOptions, TextOptions
+from pocketvlm.options.request import SAMPLING_OPTIONS, AdapterOptions, TemplateOptions, TextOptions, over_defaults
 from pocketvlm.options.sampling import SamplingParams
 from pocketvlm.suggest import nearest
 
@@ -18,7 +18,7 @@ _SYSTEM = Definition("system", str, True, None, "", Option("What the model is to
 # Every option of a request that the chat shows, by the name of its setting.
 SETTINGS: dict[str, Definition] = {
     each.setting: each
-    for owner in (SamplingParams, ImageOptions, VideoOptions, TemplateOptions, TextOptions)
+    for owner in (SamplingParams, ImageOptions, VideoOptions, TemplateOptions, AdapterOptions, TextOptions)
     for each in definitions(owner)
     if each.setting is not None
 } | {"system": _SYSTEM}
@@ -45,10 +45,19 @@ def _read(setting: Definition, text: str) -> Any:
 class Settings:
     """The values that the user chose; all others are the checkpoint's."""
 
-    def __init__(self, defaults: SamplingParams, config: ProcessorConfig, given: Mapping[str, Any]) -> None:
-        """given: arguments of `Model.stream`, by its names. Raises OptionError."""
+    def __init__(
+        self,
+        defaults: SamplingParams,
+        config: ProcessorConfig,
+        given: Mapping[str, Any],
+        adapters: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """given: arguments of `Model.stream`, by its names. adapters: the options of each loaded adapter by its name,
+        defaults while it answers. Raises OptionError.
+        """
         self._defaults = defaults
         self._config = config
+        self._adapters = adapters or {}
         self.given = dict(given)
         self._check(self.given)
 
@@ -86,6 +95,8 @@ class Settings:
         setting = SETTINGS[name]
         if setting.name in self.given:
             return _shown(self.given[setting.name])
+        if setting.name in self._options_of_adapter():
+            return f"({_shown(self._options_of_adapter()[setting.name])})"
         if setting.name in IMAGE_OPTIONS:
             return f"({_shown(getattr(ImageOptions.resolve(self._config, {}), setting.name))})"
         if setting.name in SAMPLING_OPTIONS and setting.name != "seed":
@@ -95,7 +106,7 @@ class Settings:
     @property
     def media_options(self) -> dict[str, Any]:
         """Options of the processor for images and videos."""
-        return {name: value for name, value in self.given.items() if name in MEDIA_OPTIONS}
+        return {name: value for name, value in self._over_adapter(self.given).items() if name in MEDIA_OPTIONS}
 
     @property
     def system(self) -> str | None:
@@ -110,12 +121,25 @@ class Settings:
 
     def arguments(self) -> dict[str, Any]:
         """For the processor and for sampling together: all but the system prompt."""
-        return {name: value for name, value in self.given.items() if name != "system"}
+        return {name: value for name, value in self._over_adapter(self.given).items() if name != "system"}
+
+    def _options_of_adapter(self) -> Mapping[str, Any]:
+        return self._adapters.get(self.given.get("adapter", ""), {})
+
+    def _over_adapter(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Options over those of the adapter that was chosen."""
+        return over_defaults(self._adapters.get(given.get("adapter", ""), {}), given)
 
     def _check(self, given: Mapping[str, Any]) -> None:
         sampling = {name: value for name, value in given.items() if name in SAMPLING_OPTIONS}
         SamplingParams(**sampling)
-        VideoOptions.resolve(self._config, {name: value for name, value in given.items() if name in MEDIA_OPTIONS})
+        name = given.get("adapter")
+        if name is not None and name not in self._adapters:
+            known = ", ".join(self._adapters)
+            way = f"give {known}, or default for the model itself" if known else "start the chat with --adapter DIR"
+            raise OptionError(f"adapter={name!r} is not loaded: {way}")
+        media = {name: value for name, value in self._over_adapter(given).items() if name in MEDIA_OPTIONS}
+        VideoOptions.resolve(self._config, media)
 
 
 def _shown(value: Any) -> str:

@@ -14,6 +14,14 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 GGUF_MAGIC = b"GGUF"
 
+# Of an adapter: PEFT's settings, its weights in either form, and the options it was trained with.
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_PICKLE = "adapter_model.bin"
+ADAPTER_OPTIONS = "pocketvlm.json"
+# For who gives an adapter where a model is wanted.
+GIVE_ADAPTER = "give its base as the model, and the adapter with --adapter (adapters= in Python), or merge the two"
+
 
 def is_gguf(path: Path) -> bool:
     """Whether a file begins as GGUF files do, whatever its name is; False for what cannot be read."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketvlm.checkpoint.files import is_gguf
+from pocketvlm.checkpoint.files import ADAPTER_CONFIG, is_gguf
 from pocketvlm.errors import CheckpointError, OptionError
 
 EMBEDDED = "nano"
@@ -81,6 +81,38 @@ def resolve(
     from pocketvlm.checkpoint.download import download
 
     return download(found["id"], revision or inline, progress, weights, found["tag"], mmproj is None)
+
+
+def resolve_adapter(adapter: str | Path, revision: str | None = None, progress: Progress | None = None) -> Path:
+    """The folder of an adapter (LoRA) in PEFT's file format.
+
+    adapter: a folder with adapter_config.json, or a hub id "org/name" or "org/name@revision", whose files are
+    downloaded. revision and progress: as `resolve` takes them. Raises CheckpointError for any other name, OptionError
+    for a revision of a folder, and DownloadError if the download fails.
+    """
+    text = str(adapter)
+    path = Path(text).expanduser()
+    wanted = "give the folder of an adapter, which holds adapter_config.json, or a hub id"
+    if text and path.is_dir():
+        if not (path / ADAPTER_CONFIG).is_file():
+            inner = sorted(each.parent.name for each in path.glob(f"*/{ADAPTER_CONFIG}"))
+            if inner:
+                raise CheckpointError(f"adapter {text!r}: the adapters are in its folders {', '.join(inner)}: give one")
+            if (path / "config.json").is_file():
+                raise CheckpointError(f"adapter {text!r}: is a whole checkpoint, no adapter: give it as the model")
+            raise CheckpointError(f"adapter {text!r}: has no {ADAPTER_CONFIG}: {wanted}")
+        return _without_revision(path, text, revision)
+    if text and path.exists():
+        raise CheckpointError(f"adapter {text!r}: is a file: {wanted}")
+    found = _HUB_ID.fullmatch(text)
+    if found is None or found["tag"] or isinstance(adapter, Path):
+        raise CheckpointError(f"adapter {text!r}: there is no such folder: {wanted}")
+    inline = found["revision"]
+    if revision is not None and inline is not None and revision != inline:
+        raise OptionError(f"revision={revision!r} contradicts the adapter {text!r}: give one of them")
+    from pocketvlm.checkpoint.download import download_adapter
+
+    return download_adapter(found["id"], revision or inline, progress)
 
 
 def pull(model: str | Path, revision: str | None = None, progress: Progress | None = None) -> Pulled:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pocketvlm.checkpoint.checkpoint import Checkpoint
-from pocketvlm.checkpoint.files import find_files
+from pocketvlm.checkpoint.files import ADAPTER_CONFIG, GIVE_ADAPTER, find_files
 from pocketvlm.checkpoint.formats.registry import find_format
 from pocketvlm.checkpoint.formats.safetensors import TensorEntry, read_entries
 from pocketvlm.checkpoint.jsonfile import read_json
@@ -36,6 +36,8 @@ def read_checkpoint(directory: Path, weights: bool = True) -> Checkpoint:
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: is not a directory: give the directory that holds config.json")
     refuse_npu_package(directory)
+    if (directory / ADAPTER_CONFIG).is_file() and not (directory / "config.json").is_file():
+        raise CheckpointError(f"{directory}: is an adapter, no model: {GIVE_ADAPTER}")
     config = read_json(directory / "config.json")
     model = ModelConfig.from_dict(config, str(directory / "config.json"))
     generation_file = directory / "generation_config.json"
@@ -70,14 +72,22 @@ def read_checkpoint(directory: Path, weights: bool = True) -> Checkpoint:
 
 
 def _processor(directory: Path) -> ProcessorConfig:
-    """Image settings: the section in processor_config.json as newer tools save it, else preprocessor_config.json."""
+    path, in_section, settings = processor_section(directory)
+    return ProcessorConfig.from_dict(settings, f"{path}: image_processor" if in_section else str(path))
+
+
+def processor_section(directory: Path) -> tuple[Path, bool, dict[str, Any]]:
+    """The file of image settings, whether they are a section of it, and the settings.
+
+    They are the section image_processor of processor_config.json as newer tools save it, else preprocessor_config.json.
+    """
     combined = directory / "processor_config.json"
     if combined.exists():
         section = read_json(combined).get("image_processor")
-        if isinstance(section, Mapping):
-            return ProcessorConfig.from_dict(section, f"{combined}: image_processor")
+        if isinstance(section, dict):
+            return combined, True, section
     plain = directory / "preprocessor_config.json"
-    return ProcessorConfig.from_dict(read_json(plain), str(plain))
+    return plain, False, read_json(plain)
 
 
 def _chat_template(directory: Path, tokenizer_config: Mapping[str, Any]) -> str:

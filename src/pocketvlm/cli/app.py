@@ -26,6 +26,7 @@ from pocketvlm.cli.compare import compare
 from pocketvlm.cli.convert import convert
 from pocketvlm.cli.failure import FAILED, report, warn
 from pocketvlm.cli.info import info
+from pocketvlm.cli.merge import merge
 from pocketvlm.cli.notices import Notices, clean_stderr, clean_warnings
 from pocketvlm.cli.plain import PlainCommand, PlainValues
 from pocketvlm.cli.pull import pull
@@ -98,7 +99,7 @@ def _root(
         print(ctx.get_help())
 
 
-for _function in (run, chat, serve, batch, info, tokens, bench, bench_serve, pull, quantize, convert, compare):
+for _function in (run, chat, serve, batch, info, tokens, bench, bench_serve, pull, quantize, convert, merge, compare):
     _name = _function.__name__.replace("_", " ")
     app.command(
         _name,

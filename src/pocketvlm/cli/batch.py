@@ -160,11 +160,11 @@ def batch(
 
         outputs: list[Output] = []
         from pocketvlm.api import load
-        from pocketvlm.interfaces.preparation import model_name
+        from pocketvlm.interfaces.preparation import served_name
 
         activity.say(f"loading {model}")
         loaded = load(model, progress=activity.loading(model), max_seqs=concurrency, **loading)
-        names = (model_name(loaded.name), *(served_model_name or ()))
+        names = (served_name(loaded.name), *(served_model_name or ()))
         try:
             ended = run(loaded, work, directory, journal, lambda progress: _report(activity, progress), names=names)
         except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from pocketvlm.cli import options
 from pocketvlm.cli.inputs import STDIN, read_images, read_videos
 from pocketvlm.cli.options import ENGINE, FLAG, INPUT, option
 from pocketvlm.errors import OptionError
-from pocketvlm.options.load import LoadOptions
+from pocketvlm.options.load import LoadOptions, named_adapters
 from pocketvlm.options.request import SAMPLING_OPTIONS, TextOptions
 from pocketvlm.options.sampling import SamplingParams
 
@@ -20,6 +20,7 @@ Examples:
 
   pocketvlm chat
   pocketvlm chat openbmb/MiniCPM-V-4.6 -i page.png --downsample-mode 4x
+  pocketvlm chat openbmb/MiniCPM-V-4.6 --adapter adapters/receipts --adapter formal=adapters/run-3
   printf 'What is this? cat.png\\nWhich colour has it?\\n' | pocketvlm chat nano
 
 Paths, URLs and PDF files may stand anywhere in a sentence; /help shows all commands. In a pipe each line is a message \
@@ -33,6 +34,7 @@ Each option can be set as POCKETVLM_CHAT_<OPTION>, e.g. POCKETVLM_CHAT_MODEL=ope
     *options.PROMPT_OPTIONS,
     *options.SAMPLING_OPTIONS,
     *options.MEDIA_OPTIONS,
+    *options.ADAPTER_OPTIONS,
     *options.load_options(),
     *options.TEXT_OPTIONS,
 )
@@ -93,6 +95,8 @@ def begin(
     from pocketvlm.cli.chatting.loop import chat_with
 
     given = {**chosen, **options.processor_options(values)}
+    if names := list(named_adapters(engine.get("adapters"))):
+        given["adapter"] = names[0]
     code = chat_with(model, engine, given, images, load, quiet=quiet, history=history)
     if code:
         raise typer.Exit(code)

@@ -6,20 +6,22 @@ from typing import Annotated, Any
 
 from pocketvlm.bytesize import readable_count, readable_size
 from pocketvlm.cli import options
-from pocketvlm.options.load import LoadOptions
+from pocketvlm.options.load import LoadOptions, named_adapters
 
 EPILOG = """
 Examples:
 
   pocketvlm info
   pocketvlm info openbmb/MiniCPM-V-4.6 --json
+  pocketvlm info openbmb/MiniCPM-V-4.6 --adapter adapters/receipts
 """
 
 
 @options.takes(
+    *options.ADAPTER_OPTIONS,
     *options.load_options(
         "revision", "mmproj", "backend", "weights", "precision", "kv_cache_dtype", "threads", "device"
-    )
+    ),
 )
 def info(
     model: Annotated[str, options.model_argument("INFO")] = options.DEFAULT_MODEL,
@@ -30,9 +32,11 @@ def info(
 ) -> None:
     """Say what a model is, and which kernels would run it.
 
-    Sizes, types, layers, context and end ids come from the files' headers; no weight is read.
+    Sizes, types, layers, context and end ids come from the files' headers; no weight of the model is read. With
+    --adapter also what an adapter changes.
     """
     from pocketvlm.api.about import describe, scheme_for
+    from pocketvlm.api.adapters import AdapterInfo, open_adapter
     from pocketvlm.backends import create
     from pocketvlm.checkpoint.hub import resolve
     from pocketvlm.checkpoint.reader import open_checkpoint
@@ -47,6 +51,10 @@ def info(
         checkpoint = open_checkpoint(path, mmproj=how.mmproj)
         scheme = scheme_for(checkpoint, how.backend, how.weights, how.precision, how.kv_cache_dtype)
         facts = describe(model, checkpoint, create(how.backend, how.threads, how.device, scheme))
+        facts["adapters"] = [
+            AdapterInfo.of(name, open_adapter(name, source, checkpoint)).to_dict()
+            for name, source in named_adapters(how.adapters).items()
+        ]
     if as_json:
         import json
 
@@ -83,6 +91,7 @@ def _table(facts: dict[str, Any]) -> str:
     lines = [
         *rows.items(),
         *((("" if number else "matrices"), part) for number, part in enumerate(_parts(facts["parts"]))),
+        *(("adapter", _adapter(adapter)) for adapter in facts["adapters"]),
     ]
     return "\n".join(f"{name:<{width}}  {printable(str(value))}" for name, value in lines)
 
@@ -95,3 +104,21 @@ def _parts(parts: list[dict[str, Any]]) -> list[str]:
         how = f"{part['stored']}, {origin}; {part['kernel']}"
         same.setdefault(how, []).append(f"{part['matrices']} {part['part']}")
     return [f"{', '.join(names)}: {how}" for how, names in same.items()]
+
+
+def _adapter(facts: dict[str, Any]) -> str:
+    """What an adapter changes, in a line."""
+    ranks = " and ".join(map(str, facts["ranks"]))
+    counts = (
+        f"{part}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"
+        for part, kinds in facts["updates"].items()
+    )
+    chosen = ", ".join(f"{name} {value}" for name, value in facts["options"].items())
+    told = [
+        f"{facts['matrices']} matrices of rank {ranks}" if facts["matrices"] else "no matrices",
+        f"{readable_count(facts['parameters'])} parameters",
+        *counts,
+        *([f"replaces {', '.join(facts['replaced'])}"] if facts["replaced"] else []),
+        f"options: {chosen}" if chosen else "no options of its own",
+    ]
+    return f"{facts['name']} ({facts['source']}): {'; '.join(told)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, get_args
 
 import typer
@@ -11,7 +11,7 @@ import typer
 from pocketvlm.bytesize import parse_size
 from pocketvlm.cli.notices import notices
 from pocketvlm.errors import OptionError
-from pocketvlm.options.load import LoadOptions
+from pocketvlm.options.load import LoadOptions, named_adapters
 from pocketvlm.options.media import ImageOptions, VideoOptions
 from pocketvlm.options.option import Definition, Option, definition, definitions, refuse_unknown
 from pocketvlm.options.request import PROCESSOR_OPTIONS, TemplateOptions, TextOptions
@@ -102,6 +102,9 @@ def load_options(*names: str) -> tuple[Definition, ...]:
     return tuple(definition(LoadOptions, name) for name in names or usual)
 
 
+ADAPTER_OPTIONS = load_options("adapters")
+
+
 def json_option(command: str) -> Any:
     """The --json option of a command."""
     return option("--json", FLAG, panel=OUTPUT, help="One JSON object on stdout.", envvar=f"POCKETVLM_{command}_JSON")
@@ -182,9 +185,21 @@ def check(sampling: Mapping[str, Any], engine: Mapping[str, Any]) -> None:
 
     SamplingParams(**sampling)
     loading = LoadOptions(**engine)
+    named_adapters(loading.adapters)
     backends.check(
         loading.backend, loading.threads, loading.device, loading.weights, loading.precision, loading.kv_cache_dtype
     )
+
+
+def one_adapter(adapters: Sequence[str] | None) -> str | None:
+    """The name of the only adapter that was given; None without one. Raises OptionError where there are two."""
+    names = list(named_adapters(adapters))
+    if len(names) > 1:
+        raise OptionError(
+            f"--adapter is given {len(names)} times, for {' and '.join(names)}: one answers, so give one; pocketvlm "
+            "chat and serve take several"
+        )
+    return names[0] if names else None
 
 
 def processor_options(values: Mapping[str, Any]) -> dict[str, Any]:

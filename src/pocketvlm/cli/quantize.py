@@ -10,6 +10,7 @@ import typer
 
 from pocketvlm.bytesize import readable_size
 from pocketvlm.cli import options, reports
+from pocketvlm.cli.merge import adapter_lines
 from pocketvlm.cli.options import INPUT, OUTPUT, option
 
 EPILOG = """
@@ -18,6 +19,7 @@ Examples:
   pocketvlm quantize nano nano-int4
   pocketvlm quantize openbmb/MiniCPM-V-4.6 gguf --format gguf --scheme Q4_K_M --report report.json
   pocketvlm quantize openbmb/MiniCPM-V-4.6 awq --format awq --method awq --calibration conversations.jsonl
+  pocketvlm quantize openbmb/MiniCPM-V-4.6 invoices.gguf --format gguf --merge-adapter ./adapter
   pocketvlm quantize openbmb/MiniCPM-V-4.6 native --bits-per-weight 4.5 --keep "*.out_proj.weight"
 
 The directory OUT appears when all is written. Until then the finished tensors are in OUT.partial: the same command \
@@ -95,6 +97,14 @@ def quantize(
             help="JSONL of messages, a folder of pictures, or default: a set of texts, pictures and clips.",
         ),
     ] = "default",
+    merge_adapter: Annotated[
+        str | None,
+        option(
+            *("--merge-adapter", "DIR"),
+            panel=INPUT,
+            help="Merge an adapter (LoRA; a folder or a hub id) into the weights first.",
+        ),
+    ] = None,
     seed: Annotated[int, option("--seed", "N", panel=HOW, help="Of the default calibration set. Default: 0.")] = 0,
     report: Annotated[str | None, option("--report", "FILE", panel=OUTPUT, help=reports.HELP)] = None,
     as_json: Annotated[bool, options.json_option("QUANTIZE")] = False,
@@ -128,6 +138,7 @@ def quantize(
                 vision=vision,
                 bits_per_weight=bits_per_weight,
                 seed=seed,
+                merge_adapter=merge_adapter,
                 threads=threads,
                 revision=revision,
                 mmproj=mmproj,
@@ -146,6 +157,8 @@ def quantize(
         width = max(map(len, facts))
         lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
         print(printable("\n".join(lines)), flush=True)
+    if result.adapter is not None and not quiet:
+        print("\n".join(adapter_lines(result.adapter)), file=sys.stderr)
     content: dict[str, Any] = {"type": "pocketvlm.quantization", "version": 1, "quantization": result.to_dict()}
     written: list[Path] = []
     if target is not None:
@@ -161,6 +174,7 @@ def quantize(
                 threads=threads,
                 reference_revision=revision,
                 reference_mmproj=mmproj,
+                reference_adapter=merge_adapter,
                 progress=work.step,
             )
             found = compare.timed(found, work, (model, revision, mmproj), (made, None, own), threads)

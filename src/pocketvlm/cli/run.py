@@ -25,6 +25,7 @@ Examples:
   pocketvlm run -i cat.jpg -p "What is this?"
   pocketvlm run nano -i a.jpg -i https://example.com/b.png "What differs?"
   pocketvlm run openbmb/MiniCPM-V-4.6 -v clip.mp4 -p "What happens?" --stack-frames 3
+  pocketvlm run openbmb/MiniCPM-V-4.6 --adapter adapters/receipts -i receipt.jpg "What was bought?"
   cat page.png | pocketvlm run openbmb/MiniCPM-V-4.6 -i - -p "Read the text." --downsample-mode 4x
   echo "Hello" | pocketvlm run --output json
 
@@ -42,6 +43,7 @@ _MODEL_NAME = re.compile(r"[A-Za-z0-9_./~@\\:-]+")
     *options.PROMPT_OPTIONS,
     *options.SAMPLING_OPTIONS,
     *options.MEDIA_OPTIONS,
+    *options.ADAPTER_OPTIONS,
     *options.load_options(),
     *options.TEXT_OPTIONS,
 )
@@ -76,6 +78,7 @@ def run(
         told = {} if system is None else {"system": system}
         begin(name, engine, {**sampling, **told, **finishing}, values, [], quiet=quiet)
         return
+    adapter = options.one_adapter(engine.get("adapters"))
     question = read_prompt(text, image or [], piped=True)
     if not question.strip() and not image and not video:
         raise OptionError(_nothing_to_answer(model, prompt_argument, prompt))
@@ -87,6 +90,8 @@ def run(
     from pocketvlm.cli.terminal import Activity
 
     params: Any = {**sampling, **finishing, **options.processor_options(values)}
+    if adapter is not None:
+        params["adapter"] = adapter
     with Activity(quiet) as activity:
         activity.say(f"loading {name}")
         loaded = load(name, progress=activity.loading(name), **engine)

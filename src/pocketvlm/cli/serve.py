@@ -12,7 +12,7 @@ from pocketvlm.cli import options
 from pocketvlm.cli.notices import notices
 from pocketvlm.cli.options import given, load_options, option
 from pocketvlm.errors import OptionError
-from pocketvlm.options.load import LoadOptions
+from pocketvlm.options.load import LoadOptions, named_adapters
 from pocketvlm.options.option import definitions
 from pocketvlm.server.settings import Settings, read_file, read_keys
 
@@ -25,6 +25,7 @@ Examples:
   pocketvlm serve
   pocketvlm serve openbmb/MiniCPM-V-4.6 --port 8000 --served-model-name minicpm-v
   pocketvlm serve --host 0.0.0.0 --api-key-file keys.txt --allowed-media-domains upload.wikimedia.org
+  pocketvlm serve openbmb/MiniCPM-V-4.6 --adapter receipts=adapters/run-3 --adapter adapters/formal
   pocketvlm serve --config serve.yaml
 
 Each option can be set as POCKETVLM_SERVE_<OPTION>, e.g. POCKETVLM_SERVE_PORT=8080, or in the file of --config by its \
@@ -86,14 +87,19 @@ def serve(
 
     chosen = given(values, Settings)
     paths = tuple(str(Path(text).expanduser()) for text in chosen.pop("allowed_media_path", ()))
+    if "adapter_dir" in chosen:
+        chosen["adapter_dir"] = str(Path(chosen["adapter_dir"]).expanduser())
     settings = Settings(**chosen, allowed_media_path=paths, api_keys=read_keys(api_key_file, os.environ))
     try:
+        from pocketvlm.interfaces.preparation import served_name
         from pocketvlm.server import run
         from pocketvlm.server.logs import Log
     except ImportError as error:
         raise OptionError(
             f'the server needs {error.name}, which is not installed: pip install "pocketvlm[serve]"'
         ) from None
+    adapters = named_adapters(given(values, LoadOptions).get("adapters"))
+    settings.check_adapters(adapters, settings.served_model_name or (served_name(model),))
     listener = run.bind(settings)
     with Activity(quiet) as activity:
         from pocketvlm.api import load
@@ -121,9 +127,11 @@ def _ready(url: str, model: Model, settings: Settings) -> None:
     memory = model.engine.memory.limit
     count = len(settings.api_keys)
     keys = f"{count} key{'s' if count > 1 else ''}" if count else "no key needed"
+    names = ", ".join(model.adapters)
     threads = str(backend.get("threads", "")).partition(" (")[0]
     line = (
         f"serving {model.name} at {url}: {kernels}, {threads} threads, {readable_size(memory)} of state, "
-        f"{settings.max_seqs} answers at once of {length} tokens, {keys}; {url}/docs"
+        f"{settings.max_seqs} answers at once of {length} tokens, {f'adapters {names}, ' if names else ''}{keys}; "
+        f"{url}/docs"
     )
     print(printable(" ".join(line.split())), file=sys.stderr, flush=True)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pocketvlm.cli import options
 from pocketvlm.cli.inputs import read_images, read_prompt, read_videos
 from pocketvlm.errors import OptionError
+from pocketvlm.options.load import LoadOptions, named_adapters
+from pocketvlm.options.request import over_defaults
 from pocketvlm.types import DownsampleMode
 
 if TYPE_CHECKING:
@@ -27,7 +29,12 @@ Each option can be set as POCKETVLM_TOKENS_<OPTION>.
 MODES: tuple[DownsampleMode, ...] = ("16x", "4x")
 
 
-@options.takes(*options.PROMPT_OPTIONS, *options.MEDIA_OPTIONS, *options.load_options("revision", "mmproj"))
+@options.takes(
+    *options.PROMPT_OPTIONS,
+    *options.MEDIA_OPTIONS,
+    *options.ADAPTER_OPTIONS,
+    *options.load_options("revision", "mmproj"),
+)
 def tokens(
     model: Annotated[str, options.model_argument("TOKENS")] = options.DEFAULT_MODEL,
     image: options.Image = None,
@@ -44,8 +51,11 @@ def tokens(
         raise OptionError("there is nothing to count: give images or a prompt, as in pocketvlm tokens -i page.png")
     images, videos = read_images(image or []), read_videos(video or [])
     text = read_prompt(prompt, image or [], piped=False)
+    adapters = options.given(values, LoadOptions).get("adapters")
+    options.one_adapter(adapters)
 
     from pocketvlm.api import processor_for
+    from pocketvlm.api.adapters import adapter_options
     from pocketvlm.checkpoint.hub import resolve
     from pocketvlm.checkpoint.reader import open_checkpoint
     from pocketvlm.cli.terminal import Activity
@@ -59,6 +69,8 @@ def tokens(
         path = resolve(model, values["revision"], activity.downloading(model), weights=False, mmproj=mmproj)
         checkpoint = open_checkpoint(path, weights=False, mmproj=mmproj)
         processor = processor_for(checkpoint)
+        for name, source in named_adapters(adapters).items():
+            chosen = over_defaults(adapter_options(name, source, checkpoint.processor), chosen)
         activity.say(f"reading {len(images)} images and {len(videos)} videos")
         processed = processor(as_messages(text, images, system, videos), **chosen)
     report = count(model, [*(image or []), *(f"video:{name}" for name in videos)], processed, processor, chosen)

@@ -6,16 +6,27 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pocketvlm.backends.batch import Batch, SubBatch
+from pocketvlm.backends.batch import Batch, Ints, SubBatch
 from pocketvlm.backends.ops import Array
 from pocketvlm.engine.memory import Memory
 from pocketvlm.engine.request import Work
 from pocketvlm.lru import LRU
-from pocketvlm.model import MiniCPMV
+from pocketvlm.model import LoadedAdapter, MiniCPMV
 from pocketvlm.model.text import LayerState
 
 _MAX_STEPS = 64
 _MIN_PAGES = 16
+
+
+def number_adapters(adapters: Sequence[LoadedAdapter | None]) -> tuple[list[LoadedAdapter], Ints | None]:
+    """The different adapters among those of some sequences, and for `Batch.adapters` the index of each or -1.
+
+    Without any adapter the indices are None.
+    """
+    found = list(dict.fromkeys(adapter for adapter in adapters if adapter is not None))
+    if not found:
+        return [], None
+    return found, np.array([-1 if adapter is None else found.index(adapter) for adapter in adapters], np.int32)
 
 
 class _DecodeStep:
@@ -27,10 +38,11 @@ class _DecodeStep:
         states: tuple[LayerState, ...],
         width: int,
         page_size: int,
-        adapters: tuple[int, ...],
+        adapters: tuple[LoadedAdapter | None, ...],
     ) -> None:
-        """adapters: index of the adapter of each sequence, or -1."""
+        """adapters: of each sequence."""
         self.model, self.states = model, states
+        self._adapters, indices = number_adapters(adapters)
         n = len(adapters)
         offsets = np.arange(n + 1, dtype=np.int32)
         self._context_lens, self._slots = np.zeros(n, np.int32), np.zeros(n, np.int32)
@@ -43,7 +55,7 @@ class _DecodeStep:
             sub_batches=(SubBatch(slice(None), offsets, self._context_lens, self._slots, self._slots),),
             ids=np.zeros(n, np.int32),
             logit_rows=np.arange(n, dtype=np.int32),
-            adapters=np.array(adapters, np.int32) if max(adapters) >= 0 else None,
+            adapters=indices,
         )
         self.step = model.backend.step(self.batch)
         self._replay: Callable[[], Array] | None = None
@@ -67,8 +79,9 @@ class _DecodeStep:
         return logits
 
     def _compute(self) -> Array:
-        hidden = self.model.forward(self.model.embed(self.step), self.step, self.states)
-        return self.model.logits(hidden, self.step)
+        x = self.model.embed(self.step, (), self._adapters)
+        hidden = self.model.forward(x, self.step, self.states, self._adapters)
+        return self.model.logits(hidden, self.step, self._adapters)
 
 
 class Decoding:
@@ -76,12 +89,17 @@ class Decoding:
 
     def __init__(self, model: MiniCPMV, memory: Memory) -> None:
         self.model, self.memory = model, memory
-        self._steps: LRU[tuple[int, tuple[int, ...]], _DecodeStep] = LRU(_MAX_STEPS)
+        self._steps: LRU[tuple[int, tuple[LoadedAdapter | None, ...]], _DecodeStep] = LRU(_MAX_STEPS)
         memory.moving = self._steps.clear  # captured steps refer to the arrays that move
 
     def forget(self) -> None:
         """Drop all captured steps; the next steps are captured again."""
         self._steps.clear()
+
+    def forget_adapter(self, adapter: LoadedAdapter) -> None:
+        """Drop the captured steps in which a sequence has this adapter."""
+        for key in [key for key in self._steps if adapter in key[1]]:
+            self._steps.pop(key)
 
     def fits(self, work: Sequence[Work]) -> bool:
         """Whether all of `work` is the last token of an answer that has begun."""
@@ -94,7 +112,7 @@ class Decoding:
         """Logits [n, vocab] of the next token of each sequence; they are valid until the next step."""
         pages = max(item.sequence.allocation.count for item in work if item.sequence.allocation is not None)
         width = max(_MIN_PAGES, 1 << (pages - 1).bit_length())
-        key = width, tuple(self.model.adapter_index(item.sequence.request.adapter) for item in work)
+        key = width, tuple(item.sequence.adapter for item in work)
         step = self._steps.use(key)
         if step is None:
             step = _DecodeStep(self.model, self.memory.states, width, self.memory.page_size, key[1])

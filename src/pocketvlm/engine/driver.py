@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from pocketvlm.adapters import Adapter
 from pocketvlm.engine.engine import Engine
 from pocketvlm.engine.request import Request, StageSeconds, TokenEvent
 from pocketvlm.engine.stats import EngineStats
@@ -120,6 +121,30 @@ class EngineDriver:
         self._order(run)
         self.wait(future.done)
         return future.result()
+
+    def add_adapter(self, name: str, adapter: Adapter, replace: bool = False) -> None:
+        """Give requests an adapter under a name; returns when new requests use it.
+
+        It is checked and prepared on this thread, while requests run. replace: also under a name that is taken;
+        requests that were submitted before finish with the old adapter. Raises OptionError for a name that is taken,
+        and for tensors that do not fit the network; nothing changes then.
+        """
+        if not replace:
+            self.engine.model.check_new_name(name)
+        loaded = self.engine.model.load_adapter(name, adapter)
+        self.call(partial(self.engine.add_adapter, name, loaded, replace))
+
+    def remove_adapter(self, name: str) -> None:
+        """Refuse an adapter to new requests; those that were submitted before finish with it.
+
+        Raises OptionError for an unknown name.
+        """
+        self.call(partial(self.engine.remove_adapter, name))
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that requests may use, in the order in which they were added."""
+        return self.engine.model.adapters
 
     def wait(self, ready: Callable[[], bool]) -> None:
         """Return when `ready()`. Steps the engine until then, unless another thread does.

@@ -8,6 +8,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvlm.adapters import Adapter
 from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.engine.fitting import ways_to_fit
 from pocketvlm.engine.memory import Memory
@@ -19,7 +20,7 @@ from pocketvlm.engine.scheduler import Scheduler
 from pocketvlm.engine.stats import EngineStats
 from pocketvlm.engine.vision import Vision
 from pocketvlm.errors import OptionError, PocketVLMError, PromptError
-from pocketvlm.model import MiniCPMV
+from pocketvlm.model import LoadedAdapter, MiniCPMV
 from pocketvlm.options.load import DEFAULT_MAX_SEQS, DEFAULT_PREFILL_CHUNK, DEFAULT_VISION_CACHE, LoadOptions
 from pocketvlm.types import Prompt, SamplingParams
 
@@ -74,6 +75,7 @@ class Engine:
         self.scheduler = Scheduler(self.memory, self.prefix, self.vision, prefill_chunk, max_seqs)
         self.runner = Runner(model, self.memory)
         self.sequences: dict[int, Sequence] = {}
+        self._removed: list[LoadedAdapter] = []  # adapters without a name that requests or captured steps may use
         self._numbers = itertools.count()
         self._steps = 0
         self._encoded = self._finished_prefill = self._vision_ran = False
@@ -86,7 +88,7 @@ class Engine:
         params, prompt = request.params, request.prompt
         max_tokens = min(params.max_tokens, self._room(prompt))
         self._check_memory(prompt, max_tokens)
-        self.model.adapter_index(request.adapter)
+        self.model.adapter(request.adapter)
         return max_tokens
 
     def new_number(self) -> int:
@@ -98,7 +100,7 @@ class Engine:
 
         number: its id, from `new_number`. Requests of one priority run in the order of their numbers.
         """
-        max_tokens, prompt = self.check(request), request.prompt
+        max_tokens, prompt, adapter = self.check(request), request.prompt, self.model.adapter(request.adapter)
         boundaries, ends = chunk_boundaries(len(prompt.ids), prompt.marks, self.scheduler.prefill_chunk)
         sequence = Sequence(
             id=self.new_number() if number is None else number,
@@ -106,11 +108,37 @@ class Engine:
             max_tokens=max_tokens,
             random=np.random.default_rng(request.params.seed),
             boundaries=tuple(boundaries),
-            keys=entry_keys(prompt, ends, request.adapter),
+            keys=entry_keys(prompt, ends, None if adapter is None else adapter.digest),
+            adapter=adapter,
         )
         self.sequences[sequence.id] = sequence
         self.scheduler.add(sequence)
         return sequence.id
+
+    def add_adapter(self, name: str, adapter: Adapter | LoadedAdapter, replace: bool = False) -> None:
+        """Give new requests an adapter under a name. replace: also under one that is taken.
+
+        Raises OptionError for a name that is taken, and for tensors that do not fit the network; nothing changes then.
+        """
+        if isinstance(adapter, Adapter):
+            adapter = self.model.load_adapter(name, adapter)
+        if replace and name in self.model.adapters:
+            self.remove_adapter(name)
+        self.model.add_adapter(name, adapter)
+
+    def remove_adapter(self, name: str) -> None:
+        """Refuse an adapter to new requests. Its memory is free once the requests that use it are released.
+
+        Raises OptionError for an unknown name.
+        """
+        self._removed.append(self.model.remove_adapter(name))
+        self._drop_removed_adapters()
+
+    def _drop_removed_adapters(self) -> None:
+        used = {sequence.adapter for sequence in self.sequences.values()}
+        for adapter in [adapter for adapter in self._removed if adapter not in used]:
+            self.runner.decoding.forget_adapter(adapter)
+            self._removed.remove(adapter)
 
     @property
     def busy(self) -> bool:
@@ -154,6 +182,8 @@ class Engine:
         """Forget a request, ended or not; returns the time it spent in each stage. trim: also call `trim`."""
         sequence = self.sequences.pop(number)
         self.scheduler.remove(sequence)
+        if self._removed:
+            self._drop_removed_adapters()
         if trim:
             self.trim()
         return sequence.seconds
@@ -206,15 +236,17 @@ class Engine:
             decode_seconds=self.runner.decode_seconds,
         )
 
-    def prompt_logits(self, prompt: Prompt, chunk: int | None = None) -> NDArray[np.float32]:
+    def prompt_logits(
+        self, prompt: Prompt, chunk: int | None = None, adapter: str | None = None
+    ) -> NDArray[np.float32]:
         """Logits float32 [tokens, vocab] of every prompt position, in chunks of `chunk` tokens (None: the default)."""
         self._room(prompt, spare=0)
         self._check_memory(prompt, 0)
         chunk = chunk or self.scheduler.prefill_chunk
         total = len(prompt.ids)
-        request = Request(prompt, SamplingParams(max_tokens=1))
-        sequence = Sequence(-1, request, 1, np.random.default_rng(0))
-        sequence.features = dict(enumerate(self.runner.encode(prompt.views)))
+        request = Request(prompt, SamplingParams(max_tokens=1), adapter=adapter)
+        sequence = Sequence(-1, request, 1, np.random.default_rng(0), adapter=self.model.adapter(adapter))
+        sequence.features = dict(enumerate(self.runner.encode(prompt.views, sequence.adapter)))
         if not self.scheduler.reserve(self.memory.pages_for(total), 1):
             raise PromptError(f"{total} tokens do not fit with the running requests: wait for those to end")
         sequence.allocation = self.memory.open()

@@ -35,7 +35,7 @@ def entry_keys(prompt: Prompt, ends: Sequence[int], adapter: str | None = None) 
     """The key of each prefix-cache entry by its end: a chain of hashes over ids, positions, views and earlier entries.
 
     All views have the same placeholder id, so their digests are hashed; a view without a digest ends the chain.
-    adapter: part of every key, because the state depends on it.
+    adapter: digest of the adapter, part of every key, because the state depends on it; None without one.
     """
     keys: dict[int, bytes] = {}
     key, start = b"" if adapter is None else hashlib.blake2b(adapter.encode(), digest_size=16).digest(), 0

@@ -12,6 +12,7 @@ import numpy as np
 from pocketvlm.backends.batch import Ints
 from pocketvlm.backends.ops import Array
 from pocketvlm.engine.memory import Allocation
+from pocketvlm.model import LoadedAdapter
 from pocketvlm.types import Constraint, FinishReason, Prompt, SamplingParams, TokenLogprob
 
 # Requests of this priority, or of a higher number, rest while any others run.
@@ -79,9 +80,10 @@ class StageSeconds:
 class Sequence:
     """A request in the engine: its ids so far, how many of them the state holds, and where that state is.
 
-    boundaries: the ends of its prompt's parts. keys: of the prefix-cache entries among them, by position. features: of
-    views whose ids are not all computed, by index. copies: copies of its slot that a step fills, by position. cached:
-    prompt tokens that were not computed for it. Times are of perf_counter.
+    boundaries: the ends of its prompt's parts. keys: of the prefix-cache entries among them, by position. adapter: of
+    its request, also after the name is gone. features: of views whose ids are not all computed, by index. copies:
+    copies of its slot that a step fills, by position. cached: prompt tokens that were not computed for it. Times are of
+    perf_counter.
     """
 
     id: int
@@ -90,6 +92,7 @@ class Sequence:
     random: np.random.Generator
     boundaries: tuple[int, ...] = ()
     keys: dict[int, bytes] = field(default_factory=dict)
+    adapter: LoadedAdapter | None = None
     output: list[int] = field(default_factory=list)
     computed: int = 0
     allocation: Allocation | None = None
@@ -110,6 +113,11 @@ class Sequence:
     def order(self) -> tuple[int, int]:
         """Precedence: lower priority numbers first, then earlier requests."""
         return self.request.priority, self.id
+
+    @property
+    def vision_digest(self) -> str:
+        """What the features of its views depend on besides the views: "" means the checkpoint's own weights."""
+        return "" if self.adapter is None else self.adapter.vision_digest
 
     @property
     def length(self) -> int:

@@ -9,11 +9,11 @@ import numpy as np
 
 from pocketvlm.backends.batch import Batch, Ints, SubBatch
 from pocketvlm.backends.ops import Array
-from pocketvlm.engine.decoding import Decoding
+from pocketvlm.engine.decoding import Decoding, number_adapters
 from pocketvlm.engine.memory import Memory
 from pocketvlm.engine.request import Plan, Work
 from pocketvlm.engine.sampler import LogitsRow
-from pocketvlm.model import MiniCPMV
+from pocketvlm.model import LoadedAdapter, MiniCPMV
 from pocketvlm.types import PendingView, View
 
 
@@ -56,27 +56,30 @@ class Runner:
     def logits(self, plan: Plan, rows: Ints) -> Array:
         """Logits [n, vocab] of the given rows of a plan, whose tokens end to end are its rows."""
         model = self.model
-        step = model.backend.step(self._batch(plan, rows))
+        adapters, indices = number_adapters([work.sequence.adapter for work in plan.work])
+        if indices is not None:
+            indices = np.repeat(indices, [work.stop - work.start for work in plan.work])
+        step = model.backend.step(self._batch(plan, rows, indices))
         splices, offset = [], 0
         for work in plan.work:
             splices += [(model.backend.indices(at), values) for at, values in _splices(work, offset)]
             offset += work.stop - work.start
-        hidden = model.forward(model.embed(step, splices), step, self.memory.states)
-        return model.logits(hidden, step)
+        hidden = model.forward(model.embed(step, splices, adapters), step, self.memory.states, adapters)
+        return model.logits(hidden, step, adapters)
 
-    def encode(self, views: tuple[View | PendingView, ...]) -> list[Array]:
+    def encode(self, views: tuple[View | PendingView, ...], adapter: LoadedAdapter | None = None) -> list[Array]:
         """Features of views, as many at a time as the backend prefers."""
         features: list[Array] = []
         max_patches = self.model.backend.patches_at_once
         group: list[View] = []
         for view in views:
             if group and sum(v.rows * v.cols for v in group) + view.rows * view.cols > max_patches:
-                features += self.model.encode(group)
+                features += self.model.encode(group, [adapter] * len(group))
                 group = []
             group.append(view.load())
-        return features + self.model.encode(group)
+        return features + self.model.encode(group, [adapter] * len(group))
 
-    def _batch(self, plan: Plan, logit_rows: Ints) -> Batch:
+    def _batch(self, plan: Plan, logit_rows: Ints, adapters: Ints | None) -> Batch:
         parts = [(work, start, stop) for work in plan.work for start, stop in work.parts()]
         allocations = [work.sequence.allocation for work, _, _ in parts if work.sequence.allocation is not None]
         pages = np.full((len(parts), max(allocation.count for allocation in allocations)), -1, dtype=np.int32)
@@ -95,7 +98,7 @@ class Runner:
             sub_batches=sub_batches(offsets, context_lens, slots, np.array(copies, np.int32)),
             ids=np.concatenate([work.sequence.ids(work.start, work.stop) for work in plan.work]),
             logit_rows=logit_rows,
-            adapters=self._adapters(plan),
+            adapters=adapters,
         )
 
     def _rotary_positions(self, plan: Plan) -> Ints:
@@ -107,13 +110,6 @@ class Runner:
             found[..., row:end] = work.sequence.rotary_positions(work.start, work.stop)
             row = end
         return found
-
-    def _adapters(self, plan: Plan) -> Ints | None:
-        """The adapter of each row of a plan; None if no sequence has one."""
-        indices = [self.model.adapter_index(work.sequence.request.adapter) for work in plan.work]
-        if max(indices) < 0:
-            return None
-        return np.repeat(np.array(indices, np.int32), [work.stop - work.start for work in plan.work])
 
 
 def sub_batches(offsets: Ints, context_lens: Ints, slots: Ints, copies: Ints) -> tuple[SubBatch, ...]:

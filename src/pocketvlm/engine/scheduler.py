@@ -85,14 +85,14 @@ class Scheduler:
         `timeout` seconds at most for the first of them.
         """
         due: list[tuple[Sequence, int]] = []
-        listed: set[tuple[str, str, str | None]] = set()
+        listed: set[tuple[str, str, str]] = set()
         owners: dict[Pictures, Sequence] = {}
         for sequence in self._active():
             if not sequence.prefilling:
                 continue
             for index in self.views.missing(sequence, sequence.computed, self._stop(sequence)):
                 view = sequence.request.prompt.views[index]
-                name = (view.digest, view.downsample_mode, sequence.request.adapter)
+                name = (view.digest, view.downsample_mode, sequence.vision_digest)
                 if view.digest and name in listed:
                     continue
                 # A clip retains few pictures around the requested one, so only the first sequence in order uses it.

@@ -22,11 +22,14 @@ _MAX_NAMES = 1 << 16
 _Key = tuple[str, ...]
 
 
-def _key(digest: str, mode: str, adapter: str | None) -> _Key | None:
-    """What cached features depend on; None for a view without a digest."""
+def _key(digest: str, mode: str, adapter: str) -> _Key | None:
+    """What cached features depend on; None for a view without a digest.
+
+    adapter: digest of its part in the vision tower; "" shares the features of the checkpoint's own weights.
+    """
     if not digest:
         return None
-    return (digest, mode) if adapter is None else (digest, mode, adapter)
+    return (digest, mode, adapter) if adapter else (digest, mode)
 
 
 class Vision:
@@ -57,7 +60,7 @@ class Vision:
     def attach_cached_features(self, sequence: Sequence, start: int, stop: int) -> None:
         """Give the sequence the cached features of its views with ids in start..stop of the prompt."""
         for index in self.missing(sequence, start, stop):
-            found = self._find(sequence.request.prompt.views[index], sequence.request.adapter)
+            found = self._find(sequence.request.prompt.views[index], sequence.vision_digest)
             if found is not None:
                 self.hits += 1
                 sequence.features[index] = found
@@ -70,7 +73,7 @@ class Vision:
         views = [self._load(sequence.request.prompt.views[index]) for sequence, index in due]
         began = time.perf_counter()
         keys = [
-            _key(view.digest, view.downsample_mode, sequence.request.adapter)
+            _key(view.digest, view.downsample_mode, sequence.vision_digest)
             for view, (sequence, _) in zip(views, due, strict=True)
         ]
         first: dict[object, int] = {}
@@ -82,10 +85,10 @@ class Vision:
         ]
         found: dict[int, Array] = {}
         for i in first.values():
-            if pending[i] and (cached := self._find(views[i], due[i][0].request.adapter)) is not None:
+            if pending[i] and (cached := self._find(views[i], due[i][0].vision_digest)) is not None:
                 found[i] = cached
         fresh = [i for i in first.values() if i not in found]
-        computed = self.model.encode([views[i] for i in fresh])
+        computed = self.model.encode([views[i] for i in fresh], [due[i][0].adapter for i in fresh])
         if len(fresh) > 1:  # they are parts of one array: without copies, one cached part would retain the whole
             computed = [self.model.backend.take(rows, np.arange(len(rows), dtype=np.int32)) for rows in computed]
         for i, features in zip(fresh, computed, strict=True):
@@ -114,7 +117,7 @@ class Vision:
             self._digests.put(view.digest, loaded.digest)
         return loaded
 
-    def _find(self, view: View | PendingView, adapter: str | None) -> Array | None:
+    def _find(self, view: View | PendingView, adapter: str) -> Array | None:
         digest = view.digest if isinstance(view, View) else self._digests.use(view.digest) or ""
         key = _key(digest, view.downsample_mode, adapter)
         if key is None:

@@ -13,7 +13,8 @@ from pocketvlm.errors import OptionError
 Verdict = Literal["refused", "ignored"]
 
 CHAT, COMPLETIONS, RESPONSES = "chat", "completions", "responses"
-MESSAGES, OLLAMA, TOKENS, FILES, BATCHES = "messages", "ollama", "tokens", "files", "batches"
+MESSAGES, OLLAMA, TOKENS = "messages", "ollama", "tokens"
+FILES, BATCHES, ADAPTERS = "files", "batches", "adapters"
 OPENAI = (CHAT, COMPLETIONS, RESPONSES)
 
 _MAX_NAMES = 40
@@ -104,7 +105,8 @@ RULES = (
     _refused((CHAT, COMPLETIONS), "include_stop_str_in_output return_tokens_as_token_ids no_stop_trim",
              "answers have one form here", False),
     _refused((CHAT, COMPLETIONS), "t_max_predict_ms", "give max_tokens instead", 0, -1),
-    _refused((CHAT, COMPLETIONS), "lora lora_path", "this server has no adapters", [], ""),
+    _refused((CHAT, COMPLETIONS), "lora lora_path", "give the name of an adapter as model or adapter",
+             [], ""),
     _refused((CHAT,), "enable_thinking", "give chat_template_kwargs or reasoning_effort instead", False),
     _refused((CHAT,), "thinking", "give chat_template_kwargs or reasoning_effort instead", {"type": "disabled"}),
     _refused((CHAT,), "reasoning", "give reasoning_effort instead", {}),
@@ -143,6 +145,8 @@ RULES = (
     _refused((OLLAMA,), "suffix", "the model continues text and does not fill gaps", ""),
     _refused((OLLAMA,), "width height steps", "the model makes no images", 0),
     _refused((OLLAMA,), "_debug_render_only", "ask /tokenize for the prompt", False),
+    _refused((ADAPTERS,), "is_3d_lora_weight", "adapters of this model have matrices alone", False),
+    _ignored((ADAPTERS,), "lora_int_id", "adapters are known by name"),
     _ignored(OPENAI, "store", "nothing is stored", False),
     _ignored(OPENAI, "service_tier", "requests have priority instead", "auto", "default"),
     _ignored(OPENAI, "prompt_cache_key prompt_cache_options prompt_cache_retention",

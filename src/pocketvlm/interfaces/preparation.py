@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 from pocketvlm import __version__
 from pocketvlm.answers.choice import AnswerOptions, opens_reasoning
 from pocketvlm.api import Model
+from pocketvlm.api.adapters import AdapterInfo
 from pocketvlm.engine.fitting import ways_to_fit
 from pocketvlm.engine.request import Request
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import OptionError, PocketVLMError
 from pocketvlm.interfaces.constraints import Constrain, Ends, constraint_for, needs_grammar
 from pocketvlm.interfaces.errors import ApiError, from_failure
 from pocketvlm.interfaces.prompts import continued, raw_prompt
 from pocketvlm.interfaces.requests import Question
+from pocketvlm.options.request import over_defaults
 from pocketvlm.parsing import AnswerParser
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.types import Prompt, SamplingParams
@@ -28,6 +31,18 @@ if TYPE_CHECKING:
     from pocketvlm.guided import Grammars
 
 _CHARACTERS_A_TOKEN = 24  # far more than any real text has; longer text is refused before the tokenizer works on it
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """What answers a request. name: as the answer shows it. adapter: None for the model itself."""
+
+    name: str
+    adapter: str | None = None
+
+    def asks(self, question: Question) -> Question:
+        """The same question to this model or adapter."""
+        return question if self.adapter is None else dataclasses.replace(question, adapter=self.adapter)
 
 
 class RequestBuilder:
@@ -51,13 +66,15 @@ class RequestBuilder:
     ) -> None:
         self.model = model
         self.limits = limits
-        self.names = tuple(names) or (model_name(model.name),)
+        self.names = tuple(names) or (served_name(model.name),)
+        for name in model.adapters:
+            self.check_adapter_name(name)
         context = model.checkpoint.model.text.max_position_embeddings
         self.max_model_len = min(max_model_len or context, context)
         self.weights = str(model.ops.describe().get("weights", "")).partition(" ")[0]
         content = f"{model.checkpoint.fingerprint} {self.weights}"
         self.digest = hashlib.sha256(content.encode()).hexdigest()
-        self.fingerprint = _fingerprint(self.digest, model)
+        self._fingerprint = _digest((__version__, self.digest, sorted(model.ops.describe().items())))
         self.processor = model.processor
         self.tokenizer = model.processor.tokenizer
         self.template = model.processor.template.source
@@ -72,19 +89,64 @@ class RequestBuilder:
         if self._grammars is not None:
             self._grammars.close()
 
-    def check_model(self, name: str | None) -> str:
-        """The name that a request gave, if it is one of ours; without one the first of them."""
-        if not name:
-            return self.names[0]
-        if name not in self.names and name.removesuffix(":latest") not in self.names:
-            known = ", ".join(self.names)
+    def choose(self, model: str | None, adapter: str | None = None) -> ModelChoice:
+        """What the fields `model` and `adapter` of a request name: the model, if both are left out.
+
+        Raises ApiError 404 for an unknown name, 400 for two adapters.
+        """
+        named = self._found(model, "model") if model else None
+        chosen = self._found(adapter, "adapter") if adapter else None
+        if chosen is None:
+            return named or ModelChoice(self.names[0])
+        if chosen.adapter is None:
+            raise self._unknown(str(adapter), "adapter")
+        if named is not None and named.adapter not in (None, chosen.adapter):
             raise ApiError(
-                404,
-                f"model {name[:100]!r} not found: it is not served here, use {known}",
-                param="model",
-                code="model_not_found",
+                400, f"model={model!r} and adapter={adapter!r} are two adapters: give one of them", param="adapter"
             )
-        return name
+        return chosen
+
+    def _found(self, name: str, field: str) -> ModelChoice:
+        """The model or adapter of a name, with or without Ollama's tag."""
+        for each in (name, name.removesuffix(":latest")):
+            if each in self.names:
+                return ModelChoice(name)
+            if each in self.model.adapters:
+                return ModelChoice(name, each)
+        raise self._unknown(name, field)
+
+    def _unknown(self, name: str, field: str) -> ApiError:
+        known = [*self.names, *self.model.adapters] if field == "model" else list(self.model.adapters)
+        way = f"it is not served here, use {', '.join(known)}" if known else "no adapter is loaded, leave it out"
+        return ApiError(404, f"{field} {name[:100]!r} not found: {way}", param=field, code=f"{field}_not_found")
+
+    def check_adapter_name(self, name: str) -> None:
+        """Raise OptionError for the name of an adapter that is a name of the model."""
+        if name in self.names:
+            raise OptionError(f"adapter {name!r} has the name of the model: give it another name")
+
+    def adapter(self, name: str | None) -> AdapterInfo | None:
+        """The adapter of a name. Raises ApiError 404 for one that was removed after a request had named it."""
+        if name is None:
+            return None
+        info = self.model.adapters.get(name)
+        if info is None:
+            raise self._unknown(name, "adapter")
+        return info
+
+    def check_loaded(self, requests: Sequence[Request]) -> None:
+        """Raise ApiError 404 if an adapter of requests was removed after they were made."""
+        for request in requests:
+            self.adapter(request.adapter)
+
+    def digest_of(self, info: AdapterInfo | None) -> str:
+        """A hex digest of the weights, and of an adapter's values."""
+        return self.digest if info is None else hashlib.sha256(f"{self.digest} {info.digest}".encode()).hexdigest()
+
+    def fingerprint_of(self, adapter: str | None) -> str:
+        """What answers of the model, or of an adapter, with the same seed have in common."""
+        info = self.model.adapters.get(adapter) if adapter is not None else None
+        return self._fingerprint if info is None else _digest((self._fingerprint, info.digest))
 
     def check_length(self, question: Question) -> None:
         """Refuse text that cannot fit, before any work on it."""
@@ -118,7 +180,9 @@ class RequestBuilder:
                 return raw_prompt(self.tokenizer.encode_template(text), text, self.tokenizer, size)
             tools = list(question.tools.offered) or None
             given = question.messages if messages is None else messages
-            prompt = self.processor(given, tools=tools, limits=self.limits, **question.options)
+            info = self.adapter(question.adapter)
+            options = over_defaults({} if info is None else info.options, question.options)
+            prompt = self.processor(given, tools=tools, limits=self.limits, **options)
             if question.before:
                 return continued(question.before, prompt, self.tokenizer, checkpoint.eos_token_ids, size)
             return prompt
@@ -165,7 +229,9 @@ class RequestBuilder:
         ends = self.model.checkpoint.eos_token_ids
         seeds = [None if params.seed is None else params.seed + number for number in range(question.n)]
         return [
-            Request(prompt, dataclasses.replace(params, seed=seed), ends, question.priority, constraint)
+            Request(
+                prompt, dataclasses.replace(params, seed=seed), ends, question.priority, constraint, question.adapter
+            )
             for seed in seeds
         ]
 
@@ -217,12 +283,11 @@ class RequestBuilder:
         )
 
 
-def _fingerprint(digest: str, model: Model) -> str:
-    """What answers with the same seed have in common: version, checkpoint and arithmetic."""
-    parts = (__version__, digest, sorted(model.ops.describe().items()))
+def _digest(parts: tuple[object, ...]) -> str:
+    """A fingerprint of parts, as answers show it."""
     return f"fp_{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
 
 
-def model_name(model: str) -> str:
+def served_name(model: str) -> str:
     """What requests call a model: the name it was loaded by, of a directory its last part."""
     return Path(model).resolve().name if Path(model).is_dir() else model

@@ -57,6 +57,7 @@ class Question:
     places: one for each message where the request has no such list; then errors name these.
     before: token ids of an earlier conversation, which stand before the prompt of `messages`.
     context_limit: maximum tokens of prompt and answer; no limit for a prompt that is longer.
+    adapter: name of the adapter that answers, whose own options are defaults; None: the model itself.
     """
 
     messages: Sequence[Mapping[str, Any]] | None = None
@@ -75,3 +76,4 @@ class Question:
     places: tuple[Place, ...] = ()
     before: Sequence[int] = ()
     context_limit: int | None = None
+    adapter: str | None = None

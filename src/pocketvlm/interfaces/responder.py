@@ -176,8 +176,8 @@ class Responder:
             request.accept(ignored)
             if whole and request.stream:
                 ignored.add("stream")
-            name = builder.check_model(request.requested_model)
-            questions = request.questions(ignored, builder.template)
+            chosen = builder.choose(request.requested_model, request.adapter)
+            questions = [chosen.asks(each) for each in request.questions(ignored, builder.template)]
             if priority is not None:
                 questions = [replace(question, priority=priority) for question in questions]
             count = sum(question.n for question in questions)
@@ -187,7 +187,8 @@ class Responder:
         except PocketVLMError as error:
             raise from_failure(error) from None
         answer_id = request.own_id or request_id
-        output = RequestOutput(answer_id, name, builder.tokenizer, builder.fingerprint, choices, times)
+        fingerprint = builder.fingerprint_of(chosen.adapter)
+        output = RequestOutput(answer_id, chosen.name, builder.tokenizer, fingerprint, choices, times)
         return output, endpoint.renderer(output, request)
 
     def _choices(self, questions: Sequence[Question], times: RequestTimes) -> list[Choice]:

@@ -160,9 +160,9 @@ def decode_layers(
     return x
 
 
-def head(ops: Ops[A, W, I], w: Weights[A, W], eps: float, x: A) -> A:
+def head(ops: Ops[A, W, I], norm: A, matrix: W, eps: float, x: A, adapters: Adapters[A, W, I] = ()) -> A:
     """Final norm and output matrix: [n, hidden] -> logits [n, vocab]."""
-    return ops.rms_norm_linears(x, w.norm, eps, (w.lm_head,))[0]
+    return ops.rms_norm_linears(x, norm, eps, (matrix,), adapters)[0]
 
 
 def state_arrays(states: Sequence[LayerState], kind: type[LayerState]) -> Iterator[Any]:

@@ -1,10 +1,12 @@
 """`LoadOptions` defines the options of `pocketvlm.load`: which weights, how they are stored, and the memory."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pocketvlm.bytesize import size_text
+from pocketvlm.errors import OptionError
 from pocketvlm.options.option import Option, validate
 
 Backend = Literal["native", "torch"]
@@ -30,6 +32,42 @@ def _is_cache(value: Any) -> bool:
     return isinstance(value, bool | str | Path) and bool(str(value))
 
 
+def _are_adapters(value: Any) -> bool:
+    if isinstance(value, str) or not isinstance(value, Mapping | Sequence):
+        return False
+    paths = list(value.values()) if isinstance(value, Mapping) else value
+    named = not isinstance(value, Mapping) or all(isinstance(name, str) for name in value)
+    return named and all(isinstance(path, str | Path) and bool(str(path)) for path in paths)
+
+
+def named_adapters(given: Mapping[str, str | Path] | Sequence[str | Path] | None) -> dict[str, str | Path]:
+    """Directories of adapters by name. A directory of a list is named by its folder, unless it is a text "name=DIR".
+
+    Raises OptionError for two adapters of one name.
+    """
+    if given is None or isinstance(given, Mapping):
+        return dict(given or {})
+    found: dict[str, str | Path] = {}
+    for item in given:
+        name, equals, rest = str(item).partition("=")
+        path = item
+        if isinstance(item, str) and equals and not Path(item).expanduser().is_dir():
+            if not (name and rest):
+                raise OptionError(f"adapter {item!r}: give NAME=DIR, or the directory alone")
+            path = rest
+        else:
+            folder = Path(item).expanduser().resolve().name
+            # A hub id may end with its revision.
+            name = folder if Path(item).expanduser().exists() else folder.partition("@")[0]
+        if name in found:
+            raise OptionError(
+                f"adapter {name!r} is given twice, as {str(found[name])!r} and {str(path)!r}: give one of them another "
+                "name with NAME=DIR"
+            )
+        found[name] = path
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """How a checkpoint is loaded. `pocketvlm.load` explains each; sizes are bytes."""
@@ -46,6 +84,18 @@ class LoadOptions:
             metavar="FILE",
             default="the one next to the model's file",
             wanted="the path of a file",
+        ),
+    ] = None
+    adapters: Annotated[
+        Mapping[str, str | Path] | Sequence[str | Path] | None,
+        Option(
+            "Adapter (LoRA) to load: its directory, or a hub id; without NAME= it is named by its folder.",
+            metavar="[NAME=]DIR",
+            default="none",
+            flag="adapter",
+            item=str,
+            check=_are_adapters,
+            wanted="directories, in a list or by name",
         ),
     ] = None
     backend: Annotated[Backend, Option("native: C++, CPU. torch: the reference, CPU or GPU.")] = "native"

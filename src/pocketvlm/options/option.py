@@ -25,7 +25,8 @@ class Option:
     one of these. default: what applies where the field's default does not say so, such as "the checkpoint's". metavar:
     the value in --help. flag: the name on the command line and in YAML (""): the field's; None: not there). chat: the
     name of the chat's setting, in the same way. group: heading in --help ("": that of the dataclass). size: a number of
-    bytes, which may be written as 512M.
+    bytes, which may be written as 512M. item: the type of one of several values on the command line, where the field's
+    type does not say it.
     """
 
     help: str
@@ -41,6 +42,7 @@ class Option:
     chat: str | None = ""
     group: str = ""
     size: bool = False
+    item: type | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class Definition:
     @property
     def item(self) -> Any:
         """The type of one of several values; None for an option with one value."""
-        return get_args(self.type)[0] if get_origin(self.type) is tuple else None
+        return get_args(self.type)[0] if get_origin(self.type) is tuple else self.option.item
 
     @property
     def is_switch(self) -> bool:

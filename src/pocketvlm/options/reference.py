@@ -5,7 +5,7 @@ from __future__ import annotations
 from pocketvlm.options.load import LoadOptions
 from pocketvlm.options.media import ImageOptions, VideoOptions
 from pocketvlm.options.option import Definition, definitions
-from pocketvlm.options.request import TemplateOptions, TextOptions
+from pocketvlm.options.request import AdapterOptions, TemplateOptions, TextOptions
 from pocketvlm.options.sampling import SamplingParams
 
 _INTRODUCTION = """\
@@ -30,6 +30,7 @@ _TABLES = (
     ("Images: of a request, and of one image", ImageOptions),
     ("Videos: of a request, and of one video, with those of images", VideoOptions),
     ("Chat template", TemplateOptions),
+    ("Adapter", AdapterOptions),
     ("Text of the answer", TextOptions),
     ("Loading a model", LoadOptions),
 )

@@ -46,6 +46,23 @@ class TemplateOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterOptions:
+    """Which of the loaded adapters answers."""
+
+    group: ClassVar[str] = "Input"
+
+    adapter: Annotated[
+        str | None,
+        Option(
+            "The adapter that answers, by its name.",
+            wanted="the name of a loaded adapter",
+            default="none: the model itself",
+            flag=None,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
 class TextOptions:
     """How the text of an answer is changed."""
 
@@ -89,9 +106,21 @@ class RequestKeywords(MediaKeywords, total=False):
     enable_thinking: bool | None
     tools: Sequence[Mapping[str, Any]] | None
     template_kwargs: Mapping[str, Any] | None
+    adapter: str | None
     normalize_newlines: bool | None
 
 
 SAMPLING_OPTIONS = names(SamplingParams)
 PROCESSOR_OPTIONS = (*MEDIA_OPTIONS, *names(TemplateOptions))
-REQUEST_OPTIONS = (*SAMPLING_OPTIONS, *PROCESSOR_OPTIONS, *names(TextOptions))
+# What an adapter's own settings may say; other keys in them are not options of requests.
+ADAPTER_DEFAULTS = (*MEDIA_OPTIONS, "enable_thinking")
+REQUEST_OPTIONS = (*SAMPLING_OPTIONS, *PROCESSOR_OPTIONS, *names(AdapterOptions, TextOptions))
+
+
+def over_defaults(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a request for the processor over the defaults of its adapter; None is "not given"."""
+    chosen = {name: value for name, value in given.items() if value is not None}
+    under = {name: defaults[name] for name in ADAPTER_DEFAULTS if defaults.get(name) is not None}
+    if "enable_thinking" in (chosen.get("template_kwargs") or {}):
+        under.pop("enable_thinking", None)
+    return {**under, **chosen}

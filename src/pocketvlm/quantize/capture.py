@@ -107,6 +107,18 @@ class Recorder(Ops[Any, Any, Any]):
         self._record(x, weights)
         return self._ops.linears(x, weights, biases, adapters)
 
+    def add_updates(
+        self,
+        x: Any,
+        weights: Sequence[Any],
+        outs: Sequence[Any],
+        adapters: Sequence[AdaptedRows[Any, Any, Any]],
+    ) -> None:
+        self._ops.add_updates(x, weights, outs, adapters)
+
+    def activate(self, x: Any, activation: Activation) -> Any:
+        return self._ops.activate(x, activation)
+
     def embed(self, table: Any, ids: Any) -> Any:
         return self._ops.embed(table, ids)
 

@@ -16,6 +16,7 @@ from pocketvlm.server.context import Context
 from pocketvlm.server.errors import internal
 from pocketvlm.server.middleware import Middleware, error_response
 from pocketvlm.server.routes import (
+    adapters,
     answers,
     batches,
     docs,
@@ -45,7 +46,8 @@ def create_app(context: Context) -> tuple[FastAPI, ASGIApp]:
         servers=[{"url": prefix}] if prefix else None,
     )
     app.state.context = context
-    for module in (answers, ollama_models, tokens, files, previews, batches, message_batches, service, docs, page):
+    modules = (answers, ollama_models, tokens, adapters, files, previews, batches, message_batches, service, docs, page)
+    for module in modules:
         app.include_router(module.router)
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(HTTPException, _http)

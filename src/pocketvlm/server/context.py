@@ -11,12 +11,15 @@ from typing import TypeVar
 
 from pocketvlm.answers.choice import AnswerOptions
 from pocketvlm.api import Model
+from pocketvlm.api.adapters import AdapterInfo
 from pocketvlm.engine.request import Request
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.interfaces.errors import ApiError, from_failure
-from pocketvlm.interfaces.preparation import RequestBuilder
+from pocketvlm.interfaces.preparation import ModelChoice, RequestBuilder
 from pocketvlm.interfaces.requests import Question
+from pocketvlm.interfaces.schemas.common import ModelRequest
 from pocketvlm.processor.limits import MediaLimits
+from pocketvlm.server.adapters import AdapterLoading
 from pocketvlm.server.admission import Admission
 from pocketvlm.server.batches.batch import Batch, Kind
 from pocketvlm.server.batches.store import BatchStore
@@ -66,10 +69,10 @@ class Context:
             runaway_guard=settings.runaway_guard,
         )
         self.names = self.builder.names
-        self.check_model = self.builder.check_model
+        self.adapters = AdapterLoading(model, self.builder, settings)
         self.created = int(time.time())
         self.admission = Admission(settings.max_seqs, settings.max_queue)
-        self.metrics = Metrics(self.admission, model.driver)
+        self.metrics = Metrics(self.admission, model.driver, self.adapter_requests)
         self.database = Database(settings.data_dir)
         self.files = FileStore(settings, self.database)
         self.batch_store = BatchStore(self.database)
@@ -90,6 +93,27 @@ class Context:
     def max_model_len(self) -> int:
         """Maximum number of tokens of prompt and answer."""
         return self.builder.max_model_len
+
+    def listed(self) -> list[tuple[str, AdapterInfo | None]]:
+        """What requests may give as `model`: the names of the model, then the adapters."""
+        return [*((name, None) for name in self.names), *self.model.adapters.snapshot().items()]
+
+    def choose(self, body: ModelRequest, record: Record | None = None) -> ModelChoice:
+        """The model or adapter that a body names; `record` notes the adapter. Raises ApiError."""
+        chosen = self.builder.choose(body.requested_model, body.adapter)
+        if record is not None:
+            record.adapter = chosen.adapter
+        return chosen
+
+    def adapter_requests(self) -> dict[str, tuple[int, int]]:
+        """For each loaded adapter the choices that run, and those that wait."""
+        counts = {name: [0, 0] for name in self.model.adapters}
+        for run in self.runs:
+            for choice, ticket in zip(run.choices, run.tickets, strict=True):
+                name = choice.request.adapter
+                if name in counts and choice.finish_reason is None:
+                    counts[name][0 if self.driver.begun(ticket) else 1] += 1
+        return {name: (running, waiting) for name, (running, waiting) in counts.items()}
 
     def start(self) -> None:
         """Begin to run requests, on the running event loop."""
@@ -205,6 +229,7 @@ class Context:
         try:
             return Run(self.driver, self._mailbox, requests, how)
         except PocketVLMError as error:
+            self.builder.check_loaded(requests)
             raise from_failure(error) from None
 
     def _watch(self, run: Run) -> None:

@@ -27,6 +27,7 @@ class Record:
     error: str | None = None
     stream: bool = False
     user: str | None = None
+    adapter: str | None = None
     prompt_tokens: int = 0
     image_tokens: int = 0
     cached_tokens: int = 0
@@ -52,6 +53,7 @@ class Record:
         more = {
             "key": self.owner or None,
             "user": self.user,
+            "adapter": self.adapter,
             "error": self.error,
             "ignored": str(self.ignored),
             "stream": self.stream or None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -36,10 +36,32 @@ class _EngineFigures:
                 yield GaugeMetricFamily(name, f"Engine: {field.name.replace('_', ' ')}.", float(value))
 
 
-class Metrics:
-    """The figures of one server, in a registry of its own."""
+class _AdapterFigures:
+    """How many sequences of each loaded adapter run and wait."""
 
-    def __init__(self, admission: Admission, driver: EngineDriver) -> None:
+    def __init__(self, count: Callable[[], Mapping[str, tuple[int, int]]]) -> None:
+        self._count = count
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry for each scrape."""
+        family = GaugeMetricFamily(
+            "pocketvlm_adapter_sequences", "Sequences of a loaded adapter.", labels=["adapter", "state"]
+        )
+        for name, (running, waiting) in self._count().items():
+            family.add_metric([name, "running"], running)
+            family.add_metric([name, "waiting"], waiting)
+        yield family
+
+
+class Metrics:
+    """The figures of one server, in a registry of its own. adapters: running and waiting sequences of each adapter."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        driver: EngineDriver,
+        adapters: Callable[[], Mapping[str, tuple[int, int]]],
+    ) -> None:
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "pocketvlm_requests", "HTTP requests that ended.", ["route", "status"], registry=registry
@@ -66,6 +88,7 @@ class Metrics:
         ):
             Gauge(f"pocketvlm_{name}", text, registry=registry).set_function(read)
         registry.register(_EngineFigures(driver))
+        registry.register(_AdapterFigures(adapters))
 
     def page(self) -> bytes:
         """The text that a scraper reads."""

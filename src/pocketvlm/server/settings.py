@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -103,6 +103,12 @@ class Settings:
     allowed_hosts: Annotated[
         tuple[str, ...], _text("Host names besides localhost and addresses.", "NAME", _ACCESS)
     ] = ()
+    adapter_dir: Annotated[
+        str | None, _text("Load adapters by request from below this directory only.", "DIR", _ACCESS, default="none")
+    ] = None
+    allow_adapter_loading: Annotated[
+        bool, _switch("Let requests load adapters from --adapter-dir, and unload adapters.", _ACCESS)
+    ] = False
     strict: Annotated[bool, _switch("Refuse the fields of requests that are otherwise ignored.", _ACCESS)] = False
     allowed_origins: Annotated[
         tuple[str, ...], _text("Web pages that may call, such as https://example.com.", "URL", _ACCESS)
@@ -136,6 +142,7 @@ class Settings:
     max_seqs: Annotated[int, MAX_SEQS] = DEFAULT_MAX_SEQS
     max_queue: Annotated[int, _count("Answers that may wait; then 429.", _LIMITS, low=0)] = 64
     max_n: Annotated[int, _count("Answers of one request.", _LIMITS)] = 16
+    max_adapters: Annotated[int, _count("Adapters that are loaded at the same time.", _LIMITS)] = 32
     default_max_tokens: Annotated[int, _count("Tokens of an answer where a request does not say.", _LIMITS)] = 4096
     max_body_bytes: Annotated[int, _size("Size of a request.", _LIMITS)] = 64 * MIB
     max_bodies_bytes: Annotated[int, _size("Size of all requests that are being read.", _LIMITS)] = 512 * MIB
@@ -159,6 +166,15 @@ class Settings:
         for path in self.allowed_media_path:
             if not Path(path).is_dir():
                 raise OptionError(f"--allowed-media-path={path}: no such directory")
+        if self.allow_adapter_loading and self.adapter_dir is None:
+            raise OptionError("--allow-adapter-loading: name the directory with the adapters by --adapter-dir")
+        if self.adapter_dir is not None and not self.allow_adapter_loading:
+            raise OptionError(
+                f"--adapter-dir={self.adapter_dir}: add --allow-adapter-loading to let requests load adapters from "
+                "there; --adapter loads one at the start"
+            )
+        if self.adapter_dir is not None and not Path(self.adapter_dir).is_dir():
+            raise OptionError(f"--adapter-dir={self.adapter_dir}: no such directory")
         for key in self.api_keys:
             if len(key) < 8 or not key.isascii() or not key.isprintable() or " " in key:
                 raise OptionError("an API key needs at least 8 printable ASCII characters without blanks")
@@ -167,6 +183,14 @@ class Settings:
                 f"--host={self.host} can be reached from other machines: set a key with --api-key-file or "
                 "POCKETVLM_API_KEY, or say --insecure to let everybody in"
             )
+
+    def check_adapters(self, names: Collection[str], model_names: Collection[str]) -> None:
+        """Raise OptionError for adapters that are too many, or have a name of the model."""
+        if len(names) > self.max_adapters:
+            raise OptionError(f"{len(names)} adapters are more than --max-adapters={self.max_adapters}: raise it")
+        for name in names:
+            if name in model_names:
+                raise OptionError(f"adapter {name!r} has the name of the model: give it another one with NAME=DIR")
 
     @property
     def local(self) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pocketvlm.backends.batch import Ints, Step, SubStep
 from pocketvlm.backends.native.arena import Arena
-from pocketvlm.backends.native.matrices import NativeWeight, Tied
+from pocketvlm.backends.native.matrices import Matrix, NativeWeight, Tied
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
 from pocketvlm.backends.ops import Activation, AdaptedRows, AttentionSpec, DeltaSpec, KVCache, Ops
 from pocketvlm.backends.options import Scheme
@@ -41,6 +41,11 @@ def _frequencies(rotary_dim: int, theta: float) -> Floats:
 def _axes(spec: AttentionSpec, three_rows: bool) -> Ints:
     """The row of the rotary positions that each frequency takes."""
     return spec.rotary_axes() if three_rows else np.zeros(spec.rotary_dim // 2, np.int32)
+
+
+def updating(adapters: Sequence[Adapted], weights: Sequence[NativeWeight]) -> list[Adapted]:
+    """The adapters that have updates of some of the weights."""
+    return [adapted for adapted in adapters if any(weight in adapted.updates for weight in weights)]
 
 
 class NativeOps(Ops[Floats, NativeWeight, Ints]):
@@ -112,6 +117,10 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         activation: Activation | None = None,
         adapters: Sequence[Adapted] = (),
     ) -> Floats:
+        if activation is not None and (adapters := updating(adapters, (weight,))):
+            if residual is not None:
+                raise ValueError("adapters, an activation and a residual need two operations")
+            return self.activate(self.linear(x, weight, bias, adapters=adapters), activation)
         handle = weight
         if isinstance(weight, Tied):
             weight = weight.packed
@@ -121,17 +130,24 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         else:
             rounds = self._bfloat16 or weight.rounds
             self._native.linear(x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], rounds, out)
-        if adapters:
-            if activation is not None:
-                raise ValueError("adapters change the sum before an activation: apply the activation as an operation")
-            self._add_updates(x, handle, adapters, out)
+        self.add_updates(x, (handle,), (out,), adapters)
         return out
 
-    def _add_updates(self, x: Floats, weight: NativeWeight, adapters: Sequence[Adapted], out: Floats) -> None:
+    def add_updates(
+        self, x: Floats, weights: Sequence[NativeWeight], outs: Sequence[Floats], adapters: Sequence[Adapted]
+    ) -> None:
         for adapted in adapters:
-            update = adapted.updates.get(weight)
-            if update is not None:
-                self._native.add_low_rank(x, adapted.rows, update.a, update.b_transposed, update.scale, out)
+            rows = adapted.rows
+            if rows is None:
+                rows = np.arange(len(x), dtype=np.int32)
+                self._retain(rows)
+            for weight, out in zip(weights, outs, strict=True):
+                update = adapted.updates.get(weight)
+                if update is not None:
+                    self._native.add_low_rank(x, rows, update.a, update.b_transposed, update.scale, out)
+
+    def activate(self, x: Floats, activation: Activation) -> Floats:
+        return self.linear(x, Matrix(np.eye(x.shape[1], dtype=np.float32), False, x.shape[1]), activation=activation)
 
     def linears(
         self,
@@ -145,9 +161,7 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
             return super().linears(x, weights, biases, adapters)
         outs = [self._new((len(x), weight.outputs)) for weight in weights]
         self._native.quantized_linear(x, handles, list(biases), [], outs, 0)
-        if adapters:
-            for weight, out in zip(weights, outs, strict=True):
-                self._add_updates(x, weight, adapters, out)
+        self.add_updates(x, weights, outs, adapters)
         return outs
 
     def _fused(
@@ -173,7 +187,7 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         packed = [weight.packed if isinstance(weight, Tied) else weight for weight in weights]
         handles = [weight.handle for weight in packed if isinstance(weight, PackedMatrix)]
         alike = len(handles) == len(packed) and all(handles[0].quantized_alike(handle) for handle in handles)
-        if adapters or not alike:
+        if not alike or updating(adapters, weights):
             return None
         outs = [self._new((len(x), weight.outputs)) for weight in (packed[:1] if gates else packed)]
         self._native.quantized_linear(
@@ -213,9 +227,12 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         weights: Sequence[NativeWeight],
         biases: Sequence[Floats | None] = (),
         activation: Activation | None = None,
+        adapters: Sequence[Adapted] = (),
     ) -> Sequence[Floats]:
-        outs = self._fused("layer_norm", x, weights, (), norm=norm, eps=eps, biases=biases, activation=activation)
-        return super().layer_norm_linears(x, norm, eps, weights, biases, activation) if outs is None else outs
+        outs = self._fused("layer_norm", x, weights, adapters, norm=norm, eps=eps, biases=biases, activation=activation)
+        if outs is None:
+            return super().layer_norm_linears(x, norm, eps, weights, biases, activation, adapters)
+        return outs
 
     def gated_rms_norm_linear(
         self,

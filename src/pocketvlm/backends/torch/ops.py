@@ -50,22 +50,35 @@ class TorchOps(Ops[Tensor, Tensor, Tensor]):
         activation: Activation | None = None,
         adapters: Sequence[AdaptedRows[Tensor, Tensor, Tensor]] = (),
     ) -> Tensor:
-        if adapters and activation is not None:
-            raise ValueError("adapters change the sum before an activation: apply the activation as an operation")
         y = functional.linear(x, weight.float(), bias)
-        if activation == "gelu_tanh":
-            y = functional.gelu(y, approximate="tanh")
-        elif activation == "gelu_erf":
-            y = functional.gelu(y)
-        elif activation == "silu":
-            y = functional.silu(y)
+        if activation is not None:
+            if adapters and residual is not None:
+                raise ValueError("adapters, an activation and a residual need two operations")
+            self.add_updates(x, (weight,), (y,), adapters)
+            return self.activate(y, activation) if residual is None else self.activate(y, activation) + residual
         if residual is not None:
             y = y + residual
-        for adapted in adapters:
-            update = adapted.updates.get(weight)
-            if update is not None:
-                y[adapted.rows] += update.scale * (x[adapted.rows] @ update.a.T @ update.b_transposed)
+        self.add_updates(x, (weight,), (y,), adapters)
         return y
+
+    def add_updates(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        outs: Sequence[Tensor],
+        adapters: Sequence[AdaptedRows[Tensor, Tensor, Tensor]],
+    ) -> None:
+        for adapted in adapters:
+            rows = slice(None) if adapted.rows is None else adapted.rows
+            for weight, out in zip(weights, outs, strict=True):
+                update = adapted.updates.get(weight)
+                if update is not None:
+                    out[rows] += update.scale * (x[rows] @ update.a.T @ update.b_transposed)
+
+    def activate(self, x: Tensor, activation: Activation) -> Tensor:
+        if activation == "silu":
+            return functional.silu(x)
+        return functional.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * (1 + weight)

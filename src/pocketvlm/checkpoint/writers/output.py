@@ -46,7 +46,7 @@ def write_checkpoint(
     check_tensors(writer, checkpoint.model, tensors, roles)
     writer.check_files(checkpoint, tensors, roles, out, label)
     check_space(out, writer.nbytes(tensors, roles))
-    with _work_folder(out) as folder:
+    with new_folder(out) as folder:
         paths = writer.write(checkpoint, tensors, roles, folder, label, progress)
         try:
             return _publish(folder, paths, out)
@@ -115,7 +115,7 @@ def _names(names: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def _work_folder(out: Path) -> Iterator[Path]:
+def new_folder(out: Path) -> Iterator[Path]:
     """A new folder next to `out`, locked while it is used and removed at the end."""
     _remove_stale(out)
     folder = out.with_name(f".{out.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.files import INDEX_FILE
 from pocketvlm.checkpoint.formats.registry import SETTINGS_FILES
+from pocketvlm.checkpoint.huggingface import processor_section
 from pocketvlm.checkpoint.jsonfile import parse_object, read_json
 from pocketvlm.config import GenerationConfig, ModelConfig, ProcessorConfig, TextConfig, VisionConfig
 from pocketvlm.errors import CheckpointError, ConfigError
@@ -18,6 +18,7 @@ Content = dict[str, Any] | str | bytes
 _SUFFIXES = frozenset({".json", ".jinja", ".txt", ".model", ".tiktoken"})
 _NAMES = frozenset({"LICENSE", "LICENCE", "NOTICE"})
 _SETTINGS = ("quantization_config", "quantization")
+_PROCESSOR = ("max_slice_nums", "scale_resolution", "patch_size", "slice_mode", "use_image_id", "downsample_mode")
 # Attributes of the reference's tokenizer, which its processor asks for, and the tokens that they name.
 _TOKEN_ATTRIBUTES = {
     "image_token": "<|image_pad|>",
@@ -34,16 +35,18 @@ _TOKEN_ATTRIBUTES = {
 def small_files(checkpoint: Checkpoint) -> dict[str, Content]:
     """All files but the weights by name, without quantization settings; config.json is an object.
 
-    Files of a directory are as they are. Raises CheckpointError for one that cannot be read, and ConfigError for a GGUF
-    file that lacks what a directory must say.
+    Files of a directory are as they are, but a tied head and the options of images are those of `checkpoint.model` and
+    `checkpoint.processor`. Raises CheckpointError for a file that cannot be read, and ConfigError for a GGUF file that
+    lacks what a directory must say.
     """
     if checkpoint.path.is_dir():
-        return _copied(checkpoint.path)
+        return _copied(checkpoint)
     return _made(checkpoint)
 
 
-def _copied(directory: Path) -> dict[str, Content]:
-    files: dict[str, Content] = {"config.json": without_quantization(read_json(directory / "config.json"))}
+def _copied(checkpoint: Checkpoint) -> dict[str, Content]:
+    directory = checkpoint.path
+    files: dict[str, Content] = {"config.json": _changed_config(checkpoint)}
     for path in sorted(directory.iterdir()):
         is_small = path.suffix in _SUFFIXES or path.stem in _NAMES
         if not is_small or not path.is_file() or path.name in (*files, INDEX_FILE, *SETTINGS_FILES):
@@ -52,7 +55,36 @@ def _copied(directory: Path) -> dict[str, Content]:
             files[path.name] = path.read_bytes()
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
-    return files
+    return files | _changed_processor(checkpoint)
+
+
+def _changed_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """config.json of a directory with the head and the mode of the checkpoint's model."""
+    data = read_json(checkpoint.path / "config.json")
+    before, now = ModelConfig.from_dict(data), checkpoint.model
+    data = without_quantization(data)
+    if before.text.tie_word_embeddings != now.text.tie_word_embeddings:
+        for section in (data, data["text_config"]):
+            section["tie_word_embeddings"] = now.text.tie_word_embeddings
+    if before.downsample_mode != now.downsample_mode:
+        data["downsample_mode"] = now.downsample_mode
+    return data
+
+
+def _changed_processor(checkpoint: Checkpoint) -> dict[str, Content]:
+    """The file of image settings, by name, if the checkpoint's processor has other values than the file."""
+    path, in_section, section = processor_section(checkpoint.path)
+    before = ProcessorConfig.from_dict(section, str(path))
+    changed = {
+        name: value for name in _PROCESSOR if (value := getattr(checkpoint.processor, name)) != getattr(before, name)
+    }
+    if not changed:
+        return {}
+    return {
+        path.name: {**read_json(path), "image_processor": {**section, **changed}}
+        if in_section
+        else {**section, **changed}
+    }
 
 
 def without_quantization(config: dict[str, Any]) -> dict[str, Any]:
@@ -144,11 +176,10 @@ def _generation(generation: GenerationConfig, ends: tuple[int, ...]) -> dict[str
 
 
 def _preprocessor(processor: ProcessorConfig) -> dict[str, Any]:
-    names = ("max_slice_nums", "scale_resolution", "patch_size", "slice_mode", "use_image_id", "downsample_mode")
     return {
         "image_processor_type": "MiniCPMV4_6ImageProcessor",
         "processor_class": "MiniCPMV4_6Processor",
-        **{name: getattr(processor, name) for name in names},
+        **{name: getattr(processor, name) for name in _PROCESSOR},
         "image_mean": list(processor.image_mean),
         "image_std": list(processor.image_std),
     }

@@ -55,7 +55,8 @@ def chat_with(
         with Activity(quiet) as activity:
             activity.say(f"loading {model}")
             loaded = stack.enter_context(api.load(model, progress=activity.loading(model), **engine))
-        session = Session(loaded, Settings(loaded.sampling_defaults, loaded.processor.config, given))
+        defaults = {name: info.options for name, info in loaded.adapters.snapshot().items()}
+        session = Session(loaded, Settings(loaded.sampling_defaults, loaded.processor.config, given, defaults))
         reader, screen = _terminal(quiet, history)
         if not isinstance(reader, LineReader) or reader.asks:
             how = {name: text.partition(" (")[0] for name, text in loaded.ops.describe().items()}

@@ -14,7 +14,7 @@ from pocketvlm.interfaces.fields import MESSAGES, IgnoredFields
 from pocketvlm.interfaces.media import check_options
 from pocketvlm.interfaces.requests import Guide, Question, ToolUse
 from pocketvlm.interfaces.schemas.blocks import Blocks
-from pocketvlm.interfaces.schemas.common import AnswerRequest, Body, Json, Object
+from pocketvlm.interfaces.schemas.common import AnswerRequest, Json, ModelRequest, Object
 from pocketvlm.interfaces.schemas.tools import Name, OtherTool, form_of, tool_use
 from pocketvlm.options.media import MEDIA_OPTIONS
 from pocketvlm.processor.messages import plain_data
@@ -93,7 +93,7 @@ class MessageMetadata(Object):
     user_id: str | None = None
 
 
-class CountRequest(Body):
+class CountRequest(ModelRequest):
     """What is to be counted."""
 
     interface = MESSAGES

@@ -12,7 +12,7 @@ from pocketvlm.interfaces import fields
 from pocketvlm.interfaces.fields import IgnoredFields
 from pocketvlm.interfaces.requests import Place, Question
 from pocketvlm.options.option import definition
-from pocketvlm.options.request import SAMPLING_OPTIONS
+from pocketvlm.options.request import SAMPLING_OPTIONS, AdapterOptions
 from pocketvlm.options.sampling import SamplingParams
 
 Json = dict[str, Any]
@@ -35,17 +35,25 @@ class Body(Object):
     """The body of a request. interface: whose rules its undeclared fields follow."""
 
     interface: ClassVar[str]
-    model: str | None = Field(None, description="The model that is served, if it is left out.")
-
-    @property
-    def requested_model(self) -> str | None:
-        """The model's name."""
-        return self.model
 
     def accept(self, ignored: IgnoredFields) -> None:
         """Report the fields that nothing here reads. Raises OptionError for one that would change the answer."""
         for path, value in undeclared(self):
             fields.judge(self.interface, path, value, ignored)
+
+
+class ModelRequest(Body):
+    """The body of a request to the model or to one of its adapters."""
+
+    model: str | None = Field(None, description="The model or an adapter; the model, if it is left out.")
+    adapter: str | None = Field(
+        None, description=f"{definition(AdapterOptions, 'adapter').help} model may name it too."
+    )
+
+    @property
+    def requested_model(self) -> str | None:
+        """The name of the model, or of an adapter."""
+        return self.model
 
 
 def undeclared(item: Object, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -71,7 +79,7 @@ def described(name: str, more: str = "") -> Any:
     return Field(None, description=" ".join(filter(None, [option.help, accepted, more])))
 
 
-class AnswerRequest(Body):
+class AnswerRequest(ModelRequest):
     """The body of a request for an answer."""
 
     stream: bool | None = None

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 from pocketvlm.errors import OptionError
 from pocketvlm.interfaces.fields import OLLAMA, IgnoredFields
 from pocketvlm.interfaces.requests import Guide, Place, Question
-from pocketvlm.interfaces.schemas.common import AnswerRequest, Body, Count, Effort, Json, Object, thinks
+from pocketvlm.interfaces.schemas.common import AnswerRequest, Count, Effort, Json, ModelRequest, Object, thinks
 from pocketvlm.interfaces.schemas.tools import Tool, read_tools
 from pocketvlm.types import SamplingParams
 
@@ -85,7 +85,7 @@ class OllamaOptions(Object):
         return given
 
 
-class OllamaModel(Body):
+class OllamaModel(ModelRequest):
     """Which model: Ollama has two names for the field."""
 
     interface = OLLAMA

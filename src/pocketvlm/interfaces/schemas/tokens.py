@@ -10,13 +10,13 @@ from pocketvlm.errors import OptionError
 from pocketvlm.interfaces.fields import TOKENS, IgnoredFields
 from pocketvlm.interfaces.media import check_options
 from pocketvlm.interfaces.requests import Question
-from pocketvlm.interfaces.schemas.common import Body, Count, Json
+from pocketvlm.interfaces.schemas.common import Count, Json, ModelRequest
 from pocketvlm.interfaces.schemas.parts import plain_messages
 from pocketvlm.interfaces.schemas.tools import Tool, read_tools
 from pocketvlm.options.media import MEDIA_OPTIONS
 
 
-class TokenizeRequest(Body):
+class TokenizeRequest(ModelRequest):
     """Text, or a conversation with its images."""
 
     interface = TOKENS
@@ -48,7 +48,7 @@ class TokenizeRequest(Body):
         )
 
 
-class DetokenizeRequest(Body):
+class DetokenizeRequest(ModelRequest):
     """Token ids."""
 
     interface = TOKENS

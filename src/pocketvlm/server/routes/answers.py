@@ -40,9 +40,9 @@ async def responses(body: ResponsesRequest, request: Request) -> Response:
 async def input_tokens(body: ResponsesRequest, request: Request) -> Response:
     """How many tokens the prompt has, those of images and videos included."""
     context, record = accept(request, body)
-    context.check_model(body.requested_model)
+    chosen = context.choose(body, record)
     (question,) = body.questions(record.ignored, context.builder.template)
-    prompt, _ = await context.prompt_for(question, record.owner)
+    prompt, _ = await context.prompt_for(chosen.asks(question), record.owner)
     return Json({"object": "response.input_tokens", "input_tokens": len(prompt.ids)})
 
 
@@ -56,8 +56,8 @@ async def messages(body: MessagesRequest, request: Request) -> Response:
 async def count_tokens(body: CountRequest, request: Request) -> Response:
     """How many tokens the prompt has, those of images included."""
     context, record = accept(request, body)
-    context.check_model(body.requested_model)
-    prompt, _ = await context.prompt_for(body.question(record.ignored), record.owner)
+    chosen = context.choose(body, record)
+    prompt, _ = await context.prompt_for(chosen.asks(body.question(record.ignored)), record.owner)
     return Json({"input_tokens": len(prompt.ids)})
 
 
@@ -76,12 +76,13 @@ async def generate(body: OllamaGenerateRequest, request: Request) -> Response:
 async def _answer(body: AnswerRequest, request: Request) -> Response:
     """The answer to a body, written by the renderer of its endpoint."""
     context, record = accept(request, body)
-    name = context.check_model(body.requested_model)
+    chosen = context.choose(body, record)
     record.user, record.id = body.end_user, body.own_id or record.id
-    questions = body.questions(record.ignored, context.builder.template)
+    questions = [chosen.asks(each) for each in body.questions(record.ignored, context.builder.template)]
     run = await context.ask(questions, record) if questions else None
     choices = run.choices if run is not None else ()
-    output = RequestOutput(record.id, name, context.tokenizer, context.builder.fingerprint, choices, record.times)
+    fingerprint = context.builder.fingerprint_of(chosen.adapter)
+    output = RequestOutput(record.id, chosen.name, context.tokenizer, fingerprint, choices, record.times)
     renderer = ENDPOINTS[record.route].renderer(output, body)
     if run is None:
         return Json(renderer.whole(()))

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from pocketvlm.api.about import parameter_count
+from pocketvlm.api.adapters import AdapterInfo
 from pocketvlm.bytesize import readable_count
 from pocketvlm.interfaces.errors import ApiError
 from pocketvlm.interfaces.renderers.common import dump
@@ -45,9 +46,9 @@ async def version(request: Request) -> Response:
 
 @router.get("/api/tags", summary="The models")
 async def tags(request: Request) -> Response:
-    """The model under each of its names."""
+    """The model under each of its names, and its adapters."""
     context = context_of(request)
-    return Json({"models": [_listed(context, name) for name in context.names]})
+    return Json({"models": [_listed(context, *each) for each in context.listed()]})
 
 
 @router.get("/api/ps", summary="The models in memory")
@@ -60,20 +61,22 @@ async def ps(request: Request) -> Response:
         "size_vram": context.model.checkpoint.nbytes if on_gpu else 0,
         "context_length": context.max_model_len,
     }
-    return Json({"models": [{**_listed(context, name), **more} for name in context.names]})
+    return Json({"models": [{**_listed(context, *each), **more} for each in context.listed()]})
 
 
 @router.post("/api/show", summary="What a model is")
 async def show(body: OllamaShowRequest, request: Request) -> Response:
     """Template, sizes and capabilities; with verbose also the tensors."""
-    context, _ = accept(request, body)
-    name = context.check_model(body.requested_model)
+    context, record = accept(request, body)
+    chosen = context.choose(body, record)
+    info, name = context.builder.adapter(chosen.adapter), chosen.name
+    source = f"FROM {name}\n" if info is None else f"FROM {context.names[0]}\nADAPTER {info.source}\n"
     found: dict[str, Any] = {
         "license": "",
-        "modelfile": f"# This model is served by pocketvlm and has no Modelfile.\nFROM {name}\n",
+        "modelfile": f"# This model is served by pocketvlm and has no Modelfile.\n{source}",
         "parameters": _parameters(context),
         "template": context.builder.template,
-        "details": _details(context),
+        "details": _details(context, info),
         "model_info": _model_info(context, name),
         "capabilities": ["completion", *(["vision"] if context.sees else []), "tools", "thinking"],
         "modified_at": _modified(context),
@@ -90,7 +93,7 @@ async def show(body: OllamaShowRequest, request: Request) -> Response:
 async def pull(body: OllamaPullRequest, request: Request) -> Response:
     """The served one is there already: success at once."""
     context, _ = accept(request, body)
-    context.check_model(body.requested_model)
+    context.choose(body)
     success = {"status": "success"}
     if body.stream is False:
         return Json(success)
@@ -108,7 +111,7 @@ for _method, _path, _why in REFUSED:
     router.add_api_route(_path, _refusal(_why), methods=[_method], include_in_schema=False)
 
 
-def _listed(context: Context, name: str) -> dict[str, Any]:
+def _listed(context: Context, name: str, info: AdapterInfo | None) -> dict[str, Any]:
     """An entry of a list. Ollama's names always have a tag, and clients look for `latest` where users gave none."""
     tagged = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
     return {
@@ -116,14 +119,14 @@ def _listed(context: Context, name: str) -> dict[str, Any]:
         "model": tagged,
         "modified_at": _modified(context),
         "size": context.model.checkpoint.nbytes,
-        "digest": context.builder.digest,
-        "details": _details(context),
+        "digest": context.builder.digest_of(info),
+        "details": _details(context, info),
     }
 
 
-def _details(context: Context) -> dict[str, Any]:
+def _details(context: Context, info: AdapterInfo | None) -> dict[str, Any]:
     return {
-        "parent_model": "",
+        "parent_model": "" if info is None else context.names[0],
         "format": "safetensors" if context.model.checkpoint.path.is_dir() else "gguf",
         "family": FAMILY,
         # Older clients offer images only where the vision tower is listed by this name.

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from pocketvlm import __version__
+from pocketvlm.api.adapters import AdapterInfo
 from pocketvlm.server.context import Context
 from pocketvlm.server.metrics import CONTENT_TYPE
 from pocketvlm.server.replies import Json
@@ -68,49 +69,52 @@ async def metrics(request: Request) -> Response:
     return Response(context_of(request).metrics.page(), media_type=CONTENT_TYPE)
 
 
-@router.get("/v1/models", summary="The model under each of its names")
+@router.get("/v1/models", summary="The model under each of its names, and its adapters")
 @router.get("/v1/models/", include_in_schema=False)
 async def models(request: Request) -> Response:
     """One entry a name, in the form of OpenAI, or of Anthropic for requests with the header anthropic-version."""
     context = context_of(request)
-    data = [_object_for(request)(context, name) for name in context.names]
+    data = [_object_for(request)(context, name, info) for name, info in context.listed()]
     if _VERSION not in request.headers:
         return Json({"object": "list", "data": data})
-    return Json({"data": data, "has_more": False, "first_id": context.names[0], "last_id": context.names[-1]})
+    return Json({"data": data, "has_more": False, "first_id": data[0]["id"], "last_id": data[-1]["id"]})
 
 
-@router.get("/v1/models/{name:path}", summary="One model")
+@router.get("/v1/models/{name:path}", summary="One model or adapter")
 async def model(name: str, request: Request) -> Response:
     """What it can do and how much it holds, in the form of OpenAI or Anthropic."""
     context = context_of(request)
-    return Json(_object_for(request)(context, context.check_model(name)))
+    chosen = context.builder.choose(name)
+    return Json(_object_for(request)(context, chosen.name, context.builder.adapter(chosen.adapter)))
 
 
-def _object_for(request: Request) -> Callable[[Context, str], dict[str, Any]]:
+def _object_for(request: Request) -> Callable[[Context, str, AdapterInfo | None], dict[str, Any]]:
     return anthropic_model_object if _VERSION in request.headers else model_object
 
 
-def model_object(context: Context, name: str) -> dict[str, Any]:
-    """OpenAI's model object, with what one has to know."""
+def model_object(context: Context, name: str, info: AdapterInfo | None) -> dict[str, Any]:
+    """OpenAI's model object, with what one has to know; `root` and `parent` of an adapter as vLLM has them."""
     return {
         "id": name,
         "object": "model",
-        "created": context.created,
+        "created": context.created if info is None else int(info.created),
         "owned_by": "pocketvlm",
-        "root": context.model.name,
+        "root": context.model.name if info is None else info.source,
+        "parent": None if info is None else context.names[0],
         "max_model_len": context.max_model_len,
         "capabilities": [what for what in CAPABILITIES if what != "vision" or context.sees],
         "modalities": {"input": ["text", *(["image", "video"] if context.sees else [])], "output": ["text"]},
     }
 
 
-def anthropic_model_object(context: Context, name: str) -> dict[str, Any]:
+def anthropic_model_object(context: Context, name: str, info: AdapterInfo | None) -> dict[str, Any]:
     """Anthropic's model object."""
+    created = context.created if info is None else int(info.created)
     return {
         "id": name,
         "type": "model",
-        "display_name": context.model.name,
-        "created_at": datetime.fromtimestamp(context.created, UTC).isoformat().replace("+00:00", "Z"),
+        "display_name": context.model.name if info is None else info.name,
+        "created_at": datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z"),
         "lifecycle": "active",
         "max_input_tokens": context.max_model_len,
         "max_tokens": context.max_model_len,

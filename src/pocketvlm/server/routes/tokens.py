@@ -18,8 +18,8 @@ router = APIRouter(route_class=Route, tags=["Tokens"])
 async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     """Ids, their number, and what each image and video becomes: size, grid, frames, tokens."""
     context, record = accept(request, body)
-    context.check_model(body.requested_model)
-    prompt, _ = await context.prompt_for(body.question(record.ignored), record.owner)
+    chosen = context.choose(body, record)
+    prompt, _ = await context.prompt_for(chosen.asks(body.question(record.ignored)), record.owner)
     ids = prompt.ids.tolist()
     answer = {
         "count": len(ids),
@@ -38,6 +38,6 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
 async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     """Control tokens included."""
     context, _ = accept(request, body)
-    context.check_model(body.requested_model)
+    context.choose(body)
     text = await context.in_thread(lambda: context.tokenizer.decode(body.tokens, skip_special_tokens=False))
     return Json({"prompt": text})
