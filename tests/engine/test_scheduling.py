@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_kit import KV_CACHES, Run, alone, ask, check_idle, check_memory, engine_of, network, pictured, text
+from engine_kit import KV_CACHES, Run, alone, ask, check_idle, check_memory, engine_of, longer, network, pictured, text
 from oracle import Oracle, make_prompt
 
 from pocketvlm.engine import Request
+from pocketvlm.engine.request import BACKGROUND
 from pocketvlm.engine.runner import sub_batches
 from pocketvlm.engine.scheduler import FEW_ROWS
 from pocketvlm.errors import OptionError, PromptError
@@ -55,6 +56,35 @@ def test_a_request_of_higher_precedence_takes_a_slot_and_the_other_loses_nothing
         tokens, rows = alone(model, request)
         assert run.tokens(number) == tokens
         np.testing.assert_array_equal(run.rows(number), rows)
+
+
+def test_background_sequences_rest_while_others_run_and_lose_nothing(model: MiniCPMV, oracle: Oracle) -> None:
+    """Decoding, prefilling and waiting ones; a prompt that shares a prefix with one of them does not wait for it."""
+    run = Run(engine_of(model, max_seqs=4))
+    requests = [
+        ask(text(1, 20), 20, 1, priority=BACKGROUND),
+        ask(text(2, 90, [64]), 6, 2, priority=BACKGROUND),
+        ask(pictured(oracle, 3), 6, 3, priority=BACKGROUND + 1),
+    ]
+    low = [run.add(request) for request in requests]
+    for _ in range(4):
+        run.step()
+    assert run.engine.sequences[low[1]].prefilling
+    late = ask(text(4, 20), 5, 4, priority=BACKGROUND)
+    requests.append(late)
+    low.append(run.add(late))
+    live = [run.add(ask(longer(text(2, 90, [64]), 5, 3), 8)), run.add(ask(pictured(oracle, 6), 8, 6))]
+    before = {number: len(run.events[number]) for number in low}
+    while not all(run.events[number] and run.events[number][-1].finish_reason for number in live):
+        run.step()
+        assert {number: len(run.events[number]) for number in low} == before
+    assert run.engine.sequences[low[3]].admitted is None
+    run.finish()
+    for number, request in zip(low, requests, strict=True):
+        tokens, rows = alone(model, request)
+        assert run.tokens(number) == tokens
+        np.testing.assert_array_equal(run.rows(number), rows)
+    check_idle(run.engine)
 
 
 @pytest.mark.parametrize(

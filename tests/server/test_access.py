@@ -26,7 +26,9 @@ PATHS = [
     "/api/version", "/nothing", "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/messages/count_tokens",
     "/v1/responses", "/v1/responses/input_tokens", "/tokenize", "/detokenize", "/api/chat", "/api/generate",
     "/api/show", "/api/ps", "/api/pull", "/limits", "/v1/files/fetch", "/v1/load_lora_adapter",
-    "/v1/unload_lora_adapter",
+    "/v1/unload_lora_adapter", "/v1/batches", "/v1/batches/{batch_id}", "/v1/batches/{batch_id}/cancel",
+    "/v1/messages/batches", "/v1/messages/batches/{batch_id}", "/v1/messages/batches/{batch_id}/cancel",
+    "/v1/messages/batches/{batch_id}/results",
 ]  # fmt: skip
 
 

@@ -131,7 +131,8 @@ def test_errors_have_the_form_of_the_interface() -> None:
         check(server.client.post("/v1/messages", content=b"{"), "invalid_request_error")
         check(server.client.post("/v1/messages", json=[1]), "invalid_request_error")
         check(server.client.post("/v1/messages/count_tokens", json={}), "invalid_request_error")
-        check(server.client.post("/v1/messages/batches", json={}), "not_found_error")
+        check(server.client.post("/v1/messages/nothing", json={}), "not_found_error")
+        check(server.client.post("/v1/messages/batches", json={}), "invalid_request_error")
         check(server.client.get("/v1/messages"), "invalid_request_error")
         large = {**ASKED, "system": "x" * 3000}
         check(server.client.post("/v1/messages", json=large), "request_too_large")

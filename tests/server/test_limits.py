@@ -147,7 +147,7 @@ def test_files_have_limits() -> None:
         assert directory is not None
         assert len(list(directory.iterdir())) == 2
         number = server.client.get("/v1/files").json()["data"][0]["id"]
-        server.context.files._settings = type(server.context.settings)(file_seconds=1e-9)
+        server.context.database.execute("UPDATE files SET expires = 1")
         assert server.client.get(f"/v1/files/{number}").status_code == 404
         assert not list(directory.iterdir())
     assert not directory.exists()

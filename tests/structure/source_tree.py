@@ -23,7 +23,8 @@ FLOORS = (
     ("answers",),
     ("api",),
     ("interfaces",),
-    ("server", "bench", "chat", "jobs"),
+    ("jobs",),
+    ("server", "bench", "chat"),
     ("ray",),
     ("cli",),
 )

@@ -59,7 +59,7 @@ def test_importing_the_errors_and_types_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", ["--help", "--version", "run --help", "chat --help", "serve --help", "quantize --help"]
+    "arguments", ["--help", "--version", "run --help", "chat --help", "serve --help", "batch --help", "quantize --help"]
 )
 def test_the_command_line_answers_without_heavy_libraries(arguments: str) -> None:
     code = f"""

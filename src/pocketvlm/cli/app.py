@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from pocketvlm import __version__
 from pocketvlm.cli import cache, data
+from pocketvlm.cli.batch import batch
 from pocketvlm.cli.bench import bench
 from pocketvlm.cli.bench_serve import bench_serve
 from pocketvlm.cli.chat import chat
@@ -45,6 +46,7 @@ Examples:
   pocketvlm run nano -i page.png "Read the text." --downsample-mode 4x
   pocketvlm chat openbmb/MiniCPM-V-4.6
   pocketvlm serve openbmb/MiniCPM-V-4.6
+  pocketvlm batch pictures/ -o captions.jsonl -p "Describe this image."
   pocketvlm tokens -i page.png
   pocketvlm info openbmb/MiniCPM-V-4.6
   pocketvlm quantize openbmb/MiniCPM-V-4.6 gguf --format gguf --report report.json
@@ -103,6 +105,7 @@ _COMMANDS = (
     run,
     chat,
     serve,
+    batch,
     info,
     tokens,
     bench,

@@ -50,6 +50,16 @@ class LongWork(Activity):
             share = f": {done / total:.0%}{size}{figures}{left}" if total and not begins else ""
             print(printable(f"{words}{share}"), file=sys.stderr, flush=True)
 
+    def show(self, label: str, done: int, total: int, note: str) -> None:
+        """Report work whose figures the caller writes: at a terminal all the time, else every 30 s."""
+        now = self._clock()
+        if label != self._stage:
+            self._stage, self._began, self._written = label, now, now
+        self.say(label, done, total, False, note)
+        if self._lines and now - self._written >= INTERVAL:
+            self._written = now
+            print(printable(f"{label}{note}"), file=sys.stderr, flush=True)
+
 
 def duration(seconds: float) -> str:
     """Seconds as people read them: 45 s, 3:05 min, 1:02 h."""

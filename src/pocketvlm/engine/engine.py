@@ -235,6 +235,9 @@ class Engine:
             prompt_tokens=scheduler.prompt_tokens,
             generated_tokens=scheduler.generated_tokens,
             steps=self._steps,
+            vision_seconds=vision.seconds,
+            prefill_seconds=self.runner.prefill_seconds,
+            decode_seconds=self.runner.decode_seconds,
         )
 
     def prompt_logits(

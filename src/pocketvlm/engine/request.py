@@ -15,12 +15,16 @@ from pocketvlm.engine.memory import Allocation
 from pocketvlm.model import LoadedAdapter
 from pocketvlm.types import Constraint, FinishReason, Prompt, SamplingParams, TokenLogprob
 
+# Requests of this priority, or of a higher number, rest while any others run.
+BACKGROUND = 1 << 30
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """A prompt, how to sample from it, and the ids that end it (the checkpoint's own end ids).
 
-    priority: lower numbers run first. constraint: makes the object that says which tokens the answer may have.
+    priority: lower numbers run first; from BACKGROUND on, only while no others run. constraint: makes the object that
+    says which tokens the answer may have.
     adapter: name of an adapter of the network (`MiniCPMV.add_adapter`); None: the checkpoint's own weights.
     """
 
@@ -99,6 +103,11 @@ class Sequence:
     cached: int = 0
     arrived: float = field(default_factory=time.perf_counter)
     admitted: float | None = None
+
+    @property
+    def background(self) -> bool:
+        """Whether it rests while sequences of other requests run."""
+        return self.request.priority >= BACKGROUND
 
     @property
     def order(self) -> tuple[int, int]:

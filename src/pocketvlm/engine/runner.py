@@ -24,6 +24,7 @@ class Runner:
         self.model = model
         self.memory = memory
         self.decoding = Decoding(model, memory)
+        self.prefill_seconds = self.decode_seconds = 0.0  # of all steps; mixed ones are divided by rows
 
     def run(self, plan: Plan) -> dict[int, LogitsRow]:
         """Logits of the next token for each sequence of the plan that has all its known tokens computed, by id.
@@ -39,12 +40,17 @@ class Runner:
             rows = self.logits(plan, last[sampling])
         logits = {plan.work[i].sequence.id: LogitsRow(self.model.backend, rows, row) for row, i in enumerate(sampling)}
         spent = time.perf_counter() - began
+        decoded = computed = 0
         for work in plan.work:
             seconds = work.sequence.seconds
+            computed += work.stop - work.start
             if not work.sequence.prefilling:
                 seconds.decode += spent
+                decoded += work.stop - work.start
             else:
                 seconds.prefill += spent
+        self.decode_seconds += spent * decoded / computed
+        self.prefill_seconds += spent * (computed - decoded) / computed
         return logits
 
     def logits(self, plan: Plan, rows: Ints) -> Array:

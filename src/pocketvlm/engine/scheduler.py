@@ -57,12 +57,14 @@ class Scheduler:
         """Let waiting sequences run, in order, as long as their whole prefill fits into memory.
 
         A sequence of higher precedence takes the slot of a running one of lower priority. A sequence whose prefix is
-        being prefilled by another one waits for that prefix-cache entry.
+        being prefilled by another one waits for that prefix-cache entry. Background sequences wait for the others.
         """
         expected: set[bytes] | None = None
         for sequence in list(self.waiting):
+            if sequence.background and self.running and not self.running[0].background:
+                break
             if expected is None:
-                expected = self._expected_keys()
+                expected = self._expected_keys(sequence.background)
             if self._waits_for_entry(sequence, expected):
                 continue
             if not self._admit_one(sequence):
@@ -71,7 +73,7 @@ class Scheduler:
 
     def attach_cached_features(self) -> None:
         """Give running sequences the cached features that their next chunks need; before `due_views` and `plan`."""
-        for sequence in self.running:
+        for sequence in self._active():
             if sequence.prefilling:
                 stop = len(sequence.request.prompt.ids) if self._nearly_prefilled(sequence) else self._stop(sequence)
                 self.views.attach_cached_features(sequence, sequence.computed, stop)
@@ -85,7 +87,7 @@ class Scheduler:
         due: list[tuple[Sequence, int]] = []
         listed: set[tuple[str, str, str]] = set()
         owners: dict[Pictures, Sequence] = {}
-        for sequence in self.running:
+        for sequence in self._active():
             if not sequence.prefilling:
                 continue
             for index in self.views.missing(sequence, sequence.computed, self._stop(sequence)):
@@ -112,11 +114,17 @@ class Scheduler:
 
     def nearly_prefilled(self) -> bool:
         """Whether a prompt whose prefill has begun has few tokens left, and the features of all its views."""
-        for sequence in self.running:
+        for sequence in self._active():
             length = len(sequence.request.prompt.ids)
             if self._nearly_prefilled(sequence) and self._has_features(sequence, length):
                 return True
         return False
+
+    def _active(self) -> list[Sequence]:
+        """The running sequences that the next step may take: the background ones only if there are no others."""
+        if self.running and not self.running[0].background:
+            return [sequence for sequence in self.running if not sequence.background]
+        return self.running
 
     def _has_features(self, sequence: Sequence, stop: int) -> bool:
         """Whether the sequence has the features for its tokens up to `stop`."""
@@ -134,7 +142,7 @@ class Scheduler:
         fewest remaining prompt tokens goes first, so that a short prompt does not wait for long ones before it.
         """
         prefilling, work = [], []
-        for sequence in self.running:
+        for sequence in self._active():
             stop = self._stop(sequence)
             if not sequence.prefilling:
                 work.append(Work(sequence, sequence.computed, stop))
@@ -230,11 +238,15 @@ class Scheduler:
         assert sequence.allocation is not None
         return max(0, self.memory.pages_for(sequence.length + 1) - sequence.allocation.count)
 
-    def _expected_keys(self) -> set[bytes]:
-        """Keys of the prefix-cache entries that running sequences have still to reach."""
+    def _expected_keys(self, background: bool) -> set[bytes]:
+        """Keys of the prefix-cache entries that running sequences have still to reach.
+
+        background: include background sequences, for which others do not wait.
+        """
         if not self.prefix.limit:
             return set()
-        return {key for other in self.running for position, key in other.keys.items() if position > other.computed}
+        others = [other for other in self.running if background or not other.background]
+        return {key for other in others for position, key in other.keys.items() if position > other.computed}
 
     def _waits_for_entry(self, sequence: Sequence, expected: set[bytes]) -> bool:
         for key in reversed(sequence.keys.values()):

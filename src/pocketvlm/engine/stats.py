@@ -13,6 +13,7 @@ class EngineStats:
     prefix-cache entries; bytes_allocated also counts unused arrays. prefix_*: prefix-cache entries (prefix_checkpoints
     is their number); prefix_bytes is part of bytes_used. prefix_reused_tokens: prompt tokens that an entry saved, also
     counted in prompt_tokens. vision_*: features of views.
+    *_seconds: wall time of the engine's stages.
     """
 
     running: int
@@ -34,3 +35,6 @@ class EngineStats:
     prompt_tokens: int
     generated_tokens: int
     steps: int
+    vision_seconds: float
+    prefill_seconds: float
+    decode_seconds: float

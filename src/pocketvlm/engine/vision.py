@@ -42,6 +42,7 @@ class Vision:
         self._cached: LRU[_Key, Array] = LRU(limit, self._bytes)
         self._digests: LRU[str, str] = LRU(_MAX_NAMES)  # pending view's digest -> digest of its pixels
         self.hits = self.misses = 0
+        self.seconds = 0.0  # of all passes
 
     @property
     def nbytes(self) -> int:
@@ -105,6 +106,7 @@ class Vision:
         for i, (sequence, index) in enumerate(due):
             sequence.features[index] = found[first[keys[i] or i]]
         spent, patches = time.perf_counter() - began, sum(view.rows * view.cols for view in views)
+        self.seconds += spent
         for (sequence, _), view in zip(due, views, strict=True):
             sequence.seconds.vision += spent * view.rows * view.cols / patches
 

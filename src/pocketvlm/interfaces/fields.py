@@ -13,7 +13,8 @@ from pocketvlm.errors import OptionError
 Verdict = Literal["refused", "ignored"]
 
 CHAT, COMPLETIONS, RESPONSES = "chat", "completions", "responses"
-MESSAGES, OLLAMA, TOKENS, FILES, ADAPTERS = "messages", "ollama", "tokens", "files", "adapters"
+MESSAGES, OLLAMA, TOKENS = "messages", "ollama", "tokens"
+FILES, BATCHES, ADAPTERS = "files", "batches", "adapters"
 OPENAI = (CHAT, COMPLETIONS, RESPONSES)
 
 _MAX_NAMES = 40

@@ -37,13 +37,16 @@ def refuse(source: MediaSource) -> bytes:
     raise ImageError(f"{source.where}: nothing but data is read here: send a data URI or base64 text")
 
 
-def with_data(messages: Sequence[Any], read: ReadMedia) -> list[Any]:
-    """Messages in which every image and video carries its data. Raises ImageError and VideoError."""
+def with_data(messages: Sequence[Any], read: ReadMedia, paths: bool = False) -> list[Any]:
+    """Messages in which every image and video carries its data. paths: as for `media_sources`.
+
+    Raises ImageError and VideoError.
+    """
     copied, places = media_parts(messages)
     for number, index, where in places:
         part = copied[number]["content"][index]
         try:
-            uris = [data_uri(source, read) for source in media_sources(part, where)]
+            uris = [data_uri(source, read) for source in media_sources(part, where, paths)]
         except ImageError as error:
             raise failure(part_kind(part), str(error)) from error.__cause__
         copied[number]["content"][index] = replaced(part, uris)
@@ -65,10 +68,10 @@ def media_parts(messages: Sequence[Any]) -> tuple[list[Any], list[tuple[int, int
     return copied, places
 
 
-def media_sources(part: Mapping[str, Any], where: str) -> list[MediaSource]:
+def media_sources(part: Mapping[str, Any], where: str, paths: bool = False) -> list[MediaSource]:
     """The sources of a part: several for a video of frames, none where the processor must say what is wrong.
 
-    Raises ImageError.
+    paths: a source with a dot and without a scheme is a path; base64 text has no dots. Raises ImageError.
     """
     kind, file_id = part_kind(part), _file_id(part)
     if file_id is not None:
@@ -80,10 +83,12 @@ def media_sources(part: Mapping[str, Any], where: str) -> list[MediaSource]:
         return [MediaSource("file_id", file_id, where)]
     value = source_of(part)
     if kind == "video" and isinstance(value, list) and all(isinstance(each, str) for each in value):
-        return [_from_url(each, where) for each in value]
+        return [_from_url(each, where, paths) for each in value]
     if not isinstance(value, str):
         return []
-    return [MediaSource("path", value, where)] if isinstance(part.get("path"), str) else [_from_url(value, where)]
+    if isinstance(part.get("path"), str):
+        return [MediaSource("path", value, where)]
+    return [_from_url(value, where, paths)]
 
 
 def replaced(part: Mapping[str, Any], uris: Sequence[str]) -> _Part:
@@ -147,9 +152,11 @@ def check_options(options: Mapping[str, Any], where: str, known: Sequence[str]) 
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _from_url(text: str, where: str) -> MediaSource:
+def _from_url(text: str, where: str, paths: bool) -> MediaSource:
     text = text.strip()
     if ":" not in text[:16]:
+        if paths and "." in text:
+            return MediaSource("path", text, where)
         return MediaSource("data", f"data:;base64,{text}", where)
     return MediaSource("data" if text[:5].lower() == "data:" else "url", text, where)
 

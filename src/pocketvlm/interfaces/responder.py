@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,10 +21,11 @@ from pocketvlm.interfaces.endpoints import ENDPOINTS, Endpoint, read_body
 from pocketvlm.interfaces.errors import ApiError, from_delta, from_failure
 from pocketvlm.interfaces.fields import IgnoredFields
 from pocketvlm.interfaces.media import ReadMedia, refuse, with_data
+from pocketvlm.interfaces.pending import PendingAnswer
 from pocketvlm.interfaces.preparation import RequestBuilder
 from pocketvlm.interfaces.renderers.common import Renderer
 from pocketvlm.interfaces.requests import Question
-from pocketvlm.interfaces.usage import RequestOutput, RequestTimes
+from pocketvlm.interfaces.usage import RequestOutput, RequestTimes, RequestUsage, prompts_of
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.types import Prompt
 
@@ -35,20 +36,25 @@ JsonBody = bytes | str | Mapping[str, Any]
 class Response:
     """The answer to one body, with status 200, or an error with its HTTP status, in the form of the body's interface.
 
-    ignored: paths of the fields that had no effect, separated by commas.
+    ignored: paths of the fields that had no effect, separated by commas. usage, images: of an answer of the model;
+    usage is None for an error.
     """
 
     status: int
     body: dict[str, Any]
     request_id: str
     ignored: str = ""
+    usage: RequestUsage | None = None
+    images: int = 0
 
 
 class Responder:
     """Answers bodies as the server does. Safe to call from several threads, whose requests share the engine's steps.
 
     read_media: gets the bytes of URLs, paths and file ids; without it only data is taken. limits: of images and videos.
-    strict: refuse fields that would be ignored. options: of `RequestBuilder`, such as names and default_max_tokens.
+    strict: refuse fields that would be ignored. paths: a source with a dot and without a scheme is a path, since base64
+    text has no dots. max_n: maximum number of answers to one body. builder: of a server, which closes it; else options
+    are those of `RequestBuilder`, such as names and default_max_tokens.
     """
 
     def __init__(
@@ -58,18 +64,28 @@ class Responder:
         read_media: ReadMedia = refuse,
         limits: MediaLimits | None = None,
         strict: bool = False,
+        paths: bool = False,
+        max_n: int | None = None,
+        builder: RequestBuilder | None = None,
         **options: Any,
     ) -> None:
         # The processor gets only data, so that only `read_media` opens files and connections.
         bounds = replace(limits or MediaLimits(), local_files=False, remote=False)
         self._driver = model.driver
-        self._builder = RequestBuilder(model, bounds, **options)
+        self._builder = builder or RequestBuilder(model, bounds, **options)
+        self._owns_builder = builder is None
         self._read_media = read_media
-        self._strict = strict
+        self._strict, self._paths, self._max_n = strict, paths, max_n
+
+    @property
+    def digest(self) -> str:
+        """What answers depend on besides their bodies: the checkpoint and the type of its weights."""
+        return self._builder.digest
 
     def close(self) -> None:
         """Release what guided answers needed; the model stays open."""
-        self._builder.close()
+        if self._owns_builder:
+            self._builder.close()
 
     def answer(self, path: str, body: JsonBody, request_id: str | None = None) -> Response:
         """The whole answer to a body of `path`, a key of ENDPOINTS; `stream: true` in the body is ignored.
@@ -87,6 +103,40 @@ class Responder:
             return Response(200, renderer.whole(answers), output.id, str(ignored))
         except ApiError as error:
             return Response(error.status, error.body(endpoint.style, answer_id), answer_id, str(ignored))
+
+    def submit(
+        self,
+        path: str,
+        body: JsonBody,
+        done: Callable[[Response], None],
+        request_id: str | None = None,
+        *,
+        priority: int | None = None,
+    ) -> PendingAnswer | None:
+        """Like `answer`, without waiting for the engine: `done` gets the response, on the thread that steps the engine.
+
+        This call fetches, decodes and tokenizes; None where that has failed and `done` was called already. priority:
+        of the engine's requests, instead of the body's. Some thread must step the engine, such as `EngineDriver.start`.
+        """
+        endpoint, answer_id = _endpoint(path), request_id or secrets.token_hex(12)
+        ignored = IgnoredFields(self._strict)
+
+        def refused(error: ApiError) -> None:
+            done(Response(error.status, error.body(endpoint.style, answer_id), answer_id, str(ignored)))
+
+        def answered(answers: Sequence[Answer]) -> None:
+            usage = output.usage() if output.choices else None
+            images = sum(len(prompt.images) for prompt in prompts_of(output.choices))
+            done(Response(200, renderer.whole(answers), output.id, str(ignored), usage, images))
+
+        try:
+            output, renderer = self._prepare(endpoint, body, answer_id, ignored, whole=True, priority=priority)
+            return PendingAnswer(self._driver, output.choices, answered, refused)
+        except PocketVLMError as error:
+            refused(from_failure(error))
+        except ApiError as error:
+            refused(error)
+        return None
 
     def stream(self, path: str, body: JsonBody, request_id: str | None = None) -> Generator[bytes, None, None]:
         """The answer as the chunks of a stream: server-sent events, or lines of JSON for Ollama's paths.
@@ -111,7 +161,13 @@ class Responder:
                 yield stream.failure(error)
 
     def _prepare(
-        self, endpoint: Endpoint, body: JsonBody, request_id: str, ignored: IgnoredFields, whole: bool = False
+        self,
+        endpoint: Endpoint,
+        body: JsonBody,
+        request_id: str,
+        ignored: IgnoredFields,
+        whole: bool = False,
+        priority: int | None = None,
     ) -> tuple[RequestOutput, Renderer]:
         """The choices that are to run, and the renderer of their answers. Raises ApiError."""
         builder, times = self._builder, RequestTimes()
@@ -122,6 +178,11 @@ class Responder:
                 ignored.add("stream")
             chosen = builder.choose(request.requested_model, request.adapter)
             questions = [chosen.asks(each) for each in request.questions(ignored, builder.template)]
+            if priority is not None:
+                questions = [replace(question, priority=priority) for question in questions]
+            count = sum(question.n for question in questions)
+            if self._max_n is not None and count > self._max_n:
+                raise ApiError(400, f"n={count} is more than the limit of {self._max_n}", param="n")
             choices = self._choices(questions, times)
         except PocketVLMError as error:
             raise from_failure(error) from None
@@ -151,7 +212,7 @@ class Responder:
         if question.messages is not None:
             began = time.perf_counter()
             try:
-                messages = with_data(question.messages, self._read_media)
+                messages = with_data(question.messages, self._read_media, self._paths)
             except PocketVLMError as error:
                 raise from_failure(error, question.places) from None
             times.fetch += time.perf_counter() - began

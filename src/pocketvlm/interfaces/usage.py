@@ -25,7 +25,7 @@ class RequestTimes:
 
 @dataclass(frozen=True, slots=True)
 class RequestUsage:
-    """Token counts of a request so far, and the seconds of each stage."""
+    """Token counts of a request so far, and the seconds of each stage; fetch is part of media."""
 
     prompt: int
     image: int
@@ -33,6 +33,7 @@ class RequestUsage:
     completion: int
     reasoning: int
     queue: float
+    fetch: float
     media: float
     resize: float
     preprocess: float
@@ -58,6 +59,7 @@ class RequestUsage:
             cached=sum(cached.values()),
             completion=sum(choice.tokens for choice in choices),
             reasoning=sum(choice.reasoning_tokens for choice in choices),
+            fetch=times.fetch,
             queue=max(ticket.queue_seconds for ticket in tickets),
             media=times.fetch + times.media + sum(clip.decode for clip in clips),
             resize=sum(prompt.resize_seconds for prompt in prompts) + sum(clip.resize for clip in clips),

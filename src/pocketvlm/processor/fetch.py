@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 AGENT = "pocketvlm"
 _CHUNK = 1 << 16
 _REDIRECTS = (301, 302, 303, 307, 308)
+_BUSY = (408, 425, 429, 500, 502, 503, 504)
+
+
+class UnavailableError(ImageError):
+    """A URL that cannot be fetched now; another attempt may succeed."""
 
 
 def _opener() -> urllib.request.OpenerDirector:
@@ -68,7 +73,7 @@ def fetch(url: str, name: str, limits: MediaLimits) -> tuple[bytes, str]:
         for _ in range(limits.max_redirects + 1):
             left = deadline - time.monotonic()
             if left <= 0:
-                raise ImageError(slow)
+                raise UnavailableError(slow)
             try:
                 with opener.open(urllib.request.Request(_ascii_url(url, name)), timeout=left) as response:
                     body = _body(response, name, limits, deadline, slow)
@@ -77,19 +82,20 @@ def fetch(url: str, name: str, limits: MediaLimits) -> tuple[bytes, str]:
                 error.close()
                 target = error.headers.get("Location")
                 if error.code not in _REDIRECTS or not target:
-                    raise ImageError(f"{name}: the server answered {error.code} {error.reason}") from None
+                    kind = UnavailableError if error.code in _BUSY else ImageError
+                    raise kind(f"{name}: the server answered {error.code} {error.reason}") from None
                 url = urljoin(url, target)
                 if urlsplit(url).scheme.lower() not in ("http", "https"):
                     raise ImageError(f"{name}: redirected to {url[:60]!r}, which is not http or https") from None
     except TimeoutError:
-        raise ImageError(slow) from None
+        raise UnavailableError(slow) from None
     except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
         if isinstance(error, ImageError):
             raise
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):
-            raise ImageError(slow) from None
-        raise ImageError(f"{name}: cannot be fetched: {reason}") from error
+            raise UnavailableError(slow) from None
+        raise UnavailableError(f"{name}: cannot be fetched: {reason}") from error
     raise ImageError(f"{name}: more than {limits.max_redirects} redirects")
 
 
@@ -107,7 +113,7 @@ def _body(response: Any, name: str, limits: MediaLimits, deadline: float, slow: 
         if total > limits.max_bytes:
             raise ImageError(f"{name}: {total} bytes and more {over}")
         if time.monotonic() > deadline:
-            raise ImageError(slow)
+            raise UnavailableError(slow)
     if length is not None and total < length:
-        raise ImageError(f"{name}: the connection closed after {total} of {length} bytes")
+        raise UnavailableError(f"{name}: the connection closed after {total} of {length} bytes")
     return b"".join(chunks)

@@ -15,7 +15,19 @@ from pocketvlm.interfaces.errors import ApiError, from_validation
 from pocketvlm.server.context import Context
 from pocketvlm.server.errors import internal
 from pocketvlm.server.middleware import Middleware, error_response
-from pocketvlm.server.routes import adapters, answers, docs, files, ollama_models, page, previews, service, tokens
+from pocketvlm.server.routes import (
+    adapters,
+    answers,
+    batches,
+    docs,
+    files,
+    message_batches,
+    ollama_models,
+    page,
+    previews,
+    service,
+    tokens,
+)
 
 _ABOUT = """MiniCPM-V behind the interfaces of OpenAI, Anthropic and Ollama. Fields that are not listed are refused if
 they would change the answer; the header x-ignored-fields names all others. Errors have the form that the clients of
@@ -34,7 +46,8 @@ def create_app(context: Context) -> tuple[FastAPI, ASGIApp]:
         servers=[{"url": prefix}] if prefix else None,
     )
     app.state.context = context
-    for module in (answers, ollama_models, tokens, adapters, files, previews, service, docs, page):
+    modules = (answers, ollama_models, tokens, adapters, files, previews, batches, message_batches, service, docs, page)
+    for module in modules:
         app.include_router(module.router)
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(HTTPException, _http)

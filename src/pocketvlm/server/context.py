@@ -21,7 +21,11 @@ from pocketvlm.interfaces.schemas.common import ModelRequest
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.server.adapters import AdapterLoading
 from pocketvlm.server.admission import Admission
-from pocketvlm.server.files import FileStore
+from pocketvlm.server.batches.batch import Batch, Kind
+from pocketvlm.server.batches.store import BatchStore
+from pocketvlm.server.batches.worker import Worker
+from pocketvlm.server.database import Database
+from pocketvlm.server.files import FileStore, owner_of
 from pocketvlm.server.logs import Log, Record
 from pocketvlm.server.media import Media
 from pocketvlm.server.metrics import Metrics
@@ -69,8 +73,14 @@ class Context:
         self.created = int(time.time())
         self.admission = Admission(settings.max_seqs, settings.max_queue)
         self.metrics = Metrics(self.admission, model.driver, self.adapter_requests)
-        self.files = FileStore(settings)
+        self.database = Database(settings.data_dir)
+        self.files = FileStore(settings, self.database)
+        self.batch_store = BatchStore(self.database)
         self.media = media or Media(settings)
+        self._worker: Worker | None = None
+        if self.database.persists:
+            read = partial(self.media.read, self.files.read)
+            self._worker = Worker(model, self.builder, settings, self.batch_store, self.files, read, log)
         self.page = Page()
         self.draining = False
         self.body_bytes = 0
@@ -109,14 +119,29 @@ class Context:
         """Begin to run requests, on the running event loop."""
         self._mailbox = Mailbox(asyncio.get_running_loop())
         self.model.driver.start()
+        if self._worker is not None:
+            self._worker.start()
+
+    def batches(self) -> Worker:
+        """What runs batches. Raises ApiError 501 without a data directory."""
+        if self._worker is None:
+            raise ApiError(501, "batches need a directory: start the server with --data-dir DIR", code="no_data_dir")
+        return self._worker
+
+    def all_batches(self, kind: Kind, owner: int) -> list[Batch]:
+        """The batches of a key, newest first, with their counts of now."""
+        name, worker = owner_of(self.settings, owner), self.batches()
+        return [worker.get(batch.id, kind, name) for batch in self.batch_store.all(kind, name)]
 
     async def close(self) -> None:
         """End what still runs, and release threads and files."""
+        if self._worker is not None:
+            await asyncio.to_thread(self._worker.close)
         await asyncio.to_thread(self.model.driver.close)
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.media.close()
         self.builder.close()
-        self.files.close()
+        self.database.close()
 
     async def drain(self) -> None:
         """Take no new requests; end those that are not done after the time that they are given."""

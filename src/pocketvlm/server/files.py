@@ -1,30 +1,36 @@
-"""Uploaded files are stored for some hours under ids that cannot be guessed."""
+"""Uploaded files are stored for some time under ids that cannot be guessed."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import secrets
-import shutil
-import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pocketvlm.interfaces.errors import ApiError
+from pocketvlm.server.database import Database
 from pocketvlm.server.settings import Settings
+
+BATCH, BATCH_OUTPUT = "batch", "batch_output"
+_COLUMNS = "id, name, purpose, size, created, expires, owner"
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One file. owner: which key it was uploaded with; files of other keys do not exist for a request."""
+    """One file. owner: digest of the key it was uploaded with; files of other keys do not exist for a request."""
 
     id: str
     name: str
     purpose: str
     size: int
     created: float
-    owner: int
+    expires: float
+    owner: str
 
     def to_dict(self) -> dict[str, Any]:
         """OpenAI's file object."""
@@ -33,98 +39,137 @@ class Stored:
             "object": "file",
             "bytes": self.size,
             "created_at": int(self.created),
+            "expires_at": int(self.expires),
             "filename": self.name,
             "purpose": self.purpose,
             "status": "processed",
         }
 
 
-class FileStore:
-    """Files of clients. Methods are quick except `add` and `read`, which belong in a thread."""
+def owner_of(settings: Settings, number: int) -> str:
+    """What files and batches of a key are marked with: its digest, so that the order of keys may change. "" without."""
+    return hashlib.sha256(settings.api_keys[number - 1].encode()).hexdigest()[:32] if number else ""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._files: dict[str, Stored] = {}
-        self._directory: Path | None = None
+
+class FileStore:
+    """Files of clients. Methods are quick except `add`, `make` and `read`, which belong in a thread.
+
+    owner: the number of a key, from 1, or what `owner_of` makes of it.
+    """
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings, self._database = settings, database
+        self._directory = database.directory / "files"
         self._lock = threading.Lock()  # one copy at a time, so that the limits hold
+        known = {file_id for (file_id,) in database.rows("SELECT id FROM files")}
+        for path in self._directory.iterdir():  # what a killed server was writing
+            if path.name not in known:
+                path.unlink()
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.size for file in self._files.values())
+        """Bytes of all files but those of batches."""
+        return self._total("NOT IN")
 
-    def add(self, stream: BinaryIO, name: str, purpose: str, owner: int) -> Stored:
+    def add(self, stream: BinaryIO, name: str, purpose: str, owner: int | str) -> Stored:
         """Keep a copy of a stream. Raises ApiError 413 where it is too large, 429 where the store is full."""
+        settings = self._settings
+        if purpose == BATCH and not self._database.persists:
+            raise ApiError(501, "batches need a directory: start the server with --data-dir DIR", param="purpose")
+        if purpose == BATCH_OUTPUT:
+            raise ApiError(400, "purpose 'batch_output' is for files that the server writes", param="purpose")
         with self._lock:
-            return self._add(stream, name, purpose, owner)
+            self.expire()
+            if purpose == BATCH:
+                limit = min(settings.max_batch_bytes, settings.max_batches_bytes - self._total("IN"))
+            else:
+                count = self._database.rows(f"SELECT COUNT(*) FROM files WHERE purpose NOT IN {_BATCHES}")[0][0]
+                if count >= settings.max_files:
+                    raise ApiError(429, f"{count} files are stored, which is the limit: delete some", code="files")
+                limit = min(settings.max_media_bytes, settings.max_files_bytes - self.size)
 
-    def _add(self, stream: BinaryIO, name: str, purpose: str, owner: int) -> Stored:
-        self.expire()
-        if len(self._files) >= self._settings.max_files:
-            raise ApiError(429, f"{len(self._files)} files are stored, which is the limit: delete some", code="files")
-        if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="pocketvlm-files-"))
-        file_id = f"file-{secrets.token_hex(16)}"
-        path, size = self._directory / file_id, 0
-        limit = min(self._settings.max_media_bytes, self._settings.max_files_bytes - self.size)
-        try:
-            with path.open("xb") as copy:
+            def copy(file: BinaryIO) -> None:
+                size = 0
                 while chunk := stream.read(1 << 20):
                     size += len(chunk)
                     if size > limit:
                         raise ApiError(413, f"the file is larger than the {max(limit, 0)} bytes that are left for one")
-                    copy.write(chunk)
+                    file.write(chunk)
+                if size == 0:
+                    raise ApiError(400, "the file is empty", param="file")
+
+            return self.make(copy, name, purpose, owner)
+
+    def make(
+        self,
+        write: Callable[[BinaryIO], None],
+        name: str,
+        purpose: str,
+        owner: int | str,
+        seconds: float | None = None,
+    ) -> Stored:
+        """A file whose content `write` writes. seconds: its lifetime; None: that of its purpose. Raises OSError."""
+        settings, now = self._settings, time.time()
+        path = self._directory / f"file-{secrets.token_hex(16)}"
+        try:
+            with path.open("xb") as file:
+                write(file)
+                file.flush()
+                if self._database.persists:
+                    os.fsync(file.fileno())
+            usual = settings.batch_file_seconds if purpose in (BATCH, BATCH_OUTPUT) else settings.file_seconds
+            expires = now + (usual if seconds is None else seconds)
+            stored = Stored(path.name, name[:200], purpose, path.stat().st_size, now, expires, self._owner(owner))
+            self._database.execute(
+                f"INSERT INTO files ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                *(getattr(stored, column) for column in _COLUMNS.split(", ")),
+            )
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        if size == 0:
-            path.unlink(missing_ok=True)
-            raise ApiError(400, "the file is empty", param="file")
-        stored = Stored(file_id, name[:200], purpose, size, time.time(), owner)
-        self._files[file_id] = stored
         return stored
 
-    def all(self, owner: int) -> list[Stored]:
+    def all(self, owner: int | str) -> list[Stored]:
         """Files of one owner, oldest first."""
         self.expire()
-        return [file for file in list(self._files.values()) if file.owner == owner]
+        rows = self._database.rows(f"SELECT {_COLUMNS} FROM files WHERE owner = ? ORDER BY rowid", self._owner(owner))
+        return [Stored(*row) for row in rows]
 
-    def get(self, file_id: str, owner: int) -> Stored:
+    def get(self, file_id: str, owner: int | str) -> Stored:
         """One file. Raises ApiError 404."""
         self.expire()
-        file = self._files.get(file_id)
-        if file is None or file.owner != owner:
+        query = f"SELECT {_COLUMNS} FROM files WHERE id = ? AND owner = ?"
+        rows = self._database.rows(query, file_id, self._owner(owner))
+        if not rows:
             raise ApiError(404, f"no file with the id {file_id[:80]!r}", param="file_id", code="file_not_found")
-        return file
+        return Stored(*rows[0])
 
-    def read(self, file_id: str, owner: int) -> bytes:
+    def read(self, file_id: str, owner: int | str) -> bytes:
         """Content of a file. Raises ApiError 404."""
         return self.path(file_id, owner).read_bytes()
 
-    def path(self, file_id: str, owner: int) -> Path:
+    def path(self, file_id: str, owner: int | str) -> Path:
         """Where the content of a file is. Raises ApiError 404."""
-        return self._path(self.get(file_id, owner))
+        return self._directory / self.get(file_id, owner).id
 
-    def delete(self, file_id: str, owner: int) -> None:
+    def delete(self, file_id: str, owner: int | str) -> None:
         """Forget a file. Raises ApiError 404."""
-        self._drop(self.get(file_id, owner))
+        self._drop(self.get(file_id, owner).id)
 
     def expire(self) -> None:
         """Forget what is too old."""
-        oldest = time.time() - self._settings.file_seconds
-        for file in [file for file in list(self._files.values()) if file.created < oldest]:
-            self._drop(file)
+        for (file_id,) in self._database.rows("SELECT id FROM files WHERE expires < ?", time.time()):
+            self._drop(file_id)
 
-    def close(self) -> None:
-        """Delete everything."""
-        self._files.clear()
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+    def _drop(self, file_id: str) -> None:
+        self._database.execute("DELETE FROM files WHERE id = ?", file_id)
+        (self._directory / file_id).unlink(missing_ok=True)
 
-    def _drop(self, file: Stored) -> None:
-        self._files.pop(file.id, None)
-        self._path(file).unlink(missing_ok=True)
+    def _owner(self, owner: int | str) -> str:
+        return owner if isinstance(owner, str) else owner_of(self._settings, owner)
 
-    def _path(self, file: Stored) -> Path:
-        assert self._directory is not None
-        return self._directory / file.id
+    def _total(self, which: str) -> int:
+        return int(self._database.rows(f"SELECT SUM(size) FROM files WHERE purpose {which} {_BATCHES}")[0][0] or 0)
+
+
+_BATCHES = f"('{BATCH}', '{BATCH_OUTPUT}')"

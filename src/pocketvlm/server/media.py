@@ -79,10 +79,29 @@ class Media:
                 tasks.add(one(number, index, where))
         return copied, time.perf_counter() - began
 
-    async def fetch(self, url: str, where: str) -> bytes:
-        """The bytes at an http(s) URL. Raises ImageError."""
+    def read(self, get_file: Callable[[str, str], bytes], source: MediaSource, owner: str) -> bytes:
+        """The bytes of a source of a batch's line, by the same rules; for threads. get_file: by file id and owner.
+
+        Raises ImageError, ApiError where there is no such file.
+        """
+        where, value = source.where, source.value
+        scheme = "" if source.kind == "path" else value.split(":", 1)[0].lower()
+        if source.kind == "file_id":
+            return get_file(value, owner)
+        if source.kind == "path" or scheme == "file":
+            return self._local(value, where, scheme == "file")
+        if scheme not in ("http", "https"):
+            raise ImageError(f"{where}: {scheme}: is not supported: give https, http, data or file, or base64 text")
+        self._check_fetching(where)
+        return self.fetcher.fetch(value, where)
+
+    def _check_fetching(self, where: str) -> None:
         if not self.settings.fetch_media:
             raise ImageError(f"{where}: this server fetches nothing from the network: send the data itself")
+
+    async def fetch(self, url: str, where: str) -> bytes:
+        """The bytes at an http(s) URL. Raises ImageError."""
+        self._check_fetching(where)
         loop = asyncio.get_running_loop()
         try:
             # The fetcher keeps its own time; this is for name servers that do not answer.

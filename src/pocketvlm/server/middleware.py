@@ -25,6 +25,7 @@ _ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _OPEN = ("/", "/health", "/health/ready")
 _STATIC = "/ui/"  # files of the web page, the same for everybody
 _MULTIPART = ("/v1/files",)
+_FORM = 64 << 10  # bytes of a form around its file
 _METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
 
 
@@ -166,16 +167,17 @@ class Middleware:
         settings, context = self._context.settings, self._context
         close = {"Connection": "close"}
         stated = headers.get("content-length", "")
-        large = ApiError(
-            413, f"the body is larger than {settings.max_body_bytes} bytes", code="body_too_large", headers=close
-        )
-        if stated.isdigit() and int(stated) > settings.max_body_bytes:
+        # The form of an upload goes to a temporary file as it comes, so it takes no memory, and may take its time.
+        streamed = record.path in _MULTIPART and bool(settings.data_dir)
+        maximum = max(settings.max_body_bytes, settings.max_batch_bytes + _FORM if streamed else 0)
+        large = ApiError(413, f"the body is larger than {maximum} bytes", code="body_too_large", headers=close)
+        if stated.isdigit() and int(stated) > maximum:
             raise large
         deadline = time.monotonic() + settings.body_timeout
         complete, total = False, 0
 
         async def bounded() -> Message:
-            nonlocal complete, total
+            nonlocal complete, total, deadline
             if complete:
                 return await receive()
             try:
@@ -189,8 +191,11 @@ class Middleware:
                 size = len(message.get("body", b""))
                 total += size
                 complete = not message.get("more_body", False)
-                if total > settings.max_body_bytes:
+                if total > maximum:
                     raise large
+                if streamed:
+                    deadline += settings.body_timeout * size / settings.max_body_bytes
+                    return message
                 record.body_bytes += size
                 context.body_bytes += size
                 if context.body_bytes > settings.max_bodies_bytes:

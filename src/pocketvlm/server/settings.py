@@ -128,6 +128,15 @@ class Settings:
     max_files: Annotated[int, _count("Maximum number of uploaded files.", _MEDIA)] = 1000
     max_files_bytes: Annotated[int, _size("Size of all uploaded files.", _MEDIA)] = 512 * MIB
     file_seconds: Annotated[float, _seconds("Lifetime of an uploaded file.", _MEDIA)] = 24 * 3600.0
+    data_dir: Annotated[
+        str,
+        _text("Directory for uploaded files and batches, which then survive restarts.", "DIR", _MEDIA, "nowhere"),
+    ] = ""
+    max_batch_bytes: Annotated[int, _size("Size of a batch's input file.", _MEDIA)] = 1024 * MIB
+    max_batches_bytes: Annotated[int, _size("Size of all files of batches.", _MEDIA)] = 16 * 1024 * MIB
+    batch_file_seconds: Annotated[
+        int, Option("Lifetime of a file of batches, in seconds.", low=1, metavar="S", group=_MEDIA)
+    ] = 30 * 24 * 3600
     media_workers: Annotated[int, _count("Threads that decode; 0: as many as processors, up to 4.", _MEDIA, low=0)] = 0
     max_model_len: MaxModelLen = None
     max_seqs: Annotated[int, MAX_SEQS] = DEFAULT_MAX_SEQS

@@ -6,7 +6,7 @@ import asyncio
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, File, Form, Query, Request, UploadFile
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
 from pocketvlm.interfaces.errors import ApiError
 from pocketvlm.server.replies import Json
@@ -19,7 +19,10 @@ router = APIRouter(route_class=Route, tags=["Files"])
 async def upload(
     request: Request, file: Annotated[UploadFile, File()], purpose: Annotated[str, Form(max_length=64)] = "vision"
 ) -> Response:
-    """A multipart form with the fields file and purpose. Files are forgotten after a day, or when the server ends."""
+    """A multipart form with the fields file and purpose. Files are forgotten after a day, those of batches after 30.
+
+    Without a data directory they are forgotten when the server ends, too.
+    """
     context, record = context_of(request), record_of(request)
     stored = await asyncio.to_thread(context.files.add, file.file, file.filename or "file", purpose, record.owner)
     return Json(stored.to_dict())
@@ -58,9 +61,10 @@ async def file_info(file_id: str, request: Request) -> Response:
 async def file_content(file_id: str, request: Request) -> Response:
     """The bytes that were uploaded."""
     context, record = context_of(request), record_of(request)
-    data = await asyncio.to_thread(context.files.read, file_id, record.owner)
+    path = await asyncio.to_thread(context.files.path, file_id, record.owner)
     # Whatever it is, it must not run as a page of this server.
-    return Response(data, media_type="application/octet-stream", headers={"Content-Disposition": "attachment"})
+    headers = {"Content-Disposition": "attachment"}
+    return FileResponse(path, media_type="application/octet-stream", headers=headers)
 
 
 @router.delete("/v1/files/{file_id}", summary="Forget a file")

@@ -51,6 +51,7 @@ async def version() -> Response:
 _LIMITS = (
     "max_seqs", "max_queue", "max_n", "default_max_tokens", "max_images", "max_media_bytes", "max_pixels", "max_videos",
     "max_video_frames", "max_video_seconds", "max_visual_tokens", "max_files", "max_files_bytes", "file_seconds",
+    "max_batch_bytes", "max_batches_bytes", "batch_file_seconds",
     "max_body_bytes", "queue_timeout", "request_timeout", "fetch_media",
 )  # fmt: skip
 

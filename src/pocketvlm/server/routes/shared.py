@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -41,11 +42,23 @@ class Route(APIRoute):
                 return await handler(_JsonRequest(request.scope, request.receive))
             except PocketVLMError as error:
                 raise from_failure(error) from None
+            except OSError as error:
+                full = disk_full(error)
+                if full is None:
+                    raise
+                raise full from None
             except HTTPException as error:
                 # FastAPI wraps what goes wrong while it reads a body.
                 raise error.__cause__ if isinstance(error.__cause__, ApiError) else error from None
 
         return handle
+
+
+def disk_full(error: OSError) -> ApiError | None:
+    """What a client is told of a full disk; None for another failure."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ApiError(507, "the server's disk is full: try again when there is room", code="disk_full")
+    return None
 
 
 def context_of(request: Request) -> Context:
