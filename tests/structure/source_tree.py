@@ -25,8 +25,7 @@ FLOORS = (
     ("interfaces",),
     ("jobs",),
     ("server", "bench", "chat"),
-    ("ray",),
-    ("cli",),
+    ("cli", "ray"),
 )
 BASE = "base"
 
