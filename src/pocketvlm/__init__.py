@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pocketvlm.api.evaluation import evaluate as evaluate
     from pocketvlm.api.finetuning import finetune as finetune
     from pocketvlm.api.llm import LLM as LLM
+    from pocketvlm.api.llm import LoRARequest as LoRARequest
     from pocketvlm.api.merging import MergeResult as MergeResult
     from pocketvlm.api.merging import merge_adapter as merge_adapter
     from pocketvlm.api.quantizing import quantize_model as quantize_model
@@ -52,7 +53,7 @@ _HOMES = {
     "pocketvlm.api.converting": ("convert_model",),
     "pocketvlm.api.evaluation": ("Evaluation", "evaluate"),
     "pocketvlm.api.finetuning": ("finetune",),
-    "pocketvlm.api.llm": ("LLM",),
+    "pocketvlm.api.llm": ("LLM", "LoRARequest"),
     "pocketvlm.api.merging": ("MergeResult", "merge_adapter"),
     "pocketvlm.api.quantizing": ("quantize_model",),
     "pocketvlm.api.training_run": ("FinetuneResult",),

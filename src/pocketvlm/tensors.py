@@ -144,6 +144,18 @@ class DenseTensor:
         return replace(self, source=change(source))
 
 
+def same_values(first: DenseTensor, second: DenseTensor) -> bool:
+    """Whether two tensors of one shape have the same values, whatever their dtypes; compares some rows at a time."""
+    parts = [tensor.data.reshape(tensor.shape[0], -1) for tensor in (first, second)]
+    step = max(_CHUNK // parts[0].shape[1], 1)
+
+    def values(index: int, start: int) -> NDArray[Any]:
+        part, dtype = parts[index][start : start + step], (first, second)[index].dtype
+        return bfloat16_to_float32(part) if dtype == "bf16" else part.astype(np.float32)
+
+    return all(np.array_equal(values(0, start), values(1, start)) for start in range(0, len(parts[0]), step))
+
+
 def grid_shape(shape: tuple[int, ...], block: Block) -> tuple[int, ...]:
     """The number of blocks of an array: [block rows, block columns], or [blocks] of flat ones."""
     if isinstance(block, int):

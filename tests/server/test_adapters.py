@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from adapter_kit import write_adapter
-from server.kit import Running, events, image, running
+from nano_adapters import write_adapter
+from server.kit import Running, Script, events, image, running, until
 
 import pocketvlm
+from pocketvlm.engine.driver import Ticket
+from pocketvlm.engine.request import Request, TokenEvent
 from pocketvlm.errors import OptionError
 from pocketvlm.interfaces.responder import Responder
 
@@ -194,19 +198,14 @@ def test_lists_of_models_have_the_adapters(server: Running, folder: Path) -> Non
 def test_the_client_of_openai_asks_an_adapter(server: Running, texts: dict[Any, str]) -> None:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         assert [model.id for model in client.models.list()] == ["nano", "first", "second"]
-        answer = client.chat.completions.create(model="first", messages=USER, max_tokens=8, temperature=0)  # type: ignore[arg-type]
+        ask: Any = client.chat.completions.create
+        answer = ask(model="first", messages=USER, max_tokens=8, temperature=0)
         assert (answer.choices[0].message.content, answer.model) == (texts["first"], "first")
-        stream = client.chat.completions.create(
-            model="nano",
-            messages=USER,
-            max_tokens=8,
-            temperature=0,
-            stream=True,
-            extra_body={"adapter": "second"},  # type: ignore[arg-type]
-        )
+        more = {"stream": True, "extra_body": {"adapter": "second"}}
+        stream = ask(model="nano", messages=USER, max_tokens=8, temperature=0, **more)
         assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices) == texts["second"]
         with pytest.raises(openai.NotFoundError, match="third"):
-            client.chat.completions.create(model="third", messages=USER)  # type: ignore[arg-type]
+            ask(model="third", messages=USER)
 
 
 def test_fields_of_other_servers_name_the_way(server: Running) -> None:
@@ -231,16 +230,48 @@ def test_a_responder_chooses_adapters_too(folder: Path, texts: dict[Any, str]) -
         responder.close()
 
 
-def test_metrics_count_the_sequences_of_each_adapter(server: Running) -> None:
-    page = server.client.get("/metrics").text
-    assert 'pocketvlm_adapter_sequences{adapter="first",state="running"} 0.0' in page
-    body = {"messages": USER, "model": "first", "stream": True, "ignore_eos": True, "max_tokens": 1500}
-    with server.client.stream("POST", "/v1/chat/completions", json=body) as stream:
-        next(stream.iter_lines())
-        next(line for line in stream.iter_lines() if '"content"' in line)
-        page = server.client.get("/metrics").text
-    assert 'pocketvlm_adapter_sequences{adapter="first",state="running"} 1.0' in page
-    assert 'pocketvlm_adapter_sequences{adapter="second",state="running"} 0.0' in page
+class Held(Script):
+    """Says one token to each request and waits with the rest; every second request is not begun."""
+
+    def __init__(self) -> None:
+        super().__init__(["one two three"])
+        self.release = threading.Event()
+
+    def _speak(self, ticket: Ticket, ids: list[int], request: Request, deliver: Callable[[TokenEvent], None]) -> None:
+        deliver(TokenEvent(ticket.number, ids[0], None))
+        self.release.wait(60)
+        super()._speak(ticket, ids[1:], request, deliver)
+
+    def begun(self, ticket: Ticket) -> bool:
+        return ticket.number % 2 == 0
+
+
+def test_metrics_count_the_sequences_of_each_adapter(folder: Path) -> None:
+    held = Held()
+    adapters = {"first": folder / "first", "second": folder / "second"}
+    with running(loading={"adapters": adapters}, prepare=held.install) as server, ThreadPoolExecutor(3) as pool:
+        none = {f'adapter="{name}",state="{state}"': 0 for name in adapters for state in ("running", "waiting")}
+        assert counted(server) == none
+        asked = [pool.submit(server.chat, "hello", model=name) for name in ("first", "first", "nano")]
+        until(lambda: len(held.requests) == 3)
+        found = counted(server)
+        held.release.set()
+        assert all(each.result().status_code == 200 for each in asked)
+        numbers = [number for number, request in enumerate(held.requests) if request.adapter == "first"]
+        begun = sum(number % 2 == 0 for number in numbers)
+        assert found == {
+            **none,
+            'adapter="first",state="running"': begun,
+            'adapter="first",state="waiting"': len(numbers) - begun,
+        }
+        server.idle()
+        assert counted(server) == none
+
+
+def counted(server: Running) -> dict[str, float]:
+    """The gauge of adapters by its labels."""
+    lines = re.findall(r"pocketvlm_adapter_sequences{(.*)} (.*)", server.client.get("/metrics").text)
+    return {labels: float(value) for labels, value in lines}
 
 
 def test_streams_name_the_adapter(server: Running) -> None:

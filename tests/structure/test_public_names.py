@@ -22,6 +22,7 @@ PUBLIC = [
     "ImageInfo",
     "InputError",
     "LLM",
+    "LoRARequest",
     "MergeResult",
     "Model",
     "NewlineNormalizer",

@@ -346,14 +346,15 @@ class Model:
         """Close it."""
         self.close()
 
-    def logits(self, prompt: Prompt) -> NDArray[np.float32]:
+    def logits(self, prompt: Prompt, adapter: str | None = None) -> NDArray[np.float32]:
         """Logits float32 [tokens, vocab] at every position of a prompt."""
-        return self.driver.call(lambda: self.engine.prompt_logits(prompt))
+        return self.driver.call(lambda: self.engine.prompt_logits(prompt, adapter=adapter))
 
-    def encode_images(self, prompt: Prompt) -> list[NDArray[np.float32]]:
+    def encode_images(self, prompt: Prompt, adapter: str | None = None) -> list[NDArray[np.float32]]:
         """Features float32 [tokens, hidden] of each image: overview first, then its slices row by row."""
         views = tuple(view for view in prompt.views if isinstance(view, View))  # those of videos are pending ones
-        features = self.driver.call(lambda: [self.ops.to_numpy(rows) for rows in self.engine.runner.encode(views)])
+        runner, loaded = self.engine.runner, self.engine.model.adapter(adapter)
+        features = self.driver.call(lambda: [self.ops.to_numpy(rows) for rows in runner.encode(views, loaded)])
         grouped = []
         for image in prompt.images:
             count = 1 + (image.grid[0] * image.grid[1] if image.grid else 0)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pocketvlm.adapters import Adapter
 from pocketvlm.checkpoint.adapters import read_adapter
-from pocketvlm.checkpoint.adapters.options import read_options
+from pocketvlm.checkpoint.adapters.options import check_options, read_options
 from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.files import ADAPTER_OPTIONS
 from pocketvlm.checkpoint.hub import resolve_adapter
@@ -50,9 +50,8 @@ class AdapterInfo:
     def of(cls, name: str, adapter: Adapter) -> AdapterInfo:
         """What an adapter changes."""
         counts: dict[str, dict[str, int]] = {}
-        for matrix in adapter.updates:
-            kinds = counts.setdefault(part_of(matrix), {})
-            kind = matrix.removesuffix(".weight").rpartition(".")[2]
+        for part, kind in sorted((part_of(name), name.split(".")[-2]) for name in adapter.updates):
+            kinds = counts.setdefault(part, {})
             kinds[kind] = kinds.get(kind, 0) + 1
         updates = adapter.updates.values()
         return cls(
@@ -105,6 +104,7 @@ def open_adapter(name: str, source: str | Path | Adapter, checkpoint: Checkpoint
     expected = expected_tensors(checkpoint.model)
     if isinstance(source, Adapter):
         adapter = source
+        check_options(adapter.options, f"adapter {name!r}")
     else:
         adapter = read_adapter(source, expected, base=checkpoint.tensors(expected, sparse=True))
     check_media(name, adapter.options, checkpoint.processor)

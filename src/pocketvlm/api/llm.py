@@ -14,9 +14,10 @@ from pocketvlm.api.streams import Stream
 from pocketvlm.errors import InputError, OptionError
 from pocketvlm.options.load import LoadOptions, Precision, Weights
 from pocketvlm.options.option import names
+from pocketvlm.options.request import over_defaults
 from pocketvlm.types import FinishReason, Prompt, Result, SamplingParams
 
-__all__ = ["LLM", "CompletionOutput", "RequestOutput"]
+__all__ = ["LLM", "CompletionOutput", "LoRARequest", "RequestOutput"]
 
 # vLLM's names of types, and ours.
 _DTYPES: dict[str, tuple[Weights, Precision | None]] = {
@@ -28,8 +29,11 @@ _DTYPES: dict[str, tuple[Weights, Precision | None]] = {
     "float": ("auto", "exact"),
 }
 _KV_CACHE_DTYPES = {"bfloat16": "bf16", "int8_per_token_head": "int8"}
-# Arguments about graphics cards and foreign code. They have no effect here.
-_MOOT = ("trust_remote_code", "gpu_memory_utilization", "enforce_eager", "disable_log_stats", "swap_space")
+# Arguments about graphics cards, foreign code and room for adapters. They have no effect here.
+_MOOT = (
+    *("trust_remote_code", "gpu_memory_utilization", "enforce_eager", "disable_log_stats", "swap_space"),
+    *("enable_lora", "max_loras", "max_lora_rank", "max_cpu_loras"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,15 @@ class RequestOutput:
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
     finished: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LoRARequest:
+    """The adapter of a request: its name, and the directory that it is loaded from first. lora_int_id has no effect."""
+
+    lora_name: str
+    lora_int_id: int = 1
+    lora_path: str = ""
 
 
 class LLM:
@@ -113,6 +126,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
         *,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -122,11 +136,12 @@ class LLM:
         """Answers to a conversation, or to several: OpenAI-style messages, or a list of them.
 
         sampling_params: for all, or one for each; None is the checkpoint's. use_tqdm: count the answers on stderr where
-        that is a terminal. The other arguments are vLLM's. Raises InputError and OptionError for the first
-        conversation that cannot be answered.
+        that is a terminal. lora_request: the adapter for all, or one for each. The other arguments are vLLM's. Raises
+        InputError and OptionError for the first conversation that cannot be answered, CheckpointError for an adapter.
         """
         talks: list[Any] = [messages] if _is_one(messages) else list(messages)
         params = self._params(sampling_params, len(talks))
+        adapters = self._adapters(lora_request, len(talks))
         options = {**self._options, **(mm_processor_kwargs or {})}
         prompts: dict[int, Prompt] = {}
 
@@ -136,13 +151,15 @@ class LLM:
                 tools=tools,
                 add_generation_prompt=add_generation_prompt and not continue_final_message,
                 continue_final_message=continue_final_message,
-                template_kwargs=chat_template_kwargs,
-                **options,
+                **over_defaults(
+                    self.llm_engine.adapters.options(adapters[index]),
+                    {**options, "template_kwargs": chat_template_kwargs},
+                ),
             )
             self._check(prompt)
             prompts[index] = prompt
             chosen = {field.name: getattr(params[index], field.name) for field in fields(SamplingParams)}
-            return self.llm_engine.stream(prompt, **chosen)
+            return self.llm_engine.stream(prompt, adapter=adapters[index], **chosen)
 
         width = min(self.llm_engine.engine.scheduler.max_seqs, max(len(talks), 1))
         shown = use_tqdm and sys.stderr is not None and sys.stderr.isatty()
@@ -162,6 +179,16 @@ class LLM:
         if len(each) != count:
             raise InputError(f"{count} conversations but {len(each)} sampling_params: give one for each, or one")
         return [replace(one, seed=self._seed) if one.seed is None else one for one in each]
+
+    def _adapters(self, given: LoRARequest | Sequence[LoRARequest | None] | None, count: int) -> list[str | None]:
+        """Names of the adapters of each conversation, which are loaded if they are not."""
+        each = list(given) if isinstance(given, Sequence) else [given] * count
+        if len(each) != count:
+            raise OptionError(f"{count} conversations but {len(each)} lora_request: give one for each, or one")
+        for request in each:
+            if request is not None and request.lora_name not in self.llm_engine.adapters:
+                self.llm_engine.add_adapter(request.lora_name, request.lora_path)
+        return [None if request is None else request.lora_name for request in each]
 
     def _check(self, prompt: Prompt) -> None:
         for kind, count in (("image", len(prompt.images)), ("video", len(prompt.videos))):

@@ -28,18 +28,18 @@ _FORMAT = "bf16"
 class MergeResult:
     """The outcome of `merge_adapter`.
 
-    paths: the files that were written. updated: number of matrices with a low-rank update. replaced: number of tensors
-    that the adapter replaces. untied: whether the head, which was the embedding, became a tensor of its own.
-    dequantized: the quantization of the base, whose dequantized weights were merged; None for a dense base. saved: the
+    paths: the files that were written. dequantized: the quantization of the base, whose dequantized weights were
+    merged; None for a dense base. updated: number of matrices with a low-rank update. replaced: number of tensors that
+    the adapter replaces. untied: whether the head, which was the embedding, became a tensor of its own. saved: the
     adapter's options that the checkpoint's settings now hold. left: those that only a request can give. for_videos:
     those that requests with videos must give too, because they have defaults of their own.
     """
 
     paths: tuple[Path, ...]
+    dequantized: str | None
     updated: int
     replaced: int
     untied: bool
-    dequantized: str | None
     saved: Mapping[str, Any]
     left: Mapping[str, Any]
     for_videos: Mapping[str, Any]
@@ -85,16 +85,7 @@ def merge_adapter(
     tensors, roles = made.tensors(expected_tensors(made.model)), tensor_roles(made.model)
     written = Unmapping(made.tensor_files, progress and partial(progress, "write"))
     paths = write_checkpoint(find_writer(_FORMAT), made, tensors, roles, target, _FORMAT, written)
-    return MergeResult(
-        paths,
-        len(merged.adapter.updates),
-        len(merged.adapter.replacements),
-        merged.untied,
-        checkpoint.quantization,
-        dict(merged.saved),
-        dict(merged.left),
-        dict(merged.for_videos),
-    )
+    return MergeResult(paths, checkpoint.quantization, **merged.facts())
 
 
 def with_adapter(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import ceil, prod
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -102,7 +102,7 @@ def quantize_model(
     backends.check("native", threads)
     download = None if progress is None else (lambda done, total: progress("download", done, total, None))
     checkpoint = open_checkpoint(resolve(model, revision, download, mmproj=mmproj), mmproj=mmproj)
-    base = checkpoint.fingerprint
+    base, merged = checkpoint.fingerprint, None
     if merge_adapter is not None:
         _dense(str(model), checkpoint)  # a quantized base is refused before the adapter is read
         merged = with_adapter(checkpoint, merge_adapter, progress=download)
@@ -154,7 +154,7 @@ def quantize_model(
         write = None if progress is None else (lambda done, total: progress("write", done, total, None))
         label = _label(scheme, format, job, outcome, bits_per_weight)
         paths = write_checkpoint(writer, checkpoint, outcome.tensors, roles, target, label, write)
-        result = _result(paths, format, scheme, method, job, outcome, began)
+        result = _result(paths, format, scheme, method, job, outcome, began, None if merged is None else merged.facts())
         work.remove()
     return result
 
@@ -307,7 +307,14 @@ def _digest(samples: Sequence[Sample]) -> str:
 
 
 def _result(
-    paths: tuple[Path, ...], format: str, scheme: str, method: str, job: Job, outcome: Outcome, began: float
+    paths: tuple[Path, ...],
+    format: str,
+    scheme: str,
+    method: str,
+    job: Job,
+    outcome: Outcome,
+    began: float,
+    adapter: dict[str, Any] | None,
 ) -> QuantizeResult:
     tensors = []
     for name, role in job.roles.items():
@@ -331,6 +338,7 @@ def _result(
         tokens,
         time.perf_counter() - began,
         _peak_memory(),
+        adapter,
     )
 
 

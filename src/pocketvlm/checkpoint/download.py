@@ -19,7 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
-from pocketvlm.checkpoint.files import ADAPTER_CONFIG, ADAPTER_OPTIONS, ADAPTER_PICKLE, ADAPTER_WEIGHTS, weight_names
+from pocketvlm.checkpoint.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_OPTIONS,
+    ADAPTER_PICKLE,
+    ADAPTER_WEIGHTS,
+    GIVE_ADAPTER,
+    weight_names,
+)
 from pocketvlm.errors import CheckpointError, DownloadError
 
 # Everything but the weights, at the top of the repository only.
@@ -100,6 +107,8 @@ def download(
                 tqdm_class=_silent_bar(),
             )
         directory = Path(found)
+        if (directory / ADAPTER_CONFIG).is_file() and not (directory / _NEEDED[0]).is_file():
+            raise DownloadError(f"{repo_id} is an adapter, no model: {GIVE_ADAPTER}")
         if tag is None and _fetch_safetensors(repo_id, directory, progress, weights):
             return directory
         return _fetch_gguf(repo_id, directory, progress, tag, vision)
@@ -130,16 +139,18 @@ def download_adapter(repo_id: str, revision: str | None = None, progress: Progre
         directory = Path(found)
         if not (directory / ADAPTER_CONFIG).is_file():
             raise DownloadError(f"{repo_id} has no {ADAPTER_CONFIG}: it is no adapter in PEFT's file format")
-        weights, pickled = _WEIGHT_NAMES
-        try:
-            _fetch_files(repo_id, directory, [pickled if (directory / pickled).exists() else weights], progress)
-        except errors.EntryNotFoundError as error:
-            if isinstance(error, errors.LocalEntryNotFoundError):
-                raise
-            _fetch_files(repo_id, directory, [pickled], progress)
-        return directory
+        if any((directory / name).exists() for name in _WEIGHT_NAMES):
+            return directory
+        for name in _WEIGHT_NAMES:
+            try:
+                _fetch_files(repo_id, directory, [name], progress)
+                return directory
+            except errors.EntryNotFoundError as error:
+                if isinstance(error, errors.LocalEntryNotFoundError):
+                    raise
+        raise DownloadError(f"{repo_id} has neither {' nor '.join(_WEIGHT_NAMES)}: the adapter there is incomplete")
     except Exception as error:
-        message = None if isinstance(error, CheckpointError) else explain(error, repo_id, revision)
+        message = None if isinstance(error, CheckpointError) else explain(error, repo_id, revision, "hf download")
         if message is None:
             raise
         raise DownloadError(message) from error
@@ -279,8 +290,11 @@ def _bar(progress: Progress | None, total: int, label: str) -> _Bar:
     return bar
 
 
-def explain(error: Exception, repo_id: str, revision: str | None) -> str | None:
-    """One line about a failure of the download client, with its reason and a remedy; None if the error is a bug."""
+def explain(error: Exception, repo_id: str, revision: str | None, command: str = "pocketvlm pull") -> str | None:
+    """One line about a failure of the download client, with its reason and a remedy; None if the error is a bug.
+
+    command: what downloads the repository.
+    """
     from huggingface_hub import constants, errors
 
     endpoint, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
@@ -300,8 +314,8 @@ def explain(error: Exception, repo_id: str, revision: str | None) -> str | None:
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         if constants.HF_HUB_OFFLINE:
             return (
-                f"{name} is not complete in the cache {cache} and HF_HUB_OFFLINE is set: run `pocketvlm pull {name}` "
-                f"with a network, or give the path of a directory"
+                f"{name} is not complete in the cache {cache} and HF_HUB_OFFLINE is set: run `{command} {name}` with a "
+                f"network, or give the path of a directory"
             )
         return _unreachable(name, endpoint, cache)
     if isinstance(error, errors.HfHubHTTPError):

@@ -19,6 +19,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_PICKLE = "adapter_model.bin"
 ADAPTER_OPTIONS = "pocketvlm.json"
+# For who gives an adapter where a model is wanted.
+GIVE_ADAPTER = "give its base as the model, and the adapter with --adapter (adapters= in Python), or merge the two"
 
 
 def is_gguf(path: Path) -> bool:

@@ -27,7 +27,6 @@ The result is a checkpoint in bfloat16, which transformers and every other tool 
 pocketvlm quantize --merge-adapter goes from base and adapter to quantized weights without it.
 """
 ADAPTER_HELP = "Folder or hub id of an adapter (LoRA) in PEFT's file format."
-_SETTINGS = "the adapter was trained with"
 
 
 @options.takes(*options.load_options("revision", "mmproj"))
@@ -77,33 +76,38 @@ def merge(
 def _lines(result: MergeResult) -> list[str]:
     """What was done, and what a user has to know, one fact a line."""
     nbytes = sum(path.stat().st_size for path in result.paths)
-    replaced = f", {result.replaced} tensors replaced" if result.replaced else ""
-    lines = [
-        f"{len(result.paths)} files, {readable_size(nbytes)}: {result.updated} matrices updated{replaced}",
-    ]
+    lines = [f"{len(result.paths)} files, {readable_size(nbytes)}"]
     if result.dequantized is not None:
         lines.append(
             f"the base is quantized ({result.dequantized}): its dequantized weights were merged, with their rounding "
             f"errors; the 16-bit base gives a better result"
         )
-    if result.untied:
+    return [*lines, *adapter_lines(result.to_dict())]
+
+
+def adapter_lines(facts: Mapping[str, Any]) -> list[str]:
+    """What merging an adapter changed, and what became of the options that it was trained with.
+
+    facts: fields of `MergeResult`, from updated on.
+    """
+    lines = [f"adapter: {_counted(facts['updated'], 'matrix', 'matrices')} updated"]
+    if facts["replaced"]:
+        lines[0] += f", {_counted(facts['replaced'], 'tensor', 'tensors')} replaced"
+    if facts["untied"]:
         lines.append(
             "embedding and head are two tensors now (tie_word_embeddings is false), since the adapter changes them "
             "differently"
         )
-    return [*lines, *settings_lines(result.saved, result.left, result.for_videos)]
-
-
-def settings_lines(saved: Mapping[str, Any], left: Mapping[str, Any], for_videos: Mapping[str, Any]) -> list[str]:
-    """What became of the options that an adapter was trained with."""
-    lines = []
-    if saved:
-        lines.append(f"saved as defaults of the checkpoint: {_named(saved)}")
-    if left:
-        lines.append(f"{_SETTINGS} {_named(left)}: give {_flags(left)} at run time")
-    if for_videos:
-        lines.append(f"{_SETTINGS} {_named(for_videos)}: with videos give {_flags(for_videos)} at run time")
+    if facts["saved"]:
+        lines.append(f"the checkpoint's defaults now say {_named(facts['saved'])}, as the adapter was trained")
+    for given, when in ((facts["left"], "at run time"), (facts["for_videos"], "with videos")):
+        if given:
+            lines.append(f"the adapter was trained with {_named(given)}: {when} give {_flags(given)}")
     return lines
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _named(values: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from pocketvlm.bytesize import readable_size
 from pocketvlm.cli import options, reports
+from pocketvlm.cli.merge import adapter_lines
 from pocketvlm.cli.options import INPUT, OUTPUT, option
 
 EPILOG = """
@@ -156,6 +157,8 @@ def quantize(
         width = max(map(len, facts))
         lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
         print(printable("\n".join(lines)), flush=True)
+    if result.adapter is not None and not quiet:
+        print("\n".join(adapter_lines(result.adapter)), file=sys.stderr)
     content: dict[str, Any] = {"type": "pocketvlm.quantization", "version": 1, "quantization": result.to_dict()}
     written: list[Path] = []
     if target is not None:

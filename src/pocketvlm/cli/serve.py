@@ -90,15 +90,16 @@ def serve(
     if "adapter_dir" in chosen:
         chosen["adapter_dir"] = str(Path(chosen["adapter_dir"]).expanduser())
     settings = Settings(**chosen, allowed_media_path=paths, api_keys=read_keys(api_key_file, os.environ))
-    adapters = named_adapters(given(values, LoadOptions).get("adapters"))
-    settings.check_adapters(adapters)
     try:
+        from pocketvlm.interfaces.preparation import served_name
         from pocketvlm.server import run
         from pocketvlm.server.logs import Log
     except ImportError as error:
         raise OptionError(
             f'the server needs {error.name}, which is not installed: pip install "pocketvlm[serve]"'
         ) from None
+    adapters = named_adapters(given(values, LoadOptions).get("adapters"))
+    settings.check_adapters(adapters, settings.served_model_name or (served_name(model),))
     listener = run.bind(settings)
     with Activity(quiet) as activity:
         from pocketvlm.api import load

@@ -66,7 +66,7 @@ class RequestBuilder:
     ) -> None:
         self.model = model
         self.limits = limits
-        self.names = tuple(names) or (_name(model.name),)
+        self.names = tuple(names) or (served_name(model.name),)
         for name in model.adapters:
             self.check_adapter_name(name)
         context = model.checkpoint.model.text.max_position_embeddings
@@ -288,6 +288,6 @@ def _digest(parts: tuple[object, ...]) -> str:
     return f"fp_{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
 
 
-def _name(model: str) -> str:
+def served_name(model: str) -> str:
     """What requests call a model: the name it was loaded by, of a directory its last part."""
     return Path(model).resolve().name if Path(model).is_dir() else model

@@ -35,7 +35,8 @@ class QuantizeResult:
     model's matrices and head, scales included. vision_error: squared error of the features of the calibration pictures,
     relative to their square, caused by the quantized vision tower; None where it stays as stored or no picture was
     seen. calibration: number of tokens of the calibration set by kind of sample. seconds: of the whole work, or of the
-    last run where it was resumed; peak_memory: bytes, of this process.
+    last run where it was resumed; peak_memory: bytes, of this process. adapter: what merging one
+    changed and what became of its options, as `MergeResult` says it; None without one.
     """
 
     paths: tuple[Path, ...]
@@ -48,6 +49,7 @@ class QuantizeResult:
     calibration: dict[str, int]
     seconds: float
     peak_memory: int
+    adapter: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""

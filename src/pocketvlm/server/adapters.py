@@ -93,7 +93,9 @@ def below(root: Path, text: str) -> Path:
         files = list(directory.iterdir()) if is_directory else []
         stray = next((file for file in files if not file.resolve().is_relative_to(root)), None)
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a zero byte
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = (
+            "a loop of links" if isinstance(error, RuntimeError) else getattr(error, "strerror", None) or str(error)
+        )
         raise ApiError(400, f"{shown} cannot be read: {reason}", param="lora_path") from None
     if outside:
         raise ApiError(

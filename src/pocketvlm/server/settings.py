@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -175,13 +175,12 @@ class Settings:
                 "POCKETVLM_API_KEY, or say --insecure to let everybody in"
             )
 
-    def check_adapters(self, names: Iterable[str]) -> None:
-        """Raise OptionError for adapters that are too many, or named as the model is."""
-        names = list(names)
+    def check_adapters(self, names: Collection[str], model_names: Collection[str]) -> None:
+        """Raise OptionError for adapters that are too many, or have a name of the model."""
         if len(names) > self.max_adapters:
             raise OptionError(f"{len(names)} adapters are more than --max-adapters={self.max_adapters}: raise it")
         for name in names:
-            if name in self.served_model_name:
+            if name in model_names:
                 raise OptionError(f"adapter {name!r} has the name of the model: give it another one with NAME=DIR")
 
     @property

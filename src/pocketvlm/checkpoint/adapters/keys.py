@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from pocketvlm.checkpoint.names import canonical_name
+from pocketvlm.checkpoint.names import EMBEDDING, HEAD, canonical_name
 
 Part = Literal["lora_A", "lora_B", "embedding_A", "embedding_B", "tokens", "base", "replacement", "unknown"]
 
@@ -17,7 +17,7 @@ _PREFIXES = ("base_model.model.", "base_model.", "module.")
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<half>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
 _EMBEDDING = re.compile(r"(?P<module>.+)\.lora_embedding_(?P<half>[AB])(?:\.(?P<adapter>[^.]+))?")
 _TOKENS = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta(?:\.(?P<adapter>[^.]+))?")
-_SAVED = re.compile(r"(?P<module>.+)\.modules_to_save(?:\.(?P<adapter>[^.]+))?\.(?P<what>[^.]+)")
+_SAVED = re.compile(r"(?P<module>.+)\.modules_to_save(?:\.(?P<adapter>[^.]+))?\.(?P<what>.+)")
 _BASE = re.compile(r"(?P<module>.+)\.base_layer\.(?P<what>[^.]+)")
 
 
@@ -56,7 +56,8 @@ def parse_key(text: str) -> Key:
     if found := _SAVED.fullmatch(local):
         return key("replacement", found["module"], found["what"], found["adapter"])
     if found := _BASE.fullmatch(local):
-        # peft saves the frozen weights of adapted embeddings too, and the biases that were trained.
-        return key("base" if found["what"] == "weight" else "replacement", found["module"], found["what"], None)
+        # peft saves adapted embeddings with their frozen weights. Other layers have these keys where they were trained.
+        name = key("replacement", found["module"], found["what"], None)
+        return replace(name, part="base") if name.name in (EMBEDDING, HEAD) else name
     module, _, what = local.rpartition(".")
     return key("replacement", module, what, None) if module else Key(text, "unknown", local, local)

@@ -49,9 +49,20 @@ class Merged:
     left: Mapping[str, Any]
     for_videos: Mapping[str, Any]
 
+    def facts(self) -> dict[str, Any]:
+        """What was done, for reports: JSON-ready, with the numbers of changed tensors."""
+        return {
+            "updated": len(self.adapter.updates),
+            "replaced": len(self.adapter.replacements),
+            "untied": self.untied,
+            "saved": dict(self.saved),
+            "left": dict(self.left),
+            "for_videos": dict(self.for_videos),
+        }
+
 
 def merge(checkpoint: Checkpoint, adapter: Adapter, scale: float = 1.0) -> Merged:
-    """The checkpoint with W + scale * update in the place of W, rounded once to the dtype of W.
+    """The checkpoint with W + scale * update in the place of W, rounded once to the dtype of W, as replacements are.
 
     Quantized matrices that change become float32. A tied head that changes in another way than the embedding is untied.
     The adapter's options go into the processor's settings where these say the same. Raises OptionError for a scale that
@@ -124,47 +135,43 @@ class MergedFormat:
 
     def tensors(self, entries: Entries, expected: Mapping[str, Shape], where: str, sparse: bool) -> dict[str, Tensor]:
         """The expected tensors with the adapter's changes; see `Format`."""
-        stored = {name: shape for name, shape in expected.items() if not (self.tied and name == HEAD)}
-        found: Mapping[str, Tensor] = self.inner.tensors(entries, stored, where, sparse)
+        own = {name: shape for name, shape in expected.items() if not (self.tied and name == HEAD)}
+        found: Mapping[str, Tensor] = self.inner.tensors(entries, own, where, sparse)
 
         def tensor(name: str) -> Tensor:
-            base = found.get(name) or replace_name(found[EMBEDDING], name)
-            replaced = self.adapter.replacements.get(name)
-            update = self.adapter.updates.get(name)
-            base = base if replaced is None else replaced
-            return base if update is None else merged_tensor(base, update, self.scale)
+            stored = found[EMBEDDING if self.tied and name == HEAD else name]
+            replaced, update = self.adapter.replacements.get(name), self.adapter.updates.get(name)
+            base = replace(stored, name=name) if replaced is None else replaced
+            if replaced is None and update is None:
+                return base
+            dtype: StoredDtype = stored.dtype if isinstance(stored, DenseTensor) else "f32"
+            return merged_tensor(base, update, self.scale, dtype)
 
         return {name: tensor(name) for name in expected}
 
 
-def replace_name(tensor: Tensor, name: str) -> Tensor:
-    """The same values under another name."""
-    return replace(tensor, name=name)
+def merged_tensor(base: Tensor, update: Update | None, scale: float, dtype: StoredDtype) -> DenseTensor:
+    """base + scale * update, computed in float32 whenever it is read, and rounded once to `dtype`.
 
-
-def merged_tensor(base: Tensor, update: Update, scale: float) -> DenseTensor:
-    """base + scale * update, computed in float32 whenever it is read, and rounded once to the dtype of `base`.
-
-    A quantized base gives float32. Raises TensorError, when it is read, for values that the dtype cannot hold.
+    update: None only changes the dtype. Raises TensorError, when it is read, for values that the dtype cannot hold.
     """
-    dtype: StoredDtype = base.dtype if isinstance(base, DenseTensor) else "f32"
+    if update is None and isinstance(base, DenseTensor) and base.dtype == dtype:
+        return base
     shape = base.shape
-    factor = np.float32(scale * update.scale)
 
     def read() -> NDArray[Any]:
         old: NDArray[Any] = base.finite_data() if isinstance(base, DenseTensor) else base.dequantize()
+        is_bfloat16 = isinstance(base, DenseTensor) and base.dtype == "bf16"
         rows = old.reshape(shape[0], -1)
         made = np.empty(rows.shape, _NUMPY[dtype])
         step = max(_CHUNK // rows.shape[1], 1)
         for start in range(0, len(rows), step):
-            part = rows[start : start + step]
-            values = bfloat16_to_float32(part) if dtype == "bf16" else part.astype(np.float32)
+            part = slice(start, start + step)
+            values = bfloat16_to_float32(rows[part]) if is_bfloat16 else rows[part].astype(np.float32)
             with np.errstate(over="ignore", invalid="ignore"):
-                values += (update.b[start : start + step] @ update.a) * factor
-                if dtype == "bf16":
-                    made[start : start + step] = float32_to_bfloat16(values)
-                else:
-                    made[start : start + step] = values
+                if update is not None:
+                    values += (update.b[part] @ update.a) * np.float32(scale * update.scale)
+                made[part] = float32_to_bfloat16(values) if dtype == "bf16" else values
         if not all_finite(made, dtype):
             raise TensorError(
                 f"{base.name}: the merged values are larger than {dtype} holds: give a smaller scale, or train the "

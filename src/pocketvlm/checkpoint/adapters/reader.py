@@ -18,7 +18,7 @@ from pocketvlm.checkpoint.hub import resolve_adapter
 from pocketvlm.checkpoint.jsonfile import read_json
 from pocketvlm.checkpoint.names import EMBEDDING, HEAD
 from pocketvlm.errors import TensorError
-from pocketvlm.tensors import DenseTensor, Tensor
+from pocketvlm.tensors import DenseTensor, Tensor, same_values
 
 Shape = tuple[int, ...]
 _SHOWN = 4
@@ -64,13 +64,26 @@ def read_adapter(
         if part == "tokens":
             updates |= token_updates(key, name, state[key.text], settings, base, tied)
     replacements = {
-        name: replace(state[key.text], name=name) for (part, name), key in keys.items() if part == "replacement"
+        name: replace(state[key.text], name=name)
+        for (part, name), key in keys.items()
+        if part == "replacement" or (part == "base" and _differs(state[key.text], base, _stored(name, tied)))
     }
     for tensor in replacements.values():
         tensor.finite_data()
     if not updates and not replacements:
         raise TensorError(f"{file}: no tensor changes the model: the adapter was saved before it was trained")
     return Adapter(updates, replacements, options, str(path))
+
+
+def _stored(name: str, tied: bool) -> str:
+    """The name of the tensor that a checkpoint stores for it."""
+    return EMBEDDING if tied and name == HEAD else name
+
+
+def _differs(saved: DenseTensor, base: Mapping[str, Tensor] | None, name: str) -> bool:
+    """Whether an embedding that an adapter brings is another one than the base's, as far as that is known."""
+    own = None if base is None else base[name]
+    return isinstance(own, DenseTensor) and not same_values(saved, own)
 
 
 def _by_part(keys: list[Key], where: str) -> dict[tuple[str, str], Key]:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pocketvlm.checkpoint.adapters.keys import parse_key
 from pocketvlm.checkpoint.files import ADAPTER_PICKLE, ADAPTER_WEIGHTS
 from pocketvlm.checkpoint.formats.safetensors import SUPPORTED, map_tensors, read_header
 from pocketvlm.errors import CheckpointError, TensorError
 from pocketvlm.tensors import DenseTensor
-
-_UNREAD = ".base_layer.weight"
 
 
 def read_state(directory: Path) -> tuple[Path, Mapping[str, DenseTensor]]:
@@ -38,10 +37,10 @@ def read_state(directory: Path) -> tuple[Path, Mapping[str, DenseTensor]]:
                 f"{path}: {entry.name}: dtype {entry.dtype} is not supported, only {', '.join(sorted(SUPPORTED))} are: "
                 f"save the adapter in one of these"
             )
-    # peft saves the weights of an adapted embedding too, which nothing reads.
+    # An embedding's own weights are only compared.
     return path, {
         tensor.name: tensor
-        if tensor.name.endswith(_UNREAD)
+        if parse_key(tensor.name).part == "base"
         else DenseTensor(tensor.name, tensor.dtype, np.array(tensor.data), str(path))
         for tensor in map_tensors(entries.values())
     }
