@@ -73,7 +73,7 @@ export async function serve(options: string[] = [], environment: Record<string, 
 }
 
 // A server that fetches from this machine, too: the tests have no other address. The rest of the fetch is as ever.
-const FETCHING = "import sys, pocketvlm.server.fetching as f; f.is_public = lambda address: True; from pocketvlm.cli import main; sys.exit(main(sys.argv[1:]))";
+const FETCHING = "import sys, pocketvlm.server.addresses as a; a.is_public = lambda address: True; from pocketvlm.cli import main; sys.exit(main(sys.argv[1:]))";
 
 export async function serveFetching(): Promise<Serving> {
   const serving = new Serving(await freePort(), []);
