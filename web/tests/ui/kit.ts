@@ -63,7 +63,7 @@ export class Serving {
 
   async stop(): Promise<void> {
     const ended = this.process;
-    if (!ended || ended.exitCode !== null) return;
+    if (!ended || ended.exitCode !== null || ended.signalCode !== null) return;
     const gone = new Promise((resolve) => ended.once("exit", resolve));
     ended.kill("SIGKILL");
     await gone;
