@@ -29,6 +29,9 @@ export function freePort(): Promise<number> {
   });
 }
 
+// What a test has started and, where it fails, not stopped: the run would not end.
+const started = new Set<{ stop: () => unknown }>();
+
 /** A server process on one port; it can be ended and started again. */
 export class Serving {
   readonly port: number;
@@ -48,6 +51,7 @@ export class Serving {
   async start(environment: Record<string, string> = {}, program: [string, ...string[]] = [PROGRAM]): Promise<void> {
     const [name, ...first] = program;
     const command = [...first, "serve", "nano", "--port", String(this.port), "--threads", "1", "--log", "none", ...this.options];
+    started.add(this);
     this.process = spawn(name, command, { env: { ...process.env, ...environment }, stdio: ["ignore", "ignore", "pipe"] });
     let said = "";
     this.process.stderr!.on("data", (chunk: Buffer) => (said += chunk.toString()));
@@ -59,7 +63,7 @@ export class Serving {
 
   async stop(): Promise<void> {
     const ended = this.process;
-    if (!ended || ended.exitCode !== null) return;
+    if (!ended || ended.exitCode !== null || ended.signalCode !== null) return;
     const gone = new Promise((resolve) => ended.once("exit", resolve));
     ended.kill("SIGKILL");
     await gone;
@@ -73,7 +77,7 @@ export async function serve(options: string[] = [], environment: Record<string, 
 }
 
 // A server that fetches from this machine, too: the tests have no other address. The rest of the fetch is as ever.
-const FETCHING = "import sys, pocketvlm.server.fetching as f; f.is_public = lambda address: True; from pocketvlm.cli import main; sys.exit(main(sys.argv[1:]))";
+const FETCHING = "import sys, pocketvlm.server.addresses as a; a.is_public = lambda address: True; from pocketvlm.cli import main; sys.exit(main(sys.argv[1:]))";
 
 export async function serveFetching(): Promise<Serving> {
   const serving = new Serving(await freePort(), []);
@@ -110,6 +114,7 @@ export class Front {
   }
 
   async start(): Promise<this> {
+    started.add(this);
     this.server = createServer((asked, answer) => void this.handle(asked, answer));
     await new Promise<void>((resolve) => this.server!.listen(0, "0.0.0.0", () => resolve()));
     this.url = `http://127.0.0.1:${(this.server.address() as AddressInfo).port}${this.prefix}/`;
@@ -267,6 +272,7 @@ export async function open(url: string, options: TabOptions = {}): Promise<Tab> 
 export async function closeBrowser(): Promise<void> {
   await browser?.close();
   browser = undefined;
+  for (const each of started) await each.stop();
 }
 
 /** Wait until a value of the page is the expected one. */

@@ -207,10 +207,11 @@ test("addresses are fetched by the server, which refuses private ones", async ()
   await tab.close();
 });
 
-test("pictures, videos and PDF files come by address, in the order of the addresses", async () => {
+test("pictures, videos and PDF files come by address, in the order of the addresses", async (context) => {
   const files: Record<string, Buffer> = { "/dog.png": await readFile(join(EXAMPLES, "dog.png")), "/clip": await readFile(join(EXAMPLES, "penguin.mp4")), "/one.pdf": pdfOf(1) };
   const gate = new Gate();
   const site = createServer((asked, answer) => void (asked.url === "/dog.png" ? gate.opened : Promise.resolve()).then(() => answer.end(files[asked.url ?? ""])));
+  context.after(() => void site.close());
   await new Promise<void>((resolve) => site.listen(0, "127.0.0.1", resolve));
   const base = `http://127.0.0.1:${(site.address() as AddressInfo).port}`;
   const fetching = await serveFetching();
@@ -227,7 +228,6 @@ test("pictures, videos and PDF files come by address, in the order of the addres
   assert.match(await answer.locator(".markdown").innerText(), /dog/i);
   await tab.close();
   await fetching.stop();
-  site.close();
 });
 
 test("files of other kinds are refused by name, and markup in names stays text", async () => {
