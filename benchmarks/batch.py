@@ -49,7 +49,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--workers", type=int, nargs="*", default=[2], help="threads that decode pictures (default 2)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--live", action="store_true", help="live requests beside a batch instead")
+    parser.add_argument("--live", action="store_true", help="live requests during a batch instead")
     return parser.parse_args()
 
 
@@ -227,13 +227,13 @@ def live(options: argparse.Namespace) -> None:
             )
             while client.batches.retrieve(batch.id).request_counts.completed < 1:
                 time.sleep(0.05)
-            beside = timed(client, 200)
+            during = timed(client, 200)
             found = client.batches.retrieve(batch.id)
             assert found.status == "in_progress", "the batch ended before the live requests"
-            for name, seconds in (("without a batch", without), ("beside a batch", beside)):
+            for name, seconds in (("without a batch", without), ("during a batch", during)):
                 quantiles = statistics.quantiles(seconds, n=20)
                 print(f"live, {name}: p50 {statistics.median(seconds) * 1e3:.1f} ms, p95 {quantiles[18] * 1e3:.1f} ms")
-            more = statistics.quantiles(beside, n=20)[18] - statistics.quantiles(without, n=20)[18]
+            more = statistics.quantiles(during, n=20)[18] - statistics.quantiles(without, n=20)[18]
             print(f"p95 grew by {more * 1e3:.1f} ms; one chunk and one view take {bound * 1e3:.1f} ms")
             print(f"the batch answered {found.request_counts.completed} lines meanwhile, in the pauses")
         finally:

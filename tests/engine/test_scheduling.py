@@ -190,9 +190,9 @@ def test_new_views_of_all_requests_are_encoded_together(
     passes: list[list[str]] = []
     encode = MiniCPMV.encode
 
-    def listening(self: MiniCPMV, views: Any) -> Any:
+    def listening(self: MiniCPMV, views: Any, *more: Any) -> Any:
         passes.append([view.digest for view in views])
-        return encode(self, views)
+        return encode(self, views, *more)
 
     monkeypatch.setattr(MiniCPMV, "encode", listening)
     engine = engine_of(model, chunk=64, prefix_cache=0)
@@ -287,10 +287,10 @@ def test_a_view_that_cannot_be_encoded_ends_its_request_alone(
     broken = bad.prompt.views[1].digest
     encode = MiniCPMV.encode
 
-    def failing(self: MiniCPMV, views: Any) -> Any:
+    def failing(self: MiniCPMV, views: Any, *more: Any) -> Any:
         if any(view.digest == broken for view in views):
             raise FloatingPointError("broken view")
-        return encode(self, views)
+        return encode(self, views, *more)
 
     monkeypatch.setattr(MiniCPMV, "encode", failing)
     numbers = [run.add(good), run.add(bad), run.add(good)]

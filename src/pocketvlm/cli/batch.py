@@ -230,7 +230,7 @@ def _summary(out: str, count: int, progress: Progress | None, as_json: bool, qui
         figures: dict[str, Any] = {"lines": count, "answered": 0, "before": count}
         line = f"{out} is complete: all {count} lines were answered before"
     else:
-        stages = {name: round(seconds, 3) for name, seconds in progress.stages.items()}
+        stages = {name: round(seconds, 6) for name, seconds in progress.stages.items()}
         figures = {
             "lines": count,
             "before": progress.before,
