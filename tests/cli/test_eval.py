@@ -114,6 +114,7 @@ def test_an_interruption_says_how_to_continue(invoke, data, tmp_path, monkeypatc
         (["nano"], "there is no data after the model 'nano'"),
         (["nano", "DATA", "--predictions", "RIGHT"], "no model answers here: leave out 'nano'"),
         (["nano", "DATA", "--min-score", "90"], "--min-score=90 is out of range: give 0 to 1"),
+        (["nano", "DATA", "--adapter", "a=x", "--adapter", "b=y"], "--adapter is given 2 times"),
         (["nano", "DATA", "--baseline"], "--baseline compares an adapter with its base"),
         (["nano", "DATA", "--metric", "exat"], "did you mean 'exact'"),
         (["nano", "DATA", "--limit", "0"], "limit=0 is out of range"),

@@ -54,6 +54,7 @@ BAD = {
 }
 REFUSED = {
     "missing file": (line("x", question("nothing.png")), "nothing.png': there is no such file"),
+    "a device": (line("x", question("../" * 20 + "dev/null")), "/dev/null': not a regular file"),
     "no picture": (line("x", question("README.md")), "messages[0].content[0]: "),
     "file id": (line("x", [{"type": "image", "file_id": "file-1"}]), "file_id='file-1' is a file of a server"),
     "scheme": (line("x", [{"type": "image_url", "image_url": {"url": "ftp://x/a.png"}}]), "ftp: is not supported"),
@@ -66,7 +67,9 @@ REFUSED = {
 def test_a_refused_line_has_its_error_and_the_others_their_answers(batch, tmp_path):
     lines = [line("first"), *({**each, "custom_id": name} for name, (each, _) in REFUSED.items()), line("last")]
     write_lines(tmp_path / "refused.jsonl", lines)
-    assert batch("refused.jsonl", "-o", "out.jsonl").err.startswith(f"out.jsonl: 9 lines, {len(REFUSED)} failed in ")
+    assert batch("refused.jsonl", "-o", "out.jsonl").err.startswith(
+        f"out.jsonl: {len(lines)} lines, {len(REFUSED)} failed in "
+    )
     first, *refused, last = read_lines(tmp_path / "out.jsonl")
     assert first["response"]["status_code"] == last["response"]["status_code"] == 200
     for each in refused:

@@ -147,6 +147,8 @@ def test_pictures_inside_a_parquet_file(tmp_path):
         ("missing.jsonl", None, "there is no such file"),
         ("missing", None, "there is no such file"),
         ("empty.csv", b"", "the file is empty"),
+        ("long.csv", b"image,prompt\na.png,Is it a dog, or a cat?\n", r"row 1 has 3 cells, and there are 2 columns"),
+        ("short.csv", b"image,prompt\na.png,x\nb.png\n", r"row 2 has 1 cells, and there are 2 columns"),
         ("bad.csv", b"a,b\n\xff\xfe,c\n", "is no CSV file in UTF-8|can't decode"),
         ("bad.parquet", b"PAR1 and nothing more", "this is no Parquet file"),
     ],

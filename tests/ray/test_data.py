@@ -102,7 +102,7 @@ def after(row):
     while row["id"] >= 950 and not os.path.exists(gate):
         time.sleep(0.05)
     return {"id": row["id"], "text": row["generated_text"]}
-ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
 context = ray.data.DataContext.get_current()
 context.checkpoint_config = CheckpointConfig("id", checkpoint)
 context.target_max_block_size = context.target_min_block_size = 1 << 20  # else these files are one block

@@ -85,7 +85,7 @@ def eval_(
         option("--predictions", "FILE", panel=INPUT, help='Score these answers: JSONL with "id" and "answer".'),
     ] = None,
     adapter: Annotated[
-        str | None, option("--adapter", "[NAME=]DIR", panel=ENGINE, help="Evaluate the model with this adapter.")
+        list[str] | None, option("--adapter", "[NAME=]DIR", panel=ENGINE, help="Evaluate the model with this adapter.")
     ] = None,
     baseline: Annotated[
         bool, option("--baseline", FLAG, panel=ENGINE, help="Compare with the model without the adapter.")
@@ -125,7 +125,8 @@ def eval_(
         raise OptionError(f"--predictions={predictions}: no model answers here: leave out {model!r}")
     if min_score is not None and not 0 <= min_score <= 1:
         raise OptionError(f"--min-score={min_score:g} is out of range: give 0 to 1, 0.9 for 90 %")
-    if baseline and adapter is None:
+    options.one_adapter(adapter)
+    if baseline and not adapter:
         raise OptionError("--baseline compares an adapter with its base: give --adapter, or --against MODEL")
     paths = [*([model] if predictions is not None else []), *(data or [])]
     sampling, engine = options.given(values, SamplingParams), options.given(values, LoadOptions)
@@ -143,7 +144,7 @@ def eval_(
                 model if predictions is None else None,
                 paths,
                 metric=metric,
-                adapter=adapter,
+                adapter=adapter[0] if adapter else None,
                 compare_base=baseline,
                 against=against,
                 predictions=predictions,

@@ -69,6 +69,8 @@ class MediaFiles:
             name = unquote(parts.path)
         path = self._directory / Path(name).expanduser()
         try:
+            if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
+                raise ImageError(f"{where}: {name[:200]!r}: not a regular file: copy what it holds into one")
             with path.open("rb") as file:
                 data = file.read(self._limits.max_bytes + 1)
         except FileNotFoundError:

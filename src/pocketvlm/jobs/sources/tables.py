@@ -54,11 +54,19 @@ class Csv:
             raise InputError(f"{path}: the file is empty: its first row must have the names of the columns")
 
     def rows(self, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-        """Texts; cells that a short row lacks are None."""
+        """Texts. Raises InputError for a row with more or fewer cells than there are columns."""
         with self._path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             try:
-                yield from reader
+                for number, row in enumerate(reader, 1):
+                    # DictReader puts further cells under None, and None into columns without a cell.
+                    cells = len(self.columns) + len(row.get(None) or ()) - sum(each is None for each in row.values())
+                    if cells != len(self.columns):
+                        raise InputError(
+                            f"{self._path}: row {number} has {cells} cells, and there are {len(self.columns)} columns: "
+                            "put a cell with a comma into double quotes"
+                        )
+                    yield row
             except (UnicodeDecodeError, csv.Error) as error:
                 raise InputError(f"{self._path}: after row {reader.line_num}: {error}") from None
 
