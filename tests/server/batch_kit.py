@@ -14,6 +14,8 @@ from server.kit import Running, until
 from pocketvlm.server.context import Context
 
 CHAT = "/v1/chat/completions"
+FIRST = "word " * 500  # longer than a picture counts, so that a line with it is answered before those of GATED
+MORE = 40  # lines, more than a job has in flight: some of them have not begun when the gate opens
 GATED = [{"type": "image_url", "image_url": {"url": "https://gate.example/a.png"}}]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import openai
 import pytest
-from server.batch_kit import CHAT, GATED, Gate, begin, client_of, content, ended, line
+from server.batch_kit import CHAT, FIRST, GATED, MORE, Gate, begin, client_of, content, ended, line
 from server.kit import EXAMPLES, Running, running, until
 
 from pocketvlm.errors import OptionError
@@ -172,7 +172,7 @@ def test_a_cancelled_batch_has_what_was_finished(tmp_path: Path) -> None:
     gate = Gate()
     with running(prepare=gate.install, data_dir=str(tmp_path)) as server:
         client = client_of(server)
-        lines = [line("done"), *(line(f"gated-{number}", GATED) for number in range(5)), line("later", "x" * 100)]
+        lines = [line("done", FIRST), *(line(f"gated-{number}", GATED) for number in range(MORE)), line("later")]
         batch = begin(client, lines)
         until(lambda: client.batches.retrieve(batch.id).request_counts.completed >= 1)
         assert gate.reached.wait(60)
@@ -195,7 +195,7 @@ def test_an_expired_batch_says_what_is_missing(tmp_path: Path) -> None:
     gate = Gate()
     with running(prepare=gate.install, data_dir=str(tmp_path)) as server:
         client = client_of(server)
-        batch = begin(client, [line("done"), line("gated", GATED), *(line(str(each), GATED) for each in range(9))])
+        batch = begin(client, [line("done", FIRST), *(line(str(each), GATED) for each in range(MORE))])
         until(lambda: client.batches.retrieve(batch.id).request_counts.completed >= 1)
         assert gate.reached.wait(60)
         assert server.context._worker is not None
@@ -209,7 +209,7 @@ def test_an_expired_batch_says_what_is_missing(tmp_path: Path) -> None:
         assert done.expired_at is not None
         errors = content(client, done.error_file_id)
         assert "batch_expired" in {each["error"]["code"] for each in errors if each["error"]}
-        assert len(errors) + len(content(client, done.output_file_id)) == 11
+        assert len(errors) + len(content(client, done.output_file_id)) == 1 + MORE
 
 
 def test_without_a_data_directory_there_are_no_batches(server: Running) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import anthropic
 import pytest
-from server.batch_kit import Gate
+from server.batch_kit import FIRST, MORE, Gate
 from server.kit import Running, picture, running, until
 
 GATED = {"type": "image", "source": {"type": "url", "url": "https://gate.example/a.png"}}
@@ -79,7 +79,7 @@ def test_cancelling_leaves_a_result_for_each(tmp_path: Path) -> None:
     gate = Gate()
     with running(prepare=gate.install, data_dir=str(tmp_path)) as server:
         client = client_of(server)
-        requests = [request("done"), *(request(f"gated-{number}", [GATED]) for number in range(6))]
+        requests = [request("done", FIRST), *(request(f"gated-{number}", [GATED]) for number in range(MORE))]
         batch = client.messages.batches.create(requests=requests)
         until(lambda: client.messages.batches.retrieve(batch.id).request_counts.succeeded == 1)
         assert gate.reached.wait(60)
@@ -92,10 +92,10 @@ def test_cancelling_leaves_a_result_for_each(tmp_path: Path) -> None:
         gate.open.set()
         counts = ended(client, batch).request_counts
         assert counts.canceled > 0
-        assert counts.canceled + counts.succeeded + counts.errored == 7
+        assert counts.canceled + counts.succeeded + counts.errored == 1 + MORE
         types = [each.result.type for each in client.messages.batches.results(batch.id)]
         assert types.count("canceled") == counts.canceled
-        assert len(types) == 7
+        assert len(types) == 1 + MORE
         assert client.messages.batches.cancel(batch.id).processing_status == "ended"
 
 
