@@ -34,6 +34,19 @@ TooLong = Literal["refuse", "skip", "cut"]
 Turns = Literal["all", "last"]
 DataFormat = Literal["auto", "messages", "sharegpt", "alpaca", "query-response", "prompt-completion"]
 
+# How a data set is read, for each command that reads one.
+FormatOption = Annotated[
+    DataFormat, option("--format", "NAME", panel=INPUT, help="Format of the records; auto: by their keys.")
+]
+NameOption = Annotated[str | None, option("--name", "NAME", panel=INPUT, help="Dataset in dataset_info.json.")]
+MediaDirOption = Annotated[
+    str | None,
+    option("--media-dir", "DIR", panel=INPUT, help="Where paths of media begin. Default: the data file's folder."),
+]
+TurnsOption = Annotated[
+    Turns, option("--turns", "all|last", panel=INPUT, help="Which answers of a conversation have loss.")
+]
+
 app = typer.Typer()
 
 
@@ -51,18 +64,10 @@ def check(
     model: Annotated[
         str, option("--model", "MODEL", panel=INPUT, help=f"Whose processor counts the tokens. {options.MODEL_HELP}")
     ] = options.DEFAULT_MODEL,
-    format: Annotated[
-        DataFormat,
-        option("--format", "NAME", panel=INPUT, help="Format of the records; auto: by their keys."),
-    ] = "auto",
-    name: Annotated[str | None, option("--name", "NAME", panel=INPUT, help="Dataset in dataset_info.json.")] = None,
-    media_dir: Annotated[
-        str | None,
-        option("--media-dir", "DIR", panel=INPUT, help="Where paths of media begin. Default: the data file's folder."),
-    ] = None,
-    turns: Annotated[
-        Turns, option("--turns", "all|last", panel=INPUT, help="Which answers of a conversation are learnt.")
-    ] = "all",
+    format: FormatOption = "auto",
+    name: NameOption = None,
+    media_dir: MediaDirOption = None,
+    turns: TurnsOption = "all",
     max_length: Annotated[
         int | None,
         option("--max-length", "N", panel=INPUT, help="Maximum number of tokens of a sample. Default: none."),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pocketvlm.cli import options, outputs
+from pocketvlm.cli.data import FormatOption, MediaDirOption, NameOption
 from pocketvlm.cli.failure import FAILED
 from pocketvlm.cli.options import ENGINE, FLAG, INPUT, OUTPUT, option
 from pocketvlm.errors import OptionError
@@ -65,16 +66,9 @@ def eval_(
         float | None,
         option("--min-score", "X", panel=METRICS, help="Exit with code 1 if the score is lower, from 0 to 1."),
     ] = None,
-    format: Annotated[
-        str, option("--format", "NAME", panel=INPUT, help="Format of the data; auto goes by its keys.")
-    ] = "auto",
-    name: Annotated[
-        str | None, option("--name", "NAME", panel=INPUT, help="Entry of dataset_info.json, if DATA is its folder.")
-    ] = None,
-    media_dir: Annotated[
-        str | None,
-        option("--media-dir", "FOLDER", panel=INPUT, help="Where paths of media begin. Default: the data's folder."),
-    ] = None,
+    format: FormatOption = "auto",
+    name: NameOption = None,
+    media_dir: MediaDirOption = None,
     turns: Annotated[
         Literal["all", "last"],
         option("--turns", "all|last", panel=INPUT, help="Which answers of a conversation are questions to answer."),

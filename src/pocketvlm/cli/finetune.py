@@ -10,7 +10,7 @@ import typer
 
 from pocketvlm.bytesize import parse_size, readable_size
 from pocketvlm.cli import options
-from pocketvlm.cli.data import DataFormat, TooLong, Turns
+from pocketvlm.cli.data import FormatOption, MediaDirOption, NameOption, TooLong, TurnsOption
 from pocketvlm.cli.options import INPUT, OUTPUT, option
 from pocketvlm.options.media import ImageOptions, VideoOptions
 from pocketvlm.options.option import Definition, definition, definitions
@@ -79,17 +79,10 @@ def finetune(
         list[str] | None,
         option("--eval", "FILE", panel=INPUT, help="Data whose loss decides which step is the best. Repeatable."),
     ] = None,
-    format: Annotated[
-        DataFormat, option("--format", "NAME", panel=INPUT, help="Format of the records; auto: by their keys.")
-    ] = "auto",
-    name: Annotated[str | None, option("--name", "NAME", panel=INPUT, help="Dataset in dataset_info.json.")] = None,
-    media_dir: Annotated[
-        str | None,
-        option("--media-dir", "DIR", panel=INPUT, help="Where paths of media begin. Default: the data file's folder."),
-    ] = None,
-    turns: Annotated[
-        Turns, option("--turns", "all|last", panel=INPUT, help="Which answers of a conversation are learnt.")
-    ] = "all",
+    format: FormatOption = "auto",
+    name: NameOption = None,
+    media_dir: MediaDirOption = None,
+    turns: TurnsOption = "all",
     too_long: Annotated[
         TooLong,
         option(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pocketvlm.errors import OptionError
+from pocketvlm.suggest import nearest
 
 # Stages of ray.data.llm that the engine does itself: True and None say nothing new.
 _STAGES = ("chat_template_stage", "tokenize_stage", "detokenize_stage", "prepare_multimodal_stage")
@@ -65,8 +65,8 @@ class PocketVLMEngineProcessorConfig:
             if name in _STAGES:
                 raise OptionError(f"{name}={value!r}: the engine does this itself, from messages to text: leave it out")
             if name not in _MOOT:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(known)}"
+                near = nearest(name, known)
+                hint = f"did you mean {near}?" if near else f"give one of {', '.join(known)}"
                 raise OptionError(f"{name}={value!r} is no field of this configuration: {hint}")
         pool = (concurrency, concurrency) if isinstance(concurrency, int) else tuple(concurrency)
         if len(pool) != 2 or not all(_is_count(each) for each in pool) or pool[0] > pool[1]:

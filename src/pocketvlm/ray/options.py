@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pocketvlm.errors import OptionError
+from pocketvlm.suggest import nearest
 
 _COUNTS = ("max_ongoing_requests", "target_queued_tokens", "max_adapters")
 
@@ -48,8 +48,8 @@ class AppOptions:
         values: dict[str, Any] = {}
         for name, value in arguments.items():
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(known)}"
+                near = nearest(name, known)
+                hint = f"did you mean {near}?" if near else f"give one of {', '.join(known)}"
                 raise OptionError(f"{name}={value!r} is no argument of this application: {hint}")
             values[name] = _read(name, value)
         return cls(**values)

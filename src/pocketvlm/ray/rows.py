@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,6 @@ from pocketvlm.processor.messages import as_messages
 
 ERROR = "__inference_error__"
 DATA = "__data"
-INPUTS = ("messages", "prompt", "tokenized_prompt", "image", "video", "sampling_params", "model", "mm_processor_kwargs")
 OUTPUTS = (
     "generated_text",
     "generated_tokens",
@@ -60,14 +60,14 @@ def plain(value: Any) -> Any:
     return value
 
 
-def question_of(row: Mapping[str, Any], tasks: str = "sampling_params") -> Question:
+def question_of(row: Mapping[str, Any]) -> Question:
     """What a row asks.
 
     `messages` (a conversation, with images as `processor.messages` reads them), or `tokenized_prompt` (ids), or
     `prompt`: with `image` or `video` (one or a list of path, URL, data URI, bytes, array) a question about them, alone
     a text that gets no template. Raises InputError and OptionError, naming the column.
     """
-    sampling, guide, skip = _sampling(plain(row.get(tasks)) or {})
+    sampling, guide, skip = _sampling(plain(row.get("sampling_params")) or {})
     options = plain(row.get("mm_processor_kwargs")) or {}
     if not isinstance(options, dict):
         raise InputError(f"mm_processor_kwargs must be a mapping, not {type(options).__name__}")
@@ -163,8 +163,6 @@ def _guide(name: str, value: Any) -> Guide | None:
         raise OptionError(f"sampling_params: {name}={value!r}: give one of {', '.join(_GUIDES)}")
     kind, form = next(iter(found.items()))
     if kind == "json" and isinstance(form, str):
-        import json
-
         try:
             form = json.loads(form)
         except ValueError as error:
