@@ -5,7 +5,7 @@ import { session } from "../lib/storage.ts";
 import { t } from "../text/index.ts";
 import { attach, fetchUrl, kindOf, openPdf, pdfPage, sniffed, type PdfFile } from "./media.ts";
 import { notice, report } from "./state.ts";
-import { hold } from "./tabs.ts";
+import { hold, leaveHeld } from "./tabs.ts";
 
 export interface Draft {
   text: Signal<string>;
@@ -35,6 +35,11 @@ export function keepDraft(): void {
     });
   }
   effect(() => session.set(DRAFT, JSON.stringify({ text: draft.text.value, attachments: draft.attachments.value })));
+}
+
+/** Before the page goes. */
+export function leaveDraft(): void {
+  leaveHeld(draft.attachments.value.flatMap(({ blob, shown }) => (shown ? [blob, shown] : [blob])));
 }
 
 /** Where dropped and pasted files go: the question that is edited, or the composer. */

@@ -5,8 +5,8 @@ import { randomId } from "../lib/ids.ts";
 import { readMessages, toMessages, type ImportedMedia, type Source } from "../lib/messages.ts";
 import { sharedPage } from "../lib/share.ts";
 import type { Attachment, Conversation, Turn } from "../lib/types.ts";
-import * as db from "./db.ts";
 import { attach, fetchUrl, fullData, sniffed } from "./media.ts";
+import { defaults } from "./presets.ts";
 import * as state from "./state.ts";
 
 function fileName(conversation: Conversation, suffix: string): string {
@@ -39,7 +39,7 @@ export async function share(render: (turn: Turn) => string): Promise<void> {
 /** A new conversation from a file of messages. */
 export async function importMessages(text: string): Promise<void> {
   const { system, turns } = readMessages(text);
-  const made = { ...state.fresh({ ...state.defaults.value, system }), title: "" };
+  const made = { ...state.fresh({ ...defaults.value, system }), title: "" };
   const read: Turn[] = [];
   let parent: string | null = null;
   const now = Date.now();
@@ -55,9 +55,7 @@ export async function importMessages(text: string): Promise<void> {
   if (!read.length) throw new Error("there are no messages in it");
   made.title = title(read.find((turn) => turn.text)?.text ?? "");
   made.leaf = parent;
-  await db.turns.put(...read);
-  state.addConversation(made);
-  await state.openConversation(made.id);
+  await state.importConversation(made, read);
 }
 
 async function readMedia(media: ImportedMedia, number: number): Promise<Attachment> {
