@@ -9,7 +9,7 @@ const TOKENS = 600;
 const WORDS = ["The ", "quick ", "**brown** ", "fox, ", "`jumps` ", "over ", "the ", "lazy ", "dog.\n\n", "- item\n", "$x^2$ "];
 
 const serving = await serve();
-const front = await new Front(serving.port).start();
+const front = await new Front(serving).start();
 
 const paints: number[] = [];
 for (let run = 0; run < RUNS; run++) {
