@@ -119,8 +119,8 @@ export function replaceFile(to: Draft, old: Attachment, file: File): Promise<voi
       return;
     }
     const made = await attach(file, file.name, named);
-    const filled = named === old.kind ? { ...made, options: old.options } : made;
-    to.attachments.value = to.attachments.value.map((each) => (each.id === old.id ? filled : each));
+    const filled = (each: Attachment): Attachment => (named === each.kind ? { ...made, options: each.options } : made);
+    to.attachments.value = to.attachments.value.map((each) => (each.id === old.id ? filled(each) : each));
   });
 }
 

@@ -32,13 +32,15 @@ export function Sidebar(): JSX.Element {
   const all = state.conversations.value;
   useEffect(() => {
     if (!query.trim()) return setFound(undefined);
+    let here = true; // a slow search does not overwrite a later one
     const timer = setTimeout(() => {
       void db.turns.all().then((turns) => {
+        if (!here) return;
         const titles = all.map(({ id, title }) => ({ id, text: title }));
         setFound(search([...titles, ...turns.map((turn) => ({ id: turn.conversation, text: plainText(turn.text) }))], query));
       }, state.report);
     }, 150);
-    return () => clearTimeout(timer);
+    return () => { here = false; clearTimeout(timer); };
   }, [query, all]);
   const first = useRef<HTMLButtonElement>(null);
   const isOpen = state.sidebarOpen.value;
