@@ -49,14 +49,28 @@ function connect(): Promise<IDBDatabase> {
 
 const memory = new Map<Store, Map<string, unknown>>(STORES.map((store) => [store, new Map()]));
 
-async function read<T>(store: Store, ask: (store: IDBObjectStore) => IDBRequest<T>, otherwise: (held: Map<string, unknown>) => T): Promise<T> {
-  const db = await open();
-  if (!db) return otherwise(memory.get(store)!);
-  return new Promise((resolve, reject) => {
+/** Do `work` with the database, and once more where that was closed meanwhile; or what is done without one. */
+async function withDatabase<T>(work: (db: IDBDatabase) => Promise<T>, otherwise: () => T): Promise<T> {
+  for (let isSecond = false; ; isSecond = true) {
+    const db = await open();
+    if (!db) return otherwise();
+    try {
+      return await work(db);
+    } catch (error) {
+      const isClosed = error instanceof DOMException && ["InvalidStateError", "AbortError"].includes(error.name);
+      if (!isClosed || isSecond) throw error;
+      opened = undefined;
+    }
+  }
+}
+
+function read<T>(store: Store, ask: (store: IDBObjectStore) => IDBRequest<T>, otherwise: (held: Map<string, unknown>) => T): Promise<T> {
+  const asked = (db: IDBDatabase): Promise<T> => new Promise((resolve, reject) => {
     const request = ask(db.transaction(store).objectStore(store));
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
   });
+  return withDatabase(asked, () => otherwise(memory.get(store)!));
 }
 
 /** What is not stored yet, in order. */
@@ -69,9 +83,8 @@ export async function write(changes: readonly Change[]): Promise<void> {
   pending.add(entry); // before anything is waited for
   try {
     const all = marked(entry);
-    const db = await open();
-    if (db) await change(db, all.map(({ store }) => store), (transaction, failed) => apply(transaction, all, failed));
-    else applyTo(memory, all);
+    const stores = all.map(({ store }) => store);
+    await withDatabase((db) => change(db, stores, (transaction, failed) => apply(transaction, all, failed)), () => applyTo(memory, all));
   } finally {
     pending.delete(entry);
   }
@@ -82,7 +95,7 @@ function change(db: IDBDatabase, stores: readonly Store[], work: (transaction: I
     const transaction = db.transaction([...new Set(stores)], "readwrite");
     let fault: unknown;
     transaction.oncomplete = () => resolve();
-    transaction.onerror = transaction.onabort = () => reject(fault ?? transaction.error ?? new Error("the database does not write"));
+    transaction.onerror = transaction.onabort = () => reject(fault ?? transaction.error ?? new DOMException("the database does not write", "AbortError"));
     work(transaction, (error) => {
       fault = error;
       transaction.abort();
@@ -115,7 +128,7 @@ export async function replayJournals(): Promise<void> {
 }
 
 function replay(db: IDBDatabase, name: string, journal: readonly Entry[]): Promise<void> {
-  return change(db, STORES, (transaction, failed) => {
+  return change(db, STORES.filter((store) => store !== "blobs"), (transaction, failed) => {
     const values = transaction.objectStore("values");
     const replayed: IDBRequest<string[] | undefined> = values.get(REPLAYED);
     const range = IDBKeyRange.bound(...DELETIONS);

@@ -136,7 +136,9 @@ export function newConversation(): void {
 
 export function openConversation(id: string): Promise<void> {
   const found = conversations.value.find((each) => each.id === id);
-  return found ? during(read(found)) : Promise.resolve();
+  if (!found) return Promise.resolve();
+  early &&= {};
+  return during(read(found));
 }
 
 /** Show a conversation at once, and its turns when they are read. */

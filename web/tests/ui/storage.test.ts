@@ -208,3 +208,25 @@ test("a draft's picture stays while its tab shows another page and another tab d
   assert.deepEqual(two.faults, []);
   await one.close();
 });
+
+/** A database that the browser closes once, when the test says so. */
+function closedOnce(): void {
+  const transaction = IDBDatabase.prototype.transaction;
+  IDBDatabase.prototype.transaction = function (...given: Parameters<typeof transaction>) {
+    const page = window as unknown as { closes?: boolean };
+    if (page.closes) this.close();
+    page.closes = false;
+    return transaction.apply(this, given);
+  };
+}
+
+test("a database that the browser closes is opened again, and nothing is lost", async () => {
+  const tab = await open(front.url, { before: closedOnce });
+  await talk(tab, "one", "first");
+  await tab.page.evaluate(() => void ((window as unknown as { closes: boolean }).closes = true));
+  await talk(tab, "two", "second");
+  assert.equal(await tab.page.locator(".notice").innerText(), "");
+  await tab.page.reload();
+  await eventually(() => texts(tab), ["one", "first", "two", "second"]);
+  await tab.close();
+});
