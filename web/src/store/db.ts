@@ -95,7 +95,8 @@ function change(db: IDBDatabase, stores: readonly Store[], work: (transaction: I
     const transaction = db.transaction([...new Set(stores)], "readwrite");
     let fault: unknown;
     transaction.oncomplete = () => resolve();
-    transaction.onerror = transaction.onabort = () => reject(fault ?? transaction.error ?? new DOMException("the database does not write", "AbortError"));
+    transaction.onerror = (event) => (fault ??= (event.target as IDBRequest).error); // the transaction ends after it
+    transaction.onabort = () => reject(fault ?? transaction.error ?? new DOMException("the database does not write", "AbortError"));
     work(transaction, (error) => {
       fault = error;
       transaction.abort();
@@ -112,12 +113,12 @@ const MAX_REPLAYED = 100; // names of journals that are known to have been repla
 /** Leave what is not stored yet to other pages, in the storage that does not wait. */
 export function leaveJournal(): void {
   const left = journalOf(pending);
-  if (left.length) local.set(JOURNAL + randomId(), JSON.stringify(left));
+  if (left.length) local.set(`${JOURNAL}${Date.now()} ${randomId()}`, JSON.stringify(left));
 }
 
 /** Make the changes of pages that are gone. Each journal is replayed once, whichever pages find it at the same time. */
 export async function replayJournals(): Promise<void> {
-  const found = local.keys(JOURNAL);
+  const found = local.keys(JOURNAL).sort(); // oldest first
   const db = found.length ? await open() : undefined;
   if (!db) return;
   for (const name of found) {

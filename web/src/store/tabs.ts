@@ -15,7 +15,8 @@ export type News =
   | { kind: "opened"; conversation: string }
   | { kind: "stop"; turn: string };
 
-const channel = typeof BroadcastChannel === "undefined" ? undefined : new BroadcastChannel("pocketvlm");
+// The name tells pages of other versions, which say other things, apart.
+const channel = typeof BroadcastChannel === "undefined" ? undefined : new BroadcastChannel("pocketvlm 2");
 
 export function tell(news: News): void {
   channel?.postMessage(news);

@@ -33,7 +33,8 @@ for (let run = 0; run < STREAMS; run++) {
   front.scripts.push([...steps, { finish: "stop" }]);
   const before = await busy();
   const began = Date.now();
-  await tab.ask("write");
+  await tab.send("write");
+  await tab.page.locator("article.assistant[data-state=done]").waitFor();
   rates.push(TOKENS / ((Date.now() - began) / 1000));
   costs.push(((await busy()) - before) * 1000 / TOKENS);
   await tab.close();

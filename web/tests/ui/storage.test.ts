@@ -126,6 +126,7 @@ test("what another tab has deleted or changed is not brought back by a page that
 });
 
 test("a question that is sent before the conversation is read belongs to it, and has its settings", async () => {
+  front.answers.set("/v1/models", { object: "list", data: [{ id: "nano", max_model_len: 4096, parent: null }, { id: "birds", max_model_len: 4096, parent: "nano" }] });
   const tab = await open(front.url, { before: slowReads });
   await settings(tab);
   await tab.page.getByLabel("System prompt").fill("Be brief.");
@@ -133,6 +134,7 @@ test("a question that is sent before the conversation is read belongs to it, and
   await talk(tab, "one", "first");
   await tab.page.evaluate(() => sessionStorage.setItem("slow", "1"));
   await tab.page.reload();
+  await tab.page.locator("header").getByLabel("Model", { exact: true }).selectOption("birds");
   front.scripts.push(says("second"));
   await tab.send("two");
   assert.deepEqual(await texts(tab), []);
@@ -140,6 +142,7 @@ test("a question that is sent before the conversation is read belongs to it, and
   await tab.page.evaluate(() => (window as unknown as { read: () => void }).read());
   await eventually(() => texts(tab), ["one", "first", "two", "second"]);
   assert.equal((front.bodies.at(-1)!["messages"] as unknown[]).length, 4);
+  assert.equal(front.bodies.at(-1)!["model"], "birds", "chosen before the settings were read");
   await tab.close();
 });
 
