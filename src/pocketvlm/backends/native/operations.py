@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from threading import get_ident
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +43,19 @@ def _axes(spec: AttentionSpec, three_rows: bool) -> Ints:
     return spec.rotary_axes() if three_rows else np.zeros(spec.rotary_dim // 2, np.int32)
 
 
-def updating(adapters: Sequence[Adapted], weights: Sequence[NativeWeight]) -> list[Adapted]:
-    """The adapters that have updates of some of the weights."""
-    return [adapted for adapted in adapters if any(weight in adapted.updates for weight in weights)]
+def updating(adapters: Sequence[Adapted], weights: Sequence[NativeWeight]) -> bool:
+    """Whether the adapters have an update of one of the weights."""
+    return any(weight in adapted.updates for adapted in adapters for weight in weights)
+
+
+def updates_of(adapters: Sequence[Adapted], weights: Sequence[NativeWeight]) -> list[list[tuple[Any, ...]]]:
+    """The updates (rows, a, b, scale) of each of the weights, as products with quantized matrices take them."""
+    if not updating(adapters, weights):
+        return []
+    return [
+        [(adapted.rows, u.a, u.b, u.scale) for adapted in adapters if (u := adapted.updates.get(weight)) is not None]
+        for weight in weights
+    ]
 
 
 class NativeOps(Ops[Floats, NativeWeight, Ints]):
@@ -117,7 +127,7 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         activation: Activation | None = None,
         adapters: Sequence[Adapted] = (),
     ) -> Floats:
-        if activation is not None and (adapters := updating(adapters, (weight,))):
+        if activation is not None and updating(adapters, (weight,)):
             if residual is not None:
                 raise ValueError("adapters, an activation and a residual need two operations")
             return self.activate(self.linear(x, weight, bias, adapters=adapters), activation)
@@ -126,11 +136,14 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
             weight = weight.packed
         out = self._new((len(x), weight.outputs))
         if isinstance(weight, PackedMatrix):
-            self._native.quantized_linear(x, [weight.handle], [bias], [residual], [out], _ACTIVATIONS[activation])
+            self._native.quantized_linear(
+                x, [weight.handle], [bias], [residual], [out], _ACTIVATIONS[activation],
+                updates=updates_of(adapters, (handle,)), bf16_updates=self._fast,
+            )  # fmt: skip
         else:
             rounds = self._bfloat16 or weight.rounds
             self._native.linear(x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], rounds, out)
-        self.add_updates(x, (handle,), (out,), adapters)
+            self.add_updates(x, (handle,), (out,), adapters)
         return out
 
     def add_updates(
@@ -161,8 +174,10 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         if len(handles) < len(weights):
             return super().linears(x, weights, biases, adapters)
         outs = [self._new((len(x), weight.outputs)) for weight in weights]
-        self._native.quantized_linear(x, handles, list(biases), [], outs, 0)
-        self.add_updates(x, weights, outs, adapters)
+        updates = updates_of(adapters, weights)
+        self._native.quantized_linear(
+            x, handles, list(biases), [], outs, 0, updates=updates, bf16_updates=self._fast
+        )
         return outs
 
     def _fused(
@@ -182,18 +197,19 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
     ) -> Sequence[Floats] | None:
         """Products of the rows x after an operation, in one kernel; None if that takes two.
 
-        One kernel serves quantized matrices that share their activations in the order of the inputs. Adapters need the
-        rows as floats.
+        One kernel serves quantized matrices that share their activations in the order of the inputs, with the updates
+        of adapters. An activation comes after the updates, in an operation of its own.
         """
         packed = [weight.packed if isinstance(weight, Tied) else weight for weight in weights]
         handles = [weight.handle for weight in packed if isinstance(weight, PackedMatrix)]
         alike = len(handles) == len(packed) and all(handles[0].quantized_alike(handle) for handle in handles)
-        if not alike or updating(adapters, weights):
+        updates = updates_of(adapters, weights)
+        if not alike or (updates and activation is not None):
             return None
         outs = [self._new((len(x), weight.outputs)) for weight in (packed[:1] if gates else packed)]
         self._native.quantized_linear(
             x, handles, list(biases), list(residuals), outs, _ACTIVATIONS[activation], _ROW_OPERATIONS[operation],
-            other, *norm, eps, gates,
+            other, *norm, eps, gates, updates, self._fast,
         )  # fmt: skip
         return outs
 
