@@ -211,6 +211,11 @@ void quantized_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list
     products[0].gates = gates;
     for (size_t i = 0; i < count && (operation || gates); ++i)
         if (!quantized_alike(first, *products[i].weights)) refuse("these weights do not quantize their activations alike");
+    Reads reads{first.packed, tiles_of(products[0].args.outputs) * first.lines() * line_bytes};
+    if (!low_ranks.empty()) {  // the inner products come first, and an adapter's factors lie one after the other
+        reads = Reads{low_ranks[0].a, 0};
+        for (const LowRank& u : low_ranks) reads.bytes += u.rank * products[0].args.inputs * (bf16_updates ? 2 : 4);
+    }
     runtime.operate(
         cost,
         [products, count, low_ranks](Pool& pool, const Kernels& kernels) {
@@ -220,7 +225,7 @@ void quantized_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list
             for (size_t i = 0; i < count; next += products[i++].update_count) updated[i].updates = next;
             kernels.quantized_linear(pool, updated.data(), static_cast<int64_t>(count));
         },
-        Reads{first.packed, tiles_of(products[0].args.outputs) * first.lines() * line_bytes});
+        reads);
 }
 
 void quantized_embed(Runtime& runtime, const PackedMatrix& matrix, nb::handle ids, nb::handle out) {

@@ -29,7 +29,8 @@ inline int64_t row_of(const LowRank& u, int64_t i) { return u.rows ? u.rows[i] :
 
 // --- inner products ---
 
-// inner[r * rank + k] = scale * dot(x[r], a[k]) for Rows rows and Ranks ranks; each sum has one order.
+// inner[r * rank + k] = scale * dot(x[r], a[k]) for Rows rows and Ranks ranks; each sum has one order. Prefetches the ranks
+// after these, because each is too short for the processor to follow it.
 template <int Rows, int Ranks, class T>
 inline void inner_tile(const float* const* x, const T* a, int64_t inputs, int64_t depth, float scale, float* inner, int64_t rank) {
     Vec sums[Ranks][Rows];
@@ -45,6 +46,7 @@ inline void inner_tile(const float* const* x, const T* a, int64_t inputs, int64_
             for (int k = 0; k < Ranks; ++k) {
                 Vec first, second;
                 load_pair(a + k * depth + i, at, first, second);
+                if (at == 0) __builtin_prefetch(a + (k + Ranks) * depth + i);
 #pragma GCC unroll 4
                 for (int r = 0; r < Rows; ++r) {
                     sums[k][r] = fma(first, load(x[r] + i + at), sums[k][r]);
@@ -196,6 +198,13 @@ struct OutputBlock {
     int64_t stride;
 };
 
+constexpr int64_t blocks_ahead = 2;
+
+template <class T>
+inline void prefetch_blocks(const T* b, int64_t blocks, int64_t rank) {
+    for (int64_t at = 0; at < blocks * rank * low_rank_block; at += static_cast<int64_t>(64 / sizeof(T))) __builtin_prefetch(b + at);
+}
+
 // Adds an update with these inner products to a block of outputs.
 template <class T>
 inline void add_update_of(const LowRank& u, const float* inner, const OutputBlock& to) {
@@ -208,6 +217,7 @@ inline void add_update_of(const LowRank& u, const float* inner, const OutputBloc
     for (int64_t j = 0; j < to.width; j += low_rank_block) {
         const T* b = static_cast<const T*>(u.b) + (to.column + j) * u.rank;
         const int64_t n = min(low_rank_block, to.width - j);
+        prefetch_blocks(b + blocks_ahead * u.rank * low_rank_block, 1, u.rank);
         for (int64_t i = begin; i < end; i += rows_together) {
             float* out[rows_together];
             const int64_t rows = min(rows_together, end - i);
@@ -229,6 +239,14 @@ inline void add_update(const LowRank& u, bool bf16, const float* inner, const Ou
         add_update_of<uint16_t>(u, inner, to);
     else
         add_update_of<float>(u, inner, to);
+}
+
+// Prefetches what add_update reads first of the outputs from `column` on.
+inline void prefetch_update(const LowRank& u, bool bf16, int64_t column) {
+    if (bf16)
+        prefetch_blocks(static_cast<const uint16_t*>(u.b) + column * u.rank, blocks_ahead, u.rank);
+    else
+        prefetch_blocks(static_cast<const float*>(u.b) + column * u.rank, blocks_ahead, u.rank);
 }
 
 }  // namespace

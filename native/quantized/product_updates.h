@@ -34,15 +34,10 @@ struct ProductUpdates {
             add_update(products[product].updates[i], products[product].bf16_updates, inner.of(before + i), to);
     }
 
-    // Prefetches what add() will read for columns [column, column + width).
-    void prefetch(int64_t product, int64_t column, int64_t width) const {
+    // Prefetches what add() reads first of the columns from `column` on.
+    void prefetch(int64_t product, int64_t column) const {
         const QuantizedProduct& p = products[product];
-        const int64_t size = p.bf16_updates ? 2 : 4;
-        for (int64_t i = 0; i < p.update_count; ++i) {
-            const int64_t line = p.updates[i].rank * size;  // bytes of one output
-            const char* b = static_cast<const char*>(p.updates[i].b) + column * line;
-            for (int64_t at = 0; at < width * line; at += line_bytes) __builtin_prefetch(b + at);
-        }
+        for (int64_t i = 0; i < p.update_count; ++i) prefetch_update(p.updates[i], p.bf16_updates, column);
     }
 };
 

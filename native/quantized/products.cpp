@@ -34,12 +34,13 @@ inline Activations with_offset(const Activations& in, int32_t weight_offset, int
     return other;
 }
 
-// All activation tiles times packed tiles [first, last) of a product, and its updates: each as soon as its inner products are
-// there, so that the wait for them, if any, comes last.
+// All activation tiles times packed tiles [first, last) of a product, and its updates. One update follows the packed tiles as
+// soon as its inner products are there; several read their factors in longer pieces, so they come after all tiles.
 inline void tiles_of_rows(const ProductUpdates& updates, int64_t index, const Activations& in, int64_t first, int64_t last, float* spare) {
     const QuantizedProduct& product = updates.products[index];
     const Linear& a = product.args;
-    const bool updated = updates.any(index);
+    const bool follows = product.update_count == 1;
+    updates.prefetch(index, first * tile_outputs);
     int64_t pending = first * tile_outputs;  // the first column whose updates are to be added
     for (int64_t tile = first; tile < last; tile += tiles_together) {
         const int64_t tiles = min(tiles_together, last - tile);
@@ -47,7 +48,6 @@ inline void tiles_of_rows(const ProductUpdates& updates, int64_t index, const Ac
         const bool full = width == tiles * tile_outputs;
         const bool early = full && !product.weights->grouped();  // dots adds the bias, in every row
         const bool whole = early && a.activation == Activation::none;  // and nothing remains to do after dots
-        if (updated) updates.prefetch(index, column, width);
         for (int64_t r = 0; r < a.rows; r += tile_height) {
             const int64_t rows = min(tile_height, a.rows - r), at = r * a.outputs + column;
             const bool direct = full && (whole || !early) && rows == height_of(rows);
@@ -67,7 +67,7 @@ inline void tiles_of_rows(const ProductUpdates& updates, int64_t index, const Ac
             finish<true>(remaining, to.out, to.stride, r, rows, column, width);
         }
         const int64_t end = column + width;
-        if (!updated || (tile + tiles < last && !updates.inner.finished())) continue;
+        if (tile + tiles < last && !(follows && updates.inner.finished())) continue;
         updates.add(index, OutputBlock{.row = 0, .rows = a.rows, .column = pending, .width = end - pending, .first = a.out + pending, .stride = a.outputs});
         pending = end;
     }
@@ -83,6 +83,8 @@ inline void gated_tiles_of_rows(const ProductUpdates& updates, int64_t index, co
     const int64_t block = a.rows <= tile_height ? last - first : tiles_together, stride = block * tile_outputs;
     for (int64_t begin = first; begin < last; begin += block) {
         const int64_t end = min(last, begin + block);
+        updates.prefetch(index - 1, begin * tile_outputs);
+        updates.prefetch(index, begin * tile_outputs);
         for (int64_t r = 0; r < a.rows; r += tile_height) {
             const int64_t rows = min(tile_height, a.rows - r);
             float* out = a.out + r * a.outputs;
@@ -93,7 +95,6 @@ inline void gated_tiles_of_rows(const ProductUpdates& updates, int64_t index, co
                 return OutputBlock{.row = r, .rows = rows, .column = column, .width = min(tiles * tile_outputs, a.outputs - column), .first = sums, .stride = distance};
             };
             for (int64_t tile = begin; tile < end; tile += tiles_together) {
-                if (r == 0 && updates.any(index - 1)) updates.prefetch(index - 1, tile * tile_outputs, columns(tile, tiles_together, nullptr, 0).width);
                 to.out = gates + (tile - begin) * tile_outputs, to.final_out = out + tile * tile_outputs;
                 dots(*gate.weights, tile, min(tiles_together, end - tile), gate_in, r, to);
             }
@@ -101,7 +102,6 @@ inline void gated_tiles_of_rows(const ProductUpdates& updates, int64_t index, co
             to.out = spare, to.stride = tiles_together * tile_outputs;
             for (int64_t tile = begin; tile < end; tile += tiles_together) {
                 const OutputBlock sums = columns(tile, min(tiles_together, end - tile), spare, to.stride);
-                if (r == 0 && updates.any(index)) updates.prefetch(index, sums.column, sums.width);
                 to.final_out = out + sums.column;
                 dots(*up.weights, tile, min(tiles_together, end - tile), up_in, r, to);
                 updates.add(index, sums);

@@ -145,7 +145,7 @@ class Runtime:
         updates: list[list[tuple[_Ints | None, NDArray[Any], NDArray[Any], float]]] = ...,
         bf16_updates: bool = False,
     ) -> None:
-        """`linear` of x with 1 to 8 quantized matrices. `biases`, `residuals` and `updates` may be shorter than `weights`.
+        """`linear` of x with 1 to 8 quantized matrices; `biases`, `residuals` and `updates` may be shorter lists.
 
         operation: done with the rows first: 0 none, 1 rms_norm, 2 layer_norm, 3 gated_rms_norm (z is `other`), 4
         sigmoid_gate (the gate is `other`). gates: silu of the product with the first of two matrices times that with

@@ -3,59 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketvlm.backends.batch import Ints, Step, SubStep
 from pocketvlm.backends.native.arena import Arena
+from pocketvlm.backends.native.low_rank import Adapted, updates_of, updating
 from pocketvlm.backends.native.matrices import NativeWeight, Tied
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
-from pocketvlm.backends.ops import Activation, AdaptedRows, AttentionSpec, DeltaSpec, KVCache, Ops
+from pocketvlm.backends.native.rotary import axes_of, frequencies_of
+from pocketvlm.backends.ops import Activation, AttentionSpec, DeltaSpec, KVCache, Ops
 from pocketvlm.backends.options import Scheme
 
 if TYPE_CHECKING:
     from pocketvlm._native import Runtime
 
 Floats = NDArray[np.float32]
-Adapted = AdaptedRows[Floats, NativeWeight, Ints]
 
 _ACTIVATIONS: dict[str | None, int] = {None: 0, "gelu_tanh": 1, "gelu_erf": 2, "silu": 3}
 _ROW_OPERATIONS = {"rms_norm": 1, "layer_norm": 2, "gated_rms_norm": 3, "sigmoid_gate": 4}
 _F32 = np.dtype(np.float32)
 _empty = np.empty
-
-
-@lru_cache(maxsize=8)
-def _frequencies(rotary_dim: int, theta: float) -> Floats:
-    """1 / theta^(2i / rotary_dim), each step in float32 as the reference rounds it."""
-    exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
-    frequencies: Floats = np.float32(1.0) / np.power(np.float32(theta), exponents)
-    return frequencies
-
-
-@lru_cache(maxsize=8)
-def _axes(spec: AttentionSpec, three_rows: bool) -> Ints:
-    """The row of the rotary positions that each frequency takes."""
-    return spec.rotary_axes() if three_rows else np.zeros(spec.rotary_dim // 2, np.int32)
-
-
-def updating(adapters: Sequence[Adapted], weights: Sequence[NativeWeight]) -> bool:
-    """Whether the adapters have an update of one of the weights."""
-    return any(weight in adapted.updates for adapted in adapters for weight in weights)
-
-
-def updates_of(adapters: Sequence[Adapted], weights: Sequence[NativeWeight]) -> list[list[tuple[Any, ...]]]:
-    """The updates (rows, a, b, scale) of each of the weights, as products with quantized matrices take them."""
-    if not updating(adapters, weights):
-        return []
-    return [
-        [(adapted.rows, u.a, u.b, u.scale) for adapted in adapters if (u := adapted.updates.get(weight)) is not None]
-        for weight in weights
-    ]
 
 
 class NativeOps(Ops[Floats, NativeWeight, Ints]):
@@ -175,9 +146,7 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
             return super().linears(x, weights, biases, adapters)
         outs = [self._new((len(x), weight.outputs)) for weight in weights]
         updates = updates_of(adapters, weights)
-        self._native.quantized_linear(
-            x, handles, list(biases), [], outs, 0, updates=updates, bf16_updates=self._fast
-        )
+        self._native.quantized_linear(x, handles, list(biases), [], outs, 0, updates=updates, bf16_updates=self._fast)
         return outs
 
     def _fused(
@@ -302,9 +271,9 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         rows, width = query_gate.shape
         query = self._new((rows, width // (2 * head_dim), head_dim))
         gate = self._new((rows, width // 2))
-        frequencies = _frequencies(spec.rotary_dim, spec.rope_theta)
+        frequencies = frequencies_of(spec.rotary_dim, spec.rope_theta)
         self._retain(frequencies)
-        axes = _axes(spec, step.rotary_positions.ndim == 2)
+        axes = axes_of(spec, step.rotary_positions.ndim == 2)
         self._retain(axes)
         self._native.attention_inputs(
             query_gate, key, value, q_norm, k_norm, frequencies, axes, cache.arrays, step.rotary_positions,
