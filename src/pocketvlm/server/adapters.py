@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from pocketvlm.api import Model
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import OptionError, PocketVLMError
 from pocketvlm.interfaces.errors import ApiError
 from pocketvlm.interfaces.preparation import RequestBuilder
 from pocketvlm.server.settings import Settings
@@ -61,9 +61,9 @@ class AdapterLoading:
     def _check_name(self, name: str, replace: bool) -> None:
         loaded, limit = self._model.adapters, self._settings.max_adapters
         try:
-            self._builder.check_adapter_name(name)
-        except PocketVLMError as error:
-            raise ApiError(400, f"lora_name={name[:100]!r}: {error}", param="lora_name") from None
+            self._builder.check_adapter_name(name, f"lora_name={name[:100]!r}")
+        except OptionError as error:
+            raise ApiError(400, str(error), param="lora_name") from None
         if name in loaded and not replace:
             raise ApiError(
                 400,
