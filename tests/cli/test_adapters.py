@@ -86,7 +86,7 @@ def test_info_says_what_adapters_change(invoke: Any, folder: Path) -> None:
     assert "text: 4 down_proj, 2 o_proj, 2 out_proj" in lines[0]
     assert "no options of its own" in lines[0]
     assert "options: downsample_mode 4x, max_slice_nums 1" in lines[1]
-    assert "adapter" not in invoke("info", "nano").out
+    assert not [line for line in invoke("info", "nano").out.splitlines() if line.startswith("adapter")]
 
 
 def test_a_chat_begins_with_the_first_adapter_and_changes_it(invoke: Any, folder: Path) -> None:

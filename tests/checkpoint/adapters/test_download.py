@@ -61,12 +61,12 @@ def test_the_files_of_an_adapter_and_no_others_are_downloaded(user: User, tmp_pa
     found = read_adapter(answer["path"], SHAPES)
     assert found.digest() == digest
     assert found.options == {"downsample_mode": "4x"}
-    assert "is an adapter, no model" in user.pull(NAME)["message"]
+    assert user.pull(NAME)["path"] == answer["path"]  # `pull` finds out that it is an adapter
     again = user.pull(f"{NAME}@{next(iter(repository.commits))}", client=CLIENT, HF_HUB_OFFLINE="1")
     assert again["path"] == answer["path"]
     user.hub.repository("org/other", files(folder))
     alone = user.pull("org/other", client=CLIENT, HF_HUB_OFFLINE="1")
-    assert "run `hf download org/other` with a network" in alone["message"]
+    assert "run `pocketvlm pull org/other` with a network" in alone["message"]
 
 
 def test_a_repository_without_an_adapter_says_so(user: User) -> None:
