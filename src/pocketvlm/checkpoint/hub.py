@@ -12,13 +12,15 @@ from pathlib import Path
 
 from pocketvlm.checkpoint.files import ADAPTER_CONFIG, is_adapter, is_gguf
 from pocketvlm.checkpoint.jsonfile import read_json
-from pocketvlm.checkpoint.missing import missing
+from pocketvlm.checkpoint.missing import missing, near_path
 from pocketvlm.errors import CheckpointError, DownloadError, OptionError
+from pocketvlm.suggest import nearest
 
 EMBEDDED = "nano"
 
 Progress = Callable[[int, int], None]
 
+_SHOWN = 8
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _HUB_ID = re.compile(rf"(?P<id>{_PART}/{_PART})(?::(?P<tag>{_PART}))?(?:@(?P<revision>[^\s@]+))?")
 
@@ -111,7 +113,8 @@ def resolve_adapter(adapter: str | Path, revision: str | None = None, progress: 
         if not (path / ADAPTER_CONFIG).is_file():
             inner = sorted(each.parent.name for each in path.glob(f"*/{ADAPTER_CONFIG}"))
             if inner:
-                raise CheckpointError(f"adapter {text!r}: the adapters are in its folders {', '.join(inner)}: give one")
+                names = ", ".join(inner[:_SHOWN]) + (f" and {len(inner) - _SHOWN} more" if len(inner) > _SHOWN else "")
+                raise CheckpointError(f"adapter {text!r}: the adapters are in its folders {names}: give one")
             if (path / "config.json").is_file():
                 raise CheckpointError(f"adapter {text!r}: is a whole checkpoint, no adapter: give it as the model")
             raise CheckpointError(f"adapter {text!r}: has no {ADAPTER_CONFIG}: {wanted}")
@@ -143,9 +146,10 @@ def pull(model: str | Path, revision: str | None = None, progress: Progress | No
         path = resolve_adapter(model, revision, progress)
     files: Iterable[Path] = filter(Path.is_file, path.iterdir()) if path.is_dir() else _gguf_files(path)
     sizes = [file.stat().st_size for file in files]
-    adapter = is_adapter(path)
-    base = read_json(path / ADAPTER_CONFIG).get("base_model_name_or_path") if adapter else None
-    return Pulled(path, len(sizes), sum(sizes), adapter, base if isinstance(base, str) and base else None)
+    if not is_adapter(path):
+        return Pulled(path, len(sizes), sum(sizes))
+    base = read_json(path / ADAPTER_CONFIG).get("base_model_name_or_path")
+    return Pulled(path, len(sizes), sum(sizes), True, base if isinstance(base, str) and base else None)
 
 
 def is_model(model: str | Path) -> bool:
@@ -195,4 +199,5 @@ def _unknown(model: str, is_path: bool) -> CheckpointError:
         return CheckpointError(f"model {model!r}: links are not taken: {choices}")
     if model.count("/") > 1:
         return CheckpointError(f"model {model!r}: {_no_model(model)}, and hub ids have one slash: {choices}")
-    return CheckpointError(f"model {model!r} is not known: {choices}")
+    near = near_path(model, _is_checkpoint) or nearest(model, [EMBEDDED])
+    return CheckpointError(f"model {model!r} is not known{f' (did you mean {near}?)' if near else ''}: {choices}")

@@ -1,4 +1,4 @@
-"""`missing` says that a path does not exist, and names the existing path that it is most like."""
+"""`missing` says that a path does not exist, and `near_path` finds the existing path that it is most like."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ Accept = Callable[[Path], bool]
 
 def missing(text: str, kind: str, accept: Accept) -> str:
     """ "There is no such `kind`", with a question for a path of nearly the same spelling that `accept` takes."""
-    near = _near(Path(text).expanduser(), accept) if text.strip() else None
+    near = near_path(text, accept)
     return f"there is no such {kind}{f' (did you mean {near}?)' if near else ''}"
+
+
+def near_path(text: str, accept: Accept) -> Path | None:
+    """The accepted path that a path is most like; None where none is similar."""
+    return _near(Path(text).expanduser(), accept) if text.strip() else None
 
 
 def _near(path: Path, accept: Accept) -> Path | None:

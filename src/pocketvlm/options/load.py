@@ -62,7 +62,9 @@ def check_adapter_name(name: Any, model_names: Collection[str], label: str | Non
         raise OptionError(f"{what}: give a name of 1 to {MAX_ADAPTER_NAME} printable characters")
     # Ollama's clients add the tag.
     if name in model_names or name.removesuffix(":latest") in model_names:
-        raise OptionError(f"{what} has the name of the model: give it another one (NAME=DIR on the command line)")
+        raise OptionError(
+            f"{what} has the name of the model: give it another one{'' if label else ' (NAME=DIR on the command line)'}"
+        )
 
 
 def named_adapters(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pocketvlm.adapters import Adapter
+from pocketvlm.checkpoint.names import ZERO_CENTRED_NORMS
 from pocketvlm.errors import ConfigError
 from pocketvlm.fields import is_finite, shown
 from pocketvlm.tensors import DenseTensor, Floats, LazyArray, Tensor, bfloat16_to_float32, float32_to_bfloat16
@@ -21,8 +22,9 @@ from pocketvlm.tensors import DenseTensor, Floats, LazyArray, Tensor, bfloat16_t
 _VALUES = 128  # of each tensor, in one run: a page of its file
 _LAZY_VALUES = 1 << 18  # of tensors that have to be computed as a whole; larger ones are skipped
 _LAYER = re.compile(r"\.\d+\.")
-# Relative to the square root of the sum of squares. Copies in float16 round float32 another time.
-_TOLERANCE, _TOLERANCE_FLOAT16 = 2.0**-16, 2.0**-9
+# Relative to the square root of the sum of squares. Loose: float16 and 1 + weight, which MLX files store in bfloat16,
+# are rounded another time.
+_TOLERANCE, _LOOSE_TOLERANCE = 2.0**-16, 2.0**-9
 # Tensors that quantizers neither round nor scale. AWQ scales the norms in front of matrices, and the matrices beside
 # those that it rounds (Lin et al. 2024).
 _UNSCALED = re.compile(
@@ -58,8 +60,11 @@ def difference(base: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str | 
     sums = base.get("sample") or {}
     worst, found = 1.0, None
     for kind, (values, dtypes) in _samples(tensors, set(sums)).items():
-        tolerance = _TOLERANCE_FLOAT16 if "f16" in dtypes else _TOLERANCE
-        allowed = tolerance * math.sqrt(math.fsum((values.astype(np.float64) ** 2).tolist())) + 1e-9
+        size = math.sqrt(math.fsum((values.astype(np.float64) ** 2).tolist()))
+        tolerance = _LOOSE_TOLERANCE if "f16" in dtypes else _TOLERANCE
+        if kind.endswith(ZERO_CENTRED_NORMS):
+            size, tolerance = size + math.sqrt(values.size), _LOOSE_TOLERANCE
+        allowed = tolerance * size + 1e-9
         off = abs(math.fsum(values.tolist()) - float(sums[kind])) / allowed
         if off > worst:
             worst, found = off, kind
@@ -87,13 +92,14 @@ def _is_quick(tensor: DenseTensor) -> bool:
 
 
 def _values(tensor: DenseTensor) -> Floats:
-    """A run of values from the middle of a tensor."""
+    """A run of values from the middle of a tensor; of zero-centred norms what they multiply by, 1 + weight."""
     flat = tensor.data.reshape(-1)
     start = max(flat.size - _VALUES, 0) // 2
     run = flat[start : start + _VALUES]
-    if tensor.dtype == "bf16":
-        return np.nan_to_num(bfloat16_to_float32(run))
-    return bfloat16_to_float32(float32_to_bfloat16(np.nan_to_num(run.astype(np.float32))))
+    values = np.nan_to_num(bfloat16_to_float32(run) if tensor.dtype == "bf16" else run.astype(np.float32))
+    if tensor.name.endswith(ZERO_CENTRED_NORMS):
+        values += 1
+    return bfloat16_to_float32(float32_to_bfloat16(values))
 
 
 def other_base(adapter: Adapter, kind: str) -> str:
