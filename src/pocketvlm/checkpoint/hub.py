@@ -14,6 +14,7 @@ from pocketvlm.checkpoint.files import ADAPTER_CONFIG, is_adapter, is_gguf
 from pocketvlm.checkpoint.jsonfile import read_json
 from pocketvlm.checkpoint.missing import missing, near_path
 from pocketvlm.errors import CheckpointError, DownloadError, OptionError
+from pocketvlm.fields import shown
 from pocketvlm.suggest import nearest
 
 EMBEDDED = "nano"
@@ -71,7 +72,7 @@ def resolve(
         if not (directory / "config.json").is_file():
             raise CheckpointError(f"{directory}: the embedded checkpoint is missing: install pocketvlm again")
         return _without_revision(directory, text, revision)
-    path = Path(text).expanduser()
+    path = _path(text, "model")
     if not text:
         raise _unknown(text, False)
     if path.is_dir():
@@ -105,7 +106,7 @@ def resolve_adapter(adapter: str | Path, revision: str | None = None, progress: 
     for a revision of a folder, and DownloadError if the download fails.
     """
     text = str(adapter)
-    path = Path(text).expanduser()
+    path = _path(text, "adapter")
     wanted = "give the folder of an adapter, which holds adapter_config.json, or a hub id"
     if text == EMBEDDED and not path.exists():
         raise CheckpointError(f"adapter {text!r}: is a whole checkpoint, no adapter: give it as the model")
@@ -174,6 +175,17 @@ def _gguf_files(path: Path) -> Iterable[Path]:
     from pocketvlm.checkpoint.reader import open_checkpoint
 
     return open_checkpoint(path).tensor_files
+
+
+def _path(text: str, kind: str) -> Path:
+    """A path that the file system can be asked about. Raises CheckpointError."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+        return path
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{kind} {shown(text)} is no path: {reason}: give a directory or a hub id") from None
 
 
 def _without_revision(path: Path, model: str, revision: str | None) -> Path:

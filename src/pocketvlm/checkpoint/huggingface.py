@@ -36,7 +36,7 @@ def read_checkpoint(directory: Path, weights: bool = True) -> Checkpoint:
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: is not a directory: give the directory that holds config.json")
     refuse_npu_package(directory)
-    if weights and is_adapter(directory):
+    if is_adapter(directory) and (weights or not (directory / "config.json").is_file()):
         raise CheckpointError(f"{directory}: is an adapter, no model: {GIVE_ADAPTER}")
     config = read_json(directory / "config.json")
     model = ModelConfig.from_dict(config, str(directory / "config.json"))

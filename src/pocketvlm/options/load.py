@@ -44,7 +44,10 @@ def _are_adapters(value: Any) -> bool:
 
 def served_name(model: str) -> str:
     """What requests call a model: the name it was loaded by, of a directory its last part."""
-    return Path(model).resolve().name if Path(model).is_dir() else model
+    try:
+        return Path(model).resolve().name if Path(model).is_dir() else model
+    except (OSError, ValueError):  # no path: too long, a zero byte
+        return model
 
 
 def own_names(model: str) -> tuple[str, ...]:
@@ -84,6 +87,13 @@ def named_adapters(
 def _by_folder(given: Sequence[str | Path]) -> dict[str, str | Path]:
     found: dict[str, str | Path] = {}
     for item in given:
+        try:
+            Path(item).expanduser().exists()
+        except (OSError, RuntimeError, ValueError) as error:  # too long, no such user
+            reason = getattr(error, "strerror", None) or error
+            raise OptionError(
+                f"adapter {shown(str(item))} is no path: {reason}: give a directory or a hub id"
+            ) from None
         name, equals, rest = str(item).partition("=")
         path = item
         if isinstance(item, str) and equals and not Path(item).expanduser().is_dir():
