@@ -99,7 +99,7 @@ def test_a_mistyped_path_of_a_model_names_the_nearest(tree: Path, name: str, nea
 @pytest.mark.parametrize("name", ["x" * 5000 + "/y", "~no-such-user/model"])
 def test_names_that_are_no_paths_are_one_line(name: str) -> None:
     for look in (resolve, resolve_adapter):
-        with pytest.raises(CheckpointError, match="is no path: .*: give a directory or a hub id") as error:
+        with pytest.raises(CheckpointError, match=r"is no path: .*: give a directory or a hub id") as error:
             look(name)
         assert len(str(error.value)) < 300
     with pytest.raises(OptionError, match="is no path"):
