@@ -85,7 +85,7 @@ def compare_models(
     ]
     checkpoints = [open_checkpoint(paths[0], mmproj=reference_mmproj), open_checkpoint(paths[1], mmproj=mmproj)]
     if reference_adapter is not None:
-        checkpoints[0] = with_adapter(checkpoints[0], reference_adapter, progress=download).checkpoint
+        checkpoints[0] = with_adapter(checkpoints[0], reference_adapter, allow_other_base=True).checkpoint
     processors = [processor_for(checkpoint) for checkpoint in checkpoints]
     names = [str(reference), str(candidate)]
     check_alike(names, checkpoints, [processor.tokenizer for processor in processors])

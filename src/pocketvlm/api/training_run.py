@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pocketvlm import backends
 from pocketvlm.backends.cache import directory
 from pocketvlm.backends.options import choose
+from pocketvlm.checkpoint.adapters.base import sample_of
 from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.writers.output import write_checkpoint
 from pocketvlm.checkpoint.writers.registry import find_writer
@@ -257,8 +258,9 @@ class Run:
         return {**found, **self.media}
 
     def _base(self) -> dict[str, Any]:
-        """What pocketvlm.json says of the base, for people."""
-        return {"model": self.model, "fingerprint": self.checkpoint.fingerprint}
+        """What pocketvlm.json says of the base, so that another one of the same shapes is noticed."""
+        tensors = self.checkpoint.tensors(expected_tensors(self.checkpoint.model))
+        return {"model": self.model, "sample": sample_of(tensors)}
 
     def _training(self, network: Any) -> dict[str, Any]:
         """What training.json says."""

@@ -160,7 +160,7 @@ def batch(
 
         outputs: list[Output] = []
         from pocketvlm.api import load
-        from pocketvlm.interfaces.preparation import served_name
+        from pocketvlm.options.load import served_name
 
         activity.say(f"loading {model}")
         loaded = load(model, progress=activity.loading(model), max_seqs=concurrency, **loading)

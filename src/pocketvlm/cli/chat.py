@@ -15,6 +15,7 @@ from pocketvlm.options.load import LoadOptions, named_adapters
 from pocketvlm.options.request import SAMPLING_OPTIONS, TextOptions
 from pocketvlm.options.sampling import SamplingParams
 
+_NO_ADAPTER = "default"
 EPILOG = """
 Examples:
 
@@ -95,7 +96,13 @@ def begin(
     from pocketvlm.cli.chatting.loop import chat_with
 
     given = {**chosen, **options.processor_options(values)}
-    if names := list(named_adapters(engine.get("adapters"))):
+    names = list(named_adapters(engine.get("adapters"), model))
+    if _NO_ADAPTER in names:
+        raise OptionError(
+            f"adapter {_NO_ADAPTER!r}: in a chat, /set adapter {_NO_ADAPTER} is the model itself: give the adapter "
+            f"another name with NAME=DIR"
+        )
+    if names:
         given["adapter"] = names[0]
     code = chat_with(model, engine, given, images, load, quiet=quiet, history=history)
     if code:

@@ -69,7 +69,7 @@ def tokens(
         path = resolve(model, values["revision"], activity.downloading(model), weights=False, mmproj=mmproj)
         checkpoint = open_checkpoint(path, weights=False, mmproj=mmproj)
         processor = processor_for(checkpoint)
-        for name, source in named_adapters(adapters).items():
+        for name, source in named_adapters(adapters, model).items():
             chosen = over_defaults(adapter_options(name, source, checkpoint.processor), chosen)
         activity.say(f"reading {len(images)} images and {len(videos)} videos")
         processed = processor(as_messages(text, images, system, videos), **chosen)
