@@ -55,6 +55,8 @@ BAD = {
 REFUSED = {
     "missing file": (line("x", question("nothing.png")), "nothing.png': there is no such file"),
     "a device": (line("x", question("../" * 20 + "dev/null")), "/dev/null': not a regular file"),
+    "a path without a dot": (line("x", question("/dev/null")), "'/dev/null': not a regular file"),
+    "a path of base64 letters": (line("x", question("/etc/shadows")), "'/etc/shadows': there is no such file"),
     "no picture": (line("x", question("README.md")), "messages[0].content[0]: "),
     "file id": (line("x", [{"type": "image", "file_id": "file-1"}]), "file_id='file-1' is a file of a server"),
     "scheme": (line("x", [{"type": "image_url", "image_url": {"url": "ftp://x/a.png"}}]), "ftp: is not supported"),

@@ -18,6 +18,7 @@ STAGES = ("read", "picture decoding", "resize", "vision", "prefill", "decode")
 class Progress:
     """Counts of a job. before: lines that were finished when it began. Seconds are wall time of this process.
 
+    failed: lines without an answer. unfit: answers that are no JSON of the job's schema.
     stages: seconds of each stage so far; those of threads that prepare requests add up, and may exceed `seconds`.
     """
 
@@ -25,6 +26,7 @@ class Progress:
     before: int = 0
     done: int = 0
     failed: int = 0
+    unfit: int = 0
     images: int = 0
     prompt_tokens: int = 0
     tokens: int = 0
@@ -34,8 +36,9 @@ class Progress:
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     _engine: EngineStats | None = None
 
-    def count(self, response: Response | None) -> None:
+    def count(self, response: Response | None, unfit: bool = False) -> None:
         """A line is finished. response: of the model or the refusal; None for a line with a problem."""
+        self.unfit += unfit
         self.done += 1
         self._recent.append(time.monotonic())
         if response is None or response.status != 200:
@@ -56,6 +59,11 @@ class Progress:
         self.stages["vision"] = stats.vision_seconds - first.vision_seconds
         self.stages["prefill"] = stats.prefill_seconds - first.prefill_seconds
         self.stages["decode"] = stats.decode_seconds - first.decode_seconds
+
+    @property
+    def failures(self) -> int:
+        """Lines that have no use: without an answer, or with one that is no JSON of the schema."""
+        return self.failed + self.unfit
 
     @property
     def finished(self) -> int:

@@ -22,6 +22,7 @@ from pocketvlm.jobs.journal import Journal
 from pocketvlm.jobs.line import Line, Problem, result_line
 from pocketvlm.jobs.media import MediaFiles
 from pocketvlm.jobs.progress import Progress
+from pocketvlm.jobs.rows import fitting
 from pocketvlm.jobs.schedule import ordered
 from pocketvlm.jobs.sources.bodies import Defaults
 from pocketvlm.jobs.sources.source import Source, Survey
@@ -168,7 +169,13 @@ class Runner:
         answer = response if isinstance(response, Response) else None
         data = result_line(self._journal.result_id(line.number), line, response)
         self._journal.append(line.number, data, answer is None or answer.status != 200)
-        self.progress.count(answer)
+        self.progress.count(answer, unfit=self._unfit(answer))
+
+    def _unfit(self, answer: Response | None) -> bool:
+        schema = self._work.defaults.schema
+        if schema is None or answer is None or answer.status != 200:
+            return False
+        return fitting(answer.body, schema) is None
 
 
 def _yield_processor() -> None:

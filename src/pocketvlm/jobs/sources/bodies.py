@@ -50,6 +50,7 @@ class Template:
 class Defaults:
     """What the job's options say where a body says nothing. schema: of every answer, whatever a body says.
 
+    adapter: of every line that names none itself, by `adapter` or as its `model`.
     sampling: by the names of SamplingParams. media: of the processor. template: variables of the chat template.
     """
 
@@ -58,6 +59,7 @@ class Defaults:
     template: Mapping[str, Any] = field(default_factory=dict)
     normalize_newlines: bool | None = None
     schema: Mapping[str, Any] | None = None
+    adapter: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For the digest of a job."""
@@ -84,6 +86,8 @@ class Defaults:
             message = f"line {line.number}: bodies of {line.url} have no {lacking[0]}: leave that option out"
             problem = Problem("option_not_supported", message)
             return Line(line.number, line.custom_id, problem=problem, size=line.size)
+        if self.adapter is not None and not body.get("adapter"):
+            body["adapter"] = self.adapter
         for name, value in self._sampling_fields(line.url, names).items():
             body.setdefault(name, value)
         if line.url == CHAT and "max_completion_tokens" in line.body and "max_tokens" not in line.body:

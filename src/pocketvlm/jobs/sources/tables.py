@@ -88,8 +88,8 @@ class Rows:
         self._system = None if question.system is None else Template(question.system, columns, "--system")
 
     def digest(self) -> str:
-        """Of the file's content and the question."""
-        return file_digest(str(self._path), repr(self._question))
+        """Of the file's content."""
+        return file_digest(str(self._path))
 
     def custom_ids(self) -> Iterator[tuple[int, str | None]]:
         """The column of ids, or row-N with N from 1."""
