@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ GREEDY = {"temperature": 0, "max_tokens": 12}
 
 
 @pytest.fixture(scope="module")
-def answering() -> Answering:
-    return Answering("nano", {"threads": 1}, None)
+def answering() -> Iterator[Answering]:
+    found = Answering("nano", {"threads": 1}, None)
+    yield found
+    found.close()
 
 
 def test_a_picture_with_a_prompt_is_a_question_about_it(answering: Answering) -> None:
@@ -101,6 +104,7 @@ def test_column_model_names_an_adapter_of_a_folder(tmp_path: Path) -> None:
     for wrong in ("two", "../one", "..", 3):
         with pytest.raises(PocketVLMError, match=str(wrong) if wrong != 3 else "int"):
             answering.answer({**row, "model": wrong})
+    answering.close()
 
 
 def test_failed_rows_have_values_of_the_same_types() -> None:

@@ -15,6 +15,7 @@ from ray import serve
 from pocketvlm.api import Model, load
 from pocketvlm.errors import OptionError
 from pocketvlm.ray.autoscaling import QUEUED_TOKENS
+from pocketvlm.ray.cores import bound
 from pocketvlm.ray.options import AppOptions
 from pocketvlm.server.app import create_app
 from pocketvlm.server.context import Context
@@ -100,6 +101,8 @@ class Engine:
 
     def __init__(self, options: AppOptions) -> None:
         self._options = options
+        # Before the model: what it loads, and the threads that prepare requests, are counted by the cores it may use.
+        self._cores = bound(options.num_cpus if options.bind_cores else None, options.engine_kwargs)
         engine = {"threads": max(1, int(options.num_cpus)), **options.engine_kwargs}
         self._model = load(options.model, **engine)
         self._context = Context(self._model, server_settings(options), Log("none"))

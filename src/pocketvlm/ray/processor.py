@@ -46,6 +46,7 @@ class Processor:
                 "max_pending_requests": config.max_pending_requests,
                 "adapter_dir": config.dynamic_lora_loading_path,
                 "should_continue_on_error": config.should_continue_on_error,
+                "num_cpus": config.num_cpus if config.bind_cores else None,
             },
             batch_size=config.batch_size,
             batch_format="numpy",
