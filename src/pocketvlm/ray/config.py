@@ -9,6 +9,7 @@ from typing import Any
 
 from pocketvlm.errors import OptionError
 from pocketvlm.options.load import DEFAULT_MAX_SEQS
+from pocketvlm.ray.loading import check_engine_kwargs
 from pocketvlm.suggest import nearest
 
 # Stages of ray.data.llm that the engine does itself: True and None say nothing new.
@@ -95,6 +96,7 @@ class PocketVLMEngineProcessorConfig:
         model = engine.pop("model", model_source)
         if model != model_source:
             raise OptionError(f"engine_kwargs: model={model!r} is not model_source={model_source!r}: leave it out")
+        check_engine_kwargs(engine)
         engine.setdefault("threads", max(1, int(num_cpus)))
         if max_concurrent_batches is None:
             rows = max_pending_requests or requests_at_once(engine.get("max_seqs") or DEFAULT_MAX_SEQS)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pocketvlm.errors import OptionError
+from pocketvlm.ray.loading import check_engine_kwargs
 from pocketvlm.suggest import nearest
 
 _COUNTS = ("max_ongoing_requests", "target_queued_tokens", "max_adapters")
@@ -62,6 +63,7 @@ class AppOptions:
         for name in ("engine_kwargs", "settings", "adapters", "resources", "ingress_resources"):
             if not isinstance(getattr(self, name), Mapping):
                 raise OptionError(f"{name}={getattr(self, name)!r}: give a mapping of names to values")
+        check_engine_kwargs(self.engine_kwargs)
         for name in _COUNTS:
             if not _is_count(getattr(self, name)):
                 raise OptionError(f"{name}={getattr(self, name)!r}: give a whole number from 1")

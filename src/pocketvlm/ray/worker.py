@@ -29,7 +29,7 @@ from pocketvlm.interfaces.preparation import RequestBuilder
 from pocketvlm.processor.limits import MediaLimits
 from pocketvlm.ray.config import requests_at_once
 from pocketvlm.ray.cores import bound
-from pocketvlm.ray.rows import DATA, ERROR, answer_columns, failed_columns, question_of
+from pocketvlm.ray.rows import DATA, ERROR, answer_columns, failed_columns, label, question_of
 
 
 class Answering:
@@ -61,7 +61,7 @@ class Answering:
         began = time.perf_counter()
         builder = self.builder
         question = replace(question_of(row), adapter=self._adapter(row.get("model")))
-        with nullcontext() if _has_url(question.messages) else self._decoding:
+        with nullcontext() if has_url(question.messages) else self._decoding:
             prompt = builder.prompt(question)
         request = builder.requests(question, prompt, builder.constraint(question, False))[0]
         self.model.engine.check(request)
@@ -108,9 +108,10 @@ class Worker:
         self._cores = bound(num_cpus, engine_kwargs)  # released when this process ends
         try:
             self._answering = Answering(model_source, engine_kwargs, max_pending_requests, adapter_dir)
-        except PocketVLMError as error:
+        except (PocketVLMError, OSError, MemoryError) as error:
             # Ray shows the last line of what an actor raises: no chain of causes.
-            raise RuntimeError(f"this node cannot load model_source={model_source!r}: {error}") from None
+            reason = "no memory is left" if isinstance(error, MemoryError) else error
+            raise RuntimeError(f"this node cannot load model_source={model_source!r}: {reason}") from None
         self._continue = should_continue_on_error
 
     async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
@@ -138,27 +139,19 @@ class Worker:
         except (PocketVLMError, ApiError) as error:
             message = error.message if isinstance(error, ApiError) else str(error)
             if not self._continue:
-                raise ValueError(f"row {_label(row)}: {message}") from None
+                raise ValueError(f"row {label(row)}: {message}") from None
             return {**row, **failed_columns(f"{type(error).__name__}: {message}"), **names}
         except MemoryError:
             _end_process("no memory is left")
 
 
-def _has_url(messages: Any) -> bool:
+def has_url(messages: Any) -> bool:
     """Whether a text of messages is the URL of something to fetch; a text that begins with a URL counts too."""
     if isinstance(messages, str):
         return messages.lstrip()[:8].lower().startswith(("http://", "https://"))
     if isinstance(messages, Mapping):
-        return any(_has_url(each) for each in messages.values())
-    return isinstance(messages, list | tuple) and any(_has_url(each) for each in messages)
-
-
-def _label(row: Mapping[str, Any]) -> str:
-    """What names a row in an error: its first column with a short plain value."""
-    for key, value in row.items():
-        if isinstance(value, int | str) and len(str(value)) <= 80:
-            return f"{key}={value!r}"
-    return "without a short column"
+        return any(has_url(each) for each in messages.values())
+    return isinstance(messages, list | tuple) and any(has_url(each) for each in messages)
 
 
 def _end_process(reason: str) -> NoReturn:
