@@ -144,6 +144,12 @@ def test_a_wrong_configuration_is_named(fields: dict[str, Any], named: str) -> N
     assert named in str(caught.value)
 
 
+def test_a_model_that_no_node_can_have_is_refused_at_once() -> None:
+    with pytest.raises(PocketVLMError, match="model_source='nanoo' is not known: give 'nano'"):
+        PocketVLMEngineProcessorConfig("nanoo")
+    assert PocketVLMEngineProcessorConfig("/only/on/other/nodes").model_source == "/only/on/other/nodes"
+
+
 def test_fields_of_other_engines_that_change_no_row_are_accepted() -> None:
     config = PocketVLMEngineProcessorConfig("nano", chat_template_stage=True, log_engine_metrics=False, num_cpus=2)
     assert config.engine_kwargs["threads"] == 2

@@ -9,7 +9,7 @@ from typing import Any
 
 from pocketvlm.errors import OptionError
 from pocketvlm.options.load import DEFAULT_MAX_SEQS
-from pocketvlm.ray.loading import check_engine_kwargs
+from pocketvlm.ray.loading import check_engine_kwargs, check_model
 from pocketvlm.suggest import nearest
 
 # Stages of ray.data.llm that the engine does itself: True and None say nothing new.
@@ -96,6 +96,7 @@ class PocketVLMEngineProcessorConfig:
         model = engine.pop("model", model_source)
         if model != model_source:
             raise OptionError(f"engine_kwargs: model={model!r} is not model_source={model_source!r}: leave it out")
+        check_model(model_source, "model_source")
         check_engine_kwargs(engine)
         engine.setdefault("threads", max(1, int(num_cpus)))
         if max_concurrent_batches is None:

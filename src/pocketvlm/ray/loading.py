@@ -1,8 +1,9 @@
-"""Options of `load` that a configuration holds, checked before any actor starts."""
+"""What a configuration says of the model, checked before any actor starts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pocketvlm.errors import OptionError
@@ -18,3 +19,12 @@ def check_engine_kwargs(given: Mapping[str, Any]) -> None:
         LoadOptions(**{name: value for name, value in given.items() if name in own})
     except OptionError as error:
         raise OptionError(f"engine_kwargs: {error}") from None
+
+
+def check_model(name: str, field: str) -> None:
+    """Raise OptionError for a name that no node can load; only nodes know which directories and files they have."""
+    if name != "nano" and "/" not in name and not Path(name).exists():
+        raise OptionError(
+            f"{field}={name!r} is not known: give 'nano', a directory or GGUF file that all nodes have, or a hub id "
+            "such as openbmb/MiniCPM-V-4.6"
+        )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pocketvlm.errors import OptionError
-from pocketvlm.ray.loading import check_engine_kwargs
+from pocketvlm.ray.loading import check_engine_kwargs, check_model
 from pocketvlm.suggest import nearest
 
 _COUNTS = ("max_ongoing_requests", "target_queued_tokens", "max_adapters")
@@ -62,7 +62,8 @@ class AppOptions:
             raise OptionError(f"model={self.model!r}: give 'nano', a directory that all nodes have, or a hub id")
         for name in ("engine_kwargs", "settings", "adapters", "resources", "ingress_resources"):
             if not isinstance(getattr(self, name), Mapping):
-                raise OptionError(f"{name}={getattr(self, name)!r}: give a mapping of names to values")
+                raise OptionError(f'{name}={getattr(self, name)!r}: give names and values, as JSON {{"name": value}}')
+        check_model(self.model, "model")
         check_engine_kwargs(self.engine_kwargs)
         for name in _COUNTS:
             if not _is_count(getattr(self, name)):
@@ -75,7 +76,7 @@ class AppOptions:
             raise OptionError(f"bind_cores={self.bind_cores!r}: give true or false")
         low, high = self.pool
         if not (_is_count(low) and _is_count(high) and low <= high):
-            raise OptionError(f"replicas={self.replicas!r}: give a number from 1, or (smallest, largest)")
+            raise OptionError(f"replicas={self.replicas!r}: give a number from 1, or smallest and largest as [1, 4]")
 
     @property
     def pool(self) -> tuple[int, int]:
@@ -92,7 +93,7 @@ def _read(name: str, value: Any) -> Any:
     try:
         return json.loads(value)
     except ValueError:
-        raise OptionError(f"{name}={value!r} is no number and no JSON value: see AppOptions") from None
+        return value  # the check of values says what this argument takes
 
 
 def _is_count(value: Any) -> bool:
