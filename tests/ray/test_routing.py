@@ -94,7 +94,12 @@ def test_arguments_of_a_command_line_are_read() -> None:
     ("arguments", "named"),
     [
         ({"modell": "nano"}, "did you mean model"),
-        ({"replicas": "many"}, "replicas='many'"),
+        ({"replicas": "many"}, "replicas='many': give a number"),
+        ({"num_cpus": "two"}, "num_cpus='two': give a number"),
+        ({"bind_cores": "no"}, "bind_cores='no': give true or false"),
+        ({"adapters": "one=/folder"}, "adapters='one=/folder': give names and values, as JSON"),
+        ({"engine_kwargs": '{"thread": 2}'}, "did you mean 'threads'"),
+        ({"model": "nanoo"}, "model='nanoo' is not known"),
         ({"replicas": "[3, 1]"}, "replicas=[3, 1]"),
         ({"replicas": 0}, "replicas=0"),
         ({"num_cpus": "0"}, "num_cpus=0"),

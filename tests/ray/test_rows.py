@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ import pocketvlm
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.interfaces.errors import ApiError
 from pocketvlm.ray import PocketVLMEngineProcessorConfig
+from pocketvlm.ray.processor import After, Before
 from pocketvlm.ray.rows import ERROR, OUTPUTS, failed_columns, plain, question_of
-from pocketvlm.ray.worker import Answering
+from pocketvlm.ray.worker import Answering, has_url
 
 PENGUIN = Path(__file__).parents[2] / "examples" / "penguin.png"
 GREEDY = {"temperature": 0, "max_tokens": 12}
 
 
 @pytest.fixture(scope="module")
-def answering() -> Answering:
-    return Answering("nano", {"threads": 1}, None)
+def answering() -> Iterator[Answering]:
+    found = Answering("nano", {"threads": 1}, None)
+    yield found
+    found.close()
 
 
 def test_a_picture_with_a_prompt_is_a_question_about_it(answering: Answering) -> None:
@@ -101,6 +105,7 @@ def test_column_model_names_an_adapter_of_a_folder(tmp_path: Path) -> None:
     for wrong in ("two", "../one", "..", 3):
         with pytest.raises(PocketVLMError, match=str(wrong) if wrong != 3 else "int"):
             answering.answer({**row, "model": wrong})
+    answering.close()
 
 
 def test_failed_rows_have_values_of_the_same_types() -> None:
@@ -126,6 +131,11 @@ def test_keys_that_a_table_added_are_dropped() -> None:
         ({"num_cpus": 0}, "num_cpus=0"),
         ({"tokenize_stage": False}, "tokenize_stage"),
         ({"engine_kwargs": {"model": "other"}}, "other"),
+        ({"engine_kwargs": {"thread": 1}}, "did you mean 'threads'"),
+        ({"engine_kwargs": {"memory_limit": "1MB"}}, "memory_limit='1MB'"),
+        ({"max_concurrent_batches": 0}, "max_concurrent_batches=0"),
+        ({"max_pending_requests": 0}, "max_pending_requests=0"),
+        ({"bind_cores": 1}, "bind_cores=1"),
     ],
 )
 def test_a_wrong_configuration_is_named(fields: dict[str, Any], named: str) -> None:
@@ -134,6 +144,46 @@ def test_a_wrong_configuration_is_named(fields: dict[str, Any], named: str) -> N
     assert named in str(caught.value)
 
 
+def test_a_model_that_no_node_can_have_is_refused_at_once() -> None:
+    with pytest.raises(PocketVLMError, match="model_source='nanoo' is not known: give 'nano'"):
+        PocketVLMEngineProcessorConfig("nanoo")
+    assert PocketVLMEngineProcessorConfig("/only/on/other/nodes").model_source == "/only/on/other/nodes"
+
+
 def test_fields_of_other_engines_that_change_no_row_are_accepted() -> None:
     config = PocketVLMEngineProcessorConfig("nano", chat_template_stage=True, log_engine_metrics=False, num_cpus=2)
     assert config.engine_kwargs["threads"] == 2
+
+
+def test_an_actor_gets_enough_tasks_for_its_engine_and_no_more() -> None:
+    tasks = [
+        PocketVLMEngineProcessorConfig("nano", batch_size=size, **more).max_concurrent_batches
+        for size, more in (
+            (32, {}),
+            (10, {}),
+            (10, {"max_pending_requests": 5}),
+            (1, {"engine_kwargs": {"max_seqs": 4}}),
+        )
+    ]
+    assert tasks == [2, 3, 2, 6]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda row: row["none"], "failed, row id=3: KeyError: 'none'"),
+        (lambda row: None, "returned NoneType, row id=3: return a dictionary of columns"),
+    ],
+)
+def test_a_function_that_fails_is_named_with_its_row(function: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"preprocess {message}"):
+        Before(function, None)({"id": 3})
+    packed = Before(lambda row: {"prompt": "x"}, None)({"id": 3})
+    with pytest.raises(ValueError, match=f"postprocess {message}"):
+        After(function, True)(packed)
+
+
+def test_rows_that_wait_for_the_network_are_known() -> None:
+    part = {"type": "image", "image": "https://example.org/a.png"}
+    assert has_url([{"role": "user", "content": [part]}])
+    assert not has_url([{"role": "user", "content": [{"type": "image", "image": "/a.png"}]}])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import signal
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +20,11 @@ pytestmark = pytest.mark.scale
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PLACES = {"resources": {"worker": 1}, "ingress_resources": {"head": 0.1}}
-URL = "http://127.0.0.1:8000"
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    PORT = free.getsockname()[1]
+URL = f"http://127.0.0.1:{PORT}"
+TIMEOUT = 600  # of requests: a machine may be busy
 
 
 def image(name: str) -> str:
@@ -36,7 +43,7 @@ def app(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
 
     from pocketvlm.ray.serve import build_app
 
-    serve.start(proxy_location="HeadOnly", http_options={"port": 8000})
+    serve.start(proxy_location="HeadOnly", http_options={"port": PORT})
     folder = tmp_path_factory.mktemp("adapters")
     adapters = {name: str(write_adapter(folder / name, seed)) for name, seed in (("one", 1), ("two", 2))}
     places = {"resources": {"worker": 1}, "ingress_resources": {"head": 0.1}}
@@ -71,7 +78,7 @@ def test_the_routes_answer_as_the_server_does_and_one_image_stays_on_one_replica
 
 def replica(body: dict[str, Any]) -> str:
     """The replica that answers a request."""
-    response = httpx.post(f"{URL}/v1/chat/completions", json=body, timeout=120)
+    response = httpx.post(f"{URL}/v1/chat/completions", json=body, timeout=TIMEOUT)
     assert response.status_code == 200, response.text
     return response.headers["x-replica"]
 
@@ -87,15 +94,23 @@ def test_a_wrong_setting_is_refused_before_anything_starts() -> None:
 
 
 def test_wrong_requests_get_the_servers_errors(app: Any) -> None:
-    refused = httpx.post(f"{URL}/v1/chat/completions", json={"model": "other", "messages": []}, timeout=60)
+    refused = httpx.post(f"{URL}/v1/chat/completions", json={"model": "other", "messages": []}, timeout=TIMEOUT)
     assert refused.status_code in (400, 404)
     assert "error" in refused.json()
-    files = httpx.post(f"{URL}/v1/files", files={"file": b"x"}, data={"purpose": "vision"}, timeout=60)
+    files = httpx.post(f"{URL}/v1/files", files={"file": b"x"}, data={"purpose": "vision"}, timeout=TIMEOUT)
     assert files.status_code == 404
     assert "replicas share no files" in files.json()["error"]["message"]
-    broken = httpx.post(f"{URL}/v1/messages", content=b"{", timeout=60)
+    broken = httpx.post(f"{URL}/v1/messages", content=b"{", timeout=TIMEOUT)
     assert broken.status_code == 400
     assert broken.json()["type"] == "error"
+
+
+def test_an_adapter_that_is_not_there_is_named_when_the_application_starts() -> None:
+    from pocketvlm.ray.engine import Engine
+    from pocketvlm.ray.options import AppOptions
+
+    with pytest.raises(RuntimeError, match="cannot load model='nano': adapter '/no/such': there is no such folder"):
+        Engine(AppOptions.of({"adapters": {"one": "/no/such"}, "bind_cores": False}))
 
 
 def test_requests_that_name_adapters_get_their_answers_though_a_replica_holds_one(app: Any) -> None:
@@ -108,29 +123,50 @@ def test_requests_that_name_adapters_get_their_answers_though_a_replica_holds_on
     assert len(set(expected.values())) == 3
     for name in (None, "one", "two", "one", None, "two"):
         body = {"messages": [{"role": "user", "content": "Hello"}], "temperature": 0, "max_tokens": 8}
-        response = httpx.post(f"{URL}/v1/chat/completions", json=body | ({"model": name} if name else {}), timeout=120)
+        response = httpx.post(
+            f"{URL}/v1/chat/completions", json=body | ({"model": name} if name else {}), timeout=TIMEOUT
+        )
         assert response.status_code == 200, response.text
         assert response.json()["choices"][0]["message"]["content"] == expected[name]
 
 
+def engines_of(nodes: list[Any]) -> list[int]:
+    """Processes of the replicas on nodes."""
+    raylets = {each.process.pid for node in nodes for each in node.all_processes["raylet"]}
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent in raylets and "ServeReplica:default:engine" in (folder / "cmdline").read_text():
+                found.append(int(folder.name))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
 def test_a_node_that_dies_in_a_stream_gives_an_error_event_and_another_request_works(app: Any) -> None:
-    body = question("dog.png", max_tokens=4000, ignore_eos=True, stream=True)
-    killed, said = False, []
-    with httpx.stream("POST", f"{URL}/v1/chat/completions", json=body, timeout=120) as response:
+    body = question("dog.png", max_tokens=1900, ignore_eos=True, stream=True)
+    said: list[str] = []
+    with httpx.stream("POST", f"{URL}/v1/chat/completions", json=body, timeout=TIMEOUT) as response:
         assert response.status_code == 200
         for line in response.iter_lines():
             if not line.startswith("data: "):
                 continue
             said.append(line.removeprefix("data: "))
-            if not killed and len(said) > 5:
-                killed = True
+            if len(said) == 1:
+                engines = engines_of(app.workers)
+                assert engines
+                for each in engines:  # at once, so that the answer cannot end while nodes are being removed
+                    os.kill(each, signal.SIGSTOP)
                 for node in app.workers:  # whichever has the stream
                     app.remove_node(node, allow_graceful=False)
+                for each in engines:
+                    os.kill(each, signal.SIGKILL)
                 app.add_node(num_cpus=1, resources={"worker": 1})
     last = json.loads(said[-1])
     assert last["error"]["code"] == "replica_lost"
     assert "ask again" in last["error"]["message"]
-    again = httpx.post(f"{URL}/v1/chat/completions", json=question("dog.png"), timeout=180)
+    again = httpx.post(f"{URL}/v1/chat/completions", json=question("dog.png"), timeout=TIMEOUT)
     assert again.status_code == 200
     assert again.json()["choices"][0]["message"]["content"]
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pocketvlm.errors import OptionError
+from pocketvlm.options.load import DEFAULT_MAX_SEQS
+from pocketvlm.ray.loading import check_engine_kwargs, check_model
 from pocketvlm.suggest import nearest
 
 # Stages of ray.data.llm that the engine does itself: True and None say nothing new.
@@ -22,11 +24,13 @@ class PocketVLMEngineProcessorConfig:
 
     model_source: what `pocketvlm.load` takes; every node must be able to read it. engine_kwargs: options of `load`.
     batch_size: rows of one task. concurrency: number of actors, or (smallest, largest). num_cpus: CPUs of one actor,
-    which are also its threads. max_concurrent_batches: tasks that one actor runs at a time, so that it never waits for
-    rows. max_tasks_in_flight_per_actor: tasks that Ray assigns to an actor ahead of time. max_pending_requests: rows
-    that one actor works on at a time; None: as many as the engine runs, and a quarter more. should_continue_on_error:
-    a row that fails gets `__inference_error__`, and the job continues. dynamic_lora_loading_path: a folder of
-    adapters; column `model` names one. runtime_env: of the actors.
+    which are also its threads. bind_cores: run each actor on that many cores, which no other actor has.
+    max_concurrent_batches: tasks that one actor runs at a time; None: enough that the engine never waits for rows, and
+    no more, since an actor cannot take the tasks of another. max_tasks_in_flight_per_actor: tasks that Ray assigns to
+    an actor ahead of time; None: twice as many. max_pending_requests: rows that one actor works on at a time; None: as
+    many as the engine runs, and a quarter more. should_continue_on_error: a row that fails gets `__inference_error__`,
+    and the job continues. dynamic_lora_loading_path: a folder of adapters; column `model` names one. runtime_env: of
+    the actors.
     """
 
     model_source: str
@@ -34,6 +38,7 @@ class PocketVLMEngineProcessorConfig:
     batch_size: int
     concurrency: int | tuple[int, int]
     num_cpus: float
+    bind_cores: bool
     max_concurrent_batches: int
     max_tasks_in_flight_per_actor: int | None
     max_pending_requests: int | None
@@ -49,7 +54,8 @@ class PocketVLMEngineProcessorConfig:
         batch_size: int = 32,
         concurrency: int | tuple[int, int] = 1,
         num_cpus: float = 1,
-        max_concurrent_batches: int = 8,
+        bind_cores: bool = True,
+        max_concurrent_batches: int | None = None,
         max_tasks_in_flight_per_actor: int | None = None,
         max_pending_requests: int | None = None,
         should_continue_on_error: bool = False,
@@ -73,19 +79,29 @@ class PocketVLMEngineProcessorConfig:
             raise OptionError(f"concurrency={concurrency!r}: give a number of actors from 1, or (smallest, largest)")
         for name, count in (
             ("batch_size", batch_size),
-            ("max_concurrent_batches", max_concurrent_batches),
-            ("max_tasks_in_flight_per_actor", max_tasks_in_flight_per_actor or 1),
-            ("max_pending_requests", max_pending_requests or 1),
+            ("max_concurrent_batches", 1 if max_concurrent_batches is None else max_concurrent_batches),
+            (
+                "max_tasks_in_flight_per_actor",
+                1 if max_tasks_in_flight_per_actor is None else max_tasks_in_flight_per_actor,
+            ),
+            ("max_pending_requests", 1 if max_pending_requests is None else max_pending_requests),
         ):
             if not _is_count(count):
                 raise OptionError(f"{name}={count!r}: give a whole number from 1")
         if isinstance(num_cpus, bool) or not isinstance(num_cpus, int | float) or num_cpus <= 0:
             raise OptionError(f"num_cpus={num_cpus!r}: give the CPUs of one actor, more than 0")
+        if not isinstance(bind_cores, bool):
+            raise OptionError(f"bind_cores={bind_cores!r}: give True or False")
         engine = dict(engine_kwargs or {})
         model = engine.pop("model", model_source)
         if model != model_source:
             raise OptionError(f"engine_kwargs: model={model!r} is not model_source={model_source!r}: leave it out")
+        check_model(model_source, "model_source")
+        check_engine_kwargs(engine)
         engine.setdefault("threads", max(1, int(num_cpus)))
+        if max_concurrent_batches is None:
+            rows = max_pending_requests or requests_at_once(engine.get("max_seqs") or DEFAULT_MAX_SEQS)
+            max_concurrent_batches = 1 + -(-rows // batch_size)  # one more is ready when another ends
         path = dynamic_lora_loading_path
         values = {
             "model_source": model_source,
@@ -93,6 +109,7 @@ class PocketVLMEngineProcessorConfig:
             "batch_size": batch_size,
             "concurrency": concurrency,
             "num_cpus": num_cpus,
+            "bind_cores": bind_cores,
             "max_concurrent_batches": max_concurrent_batches,
             "max_tasks_in_flight_per_actor": max_tasks_in_flight_per_actor,
             "max_pending_requests": max_pending_requests,
@@ -102,6 +119,11 @@ class PocketVLMEngineProcessorConfig:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+
+def requests_at_once(max_seqs: int) -> int:
+    """Rows that an actor works on while its engine runs max_seqs of them: the others are prepared to follow."""
+    return max_seqs + max(1, max_seqs // 4)
 
 
 def _is_count(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping, MutableMapping
@@ -13,11 +14,15 @@ from typing import Any
 from ray import serve
 
 from pocketvlm.api import Model, load
-from pocketvlm.errors import OptionError
+from pocketvlm.checkpoint.hub import resolve_adapter
+from pocketvlm.errors import OptionError, PocketVLMError
+from pocketvlm.interfaces.errors import ApiError
 from pocketvlm.ray.autoscaling import QUEUED_TOKENS
+from pocketvlm.ray.cores import bound
 from pocketvlm.ray.options import AppOptions
 from pocketvlm.server.app import create_app
 from pocketvlm.server.context import Context
+from pocketvlm.server.errors import style_of
 from pocketvlm.server.logs import Log
 from pocketvlm.server.settings import Settings
 
@@ -100,8 +105,16 @@ class Engine:
 
     def __init__(self, options: AppOptions) -> None:
         self._options = options
+        # Before the model: what it loads, and the threads that prepare requests, are counted by the cores it may use.
+        self._cores = bound(options.num_cpus if options.bind_cores else None, options.engine_kwargs)
         engine = {"threads": max(1, int(options.num_cpus)), **options.engine_kwargs}
-        self._model = load(options.model, **engine)
+        try:
+            for path in options.adapters.values():  # before the model: a request loads it much later
+                resolve_adapter(path)
+            self._model = load(options.model, **engine)
+        except (PocketVLMError, OSError, MemoryError) as error:
+            reason = "no memory is left" if isinstance(error, MemoryError) else error
+            raise RuntimeError(f"this node cannot load model={options.model!r}: {reason}") from None
         self._context = Context(self._model, server_settings(options), Log("none"))
         self._application = create_app(self._context)[1]
         self._adapters = AdapterUses(self._model, options.adapters)
@@ -121,7 +134,13 @@ class Engine:
                 yield part
             return
         with self._adapters.use(adapter):
-            await self.adapter(adapter)
+            try:
+                await self.adapter(adapter)
+            except PocketVLMError as error:
+                failure = ApiError(500, f"adapter {adapter!r} cannot be loaded: {error}", code="adapter_not_loaded")
+                yield 500, [(b"content-type", b"application/json"), (b"x-replica", self._name)]
+                yield json.dumps(failure.body(style_of(path))).encode()
+                return
             async for part in self._answer(method, path, query, headers, body):
                 yield part
 

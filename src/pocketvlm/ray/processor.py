@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import pickle
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pocketvlm.errors import OptionError
 from pocketvlm.ray.config import PocketVLMEngineProcessorConfig
-from pocketvlm.ray.rows import DATA, ERROR
+from pocketvlm.ray.rows import DATA, ERROR, label
 from pocketvlm.ray.worker import Worker
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 RowFunction = Callable[[Row], Row]
+_log = logging.getLogger("pocketvlm.ray")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Processor:
         checkpoint = DataContext.get_current().checkpoint_config
         id_column = None if checkpoint is None else checkpoint.id_column
         pool = config.concurrency if isinstance(config.concurrency, tuple) else (config.concurrency, config.concurrency)
-        packed = dataset.map(_Before(self.preprocess, id_column), **self.preprocess_map_kwargs)
+        _warn_where_actors_take_every_cpu(pool[0], config.num_cpus)
+        packed = dataset.map(Before(self.preprocess, id_column), **self.preprocess_map_kwargs)
         answered = packed.map_batches(
             Worker,
             fn_constructor_kwargs={
@@ -46,6 +49,7 @@ class Processor:
                 "max_pending_requests": config.max_pending_requests,
                 "adapter_dir": config.dynamic_lora_loading_path,
                 "should_continue_on_error": config.should_continue_on_error,
+                "num_cpus": config.num_cpus if config.bind_cores else None,
             },
             batch_size=config.batch_size,
             batch_format="numpy",
@@ -58,7 +62,7 @@ class Processor:
             ),
             runtime_env=None if config.runtime_env is None else dict(config.runtime_env),
         )
-        after = _After(self.postprocess, config.should_continue_on_error)
+        after = After(self.postprocess, config.should_continue_on_error)
         return answered.map(after, **self.postprocess_map_kwargs)
 
 
@@ -90,7 +94,7 @@ def build_processor(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Before:
+class Before:
     """Packs a row, which may hold values of any type, into one column of bytes: rows need not be alike."""
 
     function: RowFunction | None
@@ -101,16 +105,13 @@ class _Before:
             raise ValueError(f"column {DATA} is reserved: rename it")
         found = dict(row)
         if self.function is not None:
-            made = self.function(dict(row))
-            if not isinstance(made, Mapping):
-                raise ValueError(f"preprocess returned {type(made).__name__}: return a dictionary of columns")
-            found.update(made)
+            found.update(_columns("preprocess", self.function, row))
         outside = {} if self.id_column is None or self.id_column not in row else {self.id_column: row[self.id_column]}
         return {DATA: pickle.dumps(found, pickle.HIGHEST_PROTOCOL), **outside}
 
 
 @dataclasses.dataclass(frozen=True)
-class _After:
+class After:
     """Unpacks a row, and applies the function to those that have an answer."""
 
     function: RowFunction | None
@@ -122,7 +123,33 @@ class _After:
             return found
         if self.function is None:
             return found
-        result = dict(self.function(found))
+        result = dict(_columns("postprocess", self.function, found))
         if self.errors:
             result[ERROR] = ""
         return result
+
+
+def _columns(name: str, function: RowFunction, row: Row) -> Mapping[str, Any]:
+    """What a function of the user makes of a row. Raises ValueError, which names function and row; it ends the job."""
+    try:
+        made = function(dict(row))
+    except Exception as error:
+        raise ValueError(f"{name} failed, row {label(row)}: {type(error).__name__}: {error}") from error
+    if not isinstance(made, Mapping):
+        raise ValueError(f"{name} returned {type(made).__name__}, row {label(row)}: return a dictionary of columns")
+    return made
+
+
+def _warn_where_actors_take_every_cpu(actors: int, num_cpus: float) -> None:
+    """Say that a job will wait: stages that read rows need a CPU too, and Ray only waits for one."""
+    import ray
+
+    total = ray.cluster_resources().get("CPU", 0.0) if ray.is_initialized() else None
+    if total is not None and actors * num_cpus > total - 1:
+        _log.warning(
+            "%d actors of num_cpus=%g leave no CPU of the cluster's %g to the stages that read and write rows: the job "
+            "waits until a node joins; give fewer actors or a smaller num_cpus, or start Ray with more CPUs",
+            actors,
+            num_cpus,
+            total,
+        )

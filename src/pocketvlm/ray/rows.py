@@ -134,6 +134,14 @@ def failed_columns(message: str) -> dict[str, Any]:
     return {**empty, **numbers, **lists, "time_taken_llm": 0.0, ERROR: message or "the row could not be answered"}
 
 
+def label(row: Mapping[str, Any]) -> str:
+    """What names a row in an error: its first column with a short plain value."""
+    for key, value in row.items():
+        if isinstance(value, int | str) and len(str(value)) <= 80:
+            return f"{key}={value!r}"
+    return "without a short column"
+
+
 def _sampling(given: Any) -> tuple[dict[str, Any], Guide | None, bool]:
     """Sampling fields, the form of the answer, and whether special tokens are left out of its text."""
     if not isinstance(given, dict):

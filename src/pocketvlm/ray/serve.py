@@ -37,6 +37,7 @@ def build_app(arguments: Mapping[str, Any]) -> Application:
             name="engine",
             ray_actor_options={"num_cpus": options.num_cpus, "resources": dict(options.resources)},
             max_ongoing_requests=options.max_ongoing_requests,
+            max_constructor_retry_count=3,  # a model that cannot be loaded is not there the twentieth time either
             graceful_shutdown_timeout_s=options.drain + 5,
             request_router_config=RequestRouterConfig(request_router_class="pocketvlm.ray.router.AffinityRouter"),
             **scaling,

@@ -10,8 +10,9 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,17 +21,22 @@ import numpy as np
 
 from pocketvlm.answers.answer import Answer
 from pocketvlm.answers.choice import Choice
-from pocketvlm.answers.stream import ChoiceStream
 from pocketvlm.api import load
 from pocketvlm.errors import InputError, PocketVLMError
 from pocketvlm.interfaces.errors import ApiError
+from pocketvlm.interfaces.pending import PendingAnswer
 from pocketvlm.interfaces.preparation import RequestBuilder
 from pocketvlm.processor.limits import MediaLimits
-from pocketvlm.ray.rows import DATA, ERROR, answer_columns, failed_columns, question_of
+from pocketvlm.ray.config import requests_at_once
+from pocketvlm.ray.cores import bound
+from pocketvlm.ray.rows import DATA, ERROR, answer_columns, failed_columns, label, question_of
 
 
 class Answering:
-    """Answers rows on threads, which share the engine's steps. Knows nothing of Ray."""
+    """Answers rows on threads: each prepares its row and then sleeps, while the engine runs all of them on its own.
+
+    Knows nothing of Ray.
+    """
 
     def __init__(
         self,
@@ -45,21 +51,29 @@ class Answering:
         self.model = load(model_source, **engine_kwargs)
         self.builder = RequestBuilder(self.model, MediaLimits())
         running = self.model.engine.scheduler.max_seqs
-        self.pool = ThreadPoolExecutor(max_pending_requests or running + max(1, running // 4), "pocketvlm-row")
+        # Decoded pictures take memory, and more threads than cores decode none sooner; one more waits for files.
+        self._decoding = threading.Semaphore(engine_kwargs.get("threads", len(os.sched_getaffinity(0))) + 1)
+        self.model.driver.start()
+        self.pool = ThreadPoolExecutor(max_pending_requests or requests_at_once(running), "pocketvlm-row")
 
     def answer(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The columns that the answer to a row adds. Raises PocketVLMError and ApiError."""
         began = time.perf_counter()
         builder = self.builder
         question = replace(question_of(row), adapter=self._adapter(row.get("model")))
-        prompt = builder.prompt(question)
+        with nullcontext() if has_url(question.messages) else self._decoding:
+            prompt = builder.prompt(question)
         request = builder.requests(question, prompt, builder.constraint(question, False))[0]
         self.model.engine.check(request)
         choice = Choice(0, request, builder.answer_options(question, False), began)
-        answer = Answer()
-        for delta in ChoiceStream(self.model.driver, choice):
-            answer.add(delta)
-        return answer_columns(choice, answer, time.perf_counter() - began)
+        answers: Future[Sequence[Answer]] = Future()
+        PendingAnswer(self.model.driver, [choice], answers.set_result, answers.set_exception)
+        return answer_columns(choice, answers.result()[0], time.perf_counter() - began)
+
+    def close(self) -> None:
+        """End the threads, and release the model."""
+        self.pool.shutdown()
+        self.model.close()
 
     def _adapter(self, name: Any) -> str | None:
         """The adapter that column `model` names, loaded on first use. Raises InputError and CheckpointError."""
@@ -89,12 +103,15 @@ class Worker:
         max_pending_requests: int | None,
         adapter_dir: str | None,
         should_continue_on_error: bool,
+        num_cpus: float | None = None,
     ) -> None:
+        self._cores = bound(num_cpus, engine_kwargs)  # released when this process ends
         try:
             self._answering = Answering(model_source, engine_kwargs, max_pending_requests, adapter_dir)
-        except PocketVLMError as error:
+        except (PocketVLMError, OSError, MemoryError) as error:
             # Ray shows the last line of what an actor raises: no chain of causes.
-            raise RuntimeError(f"this node cannot load model_source={model_source!r}: {error}") from None
+            reason = "no memory is left" if isinstance(error, MemoryError) else error
+            raise RuntimeError(f"this node cannot load model_source={model_source!r}: {reason}") from None
         self._continue = should_continue_on_error
 
     async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
@@ -122,18 +139,19 @@ class Worker:
         except (PocketVLMError, ApiError) as error:
             message = error.message if isinstance(error, ApiError) else str(error)
             if not self._continue:
-                raise ValueError(f"row {_label(row)}: {message}") from None
+                raise ValueError(f"row {label(row)}: {message}") from None
             return {**row, **failed_columns(f"{type(error).__name__}: {message}"), **names}
         except MemoryError:
             _end_process("no memory is left")
 
 
-def _label(row: Mapping[str, Any]) -> str:
-    """What names a row in an error: its first column with a short plain value."""
-    for key, value in row.items():
-        if isinstance(value, int | str) and len(str(value)) <= 80:
-            return f"{key}={value!r}"
-    return "without a short column"
+def has_url(messages: Any) -> bool:
+    """Whether a text of messages is the URL of something to fetch; a text that begins with a URL counts too."""
+    if isinstance(messages, str):
+        return messages.lstrip()[:8].lower().startswith(("http://", "https://"))
+    if isinstance(messages, Mapping):
+        return any(has_url(each) for each in messages.values())
+    return isinstance(messages, list | tuple) and any(has_url(each) for each in messages)
 
 
 def _end_process(reason: str) -> NoReturn:
