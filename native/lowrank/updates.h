@@ -2,8 +2,6 @@
 // `add_update` adds to a block of outputs. A row's sums have one order, whatever the other rows, blocks and tasks are.
 #pragma once
 
-#include <sched.h>
-
 #include "lowrank/lowrank.h"
 #include "simd/parallel.h"
 
@@ -107,21 +105,12 @@ class InnerProducts {
             compute<uint16_t>(*u, task, inner);
         else
             compute<float>(*u, task, inner);
-        __atomic_fetch_add(&finished_, 1, __ATOMIC_RELEASE);
+        progress_.add();
     }
 
-    // Whether all tasks have ended. A loop that runs them must take tasks that wait after them: threads take tasks in rising
-    // order, so the tasks that are waited for are all taken, and end without waiting.
-    bool finished() const { return __atomic_load_n(&finished_, __ATOMIC_ACQUIRE) >= tasks_; }
-    // Gives the processor away now and then, to a thread that may have been interrupted.
-    void wait() const {
-        for (int64_t i = 1; !finished(); ++i) {
-#if defined(__x86_64__) || defined(__i386__)
-            __builtin_ia32_pause();
-#endif
-            if (i % 1024 == 0) sched_yield();
-        }
-    }
+    // Whether all tasks have ended. The loop must take tasks that wait for that after them.
+    bool finished() const { return progress_.reached(tasks_); }
+    void wait() const { progress_.wait(tasks_); }
 
     // Those of update `index`.
     const float* of(int64_t index) const {
@@ -157,7 +146,8 @@ class InnerProducts {
 
     const LowRanks g_;
     float* memory_;
-    int64_t few_, tasks_ = 0, finished_ = 0;
+    int64_t few_, tasks_ = 0;
+    Progress progress_;
 };
 
 // --- outputs ---

@@ -123,21 +123,36 @@ inline int64_t tiles_of_task(const Pool& pool, const QuantizedWeights& weights, 
     return round_up(min(max(fair, minimum), maximum), tiles_together);
 }
 
-// Products [0, count) of the same rows; in[i]: the activations of product i.
-inline void run_products(Pool& pool, ProductUpdates& updates, int64_t count, const Activations* in) {
+// What a product's loop does first where one thread quantizes the rows: the others begin with inner products meanwhile, as
+// soon as the rows are there as floats.
+struct FirstTask {
+    explicit FirstTask(bool is_needed) : needed(is_needed) {}
+    bool needed;
+    Progress rows, activations;  // 1 when they are there
+};
+
+// Products [0, count) of the same rows; in[i]: the activations of product i. prepare(first): does the first task, if needed.
+template <class Prepare>
+inline void run_products(Pool& pool, ProductUpdates& updates, int64_t count, const Activations* in, FirstTask& first_task, const Prepare& prepare) {
     const QuantizedProduct* products = updates.products;
-    int64_t begin[max_products], size[max_products], tasks = updates.inner.tasks();
+    const int64_t inners = first_task.needed, outers = inners + updates.inner.tasks();
+    int64_t begin[max_products], size[max_products], tasks = outers;
     for (int64_t i = 0; i < count; ++i) {
         const int64_t tiles = divide_up(products[i].args.outputs, tile_outputs);
         const bool gated = i > 0 && products[i - 1].gates;
-        size[i] = tiles_of_task(pool, *products[i].weights, tiles, in->rows);
+        size[i] = tiles_of_task(pool, *products[i].weights, tiles, products->args.rows);
         if (gated) size[i] = round_up(divide_up(size[i], 2), tiles_together);  // its tasks read two matrices
         begin[i] = tasks;
         tasks += products[i].gates ? 0 : divide_up(tiles, size[i]);
         if (gated) pool.reserve(static_cast<size_t>(tile_height * size[i] * tile_outputs) * sizeof(float));
     }
     parallel(pool, tasks, [&](int64_t task, int worker) {
-        if (task < updates.inner.tasks()) return updates.inner.run(task);
+        if (task < inners) return prepare(first_task);
+        if (task < outers) {
+            first_task.rows.wait(inners);
+            return updates.inner.run(task - inners);
+        }
+        first_task.activations.wait(inners);
         int64_t i = count - 1;
         while (task < begin[i]) --i;
         const int64_t first = (task - begin[i]) * size[i], tiles = divide_up(products[i].args.outputs, tile_outputs);
@@ -148,6 +163,24 @@ inline void run_products(Pool& pool, ProductUpdates& updates, int64_t count, con
         else
             tiles_of_rows(updates, i, in[i], first, last, spare);
     });
+}
+
+// The activations of each product, where `in` are those of the first. Matrices of another kind have other zero-point
+// corrections for the same bytes, written to `spare`, `offsets` for each.
+inline void share_activations(const QuantizedProduct* products, int64_t count, const Activations& in, int32_t* spare, int64_t offsets,
+                              Activations* of_product) {
+    int32_t weight_offset[max_products];
+    for (int64_t p = 0; p < count; ++p) {
+        weight_offset[p] = weight_offset_of(*products[p].weights);
+        int64_t equal = 0;
+        while (weight_offset[equal] != weight_offset[p]) ++equal;
+        if (equal < p || p == 0) {
+            of_product[p] = p == 0 ? in : of_product[equal];
+            continue;
+        }
+        of_product[p] = with_offset(in, weight_offset[p], spare);
+        spare += offsets;
+    }
 }
 
 }  // namespace
@@ -175,30 +208,28 @@ void quantized_linear(Pool& pool, const QuantizedProduct* products, int64_t coun
         if (stored) low_ranks.x = beginning;
         if (permutation) permute(pool, a.x, a.rows, a.inputs, permutation, memory);
         const Activations in = lay_out_activations(memory + permuted, a.rows, scheme);
-        if (!computed) {
-            quantize_activations(pool, StoredRows{permutation ? memory : a.x, a.inputs}, a.rows, scheme, in);
-        } else {
-            const ComputedRows rows{operation, a.x, a.inputs, pool, stored ? beginning : nullptr};
-            if (!stored) pool.reserve(rows.scratch_bytes());
-            quantize_activations(pool, rows, a.rows, scheme, in);
-        }
-        // Matrices of another kind have other zero-point corrections for the same bytes.
-        int32_t* spare = reinterpret_cast<int32_t*>(reinterpret_cast<char*>(memory + permuted) + bytes);
-        int32_t weight_offset[max_products];
+        int32_t* const spare = reinterpret_cast<int32_t*>(reinterpret_cast<char*>(memory + permuted) + bytes);
         Activations of_product[max_products];
-        for (int64_t p = 0; p < n; ++p) {
-            weight_offset[p] = weight_offset_of(*products[i + p].weights);
-            int64_t equal = 0;
-            while (weight_offset[equal] != weight_offset[p]) ++equal;
-            if (equal < p || p == 0) {
-                of_product[p] = p == 0 ? in : of_product[equal];
-                continue;
+        const ComputedRows rows{operation, a.x, a.inputs, pool, stored ? beginning : nullptr};
+        const auto prepare = [&](FirstTask& task) {
+            if (computed) rows.tile(0, a.rows, 0).columns(0, a.inputs);
+            task.rows.add();
+            quantize_part(StoredRows{permutation ? memory : low_ranks.x, a.inputs}, a.rows, scheme, in, 0, 0, 1, 0);
+            share_activations(products + i, n, in, spare, offsets, of_product);
+            task.activations.add();
+        };
+        FirstTask first_task(low_ranks.number > 0 && takes_one_thread(a.rows, a.inputs));
+        if (!first_task.needed) {
+            if (computed) {
+                if (!stored) pool.reserve(rows.scratch_bytes());
+                quantize_activations(pool, rows, a.rows, scheme, in);
+            } else {
+                quantize_activations(pool, StoredRows{permutation ? memory : a.x, a.inputs}, a.rows, scheme, in);
             }
-            of_product[p] = with_offset(in, weight_offset[p], spare);
-            spare += offsets;
+            share_activations(products + i, n, in, spare, offsets, of_product);
         }
         ProductUpdates updates(pool, products + i, low_ranks, beginning + stored);
-        run_products(pool, updates, n, of_product);
+        run_products(pool, updates, n, of_product, first_task, prepare);
         i += n;
     }
 }
