@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pocketvlm.bytesize import size_text
 from pocketvlm.errors import OptionError
-from pocketvlm.fields import shown
 from pocketvlm.options.option import Option, validate
 
 Backend = Literal["native", "torch"]
@@ -42,6 +41,11 @@ def _are_adapters(value: Any) -> bool:
     return named and all(isinstance(path, str | Path) and bool(str(path)) for path in paths)
 
 
+def _shown(value: Any) -> str:
+    """A value as errors show it."""
+    return repr(value[:100] if isinstance(value, str) else value)
+
+
 def served_name(model: str) -> str:
     """What requests call a model: the name it was loaded by, of a directory its last part."""
     try:
@@ -60,7 +64,7 @@ def check_adapter_name(name: Any, model_names: Collection[str], label: str | Non
 
     model_names: all names of the model. label: what the error calls the name (None: adapter NAME).
     """
-    what = label or f"adapter {shown(name)}"
+    what = label or f"adapter {_shown(name)}"
     if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > MAX_ADAPTER_NAME:
         raise OptionError(f"{what}: give a name of 1 to {MAX_ADAPTER_NAME} printable characters")
     # Ollama's clients add the tag.
@@ -92,7 +96,7 @@ def _by_folder(given: Sequence[str | Path]) -> dict[str, str | Path]:
         except (OSError, RuntimeError, ValueError) as error:  # too long, no such user
             reason = getattr(error, "strerror", None) or error
             raise OptionError(
-                f"adapter {shown(str(item))} is no path: {reason}: give a directory or a hub id"
+                f"adapter {_shown(str(item))} is no path: {reason}: give a directory or a hub id"
             ) from None
         name, equals, rest = str(item).partition("=")
         path = item

@@ -81,14 +81,17 @@ def _samples(tensors: Mapping[str, Tensor], wanted: set[str] | None = None) -> d
             kinds.setdefault(kind, []).append(tensor)
     found: dict[str, tuple[Floats, set[str]]] = {}
     for kind, members in kinds.items():
-        dense = [each for each in members if isinstance(each, DenseTensor) and _is_quick(each)]
+        dense = [each for each in members if isinstance(each, DenseTensor) and _is_usable(each, is_quantized)]
         if len(dense) == len(members):
             found[kind] = np.concatenate([_values(each) for each in dense]), {each.dtype for each in dense}
     return found
 
 
-def _is_quick(tensor: DenseTensor) -> bool:
-    return not isinstance(tensor.source, LazyArray) or math.prod(tensor.shape) <= _LAZY_VALUES
+def _is_usable(tensor: DenseTensor, is_quantized: bool) -> bool:
+    """Whether a tensor is cheap to read; lazy ones of a quantized model may be rounded, if they are no vectors."""
+    if not isinstance(tensor.source, LazyArray):
+        return True
+    return math.prod(tensor.shape) <= _LAZY_VALUES and not (is_quantized and len(tensor.shape) > 1)
 
 
 def _values(tensor: DenseTensor) -> Floats:
