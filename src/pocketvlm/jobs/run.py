@@ -86,7 +86,7 @@ class Runner:
         progress.engine(self._model.driver.stats())
         lines = self._lines()
         threads, background = min(_FETCHERS, self._work.in_flight), self._work.background
-        pool = ThreadPoolExecutor(threads, "pocketvlm-prepare", _yield_processor if background else None)
+        pool = ThreadPoolExecutor(threads, "pocketvlm-prepare", yield_processor if background else None)
         running, reported, more = 0, 0.0, True
         try:
             while not closing.is_set():
@@ -178,7 +178,7 @@ class Runner:
         return fitting(answer.body, schema) is None
 
 
-def _yield_processor() -> None:
+def yield_processor() -> None:
     """Let other threads of this machine go first."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
