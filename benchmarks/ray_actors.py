@@ -137,7 +137,7 @@ def main() -> None:
                 rate, spent, done = run(paths, actors, not options.unbound)
                 found.append(rate)
                 words.append(done)
-                costs = ", ".join(f"{name} {each:.2f}" for name, each in spent.most_common())
+                costs = ", ".join(f"{name} {each:.2f}" for name, each in sorted(spent.items()))
                 print(f"{actors} actors: {rate:.1f} images a second", flush=True)
                 print(f"  cores in use: {costs}", flush=True)
     if any(each != words[0] for each in words):

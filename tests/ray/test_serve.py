@@ -106,11 +106,11 @@ def test_wrong_requests_get_the_servers_errors(app: Any) -> None:
 
 
 def test_an_adapter_that_is_not_there_is_named_when_the_application_starts() -> None:
-    from pocketvlm.ray.engine import Engine
+    from pocketvlm.ray.engine import load_model
     from pocketvlm.ray.options import AppOptions
 
     with pytest.raises(RuntimeError, match="cannot load model='nano': adapter '/no/such': there is no such folder"):
-        Engine(AppOptions.of({"adapters": {"one": "/no/such"}, "bind_cores": False}))
+        load_model(AppOptions.of({"adapters": {"one": "/no/such"}}))
 
 
 def test_requests_that_name_adapters_get_their_answers_though_a_replica_holds_one(app: Any) -> None:

@@ -63,6 +63,8 @@ PLACES: dict[str, tuple[str, ...]] = {
 # Parts of the standard library that open connections.
 NETWORK = {"ftplib", "http", "smtplib", "socket", "socketserver", "ssl", "urllib.error", "urllib.request", "xmlrpc"}
 NETWORK_PLACES = ("checkpoint.download", "processor.fetch", "server")
+# Reserves names of Unix sockets, and opens no connection.
+NAME_PLACES = ("ray.cores",)
 NATIVE = "pocketvlm._native"
 
 
@@ -82,6 +84,8 @@ def complaint(found: Import) -> str | None:
         return None if inside(found.module, ("backends.native",)) else "only backends/native uses the C++ extension"
     if top == "pocketvlm":
         return floor_complaint(found)
+    if found.target == "socket" and inside(found.module, NAME_PLACES):
+        return None
     if is_network(found.target):
         return None if inside(found.module, NETWORK_PLACES) else f"only {', '.join(NETWORK_PLACES)} touch the network"
     if top in sys.stdlib_module_names:

@@ -45,6 +45,17 @@ def server_settings(options: AppOptions) -> Settings:
     return Settings(**given)
 
 
+def load_model(options: AppOptions) -> Model:
+    """The model of a replica. Raises RuntimeError, whose text is one line that Ray shows."""
+    try:
+        for path in options.adapters.values():  # now, because a request that needs one comes much later
+            resolve_adapter(path)
+        return load(options.model, **{"threads": max(1, int(options.num_cpus)), **options.engine_kwargs})
+    except (PocketVLMError, OSError, MemoryError) as error:
+        reason = "no memory is left" if isinstance(error, MemoryError) else error
+        raise RuntimeError(f"this node cannot load model={options.model!r}: {reason}") from None
+
+
 class AdapterUses:
     """Adapters of a replica: loaded when a request names one, removed when Ray drops one and no request uses it."""
 
@@ -107,14 +118,7 @@ class Engine:
         self._options = options
         # Before the model: what it loads, and the threads that prepare requests, are counted by the cores it may use.
         self._cores = bound(options.num_cpus if options.bind_cores else None, options.engine_kwargs)
-        engine = {"threads": max(1, int(options.num_cpus)), **options.engine_kwargs}
-        try:
-            for path in options.adapters.values():  # before the model: a request loads it much later
-                resolve_adapter(path)
-            self._model = load(options.model, **engine)
-        except (PocketVLMError, OSError, MemoryError) as error:
-            reason = "no memory is left" if isinstance(error, MemoryError) else error
-            raise RuntimeError(f"this node cannot load model={options.model!r}: {reason}") from None
+        self._model = load_model(options)
         self._context = Context(self._model, server_settings(options), Log("none"))
         self._application = create_app(self._context)[1]
         self._adapters = AdapterUses(self._model, options.adapters)
