@@ -1,4 +1,4 @@
-"""A folder or a list of pictures and videos, with one question about each."""
+"""A folder or a list of images and videos, with one question about each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SUFFIXES = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
 class Pictures:
-    """Files by name. Of a folder, the pictures and videos in it and below; their custom_ids are paths inside it.
+    """Files by name. Of a folder, the images and videos in it and below; their custom_ids are paths inside it.
 
     Of several folders, custom_ids begin with the folder.
     """
@@ -29,7 +29,7 @@ class Pictures:
         for name in names:
             found = list(_files(name))
             if not found:
-                what = "no pictures or videos in this folder" if Path(name).is_dir() else "there is no such file"
+                what = "no images or videos in this folder" if Path(name).is_dir() else "there is no such file"
                 raise InputError(f"{name}: {what}")
             several = len(names) > 1 and Path(name).expanduser().is_dir()
             self._files += [(path, f"{name.rstrip('/')}/{own}" if several else own) for path, own in found]
