@@ -37,6 +37,7 @@ def test_a_model_is_scored_and_its_failures_are_data_again(invoke, data, tmp_pat
     assert [each["id"] for each in failed] == [each["id"] for each in found["samples"] if each["score"] < 1]
     assert len(failed) == found["candidate"]["failed"] > 0
     assert {"messages", "answers", "answer", "score", "place"} <= set(failed[0])
+    assert failed[0]["messages"][0]["content"][0]["image"] == f"{failed[0]['id']}.png"  # relative to this file
     again = invoke("eval", "nano", str(failures), *FEW, "--json", "--metric", "anls")
     assert {(each["id"], each["answer"], each["metric"]) for each in json.loads(again.out)["samples"]} == {
         (each["id"], each["answer"], "anls") for each in failed

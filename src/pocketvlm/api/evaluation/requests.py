@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ def answers_of(
 ) -> list[dict[str, Answer]]:
     """The answers of each side by the ids of samples. params: options of all requests.
 
-    Both sides are asked about a sample one after the other, so that features of its pictures are computed once. Answers
+    Both sides are asked about a sample one after the other, so that features of its images are computed once. Answers
     that a side's file has already are not asked for. A question that fails has an answer with an error.
     """
     check_options(params, model.checkpoint.processor)
@@ -146,7 +147,8 @@ def _ask_all(
     with closing(in_order(questions, model.engine.scheduler.max_seqs)) as results:
         for done, (task, how, result) in enumerate(zip(tasks, asked, results, strict=True), 1):
             if result.error is not None:
-                answer = Answer(None, "error", str(result.error))
+                # Readers of data made paths absolute; reports name them from the current folder.
+                answer = Answer(None, "error", str(result.error).replace(f"{Path.cwd()}{os.sep}", ""))
             else:
                 answer = Answer(text_of(result.text, how.thinking), result.finish_reason)
             side = found[task.side]
