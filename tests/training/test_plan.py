@@ -157,12 +157,34 @@ def test_other_settings_are_refused_by_name_with_both_values(tmp_path: Path) -> 
     run = RunFolder(tmp_path / "a.partial")
     run.begin({"lr": 1e-4, "data": "aa"})
     run.check({"lr": 1e-4, "data": "aa"})
-    with pytest.raises(OptionError, match=r"--resume: lr was 0\.0001 when the run .* began, and is 0\.001 now"):
+    with pytest.raises(
+        OptionError, match=r"resume=True: .* began with lr=0\.0001, and this one is with lr=0\.001: give"
+    ):
         run.check({"lr": 1e-3, "data": "aa"})
-    with pytest.raises(OptionError, match=r"downsample_mode was nothing when .* and is '4x' now"):
+    with pytest.raises(OptionError, match=r"began without downsample_mode, and this one is with downsample_mode='4x'"):
         run.check({"lr": 1e-4, "data": "aa", "downsample_mode": "4x"})
-    with pytest.raises(OptionError, match=r"data was 'aa' when .* and is 'bb' now"):
+    with pytest.raises(OptionError, match="the training data differs from that with which the run in"):
         run.check({"lr": 1e-4, "data": "bb"})
+    run.check({"lr": 1e-4}, later=("data",))  # before the data is read
+    with pytest.raises(OptionError, match="began with lr"):
+        run.check({"lr": 1e-3}, later=("data",))
+
+
+def test_a_full_disk_is_named_with_the_way_out(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "a.partial")
+    run.begin({})
+    full = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 259584 vs 259472")
+
+    def fails(folder: Path) -> None:
+        raise full
+
+    with pytest.raises(
+        CheckpointError, match=r"step-00000002: cannot be written: No space .*: make room, and begin again"
+    ):
+        run.save(2, fails)
+    run.save(2, write("2"))
+    with pytest.raises(CheckpointError, match=r"make room; resume=True continues after step 2"):
+        run.save(4, fails)
 
 
 def test_the_log_ends_where_a_run_resumes(tmp_path: Path) -> None:
