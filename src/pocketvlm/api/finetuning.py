@@ -113,7 +113,9 @@ def finetune(
         if files is not None:
             check_sources(files, **reading)
     if device == "cuda":
-        _check_cuda()
+        from pocketvlm.train.processes import check_cuda
+
+        check_cuda()
     say: Callable[[str], None] = notice if notice and main else lambda text: None
     tell: Progress = progress if progress and main else lambda stage, done, total, words: None
 
@@ -170,14 +172,6 @@ def _check_run(run: RunFolder, resume: bool) -> None:
         )
     if not run.removable:
         raise OptionError(f"{run.path}: exists and is no run: choose another OUT, or remove it")
-
-
-def _check_cuda() -> None:
-    """Raise BackendError where PyTorch finds no GPU."""
-    import torch
-
-    if not torch.cuda.is_available():
-        raise BackendError("device='cuda': PyTorch finds no CUDA device here: give 'cpu', or leave the option out")
 
 
 def _way_on(run: RunFolder) -> str:

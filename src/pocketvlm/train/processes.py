@@ -6,6 +6,14 @@ from typing import Any
 
 import torch
 
+from pocketvlm.errors import BackendError
+
+
+def check_cuda() -> None:
+    """Raise BackendError where PyTorch finds no GPU."""
+    if not torch.cuda.is_available():
+        raise BackendError("device='cuda': PyTorch finds no CUDA device here: give 'cpu', or leave the option out")
+
 
 class Processes:
     """This process among those of a run: its rank, its device, and sums over all of them. One process is a run too."""
