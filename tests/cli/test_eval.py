@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,31 @@ def test_an_interruption_says_how_to_continue(invoke, data, tmp_path, monkeypatc
     assert outcome.code == 130
     assert outcome.err.startswith("interrupted: the answers up to here are in ")
     assert "--answers FILE" in invoke("eval", "nano", str(data), "-q").err
+
+
+def test_sigterm_ends_an_evaluation_as_an_interruption(invoke, data, tmp_path, monkeypatch):
+    def evaluate(*given: object, **options: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the signal came to nothing")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("pocketvlm.api.evaluation.evaluate", evaluate)
+    outcome = invoke("eval", "nano", str(data), "--answers", str(tmp_path / "a.jsonl"), "-q")
+    assert outcome.code == 130
+    assert outcome.err.startswith("interrupted: the answers up to here are in ")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_reports_name_files_as_the_user_did(invoke, data, tmp_path, monkeypatch):
+    (tmp_path / "red.png").write_bytes(b"no image")
+    monkeypatch.chdir(tmp_path)
+    names = ("p.html", "p.json", "f.jsonl", "a.jsonl")
+    outputs = ("-o", "p.html", "-o", "p.json", "--failures", "f.jsonl", "--answers", "a.jsonl")
+    assert invoke("eval", "nano", data.name, *FEW, *outputs, "-q").code == 0
+    for name in names:
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert str(tmp_path) not in text, name
+        assert "red.png" in text
 
 
 @pytest.mark.parametrize(

@@ -196,3 +196,21 @@ def test_the_log_ends_where_a_run_resumes(tmp_path: Path) -> None:
         file.write('{"step": 4, "lo')  # cut off by a crash
     run.truncate_log(2)
     assert [json.loads(line)["step"] for line in run.log.read_text().splitlines()] == [1, 2]
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder_and_removes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Any, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    own = tmp_path / "own.partial"
+    own.mkdir()
+    (own / "notes.txt").write_text("mine")
+    with pytest.raises(OptionError, match="cannot be made: File exists"):
+        RunFolder(own).begin({})
+    assert (own / "notes.txt").exists()
+    monkeypatch.setattr("pocketvlm.train.state.write_all", full)
+    with pytest.raises(OptionError, match="cannot be made: No space left on device"):
+        RunFolder(tmp_path / "a.partial").begin({})
+    assert not (tmp_path / "a.partial").exists()

@@ -55,13 +55,17 @@ class RunFolder:
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Make the folder; one of a run without a checkpoint is removed. Raises OptionError if it cannot be made."""
+        made = False
         try:
             if self.removable and not self.steps():
                 self.remove()
             self.path.mkdir()
+            made = True
             with replacing(self.path / _SETTINGS) as file:
                 write_all(file, json.dumps(settings, indent=1).encode() + b"\n")
         except OSError as error:
+            if made:
+                self.remove()
             raise OptionError(f"{self.path}: cannot be made: {error.strerror or error}: choose another OUT") from None
 
     def check(self, settings: Mapping[str, Any], later: Container[str] = ()) -> None:

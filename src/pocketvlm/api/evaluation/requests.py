@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pocketvlm.api import Model
 from pocketvlm.api.about import arithmetic
 from pocketvlm.api.evaluation.answer_files import AnswerFile
 from pocketvlm.api.evaluation.questions import EvalSample
-from pocketvlm.api.evaluation.result import Answer
+from pocketvlm.api.evaluation.result import Answer, from_here
 from pocketvlm.api.many import in_order
 from pocketvlm.api.streams import Stream
 from pocketvlm.options.media import MEDIA_OPTIONS, ImageDefaults, VideoOptions
@@ -147,8 +146,7 @@ def _ask_all(
     with closing(in_order(questions, model.engine.scheduler.max_seqs)) as results:
         for done, (task, how, result) in enumerate(zip(tasks, asked, results, strict=True), 1):
             if result.error is not None:
-                # Readers of data made paths absolute; reports name them from the current folder.
-                answer = Answer(None, "error", str(result.error).replace(f"{Path.cwd()}{os.sep}", ""))
+                answer = Answer(None, "error", from_here(str(result.error)))
             else:
                 answer = Answer(text_of(result.text, how.thinking), result.finish_reason)
             side = found[task.side]

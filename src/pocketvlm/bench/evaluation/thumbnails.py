@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pocketvlm.api.evaluation.result import from_here
 from pocketvlm.bench.evaluation.escape import text
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.processor.encode import encode
@@ -55,7 +56,7 @@ class Thumbnails:
         try:
             data = _frame(part) if video else encode(load_image(part.source, is_base64=part.base64), SIDE, "JPEG")
         except (PocketVLMError, OSError) as error:
-            return Thumbnail(name, None, str(error), video)
+            return Thumbnail(name, None, from_here(str(error)), video)
         uri = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
         self._left -= len(uri)
         return Thumbnail(name, uri, "", video)
