@@ -72,7 +72,7 @@ def refused(outcome: Any, here: Path, before: list[str], *parts: str) -> None:
         ("--calibration picture.jsonl", ("picture.jsonl", "line 2", "damaged.png")),
         ("--calibration other.jsonl", ("other.jsonl", "line 2", '"messages"')),
         ("--calibration nothing.jsonl", ("nothing.jsonl", "is empty")),
-        ("--calibration empty", ("empty", "no pictures")),
+        ("--calibration empty", ("empty", "no images")),
         ("--calibration pictures", ("damaged.png",)),
         ("--calibration nowhere", ("nowhere", "no such file or folder")),
         ("--threads 0", ("threads=0", "at least 1")),

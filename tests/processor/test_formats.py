@@ -140,7 +140,7 @@ SVG = b'<?xml version="1.0"?>\n<!-- a drawing -->\n<svg xmlns="http://www.w3.org
         (b"\n<!DOCTYPE html><html></html>", ["web page", "the address of the image itself"]),
         (archive(), ["ZIP archive"]),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", ["git lfs pull"]),
-        (b"RIFF\0\0\0\0WAVEfmt ", ["sound file, and only pictures and videos are read"]),
+        (b"RIFF\0\0\0\0WAVEfmt ", ["sound file, and only images and videos are read"]),
         (brand(b"isom", b"mp41"), ["looks like a video: give it as one", "MP4"]),
         (brand(b"qt  "), ["looks like a video"]),
         (b"\x1a\x45\xdf\xa3" + bytes(20), ["looks like a video", "WebM"]),
