@@ -140,7 +140,7 @@ def test_json_has_the_figures(batch, tmp_path):
     assert {name: found[name] for name in ("lines", "before", "answered", "failed", "images")} == {
         "lines": 2, "before": 0, "answered": 1, "failed": 1, "images": 1,
     }  # fmt: skip
-    assert set(found["stages"]) == {"read", "picture decoding", "resize", "vision", "prefill", "decode"}
+    assert set(found["stages"]) == {"read", "image decoding", "resize", "vision", "prefill", "decode"}
     assert all(found["stages"][stage] > 0 for stage in ("vision", "prefill", "decode"))
 
 

@@ -99,7 +99,7 @@ def test_rows_become_questions(table):
     assert content(found[1])[0] == {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
     assert content(found[1])[1]["text"] == "A ? {yes}"
     assert found[2].problem.message == "row 3: the column id is empty"
-    assert found[3].problem.message == "row 4: there is no picture in its cell"
+    assert found[3].problem.message == "row 4: there is no image in its cell"
 
 
 def test_rows_without_ids_are_numbered(table):
@@ -161,7 +161,7 @@ def test_files_that_cannot_be_read(tmp_path, name, data, message):
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(InputError, match="no pictures or videos in this folder"):
+    with pytest.raises(InputError, match="no images or videos in this folder"):
         lines_of(tmp_path)
 
 

@@ -76,8 +76,8 @@ def quantize_model(
     "native", "gguf", "awq", "gptq", "mlx" or "compressed-tensors". scheme: such as "int4-g64" or "Q4_K_M"; each format
     has its own (None: the format's default, see docs/quantize.md). method: "rtn" (round to nearest, the scale with the
     smallest squared error), "gptq", "awq", or "auto" (GPTQ, with AWQ's scales where these help, and a scheme for each
-    matrix). calibration: "default" (texts, chats, tool calls and drawn pictures), a JSONL file of conversations, or a
-    folder of pictures; "rtn" needs none. keep: patterns (fnmatch) of tensors that stay as they are. vision: the
+    matrix). calibration: "default" (texts, chats, tool calls and drawn images), a JSONL file of conversations, or a
+    folder of images; "rtn" needs none. keep: patterns (fnmatch) of tensors that stay as they are. vision: the
     scheme of the vision tower's matrices: "default" (native: "int8", other formats: as stored), "stored", "Q8_0" (GGUF
     and native) or "int8" (native). bits_per_weight: what "auto" may spend on the language model's matrices and head on
     average, scales included (None: as much as the scheme does). With native, MLX and GGUF files, "auto" gives each

@@ -1,4 +1,4 @@
-"""The command `pocketvlm batch` answers the lines of a file, or one question about many pictures."""
+"""The command `pocketvlm batch` answers the lines of a file, or one question about many images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Examples:
   pocketvlm batch receipts/ -o rows.jsonl -p "What was bought?" --adapter adapters/receipts
   pocketvlm batch rows.csv -o rows.parquet --image-column path -p "Is this a {kind}?" --schema answer.json
 
-IN is a JSONL file of OpenAI's batch lines, a CSV or Parquet file, or pictures: folders, files, or patterns in quotes. \
+IN is a JSONL file of OpenAI's batch lines, a CSV or Parquet file, or images: folders, files, or patterns in quotes. \
 Killed or interrupted, the same command goes on where it stopped. OUT appears when each line has its answer or its \
 error; until then finished lines are in OUT.partial. OUT.job says which job they belong to.
 
@@ -53,7 +53,7 @@ _LOADING = (
 def batch(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="IN", show_envvar=False, help="A .jsonl, .csv or .parquet file, or pictures."),
+        typer.Argument(metavar="IN", show_envvar=False, help="A .jsonl, .csv or .parquet file, or images."),
     ],
     out: Annotated[str, option("--out", "-o", "FILE", panel=OUTPUT, help="The file to write.")],
     model: Annotated[str, option("--model", "-m", "MODEL", panel=HOW, help=options.MODEL_HELP)] = options.DEFAULT_MODEL,
@@ -70,7 +70,7 @@ def batch(
     ] = None,
     image_column: Annotated[
         str | None,
-        option("--image-column", "NAME", panel=INPUT, help="Column with paths, URLs or bytes of pictures."),
+        option("--image-column", "NAME", panel=INPUT, help="Column with paths, URLs or bytes of images."),
     ] = None,
     id_column: Annotated[
         str | None, option("--id-column", "NAME", panel=INPUT, help="Column of custom_ids. Default: row-1, row-2, ...")
@@ -109,7 +109,7 @@ def batch(
     debug: options.Debug = False,
     **values: Any,
 ) -> None:
-    """Answer the lines of a file, or one question about each of many pictures.
+    """Answer the lines of a file, or one question about each of many images.
 
     Each line gets its answer or its error in OUT, as OpenAI's batch API writes them.
     """

@@ -43,7 +43,7 @@ def chat(
     model: Annotated[str, options.model_argument("CHAT")] = options.DEFAULT_MODEL,
     image: Annotated[
         list[str] | None,
-        option("--image", "-i", "PATH|URL", panel=INPUT, help="Picture, video or PDF to begin with. Repeatable."),
+        option("--image", "-i", "PATH|URL", panel=INPUT, help="Image, video or PDF to begin with. Repeatable."),
     ] = None,
     video: options.Video = None,
     system: options.System = None,
@@ -57,9 +57,9 @@ def chat(
     debug: options.Debug = False,
     **values: Any,
 ) -> None:
-    """Chat about pictures, videos and PDF pages.
+    """Chat about images, videos and PDF pages.
 
-    Type or drop their paths anywhere in a sentence. A second question about a picture is quick, because it is cached.
+    Type or drop their paths anywhere in a sentence. A second question about an image is quick, because it is cached.
     """
     if image and STDIN in image:
         raise OptionError("-i - does not work in a chat, which reads its lines from stdin: give a path")

@@ -30,7 +30,7 @@ HOW = "Quantization"
 STAGES = {
     "download": "downloading",
     "vision": "quantizing the vision tower",
-    "pictures": "encoding pictures",
+    "pictures": "encoding images",
     "measure": "measuring inputs of layers",
     "probe": "trying schemes",
     "head": "quantizing the head",
@@ -95,7 +95,7 @@ def quantize(
         option(
             *("--calibration", "FILE|FOLDER"),
             panel=INPUT,
-            help="JSONL of messages, a folder of pictures, or default: a set of texts, pictures and clips.",
+            help="JSONL of messages, a folder of images, or default: a set of texts, images and clips.",
         ),
     ] = "default",
     merge_adapter: Annotated[
@@ -114,7 +114,7 @@ def quantize(
     debug: options.Debug = False,
     **values: Any,
 ) -> None:
-    """Quantize a checkpoint for an engine, with pictures in the calibration, and report what it costs.
+    """Quantize a checkpoint for an engine, with images in the calibration, and report what it costs.
 
     Runs on the CPU without PyTorch, a layer at a time. With --report the result is compared with the original, also
     in speed.

@@ -1,4 +1,4 @@
-"""What a job has done so far: lines, pictures, tokens, and the seconds of each stage."""
+"""What a job has done so far: lines, images, tokens, and the seconds of each stage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pocketvlm.interfaces.responder import Response
 
 _RECENT = 256  # finished lines by which the time left is estimated
 
-STAGES = ("read", "picture decoding", "resize", "vision", "prefill", "decode")
+STAGES = ("read", "image decoding", "resize", "vision", "prefill", "decode")
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class Progress:
         self.prompt_tokens += usage.prompt
         self.tokens += usage.completion
         self.stages["read"] += usage.fetch
-        self.stages["picture decoding"] += usage.media - usage.fetch
+        self.stages["image decoding"] += usage.media - usage.fetch
         self.stages["resize"] += usage.resize
 
     def engine(self, stats: EngineStats) -> None:

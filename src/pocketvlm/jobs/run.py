@@ -1,4 +1,4 @@
-"""`run` answers the lines of a source: pictures of the next lines are prepared while the engine works on others."""
+"""`run` answers the lines of a source: images of the next lines are prepared while the engine works on others."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from pocketvlm.jobs.sources.bodies import Defaults
 from pocketvlm.jobs.sources.source import Source, Survey
 from pocketvlm.processor.limits import MediaLimits
 
-_FETCHERS = 16  # threads, most of which wait for the network where pictures come from there
+_FETCHERS = 16  # threads, most of which wait for the network where images come from there
 _REPORT_SECONDS = 0.2
 _TRANSIENT = (408, 429, 500, 502, 503)
 
 
 def default_workers() -> int:
-    """Threads that decode pictures at once: as many as processors, at most 4."""
+    """Threads that decode images at once: as many as processors, at most 4."""
     return max(1, min(4, len(os.sched_getaffinity(0))))
 
 
@@ -42,7 +42,7 @@ def default_workers() -> int:
 class Work:
     """What to do with the lines of a job.
 
-    concurrency: requests in the engine at once. workers: threads that decode pictures. max_retries: further attempts
+    concurrency: requests in the engine at once. workers: threads that decode images. max_retries: further attempts
     after failures that may pass. background: whether other requests come first, in the engine and on the processors.
     """
 

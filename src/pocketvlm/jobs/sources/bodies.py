@@ -1,4 +1,4 @@
-"""Bodies of chat completions for pictures and rows, and the defaults that options give to the bodies of lines."""
+"""Bodies of chat completions for images and rows, and the defaults that options give to the bodies of lines."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _guide(url: str, schema: Mapping[str, Any], body: Mapping[str, Any]) -> dict
 
 
 def chat_body(sources: Sequence[str], text: str, system: str | None) -> dict[str, Any]:
-    """A question about pictures or videos, each named by a path, a URL or a data URI."""
+    """A question about images or videos, each named by a path, a URL or a data URI."""
     messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
     parts: list[dict[str, Any]] = [_part(source) for source in sources]
     return {"messages": [*messages, {"role": "user", "content": [*parts, {"type": "text", "text": text}]}]}

@@ -1,4 +1,4 @@
-"""A folder or a list of pictures and videos, with one question about each."""
+"""A folder or a list of images and videos, with one question about each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SUFFIXES = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
 class Pictures:
-    """Files by name. Of a folder, the pictures and videos in it and below; their custom_ids are paths inside it.
+    """Files by name. Of a folder, the images and videos in it and below; their custom_ids are paths inside it.
 
     Of several folders, custom_ids begin with the folder.
     """
@@ -59,7 +59,7 @@ class Pictures:
 def _nothing(name: str) -> str:
     """Why a name gives no files."""
     if Path(name).expanduser().is_dir():
-        return f"no pictures or videos in this folder: their names end in {', '.join(_SUFFIXES)}"
+        return f"no images or videos in this folder: their names end in {', '.join(_SUFFIXES)}"
     if glob.has_magic(name):
         return f"no file matches this pattern; it begins in {Path.cwd()}, and ** stands for any folders"
     return "there is no such file or folder"
