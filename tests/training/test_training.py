@@ -19,6 +19,7 @@ from pocketvlm import load
 from pocketvlm.api.finetuning import finetune
 from pocketvlm.api.quantizing import quantize_model
 from pocketvlm.checkpoint.adapters import read_adapter
+from pocketvlm.checkpoint.adapters.base import sample_of
 from pocketvlm.checkpoint.hub import embedded_directory
 from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.errors import CheckpointError, OptionError
@@ -151,6 +152,8 @@ def test_the_adapter_is_pefts_and_ours(make_data: DataMaker, tmp_path: Path) -> 
         "use_image_id": False,
     }
     assert settings["base"]["model"] == "nano"
+    base = open_checkpoint(embedded_directory())
+    assert settings["base"]["sample"] == sample_of(base.tensors(expected_tensors(base.model)))
     training = json.loads((out / "training.json").read_text())
     assert training["matrices"] == result.matrices == AUTO + 44
     shapes = expected_tensors(open_checkpoint(embedded_directory()).model)
