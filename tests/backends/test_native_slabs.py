@@ -45,3 +45,16 @@ def test_a_large_array_is_freed_with_its_last_view() -> None:
     del view
     gc.collect()
     assert block_ref() is None
+
+
+def test_arrays_that_are_stored_together_follow_each_other() -> None:
+    arrays = [
+        np.arange(n, dtype=dtype) for n, dtype in ((5, np.float32), (0, np.uint16), (70, np.uint16), (33, np.float32))
+    ]
+    copies = slabs.together(arrays)
+    for array, copy in zip(arrays, copies, strict=True):
+        np.testing.assert_array_equal(copy, array)
+        assert copy.dtype == array.dtype
+    first = copies[0].ctypes.data
+    assert [copy.ctypes.data - first for copy in copies if copy.size] == [0, 64, 256]
+    assert slabs.together([]) == []
