@@ -1,13 +1,15 @@
 """Times a batch job against its stages, each measured alone, and live requests with and without a batch.
 
     python benchmarks/batch.py                          # nano
+    python benchmarks/batch.py --released --count 16    # random weights of the released shape, in build/peers
     python benchmarks/batch.py --model DIR --count 24   # another checkpoint
     python benchmarks/batch.py --live                   # a server with nano: latency of live requests
 
 The job answers one question about each of many different JPEG files. Its cost is cores x time. The stages alone:
 reading, decoding and cutting the pictures on one thread; vision and prefill in requests for one token; decode in steps
 in which `--concurrency` sequences add a token each. Their core-seconds are summed: threads x time. The goal is a share
-of at least 95 %. Close everything else.
+of at least 95 %. The processor time of the job, as a share of cores x time, says how much of them was idle. Close
+everything else.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peers.checkpoint import digest, write_checkpoint
 
 import pocketvlm
+from pocketvlm.bench.shape import random_tensors, released_config
 from pocketvlm.engine.request import Request
 from pocketvlm.interfaces.preparation import served_name
 from pocketvlm.jobs.output import Output
@@ -35,6 +39,7 @@ from pocketvlm.jobs.sources.pictures import Pictures
 from pocketvlm.jobs.sources.source import survey
 from pocketvlm.types import Prompt, SamplingParams
 
+BUILD = Path(__file__).resolve().parent.parent / "build" / "peers"
 QUESTION = "Describe this image."
 
 
@@ -42,15 +47,23 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--weights", default="auto")
+    parser.add_argument("--released", action="store_true", help="random weights of the released shape, in int4")
+    parser.add_argument("--weights", help="default int4 with --released, else auto")
     parser.add_argument("--count", type=int, default=192, help="pictures (default 192)")
     parser.add_argument("--side", type=int, nargs=2, default=[640, 480], help="their size in pixels (default 640 480)")
     parser.add_argument("--tokens", type=int, default=32, help="of each answer (default 32)")
     parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3, help="in which decode alone is timed (default 3)")
     parser.add_argument("--workers", type=int, nargs="*", default=[2], help="threads that decode pictures (default 2)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--live", action="store_true", help="live requests during a batch instead")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.weights = options.weights or ("int4" if options.released else "auto")
+    if options.released:
+        tensors = random_tensors(released_config())
+        nano = Path(pocketvlm.__file__).parent / "nano"
+        options.model = str(write_checkpoint(tensors, nano, BUILD / f"checkpoint-{digest(tensors)}"))
+    return options
 
 
 def write_pictures(folder: Path, count: int, width: int, height: int) -> None:
@@ -99,7 +112,7 @@ def alone(options: argparse.Namespace, files: list[Path]) -> dict[str, float]:
         found["prefill"] = scale * (after.prefill_seconds - before.prefill_seconds)
         seconds, tokens = 0.0, 0
         group = (first + prompts)[: options.concurrency]
-        for _ in range(3):
+        for _ in range(options.rounds):
             for prompt in group:
                 params = SamplingParams(max_tokens=options.tokens, temperature=0, ignore_eos=True)
                 engine.add(Request(prompt, params))
@@ -127,8 +140,8 @@ def drain(engine: Any) -> None:
         step(engine)
 
 
-def job(options: argparse.Namespace, folder: Path, out: Path, workers: int) -> tuple[float, dict[str, float]]:
-    """Seconds of a job on the folder, and of its stages."""
+def job(options: argparse.Namespace, folder: Path, out: Path, workers: int) -> tuple[float, float, dict[str, float]]:
+    """Seconds of a job on the folder, processor seconds of this process meanwhile, and seconds of its stages."""
     source = Pictures([str(folder)], QUESTION, None)
     found = survey(source)
     defaults = Defaults({"max_tokens": options.tokens, "temperature": 0, "ignore_eos": True})
@@ -137,14 +150,16 @@ def job(options: argparse.Namespace, folder: Path, out: Path, workers: int) -> t
     model = load(options)
     warm = model.ask("x", [str(next(folder.iterdir()))], max_tokens=2)
     assert warm.finish_reason == "length"
+    before = time.process_time()
     ended = run(
         model, work, folder, lambda _: output.open(found.last), lambda _: None, names=(served_name(model.name),)
     )
+    used = time.process_time() - before
     assert ended is not None
     journal, progress = ended
     assert journal.failed == 0
     output.finish(journal)
-    return progress.seconds, progress.stages
+    return progress.seconds, used, progress.stages
 
 
 def throughput(options: argparse.Namespace) -> None:
@@ -157,17 +172,18 @@ def throughput(options: argparse.Namespace) -> None:
         stages = alone(options, files)
         whole = sum(stages.values())
         print(
-            f"{options.model}: {options.count} pictures of {options.side[0]}x{options.side[1]}, {options.tokens} tokens"
+            f"{Path(options.model).name}: {options.count} pictures of {options.side[0]}x{options.side[1]}, "
+            f"{options.tokens} tokens"
         )
         for name, seconds in stages.items():
             print(f"  {name:<22}{seconds:8.2f} core-seconds alone")
         print(f"  {'sum':<22}{whole:8.2f}")
         for workers in options.workers:
-            seconds, parts = job(options, folder, Path(scratch) / f"out-{workers}.jsonl", workers)
+            seconds, used, parts = job(options, folder, Path(scratch) / f"out-{workers}.jsonl", workers)
             cost = options.threads * seconds
             print(
                 f"  job, {workers} workers:{cost:12.2f} = {options.threads} cores x {seconds:.2f} s, "
-                f"{options.count / seconds:.1f} images/s: {whole / cost:.1%} (goal 95%)"
+                f"{options.count / seconds:.1f} images/s: {whole / cost:.1%} (goal 95%); {used / cost:.0%} busy"
             )
             print("    " + ", ".join(f"{name} {value:.2f} s" for name, value in parts.items()))
 

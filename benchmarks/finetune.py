@@ -57,7 +57,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=3, help="steps that are timed, after one that is not")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", nargs="+", default=[], help="rows whose name contains one of these")
+    parser.add_argument("--only", nargs="+", default=[], help="rows of these names, else rows whose name contains one")
     parser.add_argument("--render", action="store_true", help="write the page from the results alone")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--checkpoint", type=Path, help=argparse.SUPPRESS)
@@ -141,7 +141,10 @@ def table(results: dict[str, Any]) -> str:
 def main() -> None:
     """Measure and write the page."""
     args = parse()
-    chosen = {name: row for name, *row in ROWS if not args.only or any(part in name for part in args.only)}
+    rows = {name: row for name, *row in ROWS}
+    chosen = {name: row for name, row in rows.items() if name in args.only} or {
+        name: row for name, row in rows.items() if not args.only or any(part in name for part in args.only)
+    }
     if args.row:
         print(json.dumps(measure(*chosen_row(args.row), args)))
         return

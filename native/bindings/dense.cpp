@@ -1,5 +1,6 @@
 // Bindings of the operations that work row by row. Outputs are allocated by the caller.
 #include "bindings/arrays.h"
+#include "bindings/low_rank.h"
 #include "bindings/runtime.h"
 #include "rows/rows.h"
 
@@ -52,39 +53,17 @@ void linear(Runtime& runtime, nb::handle x, nb::handle weight, bool bf16, nb::ha
         Reads{w.data(), inputs * outputs * (bf16 ? 2 : 4)});
 }
 
-// One update (rows, a, b, scale, out) of products of x [height, inputs]; a and b are float32 or the bits of bfloat16.
-LowRank update_of(nb::handle update, int64_t height, int64_t inputs, bool bf16) {
-    const nb::tuple fields = nb::cast<nb::tuple>(update);
-    if (fields.size() != 5) refuse("an update has rows, a, b, scale and out");
-    const auto check = [&](const auto& a, const auto& b) {
-        a.shaped(-1, (inputs + low_rank_block - 1) / low_rank_block * low_rank_block);
-        b.shaped(-1, a.dim(0), low_rank_block);
-        const Output out(fields[4], "out");
-        out.shaped(height, -1);
-        const int64_t outputs = out.dim(1);
-        if (b.dim(0) != (outputs + low_rank_block - 1) / low_rank_block)
-            refuse("b has " + std::to_string(b.dim(0)) + " blocks, which " + std::to_string(outputs) + " outputs do not fill");
-        LowRank made{nullptr, a.data(), b.data(), out.data(), height, outputs, a.dim(0), nb::cast<float>(fields[3])};
-        if (made.rank == 0) refuse("a has no rows");
-        if (!nb::handle(fields[0]).is_none()) {
-            const Ints rows(fields[0], "rows");
-            rows.shaped(-1);
-            made.rows = rows.data();
-            made.count = rows.size();
-        }
-        return made;
-    };
-    if (bf16) return check(Array<const uint16_t>(fields[1], "a"), Array<const uint16_t>(fields[2], "b"));
-    return check(Floats(fields[1], "a"), Floats(fields[2], "b"));
-}
-
 void add_low_rank(Runtime& runtime, nb::handle x, nb::list updates, bool bf16) {
     const Floats in(x, "x");
     check_width(in);
     std::vector<LowRank> made;
     int64_t cost = 0;
     for (nb::handle update : updates) {
-        made.push_back(update_of(update, in.dim(0), in.dim(1), bf16));
+        const nb::tuple fields = nb::cast<nb::tuple>(update);
+        if (fields.size() != 5) refuse("an update has rows, a, b, scale and out");
+        const Output out(fields[4], "out");
+        out.shaped(in.dim(0), -1);
+        made.push_back(update_of(fields, out.data(), in.dim(0), in.dim(1), out.dim(1), bf16));
         cost += made.back().count * made.back().rank * (in.dim(1) + made.back().outputs);
     }
     if (made.empty()) return;
@@ -92,12 +71,7 @@ void add_low_rank(Runtime& runtime, nb::handle x, nb::list updates, bool bf16) {
     runtime.operate(
         cost,
         [made, bf16, from = in.data(), height = in.dim(0), inputs = in.dim(1)](Pool& pool, const Kernels& kernels) {
-            for (const LowRank& u : made) {
-                if (!u.rows) continue;
-                check_indices(u.rows, u.count, "rows", height);
-                for (int64_t i = 1; i < u.count; ++i)
-                    if (u.rows[i] <= u.rows[i - 1]) refuse("rows[" + std::to_string(i) + "] must be greater than the row before");
-            }
+            check_rows(made, height);
             kernels.add_low_rank(pool, LowRanks{from, made.data(), static_cast<int64_t>(made.size()), inputs, bf16});
         },
         reads);

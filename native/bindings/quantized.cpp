@@ -1,5 +1,6 @@
 // Bindings of quantized matrices.
 #include "bindings/arrays.h"
+#include "bindings/low_rank.h"
 #include "bindings/runtime.h"
 #include "quantized/quantized.h"
 
@@ -167,17 +168,21 @@ class RowArrays {
 
 // Products of the rows x with several matrices at once. Lists `biases` and `residuals` may be shorter: the other products have none.
 // operation: done with the rows before the products. gates: two matrices and one out, silu of the first product times the second.
+// updates: a list of low-rank updates (rows, a, b, scale) for each product, or shorter.
 void quantized_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list biases, nb::list residuals, nb::list outs, int activation,
-                      int operation, nb::handle other, nb::handle norm_weight, nb::handle norm_bias, float eps, bool gates) {
+                      int operation, nb::handle other, nb::handle norm_weight, nb::handle norm_bias, float eps, bool gates, nb::list updates,
+                      bool bf16_updates) {
     constexpr size_t maximum = max_products;
     const size_t count = weights.size();
     if (gates && (count != 2 || outs.size() != 1 || biases.size() || residuals.size() || activation))
         refuse("gates take two weights and one out, without biases, residuals and activation");
+    if (updates.size() > count || (updates.size() && activation)) refuse("updates are of these weights, and exclude an activation");
     if (count < 1 || count > maximum || (!gates && outs.size() != count)) refuse("1 to 8 weights and as many outs");
     const Floats in(x, "x");
     std::optional<Floats> bias[maximum], residual[maximum];
     std::optional<Output> out[maximum];
     std::array<QuantizedProduct, maximum> products;
+    std::vector<LowRank> low_ranks;
     int64_t cost = 0;
     for (size_t i = 0; i < count; ++i) {
         const PackedMatrix& weight = nb::cast<const PackedMatrix&>(weights[i]);
@@ -190,7 +195,15 @@ void quantized_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list
                                                       residual[i] ? residual[i]->data() : nullptr, static_cast<Activation>(activation),
                                                       out[i]->data(), rows, weight.inputs(), outputs},
                                        .weights = &weight.weights()};
+        products[i].bf16_updates = bf16_updates;
         cost += rows * weight.inputs() * outputs;
+        if (i >= updates.size()) continue;
+        for (nb::handle update : nb::cast<nb::list>(updates[i])) {
+            const nb::tuple fields = nb::cast<nb::tuple>(update);
+            if (fields.size() != 4) refuse("an update has rows, a, b and scale");
+            low_ranks.push_back(update_of(fields, nullptr, rows, weight.inputs(), outputs, bf16_updates));
+            ++products[i].update_count;
+        }
     }
     const QuantizedWeights& first = *products[0].weights;
     const RowArrays arrays(operation, other, norm_weight, norm_bias, eps, in.dim(0), products[0].args.inputs);
@@ -198,12 +211,21 @@ void quantized_linear(Runtime& runtime, nb::handle x, nb::list weights, nb::list
     products[0].gates = gates;
     for (size_t i = 0; i < count && (operation || gates); ++i)
         if (!quantized_alike(first, *products[i].weights)) refuse("these weights do not quantize their activations alike");
+    Reads reads{first.packed, tiles_of(products[0].args.outputs) * first.lines() * line_bytes};
+    if (!low_ranks.empty()) {  // the inner products come first, and an adapter's factors lie one after the other
+        reads = Reads{low_ranks[0].a, 0};
+        for (const LowRank& u : low_ranks) reads.bytes += u.rank * products[0].args.inputs * (bf16_updates ? 2 : 4);
+    }
     runtime.operate(
         cost,
-        [products, count](Pool& pool, const Kernels& kernels) {
-            kernels.quantized_linear(pool, products.data(), static_cast<int64_t>(count));
+        [products, count, low_ranks](Pool& pool, const Kernels& kernels) {
+            check_rows(low_ranks, products[0].args.rows);
+            auto updated = products;
+            const LowRank* next = low_ranks.data();
+            for (size_t i = 0; i < count; next += products[i++].update_count) updated[i].updates = next;
+            kernels.quantized_linear(pool, updated.data(), static_cast<int64_t>(count));
         },
-        Reads{first.packed, tiles_of(products[0].args.outputs) * first.lines() * line_bytes});
+        reads);
 }
 
 void quantized_embed(Runtime& runtime, const PackedMatrix& matrix, nb::handle ids, nb::handle out) {
@@ -270,7 +292,8 @@ void bind_quantized(nb::module_& module, nb::class_<Runtime>& runtime) {
     runtime
         .def("quantized_linear", &quantized_linear, nb::arg("x"), nb::arg("weights"), nb::arg("biases"), nb::arg("residuals"), nb::arg("outs"),
              nb::arg("activation"), nb::arg("operation") = 0, nb::arg("other") = nb::none(), nb::arg("norm_weight") = nb::none(),
-             nb::arg("norm_bias") = nb::none(), nb::arg("eps") = 0.0f, nb::arg("gates") = false)
+             nb::arg("norm_bias") = nb::none(), nb::arg("eps") = 0.0f, nb::arg("gates") = false, nb::arg("updates") = nb::list(),
+             nb::arg("bf16_updates") = false)
         .def("quantized_embed", &quantized_embed)
         .def("quantize", &quantize, nb::arg("weight"), nb::arg("bf16"), nb::arg("bits"), nb::arg("group"), nb::arg("codes"),
              nb::arg("group_scale").none(), nb::arg("row_scale"), nb::arg("codebook").none());

@@ -164,27 +164,36 @@ inline void quantize_full_tile(const float* x, const ActivationScheme& scheme, c
 }
 #endif
 
-// Source: StoredRows or ComputedRows (row_source.h).
+// Part `part` of `parts` of the groups of the tile that begins with row `first`. Source: StoredRows or ComputedRows
+// (row_source.h).
+template <class Source>
+inline void quantize_part(const Source& source, int64_t rows, const ActivationScheme& scheme, const Activations& to, int64_t first,
+                          int64_t part, int64_t parts, int worker) {
+    const int64_t height = min(tile_height, rows - first), last = (part + 1) * to.groups / parts, together = source.groups_together(scheme);
+    const auto tile = source.tile(first, height, worker);
+    for (int64_t begin = part * to.groups / parts; begin < last; begin += together) {
+        const int64_t end = min(last, begin + together);
+        const float* x = tile.columns(begin * scheme.group, min(scheme.inputs, end * scheme.group));
+#if defined(POCKETVLM_TRANSPOSES_BYTES)
+        if (height == tile_height) {
+            quantize_full_tile(x, scheme, to, first, begin, end);
+            continue;
+        }
+#endif
+        quantize_tile(x, height, scheme, to, first, begin, end);
+    }
+}
+
+// Whether rows are too few to be worth sharing among threads.
+inline bool takes_one_thread(int64_t rows, int64_t inputs) { return rows <= tile_height && rows * inputs < 4096; }
+
 template <class Source>
 inline void quantize_activations(Pool& pool, const Source& source, int64_t rows, const ActivationScheme& scheme, const Activations& to) {
-    const int64_t tiles = divide_up(rows, tile_height), together = source.groups_together(scheme);
+    const int64_t tiles = divide_up(rows, tile_height);
     // Few tiles are split by groups so that every thread has work, unless the work is too small to share.
     const int64_t fair = rows * scheme.inputs < 4096 ? 1 : divide_up(2 * pool.threads(), tiles), parts = min(fair, to.groups);
     parallel(pool, tiles * parts, [&](int64_t task, int worker) {
-        const int64_t first = task / parts * tile_height, height = min(tile_height, rows - first), part = task % parts;
-        const int64_t last = (part + 1) * to.groups / parts;
-        const auto tile = source.tile(first, height, worker);
-        for (int64_t begin = part * to.groups / parts; begin < last; begin += together) {
-            const int64_t end = min(last, begin + together);
-            const float* x = tile.columns(begin * scheme.group, min(scheme.inputs, end * scheme.group));
-#if defined(POCKETVLM_TRANSPOSES_BYTES)
-            if (height == tile_height) {
-                quantize_full_tile(x, scheme, to, first, begin, end);
-                continue;
-            }
-#endif
-            quantize_tile(x, height, scheme, to, first, begin, end);
-        }
+        quantize_part(source, rows, scheme, to, task / parts * tile_height, task % parts, parts, worker);
     });
 }
 

@@ -3,6 +3,7 @@
 #include "quantized/dots.h"
 #include "quantized/permutation.h"
 #include "linear/epilogue.h"
+#include "quantized/product_updates.h"
 #include "quantized/row_source.h"
 
 namespace pocketvlm::POCKETVLM_ISA {
@@ -33,9 +34,14 @@ inline Activations with_offset(const Activations& in, int32_t weight_offset, int
     return other;
 }
 
-// All activation tiles times packed tiles [first, last).
-inline void tiles_of_rows(const QuantizedProduct& product, const Activations& in, int64_t first, int64_t last, float* spare) {
+// All activation tiles times packed tiles [first, last) of a product, and its updates. One update follows the packed tiles as
+// soon as its inner products are there; several read their factors in longer pieces, so they come after all tiles.
+inline void tiles_of_rows(const ProductUpdates& updates, int64_t index, const Activations& in, int64_t first, int64_t last, float* spare) {
+    const QuantizedProduct& product = updates.products[index];
     const Linear& a = product.args;
+    const bool follows = product.update_count == 1;
+    updates.prefetch(index, first * tile_outputs);
+    int64_t pending = first * tile_outputs;  // the first column whose updates are to be added
     for (int64_t tile = first; tile < last; tile += tiles_together) {
         const int64_t tiles = min(tiles_together, last - tile);
         const int64_t column = tile * tile_outputs, width = min(tiles * tile_outputs, a.outputs - column);
@@ -60,34 +66,49 @@ inline void tiles_of_rows(const QuantizedProduct& product, const Activations& in
             if (early) remaining.bias = nullptr;
             finish<true>(remaining, to.out, to.stride, r, rows, column, width);
         }
+        const int64_t end = column + width;
+        if (tile + tiles < last && !(follows && updates.inner.finished())) continue;
+        updates.add(index, OutputBlock{.row = 0, .rows = a.rows, .column = pending, .width = end - pending, .first = a.out + pending, .stride = a.outputs});
+        pending = end;
     }
 }
 
 // The same for two matrices: silu of the products with the first times those with the second. gates: [tile_height][columns of
 // the task]. With one activation tile, each matrix is read from memory in one piece; with more, two packed tiles of each stay
 // in the first cache.
-inline void gated_tiles_of_rows(const QuantizedProduct& gate, const QuantizedProduct& up, const Activations& gate_in, const Activations& up_in,
+inline void gated_tiles_of_rows(const ProductUpdates& updates, int64_t index, const Activations& gate_in, const Activations& up_in,
                                 int64_t first, int64_t last, float* spare, float* gates) {
+    const QuantizedProduct &gate = updates.products[index - 1], &up = updates.products[index];
     const Linear& a = up.args;
     const int64_t block = a.rows <= tile_height ? last - first : tiles_together, stride = block * tile_outputs;
     for (int64_t begin = first; begin < last; begin += block) {
         const int64_t end = min(last, begin + block);
+        updates.prefetch(index - 1, begin * tile_outputs);
+        updates.prefetch(index, begin * tile_outputs);
         for (int64_t r = 0; r < a.rows; r += tile_height) {
+            const int64_t rows = min(tile_height, a.rows - r);
             float* out = a.out + r * a.outputs;
             Destination to{.out = gates, .stride = stride, .bias = nullptr, .residual = nullptr, .final_out = out, .final_stride = a.outputs};
+            // The columns of some packed tiles, whose sums begin at `sums`.
+            const auto columns = [&](int64_t tile, int64_t tiles, float* sums, int64_t distance) {
+                const int64_t column = tile * tile_outputs;
+                return OutputBlock{.row = r, .rows = rows, .column = column, .width = min(tiles * tile_outputs, a.outputs - column), .first = sums, .stride = distance};
+            };
             for (int64_t tile = begin; tile < end; tile += tiles_together) {
                 to.out = gates + (tile - begin) * tile_outputs, to.final_out = out + tile * tile_outputs;
                 dots(*gate.weights, tile, min(tiles_together, end - tile), gate_in, r, to);
             }
+            updates.add(index - 1, columns(begin, end - begin, gates, stride));
             to.out = spare, to.stride = tiles_together * tile_outputs;
             for (int64_t tile = begin; tile < end; tile += tiles_together) {
-                const int64_t tiles = min(tiles_together, end - tile), column = tile * tile_outputs;
-                to.final_out = out + column;
-                dots(*up.weights, tile, tiles, up_in, r, to);
-                for (int64_t i = 0; i < min(tile_height, a.rows - r); ++i)
-                    across(0, min(tiles * tile_outputs, a.outputs - column), [&](int64_t j, int64_t n) {
+                const OutputBlock sums = columns(tile, min(tiles_together, end - tile), spare, to.stride);
+                to.final_out = out + sums.column;
+                dots(*up.weights, tile, min(tiles_together, end - tile), up_in, r, to);
+                updates.add(index, sums);
+                for (int64_t i = 0; i < rows; ++i)
+                    across(0, sums.width, [&](int64_t j, int64_t n) {
                         const Vec g = load(gates + i * stride + (tile - begin) * tile_outputs + j);
-                        set(out + i * a.outputs + column + j, silu(g) * load(spare + i * to.stride + j), n);
+                        set(out + i * a.outputs + sums.column + j, silu(g) * load(spare + i * to.stride + j), n);
                     });
             }
         }
@@ -102,29 +123,64 @@ inline int64_t tiles_of_task(const Pool& pool, const QuantizedWeights& weights, 
     return round_up(min(max(fair, minimum), maximum), tiles_together);
 }
 
-// Products [0, count) of the same rows; in[i]: the activations of product i.
-inline void run_products(Pool& pool, const QuantizedProduct* products, int64_t count, const Activations* in) {
-    int64_t begin[max_products], size[max_products], tasks = 0;
+// What a product's loop does first where one thread quantizes the rows: the others begin with inner products meanwhile, as
+// soon as the rows are there as floats.
+struct FirstTask {
+    explicit FirstTask(bool is_needed) : needed(is_needed) {}
+    bool needed;
+    Progress rows, activations;  // 1 when they are there
+};
+
+// Products [0, count) of the same rows; in[i]: the activations of product i. prepare(first): does the first task, if needed.
+template <class Prepare>
+inline void run_products(Pool& pool, ProductUpdates& updates, int64_t count, const Activations* in, FirstTask& first_task, const Prepare& prepare) {
+    const QuantizedProduct* products = updates.products;
+    const int64_t inners = first_task.needed, outers = inners + updates.inner.tasks();
+    int64_t begin[max_products], size[max_products], tasks = outers;
     for (int64_t i = 0; i < count; ++i) {
         const int64_t tiles = divide_up(products[i].args.outputs, tile_outputs);
         const bool gated = i > 0 && products[i - 1].gates;
-        size[i] = tiles_of_task(pool, *products[i].weights, tiles, in->rows);
+        size[i] = tiles_of_task(pool, *products[i].weights, tiles, products->args.rows);
         if (gated) size[i] = round_up(divide_up(size[i], 2), tiles_together);  // its tasks read two matrices
         begin[i] = tasks;
         tasks += products[i].gates ? 0 : divide_up(tiles, size[i]);
         if (gated) pool.reserve(static_cast<size_t>(tile_height * size[i] * tile_outputs) * sizeof(float));
     }
     parallel(pool, tasks, [&](int64_t task, int worker) {
+        if (task < inners) return prepare(first_task);
+        if (task < outers) {
+            first_task.rows.wait(inners);
+            return updates.inner.run(task - inners);
+        }
+        first_task.activations.wait(inners);
         int64_t i = count - 1;
         while (task < begin[i]) --i;
         const int64_t first = (task - begin[i]) * size[i], tiles = divide_up(products[i].args.outputs, tile_outputs);
         const int64_t last = min(tiles, first + size[i]);
         alignas(64) float spare[tile_height * tiles_together * tile_outputs];
         if (i > 0 && products[i - 1].gates)
-            gated_tiles_of_rows(products[i - 1], products[i], in[i - 1], in[i], first, last, spare, pool.scratch(worker));
+            gated_tiles_of_rows(updates, i, in[i - 1], in[i], first, last, spare, pool.scratch(worker));
         else
-            tiles_of_rows(products[i], in[i], first, last, spare);
+            tiles_of_rows(updates, i, in[i], first, last, spare);
     });
+}
+
+// The activations of each product, where `in` are those of the first. Matrices of another kind have other zero-point
+// corrections for the same bytes, written to `spare`, `offsets` for each.
+inline void share_activations(const QuantizedProduct* products, int64_t count, const Activations& in, int32_t* spare, int64_t offsets,
+                              Activations* of_product) {
+    int32_t weight_offset[max_products];
+    for (int64_t p = 0; p < count; ++p) {
+        weight_offset[p] = weight_offset_of(*products[p].weights);
+        int64_t equal = 0;
+        while (weight_offset[equal] != weight_offset[p]) ++equal;
+        if (equal < p || p == 0) {
+            of_product[p] = p == 0 ? in : of_product[equal];
+            continue;
+        }
+        of_product[p] = with_offset(in, weight_offset[p], spare);
+        spare += offsets;
+    }
 }
 
 }  // namespace
@@ -142,33 +198,38 @@ void quantized_linear(Pool& pool, const QuantizedProduct* products, int64_t coun
         const int64_t permuted = permutation ? round_up(a.rows * a.inputs, 16) : 0;
         const size_t bytes = activation_bytes(a.rows, scheme) / 64 * 64 + 64;
         const int64_t offsets = round_up(padded_rows(a.rows) * (scheme.depth / scheme.group), 16);
-        float* memory = pool.shared(static_cast<size_t>(permuted + (n - 1) * offsets) * sizeof(float) + bytes);
+        const RowOperation& operation = products[i].operation;
+        LowRanks low_ranks = updates_of(products + i, n, a.x);
+        const bool computed = operation.kind != RowOperationKind::none;
+        const int64_t stored = computed && low_ranks.number ? round_up(a.rows * a.inputs, 16) : 0;  // updates need the rows as floats
+        const int64_t inner = low_ranks.number ? round_up(static_cast<int64_t>(InnerProducts::bytes(low_ranks) / sizeof(float)), 16) : 0;
+        float* const beginning = pool.shared(static_cast<size_t>(stored + inner + permuted + (n - 1) * offsets) * sizeof(float) + bytes);
+        float* const memory = beginning + stored + inner;
+        if (stored) low_ranks.x = beginning;
         if (permutation) permute(pool, a.x, a.rows, a.inputs, permutation, memory);
         const Activations in = lay_out_activations(memory + permuted, a.rows, scheme);
-        const RowOperation& operation = products[i].operation;
-        if (operation.kind == RowOperationKind::none) {
-            quantize_activations(pool, StoredRows{permutation ? memory : a.x, a.inputs}, a.rows, scheme, in);
-        } else {
-            const ComputedRows rows{operation, a.x, a.inputs, pool};
-            pool.reserve(rows.scratch_bytes());
-            quantize_activations(pool, rows, a.rows, scheme, in);
-        }
-        // Matrices of another kind have other zero-point corrections for the same bytes.
-        int32_t* spare = reinterpret_cast<int32_t*>(reinterpret_cast<char*>(memory + permuted) + bytes);
-        int32_t weight_offset[max_products];
+        int32_t* const spare = reinterpret_cast<int32_t*>(reinterpret_cast<char*>(memory + permuted) + bytes);
         Activations of_product[max_products];
-        for (int64_t p = 0; p < n; ++p) {
-            weight_offset[p] = weight_offset_of(*products[i + p].weights);
-            int64_t equal = 0;
-            while (weight_offset[equal] != weight_offset[p]) ++equal;
-            if (equal < p || p == 0) {
-                of_product[p] = p == 0 ? in : of_product[equal];
-                continue;
+        const ComputedRows rows{operation, a.x, a.inputs, pool, stored ? beginning : nullptr};
+        const auto prepare = [&](FirstTask& task) {
+            if (computed) rows.tile(0, a.rows, 0).columns(0, a.inputs);
+            task.rows.add();
+            quantize_part(StoredRows{permutation ? memory : low_ranks.x, a.inputs}, a.rows, scheme, in, 0, 0, 1, 0);
+            share_activations(products + i, n, in, spare, offsets, of_product);
+            task.activations.add();
+        };
+        FirstTask first_task(low_ranks.number > 0 && takes_one_thread(a.rows, a.inputs));
+        if (!first_task.needed) {
+            if (computed) {
+                if (!stored) pool.reserve(rows.scratch_bytes());
+                quantize_activations(pool, rows, a.rows, scheme, in);
+            } else {
+                quantize_activations(pool, StoredRows{permutation ? memory : a.x, a.inputs}, a.rows, scheme, in);
             }
-            of_product[p] = with_offset(in, weight_offset[p], spare);
-            spare += offsets;
+            share_activations(products + i, n, in, spare, offsets, of_product);
         }
-        run_products(pool, products + i, n, of_product);
+        ProductUpdates updates(pool, products + i, low_ranks, beginning + stored);
+        run_products(pool, updates, n, of_product, first_task, prepare);
         i += n;
     }
 }

@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "linear/linear.h"
+#include "lowrank/lowrank.h"
 #include "quantized/row_operation.h"
 #include "runtime/pool.h"
 
@@ -84,6 +85,11 @@ struct QuantizedProduct {
     // SwiGLU: silu of this product times the next one, which has the output. Both quantize their activations alike and have
     // equally many outputs, and neither has a bias, a residual or an activation.
     bool gates = false;
+    // Updates that adapters add to this product, after bias and residual, of the rows after the operation; excludes an
+    // activation. Their `out` is not used. Those of all products of a call lie one after the other.
+    const LowRank* updates = nullptr;
+    int64_t update_count = 0;
+    bool bf16_updates = false;
 };
 
 // Whether products with two matrices can share the bytes of their activations.

@@ -23,12 +23,14 @@ struct StoredRows {
     Tile tile(int64_t first, int64_t, int) const { return Tile{x + first * inputs}; }
 };
 
-// Rows of x after an operation, computed in the scratch memory of each worker: reserve scratch_bytes() before.
+// Rows of x after an operation. They are written to `out` [rows, inputs], or computed in the scratch memory of each worker if
+// that is null: reserve scratch_bytes() before.
 struct ComputedRows {
     const RowOperation& operation;
     const float* x;
     int64_t inputs;
     const Pool& pool;
+    float* out = nullptr;
 
     struct Tile {
         const RowOperation& operation;
@@ -69,15 +71,17 @@ struct ComputedRows {
         return max(1, round_up(256, heads ? operation.width : 1) / scheme.group);
     }
 
-    Tile tile(int64_t first, int64_t rows, int worker) const { return tile(first, rows, pool.scratch(worker)); }
+    Tile tile(int64_t first, int64_t rows, int worker) const {
+        return tile(first, rows, out ? out + first * inputs : pool.scratch(worker));
+    }
 
-    Tile tile(int64_t first, int64_t rows, float* out) const {
+    Tile tile(int64_t first, int64_t rows, float* to) const {
         Tile t{.operation = operation,
                .x = x + first * inputs,
                .other = operation.other ? operation.other + first * inputs : nullptr,
                .inputs = inputs,
                .rows = rows,
-               .out = out,
+               .out = to,
                .statistics = {}};
         for (int64_t r = 0; r < rows; ++r) {
             const float* row = t.x + r * inputs;

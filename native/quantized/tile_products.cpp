@@ -1,6 +1,7 @@
 // Products with quantized weights in tile registers, for many rows. The kernel without tiles does the others, with equal bits.
 // An operation on the rows is computed for all rows before the products, SwiGLU after them.
 #include "quantized/permutation.h"
+#include "quantized/product_updates.h"
 #include "quantized/row_source.h"
 #include "quantized/tile_dots.h"
 
@@ -108,9 +109,10 @@ inline void multiply_whole_matrix(const QuantizedProduct& product, const TileAct
 }
 
 // Products [0, count) of the same rows with the same activations.
-inline void run_products(Pool& pool, const QuantizedProduct* products, int64_t count, const TileActivations& in) {
+inline void run_products(Pool& pool, ProductUpdates& updates, int64_t count, const TileActivations& in) {
+    const QuantizedProduct* products = updates.products;
     Split splits[max_products];
-    int64_t begin[max_products], tasks = 0;
+    int64_t begin[max_products], tasks = updates.inner.tasks();
     size_t unpacked = 0;
     for (int64_t i = 0; i < count; ++i) {
         splits[i] = split_of(pool, products[i].args, in.scheme);
@@ -121,17 +123,22 @@ inline void run_products(Pool& pool, const QuantizedProduct* products, int64_t c
     }
     if (unpacked) pool.reserve(unpacked);
     parallel(pool, tasks, [&](int64_t task, int worker) {
+        if (task < updates.inner.tasks()) return updates.inner.run(task);
         int64_t i = count - 1;
         while (task < begin[i]) --i;
         const Split& s = splits[i];
         const int64_t range = (task - begin[i]) / s.chunks, chunk = (task - begin[i]) % s.chunks;
         const int64_t first = chunk * s.tiles_of_task, last = min(s.tiles, first + s.tiles_of_task);
-        const int64_t row = range * s.rows_of_task, end = min(products[i].args.rows, row + s.rows_of_task);
+        const Linear& a = products[i].args;
+        const int64_t row = range * s.rows_of_task, end = min(a.rows, row + s.rows_of_task);
         const TileScope tiles(product_shapes(row_block, tile_outputs, in.scheme.part / 4));
         if (products[i].weights->grouped())
             multiply_grouped(products[i], in, first, last, row, end, reinterpret_cast<int8_t*>(pool.scratch(worker)));
         else
             multiply_whole_matrix(products[i], in, first, last, row, end);
+        const int64_t column = first * tile_outputs;
+        updates.add(i, OutputBlock{.row = row, .rows = end - row, .column = column, .width = min(last * tile_outputs, a.outputs) - column,
+                                   .first = a.out + row * a.outputs + column, .stride = a.outputs});
     });
 }
 
@@ -174,17 +181,22 @@ void quantized_linear(Pool& pool, const QuantizedProduct* products, int64_t coun
         const bool operation = products[i].operation.kind != RowOperationKind::none, gates = products[i].gates;
         const int64_t computed = operation || w.permutation ? round_up(a.rows * a.inputs, 16) : 0;
         const int64_t gate_floats = gates ? round_up(a.rows * a.outputs, 16) : 0;
-        float* memory = pool.shared(static_cast<size_t>(computed + gate_floats) * sizeof(float) + tile_activation_bytes(a.rows, scheme));
+        LowRanks low_ranks = updates_of(products + i, n, a.x);
+        const int64_t inner = low_ranks.number ? round_up(static_cast<int64_t>(InnerProducts::bytes(low_ranks) / sizeof(float)), 16) : 0;
+        float* memory = pool.shared(static_cast<size_t>(computed + gate_floats + inner) * sizeof(float) + tile_activation_bytes(a.rows, scheme));
+        float* const rest = memory + computed + gate_floats;
+        if (operation) low_ranks.x = memory;
         if (operation)
             compute_rows(pool, products[i], memory);
         else if (w.permutation)
             permute(pool, a.x, a.rows, a.inputs, w.permutation, memory);
-        const TileActivations in = lay_out_tile_activations(memory + computed + gate_floats, a.rows, scheme);
+        const TileActivations in = lay_out_tile_activations(rest + inner, a.rows, scheme);
         quantize_to_tiles(pool, computed ? memory : a.x, in);
         QuantizedProduct together[max_products];
         for (int64_t p = 0; p < n; ++p) together[p] = products[i + p];
         if (gates) together[0].args.out = memory + computed;
-        run_products(pool, together, n, in);
+        ProductUpdates updates(pool, together, low_ranks, rest);
+        run_products(pool, updates, n, in);
         if (gates) apply_gates(pool, memory + computed, together[1].args);
     }
 }

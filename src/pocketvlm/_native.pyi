@@ -142,12 +142,15 @@ class Runtime:
         norm_bias: _Floats | None = None,
         eps: float = 0.0,
         gates: bool = False,
+        updates: list[list[tuple[_Ints | None, NDArray[Any], NDArray[Any], float]]] = ...,
+        bf16_updates: bool = False,
     ) -> None:
-        """`linear` of x with 1 to 8 quantized matrices. `biases` and `residuals` may be shorter than `weights`.
+        """`linear` of x with 1 to 8 quantized matrices; `biases`, `residuals` and `updates` may be shorter lists.
 
         operation: done with the rows first: 0 none, 1 rms_norm, 2 layer_norm, 3 gated_rms_norm (z is `other`), 4
         sigmoid_gate (the gate is `other`). gates: silu of the product with the first of two matrices times that with
-        the second is the one out. With either, the matrices must be `quantized_alike`.
+        the second is the one out. With either, the matrices must be `quantized_alike`. updates: of each product
+        (rows, a, b, scale) as for `add_low_rank`, added after residuals and before `gates`; exclude an activation.
         """
 
     def quantized_embed(self, table: QuantizedMatrix, ids: _Ints, out: _Floats, /) -> None:

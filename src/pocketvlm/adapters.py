@@ -34,13 +34,15 @@ class Adapter:
 
     updates: by the name of the matrix that they change. replacements: tensors that stand in for the checkpoint's own
     (`modules_to_save` of PEFT). options: image, video and template options that the adapter was trained with, the
-    defaults of requests that use it. source: where it was read from, for messages.
+    defaults of requests that use it. source: where it was read from, for messages. base: what it was trained on, as far
+    as its files say: `model`, a name, and `sample`, sums of values (`checkpoint/adapters/base.py`).
     """
 
     updates: Mapping[str, Update]
     replacements: Mapping[str, DenseTensor] = field(default_factory=lambda: MappingProxyType({}))
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     source: str = "adapter"
+    base: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     def digest(self) -> str:
         """Hex digest of all values that change logits: part of the keys of caches."""

@@ -15,11 +15,13 @@ PocketVLMError
 └── AddressError           a server elsewhere that cannot be reached, or refuses
 
 CacheWarning               cache files that cannot be written or used; loading continues without them
+AdapterWarning             an adapter that was trained on another base than the model it is loaded into
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "AdapterWarning",
     "AddressError",
     "BackendError",
     "CacheWarning",
@@ -91,3 +93,7 @@ class AddressError(PocketVLMError, RuntimeError):
 
 class CacheWarning(UserWarning):
     """A cache file could not be written or used. This costs only loading time."""
+
+
+class AdapterWarning(UserWarning):
+    """An adapter was trained on another base than the model: its answers may be wrong."""

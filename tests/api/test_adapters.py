@@ -16,6 +16,7 @@ from nano_adapters import RANK, TARGETS, write_adapter
 import pocketvlm
 from pocketvlm import LLM, LoRARequest, Model, SamplingParams
 from pocketvlm.checkpoint.adapters import read_adapter
+from pocketvlm.checkpoint.hub import embedded_directory
 from pocketvlm.errors import CheckpointError, OptionError, PocketVLMError
 from pocketvlm.model import expected_tensors
 from pocketvlm.options.load import named_adapters
@@ -166,6 +167,27 @@ def test_names_of_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for wrong in ("=a", "x="):
         with pytest.raises(OptionError, match="give NAME=DIR"):
             named_adapters([wrong])
+
+
+@pytest.mark.parametrize("name", ["nano", "nano:latest", "", "  ", "a\nb", "a\x1b[1m", "x" * 201, None, 7])
+def test_names_that_no_adapter_may_have_are_refused_everywhere(model: Model, folder: Path, name: Any) -> None:
+    known = list(model.adapters)
+    message = "has the name of the model" if str(name).startswith("nano") else "give a name of 1 to 200 printable"
+    for replace_it in (False, True):
+        with pytest.raises(OptionError, match=message):
+            model.add_adapter(name, folder / "first", replace=replace_it)
+    assert list(model.adapters) == known
+    if isinstance(name, str):
+        with pytest.raises(OptionError, match=message):
+            pocketvlm.load("nano", adapters={name: folder / "first"})
+
+
+def test_the_name_of_a_directory_is_its_last_part(tmp_path: Path, folder: Path) -> None:
+    copy = tmp_path / "small"
+    copy.symlink_to(embedded_directory())
+    for name in (str(copy), "nano"):  # the target of the link is what requests call it
+        with pytest.raises(OptionError, match="has the name of the model"):
+            pocketvlm.load(copy, adapters={name: folder / "first"})
 
 
 @pytest.mark.parametrize("adapters", ["first", 5, [5], {"x": 5}, {5: "x"}, [""]])

@@ -151,7 +151,7 @@ def test_reasoning_is_no_part_of_an_answer(raw: str, thinking: bool, text: str) 
         (record("Where?", "a cat", metric="iou"), "data.jsonl:2: metric iou: the reference has no box"),
         (record("Where?", "x", metric="blue"), "data.jsonl:2: metric='blue' is not a metric"),
         (record("Where?", " . ", metric="contains"), "data.jsonl:2: metric contains: the reference is empty"),
-        (record("Where?", "x", id=[1]), "data.jsonl:2: 'id' must be a text or a whole number, not list"),
+        (record("Where?", "x", id=[1]), "data.jsonl:2: 'id' must be a text or a whole number, not a list"),
         (record("Where?", "x", id="red"), "data.jsonl:2: the id 'red' is that of .*data.jsonl:1 too"),
         (record("Where?", "x", image="none.png"), "data.jsonl:2: .*none.png"),
         ({"messages": [{"role": "user", "content": "a"}]}, "data.jsonl:2: .*role 'user'"),

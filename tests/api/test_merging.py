@@ -79,7 +79,12 @@ def test_updates_are_added_with_their_scale(source: Path, tmp_path: Path, scale:
         for module in MODULES
     }
     assert_merged(tmp_path / "out", base, expected)
-    assert (result.updated, result.replaced, result.untied, result.dequantized) == (3, 0, False, None)
+    assert (result.changes.updated, result.changes.replaced, result.changes.untied, result.dequantized) == (
+        3,
+        0,
+        False,
+        None,
+    )
     assert tmp_path / "out" / "model.safetensors" in result.paths
     assert calls[-1][0] == "write"
     assert calls[-1][1] == calls[-1][2]
@@ -93,7 +98,7 @@ def test_replaced_tensors_stand_in_with_updates_on_top(source: Path, tmp_path: P
     state = factors([Q], SHAPES) | {f"{PREFIX}{NORM}": norm, f"{PREFIX}{Q}.weight": matrix}
     result = merge_adapter(source, write_folder(tmp_path / "a", state), tmp_path / "out")
     assert_merged(tmp_path / "out", tensors_of(source), {NORM: norm, f"{Q}.weight": matrix + update(state, Q, 2.0)})
-    assert (result.updated, result.replaced) == (1, 2)
+    assert (result.changes.updated, result.changes.replaced) == (1, 2)
 
 
 def test_the_patch_embedding_is_merged_as_a_convolution(source: Path, tmp_path: Path) -> None:
@@ -120,7 +125,7 @@ def test_an_adapted_embedding_is_untied_from_the_head(source: Path, tmp_path: Pa
     first, second = array(4, vocabulary), array(hidden, 4, seed=1)
     state = {f"{EMBED}.lora_embedding_A": first, f"{EMBED}.lora_embedding_B": second}
     result = merge_adapter(source, write_folder(tmp_path / "a", state), tmp_path / "out")
-    assert result.untied
+    assert result.changes.untied
     assert not is_tied(tmp_path / "out")
     base = tensors_of(source)
     assert_merged(
@@ -133,7 +138,7 @@ def test_an_adapted_embedding_is_untied_from_the_head(source: Path, tmp_path: Pa
 def test_a_replaced_head_is_untied_from_the_embedding(source: Path, tmp_path: Path) -> None:
     head = array(*SHAPES[EMBEDDING])
     result = merge_adapter(source, write_folder(tmp_path / "a", {f"{PREFIX}{HEAD}": head}), tmp_path / "out")
-    assert result.untied
+    assert result.changes.untied
     assert not is_tied(tmp_path / "out")
     assert_merged(tmp_path / "out", tensors_of(source), {HEAD: head})
 
@@ -143,13 +148,13 @@ def test_what_changes_head_and_embedding_alike_leaves_them_tied(source: Path, tm
     tokens = write_folder(
         tmp_path / "a", {f"{EMBED}.token_adapter.trainable_tokens_delta": rows}, trainable_token_indices=[5, 0]
     )
-    assert not merge_adapter(source, tokens, tmp_path / "rows").untied
+    assert not merge_adapter(source, tokens, tmp_path / "rows").changes.untied
     assert is_tied(tmp_path / "rows")
     expected = base[EMBEDDING].dequantize().copy()
     expected[[5, 0]] = rows
     assert_merged(tmp_path / "rows", base, {EMBEDDING: expected})
     both = {f"{PREFIX}{name}": array(*SHAPES[EMBEDDING]) for name in (EMBEDDING, HEAD)}
-    assert not merge_adapter(source, write_folder(tmp_path / "b", both), tmp_path / "both").untied
+    assert not merge_adapter(source, write_folder(tmp_path / "b", both), tmp_path / "both").changes.untied
     assert is_tied(tmp_path / "both")
     assert_merged(tmp_path / "both", base, {EMBEDDING: both[f"{PREFIX}{HEAD}"]})
 
@@ -179,7 +184,7 @@ def test_a_gguf_pair_is_a_base(tmp_path: Path) -> None:
     write_json(folder / "pocketvlm.json", {"version": 1, "options": {"downsample_mode": "4x"}})
     result = merge_adapter(pair.text, folder, tmp_path / "out")
     assert result.dequantized is not None
-    assert result.untied
+    assert result.changes.untied
     assert not is_tied(tmp_path / "out")
     assert open_checkpoint(tmp_path / "out").processor.downsample_mode == "4x"
     base = tensors_of(pair.text)
@@ -192,9 +197,9 @@ def test_options_go_into_the_settings_of_the_checkpoint(source: Path, tmp_path: 
     options = {"downsample_mode": "4x", "max_slice_nums": 3, "slice_mode": False, "use_image_id": False}
     write_json(folder / "pocketvlm.json", {"version": 1, "options": {**options, "stack_frames": 3, "fps": 2.0}})
     result = merge_adapter(source, folder, tmp_path / "out")
-    assert result.saved == options
-    assert result.left == {"stack_frames": 3, "fps": 2.0}
-    assert result.for_videos == {"max_slice_nums": 3}
+    assert result.changes.saved == options
+    assert result.changes.left == {"stack_frames": 3, "fps": 2.0}
+    assert result.changes.for_videos == {"max_slice_nums": 3}
     merged, before = open_checkpoint(tmp_path / "out"), open_checkpoint(source)
     assert {name: getattr(merged.processor, name) for name in options} == options
     assert merged.processor.scale_resolution == before.processor.scale_resolution

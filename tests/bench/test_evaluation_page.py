@@ -162,7 +162,7 @@ def test_videos_show_a_frame_and_what_cannot_be_shown_says_why(tmp_path: Path) -
     found = evaluated(tmp_path, [video, record("What?", "a", image="broken.png")], ["a", "b"])
     read = Reader(page(found))
     assert [image["alt"] for image in read.all("img")] == ["first frame of the video penguin.mp4"]
-    assert any(text.startswith("no picture: ") and "broken.png" in text for text in read.texts["p"])
+    assert any(text.startswith("no image: ") and "broken.png" in text for text in read.texts["p"])
 
 
 def test_long_texts_are_cut(tmp_path: Path) -> None:

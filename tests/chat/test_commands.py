@@ -120,8 +120,8 @@ def test_paste_takes_a_picture_or_files(session: Session, here: Path, monkeypatc
     holds([str(here / "a.png"), str(here / "paper.pdf")])
     assert len(run(session, "/paste").lines) == 4
     for found, message in (
-        (None, "holds no picture"),
-        ([], "holds no picture"),
+        (None, "holds no image"),
+        ([], "holds no image"),
         (NotImplementedError("x"), "install wl-clipboard"),
         (OSError("no\ndisplay"), "cannot be read: no display: give a path"),
     ):

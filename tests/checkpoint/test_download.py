@@ -259,7 +259,8 @@ def test_a_failing_or_absent_hub(user: User) -> None:
     answer = user.pull(INSTRUCT)
     assert answer["error"] == "DownloadError"
     assert answer["message"].startswith(
-        f"{user.hub.endpoint} cannot be reached and {INSTRUCT} is not complete in the cache"
+        f"model '{INSTRUCT}': there is no such directory or file, and as a hub id: {user.hub.endpoint} cannot be "
+        f"reached and {INSTRUCT} is not complete in the cache"
     )
     assert "HF_ENDPOINT" in answer["message"]
 

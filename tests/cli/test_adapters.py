@@ -53,6 +53,9 @@ def test_adapters_that_cannot_be_read_are_one_line(invoke: Any, folder: Path, co
         (str(folder / "third"), "there is no such folder"),
         (str(folder), "the adapters are in its folders first, second: give one"),
         ("x=", "give NAME=DIR"),
+        (f"nano={folder / 'first'}", "adapter 'nano' has the name of the model"),
+        (f"a\tb={folder / 'first'}", "give a name of 1 to 200 printable characters"),
+        (str(folder / "frist"), f"(did you mean {folder / 'first'}?)"),
     ):
         refused = invoke(command, "nano", *more, "--adapter", wrong, "-q")
         assert refused.code != 0
@@ -86,7 +89,7 @@ def test_info_says_what_adapters_change(invoke: Any, folder: Path) -> None:
     assert "text: 4 down_proj, 2 o_proj, 2 out_proj" in lines[0]
     assert "no options of its own" in lines[0]
     assert "options: downsample_mode 4x, max_slice_nums 1" in lines[1]
-    assert "adapter" not in invoke("info", "nano").out
+    assert not [line for line in invoke("info", "nano").out.splitlines() if line.startswith("adapter")]
 
 
 def test_a_chat_begins_with_the_first_adapter_and_changes_it(invoke: Any, folder: Path) -> None:
@@ -100,6 +103,18 @@ def test_a_chat_begins_with_the_first_adapter_and_changes_it(invoke: Any, folder
     assert talk.code == 0, talk.err
     assert len(set(alone)) == 3
     assert talk.out.split() == " ".join(alone).split()
+
+
+def test_a_chat_refuses_the_name_that_means_the_model(invoke: Any, folder: Path) -> None:
+    refused = invoke("chat", "nano", "--adapter", f"default={folder / 'first'}", stdin=b"hello")
+    assert refused.code == 2
+    assert "/set adapter default is the model itself" in refused.err
+
+
+def test_pull_says_how_to_use_an_adapter(invoke: Any, folder: Path) -> None:
+    pulled = invoke("pull", str(folder / "first"))
+    assert pulled.out == f"{folder / 'first'}\n"
+    assert pulled.err.splitlines()[-1] == (f"an adapter: use it with pocketvlm run MODEL --adapter {folder / 'first'}")
 
 
 @pytest.mark.parametrize(

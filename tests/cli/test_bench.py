@@ -83,7 +83,7 @@ def test_wrong_options(invoke):
         (("--kv-cache-dtype", "int3"), "int3"),
         (("--depth", "0"), "depth=0 is out of range: give 1 to"),
         (("--depth", "70000000"), "depth=70000000 is out of range"),
-        (("--prefill-chunk", "0"), "prefill_chunk=0 is out of range"),
+        (("--prefill-chunk", "0"), "--prefill-chunk=0 is out of range"),
         (("nowhere/at-all-x",), "nowhere/at-all-x"),
     ):
         outcome = invoke("bench", *arguments)

@@ -86,7 +86,7 @@ def test_what_goes_wrong_in_a_pipe_is_a_line_and_an_exit_code(invoke, tmp_path):
         (["--load", "no.json"], 2, "--load no.json: there is no such file"),
         (["--temperature", "-1"], 2, "temperature=-1.0 is out of range"),
         (["--precision", "exact", "--weights", "int4"], 2, "contradicts"),
-        (["--max-slice-nums", "0"], 2, "max_slice_nums"),
+        (["--max-slice-nums", "0"], 2, "--max-slice-nums"),
         (["no-such-model/x/y"], 1, "no-such-model"),
     ],
 )
@@ -224,4 +224,4 @@ def test_the_history_is_private_and_leaves_long_lines_out(tmp_path, monkeypatch)
 
 
 def test_help_names_the_command(invoke):
-    assert "Chat about pictures" in invoke("chat", "--help").out.replace("\n", " ")
+    assert "Chat about images" in invoke("chat", "--help").out.replace("\n", " ")

@@ -42,7 +42,7 @@ def test_json_lists_the_files(invoke, tmp_path):
 def test_a_revision_is_one_of_the_hub(invoke, tmp_path, command):
     outcome = invoke(command, "nano", str(tmp_path / "out"), "--format", "native", "--revision", "v1")
     assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err.startswith("error: revision='v1': 'nano' is a local directory or file")
+    assert outcome.err.startswith("error: --revision='v1': 'nano' is a local directory or file")
 
 
 @pytest.mark.parametrize(

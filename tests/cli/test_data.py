@@ -60,7 +60,7 @@ def test_faults_are_listed_with_file_and_line(invoke, folder):
 def test_nothing_to_train_on_fails_even_if_bad_records_may_be_skipped(invoke, folder):
     found = invoke("data", "check", write(folder, BAD), "--skip-bad")
     assert found.code == 1
-    assert found.err.splitlines()[-1] == "error: no sample is left to train on: correct the data, or raise max_length"
+    assert found.err.splitlines()[-1] == "error: no sample is left to train on: correct the data, or raise --max-length"
 
 
 def test_samples_that_are_too_long(invoke, folder):
@@ -107,18 +107,18 @@ def test_a_folder_of_llama_factory(invoke, folder):
     assert invoke("data", "check", ".", "--name", "plain").out.startswith("alpaca: 1 sample, longest")
     refused = invoke("data", "check", ".")
     assert (refused.code, refused.out) == (1, "")
-    assert "lists the datasets plain, other: choose with a name" in refused.err
+    assert "lists the datasets plain, other: choose with --name=NAME" in refused.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["no.jsonl"], 1, "error: no.jsonl: no such file"),
-        (["d.jsonl", "--max-length", "1"], 2, "max_length=1 is out of range"),
+        (["d.jsonl", "--max-length", "1"], 2, "--max-length=1 is out of range"),
         (["d.jsonl", "--threads", "0"], 2, "threads=0 is out of range"),
-        (["d.jsonl", "--max-slice-nums", "0"], 2, "max_slice_nums=0 is out of range"),
+        (["d.jsonl", "--max-slice-nums", "0"], 2, "--max-slice-nums=0 is out of range"),
         (["d.jsonl", "--format", "share"], 2, "did you mean 'sharegpt'?"),
-        (["d.jsonl", "--media-dir", "no"], 1, "media_dir='no' is no folder"),
+        (["d.jsonl", "--media-dir", "no"], 1, "--media-dir='no' is no folder"),
         ([], 2, "Missing argument 'DATA'"),
     ],
 )

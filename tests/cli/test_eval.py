@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,7 @@ def test_a_model_is_scored_and_its_failures_are_data_again(invoke, data, tmp_pat
     assert [each["id"] for each in failed] == [each["id"] for each in found["samples"] if each["score"] < 1]
     assert len(failed) == found["candidate"]["failed"] > 0
     assert {"messages", "answers", "answer", "score", "place"} <= set(failed[0])
+    assert failed[0]["messages"][0]["content"][0]["image"] == f"{failed[0]['id']}.png"  # relative to this file
     again = invoke("eval", "nano", str(failures), *FEW, "--json", "--metric", "anls")
     assert {(each["id"], each["answer"], each["metric"]) for each in json.loads(again.out)["samples"]} == {
         (each["id"], each["answer"], "anls") for each in failed
@@ -106,6 +109,31 @@ def test_an_interruption_says_how_to_continue(invoke, data, tmp_path, monkeypatc
     assert outcome.code == 130
     assert outcome.err.startswith("interrupted: the answers up to here are in ")
     assert "--answers FILE" in invoke("eval", "nano", str(data), "-q").err
+
+
+def test_sigterm_ends_an_evaluation_as_an_interruption(invoke, data, tmp_path, monkeypatch):
+    def evaluate(*given: object, **options: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the signal came to nothing")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("pocketvlm.api.evaluation.evaluate", evaluate)
+    outcome = invoke("eval", "nano", str(data), "--answers", str(tmp_path / "a.jsonl"), "-q")
+    assert outcome.code == 130
+    assert outcome.err.startswith("interrupted: the answers up to here are in ")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_reports_name_files_as_the_user_did(invoke, data, tmp_path, monkeypatch):
+    (tmp_path / "red.png").write_bytes(b"no image")
+    monkeypatch.chdir(tmp_path)
+    names = ("p.html", "p.json", "f.jsonl", "a.jsonl")
+    outputs = ("-o", "p.html", "-o", "p.json", "--failures", "f.jsonl", "--answers", "a.jsonl")
+    assert invoke("eval", "nano", data.name, *FEW, *outputs, "-q").code == 0
+    for name in names:
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert str(tmp_path) not in text, name
+        assert "red.png" in text
 
 
 @pytest.mark.parametrize(

@@ -100,14 +100,14 @@ def test_an_interrupted_run_says_how_to_continue(invoke, training):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--rank", "0"), "rank=0 is out of range: give a whole number from 1 to 1024"),
-        (("--dropout", "1"), "dropout=1.0 is out of range: give a number of at least 0 and below 1"),
-        (("--eval-every", "5"), "eval_every=5 evaluates nothing: give evaluation data too (eval)"),
+        (("--rank", "0"), "--rank=0 is out of range: give a whole number from 1 to 1024"),
+        (("--dropout", "1"), "--dropout=1.0 is out of range: give a number of at least 0 and below 1"),
+        (("--eval-every", "5"), "--eval-every=5 evaluates nothing: give evaluation data too, --eval=FILE"),
         (("--mode", "8x"), "'8x' is not one of '16x', '4x'"),
-        (("--slices", "0"), "max_slice_nums=0 is out of range"),
-        (("--device", "tpu"), "device='tpu' is not supported: give 'cpu' or 'cuda'"),
-        (("--targets", "q_prj"), "targets='q_prj' names no matrix of this checkpoint: did you mean 'q_proj'?"),
-        (("--max-length", "40"), "are more than max_length=40"),
+        (("--slices", "0"), "--slices=0 is out of range"),
+        (("--device", "tpu"), "--device='tpu' is not supported: give 'cpu' or 'cuda'"),
+        (("--targets", "q_prj"), "--targets='q_prj' names no matrix of this checkpoint: did you mean 'q_proj'?"),
+        (("--max-length", "40"), "are more than --max-length=40"),
         (("--feature-cache", "x"), "--feature-cache"),
     ],
 )
@@ -158,4 +158,4 @@ def test_a_folder_that_exists_is_left_alone(invoke, tmp_path):
 def test_resume_without_a_run_is_refused(invoke, tmp_path):
     outcome = invoke("finetune", "nano", "a.jsonl", "-o", str(tmp_path / "out"), "--resume", "-q")
     assert outcome.code == 2
-    assert "has no checkpoint to resume from: leave --resume out" in outcome.err
+    assert "has no checkpoint to resume from: leave the option out" in outcome.err

@@ -27,13 +27,13 @@ def test_a_picture_given_as_a_video_and_the_reverse(invoke, model, picture, clip
     for arguments in (["-v", str(picture)], ["-v", f"{picture}:2"], ["-i", f"video:{picture}"]):
         outcome = invoke("run", "nano", "hi", *arguments)
         assert outcome.code == 1
-        assert outcome.err == f"error: video '{picture}': this is a picture (PNG): give it with -i\n"
+        assert outcome.err == f"error: video '{picture}': this is an image (PNG): give it with -i\n"
     outcome = invoke("run", "nano", "hi", "-i", str(clip))
     assert outcome.code == 1
     assert outcome.err == f"error: image '{clip}': this is a video (MP4 or QuickTime): give it with -v\n"
     assert not model.loaded
-    assert "this is a picture" in invoke("tokens", "-v", str(picture)).err
-    assert "this is a picture" in invoke("chat", "-v", str(picture)).err
+    assert "this is an image" in invoke("tokens", "-v", str(picture)).err
+    assert "this is an image" in invoke("chat", "-v", str(picture)).err
 
 
 @pytest.mark.parametrize("command", ["run", "chat"])
@@ -49,7 +49,7 @@ def test_the_first_bytes_count_and_not_the_name(tmp_path, picture, clip):
     (tmp_path / "clip.jpg").write_bytes(clip.read_bytes())
     assert read_images([str(tmp_path / "photo.mp4")])
     assert read_videos([str(tmp_path / "clip.jpg")])
-    with pytest.raises(VideoError, match="this is a picture"):
+    with pytest.raises(VideoError, match="this is an image"):
         read_videos([str(tmp_path / "photo.mp4")])
     with pytest.raises(ImageError, match="this is a video"):
         read_images([str(tmp_path / "clip.jpg")])
@@ -95,7 +95,7 @@ def test_a_file_that_is_no_media_is_not_sent_as_text(invoke, tmp_path):
         outcome = invoke("chat", stdin=f"{twice}\n{twice}\n".encode())
         assert outcome.code == code
         assert bool(outcome.out) is (twice != str(path)), "a question may be meant as text, a path alone never is"
-    assert "notes.txt: not a picture" in invoke("chat", "-i", str(path), stdin=b"").err
+    assert "notes.txt: not an image" in invoke("chat", "-i", str(path), stdin=b"").err
     (tmp_path / "a.svg").write_text("<svg></svg>")
     outcome = invoke("chat", stdin=f"{tmp_path}/a.svg".encode())
     assert "SVG are not read: it is a drawing without pixels" in outcome.err

@@ -61,6 +61,49 @@ def test_quantizing_merges_and_says_so(invoke, tmp_path, adapter):
     assert "at run time give --stack-frames 3" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("nano", "out", "--merge-adapter", "adapter", "--merge-adapter", "other"),
+            "is given 2 times, for adapter and",
+        ),
+        (("adapter", "out", "--merge-adapter", "nano"), "the two are swapped"),
+        (("openbmb/none", "out", "--merge-adapter", "none"), "adapter 'none': there is no such folder"),
+        (("nano", "out", "--merge-adapter", "adapter"), "adapter_model.safetensors"),
+    ],
+)
+def test_faults_of_adapters_end_a_quantization_before_it_starts(
+    invoke, tmp_path, adapter, monkeypatch, arguments, said
+):
+    monkeypatch.chdir(tmp_path)
+    (adapter / "adapter_model.safetensors").write_bytes(b"damaged")
+    outcome = invoke("quantize", *arguments)
+    assert outcome.code != 0
+    assert outcome.err.startswith("error: ")
+    assert said in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_another_base_is_refused_unless_allowed(invoke, tmp_path, adapter, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = {"model": "org/base", "sample": {"model.language_model.layers.*.self_attn.q_proj.weight": 1e6}}
+    write_json(adapter / "pocketvlm.json", {"version": 1, "options": {}, "base": base})
+    refused = invoke("merge", "nano", "adapter", "out")
+    assert refused.code == 1
+    assert "was trained on another base than" in refused.err
+    assert "(on org/base)" in refused.err
+    assert "--allow-other-base" in refused.err
+    assert invoke("merge", "nano", "adapter", "out", "--allow-other-base").code == 0
+    assert invoke("quantize", "nano", "q", "--merge-adapter", "adapter", "--method", "rtn").code == 1
+    allowed = ("--merge-adapter", "adapter", "--method", "rtn", "--allow-other-base")
+    assert invoke("quantize", "nano", "q", *allowed).code == 0
+    warned = invoke("info", "nano", "--adapter", "adapter")
+    assert warned.code == 0
+    assert "was trained on another base than" in warned.err
+
+
 def test_a_quantized_base_is_said_aloud(invoke, tmp_path, adapter):
     import pocketvlm
 
@@ -88,6 +131,11 @@ def test_an_untied_head_is_said_aloud(invoke, tmp_path):
         (("nano", "adapter", "out", "--scale", "0"), 2, "scale=0"),
         (("nano", "adapter", "out", "--adapter-revision", "v1"), 2, "revision='v1'"),
         (("nanoo", "adapter", "out"), 1, "'nanoo'"),
+        (("adapter", "nano", "out"), 2, "the two are swapped: give the model first"),
+        (("adapter", "adapter", "out"), 2, "model 'adapter' is an adapter: give its base as the model"),
+        (("nano", "nano", "out"), 1, "is a whole checkpoint, no adapter"),
+        (("nano", "adaptre", "out"), 1, "(did you mean adapter?)"),
+        (("openbmb/none", "none", "out"), 1, "adapter 'none'"),  # before anything is downloaded
     ],
 )
 def test_what_cannot_be_is_one_line_and_leaves_nothing(invoke, tmp_path, adapter, monkeypatch, arguments, code, said):

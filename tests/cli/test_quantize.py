@@ -73,7 +73,7 @@ def test_arguments_reach_the_quantizer(invoke, quantizer):
         **{"model": "nano", "out": "out", "format": "mlx", "scheme": "int4-g32", "method": "gptq"},
         **{"bits_per_weight": 4.5, "seed": 3, "threads": 2, "keep": ("*.o_proj.weight", "lm_head*")},
         **{"calibration": "a.jsonl", "mmproj": None, "revision": "v1", "vision": "stored"},
-        "merge_adapter": "org/invoices",
+        **{"merge_adapter": "org/invoices", "allow_other_base": False},
     }
     lines = outcome.out.splitlines()
     assert lines[0].startswith(f"written  out: {len(quantizer.paths)} files, 11.")

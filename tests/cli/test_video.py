@@ -58,13 +58,13 @@ def test_tokens_of_videos(invoke, clip, picture):
 def test_what_does_not_fit_is_said_with_what_would(invoke, clip):
     arguments = ["tokens", "-v", str(clip), "--fps", "10", "--downsample-mode", "4x"]
     outcome = invoke(*arguments)
-    assert "too long for the context: use max_num_frames=" in outcome.out
-    frames = outcome.out.split("max_num_frames=")[1].split()[0]
+    assert "too long for the context: use --max-num-frames=" in outcome.out
+    frames = outcome.out.split("--max-num-frames=")[1].split()[0]
     fits = json.loads(invoke(*arguments, "--max-num-frames", frames, "--json").out)
     assert fits["prompt_tokens"]["4x"] < fits["context"]
     refused = invoke("run", "nano", "hi", *arguments[1:])
     assert refused.code != 0
-    assert f"context holds 2048: use max_num_frames={frames}" in refused.err
+    assert f"context holds 2048: use --max-num-frames={frames}" in refused.err
 
 
 def test_nano_watches_a_clip(invoke, clip):

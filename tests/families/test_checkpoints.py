@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy as np
 import processor_kit
 import pytest
 import torch
+from canvas_checkpoint import write_checkpoint
 from clips import drawing
 from oracle import (
-    TINY_VISION,
     Oracle,
     assert_close,
     config_dict,
@@ -30,7 +30,6 @@ from pocketvlm.bench.scenarios import Prompts
 from pocketvlm.errors import CheckpointError, ConfigError
 from pocketvlm.families import MINICPMV4_6, MINICPMV4_7, Markers
 from pocketvlm.interfaces.prompts import continued
-from pocketvlm.processor import Tokenizer
 from pocketvlm.types import Prompt
 
 QUESTION = {"type": "text", "text": "What is it?\nAnd why?"}
@@ -56,30 +55,11 @@ class Pair:
 def write(directory: Path, backend: str) -> Pair:
     """A random checkpoint with the small tokenizer; for `native` config.json names all marker ids, for `torch` none."""
     tower = TOWERS[backend]
-    tokenizer = Tokenizer.from_files(processor_kit.write_tokenizer(directory), processor_kit.SETTINGS)
-    special = tokenizer.special
-    (newline,) = tokenizer.encode_plain("\n")
-    markers = Markers(special.image_start, special.image_end, special.slice_start, special.slice_end, newline)
-    oracle = make_oracle(
-        config_dict(
-            text={"vocab_size": tokenizer.vocab_size},
-            vision={**TINY_VISION, "model_type": MINICPMV4_7.vision_type, **tower},
-            family=MINICPMV4_7,
-            image_token_id=special.image,
-            video_token_id=special.video,
-            eos_token_id=tokenizer.control_ids["<|im_end|>"],
-            **{f"{name}_id": value for name, value in asdict(markers).items()},
-        ),
-        seed=8,
-    )
-    oracle.model.save_pretrained(directory)
-    config = json.loads((directory / "config.json").read_text())
-    assert [config[f"{name}_id"] for name in asdict(markers)] == list(asdict(markers).values())
+    oracle = write_checkpoint(directory, tower)
     if tower:
-        config.update({f"{name}_id": None for name in asdict(markers)})
+        config = json.loads((directory / "config.json").read_text())
+        config.update({f"{each.name}_id": None for each in fields(Markers)})
         (directory / "config.json").write_text(json.dumps(config))
-    (directory / "preprocessor_config.json").write_text(json.dumps(processor_kit.PREPROCESSOR))
-    (directory / "chat_template.jinja").write_text(processor_kit.TEMPLATE)
     reference = processor_kit.reference(directory, family="minicpmv4_7")
     return Pair(directory, oracle, reference, backend)
 

@@ -55,6 +55,8 @@ BAD = {
 REFUSED = {
     "missing file": (line("x", question("nothing.png")), "nothing.png': there is no such file"),
     "a device": (line("x", question("../" * 20 + "dev/null")), "/dev/null': not a regular file"),
+    "a path without a dot": (line("x", question("/dev/null")), "'/dev/null': not a regular file"),
+    "a path of base64 letters": (line("x", question("/etc/shadows")), "'/etc/shadows': there is no such file"),
     "no picture": (line("x", question("README.md")), "messages[0].content[0]: "),
     "file id": (line("x", [{"type": "image", "file_id": "file-1"}]), "file_id='file-1' is a file of a server"),
     "scheme": (line("x", [{"type": "image_url", "image_url": {"url": "ftp://x/a.png"}}]), "ftp: is not supported"),
@@ -138,7 +140,7 @@ def test_json_has_the_figures(batch, tmp_path):
     assert {name: found[name] for name in ("lines", "before", "answered", "failed", "images")} == {
         "lines": 2, "before": 0, "answered": 1, "failed": 1, "images": 1,
     }  # fmt: skip
-    assert set(found["stages"]) == {"read", "picture decoding", "resize", "vision", "prefill", "decode"}
+    assert set(found["stages"]) == {"read", "image decoding", "resize", "vision", "prefill", "decode"}
     assert all(found["stages"][stage] > 0 for stage in ("vision", "prefill", "decode"))
 
 

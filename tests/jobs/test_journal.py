@@ -122,7 +122,7 @@ def output(path, **settings):
 def test_an_output_belongs_to_one_job(tmp_path):
     out = tmp_path / "out.jsonl"
     output(out).open(3).close()
-    message = r'out\.jsonl: it belongs to another job \(prompt was "What\?", is "Who\?"\): give another name, or remove'
+    message = r'out\.jsonl: it belongs to another job: --prompt was "What\?", is "Who\?"\. Give the same input'
     with pytest.raises(OptionError, match=message):
         output(out, prompt="Who?").open(3)
     journal = output(out).open(3)
@@ -130,8 +130,27 @@ def test_an_output_belongs_to_one_job(tmp_path):
     output(out).finish(journal)
     assert out.read_bytes().count(b"\n") == 1
     assert output(out).open(3) is None
-    with pytest.raises(OptionError, match="another job"):
+    with pytest.raises(OptionError, match=r"another job: what IN holds has changed\. Give"):
         output(out, input="def").open(3)
+
+
+def test_the_options_that_differ_are_named(tmp_path):
+    out = tmp_path / "out.jsonl"
+    first = {"sampling": {"temperature": 0.5, "seed": 1}, "checkpoint": "a", "schema": None}
+    output(out, **first).open(3).close()
+    other = {"sampling": {"temperature": 1, "seed": 1}, "checkpoint": "b", "schema": {"type": "object"}}
+    with pytest.raises(OptionError) as caught:
+        output(out, **other).open(3)
+    assert (
+        "another job: --temperature was 0.5, is 1; the weights have changed (--model, --weights); --schema was not "
+        'given, is {"type": "object"}. Give the same input and options to go on with that one, or another -o'
+    ) in str(caught.value)
+
+
+def test_an_output_in_no_directory_is_refused(tmp_path):
+    with pytest.raises(OptionError, match=r"nowhere/out\.jsonl: there is no directory .*nowhere: make it first"):
+        output(tmp_path / "nowhere" / "out.jsonl").open(3)
+    assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.partial"])
@@ -152,7 +171,7 @@ def test_a_damaged_job_file_is_another_job(tmp_path):
     out = tmp_path / "out.jsonl"
     output(out).open(3).close()
     output(out).side.write_bytes(b"{")
-    with pytest.raises(OptionError, match="belongs to another job"):
+    with pytest.raises(OptionError, match=r"belongs to another job: .*out\.jsonl\.job is damaged"):
         output(out).open(3)
 
 

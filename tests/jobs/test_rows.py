@@ -63,7 +63,10 @@ def test_every_answer_has_the_schema(batch, tmp_path):
     found = read_lines(tmp_path / "out.jsonl")
     for each in found[:5]:
         jsonschema.validate(json.loads(text_of(each["response"]["body"])[0]), SCHEMA)
-    batch("in.jsonl", "-o", "out.parquet", "--schema", "schema.json")
+    outcome = batch("in.jsonl", "-o", "out.parquet", "--schema", "schema.json", "--json")
+    assert "7 lines, 2 failed (1 without the JSON of --schema: raise --max-tokens) in " in outcome.err
+    counts = json.loads(outcome.out)
+    assert [counts[name] for name in ("answered", "failed", "unfit")] == [5, 2, 1]
     table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
     assert {field.name: str(field.type) for field in table.schema} == {
         "custom_id": "string",
@@ -81,9 +84,10 @@ def test_every_answer_has_the_schema(batch, tmp_path):
         expected = json.loads(text_of(each["response"]["body"])[0])
         expected["any"] = json.dumps(expected["any"]) if expected["any"] is not None else None
         assert row == {"custom_id": each["custom_id"], **expected, "error": None}
-    assert rows[5]["error"] == "the answer is no JSON object (finish reason length): raise max_tokens"
+    assert rows[5]["error"] == "the answer is no JSON object (finish reason length): raise --max-tokens"
     assert rows[6]["error"].startswith("line 7: this is not valid JSON")
     assert rows[6]["custom_id"] is None
+    assert sum(row["error"] is not None for row in rows) == counts["failed"]
     assert not (tmp_path / "out.parquet.partial").exists()
 
 

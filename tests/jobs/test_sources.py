@@ -99,7 +99,7 @@ def test_rows_become_questions(table):
     assert content(found[1])[0] == {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
     assert content(found[1])[1]["text"] == "A ? {yes}"
     assert found[2].problem.message == "row 3: the column id is empty"
-    assert found[3].problem.message == "row 4: there is no picture in its cell"
+    assert found[3].problem.message == "row 4: there is no image in its cell"
 
 
 def test_rows_without_ids_are_numbered(table):
@@ -161,7 +161,7 @@ def test_files_that_cannot_be_read(tmp_path, name, data, message):
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(InputError, match="no pictures or videos in this folder"):
+    with pytest.raises(InputError, match="no images or videos in this folder"):
         lines_of(tmp_path)
 
 
@@ -209,12 +209,38 @@ def test_equal_hashes_of_custom_ids_are_no_repetition(tmp_path, monkeypatch):
 
 def test_a_folder_is_answered(batch, pictures, tmp_path):
     (pictures / "broken.png").write_bytes(b"no picture")
+    (pictures / "empty.png").touch()
+    (pictures / "link.png").symlink_to("nowhere")
     outcome = batch("pictures", "-o", "out.jsonl", "-p", "What is this?", "--max-tokens", "3", "--max-num-frames", "2")
     assert outcome.code == 0
     found = {each["custom_id"]: each["response"] for each in read_lines(tmp_path / "out.jsonl")}
-    assert list(found) == ["a.PNG", "b.png", "broken.png", "clip.mp4", "more/c.png"]
-    assert [name for name, each in found.items() if each["status_code"] != 200] == ["broken.png"]
-    texts = {
-        name: each["body"]["choices"][0]["message"]["content"] for name, each in found.items() if name != "broken.png"
-    }
+    assert list(found) == ["a.PNG", "b.png", "broken.png", "clip.mp4", "empty.png", "link.png", "more/c.png"]
+    wrong = {name: found.pop(name)["body"]["error"]["message"] for name in ("broken.png", "empty.png", "link.png")}
+    assert all(each["status_code"] == 200 for each in found.values())
+    for name, message in wrong.items():
+        assert message.startswith(f"messages[0].content[0]: '{pictures / name}': "), "an error names the file"
+    assert "empty, no image data" in wrong["empty.png"]
+    assert "there is no such file" in wrong["link.png"]
+    texts = {name: each["body"]["choices"][0]["message"]["content"] for name, each in found.items()}
     assert texts["a.PNG"] == texts["b.png"] == texts["more/c.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(pictures, monkeypatch):
+    """Its pictures would be missing in the output, and nobody would know."""
+
+    def walk(path, onerror):
+        onerror(PermissionError(13, "Permission denied", str(path / "more")))
+        return iter(())
+
+    monkeypatch.setattr("pocketvlm.jobs.sources.pictures.os.walk", walk)
+    with pytest.raises(InputError, match=r"more: Permission denied: make the folder readable"):
+        lines_of(pictures)
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "in.csv"])
+def test_an_input_without_lines_is_refused(batch, tmp_path, name):
+    (tmp_path / name).write_text("\n" if name.endswith("l") else "path,kind\n")
+    outcome = batch(name, "-o", "out.jsonl", *([] if name.endswith("l") else ["-p", "What?"]))
+    assert outcome.code == 1
+    assert outcome.err == f"error: {name}: there is no line or row in it, so there is nothing to answer\n"
+    assert [path.name for path in tmp_path.iterdir()] == [name]

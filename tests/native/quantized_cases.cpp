@@ -280,9 +280,48 @@ void shared_bytes_case(Suite& suite, int64_t rows) {
     });
 }
 
+// Random low-rank updates of two products: some rows of the first have one, the others another, and all rows of the second.
+struct Updates {
+    Updates(Random& random, int64_t rows, int64_t inputs, int64_t outputs)
+        : floats(random.floats(whole(inputs, low_rank_block) * 5 + whole(outputs, low_rank_block) * 5, 0.3f)), bits(floats.size()), order(rows) {
+        for (int64_t i = 0; i < floats.size(); ++i) {
+            uint32_t word;
+            std::memcpy(&word, &floats[i], 4);
+            bits[i] = static_cast<uint16_t>(word >> 16);
+        }
+        int64_t n = 0;
+        for (int64_t r = 0; r < rows; ++r)
+            if (r % 3 != 1) order[n++] = static_cast<int32_t>(r);
+        const int64_t chosen = n;
+        for (int64_t r = 1; r < rows; r += 3) order[n++] = static_cast<int32_t>(r);
+        list = {LowRank{.rows = order.data(), .a = nullptr, .b = nullptr, .out = nullptr, .count = chosen, .outputs = outputs, .rank = 5, .scale = 0.5f},
+                LowRank{.rows = order.data() + chosen, .a = nullptr, .b = nullptr, .out = nullptr, .count = rows - chosen, .outputs = outputs, .rank = 2, .scale = 2.0f},
+                LowRank{.rows = nullptr, .a = nullptr, .b = nullptr, .out = nullptr, .count = rows, .outputs = outputs, .rank = 4, .scale = 1.0f}};
+        split = whole(inputs, low_rank_block) * 5;
+    }
+
+    // The updates with factors of a type, of products with these outputs.
+    std::vector<LowRank> of(bool bf16, float* first, float* second) {
+        std::vector<LowRank> made = list;
+        for (size_t i = 0; i < made.size(); ++i) {
+            made[i].a = bf16 ? static_cast<const void*>(bits.data()) : floats.data();
+            made[i].b = bf16 ? static_cast<const void*>(bits.data() + split) : floats.data() + split;
+            made[i].out = i < 2 ? first : second;
+        }
+        return made;
+    }
+
+    Floats floats;
+    Array<uint16_t> bits;
+    Ints order;
+    std::vector<LowRank> list;
+    int64_t split;
+};
+
 // An operation on the rows inside the product: the bits of the operation and then the product. gates: SwiGLU of two products.
+// updated: with low-rank updates, whose bits are those of updates of the finished products.
 void row_operation_case(Suite& suite, RowOperationKind operation, const Kind& kind, int64_t rows, int64_t inputs, int64_t width,
-                        bool gates) {
+                        bool gates, bool updated = false) {
     using enum RowOperationKind;
     const int64_t outputs = 50;
     Random random(static_cast<uint64_t>(rows * 1000 + inputs));
@@ -291,9 +330,11 @@ void row_operation_case(Suite& suite, RowOperationKind operation, const Kind& ki
     for (int64_t k = 0; k < inputs && rows > 2; ++k) x[2 * inputs + k] = 0.0f;
     const Floats other = random.floats(rows * inputs, 3.0f), weight = random.floats(inputs), bias = random.floats(inputs);
     const Floats residual = random.floats(rows * outputs);
+    Updates updates(random, rows, inputs, outputs);
+    const bool bf16 = rows % 2;
     const RowOperation fused{.kind = operation, .other = other.data(), .weight = weight.data(), .bias = bias.data(), .width = width, .eps = 1e-5f};
     const auto what = describe(std::string("quantized_linear ") + kind.name, {{"operation", static_cast<int64_t>(operation)}, {"rows", rows},
-                               {"inputs", inputs}, {"width", width}, {"gates", gates}});
+                               {"inputs", inputs}, {"width", width}, {"gates", gates}, {"updated", updated}});
     suite.each(what, [&](const Kernels& kernels, Pool& pool) -> std::string {
         Floats normed(rows * inputs), gate(rows * outputs), up(rows * outputs), expected(rows * outputs), actual(rows * outputs);
         const float* in = operation == none ? x.data() : normed.data();
@@ -311,9 +352,16 @@ void row_operation_case(Suite& suite, RowOperationKind operation, const Kind& ki
         };
         QuantizedProduct separate[] = {product(first, in, gates ? gate : expected), product(second, in, up)};
         kernels.quantized_linear(pool, separate, gates ? 2 : 1);
+        std::vector<LowRank> list = updates.of(bf16, separate[0].args.out, up.data());
+        if (!gates) list.pop_back();
+        if (updated) kernels.add_low_rank(pool, LowRanks{in, list.data(), static_cast<int64_t>(list.size()), inputs, bf16});
         if (gates) kernels.swiglu(pool, Pointwise{gate.data(), up.data(), expected.data(), rows * outputs});
         QuantizedProduct together[] = {product(first, x.data(), actual), product(second, x.data(), actual)};
         together[0].operation = fused, together[0].gates = gates;
+        for (int64_t i = 0; updated && i < 2; ++i) {
+            together[i].updates = list.data() + 2 * i, together[i].update_count = i ? 1 : 2;
+            together[i].bf16_updates = bf16;
+        }
         kernels.quantized_linear(pool, together, gates ? 2 : 1);
         return first_difference("product", actual, expected);
     });
@@ -407,6 +455,7 @@ void quantized_cases(Suite& suite) {
                     for (const bool gates : {false, true}) {
                         const auto chosen = static_cast<RowOperationKind>(operation);
                         if (chosen != RowOperationKind::none || gates) row_operation_case(suite, chosen, kind, rows, inputs, width, gates);
+                        row_operation_case(suite, chosen, kind, rows, inputs, width, gates, true);
                     }
     for (const bool bf16 : {true, false})
         for (const auto& [inputs, outputs] : {std::pair<int64_t, int64_t>{64, 16}, {5, 1}, {333, 33}}) {

@@ -87,10 +87,10 @@ def test_reading_heic_changes_nothing_in_the_process() -> None:
 def test_a_missing_decoder_is_named_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     data = heic(picture())
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(ImageError, match=r"HEIC pictures need .* pip install 'pocketvlm\[heic\]', or save it as PNG"):
+    with pytest.raises(ImageError, match=r"HEIC images need .* pip install 'pocketvlm\[heic\]', or save it as PNG"):
         load_image(data)
     monkeypatch.setattr(features, "check", lambda name: False)
-    with pytest.raises(ImageError, match=r"AVIF pictures need Pillow 11.3 .* pip install --upgrade Pillow"):
+    with pytest.raises(ImageError, match=r"AVIF images need Pillow 11.3 .* pip install --upgrade Pillow"):
         load_image(encoded(picture(), "AVIF"))
 
 
@@ -136,16 +136,16 @@ SVG = b'<?xml version="1.0"?>\n<!-- a drawing -->\n<svg xmlns="http://www.w3.org
         (b"\xef\xbb\xbf<svg></svg>", ["SVG are not read"]),
         (brand(b"crx ", b"isom"), ["camera raw are not read", "develop it"]),
         (bytes(128) + b"DICM" + bytes(20), ["DICOM are not read"]),
-        (encoded(picture(), "PDF"), ["it is a PDF file: give its pages as pictures"]),
-        (b"\n<!DOCTYPE html><html></html>", ["web page", "the address of the picture itself"]),
+        (encoded(picture(), "PDF"), ["it is a PDF file: give its pages as images"]),
+        (b"\n<!DOCTYPE html><html></html>", ["web page", "the address of the image itself"]),
         (archive(), ["ZIP archive"]),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", ["git lfs pull"]),
-        (b"RIFF\0\0\0\0WAVEfmt ", ["sound file, and only pictures and videos are read"]),
+        (b"RIFF\0\0\0\0WAVEfmt ", ["sound file, and only images and videos are read"]),
         (brand(b"isom", b"mp41"), ["looks like a video: give it as one", "MP4"]),
         (brand(b"qt  "), ["looks like a video"]),
         (b"\x1a\x45\xdf\xa3" + bytes(20), ["looks like a video", "WebM"]),
-        (b"\0" * 100, ["not a picture in a format we read (JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIC)"]),
-        (b"BM, a text that begins like a bitmap", ["not a picture in a format we read", "b'BM, a text t'"]),
+        (b"\0" * 100, ["not an image in a format we read (JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIC)"]),
+        (b"BM, a text that begins like a bitmap", ["not an image in a format we read", "b'BM, a text t'"]),
     ],
     ids=lambda value: None if isinstance(value, list) else repr(value[:12]),
 )  # fmt: skip
@@ -195,12 +195,12 @@ def test_brands_tell_pictures_from_videos(major: bytes, others: tuple[bytes, ...
 def test_a_picture_that_is_given_as_a_video(data: bytes, name: str, tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(data)
     for source in (data, tmp_path / "clip.mp4", io.BytesIO(data)):
-        with pytest.raises(VideoError, match=rf"it is a picture \({name}\), not a video: give it as an image"):
+        with pytest.raises(VideoError, match=rf"it is an image \({name}\), not a video: give it as an image"):
             open_frames(source, MediaLimits())
 
 
 def test_other_files_that_are_given_as_a_video() -> None:
-    with pytest.raises(VideoError, match="it is a PDF file: give its pages as pictures"):
+    with pytest.raises(VideoError, match="it is a PDF file: give its pages as images"):
         open_frames(encoded(picture(), "PDF"), MediaLimits())
     with pytest.raises(VideoError, match="not a video: this is a web page"):
         open_frames(b"<html>not found</html>", MediaLimits())

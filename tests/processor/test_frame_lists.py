@@ -35,7 +35,7 @@ def test_a_folder_and_a_list_of_images(tmp_path):
     with pytest.raises(VideoError, match="3 frames are more than max_num_frames=2: raise it"):
         clip_of(listed, max_num_frames=2)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(VideoError, match="no picture in this folder"):
+    with pytest.raises(VideoError, match="no image in this folder"):
         clip_of(str(tmp_path / "empty"))
     with pytest.raises(VideoError, match="a video of no images"):
         clip_of([])
@@ -81,7 +81,7 @@ def test_frames_in_one_uri():
         ("", "frame 0 of 1 is empty: put one comma between two frames"),
         (f"{texts[0]},,{texts[1]}", "frame 1 of 3 is empty"),
         (f"{texts[0]},?!", "frame 1 of .*: not valid base64"),
-        (f"{texts[0]},AAAA", "frame 1 of .*: not a picture in a format we read"),
+        (f"{texts[0]},AAAA", "frame 1 of .*: not an image in a format we read"),
     ):
         with pytest.raises(VideoError, match=says):
             watch(f"data:video/jpeg;base64,{bad}")

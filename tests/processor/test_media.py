@@ -218,7 +218,7 @@ def test_truncated_files_never_give_wrong_pixels(name):
     assert len(messages) >= (8 if name in ANIMATED else 20)
     for message in messages:
         assert message.split(": ")[0].endswith(" bytes")
-        assert any(word in message for word in ("damaged or incomplete", "not a picture", "empty")), message
+        assert any(word in message for word in ("damaged or incomplete", "not an image", "empty")), message
 
 
 @settings(max_examples=300, deadline=None)

@@ -187,7 +187,7 @@ BAD = {
     "text": (lambda at: b"hello, I am no video" * 20, "not a video in a format we read"),
     "playlist": (lambda at: b"#EXTM3U\n#EXTINF:9,\n/etc/passwd\n#EXT-X-ENDLIST\n", "not a video in a format we read"),
     "concat list": (lambda at: b"ffconcat version 1.0\nfile /etc/passwd\n", "not a video in a format we read"),
-    "picture": (png, "it is a picture (PNG), not a video: give it as an image"),
+    "picture": (png, "it is an image (PNG), not a video: give it as an image"),
     "index cut off": (lambda at: clip_bytes(at)[:3000], "not a video in a format we read"),
     "frames cut off": (
         lambda at: with_index_first(clip_bytes(at), at / "b.mp4")[:3000],

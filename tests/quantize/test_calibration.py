@@ -183,7 +183,7 @@ def test_sources_that_hold_nothing_are_refused(processor: Processor, tmp_path: P
         read_calibration("nowhere", processor, max_length=2048)
     with pytest.raises(InputError, match="is empty"):
         read_calibration(write_lines(tmp_path / "empty.jsonl", ""), processor, max_length=2048)
-    with pytest.raises(InputError, match="holds no pictures"):
+    with pytest.raises(InputError, match="holds no images"):
         read_calibration(tmp_path, processor, max_length=2048)
     (tmp_path / "latin.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="it is not UTF-8 text"):
@@ -216,5 +216,5 @@ def test_lines_end_at_line_breaks_alone_and_may_have_a_byte_order_mark(tmp_path:
 
 def test_hidden_files_of_a_folder_are_no_pictures(tmp_path: Path, processor: Processor) -> None:
     (tmp_path / "._a.png").write_bytes(b"resource fork")
-    with pytest.raises(InputError, match="holds no pictures"):
+    with pytest.raises(InputError, match="holds no images"):
         read_calibration(tmp_path, processor, max_length=2048)

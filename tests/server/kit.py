@@ -101,7 +101,7 @@ def running(
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive(), "the server did not end"
-        failures = [line for line in found.lines() if line.get("event")]
+        failures = [line for line in found.lines() if "trace" in line]
         assert not failures, failures[0]["trace"]
         assert context.body_bytes == 0
         assert context.admission.inside == 0

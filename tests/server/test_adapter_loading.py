@@ -101,7 +101,7 @@ def test_vllms_bodies_load_and_unload(loading: Running, folder: Path) -> None:
     assert loading.chat("hello", model="first").status_code == 404
     again = unload(loading, "first")
     assert again.status_code == 404
-    assert "no such adapter is loaded; loaded are none" in again.json()["error"]["message"]
+    assert "no such adapter is loaded: loaded are none" in again.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", ["first", "./first", "deep/second", "deep/../first", "link-in"])
@@ -150,9 +150,19 @@ def test_names_and_bodies_that_are_wrong(loading: Running) -> None:
     twice = load(loading, "first", "deep/second")
     assert twice.status_code == 400
     assert "load_inplace: true" in twice.json()["error"]["message"]
-    taken = load(loading, "nano", "first")
-    assert taken.status_code == 400
-    assert "has the name of the model" in taken.json()["error"]["message"]
+    for name, message in {
+        "nano": "lora_name='nano' has the name of the model",
+        "nano:latest": "has the name of the model",
+        "first": "an adapter of this name is loaded",
+        "  ": "lora_name='  ': give a name of 1 to 200 printable characters",
+        "a\nb": "lora_name='a\\\\nb': give a name",
+        "x" * 201: "give a name of 1 to 200 printable characters",
+    }.items():
+        taken = load(loading, name, "first").json()["error"]
+        assert taken["param"] == "lora_name"
+        assert taken["code"] in ("invalid_adapter_name", "adapter_loaded")
+        assert message.replace("\\\\", "\\") in taken["message"]
+    assert "did you mean 'first'?" in unload(loading, "frist").json()["error"]["message"]
     for body in ({}, {"lora_name": "x"}, {"lora_name": "", "lora_path": "first"}, {"lora_name": "x", "lora_path": ""},
                  {"lora_name": "x", "lora_path": "first", "is_3d_lora_weight": True},
                  {"lora_name": "x", "lora_path": "first", "load_inplace": "yes"},

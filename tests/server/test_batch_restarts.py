@@ -7,6 +7,7 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from server.batch_kit import GATED, Gate, begin, client_of, content, ended, line
 from server.kit import EXAMPLES, running, until
 
 import pocketvlm
+from pocketvlm.server.run import uploads_in
 
 
 def test_the_next_server_goes_on(tmp_path: Path) -> None:
@@ -121,3 +123,18 @@ def test_killed_servers_lose_no_line_and_answer_none_twice(tmp_path: Path, kills
         pytest.fail(f"the server is gone: {error}")
     finally:
         server.kill()
+
+
+@pytest.mark.parametrize("chosen", [None, "elsewhere"])
+def test_uploads_on_their_way_are_in_the_data_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    """TMPDIR wins, and the process has its own directory again afterwards."""
+    monkeypatch.delenv("TMPDIR", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("TMPDIR", chosen)
+    before = tempfile.tempdir
+    for data_dir, expected in ((tmp_path, str(tmp_path) if chosen is None else before), (None, before)):
+        with uploads_in(data_dir):
+            assert tempfile.tempdir == expected
+        assert tempfile.tempdir == before

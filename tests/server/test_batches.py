@@ -199,7 +199,7 @@ def test_an_expired_batch_says_what_is_missing(tmp_path: Path) -> None:
         until(lambda: client.batches.retrieve(batch.id).request_counts.completed >= 1)
         assert gate.reached.wait(60)
         assert server.context._worker is not None
-        current = server.context._worker._current
+        current = server.context._worker._answered
         assert current is not None
         current.expires = 1.0
         until(server.context._worker._stop.is_set)

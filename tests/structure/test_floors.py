@@ -16,7 +16,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "accelerate": ("train",),
     "av": ("processor",),
     "fastapi": ("server",),
-    "huggingface_hub": ("checkpoint.download",),
+    "huggingface_hub": ("checkpoint.download", "checkpoint.download_errors"),
     "jinja2": ("processor",),
     "llguidance": ("guided",),
     "matplotlib": ("bench.load.plot", "bench.comparison.plot", "train.plot"),

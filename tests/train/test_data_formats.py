@@ -157,7 +157,7 @@ def test_dataset_info_names_files_columns_and_tags(folder: Path) -> None:
     assert found.format == "sharegpt, alpaca"
     with pytest.raises(DataError, match=r"no dataset 'chat' \(did you mean 'chats'\?\): give one of chats, plain"):
         read_dataset(folder / "data", name="chat")
-    with pytest.raises(DataError, match="lists the datasets chats, plain, modern: choose with a name"):
+    with pytest.raises(DataError, match="lists the datasets chats, plain, modern: choose with name=NAME"):
         read_dataset(folder / "data" / "dataset_info.json")
 
 

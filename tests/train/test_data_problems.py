@@ -233,7 +233,7 @@ def test_check_finds_what_reading_does_not(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     bad = [
         (talk("<image>", "a", "b", "c", images=["cut.jpg"]), "damaged or incomplete JPEG file"),
-        (talk("<image>", "a", images=["text.png"]), "not a picture in a format we read"),
+        (talk("<image>", "a", images=["text.png"]), "not an image in a format we read"),
         (talk("<video>", "a", videos=["text.png"]), "video"),
         (talk("q", "a<|im_end|>"), "the answer holds the control token '<|im_end|>'"),
         (talk("q", "a", "b", "\ud800"), "lone surrogate"),

@@ -157,12 +157,34 @@ def test_other_settings_are_refused_by_name_with_both_values(tmp_path: Path) -> 
     run = RunFolder(tmp_path / "a.partial")
     run.begin({"lr": 1e-4, "data": "aa"})
     run.check({"lr": 1e-4, "data": "aa"})
-    with pytest.raises(OptionError, match=r"--resume: lr was 0\.0001 when the run .* began, and is 0\.001 now"):
+    with pytest.raises(
+        OptionError, match=r"resume=True: .* began with lr=0\.0001, and this one is with lr=0\.001: give"
+    ):
         run.check({"lr": 1e-3, "data": "aa"})
-    with pytest.raises(OptionError, match=r"downsample_mode was nothing when .* and is '4x' now"):
+    with pytest.raises(OptionError, match=r"began without downsample_mode, and this one is with downsample_mode='4x'"):
         run.check({"lr": 1e-4, "data": "aa", "downsample_mode": "4x"})
-    with pytest.raises(OptionError, match=r"data was 'aa' when .* and is 'bb' now"):
+    with pytest.raises(OptionError, match="the training data differs from that with which the run in"):
         run.check({"lr": 1e-4, "data": "bb"})
+    run.check({"lr": 1e-4}, later=("data",))  # before the data is read
+    with pytest.raises(OptionError, match="began with lr"):
+        run.check({"lr": 1e-3}, later=("data",))
+
+
+def test_a_full_disk_is_named_with_the_way_out(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "a.partial")
+    run.begin({})
+    full = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 259584 vs 259472")
+
+    def fails(folder: Path) -> None:
+        raise full
+
+    with pytest.raises(
+        CheckpointError, match=r"step-00000002: cannot be written: No space .*: make room, and begin again"
+    ):
+        run.save(2, fails)
+    run.save(2, write("2"))
+    with pytest.raises(CheckpointError, match=r"make room; resume=True continues after step 2"):
+        run.save(4, fails)
 
 
 def test_the_log_ends_where_a_run_resumes(tmp_path: Path) -> None:
@@ -174,3 +196,21 @@ def test_the_log_ends_where_a_run_resumes(tmp_path: Path) -> None:
         file.write('{"step": 4, "lo')  # cut off by a crash
     run.truncate_log(2)
     assert [json.loads(line)["step"] for line in run.log.read_text().splitlines()] == [1, 2]
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder_and_removes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Any, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    own = tmp_path / "own.partial"
+    own.mkdir()
+    (own / "notes.txt").write_text("mine")
+    with pytest.raises(OptionError, match="cannot be made: File exists"):
+        RunFolder(own).begin({})
+    assert (own / "notes.txt").exists()
+    monkeypatch.setattr("pocketvlm.train.state.write_all", full)
+    with pytest.raises(OptionError, match="cannot be made: No space left on device"):
+        RunFolder(tmp_path / "a.partial").begin({})
+    assert not (tmp_path / "a.partial").exists()

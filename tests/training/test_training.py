@@ -13,78 +13,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from training_kit import SHORT, file_digest, losses, train, updates
+from training_kit import SHORT, file_digest, losses, plain_losses, train, updates
 
 from pocketvlm import load
-from pocketvlm.api import processor_for
 from pocketvlm.api.finetuning import finetune
 from pocketvlm.api.quantizing import quantize_model
 from pocketvlm.checkpoint.adapters import read_adapter
+from pocketvlm.checkpoint.adapters.base import sample_of
 from pocketvlm.checkpoint.hub import embedded_directory
 from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.errors import CheckpointError, OptionError
 from pocketvlm.model import expected_tensors
-from pocketvlm.train.data import read_dataset
-from pocketvlm.train.examples import ExampleMaker
-from pocketvlm.train.schedule import Schedule
-from pocketvlm.train.targets import choose_targets
 
 pytestmark = pytest.mark.train
 DataMaker = Callable[..., Path]
 AUTO = 30  # matrices of nano's language model
 
 
-def plain_losses(data: Path, targets: str, options: dict[str, Any]) -> list[float]:
-    """Losses of a plain loop: transformers' forward and peft, one sample at a time."""
-    import peft
-    import torch
-    import transformers
-
-    torch.set_num_threads(1)
-    checkpoint = open_checkpoint(embedded_directory())
-    make = ExampleMaker(processor_for(checkpoint), options={"max_slice_nums": 1})
-    examples = [make(sample) for sample in read_dataset(data).samples]
-    network = transformers.MiniCPMV4_6ForConditionalGeneration.from_pretrained(
-        embedded_directory(), dtype=torch.float32
-    )
-    torch.manual_seed(0)
-    modules = list(choose_targets(checkpoint.model, targets))
-    network = peft.get_peft_model(
-        network, peft.LoraConfig(r=options["rank"], lora_alpha=options["alpha"], target_modules=modules)
-    )
-    weights = [each for each in network.parameters() if each.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=options["lr"], weight_decay=0.0)
-    schedule = Schedule(len(examples), 4, options["epochs"], options["lr"], 0.05, 0)
-    found = []
-    for step in range(schedule.steps):
-        chosen = [examples[i] for i in schedule.indices(step)]
-        count = sum(int((example.labels != -100).sum()) for example in chosen)
-        total = 0.0
-        for example in chosen:
-            inputs: dict[str, Any] = {}
-            if example.prompt.views:
-                views = [view.load() for view in example.prompt.views]
-                strips = [v.patches.reshape(-1, 3, 14, 14).transpose(1, 2, 0, 3).reshape(3, 14, -1) for v in views]
-                inputs["pixel_values"] = torch.from_numpy(np.concatenate(strips, -1))[None]
-                inputs["target_sizes"] = torch.tensor([(v.rows, v.cols) for v in views], dtype=torch.int32)
-            logits = network(input_ids=torch.from_numpy(example.ids.astype(np.int64))[None], **inputs).logits[0]
-            labels = torch.from_numpy(example.labels.astype(np.int64))
-            loss = torch.nn.functional.cross_entropy(logits[:-1], labels[1:], reduction="sum") / count
-            loss.backward()
-            total += float(loss.detach())
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.param_groups[0]["lr"] = schedule.learning_rate(step)
-        optimizer.step()
-        optimizer.zero_grad()
-        found.append(total)
-    return found
-
-
 @pytest.mark.parametrize("targets", ["auto", "all"])
 def test_the_loss_of_each_step_is_that_of_a_plain_loop(make_data: DataMaker, tmp_path: Path, targets: str) -> None:
     data, options = make_data(7), {**SHORT, "dropout": 0.0}
     result = train(data, tmp_path / "out", dropout=0.0, targets=targets)
-    ours, plain = losses(tmp_path / "out"), plain_losses(data, targets, options)
+    ours, plain = losses(tmp_path / "out"), plain_losses(embedded_directory(), data, targets, options)
     assert len(ours) == len(plain) == result.steps == 6
     # Rounding differs: batches, padding, and with frozen towers the features of the native engine.
     assert np.allclose(ours, plain, rtol=2e-3), (ours, plain)
@@ -114,23 +64,21 @@ def test_an_interrupted_run_that_resumes_has_the_bits_of_one_that_was_not(make_d
         if report.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(
-        KeyboardInterrupt, match=r"step 3 of 6 is saved in .*parts\.partial: .* with --resume continues"
-    ):
+    with pytest.raises(KeyboardInterrupt, match=r"step 3 is saved in .*parts\.partial: continue with resume=True"):
         train(data, tmp_path / "parts", report=interrupt, **options)
     assert not (tmp_path / "parts").exists()
     with pytest.raises(
-        OptionError, match=r"parts\.partial: holds an unfinished run of 3 steps: continue it with --resume"
+        OptionError, match=r"parts\.partial: holds an unfinished run of 3 steps: continue it with resume=True"
     ):
         train(data, tmp_path / "parts", **options)
     for name, value, message in (
-        ("lr", 1e-3, "--resume: lr was 0.003 when the run"),
-        ("downsample_mode", "4x", "downsample_mode was nothing when"),
-        ("rank", 8, "rank was 4 when"),
+        ("lr", 1e-3, r"resume=True: the run in .* began with lr=0\.003, and this one is with lr=0\.001: give the same"),
+        ("downsample_mode", "4x", "began without downsample_mode, and this one is with downsample_mode='4x'"),
+        ("rank", 8, "began with rank=4, and this one is with rank=8"),
     ):
         with pytest.raises(OptionError, match=message):
             train(data, tmp_path / "parts", resume=True, **{**options, name: value})
-    with pytest.raises(OptionError, match="--resume: data was"):
+    with pytest.raises(OptionError, match="resume=True: the training data differs from that with which the run in"):
         train(make_data(6, "other"), tmp_path / "parts", resume=True, **options)
     train(data, tmp_path / "parts", resume=True, **options)
     name = "adapter_model.safetensors"
@@ -193,6 +141,10 @@ def test_the_adapter_is_pefts_and_ours(make_data: DataMaker, tmp_path: Path) -> 
     result = train(make_data(7), out, targets="all", downsample_mode="4x", use_image_id=False)
     config = json.loads((out / "adapter_config.json").read_text())
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 4, 8)
+    assert config["base_model_name_or_path"] == "nano"  # as it was given, not where the files lie
+    written = "".join(path.read_text() for path in out.iterdir() if path.suffix in (".json", ".jsonl"))
+    assert str(embedded_directory()) not in written
+    assert str(tmp_path) not in written
     settings = json.loads((out / "pocketvlm.json").read_text())
     assert settings["options"] == {
         "downsample_mode": "4x",
@@ -200,6 +152,8 @@ def test_the_adapter_is_pefts_and_ours(make_data: DataMaker, tmp_path: Path) -> 
         "use_image_id": False,
     }
     assert settings["base"]["model"] == "nano"
+    base = open_checkpoint(embedded_directory())
+    assert settings["base"]["sample"] == sample_of(base.tensors(expected_tensors(base.model)))
     training = json.loads((out / "training.json").read_text())
     assert training["matrices"] == result.matrices == AUTO + 44
     shapes = expected_tensors(open_checkpoint(embedded_directory()).model)

@@ -5,7 +5,7 @@ import "./style/base.css";
 import "./style/frame.css";
 import "./style/turns.css";
 import "./style/dialogs.css";
-import { keepDraft } from "./store/draft.ts";
+import { keepDraft, leaveDraft } from "./store/draft.ts";
 import * as state from "./store/state.ts";
 import { showTheme } from "./store/theme.ts";
 import { language } from "./text/index.ts";
@@ -28,6 +28,11 @@ document.documentElement.lang = language.value === "zh" ? "zh-Hans" : "en";
 const root = document.getElementById("app")!;
 root.replaceChildren(); // what stood there while the scripts were read
 render(<App />, root);
-void state.start().catch(state.report);
+void state.start();
 void untilModel();
-addEventListener("pagehide", state.saveRunning);
+addEventListener("pagehide", () => {
+  state.leave();
+  leaveDraft();
+});
+// A page that the browser has stopped and shows again has missed what other tabs said, and its answers were cut.
+addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });

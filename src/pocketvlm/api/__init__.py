@@ -33,7 +33,7 @@ from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.engine import Engine, EngineDriver, Request
 from pocketvlm.errors import InputError, OptionError, PocketVLMError
 from pocketvlm.model import MiniCPMV, expected_tensors, tensor_roles
-from pocketvlm.options.load import Backend, KVCacheDtype, LoadOptions, Precision, Weights, named_adapters
+from pocketvlm.options.load import Backend, KVCacheDtype, LoadOptions, Precision, Weights, named_adapters, own_names
 from pocketvlm.options.option import names
 from pocketvlm.options.request import RequestKeywords
 from pocketvlm.processor.messages import as_messages
@@ -97,7 +97,7 @@ def load(
     backends.check(backend, threads, device, weights, precision, kv_cache_dtype)
     machine = backends.create(backend, threads, device)
     began = time.perf_counter()
-    sources = named_adapters(adapters)
+    sources = named_adapters(adapters, str(model))
     for source in sources.values():  # before the model, whose download may take an hour
         resolve_adapter(source)
     path = resolve(model, revision, progress and partial(progress, "download"), mmproj=mmproj)
@@ -144,7 +144,7 @@ class Model:
         self.processor = processor
         self.precision = precision
         self.load_seconds = load_seconds
-        self.adapters = Adapters(checkpoint)
+        self.adapters = Adapters(checkpoint, own_names(name))
         self._driver: EngineDriver | None = EngineDriver(engine)
         self._pool_lock = Lock()
         self._pool: ThreadPoolExecutor | None = None

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from pocketvlm.adapters import Adapter
+from pocketvlm.bytesize import readable_count
 from pocketvlm.checkpoint.adapters import read_adapter
+from pocketvlm.checkpoint.adapters.base import difference, other_base
 from pocketvlm.checkpoint.adapters.options import check_options, read_options
 from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.files import ADAPTER_OPTIONS
 from pocketvlm.checkpoint.hub import resolve_adapter
 from pocketvlm.config import ProcessorConfig
 from pocketvlm.engine import EngineDriver
-from pocketvlm.errors import OptionError
+from pocketvlm.errors import AdapterWarning, OptionError
 from pocketvlm.model import expected_tensors
+from pocketvlm.options.load import check_adapter_name
 from pocketvlm.options.media import MEDIA_OPTIONS, VideoOptions
 from pocketvlm.options.request import ADAPTER_DEFAULTS
 from pocketvlm.suggest import nearest
-
-MAX_NAME = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,23 @@ class AdapterInfo:
         """Number of matrices that have an update."""
         return sum(sum(kinds.values()) for kinds in self.updates.values())
 
+    def __str__(self) -> str:
+        """One line: name, source, what it changes and with which options."""
+        ranks = " and ".join(map(str, self.ranks))
+        counts = [
+            f"{part}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"
+            for part, kinds in self.updates.items()
+        ]
+        chosen = ", ".join(f"{name} {value}" for name, value in self.options.items())
+        told = [
+            f"{self.matrices} matrices of rank {ranks}" if self.matrices else "no matrices",
+            f"{readable_count(self.parameters)} parameters",
+            *counts,
+            *([f"replaces {', '.join(self.replaced)}"] if self.replaced else []),
+            f"options: {chosen}" if chosen else "no options of its own",
+        ]
+        return f"{self.name} ({self.source}): {'; '.join(told)}"
+
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON."""
         return {
@@ -98,9 +117,7 @@ def part_of(tensor: str) -> str:
 
 
 def open_adapter(name: str, source: str | Path | Adapter, checkpoint: Checkpoint) -> Adapter:
-    """Read an adapter for a checkpoint, and check its name and options. Raises CheckpointError and OptionError."""
-    if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > MAX_NAME:
-        raise OptionError(f"adapter {name!r}: give a name of 1 to {MAX_NAME} printable characters")
+    """Read an adapter for a checkpoint, and check its options. Raises CheckpointError and OptionError."""
     expected = expected_tensors(checkpoint.model)
     if isinstance(source, Adapter):
         adapter = source
@@ -109,6 +126,14 @@ def open_adapter(name: str, source: str | Path | Adapter, checkpoint: Checkpoint
         adapter = read_adapter(source, expected, base=checkpoint.tensors(expected, sparse=True))
     check_media(name, adapter.options, checkpoint.processor)
     return adapter
+
+
+def warn_of_other_base(name: str, adapter: Adapter, checkpoint: Checkpoint, stacklevel: int = 3) -> None:
+    """Give an AdapterWarning if an adapter was trained on another base than this checkpoint."""
+    kind = difference(adapter.base, checkpoint.tensors(expected_tensors(checkpoint.model), sparse=True))
+    if kind is not None:
+        text = f"adapter {name!r} was trained on another base than {checkpoint.path}"
+        warnings.warn(f"{text}{other_base(adapter, kind)}", AdapterWarning, stacklevel=stacklevel)
 
 
 def adapter_options(name: str, source: str | Path, processor: ProcessorConfig) -> Mapping[str, Any]:
@@ -127,8 +152,9 @@ def check_media(name: str, options: Mapping[str, Any], processor: ProcessorConfi
 class Adapters(Mapping[str, AdapterInfo]):
     """The loaded adapters by name. Any thread may read and change them; a change is made between two steps."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, checkpoint: Checkpoint, model_names: Collection[str]) -> None:
+        """model_names: those of the model, which no adapter may have."""
+        self._checkpoint, self._model_names = checkpoint, model_names
         self._known: dict[str, AdapterInfo] = {}  # replaced as a whole, so that readers need no lock
         self._changing = threading.Lock()
 
@@ -144,6 +170,11 @@ class Adapters(Mapping[str, AdapterInfo]):
         """How many are loaded."""
         return len(self._known)
 
+    def __repr__(self) -> str:
+        """A line for each."""
+        lines = [f"  {info}" for info in self._known.values()]
+        return "\n".join([f"{len(lines)} adapters:", *lines]) if lines else "no adapters"
+
     def snapshot(self) -> dict[str, AdapterInfo]:
         """All of them at one moment."""
         return dict(self._known)
@@ -153,10 +184,14 @@ class Adapters(Mapping[str, AdapterInfo]):
 
         Raises CheckpointError and OptionError; then nothing has changed.
         """
+        check_adapter_name(name, self._model_names)
         with self._changing:
             if name in self._known and not replace:
-                raise OptionError(f"adapter {name!r} is loaded already: give another name, or remove it first")
+                raise OptionError(
+                    f"adapter {name!r} is loaded already: give another name, replace=True, or remove it first"
+                )
             adapter = open_adapter(name, source, self._checkpoint)
+            warn_of_other_base(name, adapter, self._checkpoint, stacklevel=4)
             info = AdapterInfo.of(name, adapter)
             driver.add_adapter(name, adapter, replace=replace)
             self._known = {**self._known, name: info}

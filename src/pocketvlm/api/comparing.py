@@ -39,7 +39,7 @@ Progress = Callable[[str, int, int], None]
 
 DEFAULT_MAX_TOKENS = 8192
 _MIN_LENGTH = 256  # of prompts: a view in 4x with words around it
-_MAX_LENGTH = 8192  # of prompts with pictures of a user: ten views in 4x, and more
+_MAX_LENGTH = 8192  # of prompts with images of a user: ten views in 4x, and more
 _LANGUAGE: tuple[Role, ...] = ("matrix", "gate", "head", "tied_embedding")
 _VISION: tuple[Role, ...] = ("vision_matrix", "patch_embedding")
 
@@ -61,8 +61,8 @@ def compare_models(
 ) -> Comparison:
     """Measure how far a candidate's outputs are from those of a reference: any two checkpoints of one vocabulary.
 
-    reference, candidate: as in `load`. data: "default" (held-out texts, pictures in 16x and 4x, and a clip), a JSONL
-    file of messages, or a folder of pictures. max_tokens: of all prompts together, samples are thinned evenly to fit
+    reference, candidate: as in `load`. data: "default" (held-out texts, images in 16x and 4x, and a clip), a JSONL
+    file of messages, or a folder of images. max_tokens: of all prompts together, samples are thinned evenly to fit
     (None: all). precision: "exact" compares the weights alone; "fast" includes the rounding of integer products; dense
     tensors stay as stored with both. threads: None means physical cores. revision, mmproj: as in `load`, of the
     candidate; reference_revision, reference_mmproj: of the reference. reference_adapter: an adapter (LoRA)
@@ -85,7 +85,7 @@ def compare_models(
     ]
     checkpoints = [open_checkpoint(paths[0], mmproj=reference_mmproj), open_checkpoint(paths[1], mmproj=mmproj)]
     if reference_adapter is not None:
-        checkpoints[0] = with_adapter(checkpoints[0], reference_adapter, progress=download).checkpoint
+        checkpoints[0] = with_adapter(checkpoints[0], reference_adapter, allow_other_base=True).checkpoint
     processors = [processor_for(checkpoint) for checkpoint in checkpoints]
     names = [str(reference), str(candidate)]
     check_alike(names, checkpoints, [processor.tokenizer for processor in processors])

@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pocketvlm.api import processor_for
-from pocketvlm.api.training_run import FinetuneResult, Progress, Run
+from pocketvlm.api.stopping import Stop, stopping
+from pocketvlm.api.training_run import LATER, FinetuneResult, Progress, Run, option_settings
 from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.hub import resolve
 from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.checkpoint.writers.output import check_free
 from pocketvlm.errors import BackendError, CheckpointError, OptionError
+from pocketvlm.options.load import LoadOptions
 from pocketvlm.options.media import MEDIA_OPTIONS
-from pocketvlm.options.option import names, refuse_unknown
+from pocketvlm.options.option import definition, names, refuse_unknown
 from pocketvlm.options.training import TrainingOptions
 from pocketvlm.train.check import check
-from pocketvlm.train.data import read_dataset
+from pocketvlm.train.data import check_sources, read_dataset
 from pocketvlm.train.examples import ExampleMaker
 from pocketvlm.train.source import Source
 from pocketvlm.train.state import SUFFIX, RunFolder
@@ -35,7 +37,7 @@ __all__ = ["FinetuneResult", "finetune", "missing_libraries"]
 Data = str | Path | Sequence[str | Path]
 _NEEDED = ("torch", "transformers", "peft", "accelerate")
 DEVICES = ("cpu", "cuda")
-# Those of images and videos; `alpha` is that of LoRA here, and transparent pictures are put on white.
+# Those of images and videos; `alpha` is that of LoRA here, and transparent images are put on white.
 _MEDIA = tuple(name for name in MEDIA_OPTIONS if name not in names(TrainingOptions))
 
 
@@ -81,8 +83,8 @@ def finetune(
     saved in the adapter.
 
     progress(stage, done, total, words) is called often, report(StepReport) after each step, notice(text) for what is
-    worth knowing once. Ctrl+C and SIGTERM save a checkpoint after the step that runs, and raise KeyboardInterrupt.
-    Raises OptionError, InputError, CheckpointError and BackendError before the work starts.
+    worth knowing once. Ctrl+C and SIGTERM raise KeyboardInterrupt; in a step or an evaluation they save a checkpoint
+    first. Raises OptionError, InputError, CheckpointError and BackendError before the work starts.
     """
     began = time.perf_counter()
     refuse_unknown(options, (*names(TrainingOptions), *_MEDIA))
@@ -93,7 +95,8 @@ def finetune(
     if device is not None and device not in DEVICES:
         raise OptionError(f"device={device!r} is not supported: give 'cpu' or 'cuda'")
     if training.eval_every is not None and eval is None:
-        raise OptionError(f"eval_every={training.eval_every} evaluates nothing: give evaluation data too (eval)")
+        raise OptionError(f"eval_every={training.eval_every} evaluates nothing: give evaluation data too, eval=FILE")
+    definition(LoadOptions, "threads").check(threads)
     target = Path(out).expanduser()
     target = target.parent / target.name
     folder = RunFolder(target.with_name(target.name + SUFFIX))
@@ -101,54 +104,82 @@ def finetune(
     main = os.environ.get("RANK", "0") == "0"  # of several processes only the first one writes and reports
     if main:
         _check_run(folder, resume)
+        if resume:
+            folder.check(option_settings(training, media), LATER)
     if (reason := missing_libraries()) is not None:
         raise BackendError(reason)
+    reading: Any = {"format": format, "name": name, "media_dir": media_dir, "turns": turns}
+    for files in (data, eval):
+        if files is not None:
+            check_sources(files, **reading)
+    if device == "cuda":
+        from pocketvlm.train.processes import check_cuda
+
+        check_cuda()
     say: Callable[[str], None] = notice if notice and main else lambda text: None
     tell: Progress = progress if progress and main else lambda stage, done, total, words: None
-    checkpoint = open_checkpoint(resolve(model, revision, lambda done, total: tell("download", done, total, "")))
-    _check_base(str(model), checkpoint)
-    targets = choose_targets(checkpoint.model, training.targets)
-    processor = processor_for(checkpoint)
-    maker = ExampleMaker(processor, max_length=training.max_length, options=media, cut_answers=too_long == "cut")
 
-    def read(words: str, done: int, total: int) -> None:
-        tell("read", done, total, words)
+    def work(stop: Stop) -> FinetuneResult:
+        checkpoint = open_checkpoint(resolve(model, revision, lambda done, total: tell("download", done, total, "")))
+        _check_base(str(model), checkpoint)
+        targets = choose_targets(checkpoint.model, training.targets)
+        processor = processor_for(checkpoint)
+        maker = ExampleMaker(processor, max_length=training.max_length, options=media, cut_answers=too_long == "cut")
 
-    def prepared(files: Data, words: str) -> Source:
-        dataset = read_dataset(files, format=format, name=name, media_dir=media_dir, turns=turns)
-        found = check(dataset, maker, threads=threads, progress=partial(read, f"checking {words}"))
-        found.require_sound(skip_bad, too_long != "refuse")
-        say(found.summary())
-        return Source(found.samples, maker, partial(read, f"reading {words}"))
+        def read(words: str, done: int, total: int) -> None:
+            tell("read", done, total, words)
 
-    source = prepared(data, "the data")
-    evaluation = None if eval is None else prepared(eval, "the evaluation data")
-    run = Run(
-        str(model),
-        checkpoint,
-        processor,
-        training,
-        media,
-        targets,
-        trains_vision(targets),
-        source,
-        evaluation,
-        target,
-        folder,
-    )
-    return run.train(resume, device, threads, cache_dir, tell, report, say, began)
+        def prepared(files: Data, words: str) -> Source:
+            dataset = read_dataset(files, **reading)
+            found = check(dataset, maker, threads=threads, progress=partial(read, f"checking {words}"))
+            found.require_sound(skip_bad, too_long != "refuse")
+            say(found.summary())
+            if found.left_out():
+                say(f"left out: {found.left_out()} (`pocketvlm data check` lists them)")
+            return Source(found.samples, maker, partial(read, f"reading {words}"))
+
+        run = Run(
+            str(model),
+            revision,
+            checkpoint,
+            processor,
+            training,
+            media,
+            targets,
+            trains_vision(targets),
+            prepared(data, "the data"),
+            None if eval is None else prepared(eval, "the evaluation data"),
+            target,
+            folder,
+        )
+        return run.train(resume, device, threads, cache_dir, tell, report, say, stop, began)
+
+    with stopping() as stop:
+        try:
+            return work(stop)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_way_on(folder)) from None
 
 
 def _check_run(run: RunFolder, resume: bool) -> None:
     steps = run.steps()
     if resume and not steps:
-        raise OptionError(f"--resume: {run.path} has no checkpoint to resume from: leave --resume out")
+        raise OptionError(f"resume=True: {run.path} has no checkpoint to resume from: leave the option out")
     if not resume and steps:
         raise OptionError(
-            f"{run.path}: holds an unfinished run of {steps[-1]} steps: continue it with --resume, or remove the folder"
+            f"{run.path}: holds an unfinished run of {steps[-1]} steps: continue it with resume=True, or remove the "
+            "folder"
         )
     if not run.removable:
         raise OptionError(f"{run.path}: exists and is no run: choose another OUT, or remove it")
+
+
+def _way_on(run: RunFolder) -> str:
+    """What an interrupted run has saved, and how to go on."""
+    steps = run.steps()
+    if not steps:
+        return "no step is saved yet: begin again; image features that were computed are cached"
+    return f"step {steps[-1]} is saved in {run.path}: continue with resume=True"
 
 
 def _check_base(model: str, checkpoint: Checkpoint) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,14 +10,16 @@ from typing import Any
 
 from pocketvlm.api.converting import Unmapping
 from pocketvlm.checkpoint.adapters import read_adapter
-from pocketvlm.checkpoint.adapters.merge import Merged, merge
+from pocketvlm.checkpoint.adapters.base import difference, other_base
+from pocketvlm.checkpoint.adapters.merge import MergeChanges, Merged, merge
 from pocketvlm.checkpoint.checkpoint import Checkpoint
-from pocketvlm.checkpoint.hub import resolve
+from pocketvlm.checkpoint.files import is_adapter
+from pocketvlm.checkpoint.hub import is_model, resolve, resolve_adapter
 from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.checkpoint.writers.output import check_free, write_checkpoint
 from pocketvlm.checkpoint.writers.registry import find_writer
 from pocketvlm.checkpoint.writers.writer import GGUF_SUFFIX
-from pocketvlm.errors import OptionError
+from pocketvlm.errors import CheckpointError, OptionError
 from pocketvlm.model import expected_tensors, tensor_roles
 
 Progress = Callable[[str, int, int], None]
@@ -29,24 +31,16 @@ class MergeResult:
     """The outcome of `merge_adapter`.
 
     paths: the files that were written. dequantized: the quantization of the base, whose dequantized weights were
-    merged; None for a dense base. updated: number of matrices with a low-rank update. replaced: number of tensors that
-    the adapter replaces. untied: whether the head, which was the embedding, became a tensor of its own. saved: the
-    adapter's options that the checkpoint's settings now hold. left: those that only a request can give. for_videos:
-    those that requests with videos must give too, because they have defaults of their own.
+    merged; None for a dense base. changes: what was merged, and what became of the adapter's options.
     """
 
     paths: tuple[Path, ...]
     dequantized: str | None
-    updated: int
-    replaced: int
-    untied: bool
-    saved: Mapping[str, Any]
-    left: Mapping[str, Any]
-    for_videos: Mapping[str, Any]
+    changes: MergeChanges
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
-        return {**asdict(self), "paths": [str(path) for path in self.paths]}
+        return {"paths": [str(path) for path in self.paths], "dequantized": self.dequantized, **asdict(self.changes)}
 
 
 def merge_adapter(
@@ -58,6 +52,7 @@ def merge_adapter(
     revision: str | None = None,
     adapter_revision: str | None = None,
     mmproj: str | Path | None = None,
+    allow_other_base: bool = False,
     progress: Progress | None = None,
 ) -> MergeResult:
     """Merge an adapter into a checkpoint and write it as bfloat16 safetensors: W + scale * alpha / r * B A.
@@ -65,8 +60,9 @@ def merge_adapter(
     model: "nano", a directory, a GGUF file or a hub id, in any format that is read; quantized weights are dequantized
     first. adapter: a folder in PEFT's file format or a hub id. out: the directory to make, which appears whole or not
     at all. scale: how much of the updates, with 1 for all; tensors that the adapter replaces have no scale. revision,
-    mmproj: of the model, as `load` takes them. adapter_revision: of the adapter. progress(stage, done, total) is called
-    with "download" and "write", and bytes.
+    mmproj: of the model, as `load` takes them. adapter_revision: of the adapter. allow_other_base: also merge an
+    adapter that was trained on another base. progress(stage, done, total) is called with "download" and "write", and
+    bytes.
 
     Values are computed in float32 and rounded once. Raises OptionError and CheckpointError before the work starts, and
     TensorError for values that are not finite.
@@ -78,23 +74,32 @@ def merge_adapter(
             f"`pocketvlm quantize --merge-adapter`"
         )
     check_free(target)
+    check_order(model, adapter)
     download = progress and partial(progress, "download")
+    folder = resolve_adapter(adapter, adapter_revision, download)  # before the model, whose download may take an hour
     checkpoint = open_checkpoint(resolve(model, revision, download, mmproj=mmproj), mmproj=mmproj)
-    merged = with_adapter(checkpoint, adapter, scale=scale, revision=adapter_revision, progress=download)
+    merged = with_adapter(checkpoint, folder, scale=scale, allow_other_base=allow_other_base)
     made = merged.checkpoint
     tensors, roles = made.tensors(expected_tensors(made.model)), tensor_roles(made.model)
     written = Unmapping(made.tensor_files, progress and partial(progress, "write"))
     paths = write_checkpoint(find_writer(_FORMAT), made, tensors, roles, target, _FORMAT, written)
-    return MergeResult(paths, checkpoint.quantization, **merged.facts())
+    return MergeResult(paths, checkpoint.quantization, merged.changes)
+
+
+def check_order(model: str | Path, adapter: str | Path) -> None:
+    """Raise OptionError if a folder of an adapter is given as the model, and perhaps the model as the adapter."""
+    if not is_adapter(Path(model).expanduser()):
+        return
+    if is_model(adapter):
+        raise OptionError(
+            f"model {str(model)!r} is an adapter and adapter {str(adapter)!r} a model: the two are swapped: give the "
+            f"model first"
+        )
+    raise OptionError(f"model {str(model)!r} is an adapter: give its base as the model")
 
 
 def with_adapter(
-    checkpoint: Checkpoint,
-    adapter: str | Path,
-    *,
-    scale: float = 1.0,
-    revision: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    checkpoint: Checkpoint, adapter: str | Path, *, scale: float = 1.0, allow_other_base: bool = False
 ) -> Merged:
     """A checkpoint whose tensors have an adapter merged into them; they are computed when they are read.
 
@@ -102,4 +107,11 @@ def with_adapter(
     """
     expected = expected_tensors(checkpoint.model)
     base = checkpoint.tensors(expected)
-    return merge(checkpoint, read_adapter(adapter, expected, revision=revision, base=base, progress=progress), scale)
+    found = read_adapter(adapter, expected, base=base)
+    kind = None if allow_other_base else difference(found.base, base)
+    if kind is not None:
+        raise CheckpointError(
+            f"{adapter}: was trained on another base than {checkpoint.path}{other_base(found, kind)}, or allow another "
+            f"base (--allow-other-base)"
+        )
+    return merge(checkpoint, found, scale)

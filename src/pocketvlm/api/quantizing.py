@@ -12,17 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import ceil, prod
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
 from pocketvlm import backends
 from pocketvlm.api import processor_for
-from pocketvlm.api.merging import with_adapter
+from pocketvlm.api.merging import check_order, with_adapter
 from pocketvlm.backends.options import choose
+from pocketvlm.checkpoint.adapters.merge import MergeChanges
 from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.formats.safetensors import leave
-from pocketvlm.checkpoint.hub import resolve
+from pocketvlm.checkpoint.hub import resolve, resolve_adapter
 from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.checkpoint.writers.output import check_free, check_space, check_tensors, write_checkpoint
 from pocketvlm.checkpoint.writers.registry import find_writer
@@ -63,6 +64,7 @@ def quantize_model(
     bits_per_weight: float | None = None,
     seed: int = 0,
     merge_adapter: str | Path | None = None,
+    allow_other_base: bool = False,
     threads: int | None = None,
     revision: str | None = None,
     mmproj: str | Path | None = None,
@@ -74,16 +76,17 @@ def quantize_model(
     "native", "gguf", "awq", "gptq", "mlx" or "compressed-tensors". scheme: such as "int4-g64" or "Q4_K_M"; each format
     has its own (None: the format's default, see docs/quantize.md). method: "rtn" (round to nearest, the scale with the
     smallest squared error), "gptq", "awq", or "auto" (GPTQ, with AWQ's scales where these help, and a scheme for each
-    matrix). calibration: "default" (texts, chats, tool calls and drawn pictures), a JSONL file of conversations, or a
-    folder of pictures; "rtn" needs none. keep: patterns (fnmatch) of tensors that stay as they are. vision: the
+    matrix). calibration: "default" (texts, chats, tool calls and drawn images), a JSONL file of conversations, or a
+    folder of images; "rtn" needs none. keep: patterns (fnmatch) of tensors that stay as they are. vision: the
     scheme of the vision tower's matrices: "default" (native: "int8", other formats: as stored), "stored", "Q8_0" (GGUF
     and native) or "int8" (native). bits_per_weight: what "auto" may spend on the language model's matrices and head on
     average, scales included (None: as much as the scheme does). With native, MLX and GGUF files, "auto" gives each
     matrix a scheme of the same family as `scheme`; the other formats have one scheme, and a budget says which matrices
     may have 16 bits instead. seed: of the default calibration set. merge_adapter: an
     adapter (LoRA) that is merged into the dense weights first, so that its network is calibrated; a folder or a hub id,
-    "org/name@revision" for another revision. threads: CPU threads (None: physical cores).
-    revision: as `load` takes it. mmproj: the vision file of a GGUF model of 16 bits.
+    "org/name@revision" for another revision. allow_other_base: also merge one that was trained on another base.
+    threads: CPU threads (None: physical cores). revision: as `load` takes it. mmproj: the vision file of a GGUF model
+    of 16 bits.
     progress(stage, done, total, seconds left) is called often.
 
     The work is saved in a folder `out`.partial as it goes: the same call resumes there after the process was killed.
@@ -101,12 +104,16 @@ def quantize_model(
     _check_target(target, partial_folder)
     backends.check("native", threads)
     download = None if progress is None else (lambda done, total: progress("download", done, total, None))
+    folder = None
+    if merge_adapter is not None:  # before the model, whose download may take an hour
+        check_order(model, merge_adapter)
+        folder = resolve_adapter(merge_adapter, progress=download)
     checkpoint = open_checkpoint(resolve(model, revision, download, mmproj=mmproj), mmproj=mmproj)
     base, merged = checkpoint.fingerprint, None
-    if merge_adapter is not None:
+    if folder is not None:
         _dense(str(model), checkpoint)  # a quantized base is refused before the adapter is read
-        merged = with_adapter(checkpoint, merge_adapter, progress=download)
-        checkpoint, base = merged.checkpoint, f"{base} {merged.adapter.digest()}"
+        merged = with_adapter(checkpoint, folder, allow_other_base=allow_other_base)
+        checkpoint, base = merged.checkpoint, f"{base} {merged.digest}"
     config, roles = checkpoint.model, tensor_roles(checkpoint.model)
     dense = _dense(str(model), checkpoint)
     wanted = recipe(scheme, format, config, roles, keep=keep, vision=vision, importance=method != "rtn")
@@ -154,7 +161,7 @@ def quantize_model(
         write = None if progress is None else (lambda done, total: progress("write", done, total, None))
         label = _label(scheme, format, job, outcome, bits_per_weight)
         paths = write_checkpoint(writer, checkpoint, outcome.tensors, roles, target, label, write)
-        result = _result(paths, format, scheme, method, job, outcome, began, None if merged is None else merged.facts())
+        result = _result(paths, format, scheme, method, job, outcome, began, None if merged is None else merged.changes)
         work.remove()
     return result
 
@@ -314,7 +321,7 @@ def _result(
     job: Job,
     outcome: Outcome,
     began: float,
-    adapter: dict[str, Any] | None,
+    adapter: MergeChanges | None,
 ) -> QuantizeResult:
     tensors = []
     for name, role in job.roles.items():

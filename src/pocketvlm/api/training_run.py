@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketvlm import backends
+from pocketvlm.api.stopping import Stop
 from pocketvlm.backends.cache import directory
 from pocketvlm.backends.options import choose
+from pocketvlm.checkpoint.adapters.base import sample_of
 from pocketvlm.checkpoint.checkpoint import Checkpoint
 from pocketvlm.checkpoint.writers.output import write_checkpoint
 from pocketvlm.checkpoint.writers.registry import find_writer
@@ -22,6 +21,7 @@ from pocketvlm.engine.featurefiles import FeatureFiles
 from pocketvlm.model import expected_tensors, tensor_roles
 from pocketvlm.options.training import TrainingOptions
 from pocketvlm.processor.processor import Processor
+from pocketvlm.train.check import counted
 from pocketvlm.train.features import Features, VisionEncoder
 from pocketvlm.train.memory import peak_memory
 from pocketvlm.train.records import digest
@@ -33,8 +33,11 @@ if TYPE_CHECKING:
     from pocketvlm.train.report import StepReport
     from pocketvlm.train.trainer import Trainer
 
-# Stage, work done, all work, and what to say about it. Stages: "download" (bytes), "read", "encode", "write".
+# Stage, work done, all work, and what to say about it. Stages: "download" (bytes), "read", "encode", "load",
+# "evaluate", "write".
 Progress = Callable[[str, int, int, str], None]
+# Settings of a run that are known when its data is read.
+LATER = ("processes", "model", "data", "eval")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +71,13 @@ class FinetuneResult:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run. media: options of images and videos that were given. targets: what is updated; with_vision: also there."""
+    """A run. model, revision: as they were given. media: options of images and videos that were given.
+
+    targets: what is updated; with_vision: also the vision tower.
+    """
 
     model: str
+    revision: str | None
     checkpoint: Checkpoint
     processor: Processor
     training: TrainingOptions
@@ -91,6 +98,7 @@ class Run:
         tell: Progress,
         report: Callable[[StepReport], None] | None,
         say: Callable[[str], None],
+        stop: Stop,
         began: float,
     ) -> FinetuneResult:
         from pocketvlm.train.network import Network, quiet
@@ -116,6 +124,7 @@ class Run:
         if processes.device.type == "cpu" and not self.with_vision:
             features = self._features(cache_dir, threads, None)
             self._encode(features, processes, tell)  # before the network needs its memory
+        tell("load", 0, 1, "loading the network")
         network = Network(
             self.checkpoint.path, self.checkpoint.model, training, self.targets, self.with_vision, processes.device
         )
@@ -138,19 +147,18 @@ class Run:
             self.run,
             processes,
             partial(self._write, network),
+            lambda done, total: tell("evaluate", done, total, "evaluating"),
+            lambda step, loss: say(f"step {step} of {schedule.steps}: evaluation loss {loss:.4f}"),
         )
         if resume:
             trainer.resume(self.run.steps()[-1])
             say(f"resumed after step {trainer.step} of {schedule.steps}")
-        with _stopping() as stopped, quiet():
-            for each in trainer.run(stopped.is_set):
+        with stop.deferred(), quiet():
+            for each in trainer.run(stop):
                 if report is not None and processes.is_main:
                     report(each)
-        if trainer.step < schedule.steps:
-            raise KeyboardInterrupt(
-                f"step {trainer.step} of {schedule.steps} is saved in {self.run.path}: the same command with --resume "
-                f"continues there"
-            )
+        if not trainer.finished:
+            raise KeyboardInterrupt
         tell("write", 0, 1, "writing")
         best = trainer.best.step or trainer.step
         if processes.is_main:
@@ -174,12 +182,8 @@ class Run:
 
     def _settings(self, processes: int) -> dict[str, Any]:
         """What the bits of the result depend on."""
-        ignored = ("feature_cache", "save_every")
-        own = {each.name: getattr(self.training, each.name) for each in fields(self.training)}
-        # Options first: they change the data too, and the first difference is the one that is named.
         return {
-            **{name: value for name, value in own.items() if name not in ignored},
-            **self.media,
+            **option_settings(self.training, self.media),
             "processes": processes,
             "model": self.checkpoint.fingerprint,
             "data": digest(self.source.records),
@@ -217,17 +221,18 @@ class Run:
         work = [(source, index) for source in sources for index in range(len(source.records))]
         for done, (source, index) in enumerate(work[processes.rank :: processes.count]):
             source.features(index, features)
-            tell("encode", (done + 1) * processes.count, len(work), "encoding pictures")
+            tell("encode", min(len(work), (done + 1) * processes.count), len(work), "encoding images")
         features.release()
         processes.wait()
 
     def _words(self, network: Any, parameters: int, schedule: Any, processes: Any) -> str:
-        what = f"{len(self.targets)} matrices adapted, " if self.training.method == "lora" else ""
+        what = f"{counted(len(self.targets), 'matrix', 'matrices')} adapted, " if self.training.method == "lora" else ""
         several = f", {processes.count} processes" if processes.count > 1 else ""
         kind = {"torch.float32": "f32", "torch.bfloat16": "bf16"}[str(network.dtype)]
         return (
-            f"{len(self.source.records)} samples, {self.source.view_count} views; {what}{parameters:,} trained values; "
-            f"{schedule.steps} steps on {processes.device.type} in {kind}{several}"
+            f"{counted(len(self.source.records), 'sample')}, {counted(self.source.view_count, 'view')}; {what}"
+            f"{parameters:,} trained values; {counted(schedule.steps, 'step')} on {processes.device.type} in "
+            f"{kind}{several}"
         )
 
     def _write(self, network: Any, folder: Path) -> None:
@@ -257,8 +262,9 @@ class Run:
         return {**found, **self.media}
 
     def _base(self) -> dict[str, Any]:
-        """What pocketvlm.json says of the base, for people."""
-        return {"model": self.model, "fingerprint": self.checkpoint.fingerprint}
+        """What pocketvlm.json says of the base, so that another one of the same shapes is noticed."""
+        tensors = self.checkpoint.tensors(expected_tensors(self.checkpoint.model))
+        return {"model": self.model, "revision": self.revision, "sample": sample_of(tensors)}
 
     def _training(self, network: Any) -> dict[str, Any]:
         """What training.json says."""
@@ -286,22 +292,8 @@ class Run:
         self.run.remove()
 
 
-@contextlib.contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second SIGINT raises KeyboardInterrupt at once."""
-    stopped = threading.Event()
-
-    def handle(number: int, frame: Any) -> None:
-        if stopped.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stopped.set()
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may have handlers
-        yield stopped
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def option_settings(training: TrainingOptions, media: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that the bits of a run's result depend on."""
+    ignored = ("feature_cache", "save_every")
+    own = {each.name: getattr(training, each.name) for each in fields(training) if each.name not in ignored}
+    return {**own, **media}

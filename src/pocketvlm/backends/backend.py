@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ from pocketvlm.backends.options import Scheme
 from pocketvlm.backends.top import TopLogits, top_logits
 from pocketvlm.schemes import Role
 from pocketvlm.tensors import Tensor
+
+Factors = tuple[NDArray[np.float32], NDArray[np.float32], float]  # a [rank, in], b [out, rank] and scale of an update
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,10 @@ class Backend(Ops[A, W, I]):
     @abstractmethod
     def low_rank(self, a: NDArray[np.float32], b: NDArray[np.float32], scale: float) -> LowRank[Any]:
         """An adapter's update of one matrix, for `add_updates`: a [rank, in], b [out, rank]."""
+
+    def low_ranks(self, updates: Sequence[Factors]) -> Sequence[LowRank[Any]]:
+        """`low_rank` of several matrices; a backend may store them so that steps read them in this order."""
+        return [self.low_rank(*update) for update in updates]
 
     @abstractmethod
     def indices(self, values: Ints) -> I:

@@ -8,7 +8,6 @@ complete files into the client's cache.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import logging
@@ -19,12 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
+from pocketvlm.checkpoint.download_errors import AdapterFoundError, explained
 from pocketvlm.checkpoint.files import (
     ADAPTER_CONFIG,
     ADAPTER_OPTIONS,
     ADAPTER_PICKLE,
     ADAPTER_WEIGHTS,
     GIVE_ADAPTER,
+    is_adapter,
     weight_names,
 )
 from pocketvlm.errors import CheckpointError, DownloadError
@@ -92,7 +93,8 @@ def download(
     Given a tag, or a repository without safetensors files, returns the GGUF file of that type instead (None: Q4_K_M);
     its vision file is next to it unless `vision` is False. weights: False leaves out safetensors files.
 
-    Raises DownloadError: one line that says what failed and what to do; CheckpointError for a tag without a file.
+    Raises DownloadError: one line that says what failed and what to do; CheckpointError for a tag without a file;
+    AdapterFoundError for the repository of an adapter.
     """
     from huggingface_hub import snapshot_download
 
@@ -107,16 +109,19 @@ def download(
                 tqdm_class=_silent_bar(),
             )
         directory = Path(found)
-        if (directory / ADAPTER_CONFIG).is_file() and not (directory / _NEEDED[0]).is_file():
-            raise DownloadError(f"{repo_id} is an adapter, no model: {GIVE_ADAPTER}")
+        adapter = AdapterFoundError(f"{repo_id} is an adapter, no model: {GIVE_ADAPTER}")
+        if is_adapter(directory) and not (directory / _NEEDED[0]).is_file():
+            raise adapter
         if tag is None and _fetch_safetensors(repo_id, directory, progress, weights):
+            if weights and is_adapter(directory):
+                raise adapter
             return directory
         return _fetch_gguf(repo_id, directory, progress, tag, vision)
     except Exception as error:
-        message = None if isinstance(error, CheckpointError) else explain(error, repo_id, revision)
-        if message is None:
+        known = None if isinstance(error, CheckpointError) else explained(error, repo_id, revision)
+        if known is None:
             raise
-        raise DownloadError(message) from error
+        raise known from error
 
 
 def download_adapter(repo_id: str, revision: str | None = None, progress: Progress | None = None) -> Path:
@@ -150,10 +155,10 @@ def download_adapter(repo_id: str, revision: str | None = None, progress: Progre
                     raise
         raise DownloadError(f"{repo_id} has neither {' nor '.join(_WEIGHT_NAMES)}: the adapter there is incomplete")
     except Exception as error:
-        message = None if isinstance(error, CheckpointError) else explain(error, repo_id, revision, "hf download")
-        if message is None:
+        known = None if isinstance(error, CheckpointError) else explained(error, repo_id, revision)
+        if known is None:
             raise
-        raise DownloadError(message) from error
+        raise known from error
 
 
 def _fetch_safetensors(repo_id: str, directory: Path, progress: Progress | None, weights: bool) -> bool:
@@ -288,60 +293,6 @@ def _bar(progress: Progress | None, total: int, label: str) -> _Bar:
 
     bar: _Bar = cast(Any, tqdm)(total=total, unit="B", unit_scale=True, desc=label, disable=None)
     return bar
-
-
-def explain(error: Exception, repo_id: str, revision: str | None, command: str = "pocketvlm pull") -> str | None:
-    """One line about a failure of the download client, with its reason and a remedy; None if the error is a bug.
-
-    command: what downloads the repository.
-    """
-    from huggingface_hub import constants, errors
-
-    endpoint, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
-    name = repo_id if revision is None else f"{repo_id}@{revision}"
-    if isinstance(error, errors.GatedRepoError):
-        return (
-            f"{repo_id} is gated: accept its terms at {endpoint}/{repo_id}, then set HF_TOKEN to your token or run "
-            f"`hf auth login`"
-        )
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return (
-            f"{repo_id} is not on {endpoint}, or is private: check the spelling, or set HF_TOKEN to a token that may "
-            f"read it"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"{repo_id} has no revision {revision!r}: see {endpoint}/{repo_id}/refs for branches and tags"
-    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-        if constants.HF_HUB_OFFLINE:
-            return (
-                f"{name} is not complete in the cache {cache} and HF_HUB_OFFLINE is set: run `{command} {name}` with a "
-                f"network, or give the path of a directory"
-            )
-        return _unreachable(name, endpoint, cache)
-    if isinstance(error, errors.HfHubHTTPError):
-        status = error.response.status_code if error.response is not None else "no answer"
-        hint = "check HF_TOKEN" if status in {401, 403} else "wait and try again, or set HF_ENDPOINT to a mirror"
-        return f"{endpoint} refused {name} (HTTP {status}): {hint}"
-    if isinstance(error, errors.HFValidationError):
-        return f"{name!r} is not a valid hub id: give org/name or org/name@revision"
-    # The HTTP client differs between versions of huggingface_hub, and none of its classes is ours to import.
-    if type(error).__module__.split(".")[0] in {"httpx", "httpx2", "httpcore", "requests", "urllib3"}:
-        return _unreachable(name, endpoint, cache)
-    if isinstance(error, OSError):
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            return f"{name}: the disk is full at {cache}: make room, or set HF_HOME to another disk"
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-            return f"{name}: cannot write to {cache}: allow it, or set HF_HOME to a directory of yours"
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        return f"{name}: the download failed ({reason}): run it again, it goes on where it stopped"
-    return None
-
-
-def _unreachable(name: str, endpoint: str, cache: str) -> str:
-    return (
-        f"{endpoint} cannot be reached and {name} is not complete in the cache {cache}: check the network, set "
-        f"HF_ENDPOINT to a mirror, or give the path of a directory"
-    )
 
 
 def _silent_bar() -> type[Any]:

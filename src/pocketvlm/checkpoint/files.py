@@ -23,6 +23,12 @@ ADAPTER_OPTIONS = "pocketvlm.json"
 GIVE_ADAPTER = "give its base as the model, and the adapter with --adapter (adapters= in Python), or merge the two"
 
 
+def is_adapter(path: Path) -> bool:
+    """Whether a directory holds an adapter, and no model next to it; some tools also save the base's config.json."""
+    weights = (SINGLE_FILE, INDEX_FILE) if (path / "config.json").is_file() else ()
+    return (path / ADAPTER_CONFIG).is_file() and not any((path / name).exists() for name in weights)
+
+
 def is_gguf(path: Path) -> bool:
     """Whether a file begins as GGUF files do, whatever its name is; False for what cannot be read."""
     try:
@@ -63,6 +69,8 @@ def find_files(directory: Path) -> tuple[Path, ...]:
             f"{directory / SINGLE_FILE}: is a link to {(directory / SINGLE_FILE).readlink()}, which is not there: "
             f"download or copy it again"
         )
+    if is_adapter(directory):
+        raise CheckpointError(f"{directory}: is an adapter, no model: {GIVE_ADAPTER}")
     others = sorted(
         path.name for path in directory.iterdir() if path.suffix in {".safetensors", ".bin", ".gguf", ".pt"}
     )

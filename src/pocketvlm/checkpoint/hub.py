@@ -10,24 +10,35 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketvlm.checkpoint.files import ADAPTER_CONFIG, is_gguf
-from pocketvlm.errors import CheckpointError, OptionError
+from pocketvlm.checkpoint.files import ADAPTER_CONFIG, is_adapter, is_gguf
+from pocketvlm.checkpoint.jsonfile import read_json
+from pocketvlm.checkpoint.missing import missing, near_path
+from pocketvlm.errors import CheckpointError, DownloadError, OptionError
+from pocketvlm.fields import shown
+from pocketvlm.suggest import nearest
 
 EMBEDDED = "nano"
 
 Progress = Callable[[int, int], None]
 
+_SHOWN = 8
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _HUB_ID = re.compile(rf"(?P<id>{_PART}/{_PART})(?::(?P<tag>{_PART}))?(?:@(?P<revision>[^\s@]+))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """A checkpoint on this machine: its directory or GGUF file, the number of its files and their bytes."""
+    """A checkpoint or an adapter on this machine.
+
+    path: its directory or GGUF file. files, nbytes: the number of its files and their bytes. adapter: whether it is
+    one; base: the model that it was trained on, as far as its files say.
+    """
 
     path: Path
     files: int
     nbytes: int
+    adapter: bool = False
+    base: str | None = None
 
 
 def embedded_directory() -> Path:
@@ -61,7 +72,7 @@ def resolve(
         if not (directory / "config.json").is_file():
             raise CheckpointError(f"{directory}: the embedded checkpoint is missing: install pocketvlm again")
         return _without_revision(directory, text, revision)
-    path = Path(text).expanduser()
+    path = _path(text, "model")
     if not text:
         raise _unknown(text, False)
     if path.is_dir():
@@ -79,8 +90,12 @@ def resolve(
     if revision is not None and inline is not None and revision != inline:
         raise OptionError(f"revision={revision!r} contradicts the model {text!r}: give one of them")
     from pocketvlm.checkpoint.download import download
+    from pocketvlm.checkpoint.download_errors import NotFoundError
 
-    return download(found["id"], revision or inline, progress, weights, found["tag"], mmproj is None)
+    try:
+        return download(found["id"], revision or inline, progress, weights, found["tag"], mmproj is None)
+    except NotFoundError as error:
+        raise DownloadError(f"model {text!r}: {_no_model(text)}, and as a hub id: {error}") from error.__cause__
 
 
 def resolve_adapter(adapter: str | Path, revision: str | None = None, progress: Progress | None = None) -> Path:
@@ -91,13 +106,16 @@ def resolve_adapter(adapter: str | Path, revision: str | None = None, progress: 
     for a revision of a folder, and DownloadError if the download fails.
     """
     text = str(adapter)
-    path = Path(text).expanduser()
+    path = _path(text, "adapter")
     wanted = "give the folder of an adapter, which holds adapter_config.json, or a hub id"
+    if text == EMBEDDED and not path.exists():
+        raise CheckpointError(f"adapter {text!r}: is a whole checkpoint, no adapter: give it as the model")
     if text and path.is_dir():
         if not (path / ADAPTER_CONFIG).is_file():
             inner = sorted(each.parent.name for each in path.glob(f"*/{ADAPTER_CONFIG}"))
             if inner:
-                raise CheckpointError(f"adapter {text!r}: the adapters are in its folders {', '.join(inner)}: give one")
+                names = ", ".join(inner[:_SHOWN]) + (f" and {len(inner) - _SHOWN} more" if len(inner) > _SHOWN else "")
+                raise CheckpointError(f"adapter {text!r}: the adapters are in its folders {names}: give one")
             if (path / "config.json").is_file():
                 raise CheckpointError(f"adapter {text!r}: is a whole checkpoint, no adapter: give it as the model")
             raise CheckpointError(f"adapter {text!r}: has no {ADAPTER_CONFIG}: {wanted}")
@@ -106,27 +124,68 @@ def resolve_adapter(adapter: str | Path, revision: str | None = None, progress: 
         raise CheckpointError(f"adapter {text!r}: is a file: {wanted}")
     found = _HUB_ID.fullmatch(text)
     if found is None or found["tag"] or isinstance(adapter, Path):
-        raise CheckpointError(f"adapter {text!r}: there is no such folder: {wanted}")
+        raise CheckpointError(f"adapter {text!r}: {_no_adapter(text)}: {wanted}")
     inline = found["revision"]
     if revision is not None and inline is not None and revision != inline:
         raise OptionError(f"revision={revision!r} contradicts the adapter {text!r}: give one of them")
     from pocketvlm.checkpoint.download import download_adapter
+    from pocketvlm.checkpoint.download_errors import NotFoundError
 
-    return download_adapter(found["id"], revision or inline, progress)
+    try:
+        return download_adapter(found["id"], revision or inline, progress)
+    except NotFoundError as error:
+        raise DownloadError(f"adapter {text!r}: {_no_adapter(text)}, and as a hub id: {error}") from error.__cause__
 
 
 def pull(model: str | Path, revision: str | None = None, progress: Progress | None = None) -> Pulled:
-    """Resolve a model, downloading it if needed, and measure it. Raises as `resolve` does."""
-    path = resolve(model, revision, progress)
+    """Resolve a model or an adapter, downloading it if needed, and measure it. Raises as `resolve` does."""
+    from pocketvlm.checkpoint.download_errors import AdapterFoundError
+
+    try:
+        path = resolve(model, revision, progress)
+    except AdapterFoundError:
+        path = resolve_adapter(model, revision, progress)
     files: Iterable[Path] = filter(Path.is_file, path.iterdir()) if path.is_dir() else _gguf_files(path)
     sizes = [file.stat().st_size for file in files]
-    return Pulled(path, len(sizes), sum(sizes))
+    if not is_adapter(path):
+        return Pulled(path, len(sizes), sum(sizes))
+    base = read_json(path / ADAPTER_CONFIG).get("base_model_name_or_path")
+    return Pulled(path, len(sizes), sum(sizes), True, base if isinstance(base, str) and base else None)
+
+
+def is_model(model: str | Path) -> bool:
+    """Whether a name is that of the embedded checkpoint, a checkpoint's directory, or a GGUF file."""
+    path = Path(model).expanduser()
+    return str(model) == EMBEDDED or _is_checkpoint(path)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return (path / "config.json").is_file() or any(path.glob("*.gguf")) if path.is_dir() else is_gguf(path)
+
+
+def _no_model(text: str) -> str:
+    return missing(text, "directory or file", _is_checkpoint)
+
+
+def _no_adapter(text: str) -> str:
+    return missing(text, "folder", Path.is_dir)
 
 
 def _gguf_files(path: Path) -> Iterable[Path]:
     from pocketvlm.checkpoint.reader import open_checkpoint
 
     return open_checkpoint(path).tensor_files
+
+
+def _path(text: str, kind: str) -> Path:
+    """A path that the file system can be asked about. Raises CheckpointError."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+        return path
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{kind} {shown(text)} is no path: {reason}: give a directory or a hub id") from None
 
 
 def _without_revision(path: Path, model: str, revision: str | None) -> Path:
@@ -147,11 +206,10 @@ def _unknown(model: str, is_path: bool) -> CheckpointError:
         )
     choices = f'give "{EMBEDDED}" (built in), a directory, a GGUF file, or a hub id such as openbmb/MiniCPM-V-4.6'
     if is_path or model.endswith(".gguf") or model.startswith(("/", ".", "~")) or "\\" in model or model.endswith("/"):
-        return CheckpointError(f"model {model!r}: there is no such directory or file: {choices}")
+        return CheckpointError(f"model {model!r}: {_no_model(model)}: {choices}")
     if "://" in model:
         return CheckpointError(f"model {model!r}: links are not taken: {choices}")
     if model.count("/") > 1:
-        return CheckpointError(
-            f"model {model!r}: there is no such directory or file, and hub ids have one slash: {choices}"
-        )
-    return CheckpointError(f"model {model!r} is not known: {choices}")
+        return CheckpointError(f"model {model!r}: {_no_model(model)}, and hub ids have one slash: {choices}")
+    near = near_path(model, _is_checkpoint) or nearest(model, [EMBEDDED])
+    return CheckpointError(f"model {model!r} is not known{f' (did you mean {near}?)' if near else ''}: {choices}")

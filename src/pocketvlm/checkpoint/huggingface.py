@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pocketvlm.checkpoint.checkpoint import Checkpoint
-from pocketvlm.checkpoint.files import ADAPTER_CONFIG, GIVE_ADAPTER, find_files
+from pocketvlm.checkpoint.files import GIVE_ADAPTER, find_files, is_adapter
 from pocketvlm.checkpoint.formats.registry import find_format
 from pocketvlm.checkpoint.formats.safetensors import TensorEntry, read_entries
 from pocketvlm.checkpoint.jsonfile import read_json
@@ -36,7 +36,7 @@ def read_checkpoint(directory: Path, weights: bool = True) -> Checkpoint:
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: is not a directory: give the directory that holds config.json")
     refuse_npu_package(directory)
-    if (directory / ADAPTER_CONFIG).is_file() and not (directory / "config.json").is_file():
+    if is_adapter(directory) and (weights or not (directory / "config.json").is_file()):
         raise CheckpointError(f"{directory}: is an adapter, no model: {GIVE_ADAPTER}")
     config = read_json(directory / "config.json")
     model = ModelConfig.from_dict(config, str(directory / "config.json"))

@@ -1,8 +1,9 @@
-"""The command `pocketvlm batch` answers the lines of a file, or one question about many pictures."""
+"""The command `pocketvlm batch` answers the lines of a file, or one question about many images."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,8 +11,8 @@ import typer
 
 from pocketvlm.cli import options
 from pocketvlm.cli.options import INPUT, OUTPUT, option
-from pocketvlm.errors import OptionError
-from pocketvlm.options.load import LoadOptions
+from pocketvlm.errors import InputError, OptionError
+from pocketvlm.options.load import LoadOptions, named_adapters
 from pocketvlm.options.media import ImageOptions, VideoOptions
 from pocketvlm.options.request import TemplateOptions, TextOptions
 from pocketvlm.options.sampling import SamplingParams
@@ -24,9 +25,10 @@ Examples:
 
   pocketvlm batch requests.jsonl -o answers.jsonl --model openbmb/MiniCPM-V-4.6
   pocketvlm batch pictures/ -o captions.jsonl --prompt "Describe this image." --max-tokens 64
+  pocketvlm batch receipts/ -o rows.jsonl -p "What was bought?" --adapter adapters/receipts
   pocketvlm batch rows.csv -o rows.parquet --image-column path -p "Is this a {kind}?" --schema answer.json
 
-IN is a JSONL file of OpenAI's batch lines, a CSV or Parquet file, or pictures: folders, files, or patterns in quotes. \
+IN is a JSONL file of OpenAI's batch lines, a CSV or Parquet file, or images: folders, files, or patterns in quotes. \
 Killed or interrupted, the same command goes on where it stopped. OUT appears when each line has its answer or its \
 error; until then finished lines are in OUT.partial. OUT.job says which job they belong to.
 
@@ -45,12 +47,13 @@ _LOADING = (
     *options.SAMPLING_OPTIONS,
     *options.MEDIA_OPTIONS,
     *options.load_options(*_LOADING),
+    *options.ADAPTER_OPTIONS,
     *options.TEXT_OPTIONS,
 )
 def batch(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="IN", show_envvar=False, help="A .jsonl, .csv or .parquet file, or pictures."),
+        typer.Argument(metavar="IN", show_envvar=False, help="A .jsonl, .csv or .parquet file, or images."),
     ],
     out: Annotated[str, option("--out", "-o", "FILE", panel=OUTPUT, help="The file to write.")],
     model: Annotated[str, option("--model", "-m", "MODEL", panel=HOW, help=options.MODEL_HELP)] = options.DEFAULT_MODEL,
@@ -67,7 +70,7 @@ def batch(
     ] = None,
     image_column: Annotated[
         str | None,
-        option("--image-column", "NAME", panel=INPUT, help="Column with paths, URLs or bytes of pictures."),
+        option("--image-column", "NAME", panel=INPUT, help="Column with paths, URLs or bytes of images."),
     ] = None,
     id_column: Annotated[
         str | None, option("--id-column", "NAME", panel=INPUT, help="Column of custom_ids. Default: row-1, row-2, ...")
@@ -106,7 +109,7 @@ def batch(
     debug: options.Debug = False,
     **values: Any,
 ) -> None:
-    """Answer the lines of a file, or one question about each of many pictures.
+    """Answer the lines of a file, or one question about each of many images.
 
     Each line gets its answer or its error in OUT, as OpenAI's batch API writes them.
     """
@@ -114,7 +117,7 @@ def batch(
     options.check(sampling, loading)
     try:
         from pocketvlm.jobs import parquet
-        from pocketvlm.jobs.output import Output
+        from pocketvlm.jobs.output import Output, check_path
         from pocketvlm.jobs.rows import columns_for
         from pocketvlm.jobs.run import Work, run
         from pocketvlm.jobs.sources.bodies import Defaults
@@ -126,6 +129,7 @@ def batch(
         ) from None
     from pocketvlm.cli.progress import LongWork
 
+    check_path(Path(out).expanduser())
     form = to or ("parquet" if out.lower().endswith(".parquet") else "jsonl")
     wanted = _read_schema(schema)
     if form == "parquet":
@@ -135,6 +139,11 @@ def batch(
     media = {**options.processor_options({**values, "thinking": None}), **media}
     template = options.given(values, TemplateOptions)
     defaults = Defaults(sampling, media, template, options.given(values, TextOptions).get("normalize_newlines"), wanted)
+    adapters = list(named_adapters(loading.get("adapters")))
+    if prompt is not None:  # these lines are made here, and name no adapter
+        options.one_adapter(loading.get("adapters"))
+    if len(adapters) == 1:
+        defaults = replace(defaults, adapter=adapters[0])
     source, directory = open_source(inputs, prompt, system, image_column, id_column)
     if media_dir is not None:
         directory = Path(media_dir).expanduser()
@@ -143,6 +152,8 @@ def batch(
     with LongWork(quiet) as activity:
         activity.say("reading the input")
         digest, found = source.digest(), survey(source)
+        if found.count == 0:
+            raise InputError(f"{inputs[0]}: there is no line or row in it, so there is nothing to answer")
         work = Work(
             source,
             found,
@@ -151,16 +162,19 @@ def batch(
             workers=_workers(),
             max_retries=max_retries,
         )
-        settings = {"input": digest, "media_dir": media_dir, **defaults.to_dict()}
+        question = {"prompt": prompt, "system": system, "image_column": image_column, "id_column": id_column}
+        settings = {"input": digest, **question, "media_dir": media_dir, **defaults.to_dict()}
 
         def journal(checkpoint: str) -> Any:
-            output = Output(Path(out), {**settings, "checkpoint": checkpoint}, order, form, wanted)
+            given = {each.name: f"{each.digest[:16]} {dict(each.options)}" for each in loaded.adapters.values()}
+            whole = {**settings, "checkpoint": checkpoint, "adapter": given or None}
+            output = Output(Path(out).expanduser(), whole, order, form, wanted)
             outputs.append(output)
             return output.open(found.last)
 
         outputs: list[Output] = []
         from pocketvlm.api import load
-        from pocketvlm.interfaces.preparation import served_name
+        from pocketvlm.options.load import served_name
 
         activity.say(f"loading {model}")
         loaded = load(model, progress=activity.loading(model), max_seqs=concurrency, **loading)
@@ -206,8 +220,8 @@ def _report(activity: Any, progress: Progress) -> None:
 
     stage, share = progress.slowest
     parts = [f" of {progress.total}"]
-    if progress.failed:
-        parts.append(f"{progress.failed} failed")
+    if progress.failures:
+        parts.append(f"{progress.failures} failed")
     parts += [*_rates(progress), f"{stage} {share:.0%}"]
     left = progress.seconds_left
     if left is not None and progress.finished < progress.total:
@@ -216,8 +230,17 @@ def _report(activity: Any, progress: Progress) -> None:
 
 
 def _rates(progress: Progress) -> list[str]:
-    images = [f"{progress.rate(progress.images):.3g} images/s"] if progress.images else []
-    return [*images, f"{progress.rate(progress.tokens):.3g} tokens/s"]
+    images = [f"{_figure(progress.rate(progress.images))} images/s"] if progress.images else []
+    return [*images, f"{_figure(progress.rate(progress.tokens))} tokens/s"]
+
+
+def _figure(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _lines(count: int) -> str:
+    return f"{count} line{'' if count == 1 else 's'}"
 
 
 def _summary(out: str, count: int, progress: Progress | None, as_json: bool, quiet: bool) -> None:
@@ -228,14 +251,15 @@ def _summary(out: str, count: int, progress: Progress | None, as_json: bool, qui
 
     if progress is None:
         figures: dict[str, Any] = {"lines": count, "answered": 0, "before": count}
-        line = f"{out} is complete: all {count} lines were answered before"
+        line = f"{out} is complete: {_lines(count)} of an earlier run; nothing to do"
     else:
         stages = {name: round(seconds, 6) for name, seconds in progress.stages.items()}
         figures = {
             "lines": count,
             "before": progress.before,
-            "answered": progress.done - progress.failed,
-            "failed": progress.failed,
+            "answered": progress.done - progress.failures,
+            "failed": progress.failures,
+            "unfit": progress.unfit,
             "images": progress.images,
             "prompt_tokens": progress.prompt_tokens,
             "completion_tokens": progress.tokens,
@@ -243,13 +267,14 @@ def _summary(out: str, count: int, progress: Progress | None, as_json: bool, qui
             "stages": stages,
         }
         before = f" ({progress.before} before)" if progress.before else ""
-        failed = f", {progress.failed} failed" if progress.failed else ""
+        unfit = f" ({progress.unfit} without the JSON of --schema: raise --max-tokens)" if progress.unfit else ""
+        failed = f", {progress.failures} failed{unfit}" if progress.failures else ""
         whole = sum(stages.values()) or 1.0
         shares = ", ".join(
             f"{name} {seconds / whole:.0%}" for name, seconds in stages.items() if seconds / whole >= 0.005
         )
         rates = ", ".join(_rates(progress))
-        line = f"{out}: {count} lines{before}{failed} in {duration(progress.seconds)}: {rates}; {shares}"
+        line = f"{out}: {_lines(count)}{before}{failed} in {duration(progress.seconds)}: {rates}; {shares}"
     if as_json:
         print(json.dumps({"out": out, **figures}, ensure_ascii=False))
     if not quiet:

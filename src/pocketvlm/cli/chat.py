@@ -15,6 +15,7 @@ from pocketvlm.options.load import LoadOptions, named_adapters
 from pocketvlm.options.request import SAMPLING_OPTIONS, TextOptions
 from pocketvlm.options.sampling import SamplingParams
 
+_NO_ADAPTER = "default"
 EPILOG = """
 Examples:
 
@@ -42,7 +43,7 @@ def chat(
     model: Annotated[str, options.model_argument("CHAT")] = options.DEFAULT_MODEL,
     image: Annotated[
         list[str] | None,
-        option("--image", "-i", "PATH|URL", panel=INPUT, help="Picture, video or PDF to begin with. Repeatable."),
+        option("--image", "-i", "PATH|URL", panel=INPUT, help="Image, video or PDF to begin with. Repeatable."),
     ] = None,
     video: options.Video = None,
     system: options.System = None,
@@ -56,9 +57,9 @@ def chat(
     debug: options.Debug = False,
     **values: Any,
 ) -> None:
-    """Chat about pictures, videos and PDF pages.
+    """Chat about images, videos and PDF pages.
 
-    Type or drop their paths anywhere in a sentence. A second question about a picture is quick, because it is cached.
+    Type or drop their paths anywhere in a sentence. A second question about an image is quick, because it is cached.
     """
     if image and STDIN in image:
         raise OptionError("-i - does not work in a chat, which reads its lines from stdin: give a path")
@@ -95,7 +96,13 @@ def begin(
     from pocketvlm.cli.chatting.loop import chat_with
 
     given = {**chosen, **options.processor_options(values)}
-    if names := list(named_adapters(engine.get("adapters"))):
+    names = list(named_adapters(engine.get("adapters"), model))
+    if _NO_ADAPTER in names:
+        raise OptionError(
+            f"adapter {_NO_ADAPTER!r}: in a chat, /set adapter {_NO_ADAPTER} is the model itself: give the adapter "
+            f"another name with NAME=DIR"
+        )
+    if names:
         given["adapter"] = names[0]
     code = chat_with(model, engine, given, images, load, quiet=quiet, history=history)
     if code:

@@ -19,7 +19,7 @@ Side = tuple[str | Path, str | None, str | Path | None]  # a model, its revision
 
 STAGES = {
     "download": "downloading",
-    "vision": "encoding pictures with both models",
+    "vision": "encoding images with both models",
     "layers": "running the layers of both models",
     "logits": "comparing logits",
 }
@@ -53,7 +53,7 @@ def compare(
         option(
             *("--data", "FILE|FOLDER"),
             panel=INPUT,
-            help="JSONL of messages, a folder of pictures, or default: held-out texts, pictures and clips.",
+            help="JSONL of messages, a folder of images, or default: held-out texts, images and clips.",
         ),
     ] = "default",
     max_tokens: Annotated[

@@ -135,7 +135,8 @@ def check(
 def _complain(report: Report, skip_bad: bool, skip_long: bool, quiet: bool) -> bool:
     """Print what is wrong on stderr; whether any of it stops a fine-tune."""
     from pocketvlm.cli.terminal import printable
-    from pocketvlm.train.check import counted
+    from pocketvlm.cli.typed import as_typed
+    from pocketvlm.train.check import NOTHING_LEFT, counted
     from pocketvlm.train.data.dataset import listing
 
     failed = False
@@ -149,10 +150,10 @@ def _complain(report: Report, skip_bad: bool, skip_long: bool, quiet: bool) -> b
         left_out = ", left out" if skipped and problems is not report.warnings else ""
         title = f"{counted(len(problems), noun)}{left_out}"
         print(f"{'warning' if skipped else 'error'}: {title}:", file=sys.stderr)
-        print(printable(listing(problems)), file=sys.stderr)
+        print(printable(as_typed(listing(problems))), file=sys.stderr)
         failed = failed or not skipped
     if not report.samples:
-        print("error: no sample is left to train on: correct the data, or raise max_length", file=sys.stderr)
+        print(as_typed(f"error: {NOTHING_LEFT}"), file=sys.stderr)
     return failed
 
 

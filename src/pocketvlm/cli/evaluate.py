@@ -93,7 +93,7 @@ def eval_(
         option(
             *("--output", "-o", "FILE"),
             panel=OUTPUT,
-            help="Write a report: a page with pictures to a .html file, or all figures to a .json file. Repeatable.",
+            help="Write a report: a page with images to a .html file, or all figures to a .json file. Repeatable.",
         ),
     ] = None,
     failures: Annotated[
@@ -130,10 +130,11 @@ def eval_(
     written.check()
 
     from pocketvlm.api.evaluation import evaluate
+    from pocketvlm.api.stopping import stopping
     from pocketvlm.cli.progress import LongWork
 
     try:
-        with LongWork(quiet, STAGES) as work:
+        with LongWork(quiet, STAGES) as work, stopping():
             found = evaluate(
                 model if predictions is None else None,
                 paths,

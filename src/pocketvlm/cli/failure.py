@@ -11,6 +11,7 @@ import traceback
 import typer
 
 from pocketvlm.cli.terminal import printable
+from pocketvlm.cli.typed import as_typed
 from pocketvlm.errors import DataError, OptionError, PocketVLMError, VideoError
 from pocketvlm.suggest import nearest
 
@@ -28,7 +29,7 @@ def report(error: BaseException, debug: bool) -> int:
     if debug and not isinstance(error, typer.TyperException):
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        _say(f"interrupted: {error}" if str(error) else "interrupted")
+        _say(f"interrupted: {as_typed(str(error))}" if str(error) else "interrupted")
         return INTERRUPTED
     message, code = _explain(error)
     # Faults of training data come one a line.
@@ -59,11 +60,11 @@ def _explain(error: BaseException) -> tuple[str, int]:
 
 
 def _as_typed(error: PocketVLMError) -> str:
-    """Rewrites message parts in an error as arguments of the command line, whose images are the first parts."""
+    """Rewrites parameters and message parts in an error as arguments; images are the first parts."""
     # A video may come after any number of images; its name is in the message.
     video = isinstance(error, VideoError)
     message = _PART.sub(lambda found: "video: " if video else f"image {int(found[1]) + 1}: ", str(error))
-    return message.removeprefix("options: ")
+    return as_typed(message.removeprefix("options: "))
 
 
 def _usage(error: typer.TyperException) -> str:

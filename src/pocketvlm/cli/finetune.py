@@ -172,6 +172,7 @@ def _figures(step: StepReport) -> str:
 
 def _say(result: FinetuneResult, as_json: bool) -> None:
     from pocketvlm.cli.progress import duration
+    from pocketvlm.train.check import counted
 
     if as_json:
         import json
@@ -179,10 +180,11 @@ def _say(result: FinetuneResult, as_json: bool) -> None:
         print(json.dumps({"type": "pocketvlm.finetune", "version": 1, **result.to_dict()}))
         return
     evaluated = "" if result.eval_loss is None else f", evaluation loss {result.eval_loss:.4f}"
-    trained = f"{result.matrices} matrices, " if result.matrices else ""
+    trained = f"{counted(result.matrices, 'matrix', 'matrices')}, " if result.matrices else ""
     facts = {
         "written": str(result.path),
-        "trained": f"{trained}{result.parameters:,} values, {result.samples} samples, {result.steps} steps",
+        "trained": f"{trained}{result.parameters:,} values, {counted(result.samples, 'sample')}, "
+        f"{counted(result.steps, 'step')}",
         "loss": f"{result.loss:.4f} at the last step; weights of step {result.step}{evaluated}",
         "time": f"{duration(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s, peak memory "
         f"{readable_size(result.peak_memory)}",

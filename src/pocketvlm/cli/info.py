@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pocketvlm.bytesize import readable_count, readable_size
 from pocketvlm.cli import options
 from pocketvlm.options.load import LoadOptions, named_adapters
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pocketvlm.api.adapters import AdapterInfo
 
 EPILOG = """
 Examples:
@@ -36,7 +41,7 @@ def info(
     --adapter also what an adapter changes.
     """
     from pocketvlm.api.about import describe, scheme_for
-    from pocketvlm.api.adapters import AdapterInfo, open_adapter
+    from pocketvlm.api.adapters import AdapterInfo, open_adapter, warn_of_other_base
     from pocketvlm.backends import create
     from pocketvlm.checkpoint.hub import resolve
     from pocketvlm.checkpoint.reader import open_checkpoint
@@ -51,19 +56,21 @@ def info(
         checkpoint = open_checkpoint(path, mmproj=how.mmproj)
         scheme = scheme_for(checkpoint, how.backend, how.weights, how.precision, how.kv_cache_dtype)
         facts = describe(model, checkpoint, create(how.backend, how.threads, how.device, scheme))
-        facts["adapters"] = [
-            AdapterInfo.of(name, open_adapter(name, source, checkpoint)).to_dict()
-            for name, source in named_adapters(how.adapters).items()
-        ]
+        sources = named_adapters(how.adapters, model)
+        opened = {name: open_adapter(name, source, checkpoint) for name, source in sources.items()}
+        for name, adapter in opened.items():
+            warn_of_other_base(name, adapter, checkpoint)
+        adapters = [AdapterInfo.of(name, adapter) for name, adapter in opened.items()]
+    facts["adapters"] = [adapter.to_dict() for adapter in adapters]
     if as_json:
         import json
 
         print(json.dumps(facts, ensure_ascii=False))
     else:
-        print(_table(facts))
+        print(_table(facts, adapters))
 
 
-def _table(facts: dict[str, Any]) -> str:
+def _table(facts: dict[str, Any], adapters: Sequence[AdapterInfo]) -> str:
     from pocketvlm.cli.terminal import printable
 
     total = sum(facts["stored_as"].values())
@@ -91,7 +98,7 @@ def _table(facts: dict[str, Any]) -> str:
     lines = [
         *rows.items(),
         *((("" if number else "matrices"), part) for number, part in enumerate(_parts(facts["parts"]))),
-        *(("adapter", _adapter(adapter)) for adapter in facts["adapters"]),
+        *(("adapter", str(adapter)) for adapter in adapters),
     ]
     return "\n".join(f"{name:<{width}}  {printable(str(value))}" for name, value in lines)
 
@@ -104,21 +111,3 @@ def _parts(parts: list[dict[str, Any]]) -> list[str]:
         how = f"{part['stored']}, {origin}; {part['kernel']}"
         same.setdefault(how, []).append(f"{part['matrices']} {part['part']}")
     return [f"{', '.join(names)}: {how}" for how, names in same.items()]
-
-
-def _adapter(facts: dict[str, Any]) -> str:
-    """What an adapter changes, in a line."""
-    ranks = " and ".join(map(str, facts["ranks"]))
-    counts = (
-        f"{part}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"
-        for part, kinds in facts["updates"].items()
-    )
-    chosen = ", ".join(f"{name} {value}" for name, value in facts["options"].items())
-    told = [
-        f"{facts['matrices']} matrices of rank {ranks}" if facts["matrices"] else "no matrices",
-        f"{readable_count(facts['parameters'])} parameters",
-        *counts,
-        *([f"replaces {', '.join(facts['replaced'])}"] if facts["replaced"] else []),
-        f"options: {chosen}" if chosen else "no options of its own",
-    ]
-    return f"{facts['name']} ({facts['source']}): {'; '.join(told)}"

@@ -39,7 +39,7 @@ def _check_video(name: str) -> None:
         raise VideoError(f"video {path!r}: there is no such file")
     picture = still(_head(path))
     if picture is not None:
-        raise VideoError(f"video {path!r}: this is a picture ({picture.name}): give it with -i")
+        raise VideoError(f"video {path!r}: this is an image ({picture.name}): give it with -i")
 
 
 def _is_piped() -> bool:
@@ -64,9 +64,7 @@ def _checked(name: str, videos_too: bool) -> str:
     elif _missing(name):
         raise ImageError(f"image {name!r}: there is no such file")
     elif _is_folder(name):
-        raise ImageError(
-            f"image {name!r}: this is a folder: give it with -v, and its pictures are the frames of a video"
-        )
+        raise ImageError(f"image {name!r}: this is a folder: give it with -v, and its images are the frames of a video")
     elif not videos_too and (found := recognize(_head(name))) is not None and found.group == "video":
         raise ImageError(f"image {name!r}: this is a video ({found.name}): give it with -v")
     return name

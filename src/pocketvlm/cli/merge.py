@@ -9,12 +9,13 @@ import typer
 
 from pocketvlm.bytesize import readable_size
 from pocketvlm.cli import options
-from pocketvlm.cli.options import ENGINE, option
+from pocketvlm.cli.options import ENGINE, FLAG, option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pocketvlm.api.merging import MergeResult
+    from pocketvlm.checkpoint.adapters.merge import MergeChanges
 
 EPILOG = """
 Examples:
@@ -26,6 +27,7 @@ Examples:
 The result is a checkpoint in bfloat16, which transformers and every other tool loads like the original. \
 pocketvlm quantize --merge-adapter goes from base and adapter to quantized weights without it.
 """
+OTHER_BASE_HELP = "Also merge an adapter that was trained on another base."
 ADAPTER_HELP = "Folder or hub id of an adapter (LoRA) in PEFT's file format."
 
 
@@ -40,6 +42,7 @@ def merge(
     adapter_revision: Annotated[
         str | None, option("--adapter-revision", "NAME", panel=ENGINE, help="--revision of the adapter.")
     ] = None,
+    allow_other_base: Annotated[bool, option("--allow-other-base", FLAG, panel=ENGINE, help=OTHER_BASE_HELP)] = False,
     as_json: Annotated[bool, options.json_option("MERGE")] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -61,6 +64,7 @@ def merge(
             revision=values["revision"],
             adapter_revision=adapter_revision,
             mmproj=values["mmproj"],
+            allow_other_base=allow_other_base,
             progress=work.step,
         )
     if as_json:
@@ -82,25 +86,22 @@ def _lines(result: MergeResult) -> list[str]:
             f"the base is quantized ({result.dequantized}): its dequantized weights were merged, with their rounding "
             f"errors; the 16-bit base gives a better result"
         )
-    return [*lines, *adapter_lines(result.to_dict())]
+    return [*lines, *adapter_lines(result.changes)]
 
 
-def adapter_lines(facts: Mapping[str, Any]) -> list[str]:
-    """What merging an adapter changed, and what became of the options that it was trained with.
-
-    facts: fields of `MergeResult`, from updated on.
-    """
-    lines = [f"adapter: {_counted(facts['updated'], 'matrix', 'matrices')} updated"]
-    if facts["replaced"]:
-        lines[0] += f", {_counted(facts['replaced'], 'tensor', 'tensors')} replaced"
-    if facts["untied"]:
+def adapter_lines(changes: MergeChanges) -> list[str]:
+    """What merging an adapter changed, and what became of the options that it was trained with."""
+    lines = [f"adapter: {_counted(changes.updated, 'matrix', 'matrices')} updated"]
+    if changes.replaced:
+        lines[0] += f", {_counted(changes.replaced, 'tensor', 'tensors')} replaced"
+    if changes.untied:
         lines.append(
             "embedding and head are two tensors now (tie_word_embeddings is false), since the adapter changes them "
             "differently"
         )
-    if facts["saved"]:
-        lines.append(f"the checkpoint's defaults now say {_named(facts['saved'])}, as the adapter was trained")
-    for given, when in ((facts["left"], "at run time"), (facts["for_videos"], "with videos")):
+    if changes.saved:
+        lines.append(f"the checkpoint's defaults now say {_named(changes.saved)}, as the adapter was trained")
+    for given, when in ((changes.left, "at run time"), (changes.for_videos, "with videos")):
         if given:
             lines.append(f"the adapter was trained with {_named(given)}: {when} give {_flags(given)}")
     return lines

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from pocketvlm.errors import CacheWarning
+from pocketvlm.errors import AdapterWarning, CacheWarning
 
 # Text, and the library that it comes from (empty for our own).
 Say = Callable[[str, str], None]
 
 # Our own limits on the size of pictures apply, so this warning tells users nothing.
 _USELESS = ("DecompressionBombWarning",)
+_OWN = (CacheWarning, AdapterWarning)
 # Each text is printed once, up to this number of texts, which bounds the memory and the log of a server.
 _REMEMBERED = 1000
 
@@ -109,14 +110,15 @@ def clean_warnings(say: Say) -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         if category.__name__ not in _USELESS:
-            once(str(message), "" if issubclass(category, CacheWarning) else _library(filename))
+            once(str(message), "" if issubclass(category, _OWN) else _library(filename))
 
     handler = _Handler(once)
     usual = logging.getLoggerClass()
     root = logging.getLogger()
     with warnings.catch_warnings():
         warnings.showwarning = show
-        warnings.simplefilter("always", CacheWarning)
+        for own in _OWN:
+            warnings.simplefilter("always", own)
         logging.setLoggerClass(_without_stderr(usual))
         root.addHandler(handler)
         try:

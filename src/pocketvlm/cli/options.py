@@ -60,7 +60,7 @@ Video = Annotated[
         "-v",
         "PATH[:FPS]|URL",
         panel=INPUT,
-        help="Video: path, URL, data URI, or a folder of pictures (FPS is their rate); after the images. Repeatable.",
+        help="Video: path, URL, data URI, or a folder of images (FPS is their rate); after the images. Repeatable.",
     ),
 ]
 Prompt = Annotated[str | None, option("--prompt", "-p", "TEXT", panel=INPUT, help="The question; - reads stdin.")]
@@ -128,6 +128,7 @@ def takes(*chosen: Definition) -> Callable[[F], F]:
         ordered = sorted(parameters, key=lambda each: {ENGINE: 1, OUTPUT: 2}.get(_panel(each) or "", 0))
         keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in ordered]
         vars(command)["__signature__"] = signature.replace(parameters=keywords)
+        vars(command)["flags"] = {each.name: each.flag for each in chosen if each.argument is not None}
         return command
 
     return decorate

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pocketvlm.atomic import replacing, write_all
 from pocketvlm.errors import OptionError
@@ -76,6 +77,7 @@ class Outputs:
                 elif label == "--failures":
                     for sample in found.failures:
                         line = {"type": FAILURE, **sample.to_dict(messages=True)}
+                        line["messages"] = _moved(line["messages"], path.absolute().parent)
                         if sample.metric == found.metric:  # as data again, the file follows --metric as its source does
                             del line["metric"]
                         write_all(file, _line(line))
@@ -98,6 +100,26 @@ class Outputs:
 def write_line(text: str) -> None:
     """Print a line of JSON; half of a surrogate pair becomes its escape."""
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
+
+
+def _moved(value: Any, folder: Path) -> Any:
+    """Messages whose local media are named relative to a folder, so that both can be moved together.
+
+    Readers of data made these paths absolute. A path on another file system or drive stays as it is.
+    """
+    if isinstance(value, list | tuple):
+        return [_moved(each, folder) for each in value]
+    if isinstance(value, Mapping):
+        return {key: each if key == "text" else _moved(each, folder) for key, each in value.items()}
+    if not isinstance(value, str):
+        return value
+    try:
+        if not Path(value).is_absolute() or not Path(value).exists():
+            return value
+    except (OSError, ValueError):  # base64 may begin with a slash
+        return value
+    shared = os.path.commonpath([value, folder])
+    return value if Path(shared) == Path(shared).parent else os.path.relpath(value, folder)
 
 
 def _line(value: object) -> bytes:

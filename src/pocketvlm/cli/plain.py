@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from typer.core import TyperCommand
 
+from pocketvlm.cli import typed
+
 _NUMBERS = {int: re.compile(r"-?[0-9]{1,15}"), float: re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")}
 _NOT_PLAIN = object()
 
@@ -30,7 +32,12 @@ class PlainValues:
 
 
 class PlainCommand(PlainValues, TyperCommand):
-    """A command that takes plain values as they are."""
+    """A command that takes plain values as they are, and whose flags are those that messages name."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        typed.remember(self)
+        return super().invoke(ctx)
 
 
 class _Coercion:

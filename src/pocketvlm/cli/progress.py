@@ -28,6 +28,7 @@ class LongWork(Activity):
         self._lines = not quiet and not is_terminal(sys.stderr)
         self._clock = clock
         self._stage, self._began, self._written = "", 0.0, 0.0
+        self._seen: set[str] = set()
 
     def step(self, stage: str, done: float, total: float, seconds_left: float | None = None, figures: str = "") -> None:
         """Report the work done of a stage. seconds_left: of all the work; None estimates those of the stage.
@@ -36,7 +37,10 @@ class LongWork(Activity):
         """
         now = self._clock()
         if begins := stage != self._stage:
-            self._stage, self._began, self._written = stage, now, now - INTERVAL
+            self._stage, self._began = stage, now
+            if stage not in self._seen:  # a stage that comes again, as an evaluation does, gets no further line
+                self._seen.add(stage)
+                self._written = now - INTERVAL
         in_bytes, words = stage in _IN_BYTES, self._words.get(stage, stage)
         if seconds_left is None and total and done >= _MIN_SHARE * total:
             seconds_left = (now - self._began) * (total - done) / done

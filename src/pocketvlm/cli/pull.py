@@ -1,4 +1,4 @@
-"""The command `pocketvlm pull` downloads a model and prints its directory."""
+"""The command `pocketvlm pull` downloads a model or an adapter and prints its directory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ EPILOG = """
 Examples:
 
   pocketvlm pull openbmb/MiniCPM-V-4.6
+  pocketvlm pull org/my-adapter
   cd "$(pocketvlm pull openbmb/MiniCPM-V-4.6)"
 
 The path goes to stdout, the size to stderr. A broken download goes on where it stopped. HF_HOME, HF_ENDPOINT, \
@@ -26,9 +27,9 @@ def pull(
     debug: options.Debug = False,
     **values: Any,
 ) -> None:
-    """Download a model from the hub, or find it where it is already."""
+    """Download a model or an adapter (LoRA) from the hub, or find it where it is already."""
     from pocketvlm.checkpoint import hub
-    from pocketvlm.cli.terminal import Activity
+    from pocketvlm.cli.terminal import Activity, printable
 
     with Activity(quiet) as activity:
         activity.say(f"looking for {model}")
@@ -36,3 +37,6 @@ def pull(
     print(pulled.path, flush=True)
     if not quiet:
         print(f"{pulled.files} files, {readable_size(pulled.nbytes)}", file=sys.stderr)
+        if pulled.adapter:
+            base = pulled.base or "MODEL"
+            print(printable(f"an adapter: use it with pocketvlm run {base} --adapter {model}"), file=sys.stderr)

@@ -10,8 +10,9 @@ import typer
 
 from pocketvlm.bytesize import readable_size
 from pocketvlm.cli import options, reports
-from pocketvlm.cli.merge import adapter_lines
-from pocketvlm.cli.options import INPUT, OUTPUT, option
+from pocketvlm.cli.merge import OTHER_BASE_HELP, adapter_lines
+from pocketvlm.cli.options import FLAG, INPUT, OUTPUT, option
+from pocketvlm.errors import OptionError
 
 EPILOG = """
 Examples:
@@ -29,7 +30,7 @@ HOW = "Quantization"
 STAGES = {
     "download": "downloading",
     "vision": "quantizing the vision tower",
-    "pictures": "encoding pictures",
+    "pictures": "encoding images",
     "measure": "measuring inputs of layers",
     "probe": "trying schemes",
     "head": "quantizing the head",
@@ -94,17 +95,18 @@ def quantize(
         option(
             *("--calibration", "FILE|FOLDER"),
             panel=INPUT,
-            help="JSONL of messages, a folder of pictures, or default: a set of texts, pictures and clips.",
+            help="JSONL of messages, a folder of images, or default: a set of texts, images and clips.",
         ),
     ] = "default",
     merge_adapter: Annotated[
-        str | None,
+        list[str] | None,
         option(
             *("--merge-adapter", "DIR"),
             panel=INPUT,
-            help="Merge an adapter (LoRA; a folder or a hub id) into the weights first.",
+            help="Merge an adapter (LoRA; a folder or a hub id) into the weights first. One at most.",
         ),
     ] = None,
+    allow_other_base: Annotated[bool, option("--allow-other-base", FLAG, panel=INPUT, help=OTHER_BASE_HELP)] = False,
     seed: Annotated[int, option("--seed", "N", panel=HOW, help="Of the default calibration set. Default: 0.")] = 0,
     report: Annotated[str | None, option("--report", "FILE", panel=OUTPUT, help=reports.HELP)] = None,
     as_json: Annotated[bool, options.json_option("QUANTIZE")] = False,
@@ -112,11 +114,12 @@ def quantize(
     debug: options.Debug = False,
     **values: Any,
 ) -> None:
-    """Quantize a checkpoint for an engine, with pictures in the calibration, and report what it costs.
+    """Quantize a checkpoint for an engine, with images in the calibration, and report what it costs.
 
     Runs on the CPU without PyTorch, a layer at a time. With --report the result is compared with the original, also
     in speed.
     """
+    adapter = _one(merge_adapter)
     target = reports.check(report, quiet, out)
     from pocketvlm.api.comparing import compare_models
     from pocketvlm.api.quantizing import quantize_model
@@ -138,7 +141,8 @@ def quantize(
                 vision=vision,
                 bits_per_weight=bits_per_weight,
                 seed=seed,
-                merge_adapter=merge_adapter,
+                merge_adapter=adapter,
+                allow_other_base=allow_other_base,
                 threads=threads,
                 revision=revision,
                 mmproj=mmproj,
@@ -174,7 +178,7 @@ def quantize(
                 threads=threads,
                 reference_revision=revision,
                 reference_mmproj=mmproj,
-                reference_adapter=merge_adapter,
+                reference_adapter=adapter,
                 progress=work.step,
             )
             found = compare.timed(found, work, (model, revision, mmproj), (made, None, own), threads)
@@ -189,3 +193,13 @@ def quantize(
         print(json.dumps(content, ensure_ascii=False))
     if written and not quiet:
         print(f"wrote {' and '.join(map(str, written))}", file=sys.stderr)
+
+
+def _one(adapters: list[str] | None) -> str | None:
+    """The adapter to merge. Raises OptionError for more than one."""
+    if adapters is not None and len(adapters) > 1:
+        raise OptionError(
+            f"--merge-adapter is given {len(adapters)} times, for {' and '.join(adapters)}: give one, and merge "
+            f"others first with pocketvlm merge"
+        )
+    return adapters[0] if adapters else None

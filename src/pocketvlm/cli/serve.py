@@ -12,7 +12,7 @@ from pocketvlm.cli import options
 from pocketvlm.cli.notices import notices
 from pocketvlm.cli.options import given, load_options, option
 from pocketvlm.errors import OptionError
-from pocketvlm.options.load import LoadOptions, named_adapters
+from pocketvlm.options.load import LoadOptions, named_adapters, served_name
 from pocketvlm.options.option import definitions
 from pocketvlm.server.settings import Settings, read_file, read_keys
 
@@ -91,14 +91,13 @@ def serve(
         chosen["adapter_dir"] = str(Path(chosen["adapter_dir"]).expanduser())
     settings = Settings(**chosen, allowed_media_path=paths, api_keys=read_keys(api_key_file, os.environ))
     try:
-        from pocketvlm.interfaces.preparation import served_name
         from pocketvlm.server import run
         from pocketvlm.server.logs import Log
     except ImportError as error:
         raise OptionError(
             f'the server needs {error.name}, which is not installed: pip install "pocketvlm[serve]"'
         ) from None
-    adapters = named_adapters(given(values, LoadOptions).get("adapters"))
+    adapters = named_adapters(given(values, LoadOptions).get("adapters"), model)
     settings.check_adapters(adapters, settings.served_model_name or (served_name(model),))
     listener = run.bind(settings)
     with Activity(quiet) as activity:

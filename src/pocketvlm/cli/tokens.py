@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pocketvlm.cli import options
 from pocketvlm.cli.inputs import read_images, read_prompt, read_videos
+from pocketvlm.cli.typed import as_typed
 from pocketvlm.errors import OptionError
 from pocketvlm.options.load import LoadOptions, named_adapters
 from pocketvlm.options.request import over_defaults
@@ -69,7 +70,7 @@ def tokens(
         path = resolve(model, values["revision"], activity.downloading(model), weights=False, mmproj=mmproj)
         checkpoint = open_checkpoint(path, weights=False, mmproj=mmproj)
         processor = processor_for(checkpoint)
-        for name, source in named_adapters(adapters).items():
+        for name, source in named_adapters(adapters, model).items():
             chosen = over_defaults(adapter_options(name, source, checkpoint.processor), chosen)
         activity.say(f"reading {len(images)} images and {len(videos)} videos")
         processed = processor(as_messages(text, images, system, videos), **chosen)
@@ -211,7 +212,7 @@ def _table(report: dict[str, Any]) -> str:
     totals = " · ".join(f"{report['prompt_tokens'][each]} tokens in {each}" for each in MODES)
     lines.append(f"prompt: {totals} ({report['text_tokens']} of them text), context {report['context']}")
     if "to_fit" in report:
-        lines.append(f"too long for the context: {report['to_fit']}")
+        lines.append(as_typed(f"too long for the context: {report['to_fit']}"))
     return "\n".join(lines)
 
 

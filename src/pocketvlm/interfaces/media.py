@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pocketvlm.errors import ImageError, OptionError, VideoError
+from pocketvlm.processor.formats import HEAD, recognize
 from pocketvlm.processor.frames import rated
+from pocketvlm.processor.media import shorten
 
 _TYPES = ("image", "image_url", "video", "video_url")
 _NAMES = ("image", "video", "image_url", "video_url", "url", "path")
@@ -37,20 +39,35 @@ def refuse(source: MediaSource) -> bytes:
     raise ImageError(f"{source.where}: nothing but data is read here: send a data URI or base64 text")
 
 
-def with_data(messages: Sequence[Any], read: ReadMedia, paths: bool = False) -> list[Any]:
+def with_data(
+    messages: Sequence[Any], read: ReadMedia, paths: bool = False, names: dict[str, str] | None = None
+) -> list[Any]:
     """Messages in which every image and video carries its data. paths: as for `media_sources`.
 
-    Raises ImageError and VideoError.
+    names: gets what `named_again` needs. Raises ImageError and VideoError.
     """
     copied, places = media_parts(messages)
     for number, index, where in places:
         part = copied[number]["content"][index]
         try:
-            uris = [data_uri(source, read) for source in media_sources(part, where, paths)]
+            sources = media_sources(part, where, paths)
+            uris = [data_uri(source, read) for source in sources]
+            for source, uri in zip(sources, uris, strict=True):
+                if names is not None and source.kind != "data":
+                    short, name = shorten(uri), repr(shorten(source.value))
+                    # Several of the same beginning and size cannot be told apart.
+                    names[short] = name if names.get(short, name) == name else short
         except ImageError as error:
             raise failure(part_kind(part), str(error)) from error.__cause__
         copied[number]["content"][index] = replaced(part, uris)
     return copied
+
+
+def named_again(text: str, names: Mapping[str, str]) -> str:
+    """An error about data that was read, with the name of its source instead of the data's first characters."""
+    for short, name in names.items():
+        text = text.replace(f"{short}:", f"{name}:")
+    return text
 
 
 def media_parts(messages: Sequence[Any]) -> tuple[list[Any], list[tuple[int, int, str]]]:
@@ -71,7 +88,7 @@ def media_parts(messages: Sequence[Any]) -> tuple[list[Any], list[tuple[int, int
 def media_sources(part: Mapping[str, Any], where: str, paths: bool = False) -> list[MediaSource]:
     """The sources of a part: several for a video of frames, none where the processor must say what is wrong.
 
-    paths: a source with a dot and without a scheme is a path; base64 text has no dots. Raises ImageError.
+    paths: a source without a scheme is a path, unless it is the base64 text of a picture or video. Raises ImageError.
     """
     kind, file_id = part_kind(part), _file_id(part)
     if file_id is not None:
@@ -155,10 +172,19 @@ def check_options(options: Mapping[str, Any], where: str, known: Sequence[str]) 
 def _from_url(text: str, where: str, paths: bool) -> MediaSource:
     text = text.strip()
     if ":" not in text[:16]:
-        if paths and "." in text:
+        if paths and not _is_base64_media(text):
             return MediaSource("path", text, where)
         return MediaSource("data", f"data:;base64,{text}", where)
     return MediaSource("data" if text[:5].lower() == "data:" else "url", text, where)
+
+
+def _is_base64_media(text: str) -> bool:
+    """Whether a text is base64 that begins as a file of pictures or videos does. Names such as `/dev/null` are not."""
+    head = "".join(text[: 2 * HEAD].split())
+    try:
+        return recognize(base64.b64decode(head[: len(head) // 4 * 4], validate=True)) is not None
+    except ValueError:
+        return False
 
 
 def _file_id(part: Mapping[str, Any]) -> Any:

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketvlm import __version__
@@ -17,11 +16,12 @@ from pocketvlm.api import Model
 from pocketvlm.api.adapters import AdapterInfo
 from pocketvlm.engine.fitting import ways_to_fit
 from pocketvlm.engine.request import Request
-from pocketvlm.errors import OptionError, PocketVLMError
+from pocketvlm.errors import PocketVLMError
 from pocketvlm.interfaces.constraints import Constrain, Ends, constraint_for, needs_grammar
 from pocketvlm.interfaces.errors import ApiError, from_failure
 from pocketvlm.interfaces.prompts import continued, raw_prompt
 from pocketvlm.interfaces.requests import Question
+from pocketvlm.options.load import check_adapter_name, own_names, served_name
 from pocketvlm.options.request import over_defaults
 from pocketvlm.parsing import AnswerParser
 from pocketvlm.processor.limits import MediaLimits
@@ -120,10 +120,9 @@ class RequestBuilder:
         way = f"it is not served here, use {', '.join(known)}" if known else "no adapter is loaded, leave it out"
         return ApiError(404, f"{field} {name[:100]!r} not found: {way}", param=field, code=f"{field}_not_found")
 
-    def check_adapter_name(self, name: str) -> None:
-        """Raise OptionError for the name of an adapter that is a name of the model."""
-        if name in self.names:
-            raise OptionError(f"adapter {name!r} has the name of the model: give it another name")
+    def check_adapter_name(self, name: str, label: str | None = None) -> None:
+        """Raise OptionError for a name that no adapter may have here."""
+        check_adapter_name(name, (*self.names, *own_names(self.model.name)), label)
 
     def adapter(self, name: str | None) -> AdapterInfo | None:
         """The adapter of a name. Raises ApiError 404 for one that was removed after a request had named it."""
@@ -286,8 +285,3 @@ class RequestBuilder:
 def _digest(parts: tuple[object, ...]) -> str:
     """A fingerprint of parts, as answers show it."""
     return f"fp_{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
-
-
-def served_name(model: str) -> str:
-    """What requests call a model: the name it was loaded by, of a directory its last part."""
-    return Path(model).resolve().name if Path(model).is_dir() else model

@@ -20,7 +20,7 @@ from pocketvlm.errors import OptionError, PocketVLMError
 from pocketvlm.interfaces.endpoints import ENDPOINTS, Endpoint, read_body
 from pocketvlm.interfaces.errors import ApiError, from_delta, from_failure
 from pocketvlm.interfaces.fields import IgnoredFields
-from pocketvlm.interfaces.media import ReadMedia, refuse, with_data
+from pocketvlm.interfaces.media import ReadMedia, named_again, refuse, with_data
 from pocketvlm.interfaces.pending import PendingAnswer
 from pocketvlm.interfaces.preparation import RequestBuilder
 from pocketvlm.interfaces.renderers.common import Renderer
@@ -52,9 +52,9 @@ class Responder:
     """Answers bodies as the server does. Safe to call from several threads, whose requests share the engine's steps.
 
     read_media: gets the bytes of URLs, paths and file ids; without it only data is taken. limits: of images and videos.
-    strict: refuse fields that would be ignored. paths: a source with a dot and without a scheme is a path, since base64
-    text has no dots. max_n: maximum number of answers to one body. builder: of a server, which closes it; else options
-    are those of `RequestBuilder`, such as names and default_max_tokens.
+    strict: refuse fields that would be ignored. paths: a source without a scheme is a path, unless it is the base64
+    text of a picture or video. max_n: maximum number of answers to one body. builder: of a server, which closes it;
+    else options are those of `RequestBuilder`, such as names and default_max_tokens.
     """
 
     def __init__(
@@ -208,15 +208,19 @@ class Responder:
 
     def _prompt(self, question: Question, times: RequestTimes) -> Prompt:
         self._builder.check_length(question)
-        messages = None
+        messages, names = None, dict[str, str]()
         if question.messages is not None:
             began = time.perf_counter()
             try:
-                messages = with_data(question.messages, self._read_media, self._paths)
+                messages = with_data(question.messages, self._read_media, self._paths, names)
             except PocketVLMError as error:
                 raise from_failure(error, question.places) from None
             times.fetch += time.perf_counter() - began
-        prompt = self._builder.prompt(question, messages)
+        try:
+            prompt = self._builder.prompt(question, messages)
+        except ApiError as error:
+            error.message = named_again(error.message, names)
+            raise
         times.media += prompt.decode_seconds
         times.preprocess += prompt.preprocess_seconds
         return prompt

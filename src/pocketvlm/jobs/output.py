@@ -20,6 +20,7 @@ from pocketvlm.jobs.rows import columns_for, row_of
 Order = Literal["input", "finished"]
 Form = Literal["jsonl", "parquet"]
 _SHOWN = 60
+_DIGESTS = {"input": "what IN holds has changed", "checkpoint": "the weights have changed (--model, --weights)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +55,13 @@ class Output:
         last: the largest number of a line. Raises OptionError if the files belong to another job, JournalError if they
         cannot be written.
         """
-        if self.path.is_dir():
-            raise OptionError(f"-o {self.path}: this is a directory: give the name of a file")
+        check_path(self.path)
         found = self._found()
         try:
             if found is None:
                 for path in (self.path, self.partial):
                     if path.exists():
                         raise OptionError(f"-o {path}: the file exists, and no job wrote it: give another name")
-                self.path.parent.mkdir(parents=True, exist_ok=True)
                 with replacing(self.side) as file:
                     file.write(json.dumps({"version": 1, "job": self.job, "settings": self._settings}).encode())
             elif found.get("job") != self.job:
@@ -116,13 +115,42 @@ class Output:
         settings = found.get("settings")
         theirs = settings if isinstance(settings, dict) else {}
         mine = json.loads(json.dumps(self._settings))
-        names = [name for name in mine if theirs.get(name) != mine[name]]
-        differs = ", ".join(f"{name} was {_shown(theirs.get(name))}, is {_shown(mine[name])}" for name in names)
+        if not theirs:
+            differs = f"{self.side} is damaged"
+        else:
+            differs = "; ".join(_differences(theirs, mine)) or "another version of pocketvlm wrote it"
         files = f"{self.path}, {self.partial} and {self.side}"
-        return f"-o {self.path}: it belongs to another job ({differs}): give another name, or remove {files}"
+        return (
+            f"-o {self.path}: it belongs to another job: {differs}. Give the same input and options to go on with that "
+            f"one, or another -o for a new one, or remove {files}"
+        )
+
+
+def check_path(path: Path) -> None:
+    """Raise OptionError where an output cannot be: instead of a directory, or in none."""
+    if path.is_dir():
+        raise OptionError(f"-o {path}: this is a directory: give the name of a file in it")
+    if not path.parent.is_dir():
+        raise OptionError(f"-o {path}: there is no directory {path.parent}: make it first")
+
+
+def _differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> Iterator[str]:
+    """What differs between the settings of two jobs, by the options' names."""
+    for name in dict.fromkeys((*mine, *theirs)):
+        old, new = theirs.get(name), mine.get(name)
+        if old == new:
+            continue
+        if name in _DIGESTS:
+            yield _DIGESTS[name]
+        elif isinstance(old, dict) and isinstance(new, dict) and name in ("sampling", "media", "template"):
+            yield from _differences(old, new)
+        else:
+            yield f"--{name.replace('_', '-')} was {_shown(old)}, is {_shown(new)}"
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "not given"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 

@@ -1,4 +1,4 @@
-"""What a job has done so far: lines, pictures, tokens, and the seconds of each stage."""
+"""What a job has done so far: lines, images, tokens, and the seconds of each stage."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pocketvlm.interfaces.responder import Response
 
 _RECENT = 256  # finished lines by which the time left is estimated
 
-STAGES = ("read", "picture decoding", "resize", "vision", "prefill", "decode")
+STAGES = ("read", "image decoding", "resize", "vision", "prefill", "decode")
 
 
 @dataclass(slots=True)
 class Progress:
     """Counts of a job. before: lines that were finished when it began. Seconds are wall time of this process.
 
+    failed: lines without an answer. unfit: answers that are no JSON of the job's schema.
     stages: seconds of each stage so far; those of threads that prepare requests add up, and may exceed `seconds`.
     """
 
@@ -25,6 +26,7 @@ class Progress:
     before: int = 0
     done: int = 0
     failed: int = 0
+    unfit: int = 0
     images: int = 0
     prompt_tokens: int = 0
     tokens: int = 0
@@ -34,8 +36,9 @@ class Progress:
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     _engine: EngineStats | None = None
 
-    def count(self, response: Response | None) -> None:
+    def count(self, response: Response | None, unfit: bool = False) -> None:
         """A line is finished. response: of the model or the refusal; None for a line with a problem."""
+        self.unfit += unfit
         self.done += 1
         self._recent.append(time.monotonic())
         if response is None or response.status != 200:
@@ -47,7 +50,7 @@ class Progress:
         self.prompt_tokens += usage.prompt
         self.tokens += usage.completion
         self.stages["read"] += usage.fetch
-        self.stages["picture decoding"] += usage.media - usage.fetch
+        self.stages["image decoding"] += usage.media - usage.fetch
         self.stages["resize"] += usage.resize
 
     def engine(self, stats: EngineStats) -> None:
@@ -56,6 +59,11 @@ class Progress:
         self.stages["vision"] = stats.vision_seconds - first.vision_seconds
         self.stages["prefill"] = stats.prefill_seconds - first.prefill_seconds
         self.stages["decode"] = stats.decode_seconds - first.decode_seconds
+
+    @property
+    def failures(self) -> int:
+        """Lines that have no use: without an answer, or with one that is no JSON of the schema."""
+        return self.failed + self.unfit
 
     @property
     def finished(self) -> int:

@@ -40,22 +40,32 @@ def row_of(value: Mapping[str, Any], schema: Mapping[str, Any] | None) -> dict[s
     if row["error"] is not None:
         return row
     body = value["response"]["body"]
-    text, reason = text_of(body)
     if schema is None:
+        text, reason = text_of(body)
         usage = body.get("usage") or {}
         counts = {
             "prompt_tokens": usage.get("prompt_tokens", usage.get("input_tokens")),
             "completion_tokens": usage.get("completion_tokens", usage.get("output_tokens")),
         }
         return {**row, "text": text, "finish_reason": reason, **counts}
-    try:
-        answer = json.loads(text)
-    except ValueError:
-        answer = None
-    if not isinstance(answer, Mapping):
-        return {**row, "error": f"the answer is no JSON object (finish reason {reason}): raise max_tokens"}
+    answer = fitting(body, schema)
+    if answer is None:
+        reason = text_of(body)[1]
+        return {**row, "error": f"the answer is no JSON object (finish reason {reason}): raise --max-tokens"}
     columns = columns_for(schema)
     return {**row, **{name: convert(columns[name], answer.get(name)) for name in columns if name not in _OWN}}
+
+
+def fitting(body: Mapping[str, Any], schema: Mapping[str, Any]) -> Any:
+    """The value of an answer to a request with a schema; None if it is no JSON, or no object where one is wanted.
+
+    The grammar allows nothing else: such an answer was cut off.
+    """
+    try:
+        answer = json.loads(text_of(body)[0])
+    except ValueError:
+        return None
+    return answer if isinstance(answer, Mapping) or not schema.get("properties") else None
 
 
 def failure(value: Mapping[str, Any]) -> str | None:

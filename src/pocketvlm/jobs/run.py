@@ -1,4 +1,4 @@
-"""`run` answers the lines of a source: pictures of the next lines are prepared while the engine works on others."""
+"""`run` answers the lines of a source: images of the next lines are prepared while the engine works on others."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from pocketvlm.jobs.journal import Journal
 from pocketvlm.jobs.line import Line, Problem, result_line
 from pocketvlm.jobs.media import MediaFiles
 from pocketvlm.jobs.progress import Progress
+from pocketvlm.jobs.rows import fitting
 from pocketvlm.jobs.schedule import ordered
 from pocketvlm.jobs.sources.bodies import Defaults
 from pocketvlm.jobs.sources.source import Source, Survey
 from pocketvlm.processor.limits import MediaLimits
 
-_FETCHERS = 16  # threads, most of which wait for the network where pictures come from there
+_FETCHERS = 16  # threads, most of which wait for the network where images come from there
 _REPORT_SECONDS = 0.2
 _TRANSIENT = (408, 429, 500, 502, 503)
 
 
 def default_workers() -> int:
-    """Threads that decode pictures at once: as many as processors, at most 4."""
+    """Threads that decode images at once: as many as processors, at most 4."""
     return max(1, min(4, len(os.sched_getaffinity(0))))
 
 
@@ -41,7 +42,7 @@ def default_workers() -> int:
 class Work:
     """What to do with the lines of a job.
 
-    concurrency: requests in the engine at once. workers: threads that decode pictures. max_retries: further attempts
+    concurrency: requests in the engine at once. workers: threads that decode images. max_retries: further attempts
     after failures that may pass. background: whether other requests come first, in the engine and on the processors.
     """
 
@@ -85,7 +86,7 @@ class Runner:
         progress.engine(self._model.driver.stats())
         lines = self._lines()
         threads, background = min(_FETCHERS, self._work.in_flight), self._work.background
-        pool = ThreadPoolExecutor(threads, "pocketvlm-prepare", _yield_processor if background else None)
+        pool = ThreadPoolExecutor(threads, "pocketvlm-prepare", yield_processor if background else None)
         running, reported, more = 0, 0.0, True
         try:
             while not closing.is_set():
@@ -168,10 +169,16 @@ class Runner:
         answer = response if isinstance(response, Response) else None
         data = result_line(self._journal.result_id(line.number), line, response)
         self._journal.append(line.number, data, answer is None or answer.status != 200)
-        self.progress.count(answer)
+        self.progress.count(answer, unfit=self._unfit(answer))
+
+    def _unfit(self, answer: Response | None) -> bool:
+        schema = self._work.defaults.schema
+        if schema is None or answer is None or answer.status != 200:
+            return False
+        return fitting(answer.body, schema) is None
 
 
-def _yield_processor() -> None:
+def yield_processor() -> None:
     """Let other threads of this machine go first."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

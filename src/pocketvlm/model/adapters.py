@@ -87,11 +87,14 @@ def load_adapter(
     prepare = preparing(backend, adapter.replacements)
     own = {tensor: prepare(tensor, shapes[tensor], _as_stored(roles[tensor])) for tensor in adapter.replacements}
     handles = {HEAD: weights.lm_head, **weights.handles, **own}
-    updates = {
-        handles[matrix]: backend.low_rank(update.a, update.b, update.scale)
-        for matrix, update in adapter.updates.items()
-        if matrix != EMBEDDING
+    # In the order in which a step reads them.
+    updated = {
+        matrix: adapter.updates[matrix]
+        for matrix in (*roles_of(config), HEAD)
+        if matrix in adapter.updates and matrix != EMBEDDING
     }
+    prepared = backend.low_ranks([(update.a, update.b, update.scale) for update in updated.values()])
+    updates = {handles[matrix]: made for matrix, made in zip(updated, prepared, strict=True)}
     vision = _vision_part(adapter)
     return LoadedAdapter(
         digest=adapter.digest(),

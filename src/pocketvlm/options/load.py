@@ -1,6 +1,6 @@
 """`LoadOptions` defines the options of `pocketvlm.load`: which weights, how they are stored, and the memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,6 +19,7 @@ DEFAULT_PREFILL_CHUNK = 256
 DEFAULT_MAX_SEQS = 16
 DEFAULT_VISION_CACHE = 128 << 20
 DEFAULT_VISION_CACHE_DISK = 4 << 30
+MAX_ADAPTER_NAME = 200  # characters
 
 # The server has these two options as well.
 MaxModelLen = Annotated[
@@ -40,15 +41,63 @@ def _are_adapters(value: Any) -> bool:
     return named and all(isinstance(path, str | Path) and bool(str(path)) for path in paths)
 
 
-def named_adapters(given: Mapping[str, str | Path] | Sequence[str | Path] | None) -> dict[str, str | Path]:
+def _shown(value: Any) -> str:
+    """A value as errors show it."""
+    return repr(value[:100] if isinstance(value, str) else value)
+
+
+def served_name(model: str) -> str:
+    """What requests call a model: the name it was loaded by, of a directory its last part."""
+    try:
+        return Path(model).resolve().name if Path(model).is_dir() else model
+    except (OSError, ValueError):  # no path: too long, a zero byte
+        return model
+
+
+def own_names(model: str) -> tuple[str, ...]:
+    """All names of a model: no adapter in it may have one of them."""
+    return tuple(dict.fromkeys((model, served_name(model))))
+
+
+def check_adapter_name(name: Any, model_names: Collection[str], label: str | None = None) -> None:
+    """Raise OptionError for a name that no adapter may have: one of the model, an empty, long or unprintable one.
+
+    model_names: all names of the model. label: what the error calls the name (None: adapter NAME).
+    """
+    what = label or f"adapter {_shown(name)}"
+    if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > MAX_ADAPTER_NAME:
+        raise OptionError(f"{what}: give a name of 1 to {MAX_ADAPTER_NAME} printable characters")
+    # Ollama's clients add the tag.
+    if name in model_names or name.removesuffix(":latest") in model_names:
+        raise OptionError(
+            f"{what} has the name of the model: give it another one{'' if label else ' (NAME=DIR on the command line)'}"
+        )
+
+
+def named_adapters(
+    given: Mapping[str, str | Path] | Sequence[str | Path] | None, model: str | None = None
+) -> dict[str, str | Path]:
     """Directories of adapters by name. A directory of a list is named by its folder, unless it is a text "name=DIR".
 
-    Raises OptionError for two adapters of one name.
+    model: the one that they are for, if it is known. Raises OptionError for two adapters of one name, and for a name
+    that no adapter may have.
     """
-    if given is None or isinstance(given, Mapping):
-        return dict(given or {})
+    found = dict(given) if isinstance(given, Mapping) else _by_folder(given or ())
+    for name in found:
+        check_adapter_name(name, () if model is None else own_names(model))
+    return found
+
+
+def _by_folder(given: Sequence[str | Path]) -> dict[str, str | Path]:
     found: dict[str, str | Path] = {}
     for item in given:
+        try:
+            Path(item).expanduser().exists()
+        except (OSError, RuntimeError, ValueError) as error:  # too long, no such user
+            reason = getattr(error, "strerror", None) or error
+            raise OptionError(
+                f"adapter {_shown(str(item))} is no path: {reason}: give a directory or a hub id"
+            ) from None
         name, equals, rest = str(item).partition("=")
         path = item
         if isinstance(item, str) and equals and not Path(item).expanduser().is_dir():

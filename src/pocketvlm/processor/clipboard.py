@@ -1,4 +1,4 @@
-"""`clipboard()` reads a picture from the desktop's clipboard."""
+"""`clipboard()` reads an image from the desktop's clipboard."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def clipboard() -> Image | list[str]:
-    """The copied picture, RGB or RGBA, or the paths of copied files. Raises ImageError if it has neither."""
+    """The copied image, RGB or RGBA, or the paths of copied files. Raises ImageError if it has neither."""
     from PIL import ImageGrab
 
     try:
@@ -25,5 +25,5 @@ def clipboard() -> Image | list[str]:
     except Exception as error:  # the programs that Pillow asks fail in ways of their own
         raise ImageError(f"the clipboard cannot be read: {' '.join(str(error).split())}: give a path") from error
     if found is None or (isinstance(found, list) and not found):
-        raise ImageError("the clipboard holds no picture: copy one first, or give a path")
+        raise ImageError("the clipboard holds no image: copy one first, or give a path")
     return [str(name) for name in found] if isinstance(found, list) else read_image(found, MediaLimits())

@@ -1,4 +1,4 @@
-"""`decode` turns the bytes of a picture into an upright Pillow image, RGB or RGBA."""
+"""`decode` turns the bytes of an image into an upright Pillow image, RGB or RGBA."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def decode(data: bytes, name: str, limits: MediaLimits, content_type: str = "") -> Image:
-    """The picture in a file's bytes, upright; RGBA if it has transparency, else RGB. Raises ImageError.
+    """The image in a file's bytes, upright; RGBA if it has transparency, else RGB. Raises ImageError.
 
-    Metadata that cannot be read (ICC profiles, texts, EXIF, resolution) never makes a picture unreadable.
+    Metadata that cannot be read (ICC profiles, texts, EXIF, resolution) never makes an image unreadable.
     """
     if not data:
         raise ImageError(f"{name}: empty, no image data")
@@ -57,7 +57,7 @@ def decode(data: bytes, name: str, limits: MediaLimits, content_type: str = "") 
 
 def _pillow(data: bytes, name: str, limits: MediaLimits) -> Image:
     image = open_picture(io.BytesIO(data), data[:16], name, limits)
-    # Turning the picture upright makes a new image that no longer knows its format.
+    # Turning the image upright makes a new image that no longer knows its format.
     from_png = image.format == "PNG"
     if from_png:
         _scale_key(image)
@@ -66,7 +66,7 @@ def _pillow(data: bytes, name: str, limits: MediaLimits) -> Image:
 
 
 def open_picture(stream: BinaryIO, head: bytes, name: str, limits: MediaLimits) -> Image:
-    """A picture whose header was read and whose size was checked, but not its pixels. Raises what Pillow raises."""
+    """An image whose header was read and whose size was checked, but not its pixels. Raises what Pillow raises."""
     import contextlib
 
     import PIL.Image
@@ -103,18 +103,18 @@ def _check_avif(name: str) -> None:
 
     if not ("avif" in features.modules and features.check("avif")):
         raise ImageError(
-            f"{name}: AVIF pictures need Pillow 11.3 or later with AVIF in it: pip install --upgrade Pillow, or save "
+            f"{name}: AVIF images need Pillow 11.3 or later with AVIF in it: pip install --upgrade Pillow, or save "
             "it as PNG or JPEG"
         )
 
 
 def _heic(data: bytes, name: str, limits: MediaLimits) -> Image:
-    """The main picture of a HEIC file; libheif turns it upright itself."""
+    """The main image of a HEIC file; libheif turns it upright itself."""
     try:
         import pillow_heif
     except ImportError:
         raise ImageError(
-            f"{name}: HEIC pictures need the package pillow-heif: pip install 'pocketvlm[heic]', or save it as PNG or "
+            f"{name}: HEIC images need the package pillow-heif: pip install 'pocketvlm[heic]', or save it as PNG or "
             "JPEG"
         ) from None
     import PIL.Image

@@ -1,14 +1,14 @@
-"""The first bytes of a file say what it is: a picture, a video, a PDF file, or a format that is not read."""
+"""The first bytes of a file say what it is: an image, a video, a PDF file, or a format that is not read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-# Allow-list. Each decoder here is in wide use and under constant fuzzing, and it states the size of the picture before
-# it decodes, so the limits hold. Left out: ICO and ICNS (the size of the picture inside is not known before it is
+# Allow-list. Each decoder here is in wide use and under constant fuzzing, and it states the size of the image before
+# it decodes, so the limits hold. Left out: ICO and ICNS (the size of the image inside is not known before it is
 # decoded), JPEG 2000 (a decoder with many memory faults), PPM and other text formats (slow loops in Python), PSD and
-# EPS (layers and programs, not pixels), raw files of cameras (Pillow reads the thumbnail instead of the picture).
+# EPS (layers and programs, not pixels), raw files of cameras (Pillow reads the thumbnail instead of the image).
 READ = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 HEIC = "HEIC"
 # Bytes that `recognize` wants to see.
@@ -17,21 +17,21 @@ HEAD = 4096
 Group = Literal["image", "video", "pdf", "other"]
 
 _SAVE = "save it as PNG or JPEG"
-# Picture formats that are not read, with advice; formats that are not listed get the advice `_SAVE`.
+# Image formats that are not read, with advice; formats that are not listed get the advice `_SAVE`.
 _WAYS = {
     "SVG": "it is a drawing without pixels: render it to PNG in the size that it shall be seen in",
     "EPS or PostScript": "it is a program that draws: render it to PNG",
     "ICO": "save the size of the icon that matters as PNG",
     "camera raw": "develop it, or save the camera's preview as JPEG",
-    "DICOM": "export the picture as PNG",
+    "DICOM": "export the image as PNG",
 }
 # Other file formats, and what the user can do instead.
 _OTHERS = {
-    "web page": "this is a web page (HTML): give the address of the picture itself",
+    "web page": "this is a web page (HTML): give the address of the image itself",
     "Git LFS pointer": "this is a pointer of Git LFS, not the file itself: run git lfs pull",
-    "ZIP": "this is a ZIP archive or an office document: unpack it, or export its pages as pictures",
+    "ZIP": "this is a ZIP archive or an office document: unpack it, or export its pages as images",
     "gzip": "this is a gzip archive: unpack it",
-    "audio": "this is a sound file, and only pictures and videos are read",
+    "audio": "this is a sound file, and only images and videos are read",
 }
 
 
@@ -44,7 +44,7 @@ class FileType:
 
     @property
     def is_read(self) -> bool:
-        """Whether pictures of this format are decoded."""
+        """Whether images of this format are decoded."""
         return self.name in READ or self.name == HEIC
 
 
@@ -104,7 +104,7 @@ _HEIF_BRANDS = {b"mif1", b"mif2", b"msf1", b"miaf"}
 def recognize(head: bytes) -> FileType | None:
     """The format of a file by its first HEAD bytes, or None if it is unknown.
 
-    Sequences of pictures in AVIF and HEIF containers count as pictures: their first or main picture is what they show.
+    Sequences of images in AVIF and HEIF containers count as images: their first or main image is what they show.
     """
     if head[4:8] == b"ftyp":
         return _by_brand(head)
@@ -121,12 +121,12 @@ def recognize(head: bytes) -> FileType | None:
 
 
 def _by_brand(head: bytes) -> FileType:
-    """The brands of an ISO container (its box `ftyp`) tell pictures from videos."""
+    """The brands of an ISO container (its box `ftyp`) tell images from videos."""
     major, end = head[8:12], min(int.from_bytes(head[:4], "big"), len(head))
     brands = {major, *(head[at : at + 4] for at in range(16, end - 3, 4))}
     if major == b"crx ":
         return FileType("camera raw", "image")
-    # A video may list brands of pictures too, but its own brand comes first.
+    # A video may list brands of images too, but its own brand comes first.
     if major in _AVIF_BRANDS or (major in _HEIF_BRANDS and brands & _AVIF_BRANDS):
         return FileType("AVIF", "image")
     if major in _HEIC_BRANDS | _HEIF_BRANDS:
@@ -144,23 +144,23 @@ def _by_markup(head: bytes) -> FileType | None:
 
 
 def no_picture(head: bytes) -> str:
-    """Why a file cannot be read as a picture, and what to do instead."""
+    """Why a file cannot be read as an image, and what to do instead."""
     found = recognize(head)
     if found is None:
-        return f"not a picture in a format we read ({', '.join((*READ, HEIC))}); it starts with {head[:12]!r}"
+        return f"not an image in a format we read ({', '.join((*READ, HEIC))}); it starts with {head[:12]!r}"
     if found.is_read:
         return f"damaged or incomplete {found.name} file"
     if found.group == "image":
-        return f"pictures in the format {found.name} are not read: {_WAYS.get(found.name, _SAVE)}"
+        return f"images in the format {found.name} are not read: {_WAYS.get(found.name, _SAVE)}"
     if found.group == "video":
-        return f"not a picture: it looks like a video: give it as one ({found.name})"
+        return f"not an image: it looks like a video: give it as one ({found.name})"
     if found.group == "pdf":
-        return "not a picture: it is a PDF file: give its pages as pictures"
-    return f"not a picture: {_OTHERS[found.name]}"
+        return "not an image: it is a PDF file: give its pages as images"
+    return f"not an image: {_OTHERS[found.name]}"
 
 
 def still(head: bytes) -> FileType | None:
-    """The format of a still picture, or None. GIF and WebP give None, because they may be animations."""
+    """The format of a still image, or None. GIF and WebP give None, because they may be animations."""
     found = recognize(head)
     if found is None or found.group != "image" or found.name in ("GIF", "WEBP"):
         return None
@@ -174,7 +174,7 @@ def no_video(head: bytes) -> str | None:
     """Why a file cannot be read as a video, by its first bytes; empty if it may be one."""
     picture, found = still(head), recognize(head)
     if picture is not None:
-        return f"it is a picture ({picture.name}), not a video: give it as an image"
+        return f"it is an image ({picture.name}), not a video: give it as an image"
     if found is not None and found.group == "pdf":
-        return "not a video: it is a PDF file: give its pages as pictures"
+        return "not a video: it is a PDF file: give its pages as images"
     return f"not a video: {_OTHERS[found.name]}" if found is not None and found.name in _OTHERS else None

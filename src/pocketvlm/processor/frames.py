@@ -98,10 +98,10 @@ def open_frames(
 ) -> Frames:
     """The frames of any accepted source. Raises VideoError or OptionError.
 
-    source: str or os.PathLike (a video file, an animation, a folder of pictures; ~ path, file:, http:, https: or data:
+    source: str or os.PathLike (a video file, an animation, a folder of images; ~ path, file:, http:, https: or data:
     URI), bytes, a binary file object, a list of images, or a uint8 NumPy array [frames, height, width] or
     [frames, height, width, 1 | 3 | 4]. fps: the rate of a folder, a list or an array. part: seconds that are wanted of
-    it. alpha: what becomes of transparency, as for pictures (see media).
+    it. alpha: what becomes of transparency, as for images (see media).
     """
     with _as_video_errors():
         if isinstance(source, str) and is_base64:
@@ -159,7 +159,7 @@ def _encoded(data: bytes | Path, name: str, limits: MediaLimits, part: float | N
         if found is None or found.name != "PNG" or b"acTL" in start:
             raise
         # Metadata filled the first bytes, so they did not show the format.
-        raise VideoError(f"{name}: it is a picture (PNG), not a video: give it as an image") from None
+        raise VideoError(f"{name}: it is an image (PNG), not a video: give it as an image") from None
 
 
 class _File:
@@ -198,7 +198,7 @@ def _folder(path: Path, name: str, limits: MediaLimits, fps: float | None, alpha
     except OSError as error:
         raise VideoError(f"{name}: cannot be read: {error.strerror}") from error
     if not files:
-        raise VideoError(f"{name}: there is no picture in this folder ({', '.join(SUFFIXES)})")
+        raise VideoError(f"{name}: there is no image in this folder ({', '.join(SUFFIXES)})")
     return _Images(files, name, limits, fps, alpha)
 
 

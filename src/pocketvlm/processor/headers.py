@@ -1,4 +1,4 @@
-"""The size of a picture comes from its header, if its end is there and its header says all."""
+"""The size of an image comes from its header, if its end is there and its header says all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TAIL = 64
 
 
 def source_size(source: str, limits: MediaLimits) -> tuple[int, int]:
-    """(width, height) of the upright picture that a path, URL or data URI names; of files only the ends are read.
+    """(width, height) of the upright image that a path, URL or data URI names; of files only the ends are read.
 
     Raises ImageError as `load_image` does, except for damage inside the pixels of a file that is complete.
     """
@@ -38,7 +38,7 @@ def _file_size(path: Path, name: str, limits: MediaLimits) -> tuple[int, int]:
 
 
 def picture_size(stream: BinaryIO, name: str, limits: MediaLimits) -> tuple[int, int]:
-    """(width, height) of the upright picture in a file, as `decode` gives it. Raises ImageError.
+    """(width, height) of the upright image in a file, as `decode` gives it. Raises ImageError.
 
     Pixels are decoded only where the header does not tell the size, and where the file seems cut off.
     """
@@ -56,7 +56,7 @@ def picture_size(stream: BinaryIO, name: str, limits: MediaLimits) -> tuple[int,
                 return (image.height, image.width) if turned else (image.width, image.height)
             except ImageError:
                 raise
-            except Exception:  # the decoder tells what is wrong, or reads the picture without its metadata
+            except Exception:  # the decoder tells what is wrong, or reads the image without its metadata
                 pass
     stream.seek(0)
     return decode(stream.read(), name, limits).size

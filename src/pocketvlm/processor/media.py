@@ -1,4 +1,4 @@
-"""`load_image` reads a picture from a path, URL, data URI, bytes, Pillow or NumPy (docs/model.md 4.1).
+"""`load_image` reads an image from a path, URL, data URI, bytes, Pillow or NumPy (docs/model.md 4.1).
 
 | input | orientation tag | transparency, alpha="white" | alpha="reference", as transformers does it |
 |---|---|---|---|
@@ -60,7 +60,7 @@ def load_image(
 
     source: str (path, ~ path, file:, http:, https: or data: URI; or base64 text with is_base64), os.PathLike, bytes,
     a binary file object, a Pillow image, or a uint8 NumPy array [height, width] or [height, width, 1 | 3 | 4].
-    Of animations and multi-page files the first picture counts. Raises ImageError.
+    Of animations and multi-page files the first image counts. Raises ImageError.
     """
     over_white = alpha == "white" or hasattr(source, "getbands") or hasattr(source, "__array_interface__")
     return flatten(read_image(source, limits, is_base64=is_base64), over_white)
@@ -170,7 +170,7 @@ def content_of(source: str, limits: MediaLimits) -> tuple[bytes, str, str]:
 def regular_file(path: Path, name: str) -> Path:
     """The path itself. Raises ImageError if it is no regular file."""
     if path.is_dir():
-        raise ImageError(f"{name}: this is a folder: give it as a video, or one of the pictures in it")
+        raise ImageError(f"{name}: this is a folder: give it as a video, or one of the images in it")
     if not path.is_file():
         raise ImageError(f"{name}: not a regular file: copy what it holds into one")
     return path

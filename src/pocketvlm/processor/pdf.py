@@ -1,4 +1,4 @@
-"""Pages of PDF files are rendered as pictures with pypdfium2 (extra `pdf`)."""
+"""Pages of PDF files are rendered as images with pypdfium2 (extra `pdf`)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def page_count(path: Path) -> int:
 
 
 def draw_page(path: Path, number: int, limits: MediaLimits | None = None) -> Image:
-    """Page `number`, from 1, as an RGB picture at 144 dots an inch. Raises ImageError, or OptionError."""
+    """Page `number`, from 1, as an RGB image at 144 dots an inch. Raises ImageError, or OptionError."""
     with _PDFIUM:
         return _draw(path, number, limits or MediaLimits())
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pocketvlm.checkpoint.adapters.merge import MergeChanges
 from pocketvlm.schemes import Role
 
 
@@ -36,7 +37,7 @@ class QuantizeResult:
     relative to their square, caused by the quantized vision tower; None where it stays as stored or no picture was
     seen. calibration: number of tokens of the calibration set by kind of sample. seconds: of the whole work, or of the
     last run where it was resumed; peak_memory: bytes, of this process. adapter: what merging one
-    changed and what became of its options, as `MergeResult` says it; None without one.
+    changed and what became of its options; None without one.
     """
 
     paths: tuple[Path, ...]
@@ -49,7 +50,7 @@ class QuantizeResult:
     calibration: dict[str, int]
     seconds: float
     peak_memory: int
-    adapter: dict[str, Any] | None = None
+    adapter: MergeChanges | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""

@@ -47,7 +47,7 @@ _GUIDES = {"json": "json_schema", "regex": "regex", "choice": "choice", "json_ob
 
 
 def plain(value: Any) -> Any:
-    """A value of a row without NumPy's types, which Ray puts around lists and numbers; pictures stay as they are."""
+    """A value of a row without NumPy's types, which Ray puts around lists and numbers; images stay as they are."""
     if isinstance(value, np.ndarray) and (value.dtype == object or value.ndim <= 1):
         return [plain(each) for each in value.tolist()]
     if isinstance(value, np.generic):
@@ -73,13 +73,13 @@ def question_of(row: Mapping[str, Any]) -> Question:
         raise InputError(f"mm_processor_kwargs must be a mapping, not {type(options).__name__}")
     refuse_unknown(options, PROCESSOR_OPTIONS)
     if _given(row.get("multimodal_data")):
-        raise InputError("multimodal_data is not read: give pictures in column image, or in messages")
+        raise InputError("multimodal_data is not read: give images in column image, or in messages")
     images, videos = _media(row.get("image")), _media(row.get("video"))
     messages, ids, text = plain(row.get("messages")), None, None
     prompt = plain(row.get("prompt"))
     if messages:
         if images or videos:
-            raise InputError("messages and column image: put the pictures into the messages, or use prompt and image")
+            raise InputError("messages and column image: put the images into the messages, or use prompt and image")
     elif _given(row.get("tokenized_prompt")):
         messages, ids = None, [int(each) for each in plain(np.asarray(row["tokenized_prompt"]))]
     elif images or videos:
@@ -179,7 +179,7 @@ def _guide(name: str, value: Any) -> Guide | None:
 
 
 def _media(value: Any) -> Sequence[Any]:
-    """One picture, or several, as a list."""
+    """One image, or several, as a list."""
     if value is None:
         return ()
     if isinstance(value, np.ndarray) and value.dtype == object:

@@ -1,6 +1,6 @@
 """Boxes in texts, and the intersection over union (IoU) of those in an answer with those of a reference.
 
-Coordinates run from 0 to 1000 over the width and the height of the picture: left, top, right, bottom.
+Coordinates run from 0 to 1000 over the width and the height of the image: left, top, right, bottom.
 """
 
 from __future__ import annotations

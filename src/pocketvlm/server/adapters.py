@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from pocketvlm.api import Model
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import OptionError, PocketVLMError
 from pocketvlm.interfaces.errors import ApiError
 from pocketvlm.interfaces.preparation import RequestBuilder
 from pocketvlm.server.settings import Settings
+from pocketvlm.suggest import nearest
 
 
 class AdapterLoading:
@@ -49,10 +50,11 @@ class AdapterLoading:
         self.check_allowed()
         async with self._changing:
             if name not in self._model.adapters:
-                known = ", ".join(self._model.adapters) or "none"
+                near = nearest(name, self._model.adapters)
+                hint = f"did you mean {near!r}?" if near else f"loaded are {', '.join(self._model.adapters) or 'none'}"
                 raise ApiError(
                     404,
-                    f"lora_name={name[:100]!r}: no such adapter is loaded; loaded are {known}",
+                    f"lora_name={name[:100]!r}: no such adapter is loaded: {hint}",
                     param="lora_name",
                     code="adapter_not_found",
                 )
@@ -61,9 +63,9 @@ class AdapterLoading:
     def _check_name(self, name: str, replace: bool) -> None:
         loaded, limit = self._model.adapters, self._settings.max_adapters
         try:
-            self._builder.check_adapter_name(name)
-        except PocketVLMError as error:
-            raise ApiError(400, f"lora_name={name[:100]!r}: {error}", param="lora_name") from None
+            self._builder.check_adapter_name(name, f"lora_name={name[:100]!r}")
+        except OptionError as error:
+            raise ApiError(400, str(error), param="lora_name", code="invalid_adapter_name") from None
         if name in loaded and not replace:
             raise ApiError(
                 400,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -98,10 +102,23 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
+@contextmanager
+def uploads_in(data_dir: Path | None) -> Iterator[None]:
+    """Let uploads on their way go to a directory of data, since the system's may be small. TMPDIR wins."""
+    before = tempfile.tempdir
+    if data_dir is not None and not os.environ.get("TMPDIR"):
+        tempfile.tempdir = str(data_dir)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
 def serve(model: Model, settings: Settings, listener: socket.socket, ready: Callable[[str], None], log: Log) -> None:
     """Answer requests on a socket until SIGTERM or SIGINT. `ready` is called with the address."""
     context = Context(model, settings, log)
     server = Server(context)
     listener.listen(1024)
     ready(address(listener))
-    asyncio.run(server.serve([listener]))
+    with uploads_in(context.database.directory if context.database.persists else None):
+        asyncio.run(server.serve([listener]))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pocketvlm.errors import OptionError
-from pocketvlm.options.load import DEFAULT_MAX_SEQS, MAX_SEQS, MaxModelLen
+from pocketvlm.options.load import DEFAULT_MAX_SEQS, MAX_SEQS, MaxModelLen, check_adapter_name
 from pocketvlm.options.option import Option, validate
 from pocketvlm.options.request import NormalizeNewlines
 from pocketvlm.suggest import nearest
@@ -185,12 +185,11 @@ class Settings:
             )
 
     def check_adapters(self, names: Collection[str], model_names: Collection[str]) -> None:
-        """Raise OptionError for adapters that are too many, or have a name of the model."""
+        """Raise OptionError for adapters that are too many, or for a name that none may have."""
         if len(names) > self.max_adapters:
             raise OptionError(f"{len(names)} adapters are more than --max-adapters={self.max_adapters}: raise it")
         for name in names:
-            if name in model_names:
-                raise OptionError(f"adapter {name!r} has the name of the model: give it another one with NAME=DIR")
+            check_adapter_name(name, model_names)
 
     @property
     def local(self) -> bool:

@@ -19,6 +19,7 @@ from pocketvlm.train.sample import Sample
 
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 _GROUP = 32  # samples in one task of a thread
+NOTHING_LEFT = "no sample is left to train on: correct the data, or raise max_length"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +53,12 @@ class Report:
         if found:
             raise DataError(listing(found))
         if not self.samples:
-            raise DataError("no sample is left to train on: correct the data, or raise max_length")
+            raise DataError(NOTHING_LEFT)
+
+    def left_out(self) -> str:
+        """What is not among the samples, in one line; "" if nothing is missing."""
+        parts = [(self.problems, "unusable record"), (self.too_long, "overlong sample")]
+        return " and ".join(counted(len(problems), noun) for problems, noun in parts if problems)
 
     def summary(self) -> str:
         """One line: format, number of samples, images and videos, and the longest sample."""
@@ -105,9 +111,9 @@ def number(value: int) -> str:
     return f"{value:,}".replace(",", " ")
 
 
-def counted(count: int, noun: str) -> str:
-    """A number and its noun: 1 204 samples."""
-    return f"{number(count)} {noun}" if count == 1 else f"{number(count)} {noun}s"
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number and its noun: 1 204 samples. plural: where it is not the noun with an s."""
+    return f"{number(count)} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def check(
@@ -162,7 +168,7 @@ def check(
         samples,
         lengths,
         totals,
-        [*dataset.problems, *faults.values()],
+        sorted([*dataset.problems, *faults.values()], key=lambda problem: problem.order),
         too_long,
         dataset.warnings,
         maker.max_length,

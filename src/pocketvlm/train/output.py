@@ -26,10 +26,14 @@ def write_updates(
 ) -> None:
     """Write the updates of a network into an existing folder: PEFT's two files, pocketvlm.json, and training.json.
 
-    options: of media and template, which requests with the adapter get by default. base, training: for people.
+    options: of media and template, which requests with the adapter get by default. base: "model" and "revision" as the
+    user named them, and what else people want to know of the base. training: for people.
     """
     state = {name: _array(name, tensor) for name, tensor in network.adapter_state().items()}
-    write_adapter(folder, updates_as_peft_state=state, config=network.adapter_config(), options=options, base=base)
+    # peft would write the path that the weights were read from, which is in a cache or this installation.
+    named = {"base_model_name_or_path": base["model"], "revision": base["revision"]}
+    config = {**network.adapter_config(), **named}
+    write_adapter(folder, updates_as_peft_state=state, config=config, options=options, base=base)
     (folder / _TRAINING).write_text(json.dumps(training, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -50,7 +54,7 @@ def publish(run: RunFolder, step: int, last: int, out: Path) -> None:
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
-            f"{out}: cannot be made: {error.strerror or error}: make room; --resume writes it"
+            f"{out}: cannot be made: {error.strerror or error}: make room; resume=True writes it"
         ) from None
 
 

@@ -17,7 +17,7 @@ def problem() -> str | None:
 
 
 def draw(log: Path, path: Path) -> None:
-    """Write the picture of a log.jsonl as PNG. Raises OSError."""
+    """Write the image of a log.jsonl as PNG. Raises OSError."""
     import matplotlib
 
     matplotlib.use("Agg")

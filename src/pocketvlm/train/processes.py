@@ -9,13 +9,17 @@ import torch
 from pocketvlm.errors import BackendError
 
 
+def check_cuda() -> None:
+    """Raise BackendError where PyTorch finds no GPU."""
+    if not torch.cuda.is_available():
+        raise BackendError("device='cuda': PyTorch finds no CUDA device here: give 'cpu', or leave the option out")
+
+
 class Processes:
     """This process among those of a run: its rank, its device, and sums over all of them. One process is a run too."""
 
     def __init__(self, device: str | None, threads: int | None = None) -> None:
-        """device: "cpu" or "cuda"; None: cuda if there is one. threads: of the CPU. Raises BackendError without it."""
-        if device == "cuda" and not torch.cuda.is_available():
-            raise BackendError("device='cuda': PyTorch finds no CUDA device here: give 'cpu', or leave it out")
+        """device: "cpu", or "cuda" where there is one; None: cuda if there is one. threads: of the CPU."""
         if threads is not None:
             torch.set_num_threads(threads)
         from accelerate import PartialState

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ SUFFIX = ".partial"
 _SETTINGS, _LOG = "settings.json", "log.jsonl"
 _STEP = re.compile(r"step-(\d{8})$")
 _MISSING = object()
+# Settings whose values are digests.
+_WORDS = {"model": "the checkpoint", "data": "the training data", "eval": "the evaluation data"}
 
 
 class RunFolder:
@@ -53,31 +55,42 @@ class RunFolder:
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Make the folder; one of a run without a checkpoint is removed. Raises OptionError if it cannot be made."""
+        made = False
         try:
             if self.removable and not self.steps():
                 self.remove()
             self.path.mkdir()
+            made = True
+            with replacing(self.path / _SETTINGS) as file:
+                write_all(file, json.dumps(settings, indent=1).encode() + b"\n")
         except OSError as error:
+            if made:
+                self.remove()
             raise OptionError(f"{self.path}: cannot be made: {error.strerror or error}: choose another OUT") from None
-        with replacing(self.path / _SETTINGS) as file:
-            write_all(file, json.dumps(settings, indent=1).encode() + b"\n")
 
-    def check(self, settings: Mapping[str, Any]) -> None:
-        """Raise OptionError, naming setting and values, unless the run in the folder has these settings."""
+    def check(self, settings: Mapping[str, Any], later: Container[str] = ()) -> None:
+        """Raise OptionError, naming setting and values, unless the run in the folder has these settings.
+
+        later: settings of the run that may be missing, because they are checked another time.
+        """
         try:
             found = json.loads((self.path / _SETTINGS).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise OptionError(
-                f"{self.path}: is no interrupted run ({error}): remove it, or leave --resume out"
+                f"resume=True: {self.path} is no interrupted run ({error}): remove it, or leave the option out"
             ) from None
-        for name in dict.fromkeys((*settings, *found)):
+        for name in dict.fromkeys((*settings, *(each for each in found if each not in later))):
             before, now = found.get(name, _MISSING), settings.get(name, _MISSING)
-            if before != now:
-                said, given = (("nothing" if each is _MISSING else repr(each)) for each in (before, now))
-                raise OptionError(
-                    f"--resume: {name} was {said} when the run in {self.path} began, and is {given} now: give the same "
-                    f"again, or remove {self.path.name} to begin anew"
+            if before == now:
+                continue
+            if name in _WORDS:
+                differs = f"{_WORDS[name]} differs from that with which the run in {self.path} began"
+            else:
+                said, given = (
+                    f"without {name}" if each is _MISSING else f"with {name}={each!r}" for each in (before, now)
                 )
+                differs = f"the run in {self.path} began {said}, and this one is {given}"
+            raise OptionError(f"resume=True: {differs}: give the same again, or remove {self.path.name} to begin anew")
 
     def save(self, step: int, write: Callable[[Path], None], retained: frozenset[int] = frozenset()) -> Path:
         """Write a checkpoint with `write(folder)`, and remove all others but the one before and `retained`.
@@ -96,8 +109,9 @@ class RunFolder:
             _sync(self.path)
         except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
             shutil.rmtree(temporary, ignore_errors=True)
-            reason = getattr(error, "strerror", None) or error
-            raise CheckpointError(f"{target}: cannot be written: {reason}: make room; --resume continues") from None
+            full = "No space left on device" if "unexpected pos" in str(error) else error
+            reason = getattr(error, "strerror", None) or full
+            raise CheckpointError(f"{target}: cannot be written: {reason}: {self._way_on()}") from None
         for other in self.steps()[:-2]:
             if other not in retained:
                 shutil.rmtree(self.checkpoint(other), ignore_errors=True)
@@ -118,9 +132,18 @@ class RunFolder:
             write_all(file, "".join(f"{line}\n" for line in lines).encode())
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Add a line to the log."""
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        """Add a line to the log. Raises CheckpointError where the disk is full."""
+        try:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            reason = error.strerror or error
+            raise CheckpointError(f"{self.log}: cannot be written: {reason}: {self._way_on()}") from None
+
+    def _way_on(self) -> str:
+        """What to do after a write that failed."""
+        steps = self.steps()
+        return f"make room; resume=True continues after step {steps[-1]}" if steps else "make room, and begin again"
 
     def remove(self) -> None:
         """Remove the folder."""

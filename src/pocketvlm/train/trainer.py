@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ class Trainer:
     """Trains a network on a source. Every process has one; the main process writes the folder.
 
     features: of frozen vision towers; None: the network's own tower runs in each step. write: writes the weights of a
-    checkpoint (an adapter) into its folder.
+    checkpoint (an adapter) into its folder. evaluating(done, total): samples of an evaluation. evaluated(step, loss):
+    an evaluation that no report of a step tells of.
     """
 
     def __init__(
@@ -52,10 +53,12 @@ class Trainer:
         folder: RunFolder,
         processes: Processes,
         write: Callable[[Path], None],
+        evaluating: Callable[[int, int], None] = lambda done, total: None,
+        evaluated: Callable[[int, float], None] = lambda step, loss: None,
     ) -> None:
         self.network, self.source, self.evaluation, self.features = network, source, evaluation, features
         self.schedule, self.options, self.folder, self.processes = schedule, options, folder, processes
-        self._write = write
+        self._write, self._evaluating, self._evaluated = write, evaluating, evaluated
         # The optimizer's own float32 weights: those of the network where these are float32, else copies.
         self._weights = {
             name: each if each.dtype == torch.float32 else torch.nn.Parameter(each.detach().float())
@@ -67,6 +70,8 @@ class Trainer:
         torch.manual_seed(options.seed + 1 + processes.rank)  # of dropout
         self.step, self._first_step, self.best, self.last_loss = 0, 0, Best(), math.nan
         self.tokens, self.seconds = 0, 0.0
+        # Of step `self.step`: whether its evaluation is missing, and whether its checkpoint is written.
+        self._due, self._saved = evaluation is not None, False
 
     @property
     def _eval_every(self) -> int:
@@ -76,17 +81,25 @@ class Trainer:
     def _save_every(self) -> int:
         return self.options.save_every or self.schedule.steps_per_epoch
 
+    @property
+    def finished(self) -> bool:
+        """Whether all steps and their evaluations are done."""
+        return self.step == self.schedule.steps and not self._due
+
     def run(self, stop: Callable[[], bool]) -> Iterator[StepReport]:
         """Run the remaining steps, one at a time. Saves and returns early once `stop()` is true in any process."""
-        if self.step == 0 and self.evaluation is not None:
-            before = self.evaluate()
-            if self.processes.is_main:
-                self.folder.append({"step": 0, "eval_loss": before})
+        if self._due:  # before the first step, or that of a run which was stopped in an evaluation
+            loss = self._evaluate(stop)
+            if loss is None:
+                return
+            self._evaluated(self.step, loss)
         while self.step < self.schedule.steps:
             report = self._step()
+            if self._due:
+                report = replace(report, eval_loss=self._evaluate(stop))
             yield report
             last = self.step == self.schedule.steps
-            stopped = not last and self._any(stop())
+            stopped = self._due or (not last and self._any(stop()))
             if last or stopped or self.step % self._save_every == 0:
                 self.save()
             if stopped:
@@ -108,21 +121,18 @@ class Trainer:
         mean = float(self.processes.sum(loss))
         norm = self._update(self.schedule.learning_rate(self.step))
         self.step += 1
-        self.last_loss = mean
+        self.last_loss, self._saved = mean, False
         if not math.isfinite(mean) or not math.isfinite(norm):
             raise CheckpointError(
-                f"step {self.step}: the loss is {mean}, its gradient {norm}: training has diverged: give a "
-                f"smaller --lr (now {self.options.lr:g}), or --dtype f32"
+                f"step {self.step}: the loss is {mean}, its gradient {norm}: training has diverged with "
+                f"lr={self.options.lr:g}: give a smaller one, or dtype='f32'"
             )
         seconds = time.perf_counter() - began
         self.tokens += tokens
         self.seconds += seconds
-        evaluated = None
-        if self.evaluation is not None and (self.step % self._eval_every == 0 or self.step == self.schedule.steps):
-            evaluated = self.evaluate()
-            if evaluated < self.best.loss:
-                self.best = Best(self.step, evaluated)
-                self.save()
+        self._due = self.evaluation is not None and (
+            self.step % self._eval_every == 0 or self.step == self.schedule.steps
+        )
         report = StepReport(
             self.step,
             self.schedule.steps,
@@ -134,24 +144,43 @@ class Trainer:
             tokens / seconds,
             peak_memory(self.processes.device.type == "cuda"),
             (self.schedule.steps - self.step) * self.seconds / max(1, self.step - self._first_step),
-            evaluated,
         )
         if self.processes.is_main:
             self._log(report)
         return report
 
-    def evaluate(self) -> float:
-        """Mean loss over all loss tokens of the evaluation data, in nats."""
+    def _evaluate(self, stop: Callable[[], bool]) -> float | None:
+        """Evaluate a step and log it; the best one is saved. None once `stop()` is true in any process."""
+        loss = self.evaluate(stop)
+        if loss is None:
+            return None
+        self._due, self._saved = False, False
+        if self.processes.is_main:
+            self.folder.append({"step": self.step, "eval_loss": loss})
+        if self.step and loss < self.best.loss:
+            self.best = Best(self.step, loss)
+            self.save()
+        return loss
+
+    def evaluate(self, stop: Callable[[], bool] = lambda: False) -> float | None:
+        """Mean loss over all loss tokens of the evaluation data, in nats; None once `stop()` is true in any process."""
         if self.evaluation is None:
             raise ValueError("there is no evaluation data")
         self.network.train(False)
         loss = torch.zeros((), dtype=torch.float64)
         count = sum(record.loss_tokens for record in self.evaluation.records)
-        indices = list(range(len(self.evaluation.records)))
+        total, done, stopped = len(self.evaluation.records), 0, False
         with torch.no_grad():
-            for batch in self._batches(self.evaluation, indices, self.options.batch):
+            for batch in self._batches(self.evaluation, range(total), self.options.batch):
+                self._evaluating(done, total)
+                if stopped := stop():
+                    break
                 records = [self.evaluation.records[index] for index in batch]
                 loss += self.network.loss(records, self._features(self.evaluation, batch)).double().cpu()
+                done = min(total, done + len(batch) * self.processes.count)
+        if self._any(stopped):
+            return None
+        self._evaluating(total, total)
         return float(self.processes.sum(loss.to(self.processes.device, torch.float32))) / count
 
     def _batches(self, source: Source, indices: Sequence[int], size: int) -> Iterator[list[int]]:
@@ -216,11 +245,11 @@ class Trainer:
             "memory": report.memory,
         }
         self.folder.append(entry)
-        if report.eval_loss is not None:
-            self.folder.append({"step": report.step, "eval_loss": report.eval_loss})
 
     def save(self) -> None:
         """Write a checkpoint of this step, from which the run resumes with the same bits."""
+        if self._saved:
+            return
         random = self.processes.gather(
             {
                 "cpu": torch.get_rng_state(),
@@ -238,10 +267,12 @@ class Trainer:
                     "random": random,
                     "best": (self.best.step, self.best.loss),
                     "last_loss": self.last_loss,
+                    "due": self._due,
                 }
                 torch.save(state, folder / _STATE)
 
             self.folder.save(self.step, write, frozenset({self.best.step}))
+        self._saved = True
         self.processes.wait()
 
     def resume(self, step: int) -> None:
@@ -255,6 +286,7 @@ class Trainer:
             torch.cuda.set_rng_state(random["cuda"])
         self.step = self._first_step = step
         self.best, self.last_loss = Best(*state["best"]), state["last_loss"]
+        self._due, self._saved = state.get("due", False), True
 
     def take_weights(self, step: int) -> None:
         """Take the weights of an earlier checkpoint, such as the best one."""

@@ -23,13 +23,23 @@ export class SmallStorage {
       globalThis[this.name].setItem(key, value);
       this.held.delete(key);
     } catch {
+      // What is stored from before would come back at a reload.
+      this.remove(key);
       this.held.set(key, value);
-      this.drop(key);
     }
   }
 
-  /** Remove what is stored from before, which a reload would bring back. */
-  private drop(key: string): void {
+  /** The stored keys with a prefix. */
+  keys(prefix: string): string[] {
+    try {
+      return Object.keys(globalThis[this.name]).filter((key) => key.startsWith(prefix));
+    } catch {
+      return [];
+    }
+  }
+
+  remove(key: string): void {
+    this.held.delete(key);
     try {
       globalThis[this.name].removeItem(key);
     } catch {

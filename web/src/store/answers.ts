@@ -98,8 +98,9 @@ export function continueAnswer(turn: Turn): void {
 export function stop(turn: Turn): void {
   const own = state.running.get(turn.id);
   if (own) return own.abort.abort();
+  // The other tab stores it, with all that was said; where that tab is gone, the turn is cut as it is stored.
   tell({ kind: "stop", turn: turn.id });
-  state.putTurns([{ ...turn, state: "cut" }]);
+  state.putTurns([{ ...turn, state: "cut" }], false);
 }
 
 /** Stop the answers of the open conversation. */
@@ -160,6 +161,7 @@ async function stream(
   const continued = entry.turn.text !== "" && !entry.turn.calls?.length;
   const said: Turn = continued ? entry.turn : { ...entry.turn, text: "", reasoning: "", calls: [] };
   const messages = toMessages(settings.system, continued ? [...path, said] : path, (each) => sources.get(each.id)!);
+  if (!settings.model && !state.model.value) await state.readModels();
   const body = JSON.stringify(requestBody(settings.model || state.model.value, settings, messages, continued));
   const headers = { "Content-Type": "application/json" };
   const response = await request("v1/chat/completions", { method: "POST", body, headers, signal: entry.abort.signal });

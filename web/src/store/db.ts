@@ -1,18 +1,12 @@
 // The page's database: conversations, turns, bytes of attachments, presets and values of the page.
 import { signal } from "@preact/signals";
+import { randomId } from "../lib/ids.ts";
+import { local } from "../lib/storage.ts";
 import type { Conversation, Preset, Turn } from "../lib/types.ts";
+import { alive, apply, applyTo, DELETION_KNOWN, DELETIONS, journalOf, marked, STORES, type Change, type Entry, type Store } from "./changes.ts";
 
 const NAME = "pocketvlm";
 const VERSION = 1;
-export const STORES = ["conversations", "turns", "blobs", "presets", "values"] as const;
-type Store = (typeof STORES)[number];
-
-/** A change of one entry: its new value from its old one; undefined deletes it, the old one leaves it alone. */
-interface Change {
-  store: Store;
-  key: string;
-  update: (old: unknown) => unknown;
-}
 
 /** Whether what is stored is there again after the page is closed. */
 export const lasting = signal(true);
@@ -55,57 +49,123 @@ function connect(): Promise<IDBDatabase> {
 
 const memory = new Map<Store, Map<string, unknown>>(STORES.map((store) => [store, new Map()]));
 
-async function read<T>(store: Store, ask: (store: IDBObjectStore) => IDBRequest<T>, otherwise: (held: Map<string, unknown>) => T): Promise<T> {
-  const db = await open();
-  if (!db) return otherwise(memory.get(store)!);
-  return new Promise((resolve, reject) => {
+/** Do `work` with the database, and once more where that was closed meanwhile; or what is done without one. */
+async function withDatabase<T>(work: (db: IDBDatabase) => Promise<T>, otherwise: () => T): Promise<T> {
+  for (let isSecond = false; ; isSecond = true) {
+    const db = await open();
+    if (!db) return otherwise();
+    try {
+      return await work(db);
+    } catch (error) {
+      const isClosed = error instanceof DOMException && ["InvalidStateError", "AbortError"].includes(error.name);
+      if (!isClosed || isSecond) throw error;
+      opened = undefined;
+    }
+  }
+}
+
+function read<T>(store: Store, ask: (store: IDBObjectStore) => IDBRequest<T>, otherwise: (held: Map<string, unknown>) => T): Promise<T> {
+  const asked = (db: IDBDatabase): Promise<T> => new Promise((resolve, reject) => {
     const request = ask(db.transaction(store).objectStore(store));
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
   });
+  return withDatabase(asked, () => otherwise(memory.get(store)!));
 }
 
-/** Make changes, all or none: no other tab writes between reading an old value and writing the new one. */
-async function write(changes: readonly Change[]): Promise<void> {
+/** What is not stored yet, in order. */
+const pending = new Set<Entry>();
+
+/** Make changes, all or none. They are safe at once: the next page makes them where this one goes before it has. */
+export async function write(changes: readonly Change[]): Promise<void> {
   if (!changes.length) return;
-  const db = await open();
-  if (!db) {
-    for (const { store, key, update } of changes) {
-      const held = memory.get(store)!;
-      const value = update(held.get(key));
-      if (value === undefined) held.delete(key);
-      else held.set(key, value);
-    }
-    return;
+  const entry = { at: Date.now(), changes };
+  pending.add(entry); // before anything is waited for
+  try {
+    const all = marked(entry);
+    const stores = all.map(({ store }) => store);
+    await withDatabase((db) => change(db, stores, (transaction, failed) => apply(transaction, all, failed)), () => applyTo(memory, all));
+  } finally {
+    pending.delete(entry);
   }
-  const transaction = db.transaction([...new Set(changes.map(({ store }) => store))], "readwrite");
-  await new Promise<void>((resolve, reject) => {
+}
+
+function change(db: IDBDatabase, stores: readonly Store[], work: (transaction: IDBTransaction, failed: (error: unknown) => void) => void): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const transaction = db.transaction([...new Set(stores)], "readwrite");
     let fault: unknown;
     transaction.oncomplete = () => resolve();
-    transaction.onerror = transaction.onabort = () => reject(fault ?? transaction.error ?? new Error("the database does not write"));
-    for (const { store, key, update } of changes) {
-      const entries = transaction.objectStore(store);
-      const asked = entries.get(key);
-      asked.onsuccess = () => {
-        try {
-          const value = update(asked.result);
-          if (value === undefined) entries.delete(key);
-          else if (value !== asked.result) entries.put(value, ...(entries.keyPath === null ? [key] : []));
-        } catch (error) {
-          fault = error;
-          transaction.abort();
-        }
-      };
-    }
+    transaction.onerror = (event) => (fault ??= (event.target as IDBRequest).error); // the transaction ends after it
+    transaction.onabort = () => reject(fault ?? transaction.error ?? new DOMException("the database does not write", "AbortError"));
+    work(transaction, (error) => {
+      fault = error;
+      transaction.abort();
+    });
   });
 }
 
-function put(store: Store, key: string, value: unknown): Change {
-  return { store, key, update: () => value };
+// --- the journal: changes of a page that was gone before they were stored ---
+
+const JOURNAL = "pocketvlm-journal ";
+const REPLAYED = "replayed";
+const MAX_REPLAYED = 100; // names of journals that are known to have been replayed
+
+/** Leave what is not stored yet to other pages, in the storage that does not wait. */
+export function leaveJournal(): void {
+  const left = journalOf(pending);
+  if (left.length) local.set(`${JOURNAL}${Date.now()} ${randomId()}`, JSON.stringify(left));
 }
 
-function remove(store: Store, keys: readonly string[]): Promise<void> {
-  return write(keys.map((key) => put(store, key, undefined)));
+/** Make the changes of pages that are gone. Each journal is replayed once, whichever pages find it at the same time. */
+export async function replayJournals(): Promise<void> {
+  const found = local.keys(JOURNAL).sort(); // oldest first
+  const db = found.length ? await open() : undefined;
+  if (!db) return;
+  for (const name of found) {
+    const journal = JSON.parse(local.get(name) ?? "[]") as Entry[];
+    if (journal.length) await replay(db, name, journal);
+    local.remove(name);
+  }
+}
+
+function replay(db: IDBDatabase, name: string, journal: readonly Entry[]): Promise<void> {
+  return change(db, STORES.filter((store) => store !== "blobs"), (transaction, failed) => {
+    const values = transaction.objectStore("values");
+    const replayed: IDBRequest<string[] | undefined> = values.get(REPLAYED);
+    const range = IDBKeyRange.bound(...DELETIONS);
+    const marks = values.getAllKeys(range) as IDBRequest<string[]>;
+    const times: IDBRequest<number[]> = values.getAll(range);
+    times.onsuccess = () => {
+      const names = replayed.result ?? [];
+      if (names.includes(name)) return transaction.commit();
+      const deletions = new Map(marks.result.map((mark, index) => [mark, times.result[index]!]));
+      apply(transaction, [...alive(journal, deletions), { store: "values", key: REPLAYED, value: [...names, name].slice(-MAX_REPLAYED) }], failed);
+    };
+  });
+}
+
+/** Replay the journals that other tabs leave, as soon as they do: changes of this tab come after them. */
+export function replayOthers(report: (error: unknown) => void): void {
+  addEventListener("storage", ({ key, newValue }) => {
+    if (key?.startsWith(JOURNAL) && newValue) void replayJournals().catch(report);
+  });
+}
+
+/** Remove the marks of old deletions. */
+export async function forgetDeletions(): Promise<void> {
+  const range = IDBKeyRange.bound(...DELETIONS);
+  const keys = await read("values", (store) => store.getAllKeys(range) as IDBRequest<string[]>, () => []);
+  const times = await Promise.all(keys.map((key) => values.get<number>(key)));
+  const old = keys.filter((_, index) => (times[index] ?? 0) < Date.now() - DELETION_KNOWN);
+  await write(old.map((key) => gone("values", key)));
+}
+
+function put(store: Store, key: string, value: unknown): Change {
+  return { store, key, value };
+}
+
+function gone(store: Store, key: string): Change {
+  return { store, key, gone: true };
 }
 
 const all = <T>(store: Store): Promise<T[]> => read(store, (found) => found.getAll() as IDBRequest<T[]>, (held) => [...held.values()] as T[]);
@@ -114,11 +174,12 @@ const one = <T>(store: Store, key: string): Promise<T | undefined> =>
 
 export const conversations = {
   all: () => all<Conversation>("conversations"),
-  put: (value: Conversation) => write([put("conversations", value.id, value)]),
+  /** Add a conversation, with turns. */
+  add: (value: Conversation, ...made: Turn[]) => write([put("conversations", value.id, value), ...made.map((turn) => put("turns", turn.id, turn))]),
   /** Change some fields, whatever other tabs have written to the others; a deleted conversation stays deleted. */
-  patch: (id: string, change: Partial<Conversation>) =>
-    write([{ store: "conversations", key: id, update: (old) => (old === undefined ? undefined : { ...(old as Conversation), ...change }) }]),
-  delete: (id: string) => remove("conversations", [id]),
+  patch: (id: string, change: Partial<Conversation>) => write([{ store: "conversations", key: id, patch: change }]),
+  /** Delete a conversation with its turns. */
+  delete: (id: string) => write([gone("conversations", id), { store: "turns", of: id }]),
 };
 
 export const turns = {
@@ -130,20 +191,20 @@ export const turns = {
       (held) => ([...held.values()] as Turn[]).filter((turn) => turn.conversation === conversation),
     ),
   put: (...values: Turn[]) => write(values.map((value) => put("turns", value.id, value))),
-  delete: (...ids: string[]) => remove("turns", ids),
+  delete: (...ids: string[]) => write(ids.map((id) => gone("turns", id))),
 };
 
 export const blobs = {
   get: (key: string) => one<Blob>("blobs", key),
   keys: () => read("blobs", (store) => store.getAllKeys() as IDBRequest<string[]>, (held) => [...held.keys()]),
   put: (key: string, value: Blob) => write([put("blobs", key, value)]),
-  delete: (...keys: string[]) => remove("blobs", keys),
+  delete: (...keys: string[]) => write(keys.map((key) => gone("blobs", key))),
 };
 
 export const presets = {
   all: () => all<Preset>("presets"),
   put: (value: Preset) => write([put("presets", value.name, value)]),
-  delete: (name: string) => remove("presets", [name]),
+  delete: (name: string) => write([gone("presets", name)]),
 };
 
 export const values = {

@@ -5,7 +5,7 @@ import { session } from "../lib/storage.ts";
 import { t } from "../text/index.ts";
 import { attach, fetchUrl, kindOf, openPdf, pdfPage, sniffed, type PdfFile } from "./media.ts";
 import { notice, report } from "./state.ts";
-import { hold } from "./tabs.ts";
+import { hold, leaveHeld } from "./tabs.ts";
 
 export interface Draft {
   text: Signal<string>;
@@ -35,6 +35,11 @@ export function keepDraft(): void {
     });
   }
   effect(() => session.set(DRAFT, JSON.stringify({ text: draft.text.value, attachments: draft.attachments.value })));
+}
+
+/** Before the page goes. */
+export function leaveDraft(): void {
+  leaveHeld(draft.attachments.value.flatMap(({ blob, shown }) => (shown ? [blob, shown] : [blob])));
 }
 
 /** Where dropped and pasted files go: the question that is edited, or the composer. */
@@ -114,8 +119,8 @@ export function replaceFile(to: Draft, old: Attachment, file: File): Promise<voi
       return;
     }
     const made = await attach(file, file.name, named);
-    const filled = named === old.kind ? { ...made, options: old.options } : made;
-    to.attachments.value = to.attachments.value.map((each) => (each.id === old.id ? filled : each));
+    const filled = (each: Attachment): Attachment => (named === each.kind ? { ...made, options: each.options } : made);
+    to.attachments.value = to.attachments.value.map((each) => (each.id === old.id ? filled(each) : each));
   });
 }
 

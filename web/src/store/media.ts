@@ -95,7 +95,11 @@ const shownUrls = new Map<string, Promise<string>>();
 export function objectUrl(key: string): Promise<string> {
   let url = shownUrls.get(key);
   if (!url) {
-    url = db.blobs.get(key).then((blob) => (blob ? URL.createObjectURL(blob) : ""), () => "");
+    url = db.blobs.get(key).then((blob) => (blob ? URL.createObjectURL(blob) : ""));
+    url = url.catch(() => {
+      shownUrls.delete(key);
+      return "";
+    });
     shownUrls.set(key, url);
   }
   return url;

@@ -1,21 +1,26 @@
 // What the page shows: conversations, the turns of the open one, and settings of the page.
 import { batch, computed, signal } from "@preact/signals";
 import { randomId } from "../lib/ids.ts";
-import { problemOf } from "../lib/problems.ts";
-import { children, group, isAfter, newestLeaf, pathTo, subtree } from "../lib/tree.ts";
+import { children, isAfter, newestLeaf, pathTo } from "../lib/tree.ts";
 import { session } from "../lib/storage.ts";
-import { PLAIN, type Conversation, type Model, type Preset, type Settings, type Turn } from "../lib/types.ts";
-import { told } from "../text/index.ts";
+import { PLAIN, type Conversation, type Model, type Settings, type Turn } from "../lib/types.ts";
 import { get } from "./api.ts";
 import * as db from "./db.ts";
-import { heldKeys, listen, tell, type News } from "./tabs.ts";
+import { notice, report } from "./notice.ts";
+import { defaults, readPresets, showDefaults, showPreset } from "./presets.ts";
+import { listen, tell, type News } from "./tabs.ts";
+
+export { notice, report };
+
+/** The settings of a conversation that is not stored yet, for this tab. */
+const NEW = "pocketvlm-new";
 
 export const conversations = signal<Conversation[]>([]);
-export const current = signal<Conversation>(fresh(PLAIN));
+/** The open conversation; at first one of the address's name, until the database is read. */
+export const current = signal<Conversation>({ ...fresh(PLAIN), id: location.hash.slice(1) || randomId() });
+/** Whether the turns of the open conversation are being read. */
+export const loading = signal(location.hash.length > 1);
 export const turns = signal<ReadonlyMap<string, Turn>>(new Map());
-export const presets = signal<Preset[]>([]);
-/** The settings of new conversations. */
-export const defaults = signal<Settings>(PLAIN);
 /** What /v1/models lists: the model under each of its names, and the adapters on it. */
 export const models = signal<Model[]>([]);
 export const model = computed(() => models.value.find((each) => !each.parent)?.id ?? "");
@@ -25,7 +30,6 @@ export const contextLength = computed(() => models.value[0]?.max_model_len ?? 0)
 export const view = signal<"chat" | "server">("chat");
 export const dialog = signal<"" | "settings" | "compare">("");
 export const sidebarOpen = signal(false);
-export const notice = signal("");
 
 export const after = computed(() => children(turns.value));
 export const path = computed(() => pathTo(turns.value, current.value.leaf));
@@ -50,73 +54,118 @@ function newestFirst(list: Conversation[]): Conversation[] {
   return list.sort((a, b) => b.updated - a.updated);
 }
 
-export async function start(): Promise<void> {
-  listen(hear);
-  const begun = current.value;
-  await readCut();
-  const [all, saved, chosen] = await Promise.all([db.conversations.all(), db.presets.all(), db.values.get<Settings>("defaults")]);
-  batch(() => {
-    // The reader may have asked something while this was read.
-    const known = new Set(conversations.value.map(({ id }) => id));
-    conversations.value = newestFirst([...conversations.value, ...all.filter(({ id }) => !known.has(id) && !deleted.has(id)).map(whole)]);
-    presets.value = saved;
-    if (chosen) defaults.value = { ...PLAIN, ...chosen };
-    if (current.value === begun) current.value = { ...begun, settings: defaults.value };
+/** Settings that the reader has chosen before the database is read; then undefined. */
+let early: Partial<Settings> | undefined = {};
+/** Settled once the open conversation is read. */
+let opening: Promise<void> | undefined;
+
+/** Do what needs the open conversation: now, or once it is read. */
+export function onceOpen(work: () => void): void {
+  if (opening) void opening.then(() => onceOpen(work));
+  else work();
+}
+
+function during(work: Promise<void>): Promise<void> {
+  const done = work.catch(report).then(() => {
+    if (opening !== done) return;
+    opening = undefined;
+    loading.value = false;
   });
-  const wanted = conversations.value.find((each) => each.id === location.hash.slice(1));
-  if (wanted && current.value.id === begun.id && current.value.leaf === null) await openConversation(wanted.id);
+  return (opening = done);
 }
 
-const CUT = "pocketvlm-cut";
-
-/** Store what streams before the page goes, so that it can be continued; in the session's storage, too, which does not wait. */
-export function saveRunning(): void {
-  const cut = [...running.values()].map(({ turn }): Turn => ({ ...turn, state: "cut" }));
-  if (!cut.length) return;
-  session.set(CUT, JSON.stringify(cut));
-  putTurns(cut);
+export function start(): Promise<void> {
+  listen(hear);
+  db.replayOthers(report);
+  void db.forgetDeletions().catch(report);
+  return during(begin());
 }
 
-async function readCut(): Promise<void> {
-  const saved = session.get(CUT);
-  if (!saved) return;
-  await db.turns.put(...(JSON.parse(saved) as Turn[]));
-  session.set(CUT, "");
+async function begin(): Promise<void> {
+  const { id } = current.value;
+  await db.replayJournals().catch(report);
+  const [all] = await Promise.all([db.conversations.all(), readPresets()]).catch((error: unknown) => {
+    newConversation(); // not one of the address's name: that may be stored
+    early = undefined;
+    throw error;
+  });
+  const wanted = batch(() => {
+    // Other tabs may have told of newer ones while these were read.
+    const known = new Set(conversations.value.map((each) => each.id));
+    conversations.value = newestFirst([...conversations.value, ...all.filter((each) => !known.has(each.id) && !deleted.has(each.id)).map(whole)]);
+    const found = current.value.id === id ? conversations.value.find((each) => each.id === id) : undefined;
+    if (!found && current.value.leaf === null) {
+      const settings = session.get(NEW);
+      const made = fresh(settings ? { ...PLAIN, ...(JSON.parse(settings) as Settings) } : defaults.value);
+      const isNamed = current.value.id === location.hash.slice(1); // by an address whose conversation is gone
+      current.value = isNamed ? made : { ...made, id: current.value.id };
+      loading.value = false;
+    } else if (found) {
+      current.value = found;
+    }
+    const chosen = early ?? {};
+    early = undefined;
+    if (Object.keys(chosen).length) setSettings(chosen);
+    return found && current.value;
+  });
+  if (wanted) await read(wanted);
+}
+
+/** Before the page goes: what streams can be continued, and the next page stores what this one has not. */
+export function leave(): void {
+  putTurns([...running.values()].map(({ turn }): Turn => ({ ...turn, state: "cut" })));
+  db.leaveJournal();
 }
 
 export async function readModels(): Promise<void> {
   models.value = (await get<{ data: Model[] }>("v1/models")).data;
 }
 
-/** The conversation that was asked for last, while it is read. */
-let opening = "";
-
 export function newConversation(): void {
-  opening = "";
+  session.remove(NEW);
+  early &&= {};
   batch(() => {
     current.value = fresh(defaults.value);
     turns.value = new Map();
+    loading.value = false;
     view.value = "chat";
     sidebarOpen.value = false;
   });
   history.replaceState(null, "", location.pathname + location.search);
 }
 
-export async function openConversation(id: string): Promise<void> {
-  opening = id;
-  const loaded = await db.turns.of(id);
+export function openConversation(id: string): Promise<void> {
   const found = conversations.value.find((each) => each.id === id);
-  if (opening !== id || !found) return;
-  const read = new Map(loaded.map((turn) => [turn.id, settled(turn)]));
-  // What this page has not stored yet, because it streams.
-  for (const { turn } of running.values()) if (turn.conversation === id) read.set(turn.id, turn);
+  if (!found) return Promise.resolve();
+  early &&= {};
+  return during(read(found));
+}
+
+/** Show a conversation at once, and its turns when they are read. */
+async function read(found: Conversation): Promise<void> {
+  const { id } = found;
   batch(() => {
+    if (current.value.id !== id) turns.value = new Map();
+    loading.value = turns.value.size === 0;
     current.value = found;
-    turns.value = read;
     view.value = "chat";
     sidebarOpen.value = false;
   });
   history.replaceState(null, "", `#${id}`);
+  const loaded = await db.turns.of(id).catch((error: unknown) => {
+    if (current.value.id === id) newConversation();
+    throw error;
+  });
+  if (current.value.id !== id) return;
+  // What this page has not stored yet, because it streams; and what other tabs have told meanwhile.
+  const live = [...running.values()].map(({ turn }) => turn).filter((turn) => turn.conversation === id);
+  const newer = [...turns.value.values(), ...live];
+  const alive = loaded.filter((turn) => !isDeleted(turn)).map(settled);
+  batch(() => {
+    turns.value = new Map([...alive, ...newer].map((turn) => [turn.id, turn]));
+    if (!turns.value.has(current.value.leaf ?? "")) current.value = { ...current.value, leaf: newestLeaf(after.value, null) };
+    loading.value = false;
+  });
   tell({ kind: "opened", conversation: id });
 }
 
@@ -155,11 +204,22 @@ function showConversation(changed: Conversation): void {
 }
 
 /** Store a conversation that the database does not have yet. */
-export function addConversation(made: Conversation): void {
+function addConversation(made: Conversation): void {
   showConversation(made);
-  if (made.id === current.value.id) history.replaceState(null, "", `#${made.id}`);
-  void db.conversations.put(made).catch(report);
+  if (made.id === current.value.id) {
+    session.remove(NEW);
+    history.replaceState(null, "", `#${made.id}`);
+  }
+  void db.conversations.add(made).catch(report);
   tell({ kind: "conversation", conversation: made });
+}
+
+/** Store a conversation from a file, and show it. Throws where the database does not take it. */
+export async function importConversation(made: Conversation, read: readonly Turn[]): Promise<void> {
+  await db.conversations.add(made, ...read);
+  showConversation(made);
+  tell({ kind: "conversation", conversation: made });
+  await openConversation(made.id);
 }
 
 /** Change some fields of a conversation; it is stored once it has turns, and deleted when it has none any more. */
@@ -171,9 +231,9 @@ export function patchConversation(id: string, change: Partial<Conversation>): vo
   if (!isStored && changed.leaf !== null) return addConversation(changed);
   if (isStored && changed.leaf === null) return emptyConversation(changed);
   showConversation(changed);
-  if (!isStored) return;
+  if (!isStored) return session.set(NEW, JSON.stringify(changed.settings));
   void db.conversations.patch(id, change).catch(report);
-  tell({ kind: "conversation", conversation: changed });
+  tell({ kind: "conversation", conversation: changed, change });
 }
 
 /** A conversation whose last turn was deleted goes, too; the next question begins another with its settings. */
@@ -185,22 +245,13 @@ function emptyConversation(emptied: Conversation): void {
 }
 
 export function setSettings(change: Partial<Settings>): void {
-  patchConversation(current.value.id, { settings: { ...current.value.settings, ...change } });
-}
-
-export function setDefaults(settings: Settings): void {
-  defaults.value = settings;
-  void db.values.put("defaults", settings).then(() => tell({ kind: "defaults" }), report);
-}
-
-export function savePreset(made: Preset): void {
-  presets.value = [...presets.value.filter((each) => each.name !== made.name), made];
-  void db.presets.put(made).then(() => tell({ kind: "presets" }), report);
-}
-
-export function deletePreset(name: string): void {
-  presets.value = presets.value.filter((each) => each.name !== name);
-  void db.presets.delete(name).then(() => tell({ kind: "presets" }), report);
+  const settings = { ...current.value.settings, ...change };
+  if (early) {
+    early = { ...early, ...change };
+    current.value = { ...current.value, settings };
+  } else {
+    patchConversation(current.value.id, { settings });
+  }
 }
 
 /** Go to the newest turn of a branch. */
@@ -209,7 +260,7 @@ export function showBranch(turn: Turn): void {
 }
 
 /** Where the shown branch ends without some of its turns. */
-function leafWithout(gone: ReadonlySet<string>): string | null {
+export function leafWithout(gone: ReadonlySet<string>): string | null {
   const shown = path.value;
   const first = shown.findIndex((turn) => gone.has(turn.id));
   if (first < 0) return current.value.leaf;
@@ -218,7 +269,7 @@ function leafWithout(gone: ReadonlySet<string>): string | null {
   return sibling ? newestLeaf(after.value, sibling.id) : parent;
 }
 
-function forget(gone: ReadonlySet<string>): void {
+export function forget(gone: ReadonlySet<string>): void {
   for (const id of gone) {
     deleted.add(id);
     running.get(id)?.abort.abort();
@@ -228,47 +279,11 @@ function forget(gone: ReadonlySet<string>): void {
   turns.value = next;
 }
 
-/** Remove a turn and everything after it, in all branches; answers asked together go together. */
-export async function deleteTurn(turn: Turn): Promise<void> {
-  const gone = new Set(group(after.value, turn).flatMap((each) => subtree(after.value, each.id)));
-  const lost = [...gone].flatMap((id) => turns.value.get(id) ?? []);
-  const leaf = leafWithout(gone);
-  const conversation = current.value.id;
-  batch(() => {
-    forget(gone);
-    patchConversation(conversation, { leaf });
-  });
-  await db.turns.delete(...gone);
-  tell({ kind: "gone", conversation, turns: [...gone] });
-  await dropUnusedBlobs(lost);
-}
-
-export async function deleteConversation(id: string): Promise<void> {
-  dropConversation(id);
-  await db.conversations.delete(id);
-  const gone = await db.turns.of(id);
-  await db.turns.delete(...gone.map((turn) => turn.id));
-  tell({ kind: "gone", conversation: id });
-  await dropUnusedBlobs(gone);
-}
-
-function dropConversation(id: string): void {
+export function dropConversation(id: string): void {
   deleted.add(id);
   for (const { abort, turn } of running.values()) if (turn.conversation === id) abort.abort();
   conversations.value = conversations.value.filter((each) => each.id !== id);
   if (current.value.id === id) newConversation();
-}
-
-function keysOf(list: readonly Turn[]): string[] {
-  return list.flatMap((turn) => (turn.attachments ?? []).flatMap((each) => [each.blob, each.shown ?? ""])).filter(Boolean);
-}
-
-/** Delete the bytes that no turn and no draft names any more; where drafts of other tabs are not known, only those of `gone`. */
-async function dropUnusedBlobs(gone: readonly Turn[]): Promise<void> {
-  const { here, anywhere } = await heldKeys();
-  const used = new Set(keysOf(await db.turns.all()));
-  const candidates = anywhere ? await db.blobs.keys() : keysOf(gone);
-  await db.blobs.delete(...candidates.filter((key) => !used.has(key) && !(anywhere ?? here).has(key)));
 }
 
 // --- other tabs ---
@@ -277,45 +292,47 @@ function hear(news: News): void {
   if (news.kind === "turns") {
     showTurns(news.turns.filter((turn) => !running.has(turn.id) && !isDeleted(turn)));
   } else if (news.kind === "conversation") {
-    hearConversation(whole(news.conversation));
+    hearConversation(news.conversation, news.change);
   } else if (news.kind === "gone") {
-    if (!news.turns) return dropConversation(news.conversation);
-    hearDeletion(news.conversation, new Set(news.turns));
+    hearDeletion(news.conversation, news.turns);
   } else if (news.kind === "opened") {
     const live = [...running.values()].map(({ turn }) => turn).filter((turn) => turn.conversation === news.conversation);
     if (live.length) tell({ kind: "turns", turns: live });
   } else if (news.kind === "stop") {
     running.get(news.turn)?.abort.abort();
-  } else if (news.kind === "presets") {
-    void db.presets.all().then((all) => (presets.value = all), report);
+  } else if (news.kind === "preset") {
+    showPreset(news.name, news.made);
   } else {
-    void db.values.get<Settings>("defaults").then((chosen) => (defaults.value = { ...PLAIN, ...chosen }), report);
+    showDefaults(news.settings);
   }
 }
 
 /** Another tab's title and settings are shown; its branch only if that goes on where this tab's ends. */
-function hearConversation(changed: Conversation): void {
-  if (deleted.has(changed.id)) return;
+function hearConversation(told: Conversation, change?: Partial<Conversation>): void {
+  if (deleted.has(told.id)) return;
   const own = current.value;
-  const goesOn = changed.id !== own.id || isAfter(turns.value, changed.leaf, own.leaf);
+  const known = told.id === own.id && own.leaf !== null ? own : conversations.value.find(({ id }) => id === told.id);
+  const changed = whole(known && change ? { ...known, ...change } : told);
+  const goesOn = changed.id !== own.id || loading.value || isAfter(turns.value, changed.leaf, own.leaf);
   showConversation(goesOn ? changed : { ...changed, leaf: own.leaf });
 }
 
-function hearDeletion(conversation: string, gone: ReadonlySet<string>): void {
-  for (const id of gone) deleted.add(id);
-  if (conversation !== current.value.id) return;
+/** Other tabs have deleted turns, or the whole conversation; what this one has stored of them meanwhile goes, too. */
+function hearDeletion(conversation: string, told?: readonly string[]): void {
+  if (!told) {
+    dropConversation(conversation);
+    void db.conversations.delete(conversation).catch(report);
+    return;
+  }
+  const gone = new Set(told);
   const leaf = leafWithout(gone);
   batch(() => {
     forget(gone);
+    if (conversation !== current.value.id || loading.value) return;
     if (leaf === null) newConversation();
     else current.value = { ...current.value, leaf };
   });
-}
-
-/** Tell the reader of a failure that belongs to no turn: in plain words, then the server's or browser's own. */
-export function report(error: unknown): void {
-  const { key, detail } = problemOf(error);
-  notice.value = [told(key), detail].filter(Boolean).join(" ");
+  void db.turns.delete(...gone).catch(report);
 }
 
 /** Ask the browser not to delete the database when space is short. */

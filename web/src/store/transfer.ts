@@ -5,8 +5,8 @@ import { randomId } from "../lib/ids.ts";
 import { readMessages, toMessages, type ImportedMedia, type Source } from "../lib/messages.ts";
 import { sharedPage } from "../lib/share.ts";
 import type { Attachment, Conversation, Turn } from "../lib/types.ts";
-import * as db from "./db.ts";
 import { attach, fetchUrl, fullData, sniffed } from "./media.ts";
+import { defaults } from "./presets.ts";
 import * as state from "./state.ts";
 
 function fileName(conversation: Conversation, suffix: string): string {
@@ -16,30 +16,35 @@ function fileName(conversation: Conversation, suffix: string): string {
 
 /** The shown branch of the open conversation as JSON, with all pictures and videos in it. */
 export async function exportMessages(): Promise<void> {
+  // The reader may open another conversation while the bytes are read.
+  const shown = state.current.value;
+  const path = state.path.value;
   const sources = new Map<string, Source>();
-  for (const turn of state.path.value) for (const each of turn.attachments ?? []) sources.set(each.id, { url: await fullData(each) });
-  const messages = toMessages(state.current.value.settings.system, state.path.value, (each) => sources.get(each.id)!);
-  download(fileName(state.current.value, "json"), `${JSON.stringify(messages, null, 1)}\n`, "application/json");
+  for (const turn of path) for (const each of turn.attachments ?? []) sources.set(each.id, { url: await fullData(each) });
+  const messages = toMessages(shown.settings.system, path, (each) => sources.get(each.id)!);
+  download(fileName(shown, "json"), `${JSON.stringify(messages, null, 1)}\n`, "application/json");
 }
 
 /** The shown branch of the open conversation as one page without scripts. */
 export async function share(render: (turn: Turn) => string): Promise<void> {
+  const shown = state.current.value;
+  const path = state.path.value;
   const pictures = new Map<string, string>();
-  for (const turn of state.path.value) {
+  for (const turn of path) {
     for (const each of turn.attachments ?? []) if (each.kind === "image") pictures.set(each.id, await fullData(each, each.shown).catch(() => ""));
   }
-  const turns = state.path.value.map((turn) => ({
+  const turns = path.map((turn) => ({
     role: turn.role,
     html: render(turn),
     pictures: (turn.attachments ?? []).map((each) => ({ name: each.name, url: pictures.get(each.id) ?? "" })),
   }));
-  download(fileName(state.current.value, "html"), sharedPage(state.current.value.title, turns), "text/html");
+  download(fileName(shown, "html"), sharedPage(shown.title, turns), "text/html");
 }
 
 /** A new conversation from a file of messages. */
 export async function importMessages(text: string): Promise<void> {
   const { system, turns } = readMessages(text);
-  const made = { ...state.fresh({ ...state.defaults.value, system }), title: "" };
+  const made = { ...state.fresh({ ...defaults.value, system }), title: "" };
   const read: Turn[] = [];
   let parent: string | null = null;
   const now = Date.now();
@@ -55,9 +60,7 @@ export async function importMessages(text: string): Promise<void> {
   if (!read.length) throw new Error("there are no messages in it");
   made.title = title(read.find((turn) => turn.text)?.text ?? "");
   made.leaf = parent;
-  await db.turns.put(...read);
-  state.addConversation(made);
-  await state.openConversation(made.id);
+  await state.importConversation(made, read);
 }
 
 async function readMedia(media: ImportedMedia, number: number): Promise<Attachment> {

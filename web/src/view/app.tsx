@@ -46,7 +46,7 @@ export function App(): JSX.Element {
         {!lasting.value && <p class="banner" role="status">{t("notStored")}</p>}
         {chat ? (
           <main class="chat">
-            <Guard key={state.current.value.id}>{state.path.value.length ? <Thread /> : <Welcome />}</Guard>
+            <Guard key={state.current.value.id}>{state.path.value.length ? <Thread /> : state.loading.value ? <div class="thread" /> : <Welcome />}</Guard>
             <Composer />
           </main>
         ) : (
@@ -75,7 +75,7 @@ function TopBar({ chat }: { chat: boolean }): JSX.Element {
       {any && <IconButton icon="save" label={t("export")} onClick={guarded(exportMessages)} />}
       {any && <IconButton icon="share" label={t("share")} onClick={guarded(() => share(sharedMarkup))} />}
       <IconButton icon="plus" label={t("newConversation")} class="narrow-only" onClick={() => state.newConversation()} />
-      {chat && <IconButton icon="gear" label={t("settings")} onClick={() => (state.dialog.value = "settings")} />}
+      {chat && <IconButton icon="gear" label={t("settings")} onClick={() => state.onceOpen(() => (state.dialog.value = "settings"))} />}
     </header>
   );
 }

@@ -3,6 +3,7 @@ import type { JSX } from "preact";
 import { useState } from "preact/hooks";
 import { branches } from "../lib/tree.ts";
 import type { Turn } from "../lib/types.ts";
+import { deleteTurn } from "../store/deletion.ts";
 import * as state from "../store/state.ts";
 import { t } from "../text/index.ts";
 import { IconButton } from "./parts.tsx";
@@ -25,6 +26,6 @@ export function Branches({ turn, count, index }: { turn: Turn; count: number; in
 /** Deletes at the second click. */
 export function DeleteButton({ turn }: { turn: Turn }): JSX.Element {
   const [sure, setSure] = useState(false);
-  const click = (): void => (sure ? void state.deleteTurn(turn).catch(state.report) : setSure(true));
+  const click = (): void => (sure ? void deleteTurn(turn).catch(state.report) : setSure(true));
   return <IconButton icon="trash" label={sure ? t("reallyDelete") : t("delete")} class={sure ? "danger" : ""} onClick={click} />;
 }

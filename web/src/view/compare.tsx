@@ -3,6 +3,7 @@ import type { JSX } from "preact";
 import { useState } from "preact/hooks";
 import { PLAIN, type Mode, type Settings } from "../lib/types.ts";
 import { comparison } from "../store/draft.ts";
+import { presets } from "../store/presets.ts";
 import * as state from "../store/state.ts";
 import { t } from "../text/index.ts";
 import { ModelSelect } from "./models.tsx";
@@ -61,7 +62,7 @@ export function CompareDialog(): JSX.Element {
 function SideFields({ title, side, onSide }: { title: string; side: Side; onSide: (side: Side) => void }): JSX.Element {
   const set = (change: Partial<Settings>): void => onSide({ ...side, settings: { ...side.settings, ...change } });
   const choose = (base: string): void => {
-    const found = state.presets.value.find((each) => each.name === base)?.settings ?? state.current.value.settings;
+    const found = presets.value.find((each) => each.name === base)?.settings ?? state.current.value.settings;
     onSide({ base, settings: { ...PLAIN, ...found, mode: side.settings.mode, model: side.settings.model } });
   };
   return (
@@ -70,7 +71,7 @@ function SideFields({ title, side, onSide }: { title: string; side: Side; onSide
       <Field label={t("settings")}>
         <select value={side.base} onChange={(event) => choose(event.currentTarget.value)}>
           <option value="">{t("thisConversation")}</option>
-          {state.presets.value.map((each) => <option key={each.name} value={each.name}>{each.name}</option>)}
+          {presets.value.map((each) => <option key={each.name} value={each.name}>{each.name}</option>)}
         </select>
       </Field>
       {state.adapters.value.length > 0 && <Field label={t("answers")}><ModelSelect value={side.settings.model} onValue={(model) => set({ model })} /></Field>}

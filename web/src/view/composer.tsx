@@ -1,4 +1,5 @@
 // Where questions are written: text, attachments, the way to send and to stop.
+import { batch } from "@preact/signals";
 import type { JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ask, stopAll } from "../store/answers.ts";
@@ -20,12 +21,31 @@ function openCalls(path: readonly Turn[]): boolean {
   return last?.role === "assistant" && last.state === "done" && (last.calls?.length ?? 0) > 0;
 }
 
+function isBusy(): boolean {
+  return state.path.value.some((turn) => turn.state === "streaming" || turn.state === "waiting");
+}
+
+function isEmpty(): boolean {
+  return !draft.text.value.trim() && !draft.attachments.value.length;
+}
+
+function sendDraft(): void {
+  if (isEmpty() || isBusy() || draft.pending.value) return;
+  const text = draft.text.value.trim();
+  const attachments = draft.attachments.value;
+  batch(() => {
+    draft.text.value = "";
+    draft.attachments.value = [];
+  });
+  ask(text, attachments, state.current.value.leaf, comparison.value);
+}
+
 export function Composer(): JSX.Element {
   const field = useRef<HTMLTextAreaElement>(null);
   const files = useRef<HTMLInputElement>(null);
   const [asking, setAsking] = useState<"" | "url" | "camera">("");
-  const busy = state.path.value.some((turn) => turn.state === "streaming" || turn.state === "waiting");
-  const empty = !draft.text.value.trim() && !draft.attachments.value.length;
+  const busy = isBusy();
+  const empty = isEmpty();
   const compared = comparison.value;
   useEffect(() => {
     const element = field.current!;
@@ -33,13 +53,10 @@ export function Composer(): JSX.Element {
     element.style.height = `${Math.min(element.scrollHeight, 260)}px`;
   }, [draft.text.value]);
   useEffect(() => field.current?.focus(), [state.current.value.id]);
+  // While the conversation is being read, the draft stays in the field, and is sent after that.
   const send = (): void => {
-    if (empty || busy || draft.pending.value) return;
-    const text = draft.text.value.trim();
-    const attachments = draft.attachments.value;
-    draft.text.value = "";
-    draft.attachments.value = [];
-    ask(text, attachments, state.current.value.leaf, compared);
+    const { id } = state.current.value;
+    state.onceOpen(() => { if (id === state.current.value.id) sendDraft(); });
   };
   const onKey = (event: KeyboardEvent): void => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== COMPOSING) {
@@ -62,7 +79,7 @@ export function Composer(): JSX.Element {
         <IconButton icon="clip" label={t("addFiles")} onClick={() => files.current!.click()} />
         <IconButton icon="camera" label={t("camera")} onClick={() => setAsking("camera")} />
         <IconButton icon="link" label={t("addUrl")} onClick={() => setAsking("url")} />
-        <IconButton icon="columns" label={t("compare")} pressed={compared !== undefined} onClick={() => (state.dialog.value = "compare")} />
+        <IconButton icon="columns" label={t("compare")} pressed={compared !== undefined} onClick={() => state.onceOpen(() => (state.dialog.value = "compare"))} />
         <ContextMeter />
         {busy ? (
           <button type="button" class="send" aria-label={t("stop")} title={t("stop")} onClick={stopAll}><span class="square" /></button>

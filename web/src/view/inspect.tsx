@@ -112,7 +112,11 @@ function ImageSeen({ attachment, views }: { attachment: Attachment; views: Views
 function Player({ attachment }: { attachment: Attachment }): JSX.Element | null {
   const [url, setUrl] = useState("");
   const [length, setLength] = useState<number | undefined>(undefined);
-  useEffect(() => void objectUrl(attachment.blob).then(setUrl), [attachment.blob]);
+  useEffect(() => {
+    let here = true;
+    void objectUrl(attachment.blob).then((found) => here && setUrl(found));
+    return () => { here = false; };
+  }, [attachment.blob]);
   if (!url) return null;
   return (
     <figure class="player">

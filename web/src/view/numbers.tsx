@@ -1,5 +1,6 @@
 // A field for a number that may stay empty.
 import type { JSX } from "preact";
+import { useState } from "preact/hooks";
 import { t } from "../text/index.ts";
 import { Field } from "./parts.tsx";
 
@@ -15,11 +16,14 @@ interface NumberFieldProps {
 
 export function NumberField(props: NumberFieldProps): JSX.Element {
   const { label, value, min, max, step, onValue } = props;
+  // What is typed stays until it is read, also where the page draws the field again.
+  const [typed, type] = useState<string | undefined>(undefined);
   const read = (text: string): void => {
     const given = text === "" ? undefined : Number(text);
     if (given !== undefined && (!Number.isFinite(given) || (min !== undefined && given < min) || (max !== undefined && given > max))) return;
+    type(undefined);
     onValue(given);
   };
-  const field = <input type="number" inputMode="decimal" placeholder={t("default")} value={value ?? ""} min={min} max={max} step={step} onChange={(event) => read(event.currentTarget.value)} />;
+  const field = <input type="number" inputMode="decimal" placeholder={t("default")} value={typed ?? value ?? ""} min={min} max={max} step={step} onInput={(event) => type(event.currentTarget.value)} onChange={(event) => read(event.currentTarget.value)} />;
   return props.hint === undefined ? <Field label={label}>{field}</Field> : <Field label={label} hint={props.hint}>{field}</Field>;
 }

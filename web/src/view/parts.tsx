@@ -67,7 +67,7 @@ export function StoredImage({ blob, alt, class: name }: { blob: string; alt: str
     void objectUrl(blob).then((found) => here && setUrl(found));
     return () => { here = false; };
   }, [blob]);
-  return url ? <img src={url} alt={alt} class={name} draggable={false} /> : <span class={`blank ${name ?? ""}`} role="img" aria-label={alt} />;
+  return url ? <img src={url} alt={alt} class={name} draggable={false} /> : <span class={`blank ${name ?? ""}`} {...(alt ? { role: "img", "aria-label": alt } : {})} />;
 }
 
 /** Draws its content again only when one of its properties is another value. */

@@ -6,6 +6,7 @@ import { readTools } from "../lib/request.ts";
 import { schemaFault } from "../lib/schema.ts";
 import { PLAIN, type Mode, type Settings } from "../lib/types.ts";
 import { setTheme, theme, type Theme } from "../store/theme.ts";
+import { deletePreset, presets, savePreset, setDefaults } from "../store/presets.ts";
 import * as state from "../store/state.ts";
 import { language, setLanguage, t, type Key, type Language } from "../text/index.ts";
 import { ModelSelect } from "./models.tsx";
@@ -38,13 +39,17 @@ export function SettingsDialog(): JSX.Element {
   const settings = state.current.value.settings;
   const set = state.setSettings;
   // Texts that are no JSON yet stay in the field and are not used.
-  const [schema, setSchema] = useState(settings.schema);
-  const [tools, setTools] = useState(settings.tools);
+  const [ownSchema, setSchema] = useState<string | undefined>(undefined);
+  const [ownTools, setTools] = useState<string | undefined>(undefined);
+  const [stops, setStops] = useState<string | undefined>(undefined); // with the empty lines of one who writes
+  const schema = ownSchema ?? settings.schema;
+  const tools = ownTools ?? settings.tools;
   const schemaWrong = schemaFault(schema);
   const toolsWrong = toolsFault(tools);
-  const writeSchema = (text: string): void => { setSchema(text); if (!schemaFault(text)) set({ schema: text }); };
-  const writeTools = (text: string): void => { setTools(text); if (!toolsFault(text)) set({ tools: text }); };
-  const load = (chosen: Settings): void => { set(chosen); setSchema(chosen.schema); setTools(chosen.tools); };
+  const writeSchema = (text: string): void => { const wrong = schemaFault(text) !== ""; setSchema(wrong ? text : undefined); if (!wrong) set({ schema: text }); };
+  const writeTools = (text: string): void => { const wrong = toolsFault(text) !== ""; setTools(wrong ? text : undefined); if (!wrong) set({ tools: text }); };
+  const writeStops = (text: string): void => { setStops(text); set({ stop: text.split("\n").filter(Boolean) }); };
+  const load = (chosen: Settings): void => { set(chosen); setSchema(undefined); setTools(undefined); setStops(undefined); };
   return (
     <Dialog title={t("settings")} onClose={() => (state.dialog.value = "")} wide>
       <Presets settings={settings} onLoad={load} />
@@ -64,7 +69,7 @@ export function SettingsDialog(): JSX.Element {
         <div class="grid">
           {NUMBERS.map(({ name, ...range }) => <NumberField key={name} label={t(`option.${name}` as Key)} {...range} value={settings[name]} onValue={(value) => set({ [name]: value })} />)}
         </div>
-        <Field label={t("stopTexts")} hint={t("stopHint")}><textarea rows={2} value={settings.stop.join("\n")} onChange={(event) => set({ stop: event.currentTarget.value.split("\n").filter(Boolean) })} /></Field>
+        <Field label={t("stopTexts")} hint={t("stopHint")}><textarea rows={2} value={stops ?? settings.stop.join("\n")} onInput={(event) => writeStops(event.currentTarget.value)} onBlur={() => setStops(undefined)} /></Field>
       </details>
       <details open={schema !== ""}>
         <summary>{t("schema")}</summary>
@@ -84,9 +89,9 @@ export function SettingsDialog(): JSX.Element {
 
 function Presets({ settings, onLoad }: { settings: Settings; onLoad: (settings: Settings) => void }): JSX.Element {
   const [name, setName] = useState("");
-  const list = state.presets.value;
+  const list = presets.value;
   const save = (): void => {
-    state.savePreset({ name: name.trim(), settings });
+    savePreset({ name: name.trim(), settings });
     setName("");
   };
   return (
@@ -95,13 +100,13 @@ function Presets({ settings, onLoad }: { settings: Settings; onLoad: (settings: 
       <div class="row wrap">
         <button type="button" onClick={() => onLoad(PLAIN)}>{t("standard")}</button>
         {list.map((each) => (
-          <span key={each.name} class="preset"><button type="button" onClick={() => onLoad({ ...PLAIN, ...each.settings })}>{each.name}</button><button type="button" aria-label={t("deleteOf", { name: each.name })} onClick={() => state.deletePreset(each.name)}>×</button></span>
+          <span key={each.name} class="preset"><button type="button" onClick={() => onLoad({ ...PLAIN, ...each.settings })}>{each.name}</button><button type="button" aria-label={t("deleteOf", { name: each.name })} onClick={() => deletePreset(each.name)}>×</button></span>
         ))}
       </div>
       <div class="row wrap">
         <input type="text" aria-label={t("presetName")} placeholder={t("presetName")} value={name} onInput={(event) => setName(event.currentTarget.value)} />
         <button type="button" disabled={!name.trim()} onClick={save}>{t("savePreset")}</button>
-        <button type="button" onClick={() => { state.setDefaults(settings); state.notice.value = t("defaultsSaved"); }}>{t("makeDefault")}</button>
+        <button type="button" onClick={() => { setDefaults(settings); state.notice.value = t("defaultsSaved"); }}>{t("makeDefault")}</button>
       </div>
     </section>
   );

@@ -6,6 +6,7 @@ import { search } from "../lib/search.ts";
 import { plainText } from "../lib/special.ts";
 import type { Conversation } from "../lib/types.ts";
 import * as db from "../store/db.ts";
+import { deleteConversation } from "../store/deletion.ts";
 import * as state from "../store/state.ts";
 import { importMessages } from "../store/transfer.ts";
 import { language, t, type Key } from "../text/index.ts";
@@ -31,13 +32,15 @@ export function Sidebar(): JSX.Element {
   const all = state.conversations.value;
   useEffect(() => {
     if (!query.trim()) return setFound(undefined);
+    let here = true; // a slow search does not overwrite a later one
     const timer = setTimeout(() => {
       void db.turns.all().then((turns) => {
+        if (!here) return;
         const titles = all.map(({ id, title }) => ({ id, text: title }));
         setFound(search([...titles, ...turns.map((turn) => ({ id: turn.conversation, text: plainText(turn.text) }))], query));
       }, state.report);
     }, 150);
-    return () => clearTimeout(timer);
+    return () => { here = false; clearTimeout(timer); };
   }, [query, all]);
   const first = useRef<HTMLButtonElement>(null);
   const isOpen = state.sidebarOpen.value;
@@ -47,7 +50,9 @@ export function Sidebar(): JSX.Element {
   const read = async (file: File | undefined): Promise<void> => {
     if (!file) return;
     try {
-      await importMessages(await file.text());
+      const text = await file.text();
+      await new Promise<void>((resolve) => state.onceOpen(resolve)); // with the reader's settings
+      await importMessages(text);
     } catch (error) {
       state.notice.value = t("importFault", { name: file.name, why: error instanceof Error ? error.message : String(error) });
     }
@@ -69,7 +74,7 @@ export function Sidebar(): JSX.Element {
       <div class="foot">
         <label class="item"><Icon name="open" /> {t("import")}<input class="off-screen" type="file" accept="application/json,.json" onChange={(event) => { const input = event.currentTarget; void read(input.files?.[0]).then(() => (input.value = "")); }} /></label>
         <button type="button" class="item" aria-pressed={state.view.value === "server"} onClick={() => { state.view.value = state.view.value === "server" ? "chat" : "server"; state.sidebarOpen.value = false; }}><Icon name="server" /> {t("server")}</button>
-        <button type="button" class="item" onClick={() => (state.dialog.value = "settings")}><Icon name="gear" /> {t("settings")}</button>
+        <button type="button" class="item" onClick={() => state.onceOpen(() => (state.dialog.value = "settings"))}><Icon name="gear" /> {t("settings")}</button>
       </div>
     </nav>
   );
@@ -81,17 +86,17 @@ function Entry({ conversation, excerpt }: { conversation: Conversation; excerpt:
   const name = conversation.title || t("untitled");
   if (mode === "rename") {
     const save = (title: string): void => { if (title.trim()) state.patchConversation(conversation.id, { title: title.trim() }); setMode(""); };
-    return <li><input type="text" class="rename" aria-label={t("rename")} autoFocus value={conversation.title} onBlur={(event) => save(event.currentTarget.value)} onKeyDown={(event) => { if (event.key === "Enter") save(event.currentTarget.value); if (event.key === "Escape") setMode(""); }} /></li>;
+    return <li><input type="text" class="rename" aria-label={t("rename")} autoFocus defaultValue={conversation.title} onBlur={(event) => save(event.currentTarget.value)} onKeyDown={(event) => { if (event.key === "Enter") save(event.currentTarget.value); if (event.key === "Escape") setMode(""); }} /></li>;
   }
   return (
     <li class={open ? "open" : ""}>
-      <button type="button" class="entry" aria-current={open ? "page" : undefined} title={new Date(conversation.updated).toLocaleString(language.value)} onClick={() => void state.openConversation(conversation.id).catch(state.report)}>
+      <button type="button" class="entry" aria-current={open ? "page" : undefined} title={new Date(conversation.updated).toLocaleString(language.value)} onClick={() => void state.openConversation(conversation.id)}>
         <span dir="auto">{name}</span>
         {excerpt && <small dir="auto">{excerpt}</small>}
       </button>
       <span class="entry-actions">
         <IconButton icon="edit" label={t("renameOf", { name })} onClick={() => setMode("rename")} />
-        <IconButton icon="trash" label={mode === "delete" ? t("reallyDelete") : t("deleteOf", { name })} class={mode === "delete" ? "danger" : ""} onClick={() => (mode === "delete" ? void state.deleteConversation(conversation.id).catch(state.report) : setMode("delete"))} />
+        <IconButton icon="trash" label={mode === "delete" ? t("reallyDelete") : t("deleteOf", { name })} class={mode === "delete" ? "danger" : ""} onClick={() => (mode === "delete" ? void deleteConversation(conversation.id).catch(state.report) : setMode("delete"))} />
       </span>
     </li>
   );

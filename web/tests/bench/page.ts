@@ -9,7 +9,7 @@ const TOKENS = 600;
 const WORDS = ["The ", "quick ", "**brown** ", "fox, ", "`jumps` ", "over ", "the ", "lazy ", "dog.\n\n", "- item\n", "$x^2$ "];
 
 const serving = await serve();
-const front = await new Front(serving.port).start();
+const front = await new Front(serving).start();
 
 const paints: number[] = [];
 for (let run = 0; run < RUNS; run++) {
@@ -33,7 +33,8 @@ for (let run = 0; run < STREAMS; run++) {
   front.scripts.push([...steps, { finish: "stop" }]);
   const before = await busy();
   const began = Date.now();
-  await tab.ask("write");
+  await tab.send("write");
+  await tab.page.locator("article.assistant[data-state=done]").waitFor();
   rates.push(TOKENS / ((Date.now() - began) / 1000));
   costs.push(((await busy()) - before) * 1000 / TOKENS);
   await tab.close();

@@ -1,23 +1,9 @@
 // Adapters: the server lists them with `parent`; people choose one, and compare it with the model.
 import assert from "node:assert/strict";
-import { after, afterEach, before, test } from "node:test";
-import { closeBrowser, eventually, Front, open, says, serve, type Serving } from "./kit.ts";
+import { test } from "node:test";
+import { eventually, open, says, setUp } from "./kit.ts";
 
-let serving: Serving;
-let front: Front;
-before(async () => {
-  serving = await serve();
-  front = await new Front(serving.port).start();
-});
-afterEach(() => {
-  front.scripts.splice(0);
-  front.answers.clear();
-});
-after(async () => {
-  front.stop();
-  await closeBrowser();
-  await serving.stop();
-});
+const { front } = setUp();
 
 const MODELS = {
   object: "list",
@@ -69,8 +55,7 @@ test("the model and an adapter answer side by side, and are asked again as they 
   await tab.shot("compare-adapter");
   await dialog.getByRole("button", { name: "Compare from now on" }).click();
   front.scripts.push(says("an animal"), says("a penguin"), says("an animal"), says("a penguin"));
-  await tab.composer.fill("What is this?");
-  await tab.composer.press("Enter");
+  await tab.send("What is this?");
   await eventually(() => tab.page.locator(".side[data-state=done]").count(), 2);
   await eventually(() => tab.page.locator(".side header b").allInnerTexts(), ["nano", "birds"]);
   await tab.page.getByRole("button", { name: "End", exact: true }).click();
@@ -92,8 +77,7 @@ test("an adapter that the server no longer has is named, and another can be chos
   front.answers.clear();
   await tab.page.reload();
   await tab.said("a bird");
-  await tab.composer.fill("Sure?");
-  await tab.composer.press("Enter");
+  await tab.send("Sure?");
   await tab.page.getByText("The server does not have this model or adapter.").waitFor();
   await tab.page.getByRole("button", { name: "Settings" }).first().click();
   const own = tab.page.getByRole("dialog").getByLabel("Who answers");

@@ -2,21 +2,10 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { after, afterEach, before, test } from "node:test";
-import { closeBrowser, eventually, EXAMPLES, Front, Gate, open, says, serve, until, type Serving, type Step } from "./kit.ts";
+import { test } from "node:test";
+import { eventually, EXAMPLES, Gate, open, says, setUp, type Step, until } from "./kit.ts";
 
-let serving: Serving;
-let front: Front;
-before(async () => {
-  serving = await serve();
-  front = await new Front(serving.port).start();
-});
-afterEach(() => void front.scripts.splice(0));
-after(async () => {
-  front.stop();
-  await closeBrowser();
-  await serving.stop();
-});
+const { front } = setUp();
 
 const MARKDOWN = `# Title
 
@@ -85,8 +74,7 @@ test("thinking is folded once the answer begins", async () => {
   await tab.page.getByRole("button", { name: "Settings" }).first().click();
   await tab.page.getByLabel("Think before the answer").check();
   await tab.page.getByRole("dialog").getByRole("button", { name: "Close" }).click();
-  await tab.composer.fill("think");
-  await tab.composer.press("Enter");
+  await tab.send("think");
   await tab.page.locator(".thinking[open]").getByText("First I").waitFor();
   gate.open();
   await tab.said("A cat.");
@@ -143,6 +131,8 @@ test("boxes and points are drawn on the picture; names light them up; JSON is sa
   await eventually(() => tab.page.locator(".shape").count(), 3);
   assert.equal(await tab.page.locator(".shape").first().getAttribute("points"), "100,200 500,200 500,600 100,600");
   assert.equal(await tab.answer().locator(".markdown").innerText(), "Here is a shape, a corner and 3.");
+  // A picture that is still being read moves what is under the pointer.
+  await until(() => tab.page.locator(".regions img").evaluate((picture: HTMLImageElement) => picture.complete && picture.naturalWidth > 0));
   await tab.answer().locator(".markdown .mark", { hasText: "a shape" }).hover();
   await tab.page.locator(".shape.active").waitFor();
   // The picture may still be read, and the page lays it out anew.
@@ -164,8 +154,7 @@ test("16x and 4x answer side by side, and the conversation goes on from one of t
   await tab.attach("penguin.png");
   await tab.page.locator(".composer").getByRole("button", { name: "Compare" }).click();
   await tab.page.getByRole("button", { name: "Compare from now on" }).click();
-  await tab.composer.fill("What is this?");
-  await tab.composer.press("Enter");
+  await tab.send("What is this?");
   await until(async () => (await tab.page.locator(".side[data-state=done]").count()) === 2);
   await eventually(() => tab.page.locator(".side header b").allInnerTexts(), ["16x", "4x"]);
   const modes = front.bodies.slice(-2).map((body) => (body["mm_processor_kwargs"] as { downsample_mode: string }).downsample_mode);
@@ -217,8 +206,7 @@ test("a schema is checked before it is used, and answers against it", async () =
 
 test("failures are told in plain words, with the server's own after them", async () => {
   const tab = await open(front.url, { failures: true });
-  await tab.composer.fill("word ".repeat(3000));
-  await tab.composer.press("Enter");
+  await tab.send("word ".repeat(3000));
   await tab.page.getByText("The conversation is too long for the model.").waitFor();
   await tab.page.locator(".problem .detail").waitFor();
   front.scripts.push(says("short"));

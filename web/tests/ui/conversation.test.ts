@@ -4,21 +4,10 @@ import { spawnSync } from "node:child_process";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, afterEach, before, test } from "node:test";
-import { closeBrowser, Front, Gate, open, PROGRAM, said, says, serve, until, type Serving, type Tab } from "./kit.ts";
+import { test } from "node:test";
+import { eventually, Gate, open, PROGRAM, said, says, setUp, type Tab, until } from "./kit.ts";
 
-let serving: Serving;
-let front: Front;
-before(async () => {
-  serving = await serve();
-  front = await new Front(serving.port).start();
-});
-afterEach(() => void front.scripts.splice(0));
-after(async () => {
-  front.stop();
-  await closeBrowser();
-  await serving.stop();
-});
+const { front } = setUp();
 
 async function saved(tab: Tab, label: string): Promise<string> {
   const [file] = await Promise.all([tab.page.waitForEvent("download"), tab.page.getByRole("button", { name: label }).click()]);
@@ -39,8 +28,7 @@ test("a question is answered, with figures", async () => {
 test("an answer is stopped, stays, and is continued", async () => {
   const tab = await open(front.url);
   front.scripts.push([...said("one two three "), { gate: new Gate() }]);
-  await tab.composer.fill("count");
-  await tab.composer.press("Enter");
+  await tab.send("count");
   await tab.said("three");
   await tab.page.locator("button.send").click();
   await tab.page.locator("article.assistant[data-state=cut]").waitFor();
@@ -109,8 +97,7 @@ test("conversations survive a reload; they are found, renamed and deleted", asyn
 test("an answer that a reload cut off can be continued", async () => {
   const tab = await open(front.url);
   front.scripts.push([...said("a long story "), { gate: new Gate() }]);
-  await tab.composer.fill("tell");
-  await tab.composer.press("Enter");
+  await tab.send("tell");
   await tab.said("story");
   await tab.page.reload();
   await tab.page.locator("article.assistant[data-state=cut]").waitFor();
@@ -129,11 +116,13 @@ test("export and import carry a conversation with its picture and system prompt"
   await tab.attach("penguin.png");
   await tab.ask("What is this?");
   const text = await saved(tab, "Export as messages JSON");
+  const asked = tab.page.url();
   const messages = JSON.parse(text) as { role: string; content: unknown }[];
   assert.deepEqual(messages.map(({ role }) => role), ["system", "user", "assistant"]);
   assert.match(JSON.stringify(messages[1]), /data:image\/png;base64,/);
   await tab.page.locator(".sidebar input[type=file]").setInputFiles({ name: "talk.json", mimeType: "application/json", buffer: Buffer.from(text) });
-  await until(async () => (await tab.page.locator(".entry").count()) === 2);
+  await eventually(() => tab.page.locator(".entry").count(), 2);
+  await until(() => tab.page.url() !== asked);
   await tab.page.locator("article.user .shot img").waitFor();
   assert.equal(await saved(tab, "Export as messages JSON"), text);
   await tab.page.locator(".sidebar input[type=file]").setInputFiles({ name: "bad.json", mimeType: "application/json", buffer: Buffer.from('{"a":1}') });
@@ -171,8 +160,7 @@ test("a conversation of 500 turns opens, scrolls and goes on", async () => {
   await tab.page.getByRole("button", { name: /Show earlier turns/ }).click();
   await until(async () => (await tab.page.locator("article").count()) >= 80);
   front.scripts.push(says("still here"));
-  await tab.composer.fill("go on");
-  await tab.composer.press("Enter");
+  await tab.send("go on");
   await tab.said("still here");
   assert.equal((front.bodies.at(-1)!["messages"] as unknown[]).length, 501);
   await tab.close();

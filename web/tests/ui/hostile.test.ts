@@ -1,23 +1,9 @@
 // A browser and people that are not kind: no storage, a full disk, huge texts, formulas that explode, other directions of writing.
 import assert from "node:assert/strict";
-import { after, afterEach, before, test } from "node:test";
-import { closeBrowser, eventually, Front, Gate, open, said, says, serve, until, type Serving, type Step, type Tab } from "./kit.ts";
+import { test } from "node:test";
+import { eventually, Gate, open, said, says, serve, setUp, type Step, type Tab, until } from "./kit.ts";
 
-let serving: Serving;
-let front: Front;
-before(async () => {
-  serving = await serve();
-  front = await new Front(serving.port).start();
-});
-afterEach(() => {
-  front.scripts.splice(0);
-  front.answers.clear();
-});
-after(async () => {
-  front.stop();
-  await closeBrowser();
-  await serving.stop();
-});
+const { front } = setUp();
 
 async function importText(tab: Tab, name: string, text: string): Promise<void> {
   await tab.page.locator(".sidebar input[type=file]").setInputFiles({ name, mimeType: "application/json", buffer: Buffer.from(text) });
@@ -57,9 +43,10 @@ test("a full database: a sentence says so, and the conversation goes on", async 
   const tab = await open(front.url, { before: fullDatabase });
   await tab.page.evaluate(() => void ((window as unknown as { full: boolean }).full = true));
   front.scripts.push(says("still answers"));
-  await tab.ask("hello");
+  // The sentence goes after some seconds.
+  const told = tab.page.locator(".notice").getByText("The browser has no more space for this page.").waitFor();
+  await Promise.all([told, tab.ask("hello")]);
   await tab.said("still answers");
-  await tab.page.locator(".notice").getByText("The browser has no more space for this page.").waitFor();
   await tab.close();
 });
 
@@ -144,8 +131,7 @@ test("a connection that ends again and again: a few tries, then a sentence and a
   const cut: Step[] = [{ delta: {} }, { pause: 100, cut: true }]; // a browser repeats a request by itself while nothing was answered
   front.scripts.push(cut, cut, cut, cut, cut);
   const before = front.bodies.length;
-  await tab.composer.fill("hello");
-  await tab.composer.press("Enter");
+  await tab.send("hello");
   await tab.page.getByText("The connection ended again and again").waitFor({ timeout: 120_000 });
   assert.equal(front.bodies.length - before, 5);
   front.scripts.push(says("at last"));
@@ -158,8 +144,7 @@ test("a question is deleted while its answer streams, and nothing of it comes ba
   const tab = await open(front.url);
   front.scripts.push(says("one"), [...said("streams "), { gate: new Gate() }]);
   await tab.ask("first");
-  await tab.composer.fill("second");
-  await tab.composer.press("Enter");
+  await tab.send("second");
   await tab.said("streams");
   const second = tab.page.locator("article.user").nth(1);
   await second.getByRole("button", { name: "Delete, with" }).click();

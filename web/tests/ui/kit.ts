@@ -1,13 +1,16 @@
-// What the tests of the page share: a server with nano, a front that plays scripted answers, a browser.
+// What the tests of the page share: a server with nano, a browser, tabs.
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { existsSync } from "node:fs";
-import { createServer, request as forward, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { createServer as createSocket, type AddressInfo } from "node:net";
-import { networkInterfaces } from "node:os";
 import { dirname, join } from "node:path";
+import { after, afterEach, before } from "node:test";
 import { isDeepStrictEqual } from "node:util";
 import { chromium, type Browser, type BrowserContext, type Locator, type Page } from "playwright-core";
+import { Front, started } from "./front.ts";
+import { delays } from "./slow.ts";
+
+export { Front, Gate, said, says, TIMINGS, USAGE, type Step } from "./front.ts";
 
 export const ROOT = join(import.meta.dirname, "..", "..", "..", "..");
 export const EXAMPLES = join(ROOT, "examples");
@@ -19,6 +22,8 @@ const CHROMIUM = ["chromium", "chromium-browser", "google-chrome"]
 // PAGE_SLOWDOWN=6 slows the browser's processor, which finds tests and code that race.
 const SLOWDOWN = Number(process.env["PAGE_SLOWDOWN"] ?? 1);
 const PATIENT = 30_000 * SLOWDOWN;
+// PAGE_JITTER=1 delays each answer of the database, the server and other tabs by up to 300 ms; each number in its own way.
+const JITTER = Number(process.env["PAGE_JITTER"] ?? 0);
 
 export function freePort(): Promise<number> {
   return new Promise((resolve) => {
@@ -29,17 +34,13 @@ export function freePort(): Promise<number> {
   });
 }
 
-// What a test has started and, where it fails, not stopped: the run would not end.
-const started = new Set<{ stop: () => unknown }>();
-
 /** A server process on one port; it can be ended and started again. */
 export class Serving {
-  readonly port: number;
+  port = 0;
   private readonly options: string[];
   private process: ChildProcess | undefined;
 
-  constructor(port: number, options: string[]) {
-    this.port = port;
+  constructor(options: string[] = []) {
     this.options = options;
   }
 
@@ -49,6 +50,7 @@ export class Serving {
 
   /** program: what runs the server, and its first arguments. */
   async start(environment: Record<string, string> = {}, program: [string, ...string[]] = [PROGRAM]): Promise<void> {
+    this.port ||= await freePort();
     const [name, ...first] = program;
     const command = [...first, "serve", "nano", "--port", String(this.port), "--threads", "1", "--log", "none", ...this.options];
     started.add(this);
@@ -71,7 +73,7 @@ export class Serving {
 }
 
 export async function serve(options: string[] = [], environment: Record<string, string> = {}): Promise<Serving> {
-  const serving = new Serving(await freePort(), options);
+  const serving = new Serving(options);
   await serving.start(environment);
   return serving;
 }
@@ -80,105 +82,40 @@ export async function serve(options: string[] = [], environment: Record<string, 
 const FETCHING = "import sys, pocketvlm.server.addresses as a; a.is_public = lambda address: True; from pocketvlm.cli import main; sys.exit(main(sys.argv[1:]))";
 
 export async function serveFetching(): Promise<Serving> {
-  const serving = new Serving(await freePort(), []);
+  const serving = new Serving();
   await serving.start({}, [join(dirname(PROGRAM), "python"), "-c", FETCHING]);
   return serving;
 }
 
-/** One step of a scripted answer: a delta, a pause in milliseconds, or a gate that the test opens. */
-export type Step = { delta?: object; finish?: string; more?: object; pause?: number; cut?: boolean; gate?: Gate };
-
-/** Holds a scripted answer until the test has seen what it waits for. */
-export class Gate {
-  open!: () => void;
-  readonly opened = new Promise<void>((resolve) => (this.open = resolve));
-}
-
-/** Stands in front of a server: plays the next script where there is one, passes everything else on. */
-export class Front {
-  readonly scripts: Step[][] = [];
-  readonly bodies: Record<string, unknown>[] = [];
-  private server: Server | undefined;
-  url = "";
-  /** Answers of its own by the end of the path. */
-  readonly answers = new Map<string, object>();
-  /** Whether requests reach the server without the prefix. */
-  removesPrefix = false;
-
-  private readonly target: number;
-  private readonly prefix: string;
-
-  constructor(target: number, prefix = "") {
-    this.target = target;
-    this.prefix = prefix;
-  }
-
-  async start(): Promise<this> {
-    started.add(this);
-    this.server = createServer((asked, answer) => void this.handle(asked, answer));
-    await new Promise<void>((resolve) => this.server!.listen(0, "0.0.0.0", () => resolve()));
-    this.url = `http://127.0.0.1:${(this.server.address() as AddressInfo).port}${this.prefix}/`;
-    return this;
-  }
-
-  /** The front's address by the machine's own, which is no secure context for a browser; undefined without a network. */
-  get remote(): string | undefined {
-    const found = Object.values(networkInterfaces()).flat().find((each) => each?.family === "IPv4" && !each.internal);
-    return found && this.url.replace("127.0.0.1", found.address);
-  }
-
-  stop(): void {
-    this.server?.closeAllConnections();
-    this.server?.close();
-  }
-
-  private async handle(asked: IncomingMessage, answer: ServerResponse): Promise<void> {
-    const parts: Buffer[] = [];
-    for await (const part of asked) parts.push(part as Buffer);
-    const body = Buffer.concat(parts);
-    if (asked.url?.endsWith("/v1/chat/completions")) {
-      this.bodies.push(JSON.parse(body.toString()) as Record<string, unknown>);
-      const script = this.scripts.shift();
-      if (script) return play(script, answer);
-    }
-    const own = [...this.answers].find(([path]) => asked.url?.endsWith(path))?.[1];
-    if (own) return void answer.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify(own));
-    const headers = { ...asked.headers };
-    const passed = forward({ host: "127.0.0.1", port: this.target, path: this.removesPrefix ? asked.url?.slice(this.prefix.length) : asked.url, method: asked.method, headers }, (found) => {
-      answer.writeHead(found.statusCode ?? 502, found.headers);
-      found.pipe(answer);
-    });
-    passed.on("error", () => { answer.destroy(); });
-    passed.end(body);
-  }
-}
-
-async function play(script: Step[], answer: ServerResponse): Promise<void> {
-  answer.writeHead(200, { "content-type": "text/event-stream" });
-  for (const step of script) {
-    if (step.pause) await new Promise((resolve) => setTimeout(resolve, step.pause));
-    if (step.gate) await Promise.race([step.gate.opened, new Promise((resolve) => answer.once("close", resolve))]);
-    if (step.cut) return void answer.destroy();
-    const choice = { index: 0, delta: step.delta ?? {}, finish_reason: step.finish ?? null };
-    if (!answer.destroyed) answer.write(`data: ${JSON.stringify({ choices: [choice], ...step.more })}\n\n`);
-  }
-  if (!answer.destroyed) answer.end("data: [DONE]\n\n");
-}
-
-export const TIMINGS = { queue: 0.01, media: 0.02, resize: 0.01, preprocess: 0.02, vision: 0.3, prefill: 0.1, decode: 1, ttft: 0.5, total: 1.5, cached_tokens: 3 };
-export const USAGE = { prompt_tokens: 40, completion_tokens: 21, total_tokens: 61, prompt_tokens_details: { cached_tokens: 3, image_tokens: 9 } };
-
-/** Steps that say a text, a few characters at a time. */
-export function said(text: string, pause = 0): Step[] {
-  return (text.match(/[\s\S]{1,12}/g) ?? []).map((content) => ({ delta: { content }, pause }));
-}
-
-/** A script that says a text and ends. */
-export function says(text: string, pause = 0, more: Step[] = []): Step[] {
-  return [...said(text, pause), ...more, { finish: "stop", more: { timings: TIMINGS } }, { more: { choices: [], usage: USAGE } }];
+/** A server and a front for the tests of a file. */
+export function setUp(): { serving: Serving; front: Front } {
+  const serving = new Serving();
+  const front = new Front(serving);
+  before(async () => {
+    await serving.start();
+    await front.start();
+  });
+  afterEach(async () => {
+    await closeTabs();
+    front.clear();
+  });
+  after(async () => {
+    front.stop();
+    await closeBrowser();
+    await serving.stop();
+  });
+  return { serving, front };
 }
 
 let browser: Browser | undefined;
+let opened = 0;
+// The profiles of tabs that a test has not closed, because it failed: their requests would reach the next one.
+const contexts = new Set<BrowserContext>();
+
+async function closeTabs(): Promise<void> {
+  for (const context of contexts) await context.close();
+  contexts.clear();
+}
 
 /** A tab. A JavaScript error or a refused resource fails the test that caused it. */
 export class Tab {
@@ -208,11 +145,22 @@ export class Tab {
 
   /** Send a text and wait until its answer has ended. */
   async ask(text: string): Promise<Locator> {
-    const before = await this.page.locator("article.assistant[data-state=done]").count();
-    await this.composer.fill(text);
-    await this.composer.press("Enter");
-    await this.page.locator("article.assistant[data-state=done]").nth(before).waitFor({ timeout: PATIENT });
+    const before = await this.page.locator("article.user").evaluateAll((list) => list.map((each) => (each as HTMLElement).dataset["turn"]));
+    await this.send(text);
+    // The conversation may be drawn only after this, as after a reload: other answers in it do not count.
+    await until(() => this.page.locator("article").evaluateAll((list, { text, before }) => {
+      const [question, answer] = list.slice(-2) as [HTMLElement?, HTMLElement?];
+      const isNew = question?.querySelector(".plain")?.textContent === text && !before.includes(question.dataset["turn"]);
+      return isNew && answer?.dataset["state"] === "done";
+    }, { text, before }));
     return this.answer();
+  }
+
+  /** Send a text, as soon as the page lets people send. */
+  async send(text: string): Promise<void> {
+    await this.composer.fill(text);
+    await this.page.locator(".composer .icon-button.send:enabled").waitFor();
+    await this.composer.press("Enter");
   }
 
   async attach(...names: string[]): Promise<void> {
@@ -226,6 +174,7 @@ export class Tab {
   }
 
   async close(): Promise<void> {
+    contexts.delete(this.context);
     await this.context.close();
     assert.deepEqual(this.faults, []);
   }
@@ -254,8 +203,10 @@ export async function open(url: string, options: TabOptions = {}): Promise<Tab> 
     locale: options.locale ?? "en-GB",
     acceptDownloads: true,
   });
+  contexts.add(context);
   context.setDefaultTimeout(PATIENT);
   const page = await context.newPage();
+  if (JITTER) await page.addInitScript(delays, JITTER * 1000 + opened++);
   if (options.before) await page.addInitScript(options.before);
   if (SLOWDOWN > 1) await (await context.newCDPSession(page)).send("Emulation.setCPUThrottlingRate", { rate: SLOWDOWN });
   const faults: string[] = [];
@@ -275,6 +226,17 @@ export async function closeBrowser(): Promise<void> {
   for (const each of started) await each.stop();
 }
 
+/** How many entries a store of the page's database has. */
+export function stored(tab: Tab, store: string): Promise<number> {
+  return tab.page.evaluate((store) => new Promise<number>((resolve) => {
+    const asked = indexedDB.open("pocketvlm");
+    asked.onsuccess = () => {
+      const count = asked.result.transaction(store).objectStore(store).count();
+      count.onsuccess = () => { asked.result.close(); resolve(count.result); };
+    };
+  }), store);
+}
+
 /** Wait until a value of the page is the expected one. */
 export async function eventually<T>(read: () => Promise<T>, expected: T): Promise<void> {
   let found: T | undefined;
@@ -292,22 +254,4 @@ export async function until(check: () => unknown, milliseconds = PATIENT): Promi
     assert.ok(Date.now() < deadline, "it did not happen in time");
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
-}
-
-/** A PDF file of empty pages, each with a filled square. */
-export function pdfOf(pages: number): Buffer {
-  const objects = ["<</Type/Catalog/Pages 2 0 R>>", `<</Type/Pages/Count ${pages}/Kids[${Array.from({ length: pages }, (_, index) => `${3 + 2 * index} 0 R`).join(" ")}]>>`];
-  for (let page = 0; page < pages; page++) {
-    const drawing = `${page / pages} 0.4 0.6 rg 20 20 ${40 + 20 * page} 60 re f`;
-    objects.push(`<</Type/Page/Parent 2 0 R/MediaBox[0 0 200 200]/Contents ${4 + 2 * page} 0 R>>`, `<</Length ${drawing.length}>>stream\n${drawing}\nendstream`);
-  }
-  let text = "%PDF-1.4\n";
-  const offsets = objects.map((object, index) => {
-    const at = text.length;
-    text += `${index + 1} 0 obj${object}endobj\n`;
-    return at;
-  });
-  const table = text.length;
-  text += `xref\n0 ${objects.length + 1}\n0000000000 65535 f \n${offsets.map((at) => `${String(at).padStart(10, "0")} 00000 n \n`).join("")}trailer<</Size ${objects.length + 1}/Root 1 0 R>>\nstartxref\n${table}\n%%EOF`;
-  return Buffer.from(text, "latin1");
 }

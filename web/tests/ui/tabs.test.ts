@@ -1,23 +1,9 @@
 // The page in two tabs of one browser: each shows what the other stores, and nothing is overwritten.
 import assert from "node:assert/strict";
-import { after, afterEach, before, test } from "node:test";
-import { closeBrowser, eventually, Front, Gate, open, said, says, serve, until, type Tab, type Serving } from "./kit.ts";
+import { test } from "node:test";
+import { eventually, Gate, open, said, says, setUp, stored, type Tab, until } from "./kit.ts";
 
-let serving: Serving;
-let front: Front;
-before(async () => {
-  serving = await serve();
-  front = await new Front(serving.port).start();
-});
-afterEach(() => {
-  front.scripts.splice(0);
-  front.answers.clear();
-});
-after(async () => {
-  front.stop();
-  await closeBrowser();
-  await serving.stop();
-});
+const { front } = setUp();
 
 function texts(tab: Tab): Promise<string[]> {
   return tab.page.locator("article .plain, article .markdown").allInnerTexts();
@@ -56,8 +42,7 @@ test("two tabs that ask at once: both answers are stored as branches, and each t
   await eventually(() => texts(two), ["start", "root"]);
   const gate = new Gate();
   front.scripts.push([...said("left "), { gate }, ...says("left end")], [...said("right "), { gate }, ...says("right end")]);
-  await one.composer.fill("ask left");
-  await one.composer.press("Enter");
+  await one.send("ask left");
   await until(() => front.scripts.length === 1);
   // The other tab's question goes to its end, which is this question's answer by now; it goes back to the root first.
   await two.page.locator("article.user", { hasText: "ask left" }).waitFor();
@@ -82,8 +67,7 @@ test("two tabs that ask at once: both answers are stored as branches, and each t
 test("an answer that another tab streams is no cut one, can be stopped from here, and is deleted with its conversation", async () => {
   const one = await open(front.url);
   front.scripts.push([...said("streams on "), { gate: new Gate() }]);
-  await one.composer.fill("go");
-  await one.composer.press("Enter");
+  await one.send("go");
   await one.said("streams on");
   const two = await open(one.page.url(), { context: one.context });
   await two.page.locator("article.assistant[data-state=streaming]").waitFor();
@@ -99,11 +83,8 @@ test("an answer that another tab streams is no cut one, can be stopped from here
   await two.page.getByRole("button", { name: "Click again" }).click();
   await one.page.getByText("Ask about pictures and videos").waitFor();
   await eventually(() => one.page.locator(".entry").count(), 0);
-  const stored = await one.page.evaluate(() => new Promise<number>((resolve) => {
-    const asked = indexedDB.open("pocketvlm");
-    asked.onsuccess = () => { const all = asked.result.transaction("turns").objectStore("turns").count(); all.onsuccess = () => resolve(all.result); };
-  }));
-  assert.equal(stored, 0, "the tab that streamed does not store the answer again");
+  // The tab that streamed does not store the answer again.
+  await eventually(() => stored(one, "turns"), 0);
   assert.deepEqual(two.faults, []);
   await one.close();
 });
@@ -120,6 +101,34 @@ test("deleting in one tab leaves the other's draft its picture", async () => {
   await eventually(() => two.page.locator(".entry").count(), 0);
   const answer = await two.ask("What is this?");
   assert.match(await answer.locator(".markdown").innerText(), /penguin/i);
+  assert.deepEqual(two.faults, []);
+  await one.close();
+});
+
+test("what is being typed stays when another tab's news come", async () => {
+  const one = await open(front.url);
+  front.scripts.push(says("first answer"), says("second answer"));
+  await one.ask("first");
+  const two = await open(one.page.url(), { context: one.context });
+  await eventually(() => texts(two), ["first", "first answer"]);
+  await one.page.locator(".list li").hover();
+  await one.page.getByRole("button", { name: "Rename first" }).click();
+  await one.page.getByLabel("Title").fill("My title");
+  await two.page.getByRole("button", { name: "Settings" }).first().click();
+  await two.page.getByLabel("Temperature").fill("0.5");
+  await one.page.locator(".new").focus(); // the field of the title is left
+  await two.page.getByRole("heading", { name: "My title" }).waitFor();
+  assert.equal(await two.page.getByLabel("Temperature").inputValue(), "0.5");
+  await two.page.getByLabel("Temperature").press("Enter");
+  await two.page.getByRole("dialog").getByRole("button", { name: "Close" }).click();
+  await one.page.getByRole("button", { name: "Rename My title" }).click();
+  await one.page.getByLabel("Title").fill("A better one");
+  await two.ask("second");
+  assert.equal(front.bodies.at(-1)!["temperature"], 0.5);
+  await eventually(() => texts(one), ["first", "first answer", "second", "second answer"]);
+  assert.equal(await one.page.getByLabel("Title").inputValue(), "A better one");
+  await one.page.getByLabel("Title").press("Enter");
+  await two.page.locator(".entry", { hasText: "A better one" }).waitFor();
   assert.deepEqual(two.faults, []);
   await one.close();
 });

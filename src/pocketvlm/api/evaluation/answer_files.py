@@ -35,7 +35,7 @@ class AnswerFile:
         try:
             whole = _whole_lines(self._file)
             if whole:
-                self._compare(head, next(_objects(self.path, whole))[1])
+                _compare(self.path, head, next(_objects(self.path, whole))[1])
                 self._read(whole, {sample.id: sample for sample in samples})
             self._file.truncate(len(whole))
             self._file.seek(len(whole))
@@ -75,14 +75,6 @@ class AnswerFile:
             write_all(self._file, _line(line))
         except OSError as error:
             raise _unwritable(self.path, error) from None
-
-    def _compare(self, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-        for key in {**found, **wanted}:
-            if key != "model" and wanted.get(key) != found.get(key):  # the same files may have several names
-                raise OptionError(
-                    f"answers={self.path}: its answers were made with {key} {_short(found.get(key))}, now it is "
-                    f"{_short(wanted.get(key))}: give another file, or remove this one"
-                )
 
     def _read(self, data: bytes, samples: Mapping[str, EvalSample]) -> None:
         for number, line in list(_objects(self.path, data))[1:]:
@@ -164,6 +156,30 @@ def check_answer_file(path: Path) -> None:
             raise OptionError(f"answers={path}: there is no folder {path.parent}: make it first")
     except OSError as error:
         raise _unwritable(path, error) from None
+
+
+def check_head(path: Path, made_by: Mapping[str, Any]) -> None:
+    """Raise OptionError if a file has answers that were made otherwise. made_by: what is known before a model loads."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    if line.endswith(b"\n"):
+        found = next(_objects(path, line))[1]
+        wanted = json.loads(_line(made_by))
+        _compare(path, wanted, {key: found.get(key) for key in wanted})
+
+
+def _compare(path: Path, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    for key in {**found, **wanted}:
+        if key != "model" and wanted.get(key) != found.get(key):  # the same files may have several names
+            raise OptionError(
+                f"answers={path}: its answers were made with {key} {_short(found.get(key))}, now it is "
+                f"{_short(wanted.get(key))}: give another file, or remove this one"
+            )
 
 
 def _name(line: Mapping[str, Any], where: str) -> str:

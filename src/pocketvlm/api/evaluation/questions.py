@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +11,11 @@ from typing import Any
 
 from pocketvlm.errors import DataError, OptionError
 from pocketvlm.scoring.metrics import Metric, metric_of
-from pocketvlm.train.data import Dataset, read_dataset
+from pocketvlm.train.data import Dataset, Problem, read_dataset
+from pocketvlm.train.data.dataset import refuse
+from pocketvlm.train.data.files import PLACE, kind_of
 from pocketvlm.train.data.samples import Turns
 from pocketvlm.train.sample import Sample
-
-# As `train.data` names the place of a record.
-_PLACE = re.compile(r"(?P<file>.*):(?P<line>\d+)(?: \(record (?P<number>\d+)\))?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,23 +45,30 @@ def read_samples(
     """The samples of data files, in order, and notes about them. limit: only the first so many.
 
     A record may have "answers", the accepted texts, instead of a last answer of the assistant or beside it; then only
-    its last answer is a sample. It may also have an "id" and a "metric". Raises DataError with file and line, also for
-    a reference that its metric cannot score, and OptionError.
+    its last answer is a sample. It may also have an "id" and a "metric". Raises DataError with file and line of all
+    records that cannot be used, also for a reference that its metric cannot score, and OptionError.
     """
     paths = [data] if isinstance(data, str | Path) else list(data)
     default = metric_of(metric)
     if limit is not None and limit < 1:
         raise OptionError(f"limit={limit} is out of range: give at least 1, or None for all samples")
     dataset = read_dataset(paths, format=format, name=name, media_dir=media_dir, turns=turns)
-    dataset.require_sound()
-    chosen = _chosen(dataset)[:limit]
     files = len({_place(sample)[0] for sample in dataset.samples}) > 1
-    found = [_sample(sample, default, files) for sample in chosen]
-    repeated = [name for name, times in Counter(sample.id for sample in found).items() if times > 1]
-    if repeated:
-        places = [sample.place for sample in found if sample.id == repeated[0]]
-        raise DataError(f"{places[1]}: the id {repeated[0]!r} is that of {places[0]} too: give each record its own")
-    return found, _warnings(dataset)
+    found: list[EvalSample] = []
+    problems = list(dataset.problems)
+    seen: dict[str, str] = {}
+    for sample in _chosen(dataset):
+        try:
+            each = _sample(sample, default, files)
+            if each.id in seen:
+                raise DataError(f"the id {each.id!r} is that of {seen[each.id]} too: give each record its own")
+            seen[each.id] = each.place
+            found.append(each)
+        except DataError as error:
+            problems.append(Problem(sample.place, str(error)))
+    refuse(sorted(problems, key=lambda problem: problem.order))
+    dataset.require_sound()
+    return found[:limit], _warnings(dataset)
 
 
 def _chosen(dataset: Dataset) -> list[Sample]:
@@ -81,17 +85,18 @@ def _warnings(dataset: Dataset) -> list[str]:
 
 
 def _sample(sample: Sample, default: Metric, files: bool) -> EvalSample:
+    """The question of a record. Raises DataError without the place."""
     where, extra = sample.place, sample.extra
     metric = default
     if extra.get("metric") is not None:
         try:
             metric = metric_of(extra["metric"])
         except OptionError as error:
-            raise DataError(f"{where}: {error}") from None
+            raise DataError(str(error)) from None
     references = _references(sample)
     for reference in references:
         if (complaint := metric.complaint(reference)) is not None:
-            raise DataError(f"{where}: metric {metric.name}: {complaint}")
+            raise DataError(f"metric {metric.name}: {complaint}")
     asked = json.dumps([list(sample.messages), list(sample.tools)], sort_keys=True, default=str)
     return EvalSample(
         _id(sample, files),
@@ -109,14 +114,10 @@ def _references(sample: Sample) -> tuple[str, ...]:
     answers = sample.extra.get("answers")
     if answers is None:
         if sample.calls:
-            raise DataError(
-                f"{sample.place}: the answer is a tool call, which no metric scores: give 'answers' with texts"
-            )
+            raise DataError("the answer is a tool call, which no metric scores: give 'answers' with texts")
         return (sample.content,)
     if not isinstance(answers, list) or not answers or not all(isinstance(text, str) for text in answers):
-        raise DataError(
-            f"{sample.place}: 'answers' must be a list of texts with at least one: give the accepted answers"
-        )
+        raise DataError("'answers' must be a list of texts with at least one: give the accepted answers")
     return tuple(answers)
 
 
@@ -124,7 +125,7 @@ def _id(sample: Sample, files: bool) -> str:
     """The record's id, else its line or number, after the file if there are several; then a slash and which answer."""
     given = sample.extra.get("id")
     if given is not None and (isinstance(given, bool) or not isinstance(given, str | int)):
-        raise DataError(f"{sample.place}: 'id' must be a text or a whole number, not {type(given).__name__}")
+        raise DataError(f"'id' must be a text or a whole number, not {kind_of(given)}: correct it")
     file, line = _place(sample)
     own = str(given) if given is not None else f"{file}:{line}" if files else line
     return f"{own}/{sample.turn}" if sample.turn and "answers" not in sample.extra else own
@@ -132,5 +133,5 @@ def _id(sample: Sample, files: bool) -> str:
 
 def _place(sample: Sample) -> tuple[str, str]:
     """The file of a sample, and its line there, or its number in an array."""
-    found = _PLACE.fullmatch(sample.place)
+    found = PLACE.fullmatch(sample.place)
     return (sample.place, sample.place) if found is None else (found["file"], found["number"] or found["line"])

@@ -14,7 +14,7 @@ from pocketvlm.api import Model
 from pocketvlm.api.about import arithmetic
 from pocketvlm.api.evaluation.answer_files import AnswerFile
 from pocketvlm.api.evaluation.questions import EvalSample
-from pocketvlm.api.evaluation.result import Answer
+from pocketvlm.api.evaluation.result import Answer, from_here
 from pocketvlm.api.many import in_order
 from pocketvlm.api.streams import Stream
 from pocketvlm.options.media import MEDIA_OPTIONS, ImageDefaults, VideoOptions
@@ -81,7 +81,7 @@ def answers_of(
 ) -> list[dict[str, Answer]]:
     """The answers of each side by the ids of samples. params: options of all requests.
 
-    Both sides are asked about a sample one after the other, so that features of its pictures are computed once. Answers
+    Both sides are asked about a sample one after the other, so that features of its images are computed once. Answers
     that a side's file has already are not asked for. A question that fails has an answer with an error.
     """
     check_options(params, model.checkpoint.processor)
@@ -146,7 +146,7 @@ def _ask_all(
     with closing(in_order(questions, model.engine.scheduler.max_seqs)) as results:
         for done, (task, how, result) in enumerate(zip(tasks, asked, results, strict=True), 1):
             if result.error is not None:
-                answer = Answer(None, "error", str(result.error))
+                answer = Answer(None, "error", from_here(str(result.error)))
             else:
                 answer = Answer(text_of(result.text, how.thinking), result.finish_reason)
             side = found[task.side]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from pocketvlm.scoring.intervals import Difference, Estimate, mean_score
@@ -11,6 +13,11 @@ from pocketvlm.scoring.metrics import METRICS
 
 # Of the JSON object. A new field does not change it; a field with another meaning does.
 VERSION = 1
+
+
+def from_here(text: str) -> str:
+    """A message whose paths begin in the current folder, as users name them: readers of data made them absolute."""
+    return text.replace(f"{Path.cwd()}{os.sep}", "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.api import Model, load
-from pocketvlm.api.evaluation.answer_files import check_answer_file, read_answers
+from pocketvlm.api.evaluation.answer_files import check_answer_file, check_head, read_answers
 from pocketvlm.api.evaluation.questions import EvalSample, read_samples
 from pocketvlm.api.evaluation.requests import Side, answers_of, check_options
 from pocketvlm.api.evaluation.result import Answer, Evaluation, ScoredSample, Summary
+from pocketvlm.checkpoint.hub import resolve
+from pocketvlm.checkpoint.reader import open_checkpoint
 from pocketvlm.errors import OptionError
 from pocketvlm.options.load import named_adapters
 from pocketvlm.scoring.intervals import Estimate, difference, mean_score
@@ -62,7 +64,7 @@ def evaluate(
     load_options: keywords of `load`. params: options of requests, as in `Model.chat`.
     progress(what, done, total) is called with "download" and bytes, with "load" and tensors, then with "answers".
 
-    A question that fails, for a picture that cannot be read for instance, has an error and scores 0. Raises
+    A question that fails, for an image that cannot be read for instance, has an error and scores 0. Raises
     OptionError, CheckpointError, and InputError with file and line, before anything is answered.
     """
     given: dict[str, Any] = {"temperature": 0.0, **{key: value for key, value in params.items() if value is not None}}
@@ -72,10 +74,14 @@ def evaluate(
     where: Any = {"format": format, "name": name, "media_dir": media_dir}
     samples, notes = read_samples(paths, metric, turns=turns, limit=limit, **where)
     began = time.perf_counter()
+    # These two options name files of the candidate.
+    others = {key: value for key, value in (load_options or {}).items() if key not in ("revision", "mmproj")}
     files = (None, None) if answers is None else (Path(answers).expanduser(), baseline_file(answers))
     for file in files:
         if file is not None:
             check_answer_file(file)
+    if against is not None and not _is_file(against):
+        _check_model(against, given, files[1], progress)  # before the candidate answers anything
     read: dict[str, Answered] = {}
     for option, source in (("predictions", predictions), ("against", against)):
         if option == "predictions" or _is_file(source):
@@ -92,8 +98,6 @@ def evaluate(
     if "against" in read:
         found.append(read["against"])
     elif against is not None:
-        # These two options name files of the candidate.
-        others = {key: value for key, value in (load_options or {}).items() if key not in ("revision", "mmproj")}
         with opened(against, None, others, progress) as (loaded, _):
             found += _asked(loaded, [Side(loaded.name, None, files[1])], samples, given, progress)
     options = given if len(read) < len(found) else {}
@@ -176,6 +180,19 @@ def baseline_file(answers: str | Path) -> Path:
     """The file of the baseline's answers next to that of the candidate's."""
     path = Path(answers).expanduser()
     return path.with_name(f"{path.stem}.baseline{path.suffix}")
+
+
+def _check_model(
+    model: str | Path | Model, params: Mapping[str, Any], answers: Path | None, progress: Progress | None
+) -> None:
+    """Raise the errors of a baseline's name, its options, and of the file of its answers; downloads what is missing."""
+    if isinstance(model, Model):
+        checkpoint = model.checkpoint
+    else:
+        checkpoint = open_checkpoint(resolve(model, None, progress and partial(progress, "download")))
+    check_options(params, checkpoint.processor)
+    if answers is not None:
+        check_head(answers, {"fingerprint": checkpoint.fingerprint, "adapter": None, "options": dict(params)})
 
 
 def _read(path: str, samples: Sequence[EvalSample], option: str, limit: int | None) -> Answered:

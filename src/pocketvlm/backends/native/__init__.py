@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from pocketvlm.backends.native.allocator import retain_freed_memory
 from pocketvlm.backends.native.backend import NativeBackend
 from pocketvlm.backends.native.cpu import default_threads
 from pocketvlm.backends.options import Scheme, choose
@@ -42,5 +43,6 @@ def create(threads: int | None = None, isa: str | None = None, *, scheme: Scheme
         source = "asked for by argument"
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
         raise OptionError(f"threads must be a whole number from 1 to 1024, not {threads!r}")
+    retain_freed_memory()
     machine = {"isa": f"{isa} ({reason})", "threads": f"{threads} ({source})"}
     return NativeBackend(_native.Runtime(threads, isa), machine, scheme or choose("native"))

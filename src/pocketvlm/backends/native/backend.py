@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvlm.backends.backend import Backend, CacheLocation
+from pocketvlm.backends.backend import Backend, CacheLocation, Factors
 from pocketvlm.backends.batch import Batch, Ints, Step, make_step
 from pocketvlm.backends.native import slabs
 from pocketvlm.backends.native.layout import layout_of
@@ -137,6 +137,15 @@ class NativeBackend(NativeOps, Backend[Floats, NativeWeight, Ints]):
 
     def low_rank(self, a: NDArray[np.float32], b: NDArray[np.float32], scale: float) -> LowRank[Any]:
         return LowRank(in_blocks(a, self._fast), in_blocks(b.T, self._fast, columns=True), scale)
+
+    def low_ranks(self, updates: Sequence[Factors]) -> Sequence[LowRank[Any]]:
+        """All `a`, then all `b`, in one block: products of the same rows read neighbours, from large pages."""
+        made = [self.low_rank(*update) for update in updates]
+        stored = slabs.together([update.a for update in made] + [update.b for update in made])
+        return [
+            LowRank(a, b, update.scale)
+            for a, b, update in zip(stored[: len(made)], stored[len(made) :], made, strict=True)
+        ]
 
     def indices(self, values: Ints) -> Ints:
         return values

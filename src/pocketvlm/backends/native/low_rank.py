@@ -1,13 +1,19 @@
-"""Factors of adapters in the layout of the kernel: blocks of 32 numbers, in bfloat16 where products may round."""
+"""Updates of adapters as kernels take them: factors in blocks of 32 numbers, in bfloat16 where products may round."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvlm.backends.batch import Ints
+from pocketvlm.backends.native.matrices import NativeWeight
+from pocketvlm.backends.ops import AdaptedRows
 from pocketvlm.tensors import float32_to_bfloat16
+
+Adapted = AdaptedRows[NDArray[np.float32], NativeWeight, Ints]
 
 BLOCK = 32
 
@@ -30,3 +36,18 @@ def in_blocks(factor: NDArray[np.float32], bf16: bool, columns: bool = False) ->
     else:
         values = padded
     return values if columns else values.reshape(rank, -1)
+
+
+def updating(adapters: Sequence[Adapted], weights: Sequence[NativeWeight]) -> bool:
+    """Whether the adapters have an update of one of the weights."""
+    return any(weight in adapted.updates for adapted in adapters for weight in weights)
+
+
+def updates_of(adapters: Sequence[Adapted], weights: Sequence[NativeWeight]) -> list[list[tuple[Any, ...]]]:
+    """The updates (rows, a, b, scale) of each of the weights, as products with quantized matrices take them."""
+    if not updating(adapters, weights):
+        return []
+    return [
+        [(adapted.rows, u.a, u.b, u.scale) for adapted in adapters if (u := adapted.updates.get(weight)) is not None]
+        for weight in weights
+    ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from threading import get_ident
 from typing import TYPE_CHECKING
 
@@ -12,40 +11,22 @@ from numpy.typing import NDArray
 
 from pocketvlm.backends.batch import Ints, Step, SubStep
 from pocketvlm.backends.native.arena import Arena
+from pocketvlm.backends.native.low_rank import Adapted, updates_of, updating
 from pocketvlm.backends.native.matrices import NativeWeight, Tied
 from pocketvlm.backends.native.packed_matrix import PackedMatrix
-from pocketvlm.backends.ops import Activation, AdaptedRows, AttentionSpec, DeltaSpec, KVCache, Ops
+from pocketvlm.backends.native.rotary import axes_of, frequencies_of
+from pocketvlm.backends.ops import Activation, AttentionSpec, DeltaSpec, KVCache, Ops
 from pocketvlm.backends.options import Scheme
 
 if TYPE_CHECKING:
     from pocketvlm._native import Runtime
 
 Floats = NDArray[np.float32]
-Adapted = AdaptedRows[Floats, NativeWeight, Ints]
 
 _ACTIVATIONS: dict[str | None, int] = {None: 0, "gelu_tanh": 1, "gelu_erf": 2, "silu": 3}
 _ROW_OPERATIONS = {"rms_norm": 1, "layer_norm": 2, "gated_rms_norm": 3, "sigmoid_gate": 4}
 _F32 = np.dtype(np.float32)
 _empty = np.empty
-
-
-@lru_cache(maxsize=8)
-def _frequencies(rotary_dim: int, theta: float) -> Floats:
-    """1 / theta^(2i / rotary_dim), each step in float32 as the reference rounds it."""
-    exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
-    frequencies: Floats = np.float32(1.0) / np.power(np.float32(theta), exponents)
-    return frequencies
-
-
-@lru_cache(maxsize=8)
-def _axes(spec: AttentionSpec, three_rows: bool) -> Ints:
-    """The row of the rotary positions that each frequency takes."""
-    return spec.rotary_axes() if three_rows else np.zeros(spec.rotary_dim // 2, np.int32)
-
-
-def updating(adapters: Sequence[Adapted], weights: Sequence[NativeWeight]) -> list[Adapted]:
-    """The adapters that have updates of some of the weights."""
-    return [adapted for adapted in adapters if any(weight in adapted.updates for weight in weights)]
 
 
 class NativeOps(Ops[Floats, NativeWeight, Ints]):
@@ -117,7 +98,7 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         activation: Activation | None = None,
         adapters: Sequence[Adapted] = (),
     ) -> Floats:
-        if activation is not None and (adapters := updating(adapters, (weight,))):
+        if activation is not None and updating(adapters, (weight,)):
             if residual is not None:
                 raise ValueError("adapters, an activation and a residual need two operations")
             return self.activate(self.linear(x, weight, bias, adapters=adapters), activation)
@@ -126,11 +107,14 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
             weight = weight.packed
         out = self._new((len(x), weight.outputs))
         if isinstance(weight, PackedMatrix):
-            self._native.quantized_linear(x, [weight.handle], [bias], [residual], [out], _ACTIVATIONS[activation])
+            self._native.quantized_linear(
+                x, [weight.handle], [bias], [residual], [out], _ACTIVATIONS[activation],
+                updates=updates_of(adapters, (handle,)), bf16_updates=self._fast,
+            )  # fmt: skip
         else:
             rounds = self._bfloat16 or weight.rounds
             self._native.linear(x, weight.data, weight.bf16, bias, residual, _ACTIVATIONS[activation], rounds, out)
-        self.add_updates(x, (handle,), (out,), adapters)
+            self.add_updates(x, (handle,), (out,), adapters)
         return out
 
     def add_updates(
@@ -161,8 +145,8 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         if len(handles) < len(weights):
             return super().linears(x, weights, biases, adapters)
         outs = [self._new((len(x), weight.outputs)) for weight in weights]
-        self._native.quantized_linear(x, handles, list(biases), [], outs, 0)
-        self.add_updates(x, weights, outs, adapters)
+        updates = updates_of(adapters, weights)
+        self._native.quantized_linear(x, handles, list(biases), [], outs, 0, updates=updates, bf16_updates=self._fast)
         return outs
 
     def _fused(
@@ -182,18 +166,19 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
     ) -> Sequence[Floats] | None:
         """Products of the rows x after an operation, in one kernel; None if that takes two.
 
-        One kernel serves quantized matrices that share their activations in the order of the inputs. Adapters need the
-        rows as floats.
+        One kernel serves quantized matrices that share their activations in the order of the inputs, with the updates
+        of adapters. An activation comes after the updates, in an operation of its own.
         """
         packed = [weight.packed if isinstance(weight, Tied) else weight for weight in weights]
         handles = [weight.handle for weight in packed if isinstance(weight, PackedMatrix)]
         alike = len(handles) == len(packed) and all(handles[0].quantized_alike(handle) for handle in handles)
-        if not alike or updating(adapters, weights):
+        updates = updates_of(adapters, weights)
+        if not alike or (updates and activation is not None):
             return None
         outs = [self._new((len(x), weight.outputs)) for weight in (packed[:1] if gates else packed)]
         self._native.quantized_linear(
             x, handles, list(biases), list(residuals), outs, _ACTIVATIONS[activation], _ROW_OPERATIONS[operation],
-            other, *norm, eps, gates,
+            other, *norm, eps, gates, updates, self._fast,
         )  # fmt: skip
         return outs
 
@@ -286,9 +271,9 @@ class NativeOps(Ops[Floats, NativeWeight, Ints]):
         rows, width = query_gate.shape
         query = self._new((rows, width // (2 * head_dim), head_dim))
         gate = self._new((rows, width // 2))
-        frequencies = _frequencies(spec.rotary_dim, spec.rope_theta)
+        frequencies = frequencies_of(spec.rotary_dim, spec.rope_theta)
         self._retain(frequencies)
-        axes = _axes(spec, step.rotary_positions.ndim == 2)
+        axes = axes_of(spec, step.rotary_positions.ndim == 2)
         self._retain(axes)
         self._native.attention_inputs(
             query_gate, key, value, q_norm, k_norm, frequencies, axes, cache.arrays, step.rotary_positions,

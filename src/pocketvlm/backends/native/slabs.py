@@ -9,6 +9,8 @@ import contextlib
 import math
 import mmap
 import threading
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,21 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype[Any] | type[np.generic]) -> ND
     return memory[:size].view(dtype).reshape(shape)
 
 
+def together(arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Copies of arrays, one after the other in a block of their own, each from a cache line on.
+
+    The block is freed when none of the copies is referenced.
+    """
+    ends = list(accumulate(round_up(array.nbytes, _CACHE_LINE) for array in arrays))
+    memory = _block(ends[-1] if ends else 0)
+    copies = []
+    for array, end in zip(arrays, ends, strict=True):
+        start = end - round_up(array.nbytes, _CACHE_LINE)
+        copies.append(memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape))
+        copies[-1][...] = array
+    return copies
+
+
 class _Slab:
     """The block that is being filled."""
 
@@ -50,7 +67,7 @@ _current = _Slab()
 
 
 def _block(size: int) -> NDArray[np.uint8]:
-    memory = mmap.mmap(-1, round_up(size, mmap.PAGESIZE), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory = mmap.mmap(-1, round_up(max(size, 1), mmap.PAGESIZE), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(AttributeError, OSError):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)

@@ -1,1 +1,1 @@
-"""Shows an evaluation: as tables of text, and as a page with pictures."""
+"""Shows an evaluation: as tables of text, and as a page with images."""

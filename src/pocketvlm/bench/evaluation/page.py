@@ -1,4 +1,4 @@
-"""The page of an evaluation: one HTML file without scripts, samples by score, boxes over their pictures."""
+"""The page of an evaluation: one HTML file without scripts, samples by score, boxes over their images."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _BOXES = 50  # of one text
 
 
 def page(found: Evaluation, max_samples: int = MAX_SAMPLES) -> str:
-    """The HTML of a page: scores, changed samples, and samples with their pictures, the lowest scores first.
+    """The HTML of a page: scores, changed samples, and samples with their images, the lowest scores first.
 
-    Nothing is loaded and nothing runs: the policy of the page allows its own style and data URIs of pictures alone.
+    Nothing is loaded and nothing runs: the policy of the page allows its own style and data URIs of images alone.
     """
     ordered = sorted(found.samples, key=lambda sample: sample.score)
     thumbnails = Thumbnails()
@@ -118,7 +118,7 @@ def _legend(found: Evaluation) -> str:
     third = "" if found.baseline is None else ', <span class="baseline">baseline (dotted)</span>'
     return (
         '<p>Boxes: <span class="reference">reference</span>, <span class="answer">answer (dashed)</span>'
-        f"{third}. They are drawn where a question has one picture.</p>"
+        f"{third}. They are drawn where a question has one image.</p>"
     )
 
 
@@ -174,7 +174,7 @@ def _content(message: Mapping[str, Any], placeholders: bool) -> str:
 
 
 def _overlay(sample: ScoredSample) -> str:
-    """The boxes of references, answer and baseline, over the whole picture."""
+    """The boxes of references, answer and baseline, over the whole image."""
     texts = [("reference", reference) for reference in sample.references]
     texts += [("baseline", sample.baseline.text or "")] if sample.baseline is not None else []
     texts.append(("answer", sample.answer.text or ""))
@@ -192,4 +192,4 @@ def _left_out(samples: int, pictures: int) -> Iterator[str]:
     if samples:
         yield f"{samples} samples with the highest scores are not on this page; the JSON report has all of them"
     if pictures:
-        yield f"{pictures} pictures were left out to limit the size of this page"
+        yield f"{pictures} images were left out to limit the size of this page"

@@ -1,4 +1,4 @@
-"""Small copies of the pictures of a question as data URIs, within a limit for the whole page."""
+"""Small copies of the images of a question as data URIs, within a limit for the whole page."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pocketvlm.api.evaluation.result import from_here
 from pocketvlm.bench.evaluation.escape import text
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.processor.encode import encode
@@ -22,7 +23,7 @@ _MAX_PICTURES = 8  # of one question
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A picture of a question. name: of the source, for people. uri: a data URI, or None: `problem` says why."""
+    """An image of a question. name: of the source, for people. uri: a data URI, or None: `problem` says why."""
 
     name: str
     uri: str | None
@@ -38,7 +39,7 @@ class Thumbnails:
         self.left_out = 0
 
     def of(self, messages: Sequence[Mapping[str, Any]]) -> list[Thumbnail]:
-        """Those of a question's images and of the first frames of its videos. Pictures that fail say why."""
+        """Those of a question's images and of the first frames of its videos. Images that fail say why."""
         try:
             read = read_messages(messages)
         except PocketVLMError:
@@ -51,11 +52,11 @@ class Thumbnails:
         name = _name(part.source)
         if self._left <= 0:
             self.left_out += 1
-            return Thumbnail(name, None, "left out: the page has as many pictures as it may have", video)
+            return Thumbnail(name, None, "left out: the page has as many images as it may have", video)
         try:
             data = _frame(part) if video else encode(load_image(part.source, is_base64=part.base64), SIDE, "JPEG")
         except (PocketVLMError, OSError) as error:
-            return Thumbnail(name, None, str(error), video)
+            return Thumbnail(name, None, from_here(str(error)), video)
         uri = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
         self._left -= len(uri)
         return Thumbnail(name, uri, "", video)
@@ -82,8 +83,8 @@ def _name(source: Any) -> str:
 
 
 def figure(picture: Thumbnail, overlay: str = "") -> str:
-    """The HTML of a thumbnail. overlay: HTML that lies over the picture."""
-    kind = "first frame of the video" if picture.video else "picture"
+    """The HTML of a thumbnail. overlay: HTML that lies over the image."""
+    kind = "first frame of the video" if picture.video else "image"
     caption = f"<figcaption>{text(picture.name, 200)}</figcaption>"
     if picture.uri is None:
         return f'<figure class="none"><p>{text(f"no {kind}: {picture.problem}", 400)}</p>{caption}</figure>'

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,31 +33,31 @@ _SAVED = ("downsample_mode", "max_slice_nums", "slice_mode", "use_image_id", "sc
 _OF_IMAGES = {"max_slice_nums": 1, "use_image_id": False}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Merged:
-    """A checkpoint with an adapter's changes.
+@dataclass(frozen=True, slots=True)
+class MergeChanges:
+    """What merging an adapter changed, and what became of the options that it was trained with.
 
-    untied: the head has become a tensor of its own. saved: options that the checkpoint's own settings now hold. left:
-    options that only a request can give. for_videos: options that requests with videos have to give too.
+    updated: number of matrices with a low-rank update. replaced: number of tensors that the adapter replaces. untied:
+    whether the head, which was the embedding, became a tensor of its own. saved: options that the checkpoint's own
+    settings now hold. left: options that only a request can give. for_videos: options that requests with videos must
+    give too, because they have defaults of their own.
     """
 
-    checkpoint: Checkpoint
-    adapter: Adapter
+    updated: int
+    replaced: int
     untied: bool
     saved: Mapping[str, Any]
     left: Mapping[str, Any]
     for_videos: Mapping[str, Any]
 
-    def facts(self) -> dict[str, Any]:
-        """What was done, for reports: JSON-ready, with the numbers of changed tensors."""
-        return {
-            "updated": len(self.adapter.updates),
-            "replaced": len(self.adapter.replacements),
-            "untied": self.untied,
-            "saved": dict(self.saved),
-            "left": dict(self.left),
-            "for_videos": dict(self.for_videos),
-        }
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Merged:
+    """A checkpoint with an adapter's changes. digest: of the adapter's values."""
+
+    checkpoint: Checkpoint
+    digest: str
+    changes: MergeChanges
 
 
 def merge(checkpoint: Checkpoint, adapter: Adapter, scale: float = 1.0) -> Merged:
@@ -94,9 +93,8 @@ def merge(checkpoint: Checkpoint, adapter: Adapter, scale: float = 1.0) -> Merge
     for_videos = {name: saved[name] for name, usual in _OF_IMAGES.items() if saved.get(name, usual) != usual}
     format = MergedFormat(checkpoint.format, adapter, float(scale), checkpoint.model.text.tie_word_embeddings)
     merged = replace(checkpoint, model=model, processor=processor, format=format)
-    return Merged(
-        merged, adapter, untied, MappingProxyType(saved), MappingProxyType(options), MappingProxyType(for_videos)
-    )
+    changes = MergeChanges(len(adapter.updates), len(adapter.replacements), untied, saved, options, for_videos)
+    return Merged(merged, adapter.digest(), changes)
 
 
 def _alike(adapter: Adapter) -> bool:

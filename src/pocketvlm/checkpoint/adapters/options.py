@@ -1,4 +1,4 @@
-"""`pocketvlm.json` holds the options that an adapter was trained with: those of media, and of the template."""
+"""`pocketvlm.json` holds the options that an adapter was trained with, of media and template, and what its base is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pocketvlm.checkpoint.adapters.base import check_sample
 from pocketvlm.checkpoint.jsonfile import read_json
 from pocketvlm.errors import CheckpointError, ConfigError, OptionError
 from pocketvlm.fields import shown
@@ -21,13 +22,18 @@ _DEFINITIONS: Mapping[str, Definition] = {
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """The options of a file, {} where there is no file. Unknown keys are ignored, None too.
+    """The options of a file, {} where there is no file. Raises as `read_notes` does."""
+    return read_notes(path)[0]
+
+
+def read_notes(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of a file and what it says of the base, {} where there is no file. Unknown keys and None are ignored.
 
     Raises CheckpointError for a damaged file or a newer version, and ConfigError for a value that an option does not
     accept.
     """
     if not path.exists():
-        return {}
+        return {}, {}
     data = read_json(path)
     version = data.get("version")
     if version != VERSION or isinstance(version, bool):
@@ -38,7 +44,7 @@ def read_options(path: Path) -> dict[str, Any]:
     options = data.get("options", {})
     if not isinstance(options, Mapping):
         raise ConfigError(f"{path}: options={shown(options)} is not supported: expected an object")
-    return check_options(options, str(path))
+    return check_options(options, str(path)), check_sample(data.get("base") or {}, str(path))
 
 
 def check_options(options: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pocketvlm.adapters import Adapter, Update
 from pocketvlm.checkpoint.adapters.fit import Keys, Shape, check_fit
 from pocketvlm.checkpoint.adapters.keys import Key, parse_key
-from pocketvlm.checkpoint.adapters.options import read_options
+from pocketvlm.checkpoint.adapters.options import read_notes
 from pocketvlm.checkpoint.adapters.settings import AdapterSettings
 from pocketvlm.checkpoint.adapters.state import read_state
 from pocketvlm.checkpoint.adapters.tokens import token_updates
@@ -47,7 +47,7 @@ def read_adapter(
     directory = resolve_adapter(path, revision, progress)
     config_file = directory / ADAPTER_CONFIG
     settings = AdapterSettings.read(read_json(config_file), str(config_file))
-    options = read_options(directory / ADAPTER_OPTIONS)
+    options, own_base = read_notes(directory / ADAPTER_OPTIONS)
     file, state = read_state(directory)
     shapes = dict(expected)
     tied = HEAD not in shapes
@@ -68,7 +68,7 @@ def read_adapter(
         tensor.finite_data()
     if not updates and not replacements:
         raise TensorError(f"{file}: no tensor changes the model: the adapter was saved before it was trained")
-    return Adapter(updates, replacements, options, str(path))
+    return Adapter(updates, replacements, options, str(path), own_base)
 
 
 def _stored(name: str, tied: bool) -> str:

@@ -37,7 +37,8 @@ def write_adapter(
     path: a new folder, which appears whole or not at all; or one that exists, whose adapter is replaced file by file
     while its other files stay. updates_as_peft_state: tensors under the keys that `get_peft_model_state_dict` gives,
     as float32 or float16 arrays, or as a DenseTensor for bfloat16. config: the content of adapter_config.json.
-    options: of images, videos and template, as the adapter was trained. base: what to say of the base, for people.
+    options: of images, videos and template, as the adapter was trained. base: `model`, the
+    name of the base, and `sample`, sums of its values, as `pocketvlm.checkpoint.adapters.base.sample_of` gives them.
 
     Raises ConfigError for a config or an option that `read_adapter` would refuse, TensorError for values that are not
     finite, OptionError for a path that cannot be used, and CheckpointError where a file cannot be written.

@@ -121,7 +121,7 @@ def _do(session: Session, screen: Screen, line: str) -> bool:
     except KeyboardInterrupt:
         screen.error("interrupted: nothing was sent")
     except MemoryError:
-        screen.error("not enough memory: /slices 1 or /mode 16x make pictures smaller, /clear begins anew")
+        screen.error("not enough memory: /slices 1 or /mode 16x make images smaller, /clear begins anew")
     return True
 
 

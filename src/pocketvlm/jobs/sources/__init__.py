@@ -1,1 +1,1 @@
-"""Sources give the lines of a job: OpenAI's batch files, tables, and pictures."""
+"""Sources give the lines of a job: OpenAI's batch files, tables, and images."""

@@ -1,4 +1,4 @@
-"""Bodies of chat completions for pictures and rows, and the defaults that options give to the bodies of lines."""
+"""Bodies of chat completions for images and rows, and the defaults that options give to the bodies of lines."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ class Template:
 class Defaults:
     """What the job's options say where a body says nothing. schema: of every answer, whatever a body says.
 
+    adapter: of every line that names none itself, by `adapter` or as its `model`.
     sampling: by the names of SamplingParams. media: of the processor. template: variables of the chat template.
     """
 
@@ -58,6 +59,7 @@ class Defaults:
     template: Mapping[str, Any] = field(default_factory=dict)
     normalize_newlines: bool | None = None
     schema: Mapping[str, Any] | None = None
+    adapter: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For the digest of a job."""
@@ -84,6 +86,8 @@ class Defaults:
             message = f"line {line.number}: bodies of {line.url} have no {lacking[0]}: leave that option out"
             problem = Problem("option_not_supported", message)
             return Line(line.number, line.custom_id, problem=problem, size=line.size)
+        if self.adapter is not None and not body.get("adapter"):
+            body["adapter"] = self.adapter
         for name, value in self._sampling_fields(line.url, names).items():
             body.setdefault(name, value)
         if line.url == CHAT and "max_completion_tokens" in line.body and "max_tokens" not in line.body:
@@ -121,7 +125,7 @@ def _guide(url: str, schema: Mapping[str, Any], body: Mapping[str, Any]) -> dict
 
 
 def chat_body(sources: Sequence[str], text: str, system: str | None) -> dict[str, Any]:
-    """A question about pictures or videos, each named by a path, a URL or a data URI."""
+    """A question about images or videos, each named by a path, a URL or a data URI."""
     messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
     parts: list[dict[str, Any]] = [_part(source) for source in sources]
     return {"messages": [*messages, {"role": "user", "content": [*parts, {"type": "text", "text": text}]}]}

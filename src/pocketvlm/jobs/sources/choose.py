@@ -1,4 +1,4 @@
-"""`open_source` chooses the reader of a job's input by its name: JSON lines, a table, or pictures."""
+"""`open_source` chooses the reader of a job's input by its name: JSON lines, a table, or images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def open_source(
                 raise OptionError(f"--{flag}: the lines of a batch file have their own messages: leave it out")
         return JsonLines(path), path.absolute().parent
     if prompt is None:
-        raise OptionError("--prompt is missing: say what to ask about each picture or row")
+        raise OptionError("--prompt is missing: say what to ask about each image or row")
     if special:
         return Rows(path, Question(prompt, system, image_column, id_column)), path.absolute().parent
     for flag, value in _column_flags(image_column, id_column):

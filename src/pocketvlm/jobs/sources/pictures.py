@@ -1,4 +1,4 @@
-"""A folder or a list of pictures and videos, with one question about each."""
+"""A folder or a list of images and videos, with one question about each."""
 
 from __future__ import annotations
 
@@ -17,28 +17,31 @@ _SUFFIXES = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
 class Pictures:
-    """Files by name. Of a folder, the pictures and videos in it and below; their custom_ids are paths inside it.
+    """Files by name. Of a folder, the images and videos in it and below; their custom_ids are paths inside it.
 
     Of several folders, custom_ids begin with the folder.
     """
 
     def __init__(self, names: Sequence[str], prompt: str, system: str | None) -> None:
-        """names: folders, glob patterns and files. Raises InputError where there is nothing."""
+        """names: folders, glob patterns and files. Raises InputError where there is nothing, or no access."""
         self._prompt, self._system = prompt, system
         self._files: list[tuple[str, str]] = []  # path and custom_id
         for name in names:
             found = list(_files(name))
             if not found:
-                what = "no pictures or videos in this folder" if Path(name).is_dir() else "there is no such file"
-                raise InputError(f"{name}: {what}")
+                raise InputError(f"{name}: {_nothing(name)}")
             several = len(names) > 1 and Path(name).expanduser().is_dir()
             self._files += [(path, f"{name.rstrip('/')}/{own}" if several else own) for path, own in found]
 
     def digest(self) -> str:
-        """Of names and sizes."""
-        found = hashlib.sha256(repr((self._prompt, self._system)).encode())
+        """Of names and sizes. A file that cannot be looked at has none: its line will say why."""
+        found = hashlib.sha256()
         for path, custom_id in self._files:
-            found.update(os.fsencode(f"{custom_id}\0{Path(path).stat().st_size}\n"))
+            try:
+                size = str(Path(path).stat().st_size)
+            except OSError:
+                size = ""
+            found.update(os.fsencode(f"{custom_id}\0{size}\n"))
         return found.hexdigest()
 
     def custom_ids(self) -> Iterator[tuple[int, str | None]]:
@@ -53,10 +56,19 @@ class Pictures:
                 yield Line(number, _text(custom_id), CHAT, body, size=1)
 
 
+def _nothing(name: str) -> str:
+    """Why a name gives no files."""
+    if Path(name).expanduser().is_dir():
+        return f"no images or videos in this folder: their names end in {', '.join(_SUFFIXES)}"
+    if glob.has_magic(name):
+        return f"no file matches this pattern; it begins in {Path.cwd()}, and ** stands for any folders"
+    return "there is no such file or folder"
+
+
 def _files(name: str) -> Iterator[tuple[str, str]]:
     path = Path(name).expanduser()
     if path.is_dir():
-        for folder, folders, names in os.walk(path):
+        for folder, folders, names in os.walk(path, onerror=_refuse):
             folders.sort()
             for each in sorted(names):
                 if each.lower().endswith(_SUFFIXES):
@@ -66,8 +78,13 @@ def _files(name: str) -> Iterator[tuple[str, str]]:
         yield str(path.absolute()), name
     else:
         for each in sorted(glob.glob(str(path), recursive=True)):  # noqa: PTH207
-            if Path(each).is_file():
+            if not Path(each).is_dir():
                 yield str(Path(each).absolute()), each
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be read ends the job: nobody would miss its pictures in the output."""
+    raise InputError(f"{error.filename}: {error.strerror}: make the folder readable, or give the others")
 
 
 def _text(name: str) -> str:

@@ -19,7 +19,7 @@ class Source(Protocol):
     """Where the lines of a job come from. Reading them again gives the same lines."""
 
     def digest(self) -> str:
-        """What the lines depend on, as a hex digest. Raises OSError."""
+        """Of the content that the lines depend on, as a hex digest. Raises OSError."""
         ...
 
     def custom_ids(self) -> Iterator[tuple[int, str | None]]:
@@ -77,9 +77,7 @@ def survey(source: Source) -> Survey:
     return Survey(count, last, frozenset(repeated))
 
 
-def file_digest(path: str, *more: str) -> str:
-    """Digest of a file's content and of some texts. Raises OSError."""
-    found = hashlib.sha256("\0".join(more).encode())
+def file_digest(path: str) -> str:
+    """Digest of a file's content. Raises OSError."""
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-        found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

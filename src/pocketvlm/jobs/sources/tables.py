@@ -1,4 +1,4 @@
-"""Rows of CSV and Parquet files, with a question about the pictures of each row."""
+"""Rows of CSV and Parquet files, with a question about the images of each row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_CELL = 128 << 20
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """How rows become questions. image: the column of pictures, None for none; id: that of custom_ids, None: row-N."""
+    """How rows become questions. image: the column of images, None for none; id: that of custom_ids, None: row-N."""
 
     prompt: str
     system: str | None = None
@@ -88,8 +88,8 @@ class Rows:
         self._system = None if question.system is None else Template(question.system, columns, "--system")
 
     def digest(self) -> str:
-        """Of the file's content and the question."""
-        return file_digest(str(self._path), repr(self._question))
+        """Of the file's content."""
+        return file_digest(str(self._path))
 
     def custom_ids(self) -> Iterator[tuple[int, str | None]]:
         """The column of ids, or row-N with N from 1."""
@@ -126,7 +126,7 @@ class Rows:
 
 
 def _sources(value: Any) -> list[str]:
-    """The pictures of a cell: a path or URL, bytes, a mapping {bytes, path} of a data set, or a list of these."""
+    """The images of a cell: a path or URL, bytes, a mapping {bytes, path} of a data set, or a list of these."""
     if isinstance(value, list | tuple):
         return [source for each in value for source in _sources(each)]
     if isinstance(value, Mapping):
@@ -134,5 +134,5 @@ def _sources(value: Any) -> list[str]:
     if isinstance(value, bytes):
         return ["data:;base64," + base64.b64encode(value).decode("ascii")]
     if not isinstance(value, str) or not value.strip():
-        raise InputError("there is no picture in its cell")
+        raise InputError("there is no image in its cell")
     return [value.strip()]

@@ -146,7 +146,7 @@ def _folder(path: Path, processor: Processor, label: str, tokens: int) -> tuple[
     pictures = sorted(file for file in path.rglob("*") if _is_picture(file))
     modes = processor.config.downsample_modes
     if not pictures:
-        raise InputError(f"{label} {path}: holds no pictures ({', '.join(sorted(_PICTURES))}): give another folder")
+        raise InputError(f"{label} {path}: holds no images ({', '.join(sorted(_PICTURES))}): give another folder")
     if not modes:
         raise InputError(f"{label} {path}: this model has no vision tower: give a JSONL file of texts")
     lazy, count = LazyViews(), len(pictures) * len(modes)

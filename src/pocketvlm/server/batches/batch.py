@@ -24,7 +24,8 @@ class Batch:
     """One batch. owner: of its files. times: of each status that it reached, in seconds since 1970.
 
     total, completed, failed: lines; unfinished: those that cancelling or expiry left without an answer. usage: tokens
-    of all answers, once it has ended. errors: why it failed. output_seconds: lifetime of the output files.
+    of all answers, once it has ended. errors: why it failed or waits. adapters: those that its lines name.
+    output_seconds: lifetime of the output files.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Batch:
     output_seconds: float | None = None
     expired: bool = False
     usage: dict[str, int] = field(default_factory=dict)
+    adapters: list[str] = field(default_factory=list)
 
     @classmethod
     def new(cls, kind: Kind, owner: str, endpoint: str, window: str, **more: Any) -> Batch:

@@ -3,7 +3,7 @@
 `read_dataset` reads files of LLaMA-Factory, ms-swift, TRL and OpenAI without PyTorch and without opening any image.
 """
 
-from pocketvlm.train.data.dataset import Dataset, read_dataset
+from pocketvlm.train.data.dataset import Dataset, check_sources, read_dataset
 from pocketvlm.train.data.files import Problem
 
-__all__ = ["Dataset", "Problem", "read_dataset"]
+__all__ = ["Dataset", "Problem", "check_sources", "read_dataset"]

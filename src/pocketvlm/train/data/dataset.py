@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
-from pocketvlm.errors import DataError
-from pocketvlm.train.data.files import Problem, Record, read_records
+from pocketvlm.errors import DataError, OptionError
+from pocketvlm.train.data.files import Problem, Record, check_file, read_records
 from pocketvlm.train.data.formats import Format, Layout, by_name, detect, keys_of, no_format
 from pocketvlm.train.data.media import Folders
 from pocketvlm.train.data.records import Conversation, read_conversation
@@ -73,6 +74,7 @@ def read_dataset(
     empty, not JSON, an unknown format, several formats), OptionError for an option.
     """
     form = by_name(format)
+    _check_turns(turns)
     found = Dataset()
     formats: list[str] = []
     seen: dict[bytes, str] = {}
@@ -82,6 +84,28 @@ def read_dataset(
             formats += [used.name] if used.name not in formats else []
     found.format = ", ".join(formats)
     return found
+
+
+def check_sources(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    format: str = "auto",
+    name: str | None = None,
+    media_dir: str | Path | None = None,
+    turns: Turns = "all",
+) -> None:
+    """Raise the errors of `read_dataset` that need no record: of options, and of files that are missing."""
+    by_name(format)
+    _check_turns(turns)
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        for source in find_sources(Path(path).expanduser(), name):
+            _folders(source.path, media_dir)
+            check_file(source.path)
+
+
+def _check_turns(turns: str) -> None:
+    if turns not in get_args(Turns):
+        raise OptionError(f"turns={turns!r} is not supported: give 'all' or 'last'")
 
 
 def _folders(path: Path, media_dir: str | Path | None) -> Folders:

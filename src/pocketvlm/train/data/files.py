@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,16 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.place}: {self.text}"
+
+    @property
+    def order(self) -> tuple[str, int]:
+        """Where the problem comes in a list: by file, then by line."""
+        found = PLACE.fullmatch(self.place)
+        return (self.place, 0) if found is None else (found["file"], int(found["line"]))
+
+
+# As this module names the place of a record.
+PLACE = re.compile(r"(?P<file>.*):(?P<line>\d+)(?: \(record (?P<number>\d+)\))?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +84,24 @@ def read_records(path: Path) -> Records:
     return found
 
 
+def check_file(path: Path) -> None:
+    """Raise DataError for a file that is missing or cannot be opened."""
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _missing(path: Path) -> DataError:
+    return DataError(f"{path}: no such file: correct the path")
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be read: {error.strerror or error}")
+
+
 def read_bytes(path: Path) -> bytes:
     """The content of a file, decompressed if it is gzip. Raises DataError."""
     try:
@@ -80,11 +109,11 @@ def read_bytes(path: Path) -> bytes:
         if data[:2] == _GZIP:
             data = gzip.decompress(data)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file: correct the path") from None
+        raise _missing(path) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged or incomplete gzip file ({error}): copy it again") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise _unreadable(path, error) from None
     if not data.strip():
         raise DataError(f"{path}: the file is empty: give {_KINDS}")
     return data

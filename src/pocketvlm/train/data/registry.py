@@ -73,7 +73,7 @@ def _registered(path: Path, name: str | None) -> list[Source]:
     known = ", ".join(entries) or "none"
     if name is None:
         if len(entries) != 1:
-            raise DataError(f"{path}: it lists the datasets {known}: choose with a name")
+            raise DataError(f"{path}: it lists the datasets {known}: choose with name=NAME")
         name = next(iter(entries))
     found = []
     for each in name.split(","):
