@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { after, test } from "node:test";
-import { closeBrowser, eventually, Front, open, says, serve, until, type Tab } from "./kit.ts";
+import { closeBrowser, eventually, Front, Gate, open, says, serve, until, type Tab } from "./kit.ts";
 
 after(closeBrowser);
 
@@ -64,12 +64,15 @@ test("a server that goes away and comes back: the answer goes on, uploads are ma
   await tab.ask("What is this?");
   assert.match(JSON.stringify(front.bodies.at(-1)), /file_id/);
   await serving.stop();
-  front.scripts.push([{ delta: { content: "It is " } }, { pause: 200, cut: true }]);
+  const gate = new Gate();
+  front.scripts.push([{ delta: { content: "Half of it, " } }, { gate, cut: true }]);
   await tab.send("And now?");
+  await tab.said("Half of it,"); // a browser drops what it has not read yet when the connection is cut
+  gate.open();
   await tab.page.getByText("The server does not answer. The page goes on").first().waitFor();
-  front.scripts.push(says("a picture."));
+  front.scripts.push(says("then the rest."));
   await serving.start();
-  await tab.said("It is a picture.");
+  await tab.said("Half of it, then the rest.");
   await tab.page.locator(".banner").waitFor({ state: "hidden" });
   const before = front.bodies.length;
   await tab.ask("Once more?");

@@ -128,8 +128,11 @@ test("exports that mean harm do nothing, and broken ones are named", async () =>
 
 test("a connection that ends again and again: a few tries, then a sentence and a button", async () => {
   const tab = await open(front.url, { failures: true });
-  const cut: Step[] = [{ delta: {} }, { pause: 100, cut: true }]; // a browser repeats a request by itself while nothing was answered
-  front.scripts.push(cut, cut, cut, cut, cut);
+  // A browser repeats a request by itself while nothing was answered, so each connection ends when it has seen an answer begin.
+  const gates = Array.from({ length: 5 }, () => new Gate());
+  const waiting = [...gates];
+  tab.page.on("response", (response) => { if (response.url().endsWith("/v1/chat/completions")) waiting.shift()?.open(); });
+  front.scripts.push(...gates.map((gate): Step[] => [{ delta: {} }, { gate, cut: true }]));
   const before = front.bodies.length;
   await tab.send("hello");
   await tab.page.getByText("The connection ended again and again").waitFor({ timeout: 120_000 });
