@@ -10,7 +10,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SAID = {
-    "dials.py": ["dials/train.jsonl: 480 pictures", "dials/test.jsonl: 100 pictures"],
+    "dials.py": ["dials/train.jsonl: 480 images", "dials/test.jsonl: 100 images"],
     "many_questions.py": ["penguin.png: A penguin emoji.", "missing.png: ", "no such file", "3 yellow stars"],
     "moved_from_vllm.py": ["A penguin emoji.\n3\n"],
     "watch_a_clip.py": ["5 of 50 frames, 55 tokens\nA penguin moves right.\ndecode "],
