@@ -25,7 +25,7 @@ _LAYER = re.compile(r"\.\d+\.")
 # Relative to the square root of the sum of squares. Loose: float16 and 1 + weight, which MLX files store in bfloat16,
 # are rounded another time.
 _TOLERANCE, _LOOSE_TOLERANCE = 2.0**-16, 2.0**-9
-# Tensors that quantizers neither round nor scale. AWQ scales the norms in front of matrices, and the matrices beside
+# Tensors that quantizers neither round nor scale. AWQ scales the norms in front of matrices, and the matrices next to
 # those that it rounds (Lin et al. 2024).
 _UNSCALED = re.compile(
     r"\.(q_norm\.weight|k_norm\.weight|A_log|dt_bias|patch_embedding\.weight|patch_embedding\.bias"
